@@ -1,0 +1,185 @@
+"""Requests -> train, calibration and test, whole conversations at a time, the newest last.
+
+A group is a set of requests that share a conversation or a text. Groups never straddle two parts: a router that
+has seen the same text, or the turn before, would be tested on its memory.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+Mask = npt.NDArray[np.bool_]
+Ids = npt.NDArray[np.int64]
+
+
+class SplitError(ValueError):
+    """The requests cannot be split as asked: says how many arrived and how many are needed."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Masks over n requests, each of shape (n,), disjoint and together complete.
+
+    `dropped` are requests kept out because they share a group with a given test request. `note` says what was done,
+    for the report.
+    """
+
+    train: Mask
+    calibration: Mask
+    test: Mask
+    dropped: Mask
+    method: Literal["time", "random", "given"]
+    note: str
+
+
+def group_requests(texts: Sequence[str], sessions: Sequence[str | None]) -> Ids:
+    """Group ids, shape (n,), 0 to g-1 by first appearance: connected by the same session or the same text.
+
+    Texts that differ only in case and whitespace are the same. A null session connects nothing.
+    """
+    if len(texts) != len(sessions):
+        raise SplitError(f"expected one session per text, got {len(texts)} texts and {len(sessions)} sessions")
+    n = len(texts)
+    if n == 0:
+        return np.zeros(0, dtype="int64")
+    text = pd.factorize(np.array([" ".join(t.split()).casefold() for t in texts], dtype=object))[0]
+    session = pd.factorize(np.array(list(sessions), dtype=object))[0]
+    known = session >= 0
+    # A graph of requests, texts and sessions: two requests are connected through what they share.
+    requests = np.arange(n)
+    rows = np.concatenate([requests, requests[known]])
+    columns = np.concatenate([n + text, n + text.max() + 1 + session[known]])
+    size = int(columns.max()) + 1
+    graph = coo_array((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(size, size))
+    labels = connected_components(graph, directed=False)[1]
+    return np.asarray(pd.factorize(labels[:n])[0], dtype="int64")
+
+
+def split_requests(
+    groups: Ids,
+    timestamps: npt.NDArray[np.datetime64],
+    given: npt.NDArray[np.object_],
+    *,
+    fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
+    method: Literal["auto", "time", "random", "given"] = "auto",
+    seed: int = 0,
+) -> Split:
+    """Split n requests by whole groups; `groups`, `timestamps` (UTC, or NaT) and `given` have shape (n,).
+
+    auto: "given" if a request is given as "test", else "time" if all have a timestamp and these differ, else "random".
+    time: groups in the order of their last request, the newest for test. random: groups in seeded order.
+    given: the given test requests are the test; the rest of their groups is dropped, and the other requests become
+    train and calibration by time or at random as above. `fractions` (train, calibration, test) are of requests and
+    met as closely as whole groups allow. Raises SplitError when a part would be empty.
+    """
+    n = len(groups)
+    if not (len(timestamps) == len(given) == n):
+        raise SplitError(f"expected equal lengths, got {n} groups, {len(timestamps)} timestamps, {len(given)} given")
+    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-9:
+        raise SplitError(f"fractions: expected three positive numbers that sum to 1, got {fractions}")
+    stamps = np.asarray(timestamps, dtype="datetime64[us]")
+    tested = np.asarray(given, dtype=object) == "test"
+    if method == "given" or (method == "auto" and tested.any()):
+        return _split_given(groups, stamps, tested, fractions[:2], seed)
+    chosen = _by(stamps) if method == "auto" else method
+    if chosen == "time" and np.isnat(stamps).any():
+        raise SplitError(f"a split by time needs every timestamp; {np.isnat(stamps).sum()} of {n} requests have none")
+    train, calibration, test = _cut(groups, stamps, fractions, chosen, seed)
+    method_used: Literal["time", "random"] = "time" if chosen == "time" else "random"
+    return Split(
+        train,
+        calibration,
+        test,
+        np.zeros(n, dtype=bool),
+        method_used,
+        _note(chosen, method, stamps, train, calibration, test),
+    )
+
+
+def folds(groups: Ids, k: int, seed: int = 0) -> Ids:
+    """Fold ids 0 to k-1, shape (n,): whole groups, sizes as equal as the groups allow; raises SplitError."""
+    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    if k < 2 or len(sizes) < k:
+        raise SplitError(f"expected 2 folds or more and a group for each, got {k} folds for {len(sizes)} groups")
+    order = np.random.default_rng(seed).permutation(len(sizes))
+    order = order[np.argsort(-sizes[order], kind="stable")]
+    fold_of = np.zeros(len(sizes), dtype="int64")
+    loads = [(0, fold) for fold in range(k)]
+    for index in order:  # the largest first, each to the lightest fold
+        load, fold = heapq.heappop(loads)
+        fold_of[index] = fold
+        heapq.heappush(loads, (load + int(sizes[index]), fold))
+    return fold_of[group]
+
+
+def _split_given(
+    groups: Ids, stamps: npt.NDArray[np.datetime64], tested: Mask, fractions: tuple[float, ...], seed: int
+) -> Split:
+    if not tested.any():
+        raise SplitError(f"a given split needs requests whose split is 'test'; none of {len(groups)} has it")
+    dropped = np.isin(groups, groups[tested]) & ~tested
+    rest = ~tested & ~dropped
+    inner = _by(stamps[rest])
+    train, calibration = (np.zeros(len(groups), dtype=bool) for _ in range(2))
+    scaled = tuple(fraction / sum(fractions) for fraction in fractions)
+    train[rest], calibration[rest] = _cut(groups[rest], stamps[rest], scaled, inner, seed)
+    note = f"test as given; train and calibration {_WORDS[inner]}; {_sizes(train, calibration, tested)}"
+    if dropped.any():
+        note += f"; {dropped.sum()} requests dropped that share a conversation or a text with a test request"
+    return Split(train, calibration, tested, dropped, "given", note)
+
+
+_WORDS = {"time": "by time", "random": "at random"}
+
+
+def _by(stamps: npt.NDArray[np.datetime64]) -> str:
+    """What auto splits by. One shared timestamp, say that of an export, orders nothing."""
+    return "time" if not np.isnat(stamps).any() and len(np.unique(stamps)) > 1 else "random"
+
+
+def _cut(groups: Ids, stamps: npt.NDArray[np.datetime64], fractions: Sequence[float], by: str, seed: int) -> list[Mask]:
+    """One mask per fraction: whole groups in order, cut where the share of requests comes closest."""
+    parts = len(fractions)
+    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    if len(sizes) < parts:
+        raise SplitError(
+            f"{len(groups)} requests in {len(sizes)} groups (same conversation or same text) arrived, but "
+            f"{parts} non-empty parts need at least {parts} groups; give more requests"
+        )
+    order = np.random.default_rng(seed).permutation(len(sizes))
+    if by == "time":
+        last = np.full(len(sizes), np.iinfo("int64").min)
+        np.maximum.at(last, group, stamps.astype("int64"))
+        # Stable on the shuffled order: among equal times the log's own order, often by workflow, decides nothing.
+        order = order[np.argsort(last[order], kind="stable")]
+    ends = np.cumsum(sizes[order])
+    part_of = np.zeros(len(sizes), dtype="int64")
+    start = 0
+    for part, share in enumerate(np.cumsum(fractions)[:-1]):
+        closest = int(np.abs(ends - share * len(groups)).argmin()) + 1
+        start = min(max(closest, start + 1), len(sizes) - (parts - 1 - part))
+        part_of[order[start:]] = part + 1
+    return [part_of[group] == part for part in range(parts)]
+
+
+def _note(by: str, method: str, stamps: npt.NDArray[np.datetime64], *masks: Mask) -> str:
+    note = f"whole groups {_WORDS[by]}; {_sizes(*masks)}"
+    if by == "time" or method == "random":
+        return note
+    missing = int(np.isnat(stamps).sum())
+    why = f"{missing} of {len(stamps)} requests have no timestamp" if missing else "all timestamps are the same"
+    return f"{note}; not by time: {why}"
+
+
+def _sizes(*masks: Mask) -> str:
+    names: tuple[Any, ...] = ("train", "calibration", "test")
+    return ", ".join(f"{name} {mask.sum()}" for name, mask in zip(names, masks, strict=True))
