@@ -124,7 +124,7 @@ def _recogniser(path: Path, importers: tuple[Importer, ...]) -> Importer | None:
     try:
         return next((importer for importer in importers if importer.recognises(path)), None)
     except OSError as error:
-        raise OutcomeError(f"{path}: cannot be opened ({error}); check the permissions") from error
+        raise OutcomeError(f"{path}: cannot be opened ({error}); check the file and its permissions") from error
 
 
 def _read(path: Path, importer: Importer) -> Outcomes:
@@ -137,9 +137,8 @@ def _read(path: Path, importer: Importer) -> Outcomes:
 def _unknown(path: Path, importers: tuple[Importer, ...]) -> str:
     if path.stat().st_size == 0:
         return f"{path}: is empty; expected a log with at least one attempt"
-    arrived = ", ".join(name[:40] for name in sorted(files.columns(path))[:20])
     formats = "; ".join(f"{importer.NAME}: {importer.EXPECTS}" for importer in importers)
-    return f"{path}: not recognised. Arrived: {arrived or 'no readable record'}. Formats: {formats}."
+    return f"{path}: not recognised. Arrived: {files.shown_columns(path)}. Formats: {formats}."
 
 
 def _not_recognised(path: Path, importers: tuple[Importer, ...]) -> pd.DataFrame:

@@ -28,7 +28,7 @@ _LONGEST_CELL = 2**31 - 1
 
 
 class Records(NamedTuple):
-    """A parsed file: cells as they arrived, the 1-based line (JSON array: item) of each row, and what was unreadable."""
+    """A parsed file: cells as they arrived, each row's 1-based line (JSON array: item), and what was unreadable."""
 
     table: pd.DataFrame
     rows: list[int]
@@ -74,6 +74,11 @@ def columns(path: Path) -> frozenset[str]:
         except pa.ArrowException:
             return frozenset()
     return frozenset(str(name).strip() for record in head_records(path) for name in record)
+
+
+def shown_columns(path: Path) -> str:
+    """The names of the first columns, shortened, for an error message: in a file without a header they are data."""
+    return ", ".join(name[:40] for name in sorted(columns(path))[:20]) or "no readable record"
 
 
 def read_records(path: Path, wanted: frozenset[str] | None = None) -> Records:
@@ -166,13 +171,9 @@ def _read_csv(data: bytes, wanted: frozenset[str] | None) -> Records:
                 unreadable.append(Unreadable(start, "unreadable line", arrived, f"{len(header)} cells"))
     by_column = zip(*cells, strict=True) if cells else [[] for _ in keep]
     kept = {header[place]: list(column) for place, column in zip(keep, by_column, strict=True)}
-    others = {name: None for place, name in enumerate(header) if place not in keep}
-    return Records(pd.DataFrame({**kept, **others}, columns=header_names(header), dtype=object), rows, unreadable)
-
-
-def header_names(header: list[str]) -> list[str]:
-    """The distinct names of a header, in order; of two columns with one name the last counts."""
-    return list(dict.fromkeys(header))
+    # The columns that were not wanted stay by name: an error about missing columns has to say what arrived.
+    table = pd.DataFrame(kept, index=range(len(rows)), columns=list(dict.fromkeys(header)), dtype=object)
+    return Records(table, rows, unreadable)
 
 
 def _only(record: dict[str, Any], wanted: frozenset[str]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from training.outcomes import Outcomes, OutcomeError, validate
+from training.outcomes import OutcomeError, Outcomes, validate
 from training.traffic import files
 
 NAME = "routellm"
@@ -41,6 +41,8 @@ def read(path: Path) -> Outcomes:
     """Read one file; raises OutcomeError when it is neither kind or when the judgements' questions are missing."""
     if path.name in COMPANIONS:
         raise OutcomeError(f"{path}: holds questions, not outcomes; give judgements.jsonl beside it, or the folder")
+    if not recognises(path):
+        raise OutcomeError(f"{path}: not a {NAME} file; expected {EXPECTS}; arrived: {files.shown_columns(path)}")
     return _read_table(path) if files.kind(path) == ".csv" else _read_judgements(path)
 
 
@@ -52,8 +54,6 @@ def _read_table(path: Path) -> Outcomes:
     records = files.read_records(path)
     wide = records.table
     candidates = _candidates(list(wide.columns))
-    if "prompt" not in wide.columns or not candidates:
-        raise OutcomeError(f"{path}: expected {EXPECTS}; arrived: {', '.join(map(str, wide.columns[:20]))}")
     name = files.stem(path)
     per_row = pd.DataFrame(
         {
@@ -104,7 +104,7 @@ def _key(question_id: Any) -> str:
 
 
 def _quality(score: Any) -> Any:
-    """A score of 1 to 10 in [0, 1]; negative means that the judge gave none. What is no number is left as it is."""
-    if not isinstance(score, int | float):
+    """A score of 1 to 10 in [0, 1]; negative means that the judge gave none. Anything else is left to validation."""
+    if not isinstance(score, int | float) or score > _MAX_SCORE:
         return score
     return None if score < 0 else score / _MAX_SCORE

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from training.outcomes import Outcomes, OutcomeError, validate
+from training.outcomes import OutcomeError, Outcomes, validate
 from training.traffic import files
 
 NAME = "routerbench"
@@ -32,11 +32,11 @@ def recognises(path: Path) -> bool:
 
 def read(path: Path) -> Outcomes:
     """Read one table of n prompts and m candidates as n x m outcomes; `*_train` and `*_test` files set the split."""
+    if not recognises(path):
+        raise OutcomeError(f"{path}: not a {NAME} file; expected {EXPECTS}; arrived: {files.shown_columns(path)}")
     records = files.read_records(path)
     wide = records.table
     candidates = _candidates(wide.columns)
-    if not candidates or not set(_IDENTITY) <= set(wide.columns):
-        raise OutcomeError(f"{path}: expected {EXPECTS}; arrived: {', '.join(map(str, wide.columns[:20]))}")
     m = len(candidates)
     per_row = pd.DataFrame(
         {

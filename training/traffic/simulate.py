@@ -15,44 +15,26 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from serving.catalogue import Candidate
-from training.traffic.simulated_prompts import (
+from training.traffic.simulated_requests import (
+    START,
+    TRAFFIC,
     WORKFLOWS,
-    Draw,
-    compose,
-    follow_up,
-    has_conversations,
-    reply,
-    system_message,
+    Floats,
+    Message,
+    Requests,
+    drawn,
+    write_requests,
 )
 
-Floats = NDArray[np.float64]
-Message = dict[str, str]
-
-START = pd.Timestamp("2026-01-05T00:00:00Z")  # a Monday
 ACCEPTABLE_SCORE = 0.75
 SHADOW_SHARE = 0.25
-REPEAT_SHARE = 0.075  # of single-turn conversations, which makes about one request in twenty
 UNTAGGED_SHARE = 0.04
 UNJUDGED_SHARE, UNJUDGED_SHADOW_SHARE = 0.12, 0.03
 NO_TOKENS_SHARE, NO_COST_SHARE = 0.05, 0.02
 PROPENSITY_FLOOR = 0.03
-NOISE = 0.04  # standard deviation of the part of difficulty that no text shows
 SLOPE = 11.0
 OUTPUT_SIGMA = 0.45
-MEAN_TURNS = 1.8  # of conversations in the workflows that have them
 GRADED = ("summarising", "translation", "creative-writing")
-
-# One row per workflow of WORKFLOWS: share of traffic at the first and at the last day, usual answer in tokens.
-_TRAFFIC = {
-    "support-triage": (0.26, 0.12, 140),
-    "sql": (0.12, 0.13, 150),
-    "code-review": (0.10, 0.19, 320),
-    "json-extraction": (0.14, 0.12, 130),
-    "summarising": (0.12, 0.12, 260),
-    "maths": (0.06, 0.14, 380),
-    "translation": (0.12, 0.10, 90),
-    "creative-writing": (0.08, 0.08, 420),
-}
 
 
 @dataclass(frozen=True)
@@ -79,9 +61,6 @@ _PROFILES = (
 )
 # The team that logged this sent code and maths to its dearest candidates even more often, and bulk work less.
 _LOGGED_STRENGTH = (0.8, 1.1, 1.3, 0.6, 0.8, 1.4, 0.5, 1.0)
-# Traffic by hour of the day (UTC) and by weekday, relative.
-_HOURS = (2, 1, 1, 1, 2, 3, 5, 9, 14, 17, 18, 17, 14, 16, 18, 18, 16, 13, 10, 8, 7, 6, 4, 3)
-_WEEKDAYS = (1.0, 1.08, 1.1, 1.05, 0.9, 0.4, 0.35)
 
 
 @dataclass(frozen=True)
@@ -96,28 +75,6 @@ class SimulatedLog:
     outcomes: pd.DataFrame
     acceptable: pd.DataFrame
     cost_usd: pd.DataFrame
-
-
-@dataclass(frozen=True)
-class _Content:
-    """One request's content; the arrays of a log are made of many of these."""
-
-    prompt: str | None
-    messages: tuple[Message, ...] | None
-    difficulty: float  # with the part that the text does not show
-    answer: float
-    family: str
-    tokens: int
-
-
-@dataclass(frozen=True)
-class _Requests:
-    """The distinct requests, by time; every field has one entry per request."""
-
-    contents: list[_Content]
-    workflow: NDArray[np.intp]
-    seconds: Floats
-    session: list[str | None]
 
 
 @dataclass(frozen=True)
@@ -142,7 +99,7 @@ def simulate(
     _check(candidates, requests, days)
     rng = np.random.default_rng(seed)
     profiles = _profiles(candidates)
-    asked = _requests(requests, days, rng)
+    asked = write_requests(requests, days, rng)
     truth = _truth(asked, candidates, profiles)
     ids = np.array([f"req-{number:07d}" for number in range(requests)], dtype=object)
     index = pd.Index(ids, name="request_id")
@@ -174,132 +131,16 @@ def _profiles(candidates: Sequence[Candidate]) -> list[_Profile]:
     return profiles
 
 
-# --- requests ---
-
-
-def _requests(count: int, days: float, rng: np.random.Generator) -> _Requests:
-    """Conversations over the whole period, as many as make `count` requests, ordered by time."""
-    draw = Draw(rng)
-    starts = _start_times(count, days, rng)
-    kinds = _workflows(starts / (days * 86400), rng)
-    turns = _turns(kinds, count, rng)
-    contents: list[_Content] = []
-    workflow: list[int] = []
-    seconds: list[float] = []
-    session: list[str | None] = []
-    # Earlier single-turn requests, per workflow: what a repeated prompt repeats.
-    singles: list[list[_Content]] = [[] for _ in WORKFLOWS]
-    for start, kind, length in zip(starts, kinds, turns, strict=True):
-        if length == 0:
-            continue
-        earlier = singles[kind]
-        if length == 1 and earlier and draw.chance(REPEAT_SHARE):
-            written = [draw.one(earlier)]
-        else:
-            written = _conversation(WORKFLOWS[kind], int(length), draw)
-        if length == 1:
-            earlier.append(written[0])
-        name = f"s-{draw.number(0, 2**40):010x}" if length > 1 or draw.chance(0.7) else None
-        contents += written
-        workflow += [int(kind)] * len(written)
-        session += [name] * len(written)
-        pauses = 20 + rng.exponential(150.0, len(written))
-        seconds += list(start + np.cumsum(pauses) - pauses[0])
-    order = np.argsort(seconds, kind="stable")
-    return _Requests(
-        contents=[contents[i] for i in order],
-        workflow=np.array(workflow)[order],
-        seconds=np.array(seconds)[order],
-        session=[session[i] for i in order],
-    )
-
-
-def _start_times(count: int, days: float, rng: np.random.Generator) -> Floats:
-    """`count` start times in seconds since START, ascending, with the rhythm of the day and of the week."""
-    hours = np.arange(int(days * 24) - 1)  # the last hour is left to conversations that are still going on
-    weight = np.array(_HOURS, dtype=float)[hours % 24] * np.array(_WEEKDAYS)[hours // 24 % 7]
-    chosen = rng.choice(hours, size=count, p=weight / weight.sum())
-    return np.sort((chosen + rng.random(count)) * 3600.0)
-
-
-def _workflows(elapsed: Floats, rng: np.random.Generator) -> NDArray[np.intp]:
-    """The workflow of each conversation, as an index into WORKFLOWS; the mix shifts with the elapsed share of time."""
-    first, last = (np.array([_TRAFFIC[name][side] for name in WORKFLOWS]) for side in (0, 1))
-    mix = first + elapsed[:, None] * (last - first)
-    # A conversation brings several requests; the shares are of requests.
-    mix /= np.where([has_conversations(name) for name in WORKFLOWS], MEAN_TURNS, 1.0)
-    cumulative = np.cumsum(mix / mix.sum(axis=1, keepdims=True), axis=1)
-    return _drawn(cumulative, rng)
-
-
-def _drawn(cumulative: Floats, rng: np.random.Generator) -> NDArray[np.intp]:
-    """One column per row, drawn from cumulative probabilities of shape (n, k)."""
-    below = rng.random(len(cumulative))[:, None] > cumulative
-    # Rounding can leave the last cumulative probability a hair under 1.
-    return np.minimum(below.sum(axis=1), cumulative.shape[1] - 1).astype(np.intp)
-
-
-def _turns(kinds: NDArray[np.intp], count: int, rng: np.random.Generator) -> NDArray[np.intp]:
-    """How many turns each conversation has; 0 for those that are not needed to make `count` requests."""
-    several = np.array([has_conversations(name) for name in WORKFLOWS])[kinds]
-    turns = np.where(several & (rng.random(len(kinds)) < 0.45), 1 + rng.geometric(0.55, len(kinds)), 1)
-    shuffled = rng.permutation(len(kinds))
-    before = np.cumsum(turns[shuffled]) - turns[shuffled]
-    kept = np.zeros(len(kinds), dtype=np.intp)
-    kept[shuffled] = np.clip(count - before, 0, turns[shuffled])
-    return kept
-
-
-def _conversation(workflow: str, turns: int, draw: Draw) -> list[_Content]:
-    """The requests of one conversation; turn k sends everything said so far."""
-    level = _level(draw)
-    opener = compose(workflow, level, draw)
-    system = [_message("system", system_message(workflow, draw))] if draw.chance(0.5) else []
-    hidden = NOISE * float(draw.rng.standard_normal())
-    if turns == 1 and draw.chance(0.55):
-        tokens = _tokens([opener.text])
-        return [_Content(opener.text, None, opener.difficulty + hidden, opener.answer, opener.family, tokens)]
-    messages = (*system, _message("user", opener.text))
-    difficulty = opener.difficulty
-    contents = [_content(messages, difficulty + hidden, opener.answer, opener.family)]
-    for _ in range(turns - 1):
-        text, asked = follow_up(workflow, _level(draw), draw)
-        messages = (*messages, _message("assistant", reply(workflow, draw)), _message("user", text))
-        # The last turn decides most of what is asked, the conversation before it the rest.
-        difficulty = 0.35 * opener.difficulty + 0.65 * asked
-        contents.append(_content(messages, difficulty + hidden, 0.4 + 0.6 * asked, opener.family))
-    return contents
-
-
-def _level(draw: Draw) -> float:
-    """A wished difficulty; most traffic is easy to middling, with a long hard tail."""
-    return float(draw.rng.beta(1.0, 1.45))
-
-
-def _message(role: str, content: str) -> Message:
-    return {"role": role, "content": content}
-
-
-def _content(messages: tuple[Message, ...], difficulty: float, answer: float, family: str) -> _Content:
-    return _Content(None, messages, difficulty, answer, family, _tokens([m["content"] for m in messages]))
-
-
-def _tokens(texts: Sequence[str]) -> int:
-    """About four characters a token, fewer outside ASCII: two in Cyrillic and Arabic, 1.3 in Devanagari and kana."""
-    size = sum(len(text.encode()) for text in texts)
-    return max(1, round(size / 4)) + 4 * len(texts)
-
-
 # --- truth ---
 
 
-def _truth(asked: _Requests, candidates: Sequence[Candidate], profiles: Sequence[_Profile]) -> _Truth:
+def _truth(asked: Requests, candidates: Sequence[Candidate], profiles: Sequence[_Profile]) -> _Truth:
     """What sending each request to each candidate would have given."""
     difficulty = np.array([content.difficulty for content in asked.contents])
     tokens = np.array([content.tokens for content in asked.contents], dtype=float)
     answer = np.array([content.answer for content in asked.contents])
     families = np.array([content.family for content in asked.contents])
-    usual = answer * np.array([_TRAFFIC[name][2] for name in WORKFLOWS], dtype=float)[asked.workflow]
+    usual = answer * np.array([TRAFFIC[name].answer_tokens for name in WORKFLOWS], dtype=float)[asked.workflow]
     answers, output, cost = (np.empty((len(tokens), len(candidates))) for _ in range(3))
     for j, (candidate, profile) in enumerate(zip(candidates, profiles, strict=True)):
         ability = np.array(profile.ability)[asked.workflow]
@@ -310,8 +151,8 @@ def _truth(asked: _Requests, candidates: Sequence[Candidate], profiles: Sequence
         output[:, j] = np.maximum(1.0, usual * profile.verbosity)
         succeeded = 1 - profile.error_rate
         cost[:, j] = [candidate.cost_usd(sent, succeeded * got) for sent, got in zip(tokens, output[:, j], strict=True)]
-    succeeded_by = np.array([1 - profile.error_rate for profile in profiles])
-    return _Truth(answers=answers, acceptable=answers * succeeded_by, output_tokens=output, cost_usd=cost)
+    reliability = np.array([1 - profile.error_rate for profile in profiles])
+    return _Truth(answers=answers, acceptable=answers * reliability, output_tokens=output, cost_usd=cost)
 
 
 # --- rows ---
@@ -328,7 +169,7 @@ def _propensities(workflow: NDArray[np.intp], profiles: Sequence[_Profile]) -> F
 
 
 def _rows(
-    asked: _Requests,
+    asked: Requests,
     truth: _Truth,
     candidates: Sequence[Candidate],
     profiles: Sequence[_Profile],
@@ -378,13 +219,13 @@ def _rows(
 
 
 def _attempts(
-    asked: _Requests, profiles: Sequence[_Profile], rng: np.random.Generator
+    asked: Requests, profiles: Sequence[_Profile], rng: np.random.Generator
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], Floats]:
     """Which requests went where: request index, candidate index and propensity of each row, in time order."""
     m, n = len(profiles), len(asked.contents)
     shadow = rng.random(n) < SHADOW_SHARE
     policy = _propensities(asked.workflow, profiles)
-    chosen = _drawn(np.cumsum(policy, axis=1), rng)
+    chosen = drawn(np.cumsum(policy, axis=1), rng)
     request = np.repeat(np.arange(n), np.where(shadow, m, 1))
     first = np.searchsorted(request, np.arange(n))
     in_shadow = shadow[request]

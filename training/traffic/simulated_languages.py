@@ -27,12 +27,14 @@ ENGLISH_SOURCES: dict[str, tuple[float, tuple[str, ...]]] = {
     )),
     "idiom": (0.66, (
         "He let the cat out of the bag before {person} could bat an eyelid.", "It is not my cup of tea, to be frank.",
-        "She bit off more than she could chew and is now up the creek.", "That ship has sailed, so let us cut to the chase.",
+        "She bit off more than she could chew and is now up the creek.",
+        "That ship has sailed, so let us cut to the chase.",
         "They threw the book at him, and he took it on the chin.", "It cost an arm and a leg, but who is counting?",
         "Between you and me, the deal fell through the cracks.",
     )),
     "legal": (0.80, (
-        "Notwithstanding clause {n1}, the indemnifying party shall hold harmless {company} from any claim arising hereunder.",
+        "Notwithstanding clause {n1}, the indemnifying party shall hold harmless {company} from any claim arising "
+        "hereunder.",
         "The lessee waives any right of set-off, save in so far as mandatory law provides otherwise.",
         "Time is of the essence, and any forbearance shall not be construed as a waiver of the rights herein.",
         "Liability is several and not joint, and is capped at {money} in the aggregate, gross negligence excepted.",
@@ -61,22 +63,28 @@ TRANSLATION_ASKS: tuple[str, ...] = (
 # What a customer writes, per language: (difficulty, sentences), easiest first. Also sources to translate.
 CUSTOMER_SENTENCES: dict[str, tuple[tuple[float, tuple[str, ...]], ...]] = {
     "German": (
-        (0.05, ("Wo finde ich meine Rechnung?", "Wie kann ich mein Passwort zurücksetzen?", "Liefern Sie auch nach {city}?")),
+        (0.05, ("Wo finde ich meine Rechnung?", "Wie kann ich mein Passwort zurücksetzen?",
+                "Liefern Sie auch nach {city}?")),
         (0.30, ("Mein Paket mit der Nummer {n3}{n3} ist nach {n2} Tagen noch nicht da.",
                 "Das Gerät ist nach {n2} Tagen kaputtgegangen, ich möchte Ersatz.")),
         (0.60, ("Mir wurden {money} doppelt abgebucht, und nur ein Betrag wurde erstattet.",
                 "Sie haben mein Abo gekündigt, buchen aber weiterhin {money} ab.")),
-        (0.88, ("Nach den bei Vertragsschluss geltenden Bedingungen steht mir ein Widerrufsrecht zu, Sie berufen sich jedoch "
-                "auf Klausel {n1}.", "Die Rückbuchung meiner Bank hat Ihre Gutschrift über {money} überholt, jetzt schulde ich beides.")),
+        (0.88, ("Nach den bei Vertragsschluss geltenden Bedingungen steht mir ein Widerrufsrecht zu, Sie berufen sich "
+                "jedoch "
+                "auf Klausel {n1}.",
+                "Die Rückbuchung meiner Bank hat Ihre Gutschrift über {money} überholt, jetzt schulde ich beides.")),
     ),
     "French": (
-        (0.05, ("Où puis-je trouver ma facture ?", "Comment réinitialiser mon mot de passe ?", "Livrez-vous à {city} ?")),
+        (0.05, ("Où puis-je trouver ma facture ?", "Comment réinitialiser mon mot de passe ?",
+                "Livrez-vous à {city} ?")),
         (0.30, ("Mon colis numéro {n3}{n3} n'est toujours pas arrivé après {n2} jours.",
                 "L'appareil est tombé en panne au bout de {n2} jours, je veux un échange.")),
         (0.60, ("J'ai été débité deux fois de {money} et un seul montant a été remboursé.",
                 "Vous avez résilié mon abonnement mais vous prélevez encore {money}.")),
-        (0.88, ("Les conditions en vigueur à la signature m'accordent un droit de rétractation, or vous invoquez la clause {n1}.",
-                "Le rejet de prélèvement de ma banque a croisé votre avoir de {money}, et je dois désormais les deux.")),
+        (0.88, ("Les conditions en vigueur à la signature m'accordent un droit de rétractation, or vous invoquez la "
+                "clause {n1}.",
+                "Le rejet de prélèvement de ma banque a croisé votre avoir de {money}, et je dois désormais les "
+                "deux.")),
     ),
     "Spanish": (
         (0.05, ("¿Dónde encuentro mi factura?", "¿Cómo cambio mi contraseña?", "¿Hacen envíos a {city}?")),
@@ -84,7 +92,8 @@ CUSTOMER_SENTENCES: dict[str, tuple[tuple[float, tuple[str, ...]], ...]] = {
                 "El aparato se rompió a los {n2} días y quiero un reemplazo.")),
         (0.60, ("Me cobraron {money} dos veces y solo devolvieron un importe.",
                 "Cancelaron mi suscripción pero siguen cobrando {money}.")),
-        (0.88, ("Las condiciones vigentes cuando firmé me reconocen el desistimiento, pero ustedes alegan la cláusula {n1}.",
+        (0.88, ("Las condiciones vigentes cuando firmé me reconocen el desistimiento, pero ustedes alegan la cláusula "
+                "{n1}.",
                 "El contracargo de mi banco se cruzó con su abono de {money} y ahora me reclaman ambos.")),
     ),
     "Portuguese": (
@@ -101,13 +110,16 @@ CUSTOMER_SENTENCES: dict[str, tuple[tuple[float, tuple[str, ...]], ...]] = {
         (0.30, ("Мой заказ {n3}{n3} не пришёл за {n2} дней.", "Прибор сломался через {n2} дней, прошу замену.")),
         (0.60, ("С меня дважды списали {money}, а вернули только один раз.",
                 "Вы отменили подписку, но продолжаете списывать {money}.")),
-        (0.88, ("По условиям, действовавшим при подписании, я вправе отказаться от договора, а вы ссылаетесь на пункт {n1}.",
+        (0.88, ("По условиям, действовавшим при подписании, я вправе отказаться от договора, а вы ссылаетесь на пункт "
+                "{n1}.",
                 "Возвратный платёж банка пересёкся с вашим возмещением {money}, и теперь с меня требуют обе суммы.")),
     ),
     "Japanese": (
-        (0.05, ("請求書はどこで確認できますか。", "パスワードを再設定するにはどうすればよいですか。", "{city}にも配送していますか。")),
+        (0.05, ("請求書はどこで確認できますか。", "パスワードを再設定するにはどうすればよいですか。",
+                "{city}にも配送していますか。")),
         (0.30, ("注文番号{n3}{n3}の商品が{n2}日たっても届きません。", "{n2}日で故障したので、交換をお願いします。")),
-        (0.60, ("{money}が二重に請求され、片方しか返金されていません。", "解約したはずなのに、毎月{money}が引き落とされています。")),
+        (0.60, ("{money}が二重に請求され、片方しか返金されていません。",
+                "解約したはずなのに、毎月{money}が引き落とされています。")),
         (0.88, ("契約時の規約では撤回が認められているのに、御社は第{n1}条を根拠に拒否しています。",
                 "銀行の異議申し立てと御社の返金{money}が行き違い、両方を請求されています。")),
     ),
@@ -121,8 +133,10 @@ CUSTOMER_SENTENCES: dict[str, tuple[tuple[float, tuple[str, ...]], ...]] = {
     "Hindi": (
         (0.05, ("मुझे अपना बिल कहाँ मिलेगा?", "पासवर्ड कैसे बदलूँ?", "क्या आप {city} में डिलीवरी करते हैं?")),
         (0.30, ("मेरा ऑर्डर {n3}{n3} {n2} दिन बाद भी नहीं आया।", "उपकरण {n2} दिन में खराब हो गया, मुझे बदलाव चाहिए।")),
-        (0.60, ("मुझसे {money} दो बार काटे गए और केवल एक बार लौटाए गए।", "सदस्यता रद्द होने पर भी {money} कट रहे हैं।")),
-        (0.88, ("हस्ताक्षर के समय की शर्तें मुझे अनुबंध वापस लेने का अधिकार देती हैं, पर आप धारा {n1} का हवाला देते हैं।",
+        (0.60, ("मुझसे {money} दो बार काटे गए और केवल एक बार लौटाए गए।",
+                "सदस्यता रद्द होने पर भी {money} कट रहे हैं।")),
+        (0.88, ("हस्ताक्षर के समय की शर्तें मुझे अनुबंध वापस लेने का अधिकार देती हैं, पर आप धारा {n1} का हवाला देते "
+                "हैं।",
                 "बैंक की वापसी और आपके {money} के क्रेडिट के टकराने से अब दोनों रकम मुझसे माँगी जा रही हैं।")),
     ),
 }
@@ -146,7 +160,8 @@ ASSISTANT_REPLIES: dict[str, tuple[str, ...]] = {
     "code-review": ("The change looks reasonable. In `{verb}_{noun}`, handle the empty case before the loop.",
                     "Line {n2}: the result of `{verb}` is ignored. Otherwise fine.",
                     "I would extract the {noun} handling into its own function and test it on its own."),
-    "creative-writing": ("Here is a first draft: the {noun} lay where {person} had left it, and {city} went on without it.",
+    "creative-writing": ("Here is a first draft: the {noun} lay where {person} had left it, and {city} went on without "
+                         "it.",
                          "In {city}, they say, nobody asks about {topic} twice. {person} asked.",
                          "It begins with {topic}, and with {person}, who did not believe in beginnings."),
 }

@@ -23,8 +23,8 @@ from training.traffic.simulated_vocabulary import FOLLOW_UPS, LADDERS, SLOTS, Ru
 T = TypeVar("T")
 
 _SLOT = re.compile(r"\{(\w+)\}")
-# What {n1}, {n2} and {n3} stand for: [low, high).
-_NUMBERS = {"n1": (2, 10), "n2": (11, 99), "n3": (120, 980)}
+# What the number slots stand for: [low, high).
+_NUMBERS = {"day": (1, 29), "n1": (2, 10), "n2": (11, 99), "n3": (120, 980)}
 # Language families a candidate can be better or worse at than its general ability says.
 WESTERN = frozenset({"German", "French", "Spanish", "Portuguese", "Italian", "Dutch", "Polish"})
 EASTERN = frozenset({"Japanese", "Korean", "Hindi", "Arabic", "Khmer", "Russian"})
@@ -149,12 +149,28 @@ def _maths(level: float, draw: Draw) -> Composed:
 
 
 _SNIPPETS = (
-    "def {verb}_{noun}(self, {noun}s):\n    for item in {noun}s:\n        self.{verb}(item, retries={n1})\n    return len({noun}s)",
-    "func {verb}(ctx context.Context, id int) error {\n\tmu.Lock()\n\tdefer mu.Unlock()\n\treturn store.{verb}(ctx, id, {n2})\n}",
-    "export async function {verb}(id: string) {\n  const {noun} = await db.{verb}(id, { limit: {n2} });\n  return {noun}?.id;\n}",
-    "public {noun} {verb}(long id) {\n    return repository.{verb}(id).orElseThrow(() -> new NotFound({n3}));\n}",
-    "fn {verb}(&mut self, {noun}: Vec<u8>) -> Result<usize> {\n    self.buffer.extend({noun});\n    Ok(self.buffer.len() + {n1})\n}",
-    "@app.post('/{noun}/{verb}')\ndef {verb}(body: dict):\n    rows = query('{noun}', body, limit={n2})\n    return {'{noun}': rows}",
+    "def {verb}_{noun}(self, {noun}s):\n    for item in {noun}s:\n"
+    "        self.{verb}(item, retries={n1})\n    return len({noun}s)",
+    "func {verb}(ctx context.Context, id int) error {\n\tmu.Lock()\n\tdefer mu.Unlock()\n"
+    "\treturn store.{verb}(ctx, id, {n2})\n}",
+    "export async function {verb}(id: string) {\n"
+    "  const {noun} = await db.{verb}(id, { limit: {n2} });\n  return {noun}?.id;\n}",
+    "public {noun} {verb}(long id) {\n"
+    "    return repository.{verb}(id).orElseThrow(() -> new NotFound({n3}));\n}",
+    "fn {verb}(&mut self, {noun}: Vec<u8>) -> Result<usize> {\n    self.buffer.extend({noun});\n"
+    "    Ok(self.buffer.len() + {n1})\n}",
+    "@app.post('/{noun}/{verb}')\ndef {verb}(body: dict):\n"
+    "    rows = query('{noun}', body, limit={n2})\n    return {'{noun}': rows}",
+)
+# What hard reviews are about is in the code as well as in the question.
+_HARD_SNIPPETS = (
+    "unsafe fn {verb}(p: *mut {noun}) {\n    let old = HEAD.swap(p, Ordering::AcqRel);\n"
+    "    (*p).next.store(old, Ordering::Release);\n}",
+    "async def {verb}(self):\n    async with self.lock:\n        if not self.{noun}:\n"
+    "            await asyncio.wait_for(self.{verb}_all(), {n1})",
+    "void {verb}({noun}_t *n) {\n    pthread_mutex_lock(&n->a);\n    pthread_mutex_lock(&n->b);\n"
+    "    atomic_fetch_sub(&n->refs, 1);\n}",
+    "go func() {\n\tselect {\n\tcase {noun} := <-ch:\n\t\t{verb}({noun})\n\tcase <-ctx.Done():\n\t}\n}()",
 )
 
 
@@ -164,14 +180,15 @@ def _code_review(level: float, draw: Draw) -> Composed:
         asks.append(_rung(LADDERS["code-review"], level * float(draw.rng.random()), draw))
     asked = " ".join(draw.fill(template) for _, template in asks)
     blocks = 1 + int(draw.rng.exponential(1.0 + 5.0 * level))
-    code = "\n\n".join(draw.fill(draw.one(_SNIPPETS)) for _ in range(blocks))
+    code = "\n\n".join(draw.fill(draw.one(_HARD_SNIPPETS if draw.chance(level) else _SNIPPETS)) for _ in range(blocks))
     lead = draw.one(("Review: ", "PR review. ", "", "", "Please review this diff. "))
     text = f"{lead}{asked}\n\n```\n{code}\n```" if draw.chance(0.7) else f"```\n{code}\n```\n\n{lead}{asked}"
     return Composed(text, _combined([weight for weight, _ in asks]), 0.7 + 0.1 * min(blocks, 15))
 
 
 _FIELDS = ("vendor", "invoice_number", "issue_date", "due_date", "currency", "net_total", "vat_rate", "iban", "address",
-           "postal_code", "contact_name", "phone", "email", "line_items", "discount", "delivery_terms", "purchase_order",
+           "postal_code", "contact_name", "phone", "email", "line_items", "discount", "delivery_terms",
+           "purchase_order",
            "tax_id", "country", "payment_method", "notes", "weight", "carrier", "tracking_code")
 _NESTING = ("a flat object", "an object with one nested address", "an array of objects, each with its own totals",
             "nested arrays of line items, each with taxes and allowances",
@@ -199,9 +216,9 @@ def _json(level: float, draw: Draw) -> Composed:
 
 
 _PAPERS = (
-    "{company}, {n2} Mill Road, {city}.", "Invoice {n3}-{n2}, issued {n2} {month}.", "{n1} x {item} at {money} each.",
+    "{company}, {n2} Mill Road, {city}.", "Invoice {n3}-{n2}, issued {day} {month}.", "{n1} x {item} at {money} each.",
     "Terms: {n2} days net, {n1}% discount if paid within {n1} days.", "Contact: {person}, extension {n3}.",
-    "VAT {n2}% included, total due {money}.", "Ship to: the same as above, attention {person}.",
+    "VAT {day}% included, total due {money}.", "Ship to: the same as above, attention {person}.",
     "Carrier reference {n3}{n3}, weight {n2} kg.", "Credit of {money} carried over from {month}.",
 )
 _REPORTS = (

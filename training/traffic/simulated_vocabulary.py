@@ -1,7 +1,8 @@
 """Words and asks of the simulated traffic. Only data: simulated_prompts.py turns it into requests.
 
 A ladder lists the things a request of one workflow can ask for, easiest first: (difficulty in [0, 1], wordings).
-`{slot}` stands for a draw from SLOTS (or for a number); several wordings per rung keep difficulty from being one word.
+`{slot}` stands for a draw from SLOTS (or for a number); several wordings per rung keep difficulty from being one
+word.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ SLOTS: dict[str, tuple[str, ...]] = {
                "Hugo", "Mei", "Kwame", "Ingrid"),
     "company": ("Norvik Foods", "Talo Bikes", "Brightwater Labs", "Castell Freight", "Hollin & Rowe", "Ostra Solar",
                 "Pinecrest Clinics", "Quanta Tools", "Riverside Books", "Saffron Travel", "Umbra Audio", "Velo Post"),
-    "item": ("headphones", "standing desk", "coffee grinder", "road bike", "router", "winter jacket", "e-reader",
+    "item": ("headset", "standing desk", "coffee grinder", "road bike", "router", "winter jacket", "e-reader",
              "blender", "office chair", "camera lens", "tent", "smart thermostat", "keyboard", "printer"),
     "money": ("$12.40", "€49.99", "£230", "$1,284.15", "€18", "$79", "£6.75", "$340.00", "€2,110.50", "£95.20"),
     "month": ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October"),
@@ -47,7 +48,8 @@ SLOTS: dict[str, tuple[str, ...]] = {
     "reason": ("after a dry spring", "because parts arrived late", "despite strong demand", "in line with the audit",
                "following the public hearing", "as energy prices fell", "under the new rules", "after two resignations",
                "while rents kept rising", "once the survey closed", "owing to a software fault"),
-    "job": ("nurse", "welder", "data analyst", "pastry chef", "civil engineer", "translator", "bus driver", "biologist"),
+    "job": ("nurse", "welder", "data analyst", "pastry chef", "civil engineer", "translator", "bus driver",
+            "biologist"),
 }
 
 LADDERS: dict[str, tuple[Rung, ...]] = {
@@ -62,7 +64,8 @@ LADDERS: dict[str, tuple[Rung, ...]] = {
                 "total {column} per month, having a sum over {n3}", "group {table} by {other} and sum {column}")),
         (0.36, ("join {table} to {other} and show the name beside each {column}",
                 "match {table} with {other} by id and list both", "inner join of {table} and {other} with {column}")),
-        (0.45, ("{other} without any {table} this year (anti join)", "left join {other} to {table}, treat nulls as zero",
+        (0.45, ("{other} without any {table} this year (anti join)",
+                "left join {other} to {table}, treat nulls as zero",
                 "which {other} never appear in {table}? use NOT EXISTS")),
         (0.54, ("join {table}, {other} and {third} and pivot {column} by month",
                 "three-table join over {table}, {other}, {third} with a correlated subquery for the maximum {column}",
@@ -97,14 +100,17 @@ LADDERS: dict[str, tuple[Rung, ...]] = {
                 "Find the expected number of rolls of a {n2}-sided die until every face has appeared.",
                 "Evaluate the definite integral of ln(1 + {n1}x) / x on [0, 1].")),
         (0.72, ("Solve y'' + {n1}y' + {n2}y = sin({n1}t) with y(0) = 0 and y'(0) = 1.",
-                "Count the lattice paths from (0, 0) to ({n2}, {n2}) that stay below the diagonal and avoid ({n1}, {n1}).",
+                "Count the lattice paths from (0, 0) to ({n2}, {n2}) that stay below the diagonal and avoid ({n1}, "
+                "{n1}).",
                 "Find all integer solutions of x^2 - {n1}y^2 = 1 with x below {n3}, deriving the recurrence.")),
         (0.84, ("Prove that n^{n1} - n is divisible by {n1} for every integer n whenever {n1} is prime.",
                 "Show by induction that the sum of the first n cubes is a square, then generalise to {n1}th powers.",
                 "Prove that every continuous function on [0, {n1}] is uniformly continuous, without compactness.")),
-        (0.95, ("Prove that no group of order {n3} is simple, citing each Sylow argument you rely on.",
+        (0.95, ("Decide, with proof, whether a group of order {n3} can be simple, citing each Sylow argument you rely "
+                "on.",
                 "Olympiad: find all functions f with f(x + {n1}f(y)) = f(x) + {n1}y for real x, y; prove completeness.",
-                "Derive a sharp upper bound for the chromatic number of the graph on {n3} integers and prove tightness.")),
+                "Derive a sharp upper bound for the chromatic number of the graph on {n3} integers and prove "
+                "tightness.")),
     ),
     "code-review": (
         (0.03, ("Is this name clear, or should I rename {verb}_{noun}?", "Quick check: I only renamed a variable.",
@@ -145,7 +151,8 @@ LADDERS: dict[str, tuple[Rung, ...]] = {
                 "Cite the sentence number behind every statement you make.",
                 "Explain the causal chain and mark each weak link.")),
         (0.85, ("Reconcile the conflicting figures, weigh how reliable each source is, and state what cannot be known.",
-                "Write it so that no claim exceeds its evidence, attributing each to its source, at reading age twelve.",
+                "Write it so that no claim exceeds its evidence, attributing each to its source, at reading age "
+                "twelve.",
                 "Build a nested outline, keep hedges and negations intact, and flag every unsupported inference.")),
     ),
     "creative-writing": (
@@ -187,7 +194,8 @@ LADDERS: dict[str, tuple[Rung, ...]] = {
         (0.72, ("My bank opened a chargeback for {money} while your own refund was pending, and now I owe both.",
                 "Someone ordered a {item} from my account to {city}; the police want logs and you closed my case.",
                 "After the merger with {company} our contract has two conflicting renewal dates and penalties.")),
-        (0.86, ("I dispute the {money} under the cooling-off rules, you cite clause {n1}, yet the terms in force when I "
+        (0.86, ("I dispute the {money} under the cooling-off rules, you cite clause {n1}, yet the terms in force when "
+                "I "
                 "signed in {month} say the opposite.",
                 "Data of {n2} patients was exported by mistake: which of you is the controller, and who notifies whom?",
                 "Our accountant found {money} of credit notes that cancel invoices of another entity in our group; "
