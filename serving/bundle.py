@@ -8,15 +8,17 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from serving.catalogue import Candidate
 
 # Raise it when a bundle written before can no longer be read by this code, or the other way round.
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+# What serving reads beside the manifest; a bundle may hold more (a report, a card).
+REQUIRED_FILES = ("encoder.onnx", "head.onnx", "tokenizer.json")
 
 
 class BundleError(ValueError):
@@ -24,7 +26,8 @@ class BundleError(ValueError):
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A knob may be infinite, which JSON has no number for: as a string it survives writing and reading.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class EncoderSpec(_Frozen):
@@ -82,6 +85,23 @@ class Manifest(_Frozen):
     knobs: tuple[float, ...]
     metrics: dict[str, Any]
     files: dict[str, str]
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Self:
+        names = {candidate.name for candidate in self.candidates}
+        if len(names) != len(self.candidates):
+            raise ValueError("two candidates have the same name")
+        if self.cost_from.keys() != names:
+            raise ValueError(f"cost_from is for {sorted(self.cost_from)}, the candidates are {sorted(names)}")
+        always = {point.always for point in self.operating_points if point.always is not None}
+        if unknown := ({self.reference} | always) - names:
+            raise ValueError(f"{sorted(unknown)} is no candidate; the candidates are {sorted(names)}")
+        points = [point.name for point in self.operating_points]
+        if self.default_point not in points:
+            raise ValueError(f"default_point {self.default_point!r} is no operating point; these are {points}")
+        if missing := set(REQUIRED_FILES) - self.files.keys():
+            raise ValueError(f"files does not list {sorted(missing)}")
+        return self
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def text_of(request: RouteRequest) -> str:
         text = request.prompt or ""
     else:
         text = "\n".join(part for message in request.messages for part in _text_parts(message))
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def has_image(request: RouteRequest) -> bool:

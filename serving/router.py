@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf
 
 from serving.bundle import Bundle, BundleError, Manifest, OperatingPoint, open_bundle
 from serving.encoder import Encoder, onnx_session
@@ -58,6 +59,7 @@ class Decision:
     fallbacks: tuple[str, ...]
     reason: Reason
     operating_point: str | None
+    quality_target: float | None
     knob: float
     alternatives: tuple[Alternative, ...]
     bundle: str
@@ -74,10 +76,17 @@ class Router:
                 f"computes {', '.join(SURFACE)}. Train again with this version."
             )
         self.bundle = bundle
-        self.encoder = Encoder(
-            bundle.path("encoder.onnx"), bundle.path("tokenizer.json"), manifest.encoder.max_tokens, threads
-        )
-        self._head = onnx_session(bundle.path("head.onnx"), threads)
+        try:
+            self.encoder = Encoder(
+                bundle.path("encoder.onnx"), bundle.path("tokenizer.json"), manifest.encoder.max_tokens, threads
+            )
+            self._head = onnx_session(bundle.path("head.onnx"), threads)
+        except (Fail, InvalidGraph, InvalidProtobuf) as error:
+            raise BundleError(
+                f"{bundle.folder}: onnxruntime cannot load a graph: {error}. Install the onnxruntime that the bundle "
+                f"was trained with, or train again."
+            ) from error
+        self._check_widths()
         self._points = {point.name: point for point in manifest.operating_points}
         priced = np.array([manifest.cost_from[c.name] == "tokens" for c in manifest.candidates])
         self._priced = priced
@@ -87,6 +96,16 @@ class Router:
         self._output_usd = np.array(
             [c.output_usd_per_mtok or 0.0 for c in manifest.candidates], dtype=np.float32
         ) / np.float32(1e6)
+
+    def _check_widths(self) -> None:
+        head = self.manifest.head
+        expected = {"embedding": self.encoder.dim, "features": len(head.surface) + len(head.workflows)}
+        arrived = {node.name: node.shape[1] for node in self._head.get_inputs()}
+        if arrived != expected:
+            raise BundleError(
+                f"{self.bundle.path('head.onnx')} takes {arrived}, encoder and manifest give {expected}: the files are "
+                f"of different bundles. Copy the whole folder, or train again."
+            )
 
     @classmethod
     def load(cls, folder: str | Path, threads: int = 1) -> Router:
@@ -122,9 +141,26 @@ class Router:
     def route_many(self, requests: Sequence[str | RouteRequest], policy: Policy = Policy()) -> list[Decision]:  # noqa: B008
         """Decisions for n requests under one policy, with one forward pass; raises as `route`."""
         known = [as_request(request) for request in requests]
-        estimates = self._estimate(known, [text_of(request) for request in known])
+        estimates = self.estimate(known)
         point = self.operating_point(policy)
         return [self._decide(request, policy, point, estimates, row) for row, request in enumerate(known)]
+
+    def route_each(
+        self, requests: Sequence[tuple[str | RouteRequest, Policy]]
+    ) -> list[Decision | NoEligibleCandidateError]:
+        """Decisions for n requests, each under its own policy, with one forward pass.
+
+        A request that the rules leave no candidate for has the error in its place, so that the others are decided.
+        """
+        known = [(as_request(request), policy) for request, policy in requests]
+        estimates = self.estimate([request for request, _ in known])
+        decisions: list[Decision | NoEligibleCandidateError] = []
+        for row, (request, policy) in enumerate(known):
+            try:
+                decisions.append(self._decide(request, policy, self.operating_point(policy), estimates, row))
+            except NoEligibleCandidateError as error:
+                decisions.append(error)
+        return decisions
 
     def operating_point(self, policy: Policy) -> OperatingPoint | None:
         """The operating point a policy asks for; None where it sets the knob itself.
@@ -175,6 +211,7 @@ class Router:
             fallbacks=tuple(names[1:]),
             reason=reason,
             operating_point=point.name if point is not None else None,
+            quality_target=point.quality_target if point is not None else None,
             knob=knob,
             alternatives=tuple(
                 Alternative(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ from scipy.sparse.csgraph import connected_components
 
 Mask = npt.NDArray[np.bool_]
 Ids = npt.NDArray[np.int64]
+Order = Literal["time", "random"]
+
+_WORDS: dict[Order, str] = {"time": "by time", "random": "at random"}
 
 
 class SplitError(ValueError):
@@ -87,22 +90,16 @@ def split_requests(
     if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-9:
         raise SplitError(f"fractions: expected three positive numbers that sum to 1, got {fractions}")
     stamps = np.asarray(timestamps, dtype="datetime64[us]")
-    tested = np.asarray(given, dtype=object) == "test"
+    # Not `given == "test"`: a null in the array (None, NaN, pd.NA) must count as not given, and pd.NA spreads.
+    tested = np.fromiter((isinstance(part, str) and part == "test" for part in given), dtype=bool, count=n)
     if method == "given" or (method == "auto" and tested.any()):
         return _split_given(groups, stamps, tested, fractions[:2], seed)
-    chosen = _by(stamps) if method == "auto" else method
+    chosen: Order = _by(stamps) if method == "auto" else method
     if chosen == "time" and np.isnat(stamps).any():
         raise SplitError(f"a split by time needs every timestamp; {np.isnat(stamps).sum()} of {n} requests have none")
     train, calibration, test = _cut(groups, stamps, fractions, chosen, seed)
-    method_used: Literal["time", "random"] = "time" if chosen == "time" else "random"
-    return Split(
-        train,
-        calibration,
-        test,
-        np.zeros(n, dtype=bool),
-        method_used,
-        _note(chosen, method, stamps, train, calibration, test),
-    )
+    note = _note(chosen, method, stamps, train, calibration, test)
+    return Split(train, calibration, test, dropped=np.zeros(n, dtype=bool), method=chosen, note=note)
 
 
 def folds(groups: Ids, k: int, seed: int = 0) -> Ids:
@@ -138,15 +135,14 @@ def _split_given(
     return Split(train, calibration, tested, dropped, "given", note)
 
 
-_WORDS = {"time": "by time", "random": "at random"}
-
-
-def _by(stamps: npt.NDArray[np.datetime64]) -> str:
+def _by(stamps: npt.NDArray[np.datetime64]) -> Order:
     """What auto splits by. One shared timestamp, say that of an export, orders nothing."""
     return "time" if not np.isnat(stamps).any() and len(np.unique(stamps)) > 1 else "random"
 
 
-def _cut(groups: Ids, stamps: npt.NDArray[np.datetime64], fractions: Sequence[float], by: str, seed: int) -> list[Mask]:
+def _cut(
+    groups: Ids, stamps: npt.NDArray[np.datetime64], fractions: Sequence[float], by: Order, seed: int
+) -> list[Mask]:
     """One mask per fraction: whole groups in order, cut where the share of requests comes closest."""
     parts = len(fractions)
     _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
@@ -171,7 +167,7 @@ def _cut(groups: Ids, stamps: npt.NDArray[np.datetime64], fractions: Sequence[fl
     return [part_of[group] == part for part in range(parts)]
 
 
-def _note(by: str, method: str, stamps: npt.NDArray[np.datetime64], *masks: Mask) -> str:
+def _note(by: Order, method: str, stamps: npt.NDArray[np.datetime64], *masks: Mask) -> str:
     note = f"whole groups {_WORDS[by]}; {_sizes(*masks)}"
     if by == "time" or method == "random":
         return note
@@ -181,5 +177,5 @@ def _note(by: str, method: str, stamps: npt.NDArray[np.datetime64], *masks: Mask
 
 
 def _sizes(*masks: Mask) -> str:
-    names: tuple[Any, ...] = ("train", "calibration", "test")
+    names = ("train", "calibration", "test")
     return ", ".join(f"{name} {mask.sum()}" for name, mask in zip(names, masks, strict=True))

@@ -1,0 +1,322 @@
+"""The HTTP contract: request bodies as they arrive, response documents as they leave.
+
+Bodies are read leniently where OpenAI's chat completions vary (unknown fields are ignored, so that a body made for an
+LLM can be sent as it is) and strictly in the fields that are used. Responses are documented by these models and
+written straight from the decision, without a second validation.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, NotRequired, Self
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic.config import JsonDict
+from pydantic_core import InitErrorDetails, PydanticCustomError
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
+from serving.catalogue import Candidate
+from serving.policy import Policy, Reason, Rule
+from serving.prompt import RouteRequest
+from serving.router import Decision
+
+# What names a branch of a union in an error's location; a client sees only the path in its own document.
+BRANCH = "<"
+
+_PROMPT: JsonDict = {
+    "prompt": "Summarise this ticket in one line: the invoice of May was charged twice.",
+    "workflow": "support",
+}
+_CHAT: JsonDict = {
+    "messages": [
+        {"role": "system", "content": "You write SQL."},
+        {"role": "user", "content": "Monthly revenue per region, last year."},
+    ],
+    "deny": ["acme/*"],
+    "quality_target": 0.9,
+    "max_output_tokens": 500,
+}
+_DECISION: JsonDict = {
+    "model": "acme/small",
+    "confidence": 0.93,
+    "expected_cost_usd": 0.00021,
+    "fallbacks": ["acme/large"],
+    "reason": "best_value",
+    "operating_point": "balanced",
+    "quality_target": 0.9,
+    "knob": 12.5,
+    "bundle": "2026-01-31-1",
+    "candidates": [
+        {
+            "model": "acme/small",
+            "confidence": 0.93,
+            "expected_cost_usd": 0.00021,
+            "expected_latency_ms": 480.0,
+            "ruled_out": None,
+        },
+        {
+            "model": "acme/large",
+            "confidence": 0.97,
+            "expected_cost_usd": 0.0043,
+            "expected_latency_ms": None,
+            "ruled_out": None,
+        },
+    ],
+}
+_PROBLEM: JsonDict = {
+    "type": "urn:outcome-router:invalid-request",
+    "title": "Invalid request",
+    "status": 422,
+    "detail": "messages.0.content: content must be a string, a list of parts or null",
+    "instance": "/v1/route",
+    "errors": [{"field": "messages.0.content", "message": "content must be a string, a list of parts or null"}],
+}
+
+Name = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+def _content_branch(content: Any) -> str | None:
+    if isinstance(content, str):
+        return "<text>"
+    return "<parts>" if isinstance(content, list) else None
+
+
+def _part_branch(part: Any) -> str | None:
+    if isinstance(part, str):
+        return "<text>"
+    return "<part>" if isinstance(part, dict) else None
+
+
+Part = Annotated[
+    Annotated[str, Tag("<text>")] | Annotated[dict[str, Any], Tag("<part>")],
+    Discriminator(
+        _part_branch,
+        custom_error_type="part_type",
+        custom_error_message="a content part must be an object or a string",
+    ),
+]
+Content = Annotated[
+    Annotated[str, Tag("<text>")] | Annotated[list[Part], Tag("<parts>")],
+    Discriminator(
+        _content_branch,
+        custom_error_type="content_type",
+        custom_error_message="content must be a string, a list of parts or null",
+    ),
+]
+
+
+class ChatMessage(TypedDict):
+    """An OpenAI chat message. Text is read from `content`; other keys are kept and not looked at."""
+
+    __pydantic_config__ = ConfigDict(extra="allow", strict=True)  # type: ignore[misc]
+
+    role: NotRequired[str]
+    content: NotRequired[Content | None]
+
+
+class ResponseFormat(TypedDict):
+    """OpenAI's `response_format`; the type `json_schema` asks for a candidate that can keep to a schema."""
+
+    __pydantic_config__ = ConfigDict(extra="ignore", strict=True)  # type: ignore[misc]
+
+    type: str
+
+
+class RouteBody(BaseModel):
+    """One request to route: exactly one of `prompt` and `messages`. Unknown fields are ignored."""
+
+    model_config = ConfigDict(
+        strict=True, hide_input_in_errors=True, json_schema_extra={"examples": [_PROMPT, _CHAT]}, title="RouteBody"
+    )
+
+    prompt: str | None = Field(default=None, description="The prompt, when it is a single text. May be empty.")
+    messages: list[ChatMessage] | None = Field(
+        default=None, min_length=1, description="The conversation so far, as OpenAI chat messages."
+    )
+    workflow: str | None = Field(
+        default=None, description="The kind of work, as logs tag it. One the bundle does not know counts as none."
+    )
+    session_id: str | None = Field(default=None, description="The conversation that this request belongs to.")
+    allow: list[Name] = Field(
+        default=[], max_length=256, description="Globs over candidate names; only a match may be chosen. Empty: all."
+    )
+    deny: list[Name] = Field(
+        default=[], max_length=256, description="Globs over candidate names that may not be chosen. Wins over `allow`."
+    )
+    quality_target: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Share of acceptable answers to aim for. Picks the bundle's operating point with the lowest target "
+        "that is at least as high; above the highest one, the reference candidate is used.",
+    )
+    tools: list[dict[str, Any]] | None = Field(
+        default=None, description="OpenAI tools. If there are any, the candidate has to be able to call them."
+    )
+    response_format: ResponseFormat | None = Field(default=None, description="OpenAI response format.")
+    max_output_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000_000,
+        validation_alias=AliasChoices("max_output_tokens", "max_completion_tokens", "max_tokens"),
+        description="Room to leave for the answer; also read from `max_completion_tokens` and `max_tokens`.",
+    )
+
+    @model_validator(mode="after")
+    def _one_of_prompt_and_messages(self) -> Self:
+        if (self.prompt is None) == (self.messages is None):
+            arrived = "neither" if self.prompt is None else "both"
+            # An error of the model as a whole has no field to name, one that is located does.
+            message = "give exactly one of prompt and messages; {arrived} arrived"
+            error = PydanticCustomError("one_of", message, {"arrived": arrived})
+            located = InitErrorDetails(type=error, loc=("prompt",), input=None)
+            raise ValidationError.from_exception_data("RouteBody", [located], hide_input=True)
+        return self
+
+    def request(self) -> RouteRequest:
+        """What the router looks at."""
+        return RouteRequest(
+            prompt=self.prompt,
+            messages=self.messages,
+            workflow=self.workflow,
+            session_id=self.session_id,
+            tools=bool(self.tools),
+            json_schema=self.response_format is not None and self.response_format["type"] == "json_schema",
+            max_output_tokens=self.max_output_tokens,
+        )
+
+    def policy(self) -> Policy:
+        """What the caller asks of the decision."""
+        return Policy(allow=tuple(self.allow), deny=tuple(self.deny), quality_target=self.quality_target)
+
+
+class BatchBody(BaseModel):
+    """Requests to route together; each carries its own policy."""
+
+    model_config = ConfigDict(
+        strict=True, hide_input_in_errors=True, json_schema_extra={"examples": [{"requests": [_PROMPT, _CHAT]}]}
+    )
+
+    requests: list[RouteBody] = Field(min_length=1, description="At least 1; the most is a setting (256 by default).")
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class CandidateEstimate(_Document):
+    """One candidate, as this request saw it."""
+
+    model: str = Field(description="The candidate's name.")
+    confidence: float = Field(description="Calibrated P(acceptable).")
+    expected_cost_usd: float = Field(description="Expected cost of this request, in USD.")
+    expected_latency_ms: float | None = Field(description="Expected latency; null where none was logged.")
+    ruled_out: Rule | None = Field(description="The rule that excludes it from this request, or null.")
+
+
+class RouteResponse(_Document):
+    """The decision."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_DECISION]})
+
+    model: str = Field(description="The candidate to send the request to.")
+    confidence: float = Field(description="Its calibrated P(acceptable).")
+    expected_cost_usd: float = Field(description="Its expected cost on this request, in USD.")
+    fallbacks: list[str] = Field(description="The other eligible candidates, best first.")
+    reason: Reason = Field(description="Why it was chosen.")
+    operating_point: str | None = Field(description="The operating point that was used.")
+    quality_target: float | None = Field(description="That point's quality target, where it has one.")
+    knob: float | None = Field(description="Acceptability given up per USD saved; null is infinity (the cheapest).")
+    bundle: str = Field(description="Version of the bundle that decided.")
+    candidates: list[CandidateEstimate] = Field(description="Every candidate, in the bundle's order.")
+
+
+class FieldError(_Document):
+    """One thing wrong with a request body."""
+
+    field: str = Field(description="Path of the field, with dots: messages.0.content. Empty: the body as a whole.")
+    message: str
+
+
+class Problem(_Document):
+    """An error, as RFC 9457 (application/problem+json) writes it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_PROBLEM]})
+
+    type: str = Field(description="`about:blank`, or a URN that names the kind of problem.")
+    title: str
+    status: int
+    detail: str
+    instance: str = Field(description="Path of the request; in a batch, with `#` and the place in it.")
+    errors: list[FieldError] | None = Field(default=None, description="Only for an invalid request.")
+    ruled_out: dict[str, Rule] | None = Field(
+        default=None, description="Only if no candidate is eligible: each candidate's rule."
+    )
+
+
+class BatchResponse(_Document):
+    """One result for each request, in order: a decision, or a problem if no candidate was eligible for it."""
+
+    results: list[RouteResponse | Problem]
+
+
+class CandidateInfo(Candidate):
+    """A candidate of the bundle, and where its expected cost comes from: tokens x price, or logged costs."""
+
+    cost_from: str
+
+
+class CandidatesResponse(_Document):
+    """The candidates of the bundle."""
+
+    reference: str = Field(description="The candidate that savings are measured against.")
+    candidates: list[CandidateInfo]
+
+
+class BundleResponse(BaseModel):
+    """The bundle's manifest, without its candidates (see /v1/candidates) and its files."""
+
+    format_version: int
+    version: str
+    created: str
+    data_fingerprint: str
+    simulated: bool = Field(description="Whether it was trained on simulated traffic.")
+    reference: str
+    acceptable: float = Field(description="The quality from which on an answer counts as acceptable.")
+    encoder: dict[str, Any]
+    head: dict[str, Any]
+    operating_points: list[dict[str, Any]]
+    default_point: str
+    knobs: list[float | None]
+    metrics: dict[str, Any]
+
+
+class HealthResponse(_Document):
+    """The process answers; `bundle` is the version it serves, null while there is none."""
+
+    status: Literal["ok"]
+    bundle: str | None
+
+
+def decision_document(decision: Decision) -> dict[str, object]:
+    """A decision as `RouteResponse` describes it."""
+    return {
+        "model": decision.candidate,
+        "confidence": decision.confidence,
+        "expected_cost_usd": decision.expected_cost_usd,
+        "fallbacks": decision.fallbacks,
+        "reason": decision.reason,
+        "operating_point": decision.operating_point,
+        "quality_target": decision.quality_target,
+        "knob": decision.knob,
+        "bundle": decision.bundle,
+        "candidates": [
+            {
+                "model": seen.candidate,
+                "confidence": seen.confidence,
+                "expected_cost_usd": seen.expected_cost_usd,
+                "expected_latency_ms": seen.expected_latency_ms,
+                "ruled_out": seen.ruled_out,
+            }
+            for seen in decision.alternatives
+        ],
+    }

@@ -1,0 +1,193 @@
+"""A bundle that nobody trained: small graphs whose estimates can be worked out by hand.
+
+The logit of P(acceptable) is a candidate's `BASE`, plus `HARD` if the workflow is "hard", plus `PROVE` times the
+embedding's coordinate for "prove" (1 for a text of that word alone, 0 without it). Input tokens are bytes divided by
+`BYTES_PER_TOKEN`, output tokens are `OUTPUT_TOKENS`, and the candidate without a price costs `LOGGED_COST`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.normalizers import Lowercase
+from tokenizers.pre_tokenizers import Whitespace
+
+from serving.bundle import FORMAT_VERSION, EncoderSpec, HeadSpec, Manifest, OperatingPoint, switch_current, write_bundle
+from serving.catalogue import Candidate
+from serving.features import SURFACE
+from serving.router import HEAD_OUTPUTS
+
+VERSION = "fake-1"
+WORKFLOWS = ("easy", "hard")
+WORDS = ("[UNK]", "prove", "the", "theorem", "hello", "world", "sum", "of", "two")
+MAX_TOKENS = 16
+DIM = len(WORDS)
+
+SMALL, OPEN, LARGE = "acme/small", "open/medium", "acme/large"
+CANDIDATES = (
+    Candidate(
+        name=SMALL,
+        provider="acme",
+        input_usd_per_mtok=0.1,
+        output_usd_per_mtok=0.4,
+        context_window=2_000,
+        tools=False,
+        vision=False,
+        json_schema=False,
+        hosting="external",
+    ),
+    Candidate(name=OPEN, context_window=8_000, vision=False, hosting="self"),
+    Candidate(
+        name=LARGE,
+        provider="acme",
+        input_usd_per_mtok=5.0,
+        output_usd_per_mtok=20.0,
+        context_window=200_000,
+        tools=True,
+        vision=True,
+        json_schema=True,
+        hosting="external",
+    ),
+)
+BASE = (1.0, 2.0, 4.0)
+HARD = (-3.0, -1.5, -0.5)
+PROVE = (-2.0, -1.0, 0.0)
+BYTES_PER_TOKEN = (4.0, 3.0, 4.0)
+OUTPUT_TOKENS = (100.0, 200.0, 300.0)
+LOGGED_COST = (0.0, 0.001, 0.0)
+LATENCY_MS = (200.0, float("nan"), 900.0)
+
+POINTS = (
+    OperatingPoint(name="balanced", knob=20.0, calibration_requests=100, quality=0.9, saving=0.6),
+    OperatingPoint(name="q0.8", quality_target=0.8, knob=100.0, calibration_requests=100, quality=0.82),
+    OperatingPoint(name="q0.9", quality_target=0.9, knob=10.0, calibration_requests=100, quality=0.91),
+    OperatingPoint(name="cheapest", knob=float("inf"), calibration_requests=100, quality=0.7),
+)
+
+
+def build(root: Path, version: str = VERSION) -> Path:
+    """Writes the bundle to `root/version`, points `root/current` at it and gives its folder."""
+
+    def fill(folder: Path) -> None:
+        _tokenizer().save(str(folder / "tokenizer.json"))
+        onnx.save(_encoder(), folder / "encoder.onnx")
+        onnx.save(_head(), folder / "head.onnx")
+
+    bundle = write_bundle(root, version, fill, lambda files: manifest(files, version))
+    switch_current(root, version)
+    return bundle.folder
+
+
+def manifest(files: Mapping[str, str], version: str = VERSION) -> Manifest:
+    """The manifest for files with these sha256."""
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        version=version,
+        created="2026-01-01T00:00:00Z",
+        data_fingerprint="0" * 16,
+        simulated=True,
+        candidates=CANDIDATES,
+        cost_from={SMALL: "tokens", OPEN: "logged", LARGE: "tokens"},
+        reference=LARGE,
+        acceptable=0.5,
+        encoder=EncoderSpec(name="fake", source="tests", max_tokens=MAX_TOKENS, dim=DIM),
+        head=HeadSpec(
+            estimator="linear", estimator_untagged="linear", calibration="none", surface=SURFACE, workflows=WORKFLOWS
+        ),
+        operating_points=POINTS,
+        default_point="balanced",
+        knobs=tuple(point.knob for point in POINTS),
+        metrics={"aiq": 0.8},
+        files=dict(files),
+    )
+
+
+def _tokenizer() -> Tokenizer:
+    tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.normalizer = Lowercase()
+    tokenizer.pre_tokenizer = Whitespace()
+    return tokenizer
+
+
+def _encoder() -> onnx.ModelProto:
+    """Each word is an axis; a text is the mean of its words, at unit length."""
+    nodes = [
+        helper.make_node("Gather", ["vectors", "input_ids"], ["words"]),
+        helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["mask", "last"], ["column"]),
+        helper.make_node("Mul", ["words", "column"], ["kept"]),
+        helper.make_node("ReduceSum", ["kept", "middle"], ["total"], keepdims=0),
+        helper.make_node("ReduceSum", ["mask", "middle"], ["count"], keepdims=1),
+        helper.make_node("Div", ["total", "count"], ["mean"]),
+        helper.make_node("LpNormalization", ["mean"], ["embedding"], axis=1, p=2),
+    ]
+    constants = {
+        "vectors": np.eye(DIM, dtype=np.float32),
+        "last": np.array([2], dtype=np.int64),
+        "middle": np.array([1], dtype=np.int64),
+    }
+    ids = [
+        helper.make_tensor_value_info(name, TensorProto.INT64, ["n", "length"])
+        for name in ("input_ids", "attention_mask")
+    ]
+    return _model(nodes, ids, [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", DIM])], constants)
+
+
+def _head() -> onnx.ModelProto:
+    columns, m = len(SURFACE) + len(WORKFLOWS), len(CANDIDATES)
+    by_embedding = np.zeros((DIM, m), dtype=np.float32)
+    by_embedding[WORDS.index("prove")] = PROVE
+    by_feature = np.zeros((columns, m), dtype=np.float32)
+    by_feature[len(SURFACE) + WORKFLOWS.index("hard")] = HARD
+    size = np.zeros((columns, m), dtype=np.float32)
+    size[SURFACE.index("log_bytes")] = 1.0
+    nodes = [
+        helper.make_node("MatMul", ["embedding", "by_embedding"], ["from_text"]),
+        helper.make_node("MatMul", ["features", "by_feature"], ["from_features"]),
+        helper.make_node("Sum", ["from_text", "from_features", "base"], ["logits"]),
+        helper.make_node("Sigmoid", ["logits"], ["acceptable"]),
+        helper.make_node("MatMul", ["features", "size"], ["log_bytes"]),
+        helper.make_node("Exp", ["log_bytes"], ["bytes_and_one"]),
+        helper.make_node("Sub", ["bytes_and_one", "one"], ["bytes"]),
+        helper.make_node("Div", ["bytes", "bytes_per_token"], ["input_tokens"]),
+        helper.make_node("Mul", ["log_bytes", "zero"], ["nothing"]),
+        *(
+            helper.make_node("Add", ["nothing", f"{name}_row"], [name])
+            for name in ("output_tokens", "logged_cost_usd", "latency_ms")
+        ),
+    ]
+    rows = {
+        "base": BASE,
+        "one": (1.0,),
+        "zero": (0.0,),
+        "bytes_per_token": BYTES_PER_TOKEN,
+        "output_tokens_row": OUTPUT_TOKENS,
+        "logged_cost_usd_row": LOGGED_COST,
+        "latency_ms_row": LATENCY_MS,
+    }
+    constants = {name: np.array(row, dtype=np.float32) for name, row in rows.items()}
+    constants |= {"by_embedding": by_embedding, "by_feature": by_feature, "size": size}
+    inputs = [
+        helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", DIM]),
+        helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", columns]),
+    ]
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", m]) for name in HEAD_OUTPUTS]
+    return _model(nodes, inputs, outputs, constants)
+
+
+def _model(
+    nodes: list[onnx.NodeProto],
+    inputs: list[onnx.ValueInfoProto],
+    outputs: list[onnx.ValueInfoProto],
+    constants: Mapping[str, NDArray[np.generic]],
+) -> onnx.ModelProto:
+    initializers = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    graph = helper.make_graph(nodes, "fake", inputs, outputs, initializers)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)

@@ -1,0 +1,144 @@
+"""The policy: choices worked out by hand, then what must hold whatever the estimates are."""
+
+from __future__ import annotations
+
+from math import inf
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.catalogue import Candidate
+from serving.policy import NoEligibleCandidateError, Policy, Rule, choose, rank, rule_out
+from serving.prompt import RouteRequest
+
+# Eighths and 64ths add and multiply exactly, so that a tie is a tie whatever the order of the sums.
+values = st.integers(0, 64).map(lambda n: n / 64)
+costs = st.integers(0, 64).map(lambda n: n / 8)
+knobs = st.sampled_from([0.0, 0.125, 0.25, 1.0, 8.0, inf])
+names = st.lists(st.text("ab/-", min_size=1, max_size=4), min_size=1, max_size=5, unique=True)
+globs = st.lists(st.text("ab/-*?", min_size=1, max_size=3), max_size=3).map(tuple)
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """value, cost and eligible, each (1, m); at least one is eligible."""
+    m = draw(st.integers(1, 6))
+    eligible = draw(st.lists(st.booleans(), min_size=m, max_size=m).filter(any))
+    value = draw(st.lists(values, min_size=m, max_size=m))
+    cost = draw(st.lists(costs, min_size=m, max_size=m))
+    return np.array([value]), np.array([cost]), np.array([eligible])
+
+
+@pytest.mark.parametrize(
+    ("knob", "chosen"),
+    [
+        (0.0, 2),  # scores .6 .8 .9: quality alone
+        (0.5, 1),  # .575 .75 .7
+        (1.0, 1),  # .55 .7 .5
+        (5.0, 0),  # .35 .3 -1.1
+        (inf, 0),
+    ],
+)
+def test_choice_by_hand(knob: float, chosen: int) -> None:
+    value, cost = np.array([[0.6, 0.8, 0.9]]), np.array([[0.05, 0.1, 0.4]])
+    assert choose(value, cost, knob).tolist() == [chosen]
+    assert rank(value[0], cost[0], knob, [0, 1, 2])[0] == chosen
+
+
+def test_equal_scores_go_to_the_cheaper_then_to_the_first() -> None:
+    assert choose(np.array([[0.75, 0.5, 0.5]]), np.array([[0.5, 0.25, 0.25]]), 1.0).tolist() == [1]
+    assert rank(np.array([0.75, 0.5, 0.5]), np.array([0.5, 0.25, 0.25]), 1.0, [0, 1, 2]) == [1, 2, 0]
+
+
+@given(rows(), knobs)
+def test_an_ineligible_candidate_is_never_chosen(row: tuple[np.ndarray, np.ndarray, np.ndarray], knob: float) -> None:
+    value, cost, eligible = row
+    assert eligible[0, choose(value, cost, knob, eligible)[0]]
+
+
+@given(rows(), knobs)
+def test_rank_begins_with_what_choose_chooses(row: tuple[np.ndarray, np.ndarray, np.ndarray], knob: float) -> None:
+    value, cost, eligible = row
+    columns = np.flatnonzero(eligible[0]).tolist()
+    ranked = rank(value[0], cost[0], knob, columns)
+    assert ranked[0] == choose(value, cost, knob, eligible)[0]
+    assert sorted(ranked) == columns
+
+
+@given(rows(), knobs, st.data())
+def test_a_higher_price_never_wins_a_request(
+    row: tuple[np.ndarray, np.ndarray, np.ndarray], knob: float, data: st.DataObject
+) -> None:
+    value, cost, eligible = row
+    raised = data.draw(st.integers(0, value.shape[1] - 1))
+    dearer = cost.copy()
+    dearer[0, raised] += data.draw(costs)
+    before, after = choose(value, cost, knob, eligible)[0], choose(value, dearer, knob, eligible)[0]
+    assert after != raised or before == raised
+
+
+@given(rows(), knobs, st.randoms(use_true_random=False))
+def test_the_order_of_candidates_decides_exact_ties_only(
+    row: tuple[np.ndarray, np.ndarray, np.ndarray], knob: float, random: object
+) -> None:
+    value, cost, eligible = row
+    order = np.arange(value.shape[1])
+    random.shuffle(order)  # type: ignore[attr-defined]
+    straight = choose(value, cost, knob, eligible)[0]
+    shuffled = order[choose(value[:, order], cost[:, order], knob, eligible[:, order])[0]]
+    assert cost[0, straight] == cost[0, shuffled]
+    assert value[0, straight] == value[0, shuffled] or np.isinf(knob)
+
+
+@given(rows())
+def test_an_infinite_knob_takes_the_cheapest(row: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+    value, cost, eligible = row
+    assert cost[0, choose(value, cost, inf, eligible)[0]] == cost[eligible].min()
+
+
+@given(names, globs, globs, st.text("ab/-*?", min_size=1, max_size=3))
+def test_tightening_never_adds_an_eligible_candidate(
+    known: list[str], allow: tuple[str, ...], deny: tuple[str, ...], glob: str
+) -> None:
+    def eligible(policy: Policy) -> set[str]:
+        candidates = [Candidate(name=name) for name in known]
+        rules = rule_out(candidates, RouteRequest(""), policy, image=False, input_tokens=[0.0] * len(known))
+        return {name for name, rule in zip(known, rules, strict=True) if rule is None}
+
+    loose = eligible(Policy(allow=allow, deny=deny))
+    assert eligible(Policy(allow=allow, deny=(*deny, glob))) <= loose
+    assert eligible(Policy(allow=allow[1:], deny=deny)) <= loose or len(allow) == 1
+
+
+@pytest.mark.parametrize(
+    ("candidate", "request_", "policy", "image", "rule"),
+    [
+        (Candidate(name="a/b"), RouteRequest(""), Policy(allow=("a/*",)), False, None),
+        (Candidate(name="a/b"), RouteRequest(""), Policy(allow=("b/*",)), False, Rule.NOT_ALLOWED),
+        (Candidate(name="a/b"), RouteRequest(""), Policy(allow=("a/*",), deny=("*/b",)), False, Rule.DENIED),
+        (Candidate(name="a", context_window=110), RouteRequest("", max_output_tokens=10), Policy(), False, None),
+        (
+            Candidate(name="a", context_window=110),
+            RouteRequest("", max_output_tokens=11),
+            Policy(),
+            False,
+            Rule.CONTEXT_WINDOW,
+        ),
+        (Candidate(name="a", tools=False), RouteRequest("", tools=True), Policy(), False, Rule.TOOLS),
+        (Candidate(name="a", vision=False), RouteRequest(""), Policy(), True, Rule.VISION),
+        (Candidate(name="a", json_schema=False), RouteRequest("", json_schema=True), Policy(), False, Rule.JSON_SCHEMA),
+        (Candidate(name="a"), RouteRequest("", tools=True, json_schema=True), Policy(), True, None),
+    ],
+)
+def test_hard_rules(
+    candidate: Candidate, request_: RouteRequest, policy: Policy, image: bool, rule: Rule | None
+) -> None:
+    assert rule_out([candidate], request_, policy, image=image, input_tokens=[100.0]) == [rule]
+
+
+def test_no_eligible_candidate_says_what_excludes_each() -> None:
+    error = NoEligibleCandidateError(["a", "b"], [Rule.DENIED, Rule.TOOLS])
+    assert error.rules == {"a": Rule.DENIED, "b": Rule.TOOLS}
+    assert str(error) == "no candidate is eligible: a (denied), b (tools)"

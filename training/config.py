@@ -1,0 +1,183 @@
+"""The parameters of every stage, read from params.toml into frozen dataclasses."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+DEFAULTS = Path(__file__).with_name("params.toml")
+
+
+class ConfigError(ValueError):
+    """A parameter that does not exist or has the wrong type; the message names it and what there is."""
+
+
+@dataclass(frozen=True)
+class Simulate:
+    requests: int
+    days: float
+    seed: int
+    candidates: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Splitting:
+    method: Literal["auto", "time", "random"]
+    train: float
+    calibration: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Embed:
+    encoder: Literal["static", "transformer"]
+    source: str
+    static_dim: int
+    static_max_tokens: int
+    transformer_max_tokens: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class Label:
+    acceptable: float
+
+
+@dataclass(frozen=True)
+class Costs:
+    shared_penalty: float
+    own_penalty: float
+    assumed_output_tokens: float
+
+
+@dataclass(frozen=True)
+class Fit:
+    estimators: tuple[str, ...]
+    folds: int
+    seed: int
+    table_strength: float
+    logistic_c: float
+    trees: int
+    leaves: int
+    learning_rate: float
+    tree_dims: int
+
+
+@dataclass(frozen=True)
+class Calibrate:
+    method: Literal["auto", "none", "sigmoid", "isotonic"]
+
+
+@dataclass(frozen=True)
+class PolicyParams:
+    reference: str
+    quality_target: float
+    targets: tuple[float, ...]
+    knob_steps: int
+    minimum_requests: int
+
+
+@dataclass(frozen=True)
+class Export:
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    resamples: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Tracking:
+    uri: str
+    artifacts: str
+    experiment: str
+    model: str
+
+
+@dataclass(frozen=True)
+class Params:
+    """All stages. `flat()` gives {"stage.key": value} for tracking."""
+
+    simulate: Simulate
+    split: Splitting
+    embed: Embed
+    label: Label
+    costs: Costs
+    fit: Fit
+    calibrate: Calibrate
+    policy: PolicyParams
+    export: Export
+    evaluate: Evaluate
+    tracking: Tracking
+
+    def flat(self) -> dict[str, Any]:
+        return {f"{stage}.{key}": value for stage, part in asdict(self).items() for key, value in part.items()}
+
+
+def load_params(path: Path = DEFAULTS, overrides: Sequence[str] = ()) -> Params:
+    """Parameters from a TOML file, then `overrides` of the form "stage.key=value"; raises ConfigError."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    stages = get_type_hints(Params)
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        stage, dot, key = name.strip().partition(".")
+        if not equals or not dot:
+            raise ConfigError(f"--set {override!r}: expected stage.key=value, for example policy.quality_target=0.97")
+        _known(stage, stages, "stage", override)
+        _known(key, get_type_hints(stages[stage]), f"parameter of {stage}", override)
+        values.setdefault(stage, {})[key] = _parse(text.strip(), get_type_hints(stages[stage])[key])
+    for stage in values:
+        _known(stage, stages, "stage", str(path))
+    missing = [stage for stage in stages if stage not in values]
+    if missing:
+        raise ConfigError(f"{path}: no [{missing[0]}] table")
+    return Params(**{stage: _build(kind, values[stage], f"{path}: {stage}") for stage, kind in stages.items()})
+
+
+def _known(name: str, among: Mapping[str, Any], kind: str, where: str) -> None:
+    if name not in among:
+        raise ConfigError(f"{where}: {name!r} is no {kind}; there are {', '.join(among)}")
+
+
+def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
+    hints = get_type_hints(kind)
+    for key in values:
+        _known(key, hints, "parameter", where)
+    missing = [field.name for field in fields(kind) if field.name not in values]
+    if missing:
+        raise ConfigError(f"{where}: {missing[0]} is missing")
+    return kind(**{key: _checked(value, hints[key], f"{where}.{key}") for key, value in values.items()})
+
+
+def _parse(text: str, kind: Any) -> Any:
+    """A command-line value as TOML reads it; bare words are strings, and a,b,c is a list where one is wanted."""
+    if get_origin(kind) is tuple and not text.startswith("["):
+        text = "[" + ",".join(repr(part.strip()) if get_args(kind)[0] is str else part for part in text.split(",")) + "]"
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _checked(value: Any, kind: Any, where: str) -> Any:
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise ConfigError(f"{where} is {value!r}; it is one of {', '.join(map(repr, get_args(kind)))}")
+        return value
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list):
+            raise ConfigError(f"{where} is {value!r}; a list is expected")
+        return tuple(_checked(item, get_args(kind)[0], where) for item in value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not kind:
+        raise ConfigError(f"{where} is {value!r}; {kind.__name__} is expected")
+    return value

@@ -1,0 +1,1 @@
+"""Estimators of P(acceptable), each in numpy and in ONNX, each trained on whatever cells were observed."""

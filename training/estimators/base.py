@@ -1,0 +1,93 @@
+"""What every estimator of P(acceptable) takes, gives and can do."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.onnx_graph import Graph
+
+Floats = NDArray[np.float64]
+Matrix = NDArray[np.float32]
+
+
+class NotTrainableError(ValueError):
+    """This estimator cannot learn from these outcomes; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the head sees of n requests: `embedding` (n, dim) and `features` (n, surface + workflows), float32.
+
+    The features' first `surface` columns are surface features, the rest are one column per known workflow, all zero
+    where a request has no tag or an unknown one.
+    """
+
+    embedding: Matrix
+    features: Matrix
+    surface: int
+
+    def __len__(self) -> int:
+        return len(self.embedding)
+
+    @property
+    def workflows(self) -> Matrix:
+        """(n, workflows) the one-hot part."""
+        return self.features[:, self.surface :]
+
+    @property
+    def tagged(self) -> NDArray[np.bool_]:
+        """(n,) whether the request's workflow is a known one."""
+        known: NDArray[np.bool_] = self.workflows.any(axis=1)
+        return known
+
+    def take(self, rows: NDArray[np.bool_] | NDArray[np.intp]) -> Inputs:
+        return replace(self, embedding=self.embedding[rows], features=self.features[rows])
+
+    def untagged(self) -> Inputs:
+        """The same requests as if none had a workflow tag."""
+        features = self.features.copy()
+        features[:, self.surface :] = 0.0
+        return replace(self, features=features)
+
+
+class Estimator(ABC):
+    """Estimates each candidate's P(acceptable) on a request, learnt from whatever cells were observed."""
+
+    name: ClassVar[str]
+    # Order of preference among equals: the lower, the simpler.
+    complexity: ClassVar[int]
+
+    @abstractmethod
+    def fit(self, inputs: Inputs, labels: Floats, weights: Floats) -> Self:
+        """Learns from labels (n, m) in {0, 1, NaN} and weights (n, m) >= 0; raises NotTrainableError."""
+
+    @abstractmethod
+    def predict(self, inputs: Inputs) -> Floats:
+        """(n, m) probabilities, uncalibrated."""
+
+    @abstractmethod
+    def to_onnx(self, graph: Graph) -> str:
+        """Adds this estimator's nodes; returns the tensor (n, m) that equals `predict`."""
+
+
+def observed_mean(labels: Floats, weights: Floats, strength: float = 2.0) -> Floats:
+    """(m,) weighted mean label of each candidate, shrunk towards the mean of all with `strength` pseudo-outcomes."""
+    seen = np.isfinite(labels)
+    weight = np.where(seen, weights, 0.0)
+    total = np.where(seen, labels, 0.0) * weight
+    if not weight.sum() > 0:
+        raise NotTrainableError("no outcome was judged")
+    overall = total.sum() / weight.sum()
+    mean: Floats = (total.sum(axis=0) + strength * overall) / (weight.sum(axis=0) + strength)
+    return mean
+
+
+def sigmoid(value: Floats) -> Floats:
+    """1 / (1 + exp(-value)), without overflow."""
+    result: Floats = 0.5 * (1.0 + np.tanh(0.5 * value))
+    return result

@@ -1,0 +1,157 @@
+"""Linear models of acceptability over the embedding, the surface features and the workflow."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+
+from training.estimators.base import Estimator, Floats, Inputs, NotTrainableError, observed_mean, sigmoid
+from training.onnx_graph import Graph
+
+
+@dataclass(frozen=True)
+class Design:
+    """The standardised design matrix: embedding, surface features and workflow columns side by side.
+
+    Each column is centred on its training mean and divided by its training deviation; embedding columns share one
+    deviation, so that no direction of the embedding is blown up.
+    """
+
+    mean: Floats
+    scale: Floats
+
+    @classmethod
+    def learn(cls, inputs: Inputs) -> Design:
+        columns = stacked(inputs)
+        deviation = columns.std(axis=0)
+        dim = inputs.embedding.shape[1]
+        deviation[:dim] = np.sqrt((deviation[:dim] ** 2).mean())
+        return cls(columns.mean(axis=0), np.where(deviation > 1e-9, 1.0 / np.maximum(deviation, 1e-9), 0.0))
+
+    def columns(self, inputs: Inputs) -> Floats:
+        """(n, dim + k) standardised."""
+        values: Floats = (stacked(inputs) - self.mean) * self.scale
+        return values
+
+    def fold(self, weight: Floats, bias: Floats) -> tuple[Floats, Floats]:
+        """Weight and bias that give the same values on the raw columns."""
+        raw = weight * self.scale[:, None]
+        return raw, bias - self.mean @ raw
+
+
+def stacked(inputs: Inputs) -> Floats:
+    return np.hstack([inputs.embedding, inputs.features]).astype(np.float64)
+
+
+class LogisticPerCandidate(Estimator):
+    """One logistic regression per candidate, on the requests that this candidate was judged on.
+
+    A candidate with fewer than `minimum` outcomes of either kind gets its shrunken mean instead.
+    """
+
+    name: ClassVar[str] = "logistic"
+    complexity: ClassVar[int] = 2
+    minimum: ClassVar[int] = 5
+
+    def __init__(self, c: float = 0.003) -> None:
+        self.c = c
+
+    def fit(self, inputs: Inputs, labels: Floats, weights: Floats) -> Self:
+        self.design = Design.learn(inputs)
+        columns = self.design.columns(inputs)
+        m = labels.shape[1]
+        overall = np.clip(observed_mean(labels, weights), 1e-3, 1 - 1e-3)
+        weight, bias = np.zeros((columns.shape[1], m)), np.log(overall / (1 - overall))
+        for candidate in range(m):
+            seen = np.isfinite(labels[:, candidate]) & (weights[:, candidate] > 0)
+            y = labels[seen, candidate]
+            if min((y == 1).sum(), (y == 0).sum()) < self.minimum:
+                continue
+            model = logistic(self.c).fit(columns[seen], y, sample_weight=weights[seen, candidate])
+            weight[:, candidate], bias[candidate] = model.coef_[0], model.intercept_[0]
+        self.weight, self.bias = self.design.fold(weight, bias)
+        return self
+
+    def predict(self, inputs: Inputs) -> Floats:
+        return sigmoid(stacked(inputs) @ self.weight + self.bias)
+
+    def to_onnx(self, graph: Graph) -> str:
+        columns = graph.concat(graph.embedding, graph.features)
+        return graph.add("Sigmoid", graph.linear(columns, self.weight, self.bias))
+
+
+class DirectClassifier(Estimator):
+    """One multinomial classifier of the cheapest acceptable candidate: the textbook way, kept to be compared with.
+
+    P(acceptable) of a candidate is taken as the probability that the cheapest acceptable one costs no more than it.
+    Needs requests for which the cheapest acceptable candidate is known.
+    """
+
+    name: ClassVar[str] = "direct-classifier"
+    complexity: ClassVar[int] = 3
+    minimum: ClassVar[int] = 50
+
+    def __init__(self, mean_cost: Floats, c: float = 0.003) -> None:
+        self.c = c
+        self.mean_cost = mean_cost
+
+    def fit(self, inputs: Inputs, labels: Floats, weights: Floats) -> Self:
+        from training.label import cheapest_acceptable
+
+        target = cheapest_acceptable(labels, self.mean_cost)
+        known = target >= 0
+        classes = np.unique(target[known])
+        if known.sum() < self.minimum or len(classes) < 2:
+            raise NotTrainableError(
+                f"the cheapest acceptable candidate is known for {int(known.sum())} requests of {len(classes)} classes; "
+                f"{self.minimum} requests and 2 classes are needed"
+            )
+        self.design = Design.learn(inputs)
+        model = logistic(self.c).fit(self.design.columns(inputs.take(known)), target[known])
+        m = labels.shape[1]
+        weight, bias = np.zeros((model.coef_.shape[1], m)), np.full(m, -30.0)
+        if len(classes) == 2:  # scikit-learn keeps one row for two classes: softmax over (0, z)
+            weight[:, classes[1]], bias[classes] = model.coef_[0], [0.0, model.intercept_[0]]
+        else:
+            weight[:, classes], bias[classes] = model.coef_.T, model.intercept_
+        self.weight, self.bias = self.design.fold(weight, bias)
+        order = np.argsort(self.mean_cost, kind="stable")
+        self.cumulate = np.zeros((m, m))  # [class, candidate]: 1 where the class costs no more than the candidate
+        for position, candidate in enumerate(order):
+            self.cumulate[order[: position + 1], candidate] = 1.0
+        return self
+
+    def classes(self, inputs: Inputs) -> Floats:
+        """(n, m) probability that each candidate is the cheapest acceptable one."""
+        z = stacked(inputs) @ self.weight + self.bias
+        power = np.exp(z - z.max(axis=1, keepdims=True))
+        probability: Floats = power / power.sum(axis=1, keepdims=True)
+        return probability
+
+    def predict(self, inputs: Inputs) -> Floats:
+        return self.classes(inputs) @ self.cumulate
+
+    def to_onnx(self, graph: Graph) -> str:
+        columns = graph.concat(graph.embedding, graph.features)
+        classes = graph.add("Softmax", graph.linear(columns, self.weight, self.bias), axis=1)
+        return graph.add("MatMul", classes, graph.constant(self.cumulate))
+
+
+class _Quiet(LogisticRegression):  # type: ignore[misc]  # scikit-learn ships no types
+    def fit(self, X: Floats, y: Floats | NDArray[np.intp], sample_weight: Floats | None = None) -> Self:
+        with warnings.catch_warnings():
+            # A strongly regularised fit that stops at max_iter is still the fit that is scored out of fold.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            super().fit(X, y, sample_weight=sample_weight)
+        return self
+
+
+def logistic(c: float) -> LogisticRegression:
+    """L2-regularised logistic regression. Newton steps suit a few hundred columns: exact and deterministic."""
+    return _Quiet(C=c, max_iter=50, solver="newton-cholesky")

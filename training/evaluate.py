@@ -1,0 +1,255 @@
+"""Evaluation of a router, as it is served, against baselines on test requests whose every outcome is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.policy import choose
+from training.baselines import Contender
+from training.estimators.base import Floats
+from training.frontier import Frontier, Singles, bootstrap_aiq, bootstrap_weights, frontier, singles
+from training.metrics import (
+    brier,
+    cost_save,
+    equal_mass_bins,
+    expected_calibration_error,
+    headroom_captured,
+    non_decreasing_hull,
+    performance_gain,
+)
+
+ROUTER = "outcome-router"
+ORACLE = "oracle"
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Complete outcomes of n requests: `quality` (acceptable or not) and `cost_usd` (n, m), and what ties requests."""
+
+    quality: Floats
+    cost_usd: Floats
+    groups: NDArray[np.intp]
+    workflow: NDArray[np.object_]
+
+    def __len__(self) -> int:
+        return len(self.quality)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One router in the result table; fields that do not apply to it are NaN.
+
+    `quality`, `cost_usd` and `saving` (against the reference) are at its operating point; `beats` is the 95% interval of
+    the served router's AIQ minus this one's.
+    """
+
+    name: str
+    quality: float
+    cost_usd: float
+    saving: float
+    aiq: float = float("nan")
+    headroom: float = float("nan")
+    cost_save: float = float("nan")
+    performance_gain: float = float("nan")
+    beats: tuple[float, float] = (float("nan"), float("nan"))
+    simulated_truth: bool = False
+
+
+@dataclass(frozen=True)
+class WorkflowLine:
+    """One workflow at the operating point, against sending all of it to the reference candidate."""
+
+    workflow: str
+    requests: int
+    quality: float
+    reference_quality: float
+    cost_usd: float
+    reference_cost_usd: float
+    share: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Calibration on the judged test outcomes, pooled over candidates; bins are (mean p, mean outcome, count)."""
+
+    outcomes: int
+    ece: float
+    brier: float
+    ece_before: float
+    brier_before: float
+    bins: tuple[tuple[float, float, float], ...]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All figures of one evaluation. `why_not` says what was missing where nothing could be measured."""
+
+    test_requests: int
+    complete_requests: int
+    lines: tuple[Line, ...] = ()
+    workflows: tuple[WorkflowLine, ...] = ()
+    calibration: Calibration | None = None
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None
+    zero_router: float = float("nan")
+    why_not: str | None = None
+
+    def line(self, name: str = ROUTER) -> Line:
+        return next(line for line in self.lines if line.name == name)
+
+    def summary(self) -> dict[str, Any]:
+        """The headline figures, for the manifest and for tracking; empty where nothing was measured."""
+        figures: dict[str, Any] = {"test_requests": self.test_requests, "complete_requests": self.complete_requests}
+        if self.lines:
+            router = self.line()
+            figures |= {
+                "aiq": router.aiq,
+                "aiq_zero_router": self.zero_router,
+                "aiq_workflow_table": self.line("workflow table").aiq,
+                "aiq_oracle": self.line(ORACLE).aiq,
+                "headroom_captured": router.headroom,
+                "quality": router.quality,
+                "cost_usd": router.cost_usd,
+                "saving": router.saving,
+                "cost_save": router.cost_save,
+                "performance_gain": router.performance_gain,
+            }
+        if self.calibration is not None:
+            figures |= {"ece": self.calibration.ece, "brier": self.calibration.brier}
+        return {key: value for key, value in figures.items() if not (isinstance(value, float) and np.isnan(value))}
+
+
+@dataclass(frozen=True)
+class Test:
+    """What `evaluate` compares: contenders (the served router first), routers without a knob, and the outcomes."""
+
+    calibration: Outcomes
+    test: Outcomes
+    contenders: Sequence[Contender]
+    fixed: Mapping[str, tuple[Floats, Floats]]
+    operating: tuple[float, int | None]  # the served knob, and the column that is always chosen, if any
+    knobs: Floats
+    reference: int
+    candidates: tuple[str, ...]
+    quality_target: float
+
+
+def evaluate(data: Test, *, resamples: int, seed: int) -> tuple[tuple[Line, ...], dict[str, Any], Singles]:
+    """The result table, each contender's hull as (cost, quality), and the single candidates' points."""
+    outcome = data.test
+    alone = singles(outcome.quality, outcome.cost_usd)
+    weights = bootstrap_weights(outcome.groups, resamples, seed)
+    reference_cost = outcome.cost_usd[:, data.reference]
+    oracle = Contender(
+        ORACLE,
+        (data.calibration.quality, data.calibration.cost_usd),
+        (outcome.quality, outcome.cost_usd),
+        simulated_truth=False,
+    )
+    lines, curves, resampled = [], {}, {}
+    everyone = [*data.contenders, oracle]
+    for contender in everyone:
+        points = frontier(*contender.test, outcome.quality, outcome.cost_usd, data.knobs)
+        resampled[contender.name] = bootstrap_aiq(points, outcome.quality, outcome.cost_usd, weights)
+        curves[contender.name] = points
+    values = {name: alone.aiq(points.cost, points.quality) for name, points in curves.items()}
+    for contender in everyone:
+        quality, cost = _at_operating_point(contender, data)
+        points = curves[contender.name]
+        best = alone.best
+        gap = resampled[ROUTER] - resampled[contender.name]
+        lines.append(
+            Line(
+                name=contender.name,
+                quality=float(quality.mean()),
+                cost_usd=float(cost.mean()),
+                saving=_saving(cost, reference_cost),
+                aiq=values[contender.name],
+                headroom=headroom_captured(values[contender.name], alone.zero_router, values[ORACLE]),
+                cost_save=cost_save(points.cost, points.quality, alone.quality[best], alone.cost[best]),
+                performance_gain=performance_gain(points.quality, alone.quality[best]),
+                beats=(float(np.quantile(gap, 0.025)), float(np.quantile(gap, 0.975))),
+                simulated_truth=contender.simulated_truth,
+            )
+        )
+    for name, (quality, cost) in data.fixed.items():
+        lines.append(Line(name, float(quality.mean()), float(cost.mean()), _saving(cost, reference_cost)))
+    hulls = {
+        name: tuple(part.tolist() for part in non_decreasing_hull(points.cost, points.quality))
+        for name, points in curves.items()
+    }
+    return tuple(lines), hulls, alone
+
+
+def _at_operating_point(contender: Contender, data: Test) -> tuple[Floats, Floats]:
+    """Each test request's quality and cost at the contender's operating point, both (n,).
+
+    The served router uses the point in its bundle. Another contender's is chosen by the same rule on the same calibration
+    requests: the cheapest knob that keeps the quality target; the oracle sees the outcomes there too.
+    """
+    rows = np.arange(len(data.test))
+    knob, always = data.operating
+    if contender.name != ROUTER:
+        knob, always = _knob(contender, data), None
+    columns = choose(*contender.test, knob) if always is None else np.full(len(rows), always)
+    return data.test.quality[rows, columns], data.test.cost_usd[rows, columns]
+
+
+def _knob(contender: Contender, data: Test) -> float:
+    outcome = data.calibration
+    if not len(outcome):
+        return 0.0
+    points: Frontier = frontier(*contender.calibration, outcome.quality, outcome.cost_usd, data.knobs)
+    wanted = data.quality_target * outcome.quality[:, data.reference].mean()
+    enough = points.quality >= wanted
+    return float(data.knobs[np.where(enough, points.cost, np.inf).argmin()]) if enough.any() else 0.0
+
+
+def by_workflow(
+    outcome: Outcomes, columns: NDArray[np.intp], reference: int, candidates: tuple[str, ...]
+) -> tuple[WorkflowLine, ...]:
+    """One line per workflow (requests without one are "(none)"), most requests first; `columns` (n,) is the routing."""
+    names = np.array(["(none)" if name is None else name for name in outcome.workflow], dtype=object)
+    rows = np.arange(len(outcome))
+    quality, cost = outcome.quality[rows, columns], outcome.cost_usd[rows, columns]
+    lines = []
+    for name in sorted(set(names.tolist())):
+        inside = names == name
+        lines.append(
+            WorkflowLine(
+                workflow=name,
+                requests=int(inside.sum()),
+                quality=float(quality[inside].mean()),
+                reference_quality=float(outcome.quality[inside, reference].mean()),
+                cost_usd=float(cost[inside].mean()),
+                reference_cost_usd=float(outcome.cost_usd[inside, reference].mean()),
+                share={c: float((columns[inside] == k).mean()) for k, c in enumerate(candidates)},
+            )
+        )
+    return tuple(sorted(lines, key=lambda line: -line.requests))
+
+
+def calibration_figures(before: Floats, after: Floats, labels: Floats) -> Calibration | None:
+    """Calibration of (n, m) probabilities on judged labels (NaN elsewhere), before and after; None without labels."""
+    seen = np.isfinite(labels)
+    if not seen.any():
+        return None
+    y, p, raw = labels[seen], after[seen], np.clip(before[seen], 0, 1)
+    bins = equal_mass_bins(p, y)
+    return Calibration(
+        outcomes=len(y),
+        ece=expected_calibration_error(p, y),
+        brier=brier(p, y),
+        ece_before=expected_calibration_error(raw, y),
+        brier_before=brier(raw, y),
+        bins=tuple((float(a), float(b), float(c)) for a, b, c in zip(*bins, strict=True)),
+    )
+
+
+def _saving(cost: Floats, reference_cost: Floats) -> float:
+    base = float(reference_cost.mean())
+    return 1.0 - float(cost.mean()) / base if base > 0 else 0.0

@@ -1,0 +1,113 @@
+"""Writes a bundle: both heads, their calibration and the cost model as one `head.onnx`, checked against training."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from serving.bundle import Bundle, Manifest, write_bundle
+from serving.encoder import onnx_session
+from serving.router import HEAD_OUTPUTS
+from training.encoders import EncoderFiles
+from training.estimators.base import Floats, Inputs
+from training.fit import Head
+from training.onnx_graph import Graph
+from training.pipeline import Learned
+
+
+class ParityError(ValueError):
+    """The exported graph does not compute what training computes; the bundle is not written."""
+
+
+def head_graph(learned: Learned, dim: int, features: int, surface: int) -> onnx.ModelProto:
+    """`embedding` (n, dim) and `features` (n, k) in; the outputs named in `HEAD_OUTPUTS`, all (n, m), out."""
+    graph = Graph(dim, features)
+    m = len(learned.costs.candidates)
+    acceptable = _calibrated(graph, learned.tagged)
+    if learned.untagged is not learned.tagged:
+        mask = np.concatenate([np.ones(surface), np.zeros(features - surface)])
+        whole, tags = graph.features, graph.row_sum(graph.columns(graph.features, list(range(surface, features))))
+        graph.features = graph.add("Mul", graph.features, graph.constant(mask))
+        without = _calibrated(graph, learned.untagged)
+        graph.features = whole
+        acceptable = graph.where(graph.add("Greater", tags, graph.constant(0.0)), acceptable, without)
+    costs = learned.costs
+    tensors = {
+        "acceptable": acceptable,
+        "input_tokens": costs.input_tokens.to_onnx(graph),
+        "output_tokens": costs.output_tokens.to_onnx(graph),
+        "logged_cost_usd": costs.logged_cost.to_onnx(graph),
+        "latency_ms": costs.latency.to_onnx(graph),
+    }
+    for name in HEAD_OUTPUTS:
+        graph.output(tensors[name], name, m)
+    return graph.model()
+
+
+def _calibrated(graph: Graph, head: Head) -> str:
+    return head.calibrator.to_onnx(graph, head.estimator.to_onnx(graph))
+
+
+def check_parity(path: Path, learned: Learned, inputs: Inputs, tolerance: float) -> float:
+    """The largest |graph - training| of P(acceptable) over the given requests, with and without their tags.
+
+    Expected costs are compared relative to their size. Raises ParityError above `tolerance` (ten times it for costs, which
+    pass through an exponential).
+    """
+    session = onnx_session(path)
+    worst = 0.0
+    for part in (inputs, inputs.untagged()):
+        feed = {"embedding": part.embedding, "features": part.features}
+        outputs = dict(zip(HEAD_OUTPUTS, session.run(list(HEAD_OUTPUTS), feed), strict=True))
+        worst = max(worst, _worst(outputs["acceptable"], learned.predict(part), "P(acceptable)", tolerance))
+        costs = learned.costs
+        for name, model in (
+            ("input_tokens", costs.input_tokens),
+            ("output_tokens", costs.output_tokens),
+            ("logged_cost_usd", costs.logged_cost),
+            ("latency_ms", costs.latency),
+        ):
+            expected = model.predict(part)
+            _worst(outputs[name] / np.abs(expected), expected / np.abs(expected), name, 10 * tolerance)
+    return worst
+
+
+def _worst(graph: Floats, training: Floats, what: str, tolerance: float) -> float:
+    if (np.isnan(graph) != np.isnan(training)).any():
+        raise ParityError(f"{what}: the exported graph and training disagree on what is unknown")
+    gaps = np.abs(graph - training)
+    if np.isnan(gaps).all():
+        return 0.0
+    worst = float(np.nanmax(gaps))
+    if worst > tolerance:
+        row, column = np.unravel_index(int(np.nanargmax(gaps)), gaps.shape)
+        raise ParityError(
+            f"{what}: the exported graph gives {graph[row, column]:.7g} where training gives {training[row, column]:.7g} "
+            f"(request {row}, candidate {column}); {tolerance:g} is allowed. The bundle was not written."
+        )
+    return worst
+
+
+def export(
+    root: Path,
+    version: str,
+    learned: Learned,
+    encoder: EncoderFiles,
+    inputs: Inputs,
+    tolerance: float,
+    manifest: Callable[[Mapping[str, str]], Manifest],
+) -> Bundle:
+    """Writes `root/version` with the encoder, the tokenizer and the head, whose parity is checked on `inputs`."""
+    model = head_graph(learned, inputs.embedding.shape[1], inputs.features.shape[1], inputs.surface)
+
+    def fill(folder: Path) -> None:
+        shutil.copyfile(encoder.onnx, folder / "encoder.onnx")
+        shutil.copyfile(encoder.tokenizer, folder / "tokenizer.json")
+        onnx.save(model, folder / "head.onnx")
+        check_parity(folder / "head.onnx", learned, inputs, tolerance)
+
+    return write_bundle(root, version, fill, manifest)

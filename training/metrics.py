@@ -1,0 +1,101 @@
+"""Metrics of routers, pure functions. Each carries the source of its definition."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+def non_decreasing_hull(cost: Floats, quality: Floats) -> tuple[Floats, Floats]:
+    """The upper convex hull of the points, made non-decreasing: costs rise, qualities never fall.
+
+    Any point on it can be reached by mixing two routers at random. Source: RouterBench, arXiv 2403.12031, section 3.
+    """
+    order = np.lexsort((-quality, cost))
+    hull: list[tuple[float, float]] = []
+    for c, q in zip(cost[order].tolist(), quality[order].tolist(), strict=True):
+        if hull and q <= hull[-1][1]:
+            continue  # dearer and no better
+        while len(hull) >= 2 and _turns_left(hull[-2], hull[-1], (c, q)):
+            hull.pop()
+        if hull and hull[-1][0] == c:
+            hull.pop()
+        hull.append((c, q))
+    points = np.array(hull)
+    return points[:, 0], points[:, 1]
+
+
+def _turns_left(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> bool:
+    """Whether b lies on or below the line from a to c."""
+    return (b[0] - a[0]) * (c[1] - a[1]) >= (b[1] - a[1]) * (c[0] - a[0])
+
+
+def quality_at(cost: Floats, hull_cost: Floats, hull_quality: Floats) -> Floats:
+    """Quality of the hull at each cost; flat to the right of its last point, -inf to the left of its first."""
+    values: Floats = np.interp(cost, hull_cost, hull_quality, left=-np.inf)
+    return values
+
+
+def aiq(cost: Floats, quality: Floats, c_min: float, c_max: float) -> float:
+    """Average improvement in quality: the mean height of the points' non-decreasing hull over [c_min, c_max].
+
+    c_min and c_max are the mean costs of the cheapest and of the best single candidate. The points have to include one
+    at or left of c_min; `with_floor` adds the cheapest candidate, to which any router can be turned down. Where
+    c_max <= c_min (the best candidate is the cheapest) it is the quality at c_min. Source: RouterBench, section 3.
+    """
+    hull_cost, hull_quality = non_decreasing_hull(cost, quality)
+    if c_max <= c_min:
+        return float(quality_at(np.array([c_min]), hull_cost, hull_quality)[0])
+    inside = hull_cost[(hull_cost > c_min) & (hull_cost < c_max)]
+    knots = np.concatenate([[c_min], inside, [c_max]])
+    return float(np.trapezoid(quality_at(knots, hull_cost, hull_quality), knots) / (c_max - c_min))
+
+
+def headroom_captured(value: float, zero: float, oracle: float) -> float:
+    """(AIQ - AIQ_zero) / (AIQ_oracle - AIQ_zero); NaN when the oracle has no headroom."""
+    return (value - zero) / (oracle - zero) if oracle > zero else float("nan")
+
+
+def cost_save(cost: Floats, quality: Floats, best_quality: float, best_cost: float) -> float:
+    """1 - (least cost on the hull that reaches the best single candidate's quality) / that candidate's cost.
+
+    Negative when only dearer mixtures reach it; NaN when none does. Source: LLMRouterBench, arXiv 2601.07206.
+    """
+    return 1.0 - qnc(cost, quality, best_quality, best_cost)
+
+
+def qnc(cost: Floats, quality: Floats, best_quality: float, best_cost: float) -> float:
+    """Query-normalised cost: the least relative cost that matches the best single's quality. Source: UniRoute."""
+    hull_cost, hull_quality = non_decreasing_hull(cost, quality)
+    if hull_quality[-1] < best_quality or best_cost <= 0:
+        return float("nan")
+    return float(np.interp(best_quality, hull_quality, hull_cost) / best_cost)
+
+
+def performance_gain(quality: Floats, best_quality: float) -> float:
+    """max quality / best single candidate's quality - 1. Source: LLMRouterBench, arXiv 2601.07206."""
+    return float(quality.max() / best_quality - 1.0) if best_quality > 0 else float("nan")
+
+
+def equal_mass_bins(probability: Floats, outcome: Floats, bins: int = 15) -> tuple[Floats, Floats, Floats]:
+    """(mean probability, mean outcome, count) of up to `bins` bins with as equal a number of points as can be."""
+    order = np.argsort(probability, kind="stable")
+    parts = [part for part in np.array_split(order, min(bins, len(order))) if len(part)]
+    mean_p = np.array([probability[part].mean() for part in parts])
+    mean_y = np.array([outcome[part].mean() for part in parts])
+    return mean_p, mean_y, np.array([float(len(part)) for part in parts])
+
+
+def expected_calibration_error(probability: Floats, outcome: Floats, bins: int = 15) -> float:
+    """Mean |outcome - probability| over equal-mass bins. Source: Nguyen & O'Connor 2015; bins as in design: 15."""
+    if len(probability) == 0:
+        return float("nan")
+    mean_p, mean_y, count = equal_mass_bins(probability, outcome, bins)
+    return float(np.average(np.abs(mean_p - mean_y), weights=count))
+
+
+def brier(probability: Floats, outcome: Floats) -> float:
+    """Mean squared error of the probability. Source: Brier 1950."""
+    return float(np.mean((probability - outcome) ** 2)) if len(probability) else float("nan")

@@ -1,0 +1,107 @@
+"""A small builder for `head.onnx`: estimators and calibrators add their nodes to it, converters' graphs are merged in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import ArrayLike
+from onnx import TensorProto, compose, helper, numpy_helper
+
+OPSET = 18
+ML_OPSET = 3
+_EPSILON = 1e-7
+
+
+class Graph:
+    """Collects nodes over two inputs, `embedding` (n, dim) and `features` (n, k), both float32.
+
+    Every method that adds something returns the name of the tensor it makes.
+    """
+
+    def __init__(self, dim: int, features: int) -> None:
+        self.embedding = "embedding"
+        self.features = "features"
+        self._sizes = {"embedding": dim, "features": features}
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: list[onnx.TensorProto] = []
+        self._outputs: list[onnx.ValueInfoProto] = []
+        self._count = 0
+
+    @property
+    def feature_count(self) -> int:
+        return self._sizes["features"]
+
+    def constant(self, values: ArrayLike, dtype: type[np.generic] = np.float32) -> str:
+        name = self._fresh("constant")
+        self._constants.append(numpy_helper.from_array(np.ascontiguousarray(np.asarray(values, dtype=dtype)), name))
+        return name
+
+    def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
+        name = self._fresh(operator.lower())
+        self._nodes.append(helper.make_node(operator, list(inputs), [name], **attributes))
+        return name
+
+    def linear(self, source: str, weight: ArrayLike, bias: ArrayLike) -> str:
+        """source (n, a) @ weight (a, b) + bias (b,)."""
+        return self.add("Add", self.add("MatMul", source, self.constant(weight)), self.constant(bias))
+
+    def columns(self, source: str, which: ArrayLike) -> str:
+        """The given columns of a (n, a) tensor, in that order."""
+        return self.add("Gather", source, self.constant(which, np.int64), axis=1)
+
+    def concat(self, *sources: str) -> str:
+        return sources[0] if len(sources) == 1 else self.add("Concat", *sources, axis=1)
+
+    def where(self, condition: str, yes: str, no: str) -> str:
+        return self.add("Where", condition, yes, no)
+
+    def row_sum(self, source: str) -> str:
+        """(n, 1) sum over columns."""
+        return self.add("ReduceSum", source, self.constant([1], np.int64), keepdims=1)
+
+    def clip(self, source: str, low: float, high: float) -> str:
+        return self.add("Clip", source, self.constant(low), self.constant(high))
+
+    def logit(self, probability: str) -> str:
+        """log(p / (1 - p)) with p kept `_EPSILON` away from 0 and 1."""
+        inside = self.clip(probability, _EPSILON, 1.0 - _EPSILON)
+        return self.add("Sub", self.add("Log", inside), self.add("Log", self.add("Sub", self.constant(1.0), inside)))
+
+    def merge(self, model: onnx.ModelProto, source: str) -> list[str]:
+        """Another model's nodes, its only input fed by `source`; returns the names of its outputs."""
+        prefix = self._fresh("model") + "_"
+        graph = compose.add_prefix(model, prefix).graph
+        self._constants.extend(graph.initializer)
+        for node in graph.node:
+            node.input[:] = [source if name == graph.input[0].name else name for name in node.input]
+            self._nodes.append(node)
+        return [output.name for output in graph.output]
+
+    def output(self, tensor: str, name: str, columns: int) -> None:
+        """Gives a tensor (n, columns) out under `name`."""
+        self._nodes.append(helper.make_node("Identity", [tensor], [name]))
+        self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", columns]))
+
+    def model(self) -> onnx.ModelProto:
+        """The checked model. Its IR version is one that every onnxruntime since 1.18 reads."""
+        inputs = [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size]) for name, size in self._sizes.items()
+        ]
+        graph = helper.make_graph(self._nodes, "head", inputs, self._outputs, self._constants)
+        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", ML_OPSET)]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=10, producer_name="outcome-router")
+        onnx.checker.check_model(model)
+        return model
+
+    def _fresh(self, kind: str) -> str:
+        self._count += 1
+        return f"{kind}_{self._count}"
+
+
+def logit(probability: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The same function as `Graph.logit`, for training's side."""
+    inside = np.clip(probability, _EPSILON, 1.0 - _EPSILON)
+    value: np.ndarray[Any, np.dtype[np.float64]] = np.log(inside) - np.log1p(-inside)
+    return value
