@@ -32,7 +32,6 @@ from serving.schemas import (
     BundleResponse,
     CandidatesResponse,
     HealthResponse,
-    Problem,
     RouteBody,
     RouteResponse,
     decision_document,
@@ -259,6 +258,7 @@ def serve(
         _give_up(f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}; {wrong['input']!r} arrived")
     except BundleError as error:
         _give_up(str(error))
+    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s: %(name)s: %(message)s")
     uvicorn.run(
         create_app(settings, router),
         host=settings.host,

@@ -48,12 +48,12 @@ class Encoder:
 
     def encode(self, texts: Sequence[str]) -> Matrix:
         """(n, dim) float32, one row per text, in the order given."""
-        embeddings = np.zeros((len(texts), self.dim), dtype=np.float32)
         cut = [head_and_tail(text, self.max_tokens * CHARS_PER_TOKEN) for text in texts]
         if len(cut) == 1:  # the serving path: no sorting, no padding
             ids = [self._window(self._tokenizer.encode(cut[0]).ids)]
-        else:
-            ids = [self._window(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(cut)]
+            return self._run(ids) if ids[0] else np.zeros((1, self.dim), dtype=np.float32)
+        ids = [self._window(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(cut)]
+        embeddings = np.zeros((len(texts), self.dim), dtype=np.float32)
         for rows in _batches([len(row) for row in ids]):
             embeddings[rows] = self._run([ids[row] for row in rows])
         return embeddings
@@ -76,7 +76,7 @@ class Encoder:
             tokens[row, : len(values)] = values
             mask[row, : len(values)] = 1
         known = {"input_ids": tokens, "attention_mask": mask}
-        feed = {name: known.get(name, np.zeros_like(tokens)) for name in self._inputs}
+        feed = {name: known[name] if name in known else np.zeros_like(tokens) for name in self._inputs}
         output: Matrix = self._session.run(None, feed)[0]
         return output
 

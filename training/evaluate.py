@@ -28,7 +28,7 @@ ORACLE = "oracle"
 
 
 @dataclass(frozen=True)
-class Outcomes:
+class CompleteOutcomes:
     """Complete outcomes of n requests: `quality` (acceptable or not) and `cost_usd` (n, m), and what ties requests."""
 
     quality: Floats
@@ -127,8 +127,8 @@ class Evaluation:
 class Test:
     """What `evaluate` compares: contenders (the served router first), routers without a knob, and the outcomes."""
 
-    calibration: Outcomes
-    test: Outcomes
+    calibration: CompleteOutcomes
+    test: CompleteOutcomes
     contenders: Sequence[Contender]
     fixed: Mapping[str, tuple[Floats, Floats]]
     operating: tuple[float, int | None]  # the served knob, and the column that is always chosen, if any
@@ -210,7 +210,7 @@ def _knob(contender: Contender, data: Test) -> float:
 
 
 def by_workflow(
-    outcome: Outcomes, columns: NDArray[np.intp], reference: int, candidates: tuple[str, ...]
+    outcome: CompleteOutcomes, columns: NDArray[np.intp], reference: int, candidates: tuple[str, ...]
 ) -> tuple[WorkflowLine, ...]:
     """One line per workflow (requests without one are "(none)"), most requests first; `columns` (n,) is the routing."""
     names = np.array(["(none)" if name is None else name for name in outcome.workflow], dtype=object)

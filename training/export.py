@@ -1,15 +1,13 @@
-"""Writes a bundle: both heads, their calibration and the cost model as one `head.onnx`, checked against training."""
+"""Writes what a bundle runs on: both heads, their calibration and the cost model as one `head.onnx`, checked against training."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from serving.bundle import Bundle, Manifest, write_bundle
 from serving.encoder import onnx_session
 from serving.router import HEAD_OUTPUTS
 from training.encoders import EncoderFiles
@@ -92,22 +90,10 @@ def _worst(graph: Floats, training: Floats, what: str, tolerance: float) -> floa
     return worst
 
 
-def export(
-    root: Path,
-    version: str,
-    learned: Learned,
-    encoder: EncoderFiles,
-    inputs: Inputs,
-    tolerance: float,
-    manifest: Callable[[Mapping[str, str]], Manifest],
-) -> Bundle:
-    """Writes `root/version` with the encoder, the tokenizer and the head, whose parity is checked on `inputs`."""
+def write_files(folder: Path, learned: Learned, encoder: EncoderFiles, inputs: Inputs, tolerance: float) -> float:
+    """Puts the encoder, the tokenizer and the head into `folder`; returns the parity measured on `inputs`."""
     model = head_graph(learned, inputs.embedding.shape[1], inputs.features.shape[1], inputs.surface)
-
-    def fill(folder: Path) -> None:
-        shutil.copyfile(encoder.onnx, folder / "encoder.onnx")
-        shutil.copyfile(encoder.tokenizer, folder / "tokenizer.json")
-        onnx.save(model, folder / "head.onnx")
-        check_parity(folder / "head.onnx", learned, inputs, tolerance)
-
-    return write_bundle(root, version, fill, manifest)
+    shutil.copyfile(encoder.onnx, folder / "encoder.onnx")
+    shutil.copyfile(encoder.tokenizer, folder / "tokenizer.json")
+    onnx.save(model, folder / "head.onnx")
+    return check_parity(folder / "head.onnx", learned, inputs, tolerance)

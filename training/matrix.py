@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -69,6 +68,9 @@ def build_matrix(frame: pd.DataFrame, candidates: Sequence[str] | None = None) -
     shape = (len(ids), len(columns))
     first = frame[~frame["request_id"].duplicated()].reset_index(drop=True)
     requests = _requests(first)
+    # A request of which any row is held out is held out.
+    held_out = set(frame.loc[frame["split"] == "test", "request_id"])
+    given = ["test" if r in held_out else s for r, s in zip(first["request_id"], _nullable(first["split"]), strict=True)]
     stamps = pd.to_datetime(first["timestamp"], utc=True).dt.tz_localize(None).to_numpy().astype("datetime64[ns]")
     attempted = np.zeros(shape, dtype=np.bool_)
     attempted[rows, cols] = True
@@ -84,7 +86,7 @@ def build_matrix(frame: pd.DataFrame, candidates: Sequence[str] | None = None) -
         workflow=_nullable(first["workflow"]),
         session_id=_nullable(first["session_id"]),
         timestamp=stamps,
-        given_split=_nullable(first["split"]),
+        given_split=_objects(given),
         attempted=attempted,
         **means,
     )
@@ -114,11 +116,10 @@ def _requests(first: pd.DataFrame) -> Objects:
     for prompt, messages, workflow, session in zip(
         first["prompt"], first["messages"], first["workflow"], first["session_id"], strict=True
     ):
-        chat = json.loads(messages) if isinstance(messages, str) else messages
         requests.append(
             RouteRequest(
                 prompt=prompt if isinstance(prompt, str) else None,
-                messages=list(chat) if chat is not None and not isinstance(chat, float) else None,
+                messages=messages if isinstance(messages, list) else None,
                 workflow=None if pd.isna(workflow) else workflow,
                 session_id=None if pd.isna(session) else session,
             )

@@ -22,7 +22,6 @@ from training.estimators.registry import factories
 from training.fit import Head, Training, fit_head
 from training.label import acceptable
 from training.matrix import OutcomeMatrix, build_matrix
-from training.operating import choose_points
 from training.split import Split, folds, group_requests, split_requests
 
 Progress = Callable[[str, int | None, int | None], None]
@@ -60,6 +59,7 @@ class Learned:
     costs: CostModel
     reference: int
     reference_note: str
+    data: Training
 
     def predict(self, inputs: Inputs) -> Floats:
         """Calibrated P(acceptable): by the tagged head where the workflow is known, else by the untagged one."""
@@ -184,7 +184,7 @@ def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress
         else tagged
     )
     reference, note = _reference(prepared, labels, data.complete, params.policy.reference)
-    return Learned(tagged, untagged, costs_of(np.ones(len(fold), dtype=np.bool_)), reference, note)
+    return Learned(tagged, untagged, costs_of(np.ones(len(fold), dtype=np.bool_)), reference, note, data)
 
 
 def _reference(

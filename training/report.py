@@ -1,0 +1,167 @@
+"""What a run has to say: a table for the terminal, `report.html`, `frontier.json` and `card.md` for the bundle."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from serving.bundle import Manifest, OperatingPoint
+from training.evaluate import Evaluation
+from training.figures import figures
+from training.outcomes import Outcomes
+from training.pipeline import Learned, Prepared
+
+
+def write(
+    folder: Path, manifest: Manifest, evaluation: Evaluation, prepared: Prepared, learned: Learned, table: Outcomes
+) -> None:
+    """Writes `report.html`, `frontier.json`, `card.md`, and `skipped.csv` where rows were skipped, into the folder."""
+    context = _context(manifest, evaluation, prepared, learned, table)
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters |= {"percent": percent, "usd": usd, "figure": figure}
+    page = templates.get_template("report.html.j2").render(**context, figures=figures(evaluation, manifest))
+    (folder / "report.html").write_text(page, encoding="utf-8")
+    (folder / "card.md").write_text(templates.get_template("card.md.j2").render(**context), encoding="utf-8")
+    (folder / "frontier.json").write_text(json.dumps(frontier_document(manifest, evaluation), indent=1), encoding="utf-8")
+    if len(table.skipped):
+        table.skipped.to_csv(folder / "skipped.csv", index=False)
+
+
+def sentence(manifest: Manifest, evaluation: Evaluation) -> str:
+    """The result in one sentence, for whoever pays."""
+    if evaluation.why_not is not None:
+        return f"Nothing could be measured: {evaluation.why_not}"
+    router, reference = evaluation.line(), evaluation.line("always best")
+    kind = "simulated test requests" if manifest.simulated else "test requests"
+    return (
+        f"On {evaluation.complete_requests:,} {kind} that every candidate answered, routing costs "
+        f"{percent(router.saving)} less than sending everything to {manifest.reference} and keeps "
+        f"{percent(router.quality / reference.quality) if reference.quality else 'none'} of its quality "
+        f"({percent(router.quality)} against {percent(reference.quality)} acceptable)."
+    )
+
+
+def terminal(manifest: Manifest, evaluation: Evaluation) -> RenderableType:
+    """The result table as the terminal shows it at the end of a run."""
+    parts: list[RenderableType] = []
+    if evaluation.lines:
+        grid = Table(title="Simulated figures" if manifest.simulated else "Test figures", title_justify="left")
+        for name in ("router", "AIQ", "headroom", "quality", "USD / 1k", "saving", "AIQ gap to us, 95%"):
+            grid.add_column(name, justify="left" if name == "router" else "right")
+        for line in evaluation.lines:
+            low, high = line.beats
+            grid.add_row(
+                line.name,
+                figure(line.aiq, 4),
+                percent(line.headroom),
+                percent(line.quality),
+                usd(line.cost_usd),
+                percent(line.saving),
+                "" if math.isnan(low) or low == high else f"{low:+.4f} … {high:+.4f}",
+                style="bold" if line is evaluation.line() else None,
+            )
+        parts.append(grid)
+        parts.append(Text(f"zero router AIQ {evaluation.zero_router:.4f}", style="dim"))
+    if evaluation.calibration is not None:
+        c = evaluation.calibration
+        parts.append(
+            Text(
+                f"calibration on {c.outcomes:,} outcomes: ECE {c.ece:.3f} (before {c.ece_before:.3f}), "
+                f"Brier {c.brier:.4f} (before {c.brier_before:.4f})"
+            )
+        )
+    parts.append(Text(sentence(manifest, evaluation), style="bold green" if evaluation.lines else "bold red"))
+    return Group(*parts)
+
+
+def percent(value: float | None) -> str:
+    return "" if value is None or math.isnan(value) else f"{100 * value:.1f}%"
+
+
+def usd(value: float | None) -> str:
+    """USD per 1,000 requests."""
+    return "" if value is None or math.isnan(value) else f"{1000 * value:.3f}"
+
+
+def figure(value: float | None, digits: int = 3) -> str:
+    return "" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _context(
+    manifest: Manifest, evaluation: Evaluation, prepared: Prepared, learned: Learned, table: Outcomes
+) -> dict[str, Any]:
+    split = prepared.split
+    return {
+        "manifest": manifest,
+        "evaluation": evaluation,
+        "sentence": sentence(manifest, evaluation),
+        "scores": [("with workflow tag", learned.tagged), ("without", learned.untagged)],
+        "default": _default(manifest),
+        "split": split,
+        "counts": {
+            "rows read": table.rows_read,
+            "rows used": len(table.frame),
+            "rows skipped": len(table.skipped),
+            "requests": len(prepared.matrix),
+            "requests with every candidate observed": int(prepared.matrix.complete().sum()),
+            "training requests": int(split.train.sum()),
+            "calibration requests": int(split.calibration.sum()),
+            "test requests": int(split.test.sum()),
+            "requests dropped to keep conversations together": int(split.dropped.sum()),
+            "costs logged": prepared.cost_notes.logged,
+            "costs computed from tokens and price": prepared.cost_notes.priced,
+            "input token counts estimated": prepared.cost_notes.estimated_input_tokens,
+            "output token counts estimated": prepared.cost_notes.estimated_output_tokens,
+        },
+        "reasons": table.reasons,
+        "formats": table.formats,
+        "reference_note": learned.reference_note,
+    }
+
+
+def _default(manifest: Manifest) -> OperatingPoint:
+    return next(point for point in manifest.operating_points if point.name == manifest.default_point)
+
+
+def frontier_document(manifest: Manifest, evaluation: Evaluation) -> dict[str, Any]:
+    """Everything the notebook and other tools need to redraw the frontier; no figure that could not be measured."""
+    return {
+        "version": manifest.version,
+        "simulated": manifest.simulated,
+        "test_requests": evaluation.test_requests,
+        "complete_requests": evaluation.complete_requests,
+        "why_not": evaluation.why_not,
+        "operating_point": manifest.default_point,
+        "reference": manifest.reference,
+        "curves": {
+            name: {"cost_usd": list(cost), "quality": list(quality)}
+            for name, (cost, quality) in (evaluation.curves or {}).items()
+        },
+        "routers": [_clean(vars(line)) for line in evaluation.lines],
+        "workflows": [_clean(vars(line)) for line in evaluation.workflows],
+        "calibration": None if evaluation.calibration is None else _clean(vars(evaluation.calibration)),
+    }
+
+
+def _clean(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: what does not apply is null."""
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, tuple | list):
+            return [clean(item) for item in value]
+        return None if isinstance(value, float) and math.isnan(value) else value
+
+    return {key: clean(value) for key, value in values.items()}
