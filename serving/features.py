@@ -72,7 +72,7 @@ def surface_features(request: RouteRequest, text: str) -> list[float]:
         log1p(questions),
         1.0 if "```" in text else 0.0,
         log1p(len(messages)),
-        1.0 if any(message.get("role") == "system" for message in messages) else 0.0,
+        1.0 if any(message.get("role") in ("system", "developer") for message in messages) else 0.0,
         1.0 if has_image(request) else 0.0,
         1.0 if request.tools else 0.0,
         1.0 if request.json_schema else 0.0,

@@ -59,10 +59,12 @@ def terminal(manifest: Manifest, evaluation: Evaluation) -> RenderableType:
     parts: list[RenderableType] = []
     if evaluation.lines:
         grid = Table(title="Simulated figures" if manifest.simulated else "Test figures", title_justify="left")
-        for name in ("router", "AIQ", "headroom", "quality", "USD / 1k", "saving", "AIQ gap to us, 95%"):
-            grid.add_column(name, justify="left" if name == "router" else "right")
+        for name in ("router", "AIQ", "room", "quality", "USD / 1k", "saving"):
+            if name == "router":
+                grid.add_column(name, no_wrap=True, max_width=26)  # the figures keep their width in 80 columns
+            else:
+                grid.add_column(name, justify="right", no_wrap=True, min_width=6)
         for line in evaluation.lines:
-            low, high = line.beats
             grid.add_row(
                 line.name,
                 figure(line.aiq, 4),
@@ -70,11 +72,16 @@ def terminal(manifest: Manifest, evaluation: Evaluation) -> RenderableType:
                 percent(line.quality),
                 usd(line.cost_usd),
                 percent(line.saving),
-                "" if math.isnan(low) or low == high else f"{low:+.4f} … {high:+.4f}",
                 style="bold" if line is evaluation.line() else None,
             )
         parts.append(grid)
-        parts.append(Text(f"zero router AIQ {evaluation.zero_router:.4f}", style="dim"))
+        table = evaluation.line("workflow table")
+        parts.append(
+            Text(
+                f"AIQ of the zero router {evaluation.zero_router:.4f}; ours minus the workflow table's "
+                f"{evaluation.line().aiq - table.aiq:+.4f} (95% {table.beats[0]:+.4f} … {table.beats[1]:+.4f})"
+            )
+        )
     if evaluation.calibration is not None:
         c = evaluation.calibration
         parts.append(

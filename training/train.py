@@ -17,6 +17,7 @@ from serving.bundle import (
     HeadSpec,
     Manifest,
     OperatingPoint,
+    sha256,
     switch_current,
     write_bundle,
 )
@@ -70,7 +71,9 @@ def train(
     def fill(folder: Path) -> None:
         progress("export", None, None)
         write_files(folder, learned, encoder, inputs.take(prepared.split.test), params.export.tolerance)
-        draft = _draft(version, started, prepared, learned, encoder.spec, params, simulated=truth is not None)
+        draft = _draft(
+            folder, version, started, prepared, learned, encoder.spec, params, simulated=truth is not None
+        )
         router = Router(Bundle(folder, draft), threads=params.embed.threads)
         made["manifest"] = _operate(router, prepared, inputs, params)
         progress("evaluate", None, None)
@@ -86,6 +89,7 @@ def train(
 
 
 def _draft(
+    folder: Path,
     version: str,
     started: datetime,
     prepared: Prepared,
@@ -119,7 +123,7 @@ def _draft(
         default_point="always-reference",
         knobs=tuple(knobs.tolist()),
         metrics={},
-        files={},
+        files={path.name: sha256(path) for path in folder.iterdir()},
     )
 
 

@@ -12,6 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from training.estimators.base import Estimator, Floats, Inputs, NotTrainableError, observed_mean, sigmoid
+from training.label import cheapest_acceptable
 from training.onnx_graph import Graph
 
 
@@ -102,8 +103,6 @@ class DirectClassifier(Estimator):
         self.mean_cost = mean_cost
 
     def fit(self, inputs: Inputs, labels: Floats, weights: Floats) -> Self:
-        from training.label import cheapest_acceptable
-
         target = cheapest_acceptable(labels, self.mean_cost)
         known = target >= 0
         classes = np.unique(target[known])
@@ -113,7 +112,7 @@ class DirectClassifier(Estimator):
                 f"{self.minimum} requests and 2 classes are needed"
             )
         self.design = Design.learn(inputs)
-        model = logistic(self.c).fit(self.design.columns(inputs.take(known)), target[known])
+        model = _Quiet(C=self.c, max_iter=100, tol=1e-3).fit(self.design.columns(inputs.take(known)), target[known])
         m = labels.shape[1]
         weight, bias = np.zeros((model.coef_.shape[1], m)), np.full(m, -30.0)
         if len(classes) == 2:  # scikit-learn keeps one row for two classes: softmax over (0, z)
