@@ -131,7 +131,9 @@ def fit_calibrator(
         out = np.empty_like(probability)
         for fold in np.unique(folds):
             inside = folds == fold
-            out[inside] = kind().fit(probability[~inside], labels[~inside], weights[~inside]).predict(probability[inside])
+            out[inside] = (
+                kind().fit(probability[~inside], labels[~inside], weights[~inside]).predict(probability[inside])
+            )
         scores[name] = brier(out[seen], labels[seen])
     best = min(scores, key=lambda name: scores[name])
     return METHODS[best]().fit(probability, labels, weights)

@@ -66,8 +66,9 @@ def _candidate(table: object, where: str) -> Candidate:
     try:
         return Candidate.model_validate(table)
     except ValidationError as error:
-        problems = "; ".join(_problem(detail["loc"], detail["type"], detail["msg"], detail["input"])
-                             for detail in error.errors())
+        problems = "; ".join(
+            _problem(detail["loc"], detail["type"], detail["msg"], detail["input"]) for detail in error.errors()
+        )
         raise CatalogueError(f"{where}: {problems}") from error
 
 

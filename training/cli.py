@@ -44,9 +44,13 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 _console = Console()
 _errors = Console(stderr=True)
 
-DataOption = Annotated[list[Path] | None, typer.Option(help="A log: a file or a folder. May be repeated. Default: a simulated log.")]
+DataOption = Annotated[
+    list[Path] | None, typer.Option(help="A log: a file or a folder. May be repeated. Default: a simulated log.")
+]
 FormatOption = Annotated[str, typer.Option(help="An importer's name, or auto to recognise each file.")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="stage.key=value; overrides params.toml. May be repeated.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="stage.key=value; overrides params.toml. May be repeated.")
+]
 ParamsOption = Annotated[Path, typer.Option(help="The parameters of every stage.")]
 CatalogueOption = Annotated[Path, typer.Option(help="Prices, limits and capabilities of the candidates.")]
 CacheOption = Annotated[Path, typer.Option(help="Encoders and embeddings, kept between runs.")]
@@ -68,7 +72,13 @@ def _escape(text: str) -> str:
 
 @contextmanager
 def _progress() -> Iterator[Progress]:
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=_errors, transient=True) as bar:
         yield bar
 
@@ -110,7 +120,9 @@ def run(
                 wanted = settings.simulate
                 log = simulate(
                     [_priced(prices, name) for name in wanted.candidates],
-                    requests=wanted.requests, days=wanted.days, seed=wanted.seed,
+                    requests=wanted.requests,
+                    days=wanted.days,
+                    seed=wanted.seed,
                 )
                 table = validate(log.outcomes, source="simulated", format="simulated")
                 truth = Truth(log.acceptable, log.cost_usd)
@@ -130,12 +142,16 @@ def run(
         _print_account(table)
         _console.print(report.terminal(manifest, trained.evaluation))
         where = f" · MLflow model {settings.tracking.model} version {tracked.model_version} (champion)" if track else ""
-        _console.print(f"bundle {trained.bundle.folder}{where}\nreport {trained.bundle.folder / 'report.html'}", soft_wrap=True)
+        _console.print(
+            f"bundle {trained.bundle.folder}{where}\nreport {trained.bundle.folder / 'report.html'}", soft_wrap=True
+        )
 
 
 def _priced(prices: dict[str, Candidate], name: str) -> Candidate:
     if name not in prices:
-        raise ConfigError(f"simulate.candidates has {name!r}, which the catalogue does not list; it has {', '.join(prices)}")
+        raise ConfigError(
+            f"simulate.candidates has {name!r}, which the catalogue does not list; it has {', '.join(prices)}"
+        )
     return prices[name]
 
 
@@ -158,7 +174,9 @@ def evaluate(
         _print_account(table)
         _console.print(report.terminal(opened.manifest, result))
         if json_file is not None:
-            json_file.write_text(json.dumps(report.frontier_document(opened.manifest, result), indent=1), encoding="utf-8")
+            json_file.write_text(
+                json.dumps(report.frontier_document(opened.manifest, result), indent=1), encoding="utf-8"
+            )
             _console.print(f"figures {json_file}")
 
 
@@ -177,12 +195,16 @@ def simulate(
         prices = load_catalogue(catalogue)
         log = make(
             [_priced(prices, name) for name in wanted.candidates],
-            requests=wanted.requests, days=wanted.days, seed=wanted.seed,
+            requests=wanted.requests,
+            days=wanted.days,
+            seed=wanted.seed,
         ).outcomes
         writers = {
             ".parquet": lambda: log.to_parquet(out, index=False),
             ".jsonl": lambda: log.to_json(out, orient="records", lines=True, date_format="iso"),
-            ".csv": lambda: log.assign(messages=log["messages"].map(json.dumps, na_action="ignore")).to_csv(out, index=False),
+            ".csv": lambda: log.assign(messages=log["messages"].map(json.dumps, na_action="ignore")).to_csv(
+                out, index=False
+            ),
         }
         if out.suffix not in writers:
             raise OutcomeError(f"{out}: expected a name that ends in {', '.join(writers)}")

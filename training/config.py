@@ -160,7 +160,9 @@ def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
 def _parse(text: str, kind: Any) -> Any:
     """A command-line value as TOML reads it; bare words are strings, and a,b,c is a list where one is wanted."""
     if get_origin(kind) is tuple and not text.startswith("["):
-        text = "[" + ",".join(repr(part.strip()) if get_args(kind)[0] is str else part for part in text.split(",")) + "]"
+        text = (
+            "[" + ",".join(repr(part.strip()) if get_args(kind)[0] is str else part for part in text.split(",")) + "]"
+        )
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -64,7 +64,9 @@ def fill_costs(
     input_tokens = np.where(np.isnan(matrix.input_tokens), by_length, matrix.input_tokens)
     seen = np.isfinite(matrix.output_tokens)
     mean_output = np.where(
-        seen.any(axis=0), np.nansum(matrix.output_tokens, axis=0) / np.maximum(seen.sum(axis=0), 1), assumed_output_tokens
+        seen.any(axis=0),
+        np.nansum(matrix.output_tokens, axis=0) / np.maximum(seen.sum(axis=0), 1),
+        assumed_output_tokens,
     )
     output_tokens = np.where(seen, matrix.output_tokens, mean_output)
     cost = matrix.cost_usd.copy()
@@ -72,9 +74,7 @@ def fill_costs(
         rows = missing[:, column]
         if entry is not None and rows.any():
             price_in, price_out = entry.input_usd_per_mtok or 0.0, entry.output_usd_per_mtok or 0.0
-            cost[rows, column] = (
-                input_tokens[rows, column] * price_in + output_tokens[rows, column] * price_out
-            ) / 1e6
+            cost[rows, column] = (input_tokens[rows, column] * price_in + output_tokens[rows, column] * price_out) / 1e6
     notes = CostNotes(
         logged=int(np.isfinite(matrix.cost_usd).sum()),
         priced=int(missing.sum()),
@@ -167,8 +167,13 @@ class CostModel:
 
 
 def fit_costs(
-    inputs: Inputs, matrix: OutcomeMatrix, candidates: tuple[Candidate, ...], cost_from: dict[str, CostFrom],
-    *, shared: float, own: float,
+    inputs: Inputs,
+    matrix: OutcomeMatrix,
+    candidates: tuple[Candidate, ...],
+    cost_from: dict[str, CostFrom],
+    *,
+    shared: float,
+    own: float,
 ) -> CostModel:
     """Learns every part on the given requests; `matrix` has its costs filled in."""
     design = Design.learn(inputs)

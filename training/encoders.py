@@ -143,9 +143,7 @@ def _static_weights(source: str, static_dim: int) -> tuple[Any, Any]:
         static = isinstance(_load(source)[0], StaticEmbedding)
     try:
         module = (
-            _load(source)[0]
-            if static
-            else StaticEmbedding.from_distillation(folder, device="cpu", pca_dims=static_dim)
+            _load(source)[0] if static else StaticEmbedding.from_distillation(folder, device="cpu", pca_dims=static_dim)
         )
     except (OSError, ValueError) as error:
         raise EncoderError(f"embed.source {source!r} could not be distilled: {error}") from error

@@ -47,19 +47,33 @@ def draw_frontier(axes: Axes, evaluation: Evaluation, manifest: Manifest) -> Non
         colour, style, width = _line(name)
         end = max(max(c) for c, _ in (evaluation.curves or {}).values())
         axes.plot(
-            [scale * c for c in [*cost, max(end, cost[-1])]], [*quality, quality[-1]],
-            color=colour, linestyle=style, linewidth=width, label=name, zorder=3 if name == ROUTER else 2,
+            [scale * c for c in [*cost, max(end, cost[-1])]],
+            [*quality, quality[-1]],
+            color=colour,
+            linestyle=style,
+            linewidth=width,
+            label=name,
+            zorder=3 if name == ROUTER else 2,
         )
     for candidate in manifest.candidates:
         line = evaluation.line(f"only {candidate.name}")
         axes.plot(scale * line.cost_usd, line.quality, "o", color=MUTED, markersize=5, zorder=4)
         axes.annotate(
-            candidate.name.split("/")[-1], (scale * line.cost_usd, line.quality),
-            xytext=(5, -10), textcoords="offset points", fontsize=8, color="#56636f",
+            candidate.name.split("/")[-1],
+            (scale * line.cost_usd, line.quality),
+            xytext=(5, -10),
+            textcoords="offset points",
+            fontsize=8,
+            color="#56636f",
         )
     router = evaluation.line()
     axes.plot(
-        scale * router.cost_usd, router.quality, "*", color="#d1495b", markersize=15, zorder=6,
+        scale * router.cost_usd,
+        router.quality,
+        "*",
+        color="#d1495b",
+        markersize=15,
+        zorder=6,
         label=f"operating point ({manifest.default_point})",
     )
     axes.set_xscale("log")

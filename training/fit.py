@@ -133,9 +133,7 @@ def _scores(
         p, y = np.clip(prediction[seen], 0, 1), data.labels[seen]
         mean, resampled = values[name]
         error = float(np.std(values[best][1] - resampled))
-        scores.append(
-            Score(name, complexity[name], mean, error, brier(p, y), expected_calibration_error(p, y))
-        )
+        scores.append(Score(name, complexity[name], mean, error, brier(p, y), expected_calibration_error(p, y)))
     return scores
 
 

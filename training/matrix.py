@@ -70,7 +70,9 @@ def build_matrix(frame: pd.DataFrame, candidates: Sequence[str] | None = None) -
     requests = _requests(first)
     # A request of which any row is held out is held out.
     held_out = set(frame.loc[frame["split"] == "test", "request_id"])
-    given = ["test" if r in held_out else s for r, s in zip(first["request_id"], _nullable(first["split"]), strict=True)]
+    given = [
+        "test" if r in held_out else s for r, s in zip(first["request_id"], _nullable(first["split"]), strict=True)
+    ]
     stamps = pd.to_datetime(first["timestamp"], utc=True).dt.tz_localize(None).to_numpy().astype("datetime64[ns]")
     attempted = np.zeros(shape, dtype=np.bool_)
     attempted[rows, cols] = True

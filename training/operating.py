@@ -12,7 +12,11 @@ from training.frontier import Frontier
 
 
 def choose_points(
-    points: Frontier, reference_quality: Floats, reference_cost: Floats, targets: Sequence[float], reference: str,
+    points: Frontier,
+    reference_quality: Floats,
+    reference_cost: Floats,
+    targets: Sequence[float],
+    reference: str,
     minimum: int,
 ) -> tuple[OperatingPoint, ...]:
     """One operating point per target: the knob of least cost whose quality is at least target x the reference's.
@@ -31,16 +35,26 @@ def choose_points(
         if not enough.any():
             chosen.append(
                 OperatingPoint(
-                    name=name, quality_target=target, knob=0.0, always=reference, calibration_requests=n,
-                    quality=base_quality if n else None, cost_usd=base_cost if n else None, saving=0.0,
+                    name=name,
+                    quality_target=target,
+                    knob=0.0,
+                    always=reference,
+                    calibration_requests=n,
+                    quality=base_quality if n else None,
+                    cost_usd=base_cost if n else None,
+                    saving=0.0,
                 )
             )
             continue
         at = int(np.where(enough, points.cost, np.inf).argmin())
         chosen.append(
             OperatingPoint(
-                name=name, quality_target=target, knob=float(points.knobs[at]), calibration_requests=n,
-                quality=float(points.quality[at]), cost_usd=float(points.cost[at]),
+                name=name,
+                quality_target=target,
+                knob=float(points.knobs[at]),
+                calibration_requests=n,
+                quality=float(points.quality[at]),
+                cost_usd=float(points.cost[at]),
                 saving=1.0 - float(points.cost[at]) / base_cost if base_cost > 0 else 0.0,
             )
         )

@@ -109,9 +109,7 @@ def fingerprint(frame: pd.DataFrame) -> str:
     return digest.hexdigest()
 
 
-def encode(
-    prepared: Prepared, params: Params, cache: Path, progress: Progress = silent
-) -> tuple[Inputs, EncoderFiles]:
+def encode(prepared: Prepared, params: Params, cache: Path, progress: Progress = silent) -> tuple[Inputs, EncoderFiles]:
     """The head's inputs for every request, and the encoder that made them."""
     progress("make encoder", None, None)
     kind = params.embed.encoder
@@ -187,14 +185,14 @@ def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress
     return Learned(tagged, untagged, costs_of(np.ones(len(fold), dtype=np.bool_)), reference, note, data)
 
 
-def _reference(
-    prepared: Prepared, labels: Floats, complete: NDArray[np.bool_], wanted: str
-) -> tuple[int, str]:
+def _reference(prepared: Prepared, labels: Floats, complete: NDArray[np.bool_], wanted: str) -> tuple[int, str]:
     """The column of the reference candidate and how it was found."""
     names = prepared.matrix.candidates
     if wanted != "auto":
         if wanted not in names:
-            raise PipelineError(f"policy.reference is {wanted!r}, which is not in the log; there are {', '.join(names)}")
+            raise PipelineError(
+                f"policy.reference is {wanted!r}, which is not in the log; there are {', '.join(names)}"
+            )
         return names.index(wanted), "as set"
     if complete.sum() >= 30:
         return int(labels[complete].mean(axis=0).argmax()), f"best mean on {int(complete.sum())} complete requests"

@@ -35,7 +35,9 @@ def write(
     page = templates.get_template("report.html.j2").render(**context, figures=figures(evaluation, manifest))
     (folder / "report.html").write_text(page, encoding="utf-8")
     (folder / "card.md").write_text(templates.get_template("card.md.j2").render(**context), encoding="utf-8")
-    (folder / "frontier.json").write_text(json.dumps(frontier_document(manifest, evaluation), indent=1), encoding="utf-8")
+    (folder / "frontier.json").write_text(
+        json.dumps(frontier_document(manifest, evaluation), indent=1), encoding="utf-8"
+    )
     if len(table.skipped):
         table.skipped.to_csv(folder / "skipped.csv", index=False)
 
@@ -59,9 +61,9 @@ def terminal(manifest: Manifest, evaluation: Evaluation) -> RenderableType:
     parts: list[RenderableType] = []
     if evaluation.lines:
         grid = Table(title="Simulated figures" if manifest.simulated else "Test figures", title_justify="left")
-        for name in ("router", "AIQ", "room", "quality", "USD / 1k", "saving"):
+        for name in ("router", "AIQ", "captured", "quality", "USD / 1k", "saving"):
             if name == "router":
-                grid.add_column(name, no_wrap=True, max_width=26)  # the figures keep their width in 80 columns
+                grid.add_column(name, no_wrap=True, max_width=24)  # the figures keep their width in 80 columns
             else:
                 grid.add_column(name, justify="right", no_wrap=True, min_width=6)
         for line in evaluation.lines:

@@ -71,9 +71,7 @@ def train(
     def fill(folder: Path) -> None:
         progress("export", None, None)
         write_files(folder, learned, encoder, inputs.take(prepared.split.test), params.export.tolerance)
-        draft = _draft(
-            folder, version, started, prepared, learned, encoder.spec, params, simulated=truth is not None
-        )
+        draft = _draft(folder, version, started, prepared, learned, encoder.spec, params, simulated=truth is not None)
         router = Router(Bundle(folder, draft), threads=params.embed.threads)
         made["manifest"] = _operate(router, prepared, inputs, params)
         progress("evaluate", None, None)
@@ -83,7 +81,9 @@ def train(
         progress("report", None, None)
         report.write(folder, made["manifest"], evaluation, prepared, learned, table)
 
-    bundle = write_bundle(out, version, fill, lambda hashes: made["manifest"].model_copy(update={"files": dict(hashes)}))
+    bundle = write_bundle(
+        out, version, fill, lambda hashes: made["manifest"].model_copy(update={"files": dict(hashes)})
+    )
     switch_current(out, version)
     return Run(bundle, made["evaluation"], prepared, learned)
 

@@ -155,8 +155,7 @@ _SNIPPETS = (
     "\treturn store.{verb}(ctx, id, {n2})\n}",
     "export async function {verb}(id: string) {\n"
     "  const {noun} = await db.{verb}(id, { limit: {n2} });\n  return {noun}?.id;\n}",
-    "public {noun} {verb}(long id) {\n"
-    "    return repository.{verb}(id).orElseThrow(() -> new NotFound({n3}));\n}",
+    "public {noun} {verb}(long id) {\n    return repository.{verb}(id).orElseThrow(() -> new NotFound({n3}));\n}",
     "fn {verb}(&mut self, {noun}: Vec<u8>) -> Result<usize> {\n    self.buffer.extend({noun});\n"
     "    Ok(self.buffer.len() + {n1})\n}",
     "@app.post('/{noun}/{verb}')\ndef {verb}(body: dict):\n"
@@ -186,17 +185,48 @@ def _code_review(level: float, draw: Draw) -> Composed:
     return Composed(text, _combined([weight for weight, _ in asks]), 0.7 + 0.1 * min(blocks, 15))
 
 
-_FIELDS = ("vendor", "invoice_number", "issue_date", "due_date", "currency", "net_total", "vat_rate", "iban", "address",
-           "postal_code", "contact_name", "phone", "email", "line_items", "discount", "delivery_terms",
-           "purchase_order",
-           "tax_id", "country", "payment_method", "notes", "weight", "carrier", "tracking_code")
-_NESTING = ("a flat object", "an object with one nested address", "an array of objects, each with its own totals",
-            "nested arrays of line items, each with taxes and allowances",
-            "a tree: parties, their sites, each site's deliveries, each delivery's lines")
-_JSON_RULES = ("dates as ISO 8601", "amounts as integers in cents", "null when absent, never a guess",
-               "resolve 'the same as above' to its value", "give a character offset for every value",
-               "choose `kind` by the rule: credit note when totals are negative, otherwise invoice",
-               "merge duplicate lines and reconcile them with the stated total")
+_FIELDS = (
+    "vendor",
+    "invoice_number",
+    "issue_date",
+    "due_date",
+    "currency",
+    "net_total",
+    "vat_rate",
+    "iban",
+    "address",
+    "postal_code",
+    "contact_name",
+    "phone",
+    "email",
+    "line_items",
+    "discount",
+    "delivery_terms",
+    "purchase_order",
+    "tax_id",
+    "country",
+    "payment_method",
+    "notes",
+    "weight",
+    "carrier",
+    "tracking_code",
+)
+_NESTING = (
+    "a flat object",
+    "an object with one nested address",
+    "an array of objects, each with its own totals",
+    "nested arrays of line items, each with taxes and allowances",
+    "a tree: parties, their sites, each site's deliveries, each delivery's lines",
+)
+_JSON_RULES = (
+    "dates as ISO 8601",
+    "amounts as integers in cents",
+    "null when absent, never a guess",
+    "resolve 'the same as above' to its value",
+    "give a character offset for every value",
+    "choose `kind` by the rule: credit note when totals are negative, otherwise invoice",
+    "merge duplicate lines and reconcile them with the stated total",
+)
 
 
 def _json(level: float, draw: Draw) -> Composed:
@@ -216,17 +246,27 @@ def _json(level: float, draw: Draw) -> Composed:
 
 
 _PAPERS = (
-    "{company}, {n2} Mill Road, {city}.", "Invoice {n3}-{n2}, issued {day} {month}.", "{n1} x {item} at {money} each.",
-    "Terms: {n2} days net, {n1}% discount if paid within {n1} days.", "Contact: {person}, extension {n3}.",
-    "VAT {day}% included, total due {money}.", "Ship to: the same as above, attention {person}.",
-    "Carrier reference {n3}{n3}, weight {n2} kg.", "Credit of {money} carried over from {month}.",
+    "{company}, {n2} Mill Road, {city}.",
+    "Invoice {n3}-{n2}, issued {day} {month}.",
+    "{n1} x {item} at {money} each.",
+    "Terms: {n2} days net, {n1}% discount if paid within {n1} days.",
+    "Contact: {person}, extension {n3}.",
+    "VAT {day}% included, total due {money}.",
+    "Ship to: the same as above, attention {person}.",
+    "Carrier reference {n3}{n3}, weight {n2} kg.",
+    "Credit of {money} carried over from {month}.",
 )
 _REPORTS = (
-    "In {month}, {subject} {claim} {reason}.", "{person}, who speaks for {company}, said that {subject} {claim}.",
-    "The cost rose from {money} to {money} {reason}.", "By contrast, {subject} {claim}, which {person} disputes.",
-    "Of {n3} households in {city}, {n2} percent agreed.", "A second source says that {subject} never {claim}.",
-    "The committee met {n1} times and decided nothing {reason}.", "{company} {claim} {reason}, according to {person}.",
-    "Local {job}s in {city} remain unconvinced.", "The next review is due in {month}.",
+    "In {month}, {subject} {claim} {reason}.",
+    "{person}, who speaks for {company}, said that {subject} {claim}.",
+    "The cost rose from {money} to {money} {reason}.",
+    "By contrast, {subject} {claim}, which {person} disputes.",
+    "Of {n3} households in {city}, {n2} percent agreed.",
+    "A second source says that {subject} never {claim}.",
+    "The committee met {n1} times and decided nothing {reason}.",
+    "{company} {claim} {reason}, according to {person}.",
+    "Local {job}s in {city} remain unconvinced.",
+    "The next review is due in {month}.",
 )
 
 
@@ -288,8 +328,17 @@ def _creative(level: float, draw: Draw) -> Composed:
         text += draw.one((" Then: ", " Follow it with this: ", "\n\nAfter that: ")) + draw.fill(second)
         weights.append(weight)
     if draw.chance(0.5):
-        text += draw.fill(draw.one((" Keep it {mood}.", " Mention {city}.", " The hero is {person}, a {job}.",
-                                    " For {audience}.", " {n2} lines at most.")))
+        text += draw.fill(
+            draw.one(
+                (
+                    " Keep it {mood}.",
+                    " Mention {city}.",
+                    " The hero is {person}, a {job}.",
+                    " For {audience}.",
+                    " {n2} lines at most.",
+                )
+            )
+        )
     return Composed(text, _combined(weights), 0.35 + 0.8 * difficulty + 0.4 * (len(weights) - 1))
 
 

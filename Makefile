@@ -1,0 +1,54 @@
+# `make help` lists the targets. The first one that needs Python makes .venv and installs every pinned package into it.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+# DATA: one or more logs (files or folders). TEST: a held-out log. ARGS: any other router-train option.
+DATA   ?=
+TEST   ?=
+ARGS   ?=
+HOST   ?= 127.0.0.1
+PORT   ?= 8080
+BUNDLE ?= models/current
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train serve test check notebook mlflow clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(READY) ## Make .venv and install everything, pinned
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; ok = (3, 11) <= v <= (3, 13); ok or sys.exit(f"Python 3.11 to 3.13 is needed, {sys.executable} is {v[0]}.{v[1]}: make PYTHON=/path/to/python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	# torch by itself first: asked for by another package, an unpinned torch brings gigabytes of CUDA with it
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,notebooks,dev]'
+	@touch $@
+
+train: $(READY) ## Train a router and write models/current (DATA=path for your own log, else a simulated one)
+	$(BIN)/router-train run $(foreach path,$(DATA),--data $(path)) $(foreach path,$(TEST),--test $(path)) $(ARGS)
+
+serve: $(READY) ## Serve models/current on http://127.0.0.1:8080 (trains first if there is no bundle)
+	@if [ ! -e $(BUNDLE) ] && [ "$(BUNDLE)" = models/current ]; then $(MAKE) --no-print-directory train; fi
+	$(BIN)/router-serve --bundle $(BUNDLE) --host $(HOST) --port $(PORT)
+
+test: $(READY) ## Run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY) ## Lint and type-check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+notebook: $(READY) ## Run the notebook on the current bundle, top to bottom
+	@if [ ! -e models/current ]; then $(MAKE) --no-print-directory train; fi
+	$(BIN)/python -m nbclient.cli notebooks/cost_quality_frontier.ipynb --inplace
+
+mlflow: $(READY) ## Open MLflow's pages on http://127.0.0.1:5000
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db --host 127.0.0.1 --port 5000
+
+clean: ## Remove what was installed, cached and trained
+	rm -rf $(VENV) .cache mlruns $(filter-out models/README.md,$(wildcard models/*))
