@@ -14,6 +14,9 @@ from training.estimators.linear import DirectClassifier
 from training.estimators.tables import WorkflowTable
 from training.fit import Training
 
+# What the name of a single candidate's line begins with.
+ONLY = "only "
+
 
 @dataclass(frozen=True)
 class Contender:
@@ -72,7 +75,7 @@ def fixed_points(
     """Routers without a knob: name -> each request's (quality, cost), both (n,). `quality`, `cost` (n, m) are complete."""
     rows = np.arange(len(quality))
     cheapest = int(cost.mean(axis=0).argmin())
-    points = {f"only {name}": (quality[:, c], cost[:, c]) for c, name in enumerate(candidates)}
+    points = {f"{ONLY}{name}": (quality[:, c], cost[:, c]) for c, name in enumerate(candidates)}
     points["always best"] = (quality[:, reference], cost[:, reference])
     points["always cheapest"] = (quality[:, cheapest], cost[:, cheapest])
     points["random"] = (quality.mean(axis=1), cost.mean(axis=1))

@@ -46,7 +46,7 @@ class Uncalibrated(Calibrator):
         return self
 
     def predict(self, probability: Floats) -> Floats:
-        return np.clip(probability, FLOOR, 1 - FLOOR)
+        return np.asarray(np.clip(probability, FLOOR, 1 - FLOOR))
 
     def to_onnx(self, graph: Graph, probability: str) -> str:
         return graph.clip(probability, FLOOR, 1 - FLOOR)
@@ -68,7 +68,7 @@ class Sigmoid(Calibrator):
         return self
 
     def predict(self, probability: Floats) -> Floats:
-        return np.clip(sigmoid(logit(probability) * self.slope + self.intercept), FLOOR, 1 - FLOOR)
+        return np.asarray(np.clip(sigmoid(logit(probability) * self.slope + self.intercept), FLOOR, 1 - FLOOR))
 
     def to_onnx(self, graph: Graph, probability: str) -> str:
         scaled = graph.add("Mul", graph.logit(probability), graph.constant(self.slope))
@@ -103,7 +103,7 @@ class Isotonic(Calibrator):
 
     def predict(self, probability: Floats) -> Floats:
         columns = [np.interp(p, x, y) for p, x, y in zip(probability.T, self.x.T, self.y.T, strict=True)]
-        return np.clip(np.column_stack(columns), FLOOR, 1 - FLOOR)
+        return np.asarray(np.clip(np.column_stack(columns), FLOOR, 1 - FLOOR))
 
     def to_onnx(self, graph: Graph, probability: str) -> str:
         widths = np.diff(self.x, axis=0)
@@ -152,7 +152,7 @@ def _spaced(at: Floats, gap: float = 0.005) -> Floats:
 
 
 def _enough(labels: Floats) -> bool:
-    return min((labels == 1).sum(), (labels == 0).sum()) >= _ENOUGH
+    return bool(min((labels == 1).sum(), (labels == 0).sum()) >= _ENOUGH)
 
 
 def _platt(x: Floats, y: Floats, weights: Floats) -> tuple[float, float]:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -25,6 +25,10 @@ from training.export import ParityError
 from training.outcomes import OutcomeError, Outcomes
 from training.pipeline import PipelineError
 from training.split import SplitError
+
+if TYPE_CHECKING:
+    from training.baselines import Truth
+    from training.traffic.simulate import SimulatedLog
 
 # What a user can mend: shown as one message, exit code 2. Anything else is a fault of ours and shows its traceback.
 EXPECTED = (
@@ -102,7 +106,6 @@ def run(
         prices = load_catalogue(catalogue)
         from training import report
         from training.train import train
-        from training.traffic.simulate import simulate
 
         with _progress() as bar:
             task = bar.add_task("read", total=None)
@@ -110,22 +113,7 @@ def run(
             def progress(stage: str, done: int | None = None, total: int | None = None) -> None:
                 bar.update(task, description=stage, completed=done or 0, total=total)
 
-            truth = None
-            if data:
-                table = read_logs(data, test or [], format)
-            else:
-                from training.baselines import Truth
-                from training.outcomes import validate
-
-                wanted = settings.simulate
-                log = simulate(
-                    [_priced(prices, name) for name in wanted.candidates],
-                    requests=wanted.requests,
-                    days=wanted.days,
-                    seed=wanted.seed,
-                )
-                table = validate(log.outcomes, source="simulated", format="simulated")
-                truth = Truth(log.acceptable, log.cost_usd)
+            table, truth = (read_logs(data, test or [], format), None) if data else _simulated(settings, prices)
             trained = train(table, settings, prices, out=out, cache=cache, truth=truth, progress=progress)
             manifest = trained.bundle.manifest
             if track:
@@ -147,20 +135,35 @@ def run(
         )
 
 
-def _priced(prices: dict[str, Candidate], name: str) -> Candidate:
-    if name not in prices:
-        raise ConfigError(
-            f"simulate.candidates has {name!r}, which the catalogue does not list; it has {', '.join(prices)}"
-        )
-    return prices[name]
+def _simulated(settings: Params, prices: dict[str, Candidate]) -> tuple[Outcomes, Truth]:
+    """The simulated log as an outcome table, and the truth behind it."""
+    from training.baselines import Truth
+    from training.outcomes import validate
+
+    log = _simulated_log(settings, prices)
+    return validate(log.outcomes, source="simulated", format="simulated"), Truth(log.acceptable, log.cost_usd)
+
+
+def _simulated_log(settings: Params, prices: dict[str, Candidate]) -> SimulatedLog:
+    from training.traffic.simulate import simulate as make
+
+    wanted = settings.simulate
+    missing = [name for name in wanted.candidates if name not in prices]
+    if missing:
+        raise ConfigError(f"simulate.candidates has {missing[0]!r}; the catalogue has {', '.join(prices)}")
+    return make(
+        [prices[name] for name in wanted.candidates], requests=wanted.requests, days=wanted.days, seed=wanted.seed
+    )
 
 
 @app.command()
 def evaluate(
+    data: Annotated[list[Path], typer.Option(help="The log to evaluate on. May be repeated.")],
     bundle: Annotated[Path, typer.Option(help="The bundle to evaluate.")] = Path("models/current"),
-    data: Annotated[list[Path], typer.Option(help="The log to evaluate on. May be repeated.")] = ...,  # type: ignore[assignment]
     format: FormatOption = "auto",
     catalogue: CatalogueOption = Path("data/candidates.toml"),
+    params: ParamsOption = DEFAULTS,
+    overrides: SetOption = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")] = None,
 ) -> None:
     """Evaluate a bundle, as it is served, on a log that it was not trained on."""
@@ -170,7 +173,10 @@ def evaluate(
 
         table = read_logs(data, [], format)
         opened = open_bundle(bundle)
-        result = evaluate_bundle(opened, table, load_catalogue(catalogue))
+        settings = load_params(params, overrides or ()).evaluate
+        result = evaluate_bundle(
+            opened, table, load_catalogue(catalogue), resamples=settings.resamples, seed=settings.seed
+        )
         _print_account(table)
         _console.print(report.terminal(opened.manifest, result))
         if json_file is not None:
@@ -189,16 +195,7 @@ def simulate(
 ) -> None:
     """Write the simulated log, to look at or to import as one's own."""
     with explained():
-        from training.traffic.simulate import simulate as make
-
-        wanted = load_params(params, overrides or ()).simulate
-        prices = load_catalogue(catalogue)
-        log = make(
-            [_priced(prices, name) for name in wanted.candidates],
-            requests=wanted.requests,
-            days=wanted.days,
-            seed=wanted.seed,
-        ).outcomes
+        log = _simulated_log(load_params(params, overrides or ()), load_catalogue(catalogue)).outcomes
         writers = {
             ".parquet": lambda: log.to_parquet(out, index=False),
             ".jsonl": lambda: log.to_json(out, orient="records", lines=True, date_format="iso"),
@@ -232,13 +229,16 @@ def read_logs(data: list[Path], test: list[Path], format: str) -> Outcomes:
 
 def _print_account(table: Outcomes) -> None:
     _console.print(
-        f"{table.rows_read:,} rows read as {', '.join(table.formats)}: {len(table.frame):,} used, {len(table.skipped):,} skipped"
+        f"{table.rows_read:,} rows read as {', '.join(table.formats)}: "
+        f"{len(table.frame):,} used, {len(table.skipped):,} skipped"
     )
     if table.reasons:
         grid = Table("skipped because", "rows", "for example")
         for reason, count in table.reasons.items():
             first = table.skipped[table.skipped["reason"] == reason].iloc[0]
-            example = f"{first['source']} row {first['row']}: {first['field']} {first['value']!s}, expected {first['expected']}"
+            example = (
+                f"{first['source']} row {first['row']}: {first['field']} is {first['value']}, not {first['expected']}"
+            )
             grid.add_row(_escape(reason), f"{count:,}", _escape(example))
         _console.print(grid)
 

@@ -197,5 +197,4 @@ def _ridge(columns: Floats, target: Floats, weights: Floats, penalty: float) -> 
     weighted = columns * weights[:, None]
     gram = weighted.T @ columns
     gram[np.diag_indices_from(gram)] += penalty
-    solution: Floats = np.linalg.solve(gram, weighted.T @ target)
-    return solution
+    return np.asarray(np.linalg.solve(gram, weighted.T @ target), dtype=np.float64)

@@ -25,7 +25,7 @@ def embed(
     cache: Path,
     *,
     threads: int = 2,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Matrix:
     """(n, dim) float32: the embedding of each text by the exported encoder.
 
@@ -52,7 +52,8 @@ def embed(
                         [(key, vector.tobytes()) for key, vector in zip(chunk, vectors, strict=True)],
                     )
                 known.update((key, vector.tobytes()) for key, vector in zip(chunk, vectors, strict=True))
-                progress(start + len(chunk), len(missing))
+                if progress is not None:
+                    progress(start + len(chunk), len(missing))
     matrix = np.empty((len(texts), dim), dtype=np.float32)
     for row, key in enumerate(keys):
         matrix[row] = np.frombuffer(known[key], dtype=np.float32)

@@ -198,7 +198,7 @@ def _write_transformer(folder: Path, source: str, static_dim: int, max_tokens: i
         model = _load(source)
         window = min(max_tokens, int(model.max_seq_length or max_tokens))
 
-        class Sentence(torch.nn.Module):
+        class Sentence(torch.nn.Module):  # type: ignore[misc]  # torch is not followed
             """Model, pooling and normalisation as one graph."""
 
             def __init__(self) -> None:

@@ -109,7 +109,6 @@ class Evaluation:
             figures |= {
                 "aiq": router.aiq,
                 "aiq_zero_router": self.zero_router,
-                "aiq_workflow_table": self.line("workflow table").aiq,
                 "aiq_oracle": self.line(ORACLE).aiq,
                 "headroom_captured": router.headroom,
                 "quality": router.quality,
@@ -118,6 +117,7 @@ class Evaluation:
                 "cost_save": router.cost_save,
                 "performance_gain": router.performance_gain,
             }
+            figures |= {"aiq_workflow_table": line.aiq for line in self.lines if line.name == "workflow table"}
         if self.calibration is not None:
             figures |= {"ece": self.calibration.ece, "brier": self.calibration.brier}
         return {key: value for key, value in figures.items() if not (isinstance(value, float) and np.isnan(value))}

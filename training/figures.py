@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -11,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from serving.bundle import Manifest
+from training.baselines import ONLY
 from training.evaluate import ORACLE, ROUTER, Calibration, Evaluation, WorkflowLine
 
 INK, ACCENT, MUTED = "#22303c", "#0b6e99", "#9aa5b1"
@@ -40,48 +42,54 @@ def svg(draw: Callable[[Axes], None], width: float = 7.2, height: float = 4.4) -
     return text.getvalue()[text.getvalue().index("<svg") :]
 
 
-def draw_frontier(axes: Axes, evaluation: Evaluation, manifest: Manifest) -> None:
-    """Mean cost against mean quality: the router's hull, baselines' hulls, single candidates, the operating point."""
+def draw_frontier_document(axes: Axes, document: Mapping[str, Any]) -> None:
+    """Mean cost against mean quality, from a bundle's `frontier.json`.
+
+    The router's and the baselines' hulls, single candidates, and the operating point as a star.
+    """
     scale = 1000.0
-    for name, (cost, quality) in (evaluation.curves or {}).items():
+    curves = document["curves"]
+    end = max(max(curve["cost_usd"]) for curve in curves.values())
+    for name, curve in curves.items():
         colour, style, width = _line(name)
-        end = max(max(c) for c, _ in (evaluation.curves or {}).values())
+        cost, quality = [*curve["cost_usd"], end], [*curve["quality"], curve["quality"][-1]]
         axes.plot(
-            [scale * c for c in [*cost, max(end, cost[-1])]],
-            [*quality, quality[-1]],
+            [scale * c for c in cost],
+            quality,
             color=colour,
             linestyle=style,
             linewidth=width,
             label=name,
             zorder=3 if name == ROUTER else 2,
         )
-    for candidate in manifest.candidates:
-        line = evaluation.line(f"only {candidate.name}")
-        axes.plot(scale * line.cost_usd, line.quality, "o", color=MUTED, markersize=5, zorder=4)
-        axes.annotate(
-            candidate.name.split("/")[-1],
-            (scale * line.cost_usd, line.quality),
-            xytext=(5, -10),
-            textcoords="offset points",
-            fontsize=8,
-            color="#56636f",
-        )
-    router = evaluation.line()
-    axes.plot(
-        scale * router.cost_usd,
-        router.quality,
-        "*",
-        color="#d1495b",
-        markersize=15,
-        zorder=6,
-        label=f"operating point ({manifest.default_point})",
-    )
+    for line in document["routers"]:
+        point = (scale * line["cost_usd"], line["quality"])
+        if line["name"] == ROUTER:
+            label = f"operating point ({document['operating_point']})"
+            axes.plot(*point, "*", color="#d1495b", markersize=15, zorder=6, label=label)
+        elif line["name"].startswith(ONLY):
+            axes.plot(*point, "o", color=MUTED, markersize=5, zorder=4)
+            name = line["name"].removeprefix(ONLY).split("/")[-1]
+            axes.annotate(name, point, xytext=(5, -10), textcoords="offset points", fontsize=8, color="#56636f")
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.set_xlabel("USD per 1,000 requests (log scale)")
+    axes.set_xlabel("USD per 1,000 requests (log scale)" + (", simulated" if document["simulated"] else ""))
     axes.set_ylabel("share of acceptable answers")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=8, loc="lower right")
+
+
+def draw_workflow_costs(axes: Axes, workflows: Sequence[Mapping[str, Any]]) -> None:
+    """USD per 1,000 requests of each workflow, all to the reference candidate and routed, as paired bars."""
+    names = [line["workflow"] for line in workflows][::-1]
+    at = np.arange(len(names))
+    before = [1000 * line["reference_cost_usd"] for line in workflows][::-1]
+    after = [1000 * line["cost_usd"] for line in workflows][::-1]
+    axes.barh(at + 0.2, before, height=0.38, color=MUTED, label="all to the reference")
+    axes.barh(at - 0.2, after, height=0.38, color=ACCENT, label="routed")
+    axes.set_yticks(at, names)
+    axes.set_xlabel("USD per 1,000 requests")
+    axes.legend(frameon=False, fontsize=8)
 
 
 def _line(name: str) -> tuple[str, str, float]:
@@ -120,11 +128,11 @@ def draw_shares(axes: Axes, workflows: Sequence[WorkflowLine], candidates: Seque
     axes.legend(frameon=False, fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.16))
 
 
-def figures(evaluation: Evaluation, manifest: Manifest) -> Mapping[str, str]:
-    """The SVG of every figure that there are figures for; few workflows only, so that the bars stay readable."""
+def figures(evaluation: Evaluation, manifest: Manifest, document: Mapping[str, Any]) -> Mapping[str, str]:
+    """The SVG of every figure that there is data for; the largest workflows only, so that the bars stay readable."""
     drawn: dict[str, str] = {}
     if evaluation.lines:
-        drawn["frontier"] = svg(lambda axes: draw_frontier(axes, evaluation, manifest))
+        drawn["frontier"] = svg(lambda axes: draw_frontier_document(axes, document))
         shown = evaluation.workflows[:20]
         names = [candidate.name for candidate in manifest.candidates]
         drawn["shares"] = svg(lambda axes: draw_shares(axes, shown, names), height=1.6 + 0.32 * len(shown))

@@ -45,10 +45,10 @@ class Score:
 
     name: str
     complexity: int
-    aiq: float
-    shortfall_error: float
-    brier: float
-    ece: float
+    aiq: float = float("nan")
+    shortfall_error: float = float("nan")
+    brier: float = float("nan")
+    ece: float = float("nan")
     why_not: str | None = None
 
 
@@ -93,7 +93,7 @@ def fit_head(
     complexity = {name: factory().complexity for name, factory in factories.items()}
     scores = _scores(predictions, complexity, data, knob_steps, seed)
     chosen, selected_by = select(scores)
-    refused = [Score(name, complexity[name], *[float("nan")] * 4, why_not=why) for name, why in reasons.items()]
+    refused = [Score(name, complexity[name], why_not=why) for name, why in reasons.items()]
     calibrator = fit_calibrator(calibration, predictions[chosen], data.labels, data.weights, data.folds)
     estimator = factories[chosen]().fit(data.inputs, data.labels, data.weights)
     return Head(estimator, calibrator, (*scores, *refused), selected_by)

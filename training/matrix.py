@@ -52,8 +52,7 @@ class OutcomeMatrix:
 
     def complete(self) -> Bools:
         """(n,) whether every candidate was tried, judged and costed: the rows that can be evaluated exactly."""
-        known: Bools = (np.isfinite(self.quality) & np.isfinite(self.cost_usd)).all(axis=1)
-        return known
+        return np.asarray((np.isfinite(self.quality) & np.isfinite(self.cost_usd)).all(axis=1))
 
 
 def build_matrix(frame: pd.DataFrame, candidates: Sequence[str] | None = None) -> OutcomeMatrix:
@@ -100,7 +99,7 @@ def _cell_means(values: Floats, rows: NDArray[np.intp], cols: NDArray[np.intp], 
     total, count = np.zeros(shape), np.zeros(shape)
     np.add.at(total, (rows[known], cols[known]), values[known])
     np.add.at(count, (rows[known], cols[known]), 1.0)
-    return np.divide(total, count, out=np.full(shape, np.nan), where=count > 0)
+    return np.asarray(np.divide(total, count, out=np.full(shape, np.nan), where=count > 0))
 
 
 def _objects(values: Sequence[Any]) -> Objects:

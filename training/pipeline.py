@@ -31,7 +31,7 @@ class PipelineError(ValueError):
     """A log that is well formed but from which no router can be trained."""
 
 
-def silent(stage: str, done: int | None = None, total: int | None = None) -> None:  # noqa: ARG001
+def silent(stage: str, done: int | None = None, total: int | None = None) -> None:
     """Progress that nobody watches."""
 
 

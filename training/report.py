@@ -23,6 +23,7 @@ def write(
     folder: Path, manifest: Manifest, evaluation: Evaluation, prepared: Prepared, learned: Learned, table: Outcomes
 ) -> None:
     """Writes `report.html`, `frontier.json`, `card.md`, and `skipped.csv` where rows were skipped, into the folder."""
+    document = frontier_document(manifest, evaluation)
     context = _context(manifest, evaluation, prepared, learned, table)
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -32,12 +33,10 @@ def write(
         lstrip_blocks=True,
     )
     templates.filters |= {"percent": percent, "usd": usd, "figure": figure}
-    page = templates.get_template("report.html.j2").render(**context, figures=figures(evaluation, manifest))
+    page = templates.get_template("report.html.j2").render(**context, figures=figures(evaluation, manifest, document))
     (folder / "report.html").write_text(page, encoding="utf-8")
     (folder / "card.md").write_text(templates.get_template("card.md.j2").render(**context), encoding="utf-8")
-    (folder / "frontier.json").write_text(
-        json.dumps(frontier_document(manifest, evaluation), indent=1), encoding="utf-8"
-    )
+    (folder / "frontier.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
     if len(table.skipped):
         table.skipped.to_csv(folder / "skipped.csv", index=False)
 
@@ -77,13 +76,7 @@ def terminal(manifest: Manifest, evaluation: Evaluation) -> RenderableType:
                 style="bold" if line is evaluation.line() else None,
             )
         parts.append(grid)
-        table = evaluation.line("workflow table")
-        parts.append(
-            Text(
-                f"AIQ of the zero router {evaluation.zero_router:.4f}; ours minus the workflow table's "
-                f"{evaluation.line().aiq - table.aiq:+.4f} (95% {table.beats[0]:+.4f} … {table.beats[1]:+.4f})"
-            )
-        )
+        parts.append(Text(_comparison(evaluation)))
     if evaluation.calibration is not None:
         c = evaluation.calibration
         parts.append(
@@ -94,6 +87,16 @@ def terminal(manifest: Manifest, evaluation: Evaluation) -> RenderableType:
         )
     parts.append(Text(sentence(manifest, evaluation), style="bold green" if evaluation.lines else "bold red"))
     return Group(*parts)
+
+
+def _comparison(evaluation: Evaluation) -> str:
+    text = f"AIQ of the zero router {evaluation.zero_router:.4f}"
+    for line in evaluation.lines:
+        if line.name == "workflow table":
+            low, high = line.beats
+            gap = evaluation.line().aiq - line.aiq
+            text += f"; ours minus the workflow table's {gap:+.4f} (95% {low:+.4f} … {high:+.4f})"
+    return text
 
 
 def percent(value: float | None) -> str:

@@ -24,11 +24,11 @@ from serving.bundle import (
 from serving.catalogue import Candidate
 from serving.features import SURFACE
 from serving.policy import choose
-from serving.router import Estimates, Router
+from serving.router import Router
 from training import report
 from training.baselines import Contender, Truth, direct_choice, fixed_points, workflow_table
 from training.config import Params
-from training.estimators.base import Inputs
+from training.estimators.base import Floats, Inputs
 from training.evaluate import ROUTER, CompleteOutcomes, Evaluation, Test, by_workflow, calibration_figures, evaluate
 from training.export import write_files
 from training.frontier import frontier, knob_grid
@@ -133,7 +133,7 @@ def _operate(router: Router, prepared: Prepared, inputs: Inputs, params: Params)
     rows = prepared.split.calibration & prepared.matrix.complete()
     estimates = _estimate(router, inputs, rows)
     quality, cost = prepared.labels[rows], prepared.matrix.cost_usd[rows]
-    points = frontier(estimates.acceptable, estimates.cost_usd, quality, cost, np.array(manifest.knobs))
+    points = frontier(estimates[0], estimates[1], quality, cost, np.array(manifest.knobs))
     reference = router.candidates.index(manifest.reference)
     chosen = choose_points(
         points,
@@ -147,8 +147,10 @@ def _operate(router: Router, prepared: Prepared, inputs: Inputs, params: Params)
     return manifest.model_copy(update={"operating_points": chosen, "default_point": default.name})
 
 
-def _estimate(router: Router, inputs: Inputs, rows: np.ndarray[Any, Any]) -> Estimates:
-    return router.estimate_embedded(inputs.embedding[rows], inputs.features[rows])
+def _estimate(router: Router, inputs: Inputs, rows: np.ndarray[Any, Any]) -> tuple[Floats, Floats]:
+    """P(acceptable) and expected cost (n, m) of the given rows, by the served graph."""
+    estimates = router.estimate_embedded(inputs.embedding[rows], inputs.features[rows])
+    return estimates.acceptable.astype(np.float64), estimates.cost_usd.astype(np.float64)
 
 
 def evaluate_router(
@@ -179,16 +181,15 @@ def evaluate_router(
     inside = complete[tested]
     tuning = split.calibration & matrix.complete()
     test, calibrating = _outcomes(prepared, complete), _outcomes(prepared, tuning)
-    estimates = _estimate(router, inputs, tuning)
-    expected_test = served.cost_usd[inside].astype(np.float64)
-    expected_tuning = estimates.cost_usd.astype(np.float64)
+    expected_tuning = _estimate(router, inputs, tuning)
+    expected_test = (served.acceptable[inside].astype(np.float64), served.cost_usd[inside].astype(np.float64))
     contenders = [
-        Contender(ROUTER, (estimates.acceptable, expected_tuning), (served.acceptable[inside], expected_test)),
+        Contender(ROUTER, expected_tuning, expected_test),
         workflow_table(
             learned.data,
             params.fit.table_strength,
-            (inputs.take(tuning), expected_tuning),
-            (inputs.take(complete), expected_test),
+            (inputs.take(tuning), expected_tuning[1]),
+            (inputs.take(complete), expected_test[1]),
         ),
     ]
     if truth is not None:
@@ -223,11 +224,7 @@ def evaluate_router(
         resamples=params.evaluate.resamples,
         seed=params.evaluate.seed,
     )
-    columns = (
-        choose(served.acceptable[inside], expected_test, point.knob)
-        if always is None
-        else np.full(len(test), always, dtype=np.intp)
-    )
+    columns = choose(*expected_test, point.knob) if always is None else np.full(len(test), always, dtype=np.intp)
     return Evaluation(
         test_requests=int(tested.sum()),
         complete_requests=int(complete.sum()),

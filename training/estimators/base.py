@@ -42,8 +42,7 @@ class Inputs:
     @property
     def tagged(self) -> NDArray[np.bool_]:
         """(n,) whether the request's workflow is a known one."""
-        known: NDArray[np.bool_] = self.workflows.any(axis=1)
-        return known
+        return np.asarray(self.workflows.any(axis=1))
 
     def take(self, rows: NDArray[np.bool_] | NDArray[np.intp]) -> Inputs:
         return replace(self, embedding=self.embedding[rows], features=self.features[rows])

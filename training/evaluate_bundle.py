@@ -1,0 +1,78 @@
+"""A finished bundle on a log that it was not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from serving.bundle import Bundle
+from serving.catalogue import Candidate
+from serving.policy import choose
+from serving.router import Router
+from training.baselines import Contender, fixed_points
+from training.costs import fill_costs
+from training.evaluate import ROUTER, CompleteOutcomes, Evaluation, Test, by_workflow, calibration_figures, evaluate
+from training.label import acceptable
+from training.matrix import build_matrix
+from training.outcomes import Outcomes
+from training.pipeline import PipelineError
+from training.split import group_requests
+
+
+def evaluate_bundle(
+    bundle: Bundle, table: Outcomes, catalogue: Mapping[str, Candidate], *, resamples: int, seed: int
+) -> Evaluation:
+    """The bundle's figures on a log; outcomes of candidates that the bundle does not know are left out.
+
+    Raises PipelineError when the log has no outcome of any candidate of the bundle.
+    """
+    router = Router(bundle)
+    manifest = router.manifest
+    frame = table.frame[table.frame["candidate"].isin(router.candidates)]
+    if not len(frame):
+        raise PipelineError(
+            f"the log has no outcome of the bundle's candidates ({', '.join(router.candidates)}); it has "
+            f"{', '.join(sorted(table.frame['candidate'].unique()))}"
+        )
+    known = {candidate.name: candidate for candidate in manifest.candidates} | dict(catalogue)
+    matrix, _ = fill_costs(build_matrix(frame, router.candidates), known, assumed_output_tokens=0.0)
+    labels = acceptable(matrix.quality, manifest.acceptable)
+    served = router.estimate(list(matrix.requests))
+    estimate, expected = served.acceptable.astype(np.float64), served.cost_usd.astype(np.float64)
+    calibration = calibration_figures(estimate, estimate, labels)
+    rows = matrix.complete()
+    if not rows.any():
+        return Evaluation(
+            len(matrix), 0, calibration=calibration, why_not="no request has a judged outcome of every candidate"
+        )
+    groups = group_requests(list(matrix.texts), list(matrix.session_id))
+    outcome = CompleteOutcomes(labels[rows], matrix.cost_usd[rows], groups[rows], matrix.workflow[rows])
+    reference = router.candidates.index(manifest.reference)
+    point = next(p for p in manifest.operating_points if p.name == manifest.default_point)
+    always = None if point.always is None else router.candidates.index(point.always)
+    lines, curves, alone = evaluate(
+        Test(
+            calibration=outcome,
+            test=outcome,
+            contenders=[Contender(ROUTER, (estimate[rows], expected[rows]), (estimate[rows], expected[rows]))],
+            fixed=fixed_points(outcome.quality, outcome.cost_usd, matrix.candidates, reference, None),
+            operating=(point.knob, always),
+            knobs=np.array(manifest.knobs),
+            reference=reference,
+            candidates=matrix.candidates,
+            quality_target=point.quality_target or 1.0,
+        ),
+        resamples=resamples,
+        seed=seed,
+    )
+    columns = choose(estimate[rows], expected[rows], point.knob) if always is None else np.full(int(rows.sum()), always)
+    return Evaluation(
+        test_requests=len(matrix),
+        complete_requests=int(rows.sum()),
+        lines=lines,
+        workflows=by_workflow(outcome, columns, reference, matrix.candidates),
+        calibration=calibration,
+        curves=curves,
+        zero_router=alone.zero_router,
+    )
