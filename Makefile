@@ -45,7 +45,7 @@ check: $(READY) ## Lint and type-check
 
 notebook: $(READY) ## Run the notebook on the current bundle, top to bottom
 	@if [ ! -e models/current ]; then $(MAKE) --no-print-directory train; fi
-	$(BIN)/python -m nbclient.cli notebooks/cost_quality_frontier.ipynb --inplace
+	$(BIN)/jupyter-execute --inplace notebooks/cost_quality_frontier.ipynb
 
 mlflow: $(READY) ## Open MLflow's pages on http://127.0.0.1:5000
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db --host 127.0.0.1 --port 5000

@@ -245,3 +245,7 @@ def _print_account(table: Outcomes) -> None:
 
 def main() -> None:
     app()
+
+
+if __name__ == "__main__":
+    main()

@@ -79,8 +79,11 @@ def make_encoder(kind: Kind, source: str, cache: Path, *, static_dim: int, max_t
         temporary = cache / f".{folder.name}.{secrets.token_hex(4)}"
         temporary.mkdir()
         try:
-            write = _write_static if kind == "static" else _write_transformer
-            spec = write(temporary, source, static_dim, max_tokens)
+            spec = (
+                _write_static(temporary, source, static_dim, max_tokens)
+                if kind == "static"
+                else _write_transformer(temporary, source, max_tokens)
+            )
             (temporary / "spec.json").write_text(spec.model_dump_json(), encoding="utf-8")
             shutil.rmtree(folder, ignore_errors=True)
             temporary.rename(folder)
@@ -190,7 +193,7 @@ def static_graph(weights: np.ndarray[Any, np.dtype[np.float32]]) -> onnx.ModelPr
     return model
 
 
-def _write_transformer(folder: Path, source: str, static_dim: int, max_tokens: int) -> EncoderSpec:
+def _write_transformer(folder: Path, source: str, max_tokens: int) -> EncoderSpec:
     import torch
     from onnxruntime.quantization import QuantType, quantize_dynamic
 

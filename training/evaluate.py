@@ -117,7 +117,8 @@ class Evaluation:
                 "cost_save": router.cost_save,
                 "performance_gain": router.performance_gain,
             }
-            figures |= {"aiq_workflow_table": line.aiq for line in self.lines if line.name == "workflow table"}
+            tables = [line.aiq for line in self.lines if line.name == "workflow table"]
+            figures |= {"aiq_workflow_table": tables[0]} if tables else {}
         if self.calibration is not None:
             figures |= {"ece": self.calibration.ece, "brier": self.calibration.brier}
         return {key: value for key, value in figures.items() if not (isinstance(value, float) and np.isnan(value))}

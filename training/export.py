@@ -1,4 +1,4 @@
-"""Writes what a bundle runs on: both heads, their calibration and the cost model as one `head.onnx`, checked against training."""
+"""Writes what a bundle runs on: heads, calibration and cost model as one `head.onnx`, checked against training."""
 
 from __future__ import annotations
 

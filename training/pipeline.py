@@ -68,12 +68,13 @@ class Learned:
 
 def prepare(frame: pd.DataFrame, params: Params, catalogue: Mapping[str, Candidate]) -> Prepared:
     """Matrices, labels and the split; raises PipelineError, CostError or SplitError."""
-    matrix, notes = fill_costs(build_matrix(frame), catalogue, params.costs.assumed_output_tokens)
-    if len(matrix.candidates) < 2:
+    built = build_matrix(frame)
+    if len(built.candidates) < 2:
         raise PipelineError(
-            f"the log has outcomes of one candidate only ({matrix.candidates[0]}): there is nothing to choose between. "
+            f"the log has outcomes of one candidate only ({built.candidates[0]}): there is nothing to choose between. "
             "Send a share of the traffic to a second candidate (shadow requests tell most), or import an evaluation run."
         )
+    matrix, notes = fill_costs(built, catalogue, params.costs.assumed_output_tokens)
     labels = acceptable(matrix.quality, params.label.acceptable)
     judged = np.isfinite(labels).sum(axis=0)
     if not judged.all():

@@ -112,7 +112,10 @@ class DirectClassifier(Estimator):
                 f"{self.minimum} requests and 2 classes are needed"
             )
         self.design = Design.learn(inputs)
-        model = _Quiet(C=self.c, max_iter=100, tol=1e-3).fit(self.design.columns(inputs.take(known)), target[known])
+        judged = np.where(np.isfinite(labels), weights, 0.0).max(axis=1)
+        model = _Quiet(C=self.c, max_iter=100, tol=1e-3).fit(
+            self.design.columns(inputs.take(known)), target[known], sample_weight=judged[known]
+        )
         m = labels.shape[1]
         weight, bias = np.zeros((model.coef_.shape[1], m)), np.full(m, -30.0)
         if len(classes) == 2:  # scikit-learn keeps one row for two classes: softmax over (0, z)

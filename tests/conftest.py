@@ -1,0 +1,60 @@
+"""One full training run on the default log, shared by every test that needs a real bundle."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PUBLIC_DATA = Path(os.environ.get("BENCH_DATA", ROOT.parent / "shared" / "data"))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished `router-train run`: what it printed and where its bundles are."""
+
+    output: str
+    models: Path
+
+    @property
+    def bundle(self) -> Path:
+        return self.models / "current"
+
+
+def router_train(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Runs `router-train` as a user does, from the project's folder."""
+    command = [sys.executable, "-m", "training.cli", *map(str, arguments)]
+    environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
+
+
+def tracked_in(folder: Path) -> list[str]:
+    """The options that keep a run's tracking inside a folder."""
+    return [
+        "--set",
+        f"tracking.uri=sqlite:///{folder / 'mlruns' / 'mlflow.db'}",
+        "--set",
+        f"tracking.artifacts={folder / 'mlruns' / 'artifacts'}",
+    ]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """`make train` with nothing set: the default simulated log, every estimator, MLflow."""
+    folder = tmp_path_factory.mktemp("trained")
+    finished = router_train("run", "--out", folder / "models", *tracked_in(folder))
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return Trained(finished.stdout, folder / "models")
+
+
+@pytest.fixture(scope="session")
+def public_data() -> Path:
+    """The folder of public outcome data; tests that need it are skipped where it is absent."""
+    if not (PUBLIC_DATA / "routerbench").is_dir():
+        pytest.skip(f"no public outcome data in {PUBLIC_DATA} (set BENCH_DATA to where RouterBench and RouteLLM's are)")
+    return PUBLIC_DATA

@@ -1,0 +1,137 @@
+"""The frontier: the policy swept over its knob, single candidates, and the bootstrap over whole groups."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from training.frontier import Floats, Singles, bootstrap_aiq, bootstrap_weights, frontier, knob_grid, singles
+
+# Two requests, three candidates: cheap, middling, dear.
+ESTIMATE = np.array([[0.5, 0.8, 0.9], [0.9, 0.9, 0.95]])
+COST = np.array([[1.0, 2.0, 6.0], [1.0, 3.0, 5.0]])
+QUALITY = np.array([[0.0, 1.0, 1.0], [1.0, 0.0, 1.0]])
+
+
+@st.composite
+def outcomes(draw: st.DrawFn) -> tuple[Floats, Floats, Floats]:
+    """Estimates, costs and observed acceptability of n requests by m candidates."""
+    n, m = draw(st.integers(1, 12)), draw(st.integers(2, 4))
+    generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    return generator.uniform(size=(n, m)), generator.uniform(0.1, 5, (n, m)), generator.integers(0, 2, (n, m)) * 1.0
+
+
+def test_the_frontier_by_hand() -> None:
+    points = frontier(ESTIMATE, COST, QUALITY, COST, np.array([0.0, 0.1, 10.0]))
+    # Knob 0: the dear one twice. Knob .1: request 1 scores .4, .6, .3, request 2 scores .8, .6, .45. Knob 10: the cheap.
+    assert points.request_cost.tolist() == [[6.0, 2.0, 1.0], [5.0, 1.0, 1.0]]
+    assert points.request_quality.tolist() == [[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]]
+    assert points.cost.tolist() == [5.5, 1.5, 1.0]
+    assert points.quality.tolist() == [1.0, 1.0, 0.5]
+
+
+def test_the_choice_rests_on_expected_cost_and_the_account_on_what_it_came_to() -> None:
+    truly = COST * 10
+    points = frontier(ESTIMATE, COST, QUALITY, truly, np.array([0.1]))
+    assert points.request_cost.tolist() == [[20.0], [10.0]]
+
+
+def test_singles_by_hand() -> None:
+    alone = singles(QUALITY, COST)
+    assert alone.cost.tolist() == [1.0, 2.5, 5.5]
+    assert alone.quality.tolist() == [0.5, 0.5, 1.0]
+    assert (alone.cheapest, alone.best) == (0, 2)
+    # From (1, .5) to (5.5, 1): the mean height is .75.
+    assert alone.zero_router == pytest.approx(0.75)
+
+
+def test_of_equally_good_singles_the_best_is_the_cheapest() -> None:
+    assert Singles(np.array([3.0, 1.0, 2.0]), np.array([0.9, 0.5, 0.9])).best == 2
+
+
+def test_aiq_adds_the_cheapest_single_to_a_router_s_points() -> None:
+    alone = Singles(np.array([1.0, 3.0]), np.array([0.4, 0.8]))
+    # (1, .4), (2, .8), then flat to 3: (.6 + .8) / 2.
+    assert alone.aiq(np.array([2.0]), np.array([0.8])) == pytest.approx(0.7)
+
+
+def test_the_knob_grid_by_hand() -> None:
+    # Spreads within a request are 2 and 4; the mean is 3. A candidate without a cost is left out.
+    knobs = knob_grid(np.array([[1.0, 3.0], [1.0, 5.0]]), 5)
+    assert knobs.tolist() == pytest.approx([0.0, 1e-3 / 3, 1 / 3, 1e3 / 3, 1e9 / 3])
+    assert knob_grid(np.array([[1.0, np.nan, 3.0], [1.0, 5.0, np.nan]]), 5).tolist() == knobs.tolist()
+
+
+def test_without_a_spread_of_costs_there_is_one_knob() -> None:
+    assert knob_grid(np.full((3, 2), 0.7), 20).tolist() == [0.0]
+
+
+def test_bootstrap_weights_draw_groups_with_replacement() -> None:
+    weights = bootstrap_weights(np.array([7, 7, 9]), 500, seed=3)
+    assert weights.shape == (500, 3)
+    # Two groups drawn twice: both once (2 rows + 1 row), the first twice, or the second twice.
+    seen = {tuple(np.round(row, 6)) for row in weights}
+    assert seen == {(0.333333, 0.333333, 0.333333), (0.5, 0.5, 0.0), (0.0, 0.0, 1.0)}
+
+
+def test_the_bootstrap_of_equal_weights_is_the_plain_aiq() -> None:
+    points = frontier(ESTIMATE, COST, QUALITY, COST, knob_grid(COST, 12))
+    value = bootstrap_aiq(points, QUALITY, COST, np.full((1, 2), 0.5))
+    assert value.tolist() == pytest.approx([singles(QUALITY, COST).aiq(points.cost, points.quality)])
+
+
+def test_a_resample_is_the_aiq_of_its_requests() -> None:
+    points = frontier(ESTIMATE, COST, QUALITY, COST, np.array([0.0, 0.1, 10.0]))
+    # Only request 1: singles (1, 0), (2, 1), (6, 1), of which the best is (2, 1); the router passes through both.
+    only_first = bootstrap_aiq(points, QUALITY, COST, np.array([[1.0, 0.0]]))
+    assert only_first.tolist() == pytest.approx([0.5])
+
+
+@given(outcomes(), st.integers(4, 40))
+def test_the_first_knob_takes_the_highest_estimate_and_the_last_the_cheapest(
+    made: tuple[Floats, Floats, Floats], steps: int
+) -> None:
+    estimate, cost, quality = made
+    knobs = knob_grid(cost, steps)
+    assert len(knobs) == steps
+    assert (np.diff(knobs) > 0).all()
+    rows = np.arange(len(cost))
+    points = frontier(estimate, cost, quality, cost, knobs)
+    assert points.request_cost[:, 0].tolist() == cost[rows, estimate.argmax(axis=1)].tolist()
+    assert points.request_cost[:, -1].tolist() == cost.min(axis=1).tolist()
+
+
+@given(outcomes())
+def test_turning_the_knob_up_never_costs_more_nor_expects_more(made: tuple[Floats, Floats, Floats]) -> None:
+    estimate, cost, _ = made
+    points = frontier(estimate, cost, estimate, cost, knob_grid(cost, 30))
+    assert (np.diff(points.request_cost, axis=1) <= 1e-12).all()
+    assert (np.diff(points.request_quality, axis=1) <= 1e-12).all()
+
+
+@given(outcomes())
+def test_no_estimate_beats_the_oracle(made: tuple[Floats, Floats, Floats]) -> None:
+    estimate, cost, quality = made
+    alone, knobs = singles(quality, cost), knob_grid(cost, 30)
+    # The oracle changes its mind where a knob equals 1 / (a difference of costs): one knob between each two of those.
+    gaps = (cost[:, :, None] - cost[:, None, :]).ravel()
+    turns = np.unique(1 / gaps[gaps > 0])
+    between = np.concatenate([[0.0], (turns[1:] + turns[:-1]) / 2, [2 * turns[-1]]])
+    oracle = frontier(quality, cost, quality, cost, between)
+    router = frontier(estimate, cost, quality, cost, knobs)
+    assert alone.aiq(oracle.cost, oracle.quality) >= alone.aiq(router.cost, router.quality) - 1e-9
+    assert alone.aiq(oracle.cost, oracle.quality) >= alone.zero_router - 1e-9
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.integers(0, 1000))
+def test_bootstrap_weights_sum_to_one_and_treat_a_group_alike(groups: list[int], seed: int) -> None:
+    member = np.array(groups)
+    weights = bootstrap_weights(member, 20, seed)
+    assert weights.sum(axis=1).tolist() == pytest.approx([1.0] * 20)
+    assert (weights >= 0).all()
+    for group in set(groups):
+        inside = weights[:, member == group]
+        assert (inside == inside[:, :1]).all()
+    assert (weights == bootstrap_weights(member, 20, seed)).all()
