@@ -159,4 +159,9 @@ def _platt(x: Floats, y: Floats, weights: Floats) -> tuple[float, float]:
     if len(np.unique(y)) < 2:
         return 1.0, 0.0
     model = LogisticRegression(C=100.0).fit(x[:, None], y, sample_weight=weights)
-    return float(model.coef_[0, 0]), float(model.intercept_[0])
+    slope = float(model.coef_[0, 0])
+    if slope > 0:
+        return slope, float(model.intercept_[0])
+    # Out-of-fold means run against their labels; a map that turns the order round would be served with refitted ones.
+    mean = np.average(y, weights=weights)
+    return 0.0, float(np.log(mean / (1 - mean)))

@@ -110,17 +110,18 @@ class LogRidge:
 
     def fit(self, columns: Floats, design: Design, values: Floats) -> LogRidge:
         """`columns` (n, d) standardised by `design`, `values` (n, m) >= 0 with NaN where not observed."""
-        seen = np.isfinite(values) & (values > 0)
-        self.known = seen.any(axis=0)
+        observed = np.isfinite(values)
+        seen = observed & (values > 0)  # zeros have no logarithm; they count through their share of what was observed
+        self.known, positive = observed.any(axis=0), seen.any(axis=0)
         logs = np.where(seen, np.log(np.where(seen, values, 1.0)), 0.0)
         counts = np.maximum(seen.sum(axis=0), 1)
         pooled = logs.sum() / max(seen.sum(), 1)
-        mean = np.where(self.known, logs.sum(axis=0) / counts, pooled)
+        mean = np.where(positive, logs.sum(axis=0) / counts, pooled)
         rest = np.where(seen, logs - mean, 0.0)
         per_request = seen.sum(axis=1)
         shared = _ridge(columns, rest.sum(axis=1) / np.maximum(per_request, 1), per_request.astype(float), self.shared)
         weight = np.repeat(shared[:, None], values.shape[1], axis=1)
-        for candidate in np.flatnonzero(self.known):
+        for candidate in np.flatnonzero(positive):
             rows = seen[:, candidate]
             left = rest[rows, candidate] - columns[rows] @ shared
             shift = left.mean()
@@ -129,9 +130,10 @@ class LogRidge:
         fitted = columns @ weight + mean
         smear = np.where(seen, np.exp(np.clip(logs - fitted, -5, 5)), 0.0)
         self.smear = (smear.sum(axis=0) + 20.0) / (seen.sum(axis=0) + 20.0)
+        self.smear *= seen.sum(axis=0) / np.maximum(observed.sum(axis=0), 1)
         room = np.log(self.stretch)
-        self.low = np.where(self.known, np.where(seen, logs, np.inf).min(axis=0), 0.0) - room
-        self.high = np.where(self.known, np.where(seen, logs, -np.inf).max(axis=0), 0.0) + room
+        self.low = np.where(positive, np.where(seen, logs, np.inf).min(axis=0), 0.0) - room
+        self.high = np.where(positive, np.where(seen, logs, -np.inf).max(axis=0), 0.0) + room
         self.weight, self.bias = design.fold(weight, mean)
         return self
 

@@ -112,14 +112,11 @@ def out_of_fold(factory: Factory, data: Training) -> Floats:
 def select(scores: Sequence[Score]) -> tuple[str, str]:
     """The estimator to use, and by what it was chosen.
 
-    By AIQ with the one-standard-error rule: among those whose shortfall against the best is within one standard error
-    of that very difference, the simplest. By the Brier score where AIQ could not be measured.
+    By AIQ, the simpler one among equals; by the Brier score where AIQ could not be measured.
     """
     if any(np.isnan(score.aiq) for score in scores):
         return min(scores, key=lambda score: score.brier).name, "Brier score"
-    best = max(scores, key=lambda score: score.aiq)
-    near = [score for score in scores if best.aiq - score.aiq <= score.shortfall_error]
-    return min(near, key=lambda score: (score.complexity, -score.aiq)).name, "AIQ"
+    return min(scores, key=lambda score: (-score.aiq, score.complexity)).name, "AIQ"
 
 
 def _scores(

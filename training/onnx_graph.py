@@ -11,7 +11,8 @@ from onnx import TensorProto, compose, helper, numpy_helper
 
 OPSET = 18
 ML_OPSET = 3
-_EPSILON = 1e-7
+# How near to 0 and 1 a logit looks. Nearer, float32 rounding of 1 - p would show in what follows it.
+_EPSILON = 1e-3
 
 
 class Graph:
