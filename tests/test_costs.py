@@ -206,15 +206,19 @@ def test_expected_cost_is_tokens_times_price_or_what_was_logged() -> None:
     assert model.latency.predict(inputs) == pytest.approx(np.full((80, 2), 50.0))
 
 
-@given(st.floats(0.01, 100))
-def test_a_changed_price_changes_the_cost_without_a_new_fit(factor: float) -> None:
-    model, inputs = MODEL
+@pytest.fixture(scope="module")
+def by_tokens() -> tuple[CostModel, Inputs]:
+    return cost_model({"cheap": "tokens", "dear": "tokens"})
+
+
+@given(factor=st.floats(0.01, 100))
+def test_a_changed_price_changes_the_cost_without_a_new_fit(
+    by_tokens: tuple[CostModel, Inputs], factor: float
+) -> None:
+    model, inputs = by_tokens
     dearer = DEAR.model_copy(
         update={"input_usd_per_mtok": 10.0 * factor, "output_usd_per_mtok": 40.0 * factor}
     )
     before, after = model.cost_usd(inputs), replace(model, candidates=(CHEAP, dearer)).cost_usd(inputs)
     assert after[:, 1] == pytest.approx(before[:, 1] * factor)
     assert (after[:, 0] == before[:, 0]).all()
-
-
-MODEL = cost_model({"cheap": "tokens", "dear": "tokens"})

@@ -123,9 +123,13 @@ def load_params(path: Path = DEFAULTS, overrides: Sequence[str] = ()) -> Params:
     """Parameters from a TOML file, then `overrides` of the form "stage.key=value"; raises ConfigError."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
     stages = get_type_hints(Params)
+    for stage, part in values.items():
+        _known(stage, stages, "stage", str(path))
+        if not isinstance(part, Mapping):
+            raise ConfigError(f"{path}: {stage} is {part!r}; a table is expected")
     for override in overrides:
         name, equals, text = override.partition("=")
         stage, dot, key = name.strip().partition(".")
@@ -134,8 +138,6 @@ def load_params(path: Path = DEFAULTS, overrides: Sequence[str] = ()) -> Params:
         _known(stage, stages, "stage", override)
         _known(key, get_type_hints(stages[stage]), f"parameter of {stage}", override)
         values.setdefault(stage, {})[key] = _parse(text.strip(), get_type_hints(stages[stage])[key])
-    for stage in values:
-        _known(stage, stages, "stage", str(path))
     missing = [stage for stage in stages if stage not in values]
     if missing:
         raise ConfigError(f"{path}: no [{missing[0]}] table")

@@ -157,6 +157,7 @@ def _write_static(folder: Path, source: str, static_dim: int, max_tokens: int) -
     with _quiet():
         weights, tokenizer = _static_weights(source, static_dim)
     onnx.save(static_graph(weights), folder / "encoder.onnx")
+    tokenizer.post_processor = None  # sentence-transformers averages a text's own tokens, without [CLS] and the like
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.save(str(folder / "tokenizer.json"))

@@ -99,3 +99,76 @@ def expected_calibration_error(probability: Floats, outcome: Floats, bins: int =
 def brier(probability: Floats, outcome: Floats) -> float:
     """Mean squared error of the probability. Source: Brier 1950."""
     return float(np.mean((probability - outcome) ** 2)) if len(probability) else float("nan")
+
+
+def aurc(confidence: Floats, correct: Floats) -> float:
+    """Area under the risk-coverage curve: the error rate among the k most confident, averaged over k = 1 to n.
+
+    `confidence` and `correct` (n,), the latter 0/1 or in [0, 1]; ties in confidence count as shuffled. Sources: Geifman &
+    El-Yaniv 2017 (the curve); Geifman, Uziel & El-Yaniv 2019 (its area).
+    """
+    if len(confidence) == 0:
+        return float("nan")
+    _, level, count = np.unique(-confidence, return_inverse=True, return_counts=True)
+    error = np.bincount(level, weights=1.0 - correct) / count
+    coverage = np.arange(1, len(confidence) + 1)
+    return float(np.mean(np.cumsum(np.repeat(error, count)) / coverage))
+
+
+def strong_weak(
+    win_score: Floats, quality_strong: Floats, quality_weak: Floats, thresholds: Floats
+) -> tuple[Floats, Floats]:
+    """(k,) share of requests sent to the strong candidate and (k,) mean quality, at each of k thresholds.
+
+    A request goes to the strong one where its `win_score` (n,) reaches the threshold. Source: RouteLLM, arXiv 2406.18665.
+    """
+    strong = win_score[:, None] >= thresholds[None, :]
+    quality = np.where(strong, quality_strong[:, None], quality_weak[:, None])
+    return np.asarray(strong.mean(axis=0)), np.asarray(quality.mean(axis=0))
+
+
+def pgr(quality: float, weak: float, strong: float) -> float:
+    """Performance gap recovered, (quality - weak) / (strong - weak); NaN when there is no gap. Source: RouteLLM."""
+    return (quality - weak) / (strong - weak) if strong > weak else float("nan")
+
+
+def apgr(share_strong: Floats, quality: Floats, weak: float, strong: float) -> float:
+    """Average PGR over the share of calls sent to the strong candidate, 0 to 1: 1/2 for sending calls at random.
+
+    `share_strong` and `quality` (k,) are a router's points, to which all-weak and all-strong are added. RouteLLM takes
+    the mean over ten shares, here it is the area by trapezoids.
+    """
+    share, curve = _strong_curve(share_strong, quality, weak, strong)
+    return pgr(float(np.trapezoid(curve, share)), weak, strong)
+
+
+def cpt(share_strong: Floats, quality: Floats, weak: float, strong: float, target: float) -> float:
+    """Call-performance threshold: the least share of strong calls at which PGR >= target, between points by line.
+
+    Parameters as of `apgr`; NaN where no share reaches it or there is no gap. Source: RouteLLM.
+    """
+    share, curve = _strong_curve(share_strong, quality, weak, strong)
+    needed = weak + target * (strong - weak)
+    reached = curve >= needed - 1e-12
+    if not strong > weak or not reached.any():
+        return float("nan")
+    at = int(reached.argmax())
+    if at == 0:
+        return float(share[0])
+    return float(np.interp(needed, curve[at - 1 : at + 1], share[at - 1 : at + 1]))
+
+
+def _strong_curve(share_strong: Floats, quality: Floats, weak: float, strong: float) -> tuple[Floats, Floats]:
+    """The points in the order of their share, from (0, weak) to (1, strong)."""
+    order = np.lexsort((quality, share_strong))
+    share = np.concatenate([[0.0], share_strong[order], [1.0]])
+    return share, np.concatenate([[weak], quality[order], [strong]])
+
+
+def collapse(columns: NDArray[np.intp], strongest: int, oracle_columns: NDArray[np.intp]) -> float:
+    """Routing collapse: the share of n requests sent to the strongest candidate, minus the oracle's share.
+
+    `columns` and `oracle_columns` (n,), where -1 (no candidate was acceptable) is not the strongest. Source: Lai & Ye
+    2026, arXiv 2602.03478, describe it; the difference of shares is this project's measure of it.
+    """
+    return float(np.mean(columns == strongest) - np.mean(oracle_columns == strongest))

@@ -58,6 +58,13 @@ class Graph:
     def where(self, condition: str, yes: str, no: str) -> str:
         return self.add("Where", condition, yes, no)
 
+    def top(self, source: str, size: int) -> tuple[str, str]:
+        """The `size` largest values of each row, falling, and their columns: both (n, size)."""
+        values, columns = self._fresh("top_values"), self._fresh("top_columns")
+        size_name = self.constant([size], np.int64)
+        self._nodes.append(helper.make_node("TopK", [source, size_name], [values, columns], axis=1))
+        return values, columns
+
     def row_sum(self, source: str) -> str:
         """(n, 1) sum over columns."""
         return self.add("ReduceSum", source, self.constant([1], np.int64), keepdims=1)

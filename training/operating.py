@@ -22,8 +22,8 @@ def choose_points(
     """One operating point per target: the knob of least cost whose quality is at least target x the reference's.
 
     `points` is the frontier on n calibration requests, `reference_quality` and `reference_cost` (n,) what the reference
-    candidate gave on them. Where fewer than `minimum` requests are there, or no knob reaches the target, the point is
-    the reference candidate itself.
+    candidate gave on them. Where fewer than `minimum` requests are there, no knob reaches the target, or the reference
+    reaches it for less, the point is the reference candidate itself.
     """
     n = len(reference_quality)
     base_quality = float(reference_quality.mean()) if n else float("nan")
@@ -31,7 +31,10 @@ def choose_points(
     chosen = []
     for target in sorted(targets, reverse=True):
         name = f"quality-{target:g}"
-        enough = points.quality >= target * base_quality if n >= minimum else np.zeros(len(points.knobs), dtype=bool)
+        enough = np.zeros(len(points.knobs), dtype=bool)
+        if n >= max(minimum, 1):
+            dearest = base_cost if target <= 1 else np.inf  # the reference itself reaches any target up to 1
+            enough = (points.quality >= target * base_quality) & (points.cost <= dearest)
         if not enough.any():
             chosen.append(
                 OperatingPoint(

@@ -60,6 +60,8 @@ class Estimator(ABC):
     name: ClassVar[str]
     # Order of preference among equals: the lower, the simpler.
     complexity: ClassVar[int]
+    # Whether the workflow tag makes a difference to it.
+    uses_workflow: ClassVar[bool] = True
 
     @abstractmethod
     def fit(self, inputs: Inputs, labels: Floats, weights: Floats) -> Self:

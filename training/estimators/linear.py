@@ -12,6 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from training.estimators.base import Estimator, Floats, Inputs, NotTrainableError, observed_mean, sigmoid
+from training.estimators.tables import WorkflowTable
 from training.label import cheapest_acceptable
 from training.onnx_graph import Graph
 
@@ -87,6 +88,76 @@ class LogisticPerCandidate(Estimator):
         return graph.add("Sigmoid", graph.linear(columns, self.weight, self.bias))
 
 
+class LowRankResidual(Estimator):
+    """The workflow table, plus what text adds to it in the few directions in which candidates vary together.
+
+    A ridge regression of each candidate's residual (its label minus the table) on the standardised columns, weighted by
+    the observed cells; its fitted values are then projected on their `rank` leading directions across candidates
+    (reduced-rank regression, Izenman 1975). Few directions leave little room for one candidate to look best by luck.
+    """
+
+    name: ClassVar[str] = "table+low-rank"
+    complexity: ClassVar[int] = 2
+    text_only: ClassVar[bool] = False
+
+    def __init__(self, penalty: float = 1000.0, rank: int = 2, strength: float = 10.0) -> None:
+        self.penalty = penalty
+        self.rank = rank
+        self.strength = strength
+
+    def fit(self, inputs: Inputs, labels: Floats, weights: Floats) -> Self:
+        used = inputs.untagged() if self.text_only else inputs
+        self.table = WorkflowTable(self.strength).fit(used, labels, weights)
+        seen = np.isfinite(labels)
+        weight = np.where(seen, weights, 0.0)
+        residual = np.where(seen, labels - self.table.predict(used), 0.0)
+        text = inputs.untagged()
+        design = Design.learn(text)
+        columns = design.columns(text)
+        coefficients = _ridge_per_candidate(columns, residual, weight, self.penalty)
+        m = labels.shape[1]
+        if self.rank < m:
+            fitted = columns @ coefficients
+            _, directions = np.linalg.eigh(fitted.T @ fitted)
+            leading = directions[:, -self.rank :]
+            coefficients = coefficients @ leading @ leading.T
+        self.weight, self.bias = design.fold(coefficients, np.zeros(m))
+        return self
+
+    def predict(self, inputs: Inputs) -> Floats:
+        text = inputs.untagged()
+        base = self.table.predict(text if self.text_only else inputs)
+        return np.asarray(base + stacked(text) @ self.weight + self.bias)
+
+    def to_onnx(self, graph: Graph) -> str:
+        # The workflow columns' weights are zero: they did not vary in what the ridge saw.
+        text = graph.linear(graph.concat(graph.embedding, graph.features), self.weight, self.bias)
+        if self.text_only:
+            return graph.add("Add", text, graph.constant(self.table.overall))
+        return graph.add("Add", text, self.table.to_onnx(graph))
+
+
+class ReducedRankRidge(LowRankResidual):
+    """The same without workflows: each candidate's mean, plus the low-rank part."""
+
+    name: ClassVar[str] = "reduced-rank-ridge"
+    complexity: ClassVar[int] = 2
+    uses_workflow: ClassVar[bool] = False
+    text_only: ClassVar[bool] = True
+
+
+class Ridge(LowRankResidual):
+    """Each candidate's mean plus its own ridge regression on the text: full rank, no workflow."""
+
+    name: ClassVar[str] = "ridge"
+    complexity: ClassVar[int] = 2
+    uses_workflow: ClassVar[bool] = False
+    text_only: ClassVar[bool] = True
+
+    def __init__(self, penalty: float = 1000.0) -> None:
+        super().__init__(penalty, rank=10**6)
+
+
 class DirectClassifier(Estimator):
     """One multinomial classifier of the cheapest acceptable candidate: the textbook way, kept to be compared with.
 
@@ -157,3 +228,19 @@ class _Quiet(LogisticRegression):  # type: ignore[misc]  # scikit-learn ships no
 def logistic(c: float) -> LogisticRegression:
     """L2-regularised logistic regression. Newton steps suit a few hundred columns: exact and deterministic."""
     return _Quiet(C=c, max_iter=50, solver="newton-cholesky")
+
+
+def _ridge_per_candidate(columns: Floats, target: Floats, weight: Floats, penalty: float) -> Floats:
+    """(d, m) ridge coefficients, each candidate on its own weighted rows; one solve where all candidates share them."""
+    identity = penalty * np.eye(columns.shape[1])
+    if (weight == weight[:, :1]).all():
+        weighted = columns * weight[:, :1]
+        return np.asarray(np.linalg.solve(weighted.T @ columns + identity, weighted.T @ target))
+    solved = np.zeros((columns.shape[1], target.shape[1]))
+    for candidate in range(target.shape[1]):
+        rows = weight[:, candidate] > 0
+        weighted = columns[rows] * weight[rows, candidate, None]
+        solved[:, candidate] = np.linalg.solve(
+            weighted.T @ columns[rows] + identity, weighted.T @ target[rows, candidate]
+        )
+    return solved

@@ -1,0 +1,265 @@
+"""Off-policy evaluation: what a router would have given, from a log that has one or a few outcomes per request.
+
+n requests, m candidates. A target policy is `columns` (n,), the candidate it would choose on each request. `outcome` (n, m)
+is quality, acceptability or cost, NaN where it was not observed. `propensity` (n, m) is the probability with which the
+logging policy observed that cell, 1 on a request on which every candidate was run, NaN where there was no attempt.
+
+Rows count as independent. A row counts if its propensities are known: at least one is, and none is missing where an
+outcome was observed. A row that counts but has no outcome of the chosen candidate is not left out: its weight is 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Columns = NDArray[np.intp]
+
+CLIP = 100.0
+MINIMUM_EFFECTIVE = 30.0
+_Z = NormalDist().inv_cdf(0.975)
+# Weights average 1 where the log could have observed every choice; an average clearly below this is a hole in the log.
+_SUPPORT = 0.95
+# A candidate with fewer single attempts than this gets its share of them; a model of so few would be made of noise.
+_RARE = 20
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A target policy's mean outcome with its 95% interval, from `n` requests worth `effective_sample` of its own.
+
+    Where the log cannot bear it, `refused` says why, and value, low and high are NaN.
+    """
+
+    value: float
+    low: float
+    high: float
+    effective_sample: float
+    n: int
+    method: str
+    refused: str | None = None
+
+
+def importance_weights(observed: Bools, propensity: Floats, columns: Columns, clip: float) -> Floats:
+    """(n,) 1 / max(propensity, 1 / clip) of the chosen cell where it was observed, else 0.
+
+    `observed` and `propensity` are (n, m); `clip` >= 1 is the highest weight, which trades bias for variance (Ionides
+    2008). Raises ValueError when a chosen, observed cell has no propensity in [0, 1].
+    """
+    _check(observed, propensity, columns, clip)
+    rows = np.arange(len(columns))
+    seen, p = observed[rows, columns], propensity[rows, columns]
+    wrong = seen & ~((p >= 0) & (p <= 1))
+    if wrong.any():
+        raise ValueError(
+            f"{wrong.sum()} observed outcomes have no propensity in [0, 1], the first {p[wrong][0]}; "
+            "estimate_propensities gives one where none was logged"
+        )
+    weights: Floats = np.where(seen, 1.0 / np.maximum(np.where(seen, p, 1.0), 1.0 / clip), 0.0)
+    return weights
+
+
+def effective_sample_size(weights: Floats) -> float:
+    """(sum w)^2 / sum w^2: how many rows of equal weight say as much; 0 without weights. Source: Kish 1965."""
+    squares = float((weights**2).sum())
+    return float(weights.sum()) ** 2 / squares if squares > 0 else 0.0
+
+
+def ips(
+    outcome: Floats,
+    propensity: Floats,
+    columns: Columns,
+    *,
+    clip: float = CLIP,
+    minimum_effective: float = MINIMUM_EFFECTIVE,
+) -> Estimate:
+    """Inverse propensity scoring, mean(w y): unbiased where the propensities are right, of high variance.
+
+    Source: Horvitz & Thompson 1952. Interval: normal approximation; it may reach past the range of the outcomes.
+    """
+    _, weights, y = _chosen(outcome, propensity, columns, clip)
+    return _estimate("ips", weights * y, weights, minimum_effective)
+
+
+def snips(
+    outcome: Floats,
+    propensity: Floats,
+    columns: Columns,
+    *,
+    clip: float = CLIP,
+    minimum_effective: float = MINIMUM_EFFECTIVE,
+) -> Estimate:
+    """Self-normalised inverse propensity scoring, sum(w y) / sum(w): stays within the outcomes' range, biased by O(1/n).
+
+    Source: Swaminathan & Joachims 2015. Interval: delta method, of width zero when all weighted outcomes are equal; for
+    failures that are rare, `bounds.weighted_upper` says more.
+    """
+    _, weights, y = _chosen(outcome, propensity, columns, clip)
+    total = weights.sum()
+    value = float((weights * y).sum() / total) if total > 0 else float("nan")
+    linear = value + weights * (y - value) / weights.mean() if total > 0 else weights
+    return _estimate("snips", linear, weights, minimum_effective)
+
+
+def doubly_robust(
+    outcome: Floats,
+    propensity: Floats,
+    columns: Columns,
+    model: Floats,
+    *,
+    clip: float = CLIP,
+    minimum_effective: float = MINIMUM_EFFECTIVE,
+) -> Estimate:
+    """mean(f + w (y - f)) with f the model's prediction for the chosen candidate.
+
+    Right where either the propensities or the model are. `model` (n, m) must not have seen the outcomes it predicts: out
+    of fold, or fitted on other requests. Source: Dudík, Langford & Li 2011. Interval: normal approximation.
+    """
+    rows, weights, y = _chosen(outcome, propensity, columns, clip)
+    if model.shape != outcome.shape:
+        raise ValueError(f"expected predictions of shape {outcome.shape}, got {model.shape}")
+    predicted = model[np.arange(len(columns)), columns][rows]
+    return _estimate("doubly robust", predicted + weights * (y - predicted), weights, minimum_effective)
+
+
+def judged_propensity(attempted: Bools, labels: Floats, propensity: Floats) -> Floats:
+    """(n, m) the probability of an attempt that was also judged: propensity times the share of attempts judged.
+
+    An attempt nobody judged is no observation of quality (it is one of cost, which needs no such factor). The share is
+    taken per candidate, apart for requests on which every candidate was tried; within these, which attempts were
+    judged is assumed to be chance (missing at random). All arrays (n, m).
+    """
+    everywhere = attempted.all(axis=1)
+    shares = np.zeros(attempted.shape)
+    for stratum in (everywhere, ~everywhere):
+        tries = attempted[stratum].sum(axis=0)
+        judged = (attempted[stratum] & np.isfinite(labels[stratum])).sum(axis=0)
+        shares[stratum] = judged / np.maximum(tries, 1)
+    product: Floats = propensity * shares
+    return product
+
+
+def estimate_propensities(attempted: Bools, features: Floats, folds: NDArray[np.intp]) -> tuple[Floats, str]:
+    """Propensities (n, m) for a log that has none, NaN where there was no attempt, and a note that says how.
+
+    Given how many candidates a request was tried on: all of them, 1; a single one, the multinomial logistic regression
+    of which one on `features` (n, k), fitted without the request's own fold (`folds` (n,), at least two) and kept above
+    1 / (20 m); some but not all, NaN, since why the others were added is not known. A candidate with few single
+    attempts gets its share of them, shrunk. Right only if nothing outside the features moved the choice.
+    """
+    n, m = attempted.shape
+    if len(features) != n or len(folds) != n:
+        raise ValueError(f"expected {n} rows of features and folds, got {len(features)} and {len(folds)}")
+    tries = attempted.sum(axis=1)
+    everywhere, single = tries == m, (tries == 1) & (m > 1)
+    if single.any() and len(np.unique(folds)) < 2:
+        raise ValueError("expected at least two folds to estimate propensities out of fold, got one")
+    propensity = np.full((n, m), np.nan)
+    propensity[everywhere] = 1.0
+    chosen = attempted.argmax(axis=1)
+    for fold in np.unique(folds[single]):
+        held, rest = single & (folds == fold), single & (folds != fold)
+        shares = _choice_shares(features[rest], chosen[rest], features[held], m)
+        propensity[held] = np.maximum(shares, 1.0 / (20 * m))
+    note = (
+        f"propensities were not logged; {int(everywhere.sum())} requests tried on every candidate count with propensity 1"
+        f", {int(single.sum())} tried on one with a propensity estimated by out-of-fold logistic regression"
+    )
+    left_out = n - int(everywhere.sum()) - int(single.sum())
+    if left_out:
+        note += f"; {left_out} tried on some candidates are left out"
+    return np.where(attempted, propensity, np.nan), note
+
+
+def mask_to_one(quality: Floats, propensities: Floats, seed: int) -> tuple[Floats, Floats]:
+    """Keeps one outcome per request, drawn with the given probabilities: a log whose truth is known.
+
+    `quality` (n, m) complete, `propensities` (n, m) with rows that sum to 1. Returns both, NaN but in the drawn cells.
+    """
+    if quality.shape != propensities.shape:
+        raise ValueError(f"expected propensities of shape {quality.shape}, got {propensities.shape}")
+    if not np.isfinite(quality).all():
+        raise ValueError(f"expected complete outcomes, {(~np.isfinite(quality)).sum()} of {quality.size} are missing")
+    if (propensities < 0).any() or not np.allclose(propensities.sum(axis=1), 1.0):
+        raise ValueError("expected propensities >= 0 that sum to 1 in every row")
+    ends = np.cumsum(propensities, axis=1)
+    # Scaled to the row's own last end, so that rounding never leaves a draw past it.
+    draw = np.random.default_rng(seed).random((len(quality), 1)) * ends[:, -1:]
+    drawn = (draw >= ends).sum(axis=1)
+    kept = np.arange(quality.shape[1]) == drawn[:, None]
+    return np.where(kept, quality, np.nan), np.where(kept, propensities, np.nan)
+
+
+def _check(outcome: Bools | Floats, propensity: Floats, columns: Columns, clip: float) -> None:
+    n, m = outcome.shape
+    if propensity.shape != (n, m) or columns.shape != (n,):
+        raise ValueError(
+            f"expected propensities of shape {(n, m)} and columns of shape {(n,)}, got {propensity.shape} and {columns.shape}"
+        )
+    if n and not (columns.min() >= 0 and columns.max() < m):
+        raise ValueError(f"expected columns from 0 to {m - 1}, got {columns.min()} to {columns.max()}")
+    if not clip >= 1:
+        raise ValueError(f"expected a highest weight of at least 1, got {clip}")
+
+
+def _chosen(outcome: Floats, propensity: Floats, columns: Columns, clip: float) -> tuple[Bools, Floats, Floats]:
+    """The rows that count (n,), and of these the weight and the chosen candidate's outcome, 0 where not observed."""
+    _check(outcome, propensity, columns, clip)
+    known, observed = np.isfinite(propensity), np.isfinite(outcome)
+    rows: Bools = np.asarray(known.any(axis=1) & ~(observed & ~known).any(axis=1))
+    weights = importance_weights(observed[rows], propensity[rows], columns[rows], clip)
+    y = outcome[np.arange(len(columns)), columns][rows]
+    return rows, weights, np.where(np.isfinite(y), y, 0.0)
+
+
+def _estimate(method: str, linear: Floats, weights: Floats, minimum_effective: float) -> Estimate:
+    """Mean of the estimator's linear terms (n,): the value plus each row's influence, whose spread is the error."""
+    n, effective = len(weights), effective_sample_size(weights)
+    refused = _refusal(weights, effective, minimum_effective)
+    if refused is not None:
+        nan = float("nan")
+        return Estimate(nan, nan, nan, effective, n, method, refused)
+    value, error = float(linear.mean()), _standard_error(linear)
+    return Estimate(value, value - _Z * error, value + _Z * error, effective, n, method)
+
+
+def _refusal(weights: Floats, effective: float, minimum_effective: float) -> str | None:
+    if effective < max(minimum_effective, 2.0):
+        return (
+            f"{len(weights)} requests hold an effective sample of {effective:.1f} for these choices, "
+            f"at least {minimum_effective:g} are needed"
+        )
+    mean = float(weights.mean())
+    if mean + 3 * _standard_error(weights) < _SUPPORT:
+        return (
+            f"the weights average {mean:.2f} instead of 1: the log has next to no outcomes where these choices "
+            "differ from its own"
+        )
+    return None
+
+
+def _standard_error(values: Floats) -> float:
+    return float(values.std(ddof=1) / np.sqrt(len(values)))
+
+
+def _choice_shares(features: Floats, chosen: Columns, at: Floats, m: int) -> Floats:
+    """(len(at), m) probability of each candidate at the features `at`, learnt from the choices made at `features`."""
+    counts = np.bincount(chosen, minlength=m)
+    marginal = (counts + 1.0) / (counts.sum() + m)
+    shares = np.tile(marginal, (len(at), 1))
+    common = np.flatnonzero(counts >= _RARE)
+    if len(common) < 2:
+        return shares
+    rows = np.isin(chosen, common)
+    mean, deviation = features[rows].mean(axis=0), features[rows].std(axis=0)
+    scale = np.where(deviation > 1e-9, 1.0 / np.maximum(deviation, 1e-9), 0.0)
+    model = LogisticRegression(max_iter=1000).fit((features[rows] - mean) * scale, chosen[rows])
+    # scikit-learn sorts its classes, and so is `common`.
+    shares[:, common] = model.predict_proba((at - mean) * scale) * marginal[common].sum()
+    return shares
