@@ -8,11 +8,12 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from serving.catalogue import Candidate
+from serving.policy import Objective
 
 # Raise it when a bundle written before can no longer be read by this code, or the other way round.
 FORMAT_VERSION = 1
@@ -49,6 +50,35 @@ class HeadSpec(_Frozen):
     workflows: tuple[str, ...]
 
 
+class WorkflowBound(_Frozen):
+    """A certified knob within one workflow: what was seen, and the upper bound for this workflow taken alone."""
+
+    requests: int = Field(ge=0)
+    violation_rate: float | None
+    bound: float
+    saving: float
+
+
+class Certificate(_Frozen):
+    """With confidence 1 - delta, P(the chosen candidate fails and the reference would not have) <= alpha.
+
+    `bound` is the upper confidence bound that was compared with alpha, by `method`: "clopper-pearson" on requests with
+    every outcome known, "weighted" on requests with one outcome. The saving's interval is a 95% bootstrap interval. The
+    workflows' bounds hold one by one, not all at once.
+    """
+
+    alpha: float
+    delta: float
+    method: Literal["clopper-pearson", "weighted"]
+    requests: int
+    effective_requests: float
+    violation_rate: float
+    bound: float
+    saving_low: float
+    saving_high: float
+    workflows: dict[str, WorkflowBound]
+
+
 class OperatingPoint(_Frozen):
     """A knob value and what it gave on the calibration data.
 
@@ -64,6 +94,7 @@ class OperatingPoint(_Frozen):
     quality: float | None = None
     cost_usd: float | None = None
     saving: float | None = None
+    certificate: Certificate | None = None
 
 
 class Manifest(_Frozen):
@@ -78,6 +109,8 @@ class Manifest(_Frozen):
     cost_from: dict[str, str]
     reference: str
     acceptable: float
+    objective: Objective
+    graded: bool
     encoder: EncoderSpec
     head: HeadSpec
     operating_points: tuple[OperatingPoint, ...] = Field(min_length=1)
@@ -192,7 +225,12 @@ def write_bundle(
 
 
 def switch_current(root: Path, version: str) -> None:
-    """Points `root/current` at `root/version`, atomically: a symbolic link is made beside it and renamed over it."""
-    link = root / f".current.{secrets.token_hex(4)}"
+    """Points `root/current`, which is served, at `root/version`."""
+    switch_link(root, "current", version)
+
+
+def switch_link(root: Path, name: str, version: str) -> None:
+    """Points `root/name` at `root/version`, atomically: a symbolic link is made beside it and renamed over it."""
+    link = root / f".{name}.{secrets.token_hex(4)}"
     link.symlink_to(version, target_is_directory=True)
-    link.replace(root / "current")
+    link.replace(root / name)

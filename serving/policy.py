@@ -31,6 +31,13 @@ class Rule(StrEnum):
     JSON_SCHEMA = "json_schema"
 
 
+class Objective(StrEnum):
+    """What a decision maximises for its cost: the chance of an acceptable answer, or its expected quality."""
+
+    ACCEPTABLE = "acceptable"
+    QUALITY = "quality"
+
+
 class Reason(StrEnum):
     """Why the chosen candidate was chosen."""
 
@@ -44,13 +51,15 @@ class Policy:
     """What the caller asks of one decision. `allow` and `deny` are globs over candidate names; deny wins.
 
     `knob` (lambda) overrides the bundle's operating point: acceptability given up per USD saved. `quality_target` picks
-    the bundle's operating point for that target; without either, the bundle's default point holds.
+    the bundle's operating point for that target; without either, the bundle's default point holds. Without an `objective`
+    the bundle's own holds; certificates are for that one.
     """
 
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
     quality_target: float | None = None
     knob: float | None = None
+    objective: Objective | None = None
 
 
 class NoEligibleCandidateError(ValueError):

@@ -10,16 +10,24 @@ import numpy as np
 from numpy.typing import NDArray
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf
 
-from serving.bundle import Bundle, BundleError, Manifest, OperatingPoint, open_bundle
+from serving.bundle import Bundle, BundleError, Certificate, Manifest, OperatingPoint, open_bundle
 from serving.encoder import Encoder, onnx_session
 from serving.features import SURFACE, feature_matrix
-from serving.policy import NoEligibleCandidateError, Policy, Reason, Rule, rank, rule_out
+from serving.policy import NoEligibleCandidateError, Objective, Policy, Reason, Rule, rank, rule_out
 from serving.prompt import RouteRequest, as_request, has_image, text_of
 
 Matrix = NDArray[np.float32]
 
 # The outputs of head.onnx, all (n, m).
-HEAD_OUTPUTS = ("acceptable", "input_tokens", "output_tokens", "logged_cost_usd", "latency_ms")
+HEAD_OUTPUTS = (
+    "acceptable",
+    "quality",
+    "input_tokens",
+    "output_tokens",
+    "logged_cost_usd",
+    "latency_ms",
+    "latency_p95_ms",
+)
 
 
 @dataclass(frozen=True)
@@ -27,15 +35,20 @@ class Estimates:
     """What is expected of each candidate on each request; every array is (n, m), columns as `Router.candidates`.
 
     `acceptable` is the calibrated P(quality >= threshold), `quality` the expected quality (the same array where logged
-    quality is 0/1), cost in USD, latency in milliseconds (NaN where no latency was logged).
+    quality is 0/1), cost in USD, latency and its 95th percentile in milliseconds (NaN where no latency was logged).
     """
 
     acceptable: Matrix
     quality: Matrix
     cost_usd: Matrix
     latency_ms: Matrix
+    latency_p95_ms: Matrix
     input_tokens: Matrix
     output_tokens: Matrix
+
+    def of(self, objective: Objective) -> Matrix:
+        """(n, m) what the objective is about."""
+        return self.acceptable if objective is Objective.ACCEPTABLE else self.quality
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +58,9 @@ class Alternative:
     candidate: str
     confidence: float
     expected_cost_usd: float
+    expected_quality: float
     expected_latency_ms: float | None
+    expected_latency_p95_ms: float | None
     ruled_out: Rule | None
 
 
@@ -60,6 +75,7 @@ class Decision:
     reason: Reason
     operating_point: str | None
     quality_target: float | None
+    certificate: Certificate | None
     knob: float
     alternatives: tuple[Alternative, ...]
     bundle: str
@@ -129,10 +145,10 @@ class Router:
     def estimate_embedded(self, embeddings: Matrix, features: Matrix) -> Estimates:
         """As `estimate`, from embeddings (n, dim) and features (n, k) already at hand."""
         outputs = self._head.run(list(HEAD_OUTPUTS), {"embedding": embeddings, "features": features})
-        acceptable, input_tokens, output_tokens, logged_cost, latency = outputs
+        acceptable, quality, input_tokens, output_tokens, logged_cost, latency, latency_p95 = outputs
         by_tokens = input_tokens * self._input_usd + output_tokens * self._output_usd
         cost = np.where(self._priced, by_tokens, logged_cost)
-        return Estimates(acceptable, acceptable, cost, latency, input_tokens, output_tokens)
+        return Estimates(acceptable, quality, cost, latency, latency_p95, input_tokens, output_tokens)
 
     def route(self, request: str | RouteRequest, policy: Policy = Policy()) -> Decision:  # noqa: B008 - frozen
         """The decision for one request; raises NoEligibleCandidateError when the rules leave no candidate."""
@@ -187,7 +203,7 @@ class Router:
         candidates = self.manifest.candidates
         confidence = estimates.acceptable[row].astype(np.float64)
         cost = estimates.cost_usd[row].astype(np.float64)
-        latency = estimates.latency_ms[row].tolist()
+        latency, latency_p95 = estimates.latency_ms[row].tolist(), estimates.latency_p95_ms[row].tolist()
         rules = rule_out(
             candidates, request, policy, image=has_image(request), input_tokens=estimates.input_tokens[row].tolist()
         )
@@ -195,7 +211,9 @@ class Router:
         if not eligible:
             raise NoEligibleCandidateError([c.name for c in candidates], rules)
         knob = point.knob if point is not None else float(policy.knob or 0.0)
-        order = rank(confidence, cost, knob, eligible)
+        quality = estimates.quality[row].astype(np.float64)
+        objective = policy.objective or self.manifest.objective
+        order = rank(confidence if objective is Objective.ACCEPTABLE else quality, cost, knob, eligible)
         reason = Reason.BEST_VALUE if len(eligible) > 1 else Reason.ONLY_ELIGIBLE
         if point is not None and point.always is not None:
             always = self.candidates.index(point.always)
@@ -212,13 +230,16 @@ class Router:
             reason=reason,
             operating_point=point.name if point is not None else None,
             quality_target=point.quality_target if point is not None else None,
+            certificate=point.certificate if point is not None and objective is self.manifest.objective else None,
             knob=knob,
             alternatives=tuple(
                 Alternative(
                     candidate.name,
                     float(confidence[column]),
                     float(cost[column]),
+                    float(quality[column]),
                     None if np.isnan(latency[column]) else latency[column],
+                    None if np.isnan(latency_p95[column]) else latency_p95[column],
                     rules[column],
                 )
                 for column, candidate in enumerate(candidates)

@@ -15,7 +15,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from serving.catalogue import Candidate
-from serving.policy import Policy, Reason, Rule
+from serving.policy import Objective, Policy, Reason, Rule
 from serving.prompt import RouteRequest
 from serving.router import Decision
 
@@ -43,6 +43,7 @@ _DECISION: JsonDict = {
     "reason": "best_value",
     "operating_point": "balanced",
     "quality_target": 0.9,
+    "certificate": {"alpha": 0.1, "delta": 0.1, "bound": 0.086, "requests": 412},
     "knob": 12.5,
     "bundle": "2026-01-31-1",
     "candidates": [
@@ -50,14 +51,18 @@ _DECISION: JsonDict = {
             "model": "acme/small",
             "confidence": 0.93,
             "expected_cost_usd": 0.00021,
+            "expected_quality": 0.9,
             "expected_latency_ms": 480.0,
+            "expected_latency_p95_ms": 1310.0,
             "ruled_out": None,
         },
         {
             "model": "acme/large",
             "confidence": 0.97,
             "expected_cost_usd": 0.0043,
+            "expected_quality": 0.95,
             "expected_latency_ms": None,
+            "expected_latency_p95_ms": None,
             "ruled_out": None,
         },
     ],
@@ -146,8 +151,13 @@ class RouteBody(BaseModel):
         default=None,
         gt=0,
         le=1,
-        description="Share of acceptable answers to aim for. Picks the bundle's operating point with the lowest target "
-        "that is at least as high; above the highest one, the reference candidate is used.",
+        description="1 - alpha: in at most alpha of the requests may the chosen candidate fail where the reference would "
+        "not have. Picks the bundle's operating point with the lowest target that is at least as high; above the highest "
+        "one, the reference candidate is used.",
+    )
+    objective: Objective | None = Field(
+        default=None,
+        description="Maximise the chance of an acceptable answer, or expected quality; null: as trained for.",
     )
     tools: list[dict[str, Any]] | None = Field(
         default=None, description="OpenAI tools. If there are any, the candidate has to be able to call them."
@@ -186,7 +196,9 @@ class RouteBody(BaseModel):
 
     def policy(self) -> Policy:
         """What the caller asks of the decision."""
-        return Policy(allow=tuple(self.allow), deny=tuple(self.deny), quality_target=self.quality_target)
+        return Policy(
+            allow=tuple(self.allow), deny=tuple(self.deny), quality_target=self.quality_target, objective=self.objective
+        )
 
 
 class BatchBody(BaseModel):
@@ -209,8 +221,19 @@ class CandidateEstimate(_Document):
     model: str = Field(description="The candidate's name.")
     confidence: float = Field(description="Calibrated P(acceptable).")
     expected_cost_usd: float = Field(description="Expected cost of this request, in USD.")
+    expected_quality: float = Field(description="Expected quality; where logged quality is 0/1, the confidence.")
     expected_latency_ms: float | None = Field(description="Expected latency; null where none was logged.")
+    expected_latency_p95_ms: float | None = Field(description="95th percentile of latency; null where none was logged.")
     ruled_out: Rule | None = Field(description="The rule that excludes it from this request, or null.")
+
+
+class CertificateResponse(_Document):
+    """With confidence 1 - delta: in at most alpha of the requests the chosen candidate fails and the reference would not."""
+
+    alpha: float
+    delta: float
+    bound: float = Field(description="The upper confidence bound on calibration data; at most alpha.")
+    requests: int = Field(description="How many calibration requests it rests on.")
 
 
 class RouteResponse(_Document):
@@ -225,6 +248,9 @@ class RouteResponse(_Document):
     reason: Reason = Field(description="Why it was chosen.")
     operating_point: str | None = Field(description="The operating point that was used.")
     quality_target: float | None = Field(description="That point's quality target, where it has one.")
+    certificate: CertificateResponse | None = Field(
+        description="What that point was certified for; null where it was not, or the reference is always used."
+    )
     knob: float | None = Field(description="Acceptability given up per USD saved; null is infinity (the cheapest).")
     bundle: str = Field(description="Version of the bundle that decided.")
     candidates: list[CandidateEstimate] = Field(description="Every candidate, in the bundle's order.")
@@ -297,8 +323,12 @@ class HealthResponse(_Document):
     bundle: str | None
 
 
+_CERTIFIED = tuple(CertificateResponse.model_fields)
+
+
 def decision_document(decision: Decision) -> dict[str, object]:
     """A decision as `RouteResponse` describes it."""
+    certificate = decision.certificate
     return {
         "model": decision.candidate,
         "confidence": decision.confidence,
@@ -307,6 +337,7 @@ def decision_document(decision: Decision) -> dict[str, object]:
         "reason": decision.reason,
         "operating_point": decision.operating_point,
         "quality_target": decision.quality_target,
+        "certificate": None if certificate is None else {name: getattr(certificate, name) for name in _CERTIFIED},
         "knob": decision.knob,
         "bundle": decision.bundle,
         "candidates": [
@@ -314,7 +345,9 @@ def decision_document(decision: Decision) -> dict[str, object]:
                 "model": seen.candidate,
                 "confidence": seen.confidence,
                 "expected_cost_usd": seen.expected_cost_usd,
+                "expected_quality": seen.expected_quality,
                 "expected_latency_ms": seen.expected_latency_ms,
+                "expected_latency_p95_ms": seen.expected_latency_p95_ms,
                 "ruled_out": seen.ruled_out,
             }
             for seen in decision.alternatives

@@ -22,6 +22,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from serving.bundle import FORMAT_VERSION, EncoderSpec, HeadSpec, Manifest, OperatingPoint, switch_current, write_bundle
 from serving.catalogue import Candidate
 from serving.features import SURFACE
+from serving.policy import Objective
 from serving.router import HEAD_OUTPUTS
 
 VERSION = "fake-1"
@@ -97,6 +98,8 @@ def manifest(files: Mapping[str, str], version: str = VERSION) -> Manifest:
         cost_from={SMALL: "tokens", OPEN: "logged", LARGE: "tokens"},
         reference=LARGE,
         acceptable=0.5,
+        objective=Objective.ACCEPTABLE,
+        graded=False,
         encoder=EncoderSpec(name="fake", source="tests", max_tokens=MAX_TOKENS, dim=DIM),
         head=HeadSpec(
             estimator="linear", estimator_untagged="linear", calibration="none", surface=SURFACE, workflows=WORKFLOWS
@@ -153,6 +156,7 @@ def _head() -> onnx.ModelProto:
         helper.make_node("MatMul", ["features", "by_feature"], ["from_features"]),
         helper.make_node("Sum", ["from_text", "from_features", "base"], ["logits"]),
         helper.make_node("Sigmoid", ["logits"], ["acceptable"]),
+        helper.make_node("Identity", ["acceptable"], ["quality"]),
         helper.make_node("MatMul", ["features", "size"], ["log_bytes"]),
         helper.make_node("Exp", ["log_bytes"], ["bytes_and_one"]),
         helper.make_node("Sub", ["bytes_and_one", "one"], ["bytes"]),
@@ -160,7 +164,7 @@ def _head() -> onnx.ModelProto:
         helper.make_node("Mul", ["log_bytes", "zero"], ["nothing"]),
         *(
             helper.make_node("Add", ["nothing", f"{name}_row"], [name])
-            for name in ("output_tokens", "logged_cost_usd", "latency_ms")
+            for name in ("output_tokens", "logged_cost_usd", "latency_ms", "latency_p95_ms")
         ),
     ]
     rows = {
@@ -171,6 +175,7 @@ def _head() -> onnx.ModelProto:
         "output_tokens_row": OUTPUT_TOKENS,
         "logged_cost_usd_row": LOGGED_COST,
         "latency_ms_row": LATENCY_MS,
+        "latency_p95_ms_row": tuple(3 * value for value in LATENCY_MS),
     }
     constants = {name: np.array(row, dtype=np.float32) for name, row in rows.items()}
     constants |= {"by_embedding": by_embedding, "by_feature": by_feature, "size": size}

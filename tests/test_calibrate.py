@@ -81,7 +81,9 @@ def test_the_brier_score_of_overconfident_estimates_improves(method: str) -> Non
     p, labels, weights = overconfident()
     calibrated = METHODS[method]().fit(p, labels, weights).predict(p)
     for candidate in range(2):
-        assert brier(calibrated[:, candidate], labels[:, candidate]) < brier(p[:, candidate], labels[:, candidate]) - 0.03
+        assert (
+            brier(calibrated[:, candidate], labels[:, candidate]) < brier(p[:, candidate], labels[:, candidate]) - 0.03
+        )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -168,7 +170,7 @@ def test_a_named_method_is_the_one_that_is_made(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), slope=st.floats(-1, 2), n=st.integers(20, 300))
 def test_it_is_ordered_and_never_certain(method: str, seed: int, slope: float, n: int) -> None:
     made = column(METHODS[method]().fit(*overconfident(n=n, seed=seed, slope=slope)), np.linspace(0, 1, 101))

@@ -121,7 +121,7 @@ def test_more_texts_than_one_look_up_takes_are_all_found(files: EncoderFiles, tm
     assert calls == []
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(
     batches=st.lists(
         st.lists(st.lists(st.sampled_from(WORDS[1:]), max_size=4).map(" ".join), max_size=6), min_size=1, max_size=4

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from onnx import numpy_helper
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer
@@ -32,7 +34,8 @@ TEXTS = (
     "Prove that the square root of two is irrational.",
     "def add(a, b):\n    return a + b  # why is this slow?",
     "Übersetze bitte: Guten Morgen, wie geht es Ihnen?",
-    "Summarise the following support ticket: the printer on the third floor jams whenever two jobs arrive at once. " * 5,
+    "Summarise the following support ticket: the printer on the third floor jams whenever two jobs arrive at once. "
+    * 5,
     "Where is my order?",
 )
 
@@ -57,7 +60,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def make(source: str, cache: Path, **changes: Any) -> EncoderFiles:
-    return make_encoder(**{"kind": "static", "source": source, "cache": cache, "static_dim": 4, "max_tokens": 16} | changes)
+    return make_encoder(
+        **{"kind": "static", "source": source, "cache": cache, "static_dim": 4, "max_tokens": 16} | changes
+    )
 
 
 def encoder_of(files: EncoderFiles) -> Encoder:
@@ -82,6 +87,7 @@ def test_the_static_graph_by_hand() -> None:
     assert made == pytest.approx(np.array([[0.5**0.5, 0.5**0.5], [0.6, 0.8], [0, 0]]), abs=1e-6)
 
 
+@settings(deadline=None)
 @given(
     rows=st.integers(1, 5).flatmap(
         lambda length: st.lists(
@@ -160,11 +166,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def packaged_static(cache: Path) -> Encoder:
+def packaged_static(cache: Path) -> EncoderFiles:
     embed = load_params().embed
-    return encoder_of(
-        make_encoder("static", PACKAGED, cache, static_dim=embed.static_dim, max_tokens=embed.static_max_tokens)
-    )
+    return make_encoder("static", PACKAGED, cache, static_dim=embed.static_dim, max_tokens=embed.static_max_tokens)
 
 
 @pytest.fixture(scope="session")
@@ -177,15 +181,24 @@ def packaged_transformer(cache: Path) -> Encoder:
     )
 
 
-def test_the_packaged_static_encoder_agrees_with_sentence_transformers(packaged_static: Encoder) -> None:
-    dim = load_params().embed.static_dim
-    with training.encoders._quiet():
-        module = StaticEmbedding.from_distillation(model_folder(PACKAGED), device="cpu", pca_dims=dim)
-        expected = SentenceTransformer(modules=[module], device="cpu").encode(list(TEXTS), show_progress_bar=False)
-    made = packaged_static.encode(TEXTS)
-    assert made.shape == (len(TEXTS), dim)
+def test_the_packaged_static_encoder_agrees_with_sentence_transformers(packaged_static: EncoderFiles) -> None:
+    tensors = {tensor.name: numpy_helper.to_array(tensor).copy() for tensor in onnx.load(packaged_static.onnx).graph.initializer}
+    tokenizer = Tokenizer.from_file(str(packaged_static.tokenizer))
+    module = StaticEmbedding(tokenizer, embedding_weights=tensors["weights"])
+    expected = SentenceTransformer(modules=[module], device="cpu").encode(list(TEXTS), show_progress_bar=False)
+    made = encoder_of(packaged_static).encode(TEXTS)
+    assert made.shape == (len(TEXTS), load_params().embed.static_dim)
     assert cosines(made, expected).min() > 0.999
     assert np.linalg.norm(made, axis=1) == pytest.approx(np.ones(len(TEXTS)), abs=1e-5)
+
+
+def test_the_packaged_static_encoder_puts_like_beside_like(packaged_static: EncoderFiles) -> None:
+    encoder = encoder_of(packaged_static)
+    left = encoder.encode(["How do I reset my password?", "Prove that there are infinitely many primes."])
+    right = encoder.encode(["I forgot my login password", "Show that the set of prime numbers is infinite."])
+    alike = left @ right.T
+    assert alike.diagonal().min() > 0.4
+    assert alike.diagonal().min() > max(alike[0, 1], alike[1, 0]) + 0.2
 
 
 def test_the_packaged_int8_transformer_agrees_with_sentence_transformers(packaged_transformer: Encoder) -> None:

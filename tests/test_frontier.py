@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.frontier import Floats, Singles, bootstrap_aiq, bootstrap_weights, frontier, knob_grid, singles
@@ -89,6 +89,7 @@ def test_a_resample_is_the_aiq_of_its_requests() -> None:
     assert only_first.tolist() == pytest.approx([0.5])
 
 
+@settings(deadline=None)
 @given(outcomes(), st.integers(4, 40))
 def test_the_first_knob_takes_the_highest_estimate_and_the_last_the_cheapest(
     made: tuple[Floats, Floats, Floats], steps: int
@@ -103,6 +104,7 @@ def test_the_first_knob_takes_the_highest_estimate_and_the_last_the_cheapest(
     assert points.request_cost[:, -1].tolist() == cost.min(axis=1).tolist()
 
 
+@settings(deadline=None)
 @given(outcomes())
 def test_turning_the_knob_up_never_costs_more_nor_expects_more(made: tuple[Floats, Floats, Floats]) -> None:
     estimate, cost, _ = made
@@ -111,6 +113,7 @@ def test_turning_the_knob_up_never_costs_more_nor_expects_more(made: tuple[Float
     assert (np.diff(points.request_quality, axis=1) <= 1e-12).all()
 
 
+@settings(deadline=None)
 @given(outcomes())
 def test_no_estimate_beats_the_oracle(made: tuple[Floats, Floats, Floats]) -> None:
     estimate, cost, quality = made
@@ -125,6 +128,7 @@ def test_no_estimate_beats_the_oracle(made: tuple[Floats, Floats, Floats]) -> No
     assert alone.aiq(oracle.cost, oracle.quality) >= alone.zero_router - 1e-9
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.integers(0, 1000))
 def test_bootstrap_weights_sum_to_one_and_treat_a_group_alike(groups: list[int], seed: int) -> None:
     member = np.array(groups)

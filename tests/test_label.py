@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.label import acceptable, cheapest_acceptable
@@ -54,6 +54,7 @@ def test_no_requests_are_no_labels() -> None:
     assert cheapest_acceptable(np.empty((0, 3)), np.ones(3)).tolist() == []
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(cells, min_size=3, max_size=3), min_size=1, max_size=10), st.permutations([1.0, 2.0, 3.0]))
 def test_what_is_named_is_acceptable_and_everything_cheaper_was_judged_and_failed(
     rows: list[list[float]], cost: list[float]
@@ -66,6 +67,7 @@ def test_what_is_named_is_acceptable_and_everything_cheaper_was_judged_and_faile
         assert [column] == (failed_below or [-1])
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20), st.floats(0, 1), st.floats(0, 1))
 def test_a_higher_threshold_never_accepts_more(quality: list[float], one: float, other: float) -> None:
     values = np.array([quality])

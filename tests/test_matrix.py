@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.prompt import RouteRequest
@@ -166,6 +166,7 @@ attempts = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(attempts)
 def test_each_cell_is_the_mean_of_its_judged_attempts(made: list[tuple[int, str, float | None]]) -> None:
     # The output tokens number the attempts, so that no two rows are identical.

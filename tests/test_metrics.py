@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 
@@ -131,6 +131,7 @@ def test_brier_by_hand() -> None:
     assert np.isnan(brier(floats([]), floats([])))
 
 
+@settings(deadline=None)
 @given(points)
 def test_the_hull_never_falls_is_concave_and_has_no_point_above_it(pairs: list[tuple[int, int]]) -> None:
     cost, quality = split(pairs)
@@ -144,6 +145,7 @@ def test_the_hull_never_falls_is_concave_and_has_no_point_above_it(pairs: list[t
     assert (quality <= quality_at(cost, hull_cost, hull_quality) + 1e-9).all()
 
 
+@settings(deadline=None)
 @given(points, st.randoms(use_true_random=False))
 def test_the_hull_is_made_of_given_points_in_whatever_order(pairs: list[tuple[int, int]], random: object) -> None:
     shuffled = list(pairs)
@@ -153,6 +155,7 @@ def test_the_hull_is_made_of_given_points_in_whatever_order(pairs: list[tuple[in
     assert set(corners) <= {(float(c), float(q)) for c, q in pairs}
 
 
+@settings(deadline=None)
 @given(points, st.data())
 def test_dominated_points_and_repeats_change_nothing(pairs: list[tuple[int, int]], data: st.DataObject) -> None:
     dearer = st.tuples(st.sampled_from(pairs), st.integers(0, 50), st.integers(0, 50))
@@ -160,6 +163,7 @@ def test_dominated_points_and_repeats_change_nothing(pairs: list[tuple[int, int]
     assert hull(*split(pairs + worse)) == hull(*split(pairs))
 
 
+@settings(deadline=None)
 @given(points, st.floats(0.01, 100), st.integers(1, 500))
 def test_aiq_does_not_depend_on_the_currency(pairs: list[tuple[int, int]], scale: float, width: int) -> None:
     cost, quality = split(pairs)
@@ -168,6 +172,7 @@ def test_aiq_does_not_depend_on_the_currency(pairs: list[tuple[int, int]], scale
     assert aiq(cost * scale, quality, low * scale, (low + width) * scale) == pytest.approx(value, rel=1e-6, abs=1e-6)
 
 
+@settings(deadline=None)
 @given(points, points)
 def test_aiq_lies_between_the_hull_s_ends_and_more_points_never_lower_it(
     pairs: list[tuple[int, int]], more: list[tuple[int, int]]
@@ -179,6 +184,7 @@ def test_aiq_lies_between_the_hull_s_ends_and_more_points_never_lower_it(
     assert aiq(*split(pairs + more), low, low + 300) >= value - 1e-9
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 10), st.integers(1, 10)), min_size=1, max_size=15))
 def test_ece_of_a_perfectly_calibrated_set_is_zero(groups: list[tuple[int, int]]) -> None:
     # Each bin is ten points of one probability k/10 of which k are 1, so its outcomes have the very mean foretold.
@@ -188,6 +194,7 @@ def test_ece_of_a_perfectly_calibrated_set_is_zero(groups: list[tuple[int, int]]
     assert expected_calibration_error(probability, outcome, bins=len(ordered)) == pytest.approx(0.0, abs=1e-12)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60), st.integers(1, 20))
 def test_ece_and_brier_lie_in_the_unit_interval_and_bins_lose_no_point(
     pairs: list[tuple[float, bool]], bins: int

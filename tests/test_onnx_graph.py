@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import onnx_run
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
@@ -129,6 +129,7 @@ def matrices(columns: int) -> st.SearchStrategy[NDArray[np.float64]]:
     return st.lists(st.lists(cells, min_size=columns, max_size=columns), min_size=1, max_size=5).map(np.array)
 
 
+@settings(deadline=None)
 @given(matrices(3))
 def test_linear_agrees_with_numpy_for_any_number_of_rows(x: NDArray[np.float64]) -> None:
     weight, bias = np.array([[0.3, -1.2], [0.01, 4.0], [2.5, 0.0]]), np.array([0.1, -7.0])
@@ -136,6 +137,7 @@ def test_linear_agrees_with_numpy_for_any_number_of_rows(x: NDArray[np.float64])
     assert made == pytest.approx(x @ weight + bias, rel=1e-5, abs=1e-3)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=8))
 def test_logit_agrees_with_numpy(values: list[float]) -> None:
     p = np.array([values])

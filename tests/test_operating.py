@@ -1,104 +1,205 @@
-"""Operating points: the cheapest knob that is good enough, and the reference where there is none."""
+"""Operating points: the cheapest knob that can be certified, and the reference where there is none."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import ArrayLike
 
 from serving.bundle import OperatingPoint
-from training.frontier import Floats, Frontier, frontier, knob_grid
-from training.operating import choose_points
+from training.bounds import clopper_pearson_upper
+from training.operating import CalibrationData, operating_points, violations
 
-# Three knobs on two requests: mean cost 6, 3, 1 and mean quality 1, .9, .5. The reference costs 5 at quality 1.
-POINTS = Frontier(
-    knobs=np.array([0.0, 2.0, 7.0]),
-    request_cost=np.array([[7.0, 4.0, 1.0], [5.0, 2.0, 1.0]]),
-    request_quality=np.array([[1.0, 0.8, 0.4], [1.0, 1.0, 0.6]]),
+NAN = float("nan")
+DELTA = 0.1
+CHEAP, DEAR = 0, 1
+KNOBS = np.array([0.0, 0.05, 0.15, 1.0])
+
+
+def calibration(acceptable: ArrayLike, cost: ArrayLike, labels: ArrayLike) -> CalibrationData:
+    """Complete requests, all of them alone in their group and without a workflow, costing what was expected."""
+    estimates, outcome = np.asarray(acceptable, dtype=np.float64), np.asarray(labels, dtype=np.float64)
+    n = len(outcome)
+    spent = np.broadcast_to(np.asarray(cost, dtype=np.float64), outcome.shape)
+    return CalibrationData(
+        acceptable=np.broadcast_to(estimates, outcome.shape),
+        expected_cost=spent,
+        labels=outcome,
+        cost=spent,
+        propensity=np.ones(outcome.shape),
+        complete=np.ones(n, dtype=np.bool_),
+        groups=np.arange(n),
+        workflow=np.full(n, None, dtype=object),
+    )
+
+
+def hundred() -> CalibrationData:
+    """50 requests that the cheap one does well, 30 of which it fails 3, and 20 of which it fails 15; the dear one none.
+
+    The cheap one costs 1, the dear one 5. It is chosen where its estimate exceeds .9 - 4 knob: for none of the requests
+    at knob 0, for the 50 at .05, for 80 at .15, for all at 1.
+    """
+    estimate = np.repeat([0.8, 0.5, 0.1], [50, 30, 20])
+    good = np.repeat([1.0, 0.0, 1.0, 0.0], [77, 3, 5, 15])
+    workflow = np.array(["easy"] * 50 + ["middling"] * 30 + [None] * 20, dtype=object)
+    ones = np.ones(100)
+    data = calibration(np.column_stack([estimate, 0.9 * ones]), [1.0, 5.0], np.column_stack([good, ones]))
+    return replace(data, workflow=workflow)
+
+
+def points(
+    data: CalibrationData, *targets: float, knobs: ArrayLike = KNOBS, minimum: int = 30, names: str = "cd"
+) -> tuple[OperatingPoint, ...]:
+    reference = len(names) - 1
+    return operating_points(data, np.asarray(knobs), targets, reference, names, delta=DELTA, minimum=minimum, seed=0)
+
+
+def test_a_violation_is_a_failure_that_the_reference_would_not_have_made() -> None:
+    labels = np.array([[0.0, 1.0], [0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    assert violations(labels, np.array([0, 0, 0, 1]), reference=1).tolist() == [1.0, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("target", "knob", "failures", "saving"),
+    [
+        # No failure in 100 bounds the rate by 1 - .1^(1/100) = .0228; 3 by .065; 18 by .24.
+        (0.95, 0.05, 0, 1 - 3.0 / 5),
+        (0.9, 0.15, 3, 1 - 1.8 / 5),
+        (0.7, 1.0, 18, 1 - 1.0 / 5),
+    ],
 )
-REFERENCE_QUALITY, REFERENCE_COST = np.array([1.0, 1.0]), np.array([4.0, 6.0])
+def test_a_point_by_hand(target: float, knob: float, failures: int, saving: float) -> None:
+    (point,) = points(hundred(), target)
+    assert (point.name, point.quality_target) == (f"quality-{target:g}", target)
+    assert (point.knob, point.always, point.calibration_requests) == (knob, None, 100)
+    assert point.saving == pytest.approx(saving)
+    assert point.cost_usd == pytest.approx(5 * (1 - saving))
+    assert point.quality == pytest.approx(1 - failures / 100)
+    certificate = point.certificate
+    assert certificate is not None
+    assert (certificate.method, certificate.delta) == ("clopper-pearson", DELTA)
+    assert certificate.alpha == pytest.approx(1 - target)
+    assert certificate.violation_rate == pytest.approx(failures / 100)
+    assert certificate.bound == pytest.approx(clopper_pearson_upper(failures, 100, DELTA))
+    assert (certificate.requests, certificate.effective_requests) == (100, 100.0)
+    assert certificate.saving_low <= point.saving <= certificate.saving_high
 
 
-def chosen(*targets: float, points: Frontier = POINTS, minimum: int = 2) -> tuple[OperatingPoint, ...]:
-    return choose_points(points, REFERENCE_QUALITY, REFERENCE_COST, targets, "dear", minimum)
+def test_what_cannot_be_certified_goes_to_the_reference() -> None:
+    (point,) = points(hundred(), 0.99)  # .0228 is above .01, even without a failure
+    assert (point.always, point.saving, point.knob, point.certificate) == ("d", 0.0, 0.0, None)
+    assert point.calibration_requests == 100
 
 
-def test_a_point_by_hand() -> None:
-    (point,) = chosen(0.85)
-    assert (point.name, point.quality_target, point.knob, point.always) == ("quality-0.85", 0.85, 2.0, None)
-    assert point.calibration_requests == 2
-    assert point.quality == pytest.approx(0.9)
-    assert point.cost_usd == pytest.approx(3.0)
-    assert point.saving == pytest.approx(0.4)
+def test_points_come_with_the_highest_target_first() -> None:
+    assert [point.quality_target for point in points(hundred(), 0.7, 0.99, 0.9)] == [0.99, 0.9, 0.7]
 
 
-def test_the_cheapest_knob_that_is_good_enough_is_taken_highest_target_first() -> None:
-    points = chosen(0.4, 0.9)
-    assert [(point.name, point.knob) for point in points] == [("quality-0.9", 2.0), ("quality-0.4", 7.0)]
-    assert [point.saving for point in points] == pytest.approx([0.4, 0.8])
+def test_each_workflow_has_a_bound_of_its_own() -> None:
+    (point,) = points(hundred(), 0.9)
+    assert point.certificate is not None
+    found = point.certificate.workflows
+    assert {name: bound.requests for name, bound in found.items()} == {"(none)": 20, "easy": 50, "middling": 30}
+    assert found["middling"].violation_rate == pytest.approx(0.1)
+    assert found["easy"].violation_rate == found["(none)"].violation_rate == 0.0
+    assert found["easy"].saving == pytest.approx(0.8)
+    assert found["(none)"].saving == pytest.approx(0.0)
+    assert found["middling"].bound == pytest.approx(clopper_pearson_upper(3, 30, DELTA))
 
 
-def test_a_target_is_relative_to_the_reference() -> None:
-    points = choose_points(POINTS, np.array([0.5, 0.6]), REFERENCE_COST, [0.9], "dear", 2)
-    assert points[0].knob == 7.0  # .9 * .55 = .495, which quality .5 reaches
+def test_testing_stops_at_the_first_knob_that_fails() -> None:
+    # At knob .1 all goes to the middling one, which always fails; at knob 1 to the cheap one, which never does.
+    labels = np.tile([1.0, 0.0, 1.0], (100, 1))
+    data = calibration([0.5, 0.8, 0.9], [1.0, 3.0, 5.0], labels)
+    (point,) = points(data, 0.9, knobs=[1.0, 0.0, 0.1], names="cmd")
+    assert (point.always, point.certificate) == ("d", None)
+    (point,) = points(data, 0.9, knobs=[1.0, 0.0], names="cmd")
+    assert (point.knob, point.saving) == (1.0, pytest.approx(0.8))
 
 
-def test_below_the_minimum_everything_goes_to_the_reference() -> None:
-    for point in chosen(0.4, 0.9, minimum=3):
-        assert point.always == "dear"
-        assert (point.knob, point.saving, point.calibration_requests) == (0.0, 0.0, 2)
-        assert (point.quality, point.cost_usd) == (1.0, 5.0)
+def test_a_knob_that_saves_nothing_is_not_taken() -> None:
+    # The estimates favour the dearer of two that are equally good; the reference is the cheaper.
+    data = calibration([0.9, 0.8], [5.0, 1.0], np.ones((100, 2)))
+    (point,) = points(data, 0.9, knobs=[0.0])
+    assert (point.always, point.saving) == ("d", 0.0)
 
 
-def test_a_target_that_no_knob_reaches_goes_to_the_reference() -> None:
-    weak = Frontier(POINTS.knobs, POINTS.request_cost, POINTS.request_quality * 0.8)
-    high, low = chosen(0.95, 0.7, points=weak)
-    assert (high.always, high.saving, high.quality, high.cost_usd) == ("dear", 0.0, 1.0, 5.0)
-    assert (low.always, low.knob) == (None, 2.0)
+@pytest.mark.parametrize(("minimum", "always"), [(100, None), (101, "d")])
+def test_below_the_minimum_everything_goes_to_the_reference(minimum: int, always: str | None) -> None:
+    for point in points(hundred(), 0.9, 0.7, minimum=minimum):
+        assert point.always == always
+        assert point.calibration_requests == 100
 
 
-def test_a_knob_dearer_than_the_reference_itself_is_no_saving() -> None:
-    (point,) = chosen(0.95)  # knob 0 reaches it at a cost of 6, the reference at 5
-    assert (point.always, point.saving, point.cost_usd) == ("dear", 0.0, 5.0)
+def test_without_any_request_there_is_only_the_reference() -> None:
+    (point,) = points(hundred().take(np.zeros(100, dtype=np.bool_)), 0.9)
+    assert (point.always, point.calibration_requests) == ("d", 0)
 
 
-def test_without_any_request_nothing_is_known_but_the_reference() -> None:
-    nothing = Frontier(POINTS.knobs, np.empty((0, 3)), np.empty((0, 3)))
-    (point,) = choose_points(nothing, np.empty(0), np.empty(0), [0.9], "dear", 30)
-    assert (point.always, point.calibration_requests, point.quality, point.cost_usd) == ("dear", 0, None, None)
+def logged(cheap_label: float) -> CalibrationData:
+    """200 requests, sent to either candidate with probability 1/2: every second one to the cheap one."""
+    labels = np.full((200, 2), NAN)
+    labels[::2, CHEAP], labels[1::2, DEAR] = cheap_label, 1.0
+    seen = np.isfinite(labels)
+    return replace(
+        calibration([0.8, 0.9], [1.0, 5.0], labels),
+        cost=np.where(seen, [1.0, 5.0], NAN),
+        propensity=np.where(seen, 0.5, NAN),
+        complete=np.zeros(200, dtype=np.bool_),
+    )
 
 
-def test_a_free_reference_leaves_nothing_to_save() -> None:
-    free = Frontier(POINTS.knobs, POINTS.request_cost * 0, POINTS.request_quality)
-    (point,) = choose_points(free, REFERENCE_QUALITY, np.zeros(2), [0.9], "dear", 2)
-    assert point.saving == 0.0
+def test_requests_with_one_outcome_are_weighted() -> None:
+    (point,) = points(logged(1.0), 0.9, knobs=[0.0, 1.0])
+    certificate = point.certificate
+    assert (point.knob, point.saving) == (1.0, pytest.approx(0.8))
+    assert certificate is not None
+    assert certificate.method == "weighted"
+    # Of the 200 only the 100 that went to the cheap one say anything.
+    assert certificate.effective_requests == pytest.approx(100)
+    assert certificate.bound == pytest.approx(clopper_pearson_upper(0, 100, DELTA))
+    assert (certificate.requests, certificate.violation_rate) == (200, 0.0)
+
+
+def test_a_failure_that_nobody_compared_counts_as_a_violation() -> None:
+    (point,) = points(logged(0.0), 0.5, knobs=[0.0, 1.0])
+    assert (point.always, point.certificate) == ("d", None)
 
 
 @st.composite
-def routed(draw: st.DrawFn) -> tuple[Frontier, Floats, Floats]:
-    """A frontier of random estimates, and what the candidate of the highest quality gave."""
-    n, seed = draw(st.integers(1, 40)), draw(st.integers(0, 2**32 - 1))
-    generator = np.random.default_rng(seed)
-    cost = generator.uniform(0.1, 5, (n, 3))
-    quality = (generator.uniform(size=(n, 3)) < [0.5, 0.7, 0.9]).astype(np.float64)
-    best = int(quality.mean(axis=0).argmax())
-    points = frontier(generator.uniform(size=(n, 3)), cost, quality, cost, knob_grid(cost, 20))
-    return points, quality[:, best], cost[:, best]
+def routed(draw: st.DrawFn) -> CalibrationData:
+    n = draw(st.integers(30, 150))
+    generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    labels = (generator.uniform(size=(n, 3)) < [0.6, 0.8, 0.95]).astype(np.float64)
+    estimates = np.clip(0.4 * labels + generator.uniform(0, 0.6, (n, 3)), 0, 1)
+    return calibration(estimates, generator.uniform(0.5, 1.5, (n, 3)) * [1, 3, 9], labels)
 
 
+@settings(deadline=None)
 @given(routed(), st.lists(st.floats(0.5, 1.0), min_size=1, max_size=5, unique=True))
-def test_a_higher_target_never_saves_more_and_every_point_keeps_its_promise(
-    made: tuple[Frontier, Floats, Floats], targets: list[float]
+def test_a_higher_target_never_saves_more_and_every_certificate_holds(
+    data: CalibrationData, targets: list[float]
 ) -> None:
-    frontier_points, quality, cost = made
-    points = choose_points(frontier_points, quality, cost, targets, "best", minimum=1)
-    assert [point.quality_target for point in points] == sorted(targets, reverse=True)
-    savings = [point.saving for point in points]
+    made = points(data, *targets, knobs=[0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0], names="cmd")
+    assert [point.quality_target for point in made] == sorted(targets, reverse=True)
+    savings = [point.saving for point in made]
     assert (np.diff(savings) >= -1e-12).all()
-    for point in points:
-        assert point.saving >= -1e-12
-        assert point.quality >= point.quality_target * quality.mean() - 1e-12
-        if point.always is None:
-            at = frontier_points.knobs.tolist().index(point.knob)
-            assert point.cost_usd == pytest.approx(frontier_points.cost[at])
+    for point in made:
+        assert (point.always is None) == (point.certificate is not None) == (point.saving > 0)
+        if point.certificate is not None:
+            assert point.certificate.violation_rate <= point.certificate.bound <= 1 - point.quality_target + 1e-9
+
+
+def test_what_violates_too_often_is_seldom_certified() -> None:
+    # The cheap one fails 6% of the time, 5% are allowed: at most delta of all calibration sets may certify it.
+    generator = np.random.default_rng(0)
+    certified = 0
+    for _ in range(400):
+        labels = np.column_stack([generator.uniform(size=200) >= 0.06, np.ones(200)])
+        (point,) = points(calibration([0.8, 0.9], [1.0, 5.0], labels), 0.95, knobs=[1.0])
+        certified += point.always is None
+    assert certified <= 400 * DELTA + 3 * (400 * DELTA * (1 - DELTA)) ** 0.5

@@ -41,11 +41,13 @@ def weighted_upper(losses: Floats, weights: Floats, delta: float) -> tuple[float
     if len(losses) == 0:
         return _upper(0.0, 0.0, delta), 0.0
     share = weights / weights.sum()
-    rate = float(share @ losses)
+    rate = min(float(share @ losses), 1.0)
     n_effective = effective_sample_size(share)
-    variance = float((share**2) @ (losses - rate) ** 2)
+    squared = (losses - rate) ** 2
+    variance = float(share**2 @ squared)
     if variance > 0:
-        n_effective = min(n_effective, rate * (1.0 - rate) / variance)
+        # r (1 - r) as a sum of terms >= 0, which rounding leaves exact where nearly all or nearly none fail.
+        n_effective = min(n_effective, float(share @ (squared + losses * (1.0 - losses))) / variance)
     return _upper(rate * n_effective, n_effective, delta), n_effective
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from serving.bundle import BundleError, open_bundle
+from serving.bundle import Bundle, BundleError, open_bundle
 from serving.catalogue import Candidate
 from training.catalogue import CatalogueError, load_catalogue
 from training.config import DEFAULTS, ConfigError, Params, load_params
@@ -24,10 +25,12 @@ from training.estimators.base import NotTrainableError
 from training.export import ParityError
 from training.outcomes import OutcomeError, Outcomes
 from training.pipeline import PipelineError
+from training.promote import PromotionError
 from training.split import SplitError
 
 if TYPE_CHECKING:
     from training.baselines import Truth
+    from training.promote import Verdict
     from training.traffic.simulate import SimulatedLog
 
 # What a user can mend: shown as one message, exit code 2. Anything else is a fault of ours and shows its traceback.
@@ -41,6 +44,7 @@ EXPECTED = (
     OutcomeError,
     ParityError,
     PipelineError,
+    PromotionError,
     SplitError,
 )
 
@@ -57,6 +61,8 @@ SetOption = Annotated[
 ]
 ParamsOption = Annotated[Path, typer.Option(help="The parameters of every stage.")]
 CatalogueOption = Annotated[Path, typer.Option(help="Prices, limits and capabilities of the candidates.")]
+ModelsOption = Annotated[Path, typer.Option(help="The folder of the bundles.")]
+TrackOption = Annotated[bool, typer.Option(help="Move MLflow's aliases as well.")]
 CacheOption = Annotated[Path, typer.Option(help="Encoders and embeddings, kept between runs.")]
 
 
@@ -92,7 +98,7 @@ def run(
     data: DataOption = None,
     test: Annotated[list[Path] | None, typer.Option(help="A held-out log, instead of a split of the data.")] = None,
     format: FormatOption = "auto",
-    out: Annotated[Path, typer.Option(help="Where bundles are written; out/current is the newest.")] = Path("models"),
+    out: Annotated[Path, typer.Option(help="Where bundles are written; out/current is the champion.")] = Path("models"),
     catalogue: CatalogueOption = Path("data/candidates.toml"),
     params: ParamsOption = DEFAULTS,
     overrides: SetOption = None,
@@ -125,11 +131,19 @@ def run(
                     trained.bundle.folder,
                     settings.flat(),
                     manifest.metrics,
-                    {"data_fingerprint": manifest.data_fingerprint, "simulated": str(manifest.simulated).lower()},
+                    {
+                        "data_fingerprint": manifest.data_fingerprint,
+                        "simulated": str(manifest.simulated).lower(),
+                        "promoted": str(trained.verdict.promoted).lower(),
+                        "verdict": trained.verdict.reason,
+                    },
+                    promoted=trained.verdict.promoted,
                 )
         _print_account(table)
         _console.print(report.terminal(manifest, trained.evaluation))
-        where = f" · MLflow model {settings.tracking.model} version {tracked.model_version} (champion)" if track else ""
+        _print_verdict(trained.verdict, manifest.version, out)
+        model = f" · MLflow model {settings.tracking.model}"
+        where = f"{model} version {tracked.model_version} ({tracked.alias})" if track else ""
         _console.print(
             f"bundle {trained.bundle.folder}{where}\nreport {trained.bundle.folder / 'report.html'}", soft_wrap=True
         )
@@ -187,6 +201,92 @@ def evaluate(
 
 
 @app.command()
+def promote(
+    version: Annotated[
+        str | None, typer.Argument(help="The bundle's folder name. Default: the newest that is not current.")
+    ] = None,
+    out: ModelsOption = Path("models"),
+    params: ParamsOption = DEFAULTS,
+    overrides: SetOption = None,
+    track: TrackOption = True,
+) -> None:
+    """Make a bundle the champion without a comparison: out/current points at it."""
+    with explained():
+        from training import promote as gate
+
+        settings = load_params(params, overrides or ())
+        before = gate.version_at(out, gate.CURRENT)
+        _switched(out, before, gate.promote(out, version), settings, track)
+
+
+@app.command()
+def rollback(
+    out: ModelsOption = Path("models"),
+    params: ParamsOption = DEFAULTS,
+    overrides: SetOption = None,
+    track: TrackOption = True,
+) -> None:
+    """Make the previous champion the champion again; a second time undoes it."""
+    with explained():
+        from training import promote as gate
+
+        settings = load_params(params, overrides or ())
+        before = gate.version_at(out, gate.CURRENT)
+        _switched(out, before, gate.roll_back(out), settings, track)
+
+
+def _switched(out: Path, before: str | None, bundle: Bundle, settings: Params, track: bool) -> None:
+    """Says which bundle is current now, after its alias in MLflow has followed."""
+    name = bundle.folder.name
+    note = ""
+    if track:
+        from training.tracking import set_champion
+
+        number = set_champion(settings.tracking, name)
+        known = f"version {number} (champion)" if number else "does not have it: its aliases stay"
+        note = f" · MLflow model {settings.tracking.model} {known}"
+    _console.print(
+        f"[bold green]{out / 'current'} is now {name}[/] (before: {before or 'none'}){note}\n"
+        "A running server serves the bundle it loaded until it loads this one.",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+@app.command()
+def bundles(out: ModelsOption = Path("models")) -> None:
+    """List the bundles, newest first, and which of them is the champion."""
+    with explained():
+        from training import promote as gate
+
+        marks = {gate.version_at(out, name): name for name in (gate.PREVIOUS, gate.CURRENT)}
+        caption = "AIQ as each run measured it, on its own test part"
+        grid = Table("bundle", "created", "estimator", "AIQ", "default point", box=SIMPLE_HEAD, caption=caption)
+        grid.columns[0].no_wrap = grid.columns[3].no_wrap = True
+        grid.columns[1].max_width = 10  # the date, and the time below it: the table fits 80 columns
+        grid.columns[2].overflow = grid.columns[4].overflow = "fold"
+        broken = []
+        for name in reversed(gate.versions(out)):
+            marked = [marks[name]] if name in marks else []
+            style = "bold" if marks.get(name) == gate.CURRENT else None
+            try:
+                manifest = open_bundle(out / name).manifest
+            except BundleError as error:
+                broken.append(str(error))
+                grid.add_row("\n".join([name, *marked]), "", "cannot be opened", style="red")
+                continue
+            title = "\n".join([name, " · ".join(marked + ["simulated log"] * manifest.simulated)]).rstrip()
+            created = manifest.created[:16].replace("T", " ")
+            aiq = f"{manifest.metrics['aiq']:.4f}" if "aiq" in manifest.metrics else ""
+            grid.add_row(title, created, manifest.head.estimator, aiq, manifest.default_point, style=style)
+        if not grid.row_count:
+            raise BundleError(f"{out} has no bundle. `router-train run` writes one.")
+        _console.print(grid)
+        for message in broken:
+            _console.print(_escape(message), style="red", soft_wrap=True)
+
+
+@app.command()
 def simulate(
     out: Annotated[Path, typer.Argument(help="The file to write: .parquet, .jsonl or .csv.")],
     catalogue: CatalogueOption = Path("data/candidates.toml"),
@@ -225,6 +325,16 @@ def read_logs(data: list[Path], test: list[Path], format: str) -> Outcomes:
             replace(held_out, frame=held_out.frame.assign(split="test")),
         ]
     )
+
+
+def _print_verdict(verdict: Verdict, version: str, out: Path) -> None:
+    """Whether the new bundle is the champion, and why; in red where it is not."""
+    said = (
+        f"[bold green]PROMOTED: {out / 'current'} is now {version}.[/]"
+        if verdict.promoted
+        else f"[bold red]NOT PROMOTED: {version} is a challenger, {out / 'current'} stays.[/]"
+    )
+    _console.print(f"{said} {_escape(verdict.reason)}", soft_wrap=True, highlight=False)
 
 
 def _print_account(table: Outcomes) -> None:

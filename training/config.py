@@ -56,10 +56,16 @@ class Costs:
 @dataclass(frozen=True)
 class Fit:
     estimators: tuple[str, ...]
+    blend: bool
     folds: int
     seed: int
     table_strength: float
+    clusters: int
+    neighbours: int
+    low_rank: int
+    low_rank_penalty: float
     logistic_c: float
+    weight_clip: float
     trees: int
     leaves: int
     learning_rate: float
@@ -74,8 +80,10 @@ class Calibrate:
 @dataclass(frozen=True)
 class PolicyParams:
     reference: str
+    objective: Literal["acceptable", "quality"]
     quality_target: float
     targets: tuple[float, ...]
+    delta: float
     knob_steps: int
     minimum_requests: int
 
@@ -97,6 +105,8 @@ class Tracking:
     artifacts: str
     experiment: str
     model: str
+    margin: float
+    minimum_requests: int
 
 
 @dataclass(frozen=True)

@@ -132,6 +132,8 @@ class LogRidge:
         self.smear = (smear.sum(axis=0) + 20.0) / (seen.sum(axis=0) + 20.0)
         self.smear *= seen.sum(axis=0) / np.maximum(observed.sum(axis=0), 1)
         room = np.log(self.stretch)
+        # The tail is taken over all candidates: one alone has few of the rare slow answers.
+        self.tail = float(np.quantile((logs - fitted)[seen], 0.95)) if seen.any() else 0.0
         self.low = np.where(positive, np.where(seen, logs, np.inf).min(axis=0), 0.0) - room
         self.high = np.where(positive, np.where(seen, logs, -np.inf).max(axis=0), 0.0) + room
         self.weight, self.bias = design.fold(weight, mean)
@@ -141,6 +143,14 @@ class LogRidge:
         """(n, m) expected values; NaN for a candidate of which none was observed."""
         log = np.clip(stacked(inputs) @ self.weight + self.bias, self.low, self.high)
         return np.where(self.known, np.exp(log) * self.smear, np.nan)
+
+    def predict_tail(self, inputs: Inputs) -> Floats:
+        """(n, m) 95th percentiles; NaN for a candidate of which none was observed."""
+        return np.asarray(self.predict(inputs) * (np.exp(self.tail) / self.smear))
+
+    def tail_to_onnx(self, graph: Graph, mean: str) -> str:
+        """The 95th percentile from the tensor of the means."""
+        return graph.add("Mul", mean, graph.constant(np.exp(self.tail) / self.smear))
 
     def to_onnx(self, graph: Graph) -> str:
         log = graph.linear(graph.concat(graph.embedding, graph.features), self.weight, self.bias)

@@ -14,7 +14,7 @@ from training.encoders import EncoderFiles
 from training.estimators.base import Floats, Inputs
 from training.fit import Head
 from training.onnx_graph import Graph
-from training.pipeline import Learned
+from training.pipeline import Learned, Pair
 
 
 class ParityError(ValueError):
@@ -24,26 +24,36 @@ class ParityError(ValueError):
 def head_graph(learned: Learned, dim: int, features: int, surface: int) -> onnx.ModelProto:
     """`embedding` (n, dim) and `features` (n, k) in; the outputs named in `HEAD_OUTPUTS`, all (n, m), out."""
     graph = Graph(dim, features)
-    m = len(learned.costs.candidates)
-    acceptable = _calibrated(graph, learned.tagged)
-    if learned.untagged is not learned.tagged:
-        mask = np.concatenate([np.ones(surface), np.zeros(features - surface)])
-        whole, tags = graph.features, graph.row_sum(graph.columns(graph.features, list(range(surface, features))))
-        graph.features = graph.add("Mul", graph.features, graph.constant(mask))
-        without = _calibrated(graph, learned.untagged)
-        graph.features = whole
-        acceptable = graph.where(graph.add("Greater", tags, graph.constant(0.0)), acceptable, without)
     costs = learned.costs
+    m = len(costs.candidates)
+    acceptable = _pair(graph, learned.acceptable, surface)
+    latency = costs.latency.to_onnx(graph)
     tensors = {
         "acceptable": acceptable,
+        "quality": acceptable if learned.quality is None else _pair(graph, learned.quality, surface),
         "input_tokens": costs.input_tokens.to_onnx(graph),
         "output_tokens": costs.output_tokens.to_onnx(graph),
         "logged_cost_usd": costs.logged_cost.to_onnx(graph),
-        "latency_ms": costs.latency.to_onnx(graph),
+        "latency_ms": latency,
+        "latency_p95_ms": costs.latency.tail_to_onnx(graph, latency),
     }
     for name in HEAD_OUTPUTS:
         graph.output(tensors[name], name, m)
     return graph.model()
+
+
+def _pair(graph: Graph, pair: Pair, surface: int) -> str:
+    """The tagged head where the features say a workflow, else the untagged one on features without any."""
+    tagged = _calibrated(graph, pair.tagged)
+    if pair.untagged is pair.tagged:
+        return tagged
+    features = graph.feature_count
+    mask = np.concatenate([np.ones(surface), np.zeros(features - surface)])
+    whole, tags = graph.features, graph.row_sum(graph.columns(graph.features, list(range(surface, features))))
+    graph.features = graph.add("Mul", graph.features, graph.constant(mask))
+    without = _calibrated(graph, pair.untagged)
+    graph.features = whole
+    return graph.where(graph.add("Greater", tags, graph.constant(0.0)), tagged, without)
 
 
 def _calibrated(graph: Graph, head: Head) -> str:
@@ -51,7 +61,7 @@ def _calibrated(graph: Graph, head: Head) -> str:
 
 
 def check_parity(path: Path, learned: Learned, inputs: Inputs, tolerance: float) -> float:
-    """The largest |graph - training| of P(acceptable) over the given requests, with and without their tags.
+    """The largest |graph - training| of P(acceptable) and expected quality, over requests with and without their tags.
 
     Expected costs are compared relative to their size. Raises ParityError above `tolerance` (ten times it for costs, which
     pass through an exponential).
@@ -61,15 +71,17 @@ def check_parity(path: Path, learned: Learned, inputs: Inputs, tolerance: float)
     for part in (inputs, inputs.untagged()):
         feed = {"embedding": part.embedding, "features": part.features}
         outputs = dict(zip(HEAD_OUTPUTS, session.run(list(HEAD_OUTPUTS), feed), strict=True))
-        worst = max(worst, _worst(outputs["acceptable"], learned.predict(part), "P(acceptable)", tolerance))
+        worst = max(worst, _worst(outputs["acceptable"], learned.acceptable.predict(part), "P(acceptable)", tolerance))
+        quality = learned.quality or learned.acceptable
+        worst = max(worst, _worst(outputs["quality"], quality.predict(part), "expected quality", tolerance))
         costs = learned.costs
-        for name, model in (
-            ("input_tokens", costs.input_tokens),
-            ("output_tokens", costs.output_tokens),
-            ("logged_cost_usd", costs.logged_cost),
-            ("latency_ms", costs.latency),
+        for name, expected in (
+            ("input_tokens", costs.input_tokens.predict(part)),
+            ("output_tokens", costs.output_tokens.predict(part)),
+            ("logged_cost_usd", costs.logged_cost.predict(part)),
+            ("latency_ms", costs.latency.predict(part)),
+            ("latency_p95_ms", costs.latency.predict_tail(part)),
         ):
-            expected = model.predict(part)
             _worst(outputs[name] / np.abs(expected), expected / np.abs(expected), name, 10 * tolerance)
     return worst
 

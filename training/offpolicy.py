@@ -20,6 +20,7 @@ from sklearn.linear_model import LogisticRegression
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Columns = NDArray[np.intp]
+Features = NDArray[np.floating]
 
 CLIP = 100.0
 MINIMUM_EFFECTIVE = 30.0
@@ -145,13 +146,14 @@ def judged_propensity(attempted: Bools, labels: Floats, propensity: Floats) -> F
     return product
 
 
-def estimate_propensities(attempted: Bools, features: Floats, folds: NDArray[np.intp]) -> tuple[Floats, str]:
+def estimate_propensities(attempted: Bools, features: Features, folds: NDArray[np.intp]) -> tuple[Floats, str]:
     """Propensities (n, m) for a log that has none, NaN where there was no attempt, and a note that says how.
 
     Given how many candidates a request was tried on: all of them, 1; a single one, the multinomial logistic regression
     of which one on `features` (n, k), fitted without the request's own fold (`folds` (n,), at least two) and kept above
     1 / (20 m); some but not all, NaN, since why the others were added is not known. A candidate with few single
-    attempts gets its share of them, shrunk. Right only if nothing outside the features moved the choice.
+    attempts gets its share of them, shrunk. Right only if nothing outside the features moved the choice; what is wrong
+    with them `ips` passes on in full, `snips` and `doubly_robust` less.
     """
     n, m = attempted.shape
     if len(features) != n or len(folds) != n:
@@ -248,7 +250,7 @@ def _standard_error(values: Floats) -> float:
     return float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
-def _choice_shares(features: Floats, chosen: Columns, at: Floats, m: int) -> Floats:
+def _choice_shares(features: Features, chosen: Columns, at: Features, m: int) -> Floats:
     """(len(at), m) probability of each candidate at the features `at`, learnt from the choices made at `features`."""
     counts = np.bincount(chosen, minlength=m)
     marginal = (counts + 1.0) / (counts.sum() + m)
@@ -263,3 +265,15 @@ def _choice_shares(features: Floats, chosen: Columns, at: Floats, m: int) -> Flo
     # scikit-learn sorts its classes, and so is `common`.
     shares[:, common] = model.predict_proba((at - mean) * scale) * marginal[common].sum()
     return shares
+
+
+def pseudo_outcomes(outcome: Floats, propensity: Floats, model: Floats, clip: float = CLIP) -> Floats:
+    """(n, m) doubly robust pseudo-outcomes, complete: model + w (y - model) where observed, model elsewhere.
+
+    The mean of any policy's choices among them is that policy's doubly robust value, so that whatever compares policies
+    on complete outcomes can use them in their place. A single one may lie outside [0, 1]. Shapes (n, m); `model` must not
+    have seen the outcomes. Source: Dudík, Langford & Li 2011.
+    """
+    observed = np.isfinite(outcome) & np.isfinite(propensity)
+    weight = 1.0 / np.maximum(np.where(observed, propensity, 1.0), 1.0 / clip)
+    return np.asarray(model + np.where(observed, weight * (np.where(observed, outcome, 0.0) - model), 0.0))

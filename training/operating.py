@@ -1,64 +1,197 @@
-"""Operating points: for each quality target the knob that saves most, chosen on calibration requests."""
+"""Operating points: for each quality target the knob that saves most and can be certified on calibration requests.
+
+The certificate is about violations: the chosen candidate fails and the reference candidate would not have. For a target
+t it says that P(violation) <= alpha = 1 - t with confidence 1 - delta, over the draw of the calibration requests.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from serving.bundle import OperatingPoint
+from serving.bundle import Certificate, OperatingPoint, WorkflowBound
+from serving.policy import choose
+from training.bounds import clopper_pearson_upper, weighted_upper
 from training.estimators.base import Floats
-from training.frontier import Frontier
+from training.frontier import bootstrap_weights
+from training.offpolicy import importance_weights, pseudo_outcomes
+
+Columns = NDArray[np.intp]
+_RESAMPLES = 500
 
 
-def choose_points(
-    points: Frontier,
-    reference_quality: Floats,
-    reference_cost: Floats,
-    targets: Sequence[float],
-    reference: str,
-    minimum: int,
-) -> tuple[OperatingPoint, ...]:
-    """One operating point per target: the knob of least cost whose quality is at least target x the reference's.
+@dataclass(frozen=True)
+class CalibrationData:
+    """The calibration requests: what is expected of the candidates on them, and what is known to have come of it.
 
-    `points` is the frontier on n calibration requests, `reference_quality` and `reference_cost` (n,) what the reference
-    candidate gave on them. Where fewer than `minimum` requests are there, no knob reaches the target, or the reference
-    reaches it for less, the point is the reference candidate itself.
+    `acceptable` and `expected_cost` (n, m) are the served estimates. `labels`, `cost` and `propensity` (n, m) are observed,
+    NaN elsewhere; `complete` (n,) marks requests with every outcome known.
     """
-    n = len(reference_quality)
-    base_quality = float(reference_quality.mean()) if n else float("nan")
-    base_cost = float(reference_cost.mean()) if n else float("nan")
-    chosen = []
+
+    acceptable: Floats
+    expected_cost: Floats
+    labels: Floats
+    cost: Floats
+    propensity: Floats
+    complete: NDArray[np.bool_]
+    groups: NDArray[np.intp]
+    workflow: NDArray[np.object_]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: NDArray[np.bool_]) -> CalibrationData:
+        return CalibrationData(**{name: value[rows] for name, value in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class _Tested:
+    """One knob's test: its routing, the violations' upper bound and what it rests on."""
+
+    knob: float
+    columns: Columns
+    losses: Floats
+    weights: Floats
+    bound: float
+    effective: float
+
+
+def operating_points(
+    data: CalibrationData,
+    knobs: Floats,
+    targets: Sequence[float],
+    reference: int,
+    names: Sequence[str],
+    *,
+    delta: float,
+    minimum: int,
+    seed: int,
+) -> tuple[OperatingPoint, ...]:
+    """One operating point per target, highest first.
+
+    Knobs are tested in rising order, from the most conservative on, and testing stops at the first whose bound is above
+    alpha: this fixed sequence needs no correction for having tested many (Learn-then-Test, Angelopoulos et al. 2021).
+    Among those that passed, the one of least cost is the point. Where none passes, or fewer than `minimum` requests can
+    be used, the point is the reference candidate itself, without a certificate.
+
+    Complete requests alone are used where there are `minimum` of them: the violation is observed, and the bound is
+    Clopper-Pearson's. Otherwise requests with one outcome are weighted by 1 / propensity, and every failure of a chosen
+    candidate counts as a violation, which is more than can be held against it.
+    """
+    exact = int(data.complete.sum()) >= minimum
+    used = data.take(data.complete) if exact else data.take(np.asarray(np.isfinite(data.propensity).any(axis=1)))
+    if len(used) < minimum:
+        return tuple(_always(target, names[reference], len(used)) for target in sorted(targets, reverse=True))
+    tested = [_test(used, knob, reference, delta, exact=exact) for knob in sorted(knobs.tolist())]
+    cost = used.cost if exact else pseudo_outcomes(used.cost, used.propensity, used.expected_cost)
+    quality = used.labels if exact else pseudo_outcomes(used.labels, used.propensity, used.acceptable)
+    points = []
     for target in sorted(targets, reverse=True):
-        name = f"quality-{target:g}"
-        enough = np.zeros(len(points.knobs), dtype=bool)
-        if n >= max(minimum, 1):
-            dearest = base_cost if target <= 1 else np.inf  # the reference itself reaches any target up to 1
-            enough = (points.quality >= target * base_quality) & (points.cost <= dearest)
-        if not enough.any():
-            chosen.append(
-                OperatingPoint(
-                    name=name,
-                    quality_target=target,
-                    knob=0.0,
-                    always=reference,
-                    calibration_requests=n,
-                    quality=base_quality if n else None,
-                    cost_usd=base_cost if n else None,
-                    saving=0.0,
-                )
-            )
+        alpha = 1.0 - target
+        passed: list[_Tested] = []
+        for test in tested:
+            if not test.bound <= alpha:
+                break
+            passed.append(test)
+        rows = np.arange(len(used))
+        best = min(passed, key=lambda test: float(cost[rows, test.columns].mean()), default=None)
+        if best is None or cost[rows, best.columns].mean() >= cost[:, reference].mean():
+            points.append(_always(target, names[reference], len(used)))
             continue
-        at = int(np.where(enough, points.cost, np.inf).argmin())
-        chosen.append(
-            OperatingPoint(
-                name=name,
-                quality_target=target,
-                knob=float(points.knobs[at]),
-                calibration_requests=n,
-                quality=float(points.quality[at]),
-                cost_usd=float(points.cost[at]),
-                saving=1.0 - float(points.cost[at]) / base_cost if base_cost > 0 else 0.0,
-            )
+        points.append(_point(target, alpha, delta, best, used, quality, cost, reference, exact=exact, seed=seed))
+    return tuple(points)
+
+
+def violations(labels: Floats, columns: Columns, reference: int) -> Floats:
+    """(n,) 1 where the chosen candidate's answer was not acceptable and the reference's was; `labels` (n, m) complete."""
+    chosen = labels[np.arange(len(labels)), columns]
+    return np.asarray((chosen == 0) & (labels[:, reference] == 1), dtype=np.float64)
+
+
+def _test(data: CalibrationData, knob: float, reference: int, delta: float, *, exact: bool) -> _Tested:
+    columns = choose(data.acceptable, data.expected_cost, knob)
+    if exact:
+        losses = violations(data.labels, columns, reference)
+        bound = clopper_pearson_upper(int(losses.sum()), len(losses), delta)
+        return _Tested(knob, columns, losses, np.ones(len(losses)), bound, float(len(losses)))
+    observed = np.isfinite(data.labels)
+    weights = importance_weights(observed, data.propensity, columns, clip=np.inf)
+    failed = np.nan_to_num(data.labels[np.arange(len(columns)), columns], nan=1.0) == 0
+    same = columns == reference  # the reference cannot be violated by itself, seen or not
+    losses = np.where(same, 0.0, failed.astype(np.float64))
+    weights = np.where(same, 1.0, weights)
+    bound, effective = weighted_upper(losses, weights, delta)
+    return _Tested(knob, columns, losses, weights, bound, effective)
+
+
+def _always(target: float, reference: str, n: int) -> OperatingPoint:
+    return OperatingPoint(
+        name=f"quality-{target:g}",
+        quality_target=target,
+        knob=0.0,
+        always=reference,
+        calibration_requests=n,
+        saving=0.0,
+    )
+
+
+def _point(
+    target: float,
+    alpha: float,
+    delta: float,
+    test: _Tested,
+    data: CalibrationData,
+    quality: Floats,
+    cost: Floats,
+    reference: int,
+    *,
+    exact: bool,
+    seed: int,
+) -> OperatingPoint:
+    rows = np.arange(len(data))
+    spent, base = cost[rows, test.columns], cost[:, reference]
+    resampled = bootstrap_weights(data.groups, _RESAMPLES, seed)
+    savings = 1.0 - (resampled @ spent) / (resampled @ base)
+    rate = float(np.average(test.losses, weights=test.weights))
+    return OperatingPoint(
+        name=f"quality-{target:g}",
+        quality_target=target,
+        knob=test.knob,
+        calibration_requests=len(data),
+        quality=float(quality[rows, test.columns].mean()),
+        cost_usd=float(spent.mean()),
+        saving=1.0 - float(spent.mean() / base.mean()),
+        certificate=Certificate(
+            alpha=round(alpha, 12),
+            delta=delta,
+            method="clopper-pearson" if exact else "weighted",
+            requests=len(data),
+            effective_requests=test.effective,
+            violation_rate=rate,
+            bound=test.bound,
+            saving_low=float(np.quantile(savings, 0.025)),
+            saving_high=float(np.quantile(savings, 0.975)),
+            workflows=_by_workflow(test, data, spent, base, delta),
+        ),
+    )
+
+
+def _by_workflow(
+    test: _Tested, data: CalibrationData, spent: Floats, base: Floats, delta: float
+) -> dict[str, WorkflowBound]:
+    names = np.array(["(none)" if name is None else name for name in data.workflow], dtype=object)
+    found = {}
+    for name in sorted(set(names.tolist())):
+        inside = names == name
+        weights = test.weights[inside]
+        bound, _ = weighted_upper(test.losses[inside], weights, delta)
+        found[name] = WorkflowBound(
+            requests=int(inside.sum()),
+            violation_rate=float(np.average(test.losses[inside], weights=weights)) if weights.sum() > 0 else None,
+            bound=bound,
+            saving=1.0 - float(spent[inside].mean() / base[inside].mean()) if base[inside].mean() > 0 else 0.0,
         )
-    return tuple(chosen)
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +13,17 @@ from numpy.typing import NDArray
 
 from serving.catalogue import Candidate
 from serving.features import SURFACE, feature_matrix
+from serving.policy import Objective
 from training.config import Params
 from training.costs import CostModel, CostNotes, cost_sources, fill_costs, fit_costs
 from training.embed import embed
 from training.encoders import EncoderFiles, make_encoder
 from training.estimators.base import Floats, Inputs
 from training.estimators.registry import factories
-from training.fit import Head, Training, fit_head
+from training.fit import Factory, Head, OutOfFold, Training, fit_head
 from training.label import acceptable
 from training.matrix import OutcomeMatrix, build_matrix
+from training.offpolicy import estimate_propensities, judged_propensity
 from training.split import Split, folds, group_requests, split_requests
 
 Progress = Callable[[str, int | None, int | None], None]
@@ -49,21 +51,48 @@ class Prepared:
     cost_notes: CostNotes
     fingerprint: str
 
+    @property
+    def graded(self) -> bool:
+        """Whether logged quality is more than 0 or 1."""
+        quality = self.matrix.quality
+        return bool(((quality > 0) & (quality < 1)).any())
+
+    def value(self, objective: Objective) -> Floats:
+        """(n, m) the outcomes that the objective is about, NaN where not judged."""
+        return self.labels if objective is Objective.ACCEPTABLE else self.matrix.quality
+
 
 @dataclass(frozen=True)
-class Learned:
-    """Everything that was learnt on the training part; predictions are (n, m)."""
+class Pair:
+    """Two heads for one target: one for requests with a known workflow, one for the others. Predictions are (n, m)."""
 
     tagged: Head
     untagged: Head
+
+    def predict(self, inputs: Inputs) -> Floats:
+        """Calibrated, each request by its head."""
+        return np.where(inputs.tagged[:, None], self.tagged.predict(inputs), self.untagged.predict(inputs.untagged()))
+
+    def raw(self, inputs: Inputs) -> Floats:
+        """Before calibration."""
+        return np.where(
+            inputs.tagged[:, None],
+            self.tagged.estimator.predict(inputs),
+            self.untagged.estimator.predict(inputs.untagged()),
+        )
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Everything that was learnt on the training part; `quality` is None where logged quality is 0/1 throughout."""
+
+    acceptable: Pair
+    quality: Pair | None
     costs: CostModel
     reference: int
     reference_note: str
+    propensity_note: str
     data: Training
-
-    def predict(self, inputs: Inputs) -> Floats:
-        """Calibrated P(acceptable): by the tagged head where the workflow is known, else by the untagged one."""
-        return np.where(inputs.tagged[:, None], self.tagged.predict(inputs), self.untagged.predict(inputs.untagged()))
 
 
 def prepare(frame: pd.DataFrame, params: Params, catalogue: Mapping[str, Candidate]) -> Prepared:
@@ -155,35 +184,80 @@ def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress
     for held in range(params.fit.folds):
         inside = fold == held
         expected[inside] = costs_of(~inside).cost_usd(train.take(inside))
+    propensity, propensity_note = observation_propensity(matrix, labels, train, fold)
     data = Training(
         inputs=train,
         labels=labels,
-        weights=np.ones(labels.shape),
+        weights=fitting_weights(propensity, params.fit.weight_clip),
+        propensity=propensity,
         cost=matrix.cost_usd,
         expected_cost=expected,
         complete=matrix.complete(),
+        groups=prepared.groups[rows],
         folds=fold,
     )
     kinds = factories(params.fit, mean_cost=np.nanmean(matrix.cost_usd, axis=0))
 
-    def head(part: Training, tag: str) -> Head:
-        return fit_head(
-            part,
-            kinds,
-            calibration=params.calibrate.method,
-            knob_steps=params.policy.knob_steps,
-            seed=params.fit.seed,
-            progress=lambda name: progress(f"fit {name} {tag}", None, None),
-        )
+    def pair(target: Training, kinds: Mapping[str, Factory], calibration: str, what: str) -> Pair:
+        kept = OutOfFold()
 
-    tagged = head(data, "with workflow tags")
-    untagged = (
-        head(Training(**{**vars(data), "inputs": train.untagged()}), "without workflow tags")
-        if prepared.workflows
-        else tagged
-    )
+        def head(part: Training, tag: str) -> Head:
+            return fit_head(
+                part,
+                kinds,
+                calibration=calibration,
+                blend=params.fit.blend,
+                knob_steps=params.policy.knob_steps,
+                seed=params.fit.seed,
+                kept=kept,
+                progress=lambda name: progress(f"{what}: {name}, {tag}", None, None),
+            )
+
+        tagged = head(target, "with workflow tags")
+        if not prepared.workflows:
+            return Pair(tagged, tagged)
+        return Pair(tagged, head(replace(target, inputs=train.untagged()), "without workflow tags"))
+
+    heads = pair(data, kinds, params.calibrate.method, "acceptable")
+    graded = None
+    if prepared.graded:
+        means = {name: kind for name, kind in kinds.items() if kind().graded}
+        graded = pair(replace(data, labels=matrix.quality), means, "none", "quality")
     reference, note = _reference(prepared, labels, data.complete, params.policy.reference)
-    return Learned(tagged, untagged, costs_of(np.ones(len(fold), dtype=np.bool_)), reference, note, data)
+    everything = costs_of(np.ones(len(fold), dtype=np.bool_))
+    return Learned(heads, graded, everything, reference, note, propensity_note, data)
+
+
+def observation_propensity(
+    matrix: OutcomeMatrix, labels: Floats, inputs: Inputs, fold: NDArray[np.intp]
+) -> tuple[Floats, str]:
+    """(n, m) the probability with which each cell was tried and judged, NaN where it was not tried, and where it is from.
+
+    A request on which every candidate was tried counts as certain. Where the log has propensities they are used, and a
+    request with one outcome and no propensity is left out; where it has none they are estimated from the features.
+    """
+    attempted = matrix.attempted
+    everywhere = np.asarray(attempted.all(axis=1))
+    tried = np.where(attempted & everywhere[:, None], 1.0, np.where(attempted, matrix.propensity, np.nan))
+    if everywhere.all():
+        return judged_propensity(attempted, labels, tried), "every candidate was tried on every request"
+    logged = np.asarray(np.isfinite(tried[~everywhere]).any(axis=1))
+    if logged.any():
+        note = f"logged for {int(logged.sum())} of {len(logged)} requests with some candidates only"
+        return judged_propensity(attempted, labels, tried), note
+    tried, note = estimate_propensities(attempted, inputs.features.astype(np.float64), fold)
+    return judged_propensity(attempted, labels, tried), note
+
+
+def fitting_weights(propensity: Floats, clip: float) -> Floats:
+    """(n, m) what each cell counts for in fitting: 1 / propensity, at most `clip`, with mean 1 for each candidate.
+
+    A cell without a propensity counts as the average one. Source: Horvitz & Thompson 1952, clipped as in Ionides 2008.
+    """
+    known = np.isfinite(propensity)
+    weight = np.where(known, 1.0 / np.maximum(np.where(known, propensity, 1.0), 1.0 / clip), 0.0)
+    mean = weight.sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    return np.where(known, weight / np.where(mean > 0, mean, 1.0), 1.0)
 
 
 def _reference(prepared: Prepared, labels: Floats, complete: NDArray[np.bool_], wanted: str) -> tuple[int, str]:

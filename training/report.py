@@ -120,7 +120,7 @@ def _context(
         "manifest": manifest,
         "evaluation": evaluation,
         "sentence": sentence(manifest, evaluation),
-        "scores": [("with workflow tag", learned.tagged), ("without", learned.untagged)],
+        "scores": [("with a workflow tag", learned.acceptable.tagged), ("without one", learned.acceptable.untagged)],
         "default": _default(manifest),
         "split": split,
         "counts": {
@@ -141,6 +141,7 @@ def _context(
         "reasons": table.reasons,
         "formats": table.formats,
         "reference_note": learned.reference_note,
+        "propensity_note": learned.propensity_note,
     }
 
 

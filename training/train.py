@@ -18,12 +18,11 @@ from serving.bundle import (
     Manifest,
     OperatingPoint,
     sha256,
-    switch_current,
     write_bundle,
 )
 from serving.catalogue import Candidate
 from serving.features import SURFACE
-from serving.policy import choose
+from serving.policy import Objective, choose
 from serving.router import Router
 from training import report
 from training.baselines import Contender, Truth, direct_choice, fixed_points, workflow_table
@@ -31,10 +30,21 @@ from training.config import Params
 from training.estimators.base import Floats, Inputs
 from training.evaluate import ROUTER, CompleteOutcomes, Evaluation, Test, by_workflow, calibration_figures, evaluate
 from training.export import write_files
-from training.frontier import frontier, knob_grid
-from training.operating import choose_points
+from training.frontier import knob_grid
+from training.operating import CalibrationData, operating_points
 from training.outcomes import Outcomes as OutcomeTable
-from training.pipeline import Learned, Prepared, Progress, encode, learn, prepare, silent
+from training.pipeline import (
+    Learned,
+    Prepared,
+    Progress,
+    encode,
+    learn,
+    observation_propensity,
+    prepare,
+    silent,
+)
+from training.promote import Comparison, Verdict, compare, judge, make_current
+from training.split import folds
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,7 @@ class Run:
     evaluation: Evaluation
     prepared: Prepared
     learned: Learned
+    verdict: Verdict
 
 
 def train(
@@ -57,7 +68,7 @@ def train(
     truth: Truth | None = None,
     progress: Progress = silent,
 ) -> Run:
-    """Trains on an outcome table and writes `out/<version>`; `out/current` is switched to it last.
+    """Trains on an outcome table and writes `out/<version>`; `out/current` is switched to it last, if it is promoted.
 
     `truth` is given for a simulated log only, and marks every figure as simulated.
     """
@@ -84,8 +95,30 @@ def train(
     bundle = write_bundle(
         out, version, fill, lambda hashes: made["manifest"].model_copy(update={"files": dict(hashes)})
     )
-    switch_current(out, version)
-    return Run(bundle, made["evaluation"], prepared, learned)
+    progress("compare with the champion", None, None)
+    new = Router(bundle, threads=params.embed.threads)
+    verdict = judge(out, new, lambda champion: _compare(new, champion, prepared, params))
+    if verdict.promoted:
+        make_current(out, version)
+    return Run(bundle, made["evaluation"], prepared, learned, verdict)
+
+
+def _compare(new: Router, champion: Router, prepared: Prepared, params: Params) -> Comparison:
+    """Both bundles on the test part of this run's log; raises NotComparableError."""
+    tested = prepared.split.test
+    return compare(
+        new,
+        champion,
+        list(prepared.matrix.requests[tested]),
+        prepared.labels[tested],
+        prepared.matrix.cost_usd[tested],
+        prepared.groups[tested],
+        prepared.matrix.candidates,
+        margin=params.tracking.margin,
+        minimum=params.tracking.minimum_requests,
+        resamples=params.evaluate.resamples,
+        seed=params.evaluate.seed,
+    )
 
 
 def _draft(
@@ -111,11 +144,13 @@ def _draft(
         cost_from=dict(learned.costs.cost_from),
         reference=reference,
         acceptable=params.label.acceptable,
+        objective=Objective(params.policy.objective),
+        graded=prepared.graded,
         encoder=encoder,
         head=HeadSpec(
-            estimator=learned.tagged.estimator.name,
-            estimator_untagged=learned.untagged.estimator.name,
-            calibration=learned.tagged.calibrator.name,
+            estimator=learned.acceptable.tagged.description,
+            estimator_untagged=learned.acceptable.untagged.description,
+            calibration=learned.acceptable.tagged.calibrator.name,
             surface=SURFACE,
             workflows=prepared.workflows,
         ),
@@ -128,29 +163,42 @@ def _draft(
 
 
 def _operate(router: Router, prepared: Prepared, inputs: Inputs, params: Params) -> Manifest:
-    """The manifest with its operating points, chosen on the complete requests of the calibration part."""
+    """The manifest with its operating points, chosen and certified on the calibration part."""
     manifest = router.manifest
-    rows = prepared.split.calibration & prepared.matrix.complete()
-    estimates = _estimate(router, inputs, rows)
-    quality, cost = prepared.labels[rows], prepared.matrix.cost_usd[rows]
-    points = frontier(estimates[0], estimates[1], quality, cost, np.array(manifest.knobs))
-    reference = router.candidates.index(manifest.reference)
-    chosen = choose_points(
-        points,
-        quality[:, reference],
-        cost[:, reference],
+    rows = prepared.split.calibration
+    part = prepared.matrix.take(rows)
+    labels = prepared.labels[rows]
+    estimate, expected = _estimate(router, inputs, rows)
+    grouped = folds(prepared.groups[rows], params.fit.folds, params.fit.seed)
+    propensity, _ = observation_propensity(part, labels, inputs.take(rows), grouped)
+    points = operating_points(
+        CalibrationData(
+            acceptable=estimate,
+            expected_cost=expected,
+            labels=labels,
+            cost=part.cost_usd,
+            propensity=propensity,
+            complete=part.complete(),
+            groups=prepared.groups[rows],
+            workflow=part.workflow,
+        ),
+        np.array(manifest.knobs),
         sorted({*params.policy.targets, params.policy.quality_target}),
-        manifest.reference,
-        params.policy.minimum_requests,
+        router.candidates.index(manifest.reference),
+        router.candidates,
+        delta=params.policy.delta,
+        minimum=params.policy.minimum_requests,
+        seed=params.fit.seed,
     )
-    default = next(point for point in chosen if point.quality_target == params.policy.quality_target)
-    return manifest.model_copy(update={"operating_points": chosen, "default_point": default.name})
+    default = next(point for point in points if point.quality_target == params.policy.quality_target)
+    return manifest.model_copy(update={"operating_points": points, "default_point": default.name})
 
 
 def _estimate(router: Router, inputs: Inputs, rows: np.ndarray[Any, Any]) -> tuple[Floats, Floats]:
-    """P(acceptable) and expected cost (n, m) of the given rows, by the served graph."""
+    """What the objective is about, and the expected cost, both (n, m), of the given rows, by the served graph."""
     estimates = router.estimate_embedded(inputs.embedding[rows], inputs.features[rows])
-    return estimates.acceptable.astype(np.float64), estimates.cost_usd.astype(np.float64)
+    value = estimates.of(router.manifest.objective)
+    return value.astype(np.float64), estimates.cost_usd.astype(np.float64)
 
 
 def evaluate_router(
@@ -162,11 +210,7 @@ def evaluate_router(
     complete = tested & matrix.complete()
     labels = prepared.labels[tested]
     served = router.estimate(list(matrix.requests[tested]))
-    raw = np.where(
-        inputs.take(tested).tagged[:, None],
-        learned.tagged.estimator.predict(inputs.take(tested)),
-        learned.untagged.estimator.predict(inputs.take(tested).untagged()),
-    )
+    raw = learned.acceptable.raw(inputs.take(tested))
     calibration = calibration_figures(raw, served.acceptable.astype(np.float64), labels)
     if not complete.any():
         return Evaluation(
@@ -180,9 +224,11 @@ def evaluate_router(
         )
     inside = complete[tested]
     tuning = split.calibration & matrix.complete()
-    test, calibrating = _outcomes(prepared, complete), _outcomes(prepared, tuning)
+    objective = router.manifest.objective
+    test, calibrating = _outcomes(prepared, complete, objective), _outcomes(prepared, tuning, objective)
     expected_tuning = _estimate(router, inputs, tuning)
-    expected_test = (served.acceptable[inside].astype(np.float64), served.cost_usd[inside].astype(np.float64))
+    value = served.of(router.manifest.objective)
+    expected_test = (value[inside].astype(np.float64), served.cost_usd[inside].astype(np.float64))
     contenders = [
         Contender(ROUTER, expected_tuning, expected_test),
         workflow_table(
@@ -236,7 +282,10 @@ def evaluate_router(
     )
 
 
-def _outcomes(prepared: Prepared, rows: np.ndarray[Any, Any]) -> CompleteOutcomes:
+def _outcomes(prepared: Prepared, rows: np.ndarray[Any, Any], objective: Objective) -> CompleteOutcomes:
     return CompleteOutcomes(
-        prepared.labels[rows], prepared.matrix.cost_usd[rows], prepared.groups[rows], prepared.matrix.workflow[rows]
+        prepared.value(objective)[rows],
+        prepared.matrix.cost_usd[rows],
+        prepared.groups[rows],
+        prepared.matrix.workflow[rows],
     )

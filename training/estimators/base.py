@@ -60,12 +60,19 @@ class Estimator(ABC):
     name: ClassVar[str]
     # Order of preference among equals: the lower, the simpler.
     complexity: ClassVar[int]
+    # What it is built on; a blend takes the best of each family, and none of "".
+    family: ClassVar[str]
+    # Whether it estimates a mean of anything in [0, 1], rather than the chance of a 1.
+    graded: ClassVar[bool] = False
     # Whether the workflow tag makes a difference to it.
     uses_workflow: ClassVar[bool] = True
 
     @abstractmethod
     def fit(self, inputs: Inputs, labels: Floats, weights: Floats) -> Self:
-        """Learns from labels (n, m) in {0, 1, NaN} and weights (n, m) >= 0; raises NotTrainableError."""
+        """Learns from labels (n, m), NaN where not judged, and weights (n, m) >= 0; raises NotTrainableError.
+
+        Labels are 0 or 1; an estimator that is `graded` takes any number in [0, 1].
+        """
 
     @abstractmethod
     def predict(self, inputs: Inputs) -> Floats:

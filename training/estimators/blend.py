@@ -15,6 +15,7 @@ class Blend(Estimator):
     """The weighted mean of its members' probabilities; the weights were fitted out of fold and add up to 1."""
 
     name: ClassVar[str] = "blend"
+    family: ClassVar[str] = ""
     complexity: ClassVar[int] = 5
 
     def __init__(self, members: Mapping[str, Callable[[], Estimator]], weights: Mapping[str, float]) -> None:

@@ -58,6 +58,7 @@ class LogisticPerCandidate(Estimator):
     """
 
     name: ClassVar[str] = "logistic"
+    family: ClassVar[str] = "linear"
     complexity: ClassVar[int] = 2
     minimum: ClassVar[int] = 5
 
@@ -97,7 +98,9 @@ class LowRankResidual(Estimator):
     """
 
     name: ClassVar[str] = "table+low-rank"
+    family: ClassVar[str] = "linear"
     complexity: ClassVar[int] = 2
+    graded: ClassVar[bool] = True
     text_only: ClassVar[bool] = False
 
     def __init__(self, penalty: float = 1000.0, rank: int = 2, strength: float = 10.0) -> None:
@@ -166,6 +169,7 @@ class DirectClassifier(Estimator):
     """
 
     name: ClassVar[str] = "direct-classifier"
+    family: ClassVar[str] = ""
     complexity: ClassVar[int] = 3
     minimum: ClassVar[int] = 50
 
@@ -184,7 +188,7 @@ class DirectClassifier(Estimator):
             )
         self.design = Design.learn(inputs)
         judged = np.where(np.isfinite(labels), weights, 0.0).max(axis=1)
-        model = _Quiet(C=self.c, max_iter=100, tol=1e-3).fit(
+        model = _Quiet(C=self.c, max_iter=40, tol=1e-3).fit(
             self.design.columns(inputs.take(known)), target[known], sample_weight=judged[known]
         )
         m = labels.shape[1]

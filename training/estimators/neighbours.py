@@ -22,7 +22,9 @@ class NearestNeighbours(Estimator):
     """
 
     name: ClassVar[str] = "knn"
+    family: ClassVar[str] = "neighbours"
     complexity: ClassVar[int] = 3
+    graded: ClassVar[bool] = True
     uses_workflow: ClassVar[bool] = False
 
     def __init__(self, seed: int = 0, k: int = 100, strength: float = 1.0, prompts: int = 8000) -> None:

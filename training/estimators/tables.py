@@ -19,7 +19,9 @@ class WorkflowTable(Estimator):
     """
 
     name: ClassVar[str] = "workflow-table"
+    family: ClassVar[str] = "table"
     complexity: ClassVar[int] = 0
+    graded: ClassVar[bool] = True
 
     def __init__(self, strength: float = 10.0) -> None:
         self.strength = strength
@@ -51,7 +53,9 @@ class ClusterTable(Estimator):
     """
 
     name: ClassVar[str] = "k-means-table"
+    family: ClassVar[str] = "table"
     complexity: ClassVar[int] = 1
+    graded: ClassVar[bool] = True
     uses_workflow: ClassVar[bool] = False
     per_cluster: ClassVar[int] = 25
 

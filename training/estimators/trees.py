@@ -11,7 +11,7 @@ from onnxmltools import convert_lightgbm
 from onnxmltools.convert.common.data_types import FloatTensorType
 
 from training.estimators.base import Estimator, Floats, Inputs, Matrix, NotTrainableError, observed_mean
-from training.onnx_graph import ML_OPSET, OPSET, Graph
+from training.onnx_graph import Graph
 
 # The newest opset that onnxmltools converts to; the few operators it writes mean the same at the graph's own.
 _CONVERTED_OPSET = 15
@@ -26,6 +26,7 @@ class LightGBMPerCandidate(Estimator):
     """
 
     name: ClassVar[str] = "lightgbm"
+    family: ClassVar[str] = "trees"
     complexity: ClassVar[int] = 4
     minimum: ClassVar[int] = 20
 
@@ -84,6 +85,7 @@ class LightGBMLong(Estimator):
     """
 
     name: ClassVar[str] = "lightgbm-long"
+    family: ClassVar[str] = "trees"
     complexity: ClassVar[int] = 4
 
     def __init__(
@@ -164,7 +166,7 @@ def _probability(graph: Graph, model: lgb.LGBMClassifier, columns: str, width: i
     converted = convert_lightgbm(
         model,
         initial_types=[("input", FloatTensorType([None, width]))],
-        target_opset={"": OPSET, "ai.onnx.ml": ML_OPSET},
+        target_opset=_CONVERTED_OPSET,
         zipmap=False,
     )
     return graph.columns(graph.merge(converted, columns)[1], [1])
