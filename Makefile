@@ -13,7 +13,7 @@ PORT   ?= 8080
 BUNDLE ?= models/current
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train serve test check notebook mlflow clean
+.PHONY: help setup train serve test check notebook benchmark mlflow clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ notebook: $(READY) ## Run the notebook on the current bundle, top to bottom
 
 mlflow: $(READY) ## Open MLflow's pages on http://127.0.0.1:5000
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db --host 127.0.0.1 --port 5000
+
+benchmark: $(READY) ## Measure on five seeds and write docs/benchmarks.md (BENCH_DATA=folder of public outcomes)
+	$(BIN)/python -m training.benchmark_run $(ARGS)
 
 clean: ## Remove what was installed, cached and trained
 	rm -rf $(VENV) .cache mlruns $(filter-out models/README.md,$(wildcard models/*))

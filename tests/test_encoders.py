@@ -182,7 +182,8 @@ def packaged_transformer(cache: Path) -> Encoder:
 
 
 def test_the_packaged_static_encoder_agrees_with_sentence_transformers(packaged_static: EncoderFiles) -> None:
-    tensors = {tensor.name: numpy_helper.to_array(tensor).copy() for tensor in onnx.load(packaged_static.onnx).graph.initializer}
+    graph = onnx.load(packaged_static.onnx).graph
+    tensors = {tensor.name: numpy_helper.to_array(tensor).copy() for tensor in graph.initializer}
     tokenizer = Tokenizer.from_file(str(packaged_static.tokenizer))
     module = StaticEmbedding(tokenizer, embedding_weights=tensors["weights"])
     expected = SentenceTransformer(modules=[module], device="cpu").encode(list(TEXTS), show_progress_bar=False)

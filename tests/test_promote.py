@@ -17,6 +17,7 @@ from fake_bundle import LARGE, OPEN, SMALL
 from typer.testing import CliRunner, Result
 
 from serving.bundle import Bundle, BundleError, open_bundle, switch_current
+from serving.policy import Objective
 from serving.router import Estimates, Router
 from training.cli import app
 from training.config import load_params
@@ -43,7 +44,10 @@ PAIR = (SMALL, LARGE)
 
 
 class Expecting(Router):
-    """The fake bundle's router, with estimates of its own: `worth` is P(acceptable) of (small, open, large) by row."""
+    """The fake bundle's router, with estimates of its own: `worth` is P(acceptable) of (small, open, large) by row.
+
+    It expects all candidates to be of the same quality.
+    """
 
     def __init__(self, bundle: Bundle, worth: np.ndarray[Any, Any]) -> None:
         super().__init__(bundle)
@@ -53,7 +57,7 @@ class Expecting(Router):
         rows = [REQUESTS.index(request) for request in requests]
         acceptable = self.worth[rows].astype(np.float32)
         cost = np.tile(np.array([0.01, 0.02, 0.03], dtype=np.float32), (len(rows), 1))
-        return replace(super().estimate(requests), acceptable=acceptable, quality=acceptable, cost_usd=cost)
+        return replace(super().estimate(requests), acceptable=acceptable, quality=cost * 0, cost_usd=cost)
 
 
 @pytest.fixture
@@ -148,6 +152,13 @@ def test_only_candidates_that_both_know_and_the_log_has_are_compared(bundle: Bun
     assert result.new.aiq == pytest.approx(0.875)
     with pytest.raises(NotComparableError, match="1 candidates in common"):
         measure(knowing(bundle), ignorant(bundle), candidates=(SMALL, "newcomer"))
+
+
+def test_each_bundle_maximises_its_own_objective(bundle: Bundle) -> None:
+    manifest = bundle.manifest.model_copy(update={"objective": Objective.QUALITY})
+    result = measure(knowing(bundle), knowing(Bundle(bundle.folder, manifest)))
+    assert result.new.aiq == pytest.approx(0.875)
+    assert result.champion.aiq == pytest.approx(0.5)  # it sees no reason to pay
 
 
 def test_a_reference_that_the_log_lacks_is_not_chosen(bundle: Bundle) -> None:
@@ -297,7 +308,7 @@ def test_the_list_of_bundles_marks_current_previous_and_broken(models: Path) -> 
     assert shown.exit_code == 0, shown.stderr
     words = shown.stdout.split()
     assert words.index("v3") < words.index("current") < words.index("v2") < words.index("previous") < words.index("v1")
-    assert "cannot be opened" in shown.stdout
+    assert "cannot be opened" in " ".join(words)
     assert "sha256" in shown.stdout
     empty = command("bundles", "--out", models.parent / "none")
     assert empty.exit_code == 2

@@ -22,6 +22,7 @@ from training.metrics import (
     non_decreasing_hull,
     performance_gain,
 )
+from training.offpolicy import Estimate
 
 ROUTER = "outcome-router"
 ORACLE = "oracle"
@@ -86,6 +87,16 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class OffPolicyLine:
+    """What requests with one outcome say of a routing: quality twice over, doubly robust and self-normalised, and cost."""
+
+    name: str
+    quality: Estimate
+    quality_snips: Estimate
+    cost_usd: Estimate
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """All figures of one evaluation. `why_not` says what was missing where nothing could be measured."""
 
@@ -93,6 +104,7 @@ class Evaluation:
     complete_requests: int
     lines: tuple[Line, ...] = ()
     workflows: tuple[WorkflowLine, ...] = ()
+    off_policy: tuple[OffPolicyLine, ...] = ()
     calibration: Calibration | None = None
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None
     zero_router: float = float("nan")

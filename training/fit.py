@@ -205,6 +205,7 @@ def blend_weights(predictions: Mapping[str, Floats], labels: Floats, weights: Fl
         bounds=[(0.0, 1.0)] * k,
         constraints={"type": "eq", "fun": lambda x: x.sum() - 1.0, "jac": lambda x: np.ones_like(x)},
         method="SLSQP",
+        options={"ftol": 1e-12},  # Brier scores differ in the fourth decimal
     ).x
     halfway = 0.5 * np.clip(solved, 0.0, 1.0) + 0.5 / k
     return {name: float(x) for name, x in zip(predictions, halfway / halfway.sum(), strict=True)}

@@ -42,7 +42,7 @@ def aiq(cost: Floats, quality: Floats, c_min: float, c_max: float) -> float:
     """Average improvement in quality: the mean height of the points' non-decreasing hull over [c_min, c_max].
 
     c_min and c_max are the mean costs of the cheapest and of the best single candidate. The points have to include one
-    at or left of c_min; `with_floor` adds the cheapest candidate, to which any router can be turned down. Where
+    at or left of c_min, such as the cheapest candidate, to which any router can be turned down. Where
     c_max <= c_min (the best candidate is the cheapest) it is the quality at c_min. Source: RouterBench, section 3.
     """
     hull_cost, hull_quality = non_decreasing_hull(cost, quality)

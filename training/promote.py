@@ -34,7 +34,8 @@ class NotComparableError(ValueError):
 class Measured:
     """What one bundle gives on the compared requests: its policy value (AIQ), and its default operating point.
 
-    `quality` is the share of acceptable answers there, `cost_usd` the mean cost of a request.
+    `quality` is the mean quality there (the share of acceptable answers, where that is the objective), `cost_usd` the
+    mean cost of a request.
     """
 
     version: str
@@ -93,10 +94,10 @@ def compare(
 ) -> Comparison:
     """Runs both bundles, as served, on the same test requests; raises NotComparableError.
 
-    Parameters: n test `requests`; `quality` (acceptable or not) and `cost_usd` (n, m), NaN where not observed, with the m
-    `candidates` as columns; `groups` (n,) ties requests that are resampled together. Compared are the candidates that
-    both bundles know and the log has, on the requests of which all of these were judged and costed; at least `minimum`
-    such requests are needed. Each bundle is swept over its own knobs.
+    Parameters: n test `requests`; `quality` (what the new bundle's objective is about) and `cost_usd` (n, m), NaN where
+    not observed, with the m `candidates` as columns; `groups` (n,) ties requests that are resampled together. Compared
+    are the candidates that both bundles know and the log has, on the requests of which all of these were judged and
+    costed; at least `minimum` such requests are needed. Each bundle maximises its own objective over its own knobs.
 
     Neither bundle is chosen on these requests. The new one was not trained on them, while the champion may have been,
     where its log overlaps with this one's test part. That flatters the champion, so it can hold back a better bundle but
@@ -136,7 +137,7 @@ def _measure(
     """A bundle's figures on n requests with complete outcomes (n, m), and its AIQ on each resample, (repeats,)."""
     estimates = router.estimate(requests)
     columns = [router.candidates.index(name) for name in candidates]
-    estimate = estimates.acceptable[:, columns].astype(np.float64)
+    estimate = estimates.of(router.manifest.objective)[:, columns].astype(np.float64)
     expected_cost = estimates.cost_usd[:, columns].astype(np.float64)
     points = frontier(estimate, expected_cost, quality, cost_usd, np.array(router.manifest.knobs))
     point = router.operating_point(Policy())
@@ -196,8 +197,8 @@ def _figures(found: Comparison, *, simulated: bool) -> str:
     return (
         f"On {found.requests:,} complete {'simulated ' if simulated else ''}test requests its AIQ is {new.aiq:.4f} and "
         f"the champion's ({champion.version}) {champion.aiq:.4f}, a difference of {found.difference:+.4f} "
-        f"(95% {found.low:+.4f} … {found.high:+.4f}): {bound}. At their operating points {new.quality:.1%} of the answers "
-        f"are acceptable for {1000 * new.cost_usd:.3f} USD per 1,000 requests, against {champion.quality:.1%} for "
+        f"(95% {found.low:+.4f} … {found.high:+.4f}): {bound}. At their operating points the quality is {new.quality:.1%} "
+        f"for {1000 * new.cost_usd:.3f} USD per 1,000 requests, against {champion.quality:.1%} for "
         f"{1000 * champion.cost_usd:.3f}."
     )
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from serving.bundle import Manifest, OperatingPoint
-from training.evaluate import Evaluation
+from training.evaluate import Evaluation, OffPolicyLine
 from training.figures import figures
 from training.outcomes import Outcomes
 from training.pipeline import Learned, Prepared
@@ -85,8 +85,35 @@ def terminal(manifest: Manifest, evaluation: Evaluation) -> RenderableType:
                 f"Brier {c.brier:.4f} (before {c.brier_before:.4f})"
             )
         )
+    parts += [Text(_off_policy(line)) for line in evaluation.off_policy]
     parts.append(Text(sentence(manifest, evaluation), style="bold green" if evaluation.lines else "bold red"))
+    parts.append(Text(promise(manifest), style="bold green" if _default(manifest).certificate else "bold red"))
     return Group(*parts)
+
+
+def promise(manifest: Manifest) -> str:
+    """What the default operating point is certified for, or loudly that it is not."""
+    point = _default(manifest)
+    if (proof := point.certificate) is None:
+        return (
+            f"NOTHING COULD BE CERTIFIED for {point.name} on {point.calibration_requests:,} calibration requests: every "
+            f"request goes to {point.always}. More requests with every candidate tried, or a lower target, would help."
+        )
+    return (
+        f"Certified at {percent(1 - proof.delta)} confidence: at most {percent(proof.alpha)} of requests fail where "
+        f"{manifest.reference} would not have (bound {percent(proof.bound)} on {proof.requests:,} calibration requests), "
+        f"saving {percent(point.saving)} (95% {percent(proof.saving_low)} … {percent(proof.saving_high)})."
+    )
+
+
+def _off_policy(line: OffPolicyLine) -> str:
+    q, c = line.quality, line.cost_usd
+    if q.refused is not None:
+        return f"off-policy, {line.name}: refused, {q.refused}"
+    return (
+        f"off-policy, {line.name}: quality {percent(q.value)} (95% {percent(q.low)} … {percent(q.high)}), USD per 1,000 "
+        f"{usd(c.value)}; {q.n:,} requests worth {q.effective_sample:,.0f} of its own"
+    )
 
 
 def _comparison(evaluation: Evaluation) -> str:

@@ -23,14 +23,24 @@ from serving.bundle import (
 from serving.catalogue import Candidate
 from serving.features import SURFACE
 from serving.policy import Objective, choose
-from serving.router import Router
+from serving.router import Estimates, Router
 from training import report
 from training.baselines import Contender, Truth, direct_choice, fixed_points, workflow_table
 from training.config import Params
 from training.estimators.base import Floats, Inputs
-from training.evaluate import ROUTER, CompleteOutcomes, Evaluation, Test, by_workflow, calibration_figures, evaluate
+from training.evaluate import (
+    ROUTER,
+    CompleteOutcomes,
+    Evaluation,
+    OffPolicyLine,
+    Test,
+    by_workflow,
+    calibration_figures,
+    evaluate,
+)
 from training.export import write_files
 from training.frontier import knob_grid
+from training.offpolicy import doubly_robust, snips
 from training.operating import CalibrationData, operating_points
 from training.outcomes import Outcomes as OutcomeTable
 from training.pipeline import (
@@ -110,7 +120,7 @@ def _compare(new: Router, champion: Router, prepared: Prepared, params: Params) 
         new,
         champion,
         list(prepared.matrix.requests[tested]),
-        prepared.labels[tested],
+        prepared.value(new.manifest.objective)[tested],
         prepared.matrix.cost_usd[tested],
         prepared.groups[tested],
         prepared.matrix.candidates,
@@ -133,7 +143,7 @@ def _draft(
     simulated: bool,
 ) -> Manifest:
     reference = prepared.matrix.candidates[learned.reference]
-    knobs = knob_grid(prepared.matrix.cost_usd[prepared.split.train], params.policy.knob_steps)
+    knobs = knob_grid(learned.data.expected_cost, params.policy.knob_steps)
     return Manifest(
         format_version=FORMAT_VERSION,
         version=version,
@@ -212,11 +222,13 @@ def evaluate_router(
     served = router.estimate(list(matrix.requests[tested]))
     raw = learned.acceptable.raw(inputs.take(tested))
     calibration = calibration_figures(raw, served.acceptable.astype(np.float64), labels)
+    off_policy = _off_policy(router, prepared, inputs, served, params)
     if not complete.any():
         return Evaluation(
             test_requests=int(tested.sum()),
             complete_requests=0,
             calibration=calibration,
+            off_policy=off_policy,
             why_not=(
                 "no test request has a judged, costed outcome of every candidate, so no routing can be compared exactly. "
                 "Send a share of the traffic to all candidates (shadow requests), or give an evaluation run with --test."
@@ -274,11 +286,44 @@ def evaluate_router(
     return Evaluation(
         test_requests=int(tested.sum()),
         complete_requests=int(complete.sum()),
+        off_policy=off_policy,
         lines=lines,
         workflows=by_workflow(test, columns, reference, matrix.candidates),
         calibration=calibration,
         curves=curves,
         zero_router=alone.zero_router,
+    )
+
+
+def _off_policy(
+    router: Router, prepared: Prepared, inputs: Inputs, served: Estimates, params: Params
+) -> tuple[OffPolicyLine, ...]:
+    """What the test part's single outcomes say of the operating point and of the reference; empty for a full matrix.
+
+    The model inside the doubly robust estimate is the served one, which never saw the test part.
+    """
+    rows = prepared.split.test
+    part = prepared.matrix.take(rows)
+    if part.attempted.all():
+        return ()
+    manifest = router.manifest
+    labels = prepared.value(manifest.objective)[rows]
+    grouped = folds(prepared.groups[rows], params.fit.folds, params.fit.seed)
+    propensity, _ = observation_propensity(part, labels, inputs.take(rows), grouped)
+    value = served.of(manifest.objective).astype(np.float64)
+    cost = served.cost_usd.astype(np.float64)
+    point = next(p for p in manifest.operating_points if p.name == manifest.default_point)
+    reference = np.full(len(part), router.candidates.index(manifest.reference))
+    routed = reference if point.always is not None else choose(value, cost, point.knob)
+    seen_cost = np.where(np.isfinite(labels), part.cost_usd, np.nan)
+    return tuple(
+        OffPolicyLine(
+            name,
+            doubly_robust(labels, propensity, columns, value),
+            snips(labels, propensity, columns),
+            doubly_robust(seen_cost, propensity, columns, cost),
+        )
+        for name, columns in ((ROUTER, routed), (f"only {manifest.reference}", reference))
     )
 
 

@@ -1,0 +1,245 @@
+"""Runs the benchmark and writes docs/benchmarks.md, docs/benchmarks.json and the README's table."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from threadpoolctl import threadpool_limits
+
+from serving.encoder import Encoder
+from training import benchmark as bench
+from training.benchmark import LIGHT, DataSet
+from training.catalogue import load_catalogue
+from training.config import Params, load_params
+from training.encoders import Kind, make_encoder
+from training.estimators.linear import DirectClassifier
+from training.outcomes import validate
+from training.pipeline import encode, prepare
+from training.traffic.simulate import simulate
+
+CACHE = Path(".cache")
+PUBLIC = {"RouterBench": "routerbench", "RouteLLM": "routellm"}
+SIMULATED = "simulated log"
+_console = Console(stderr=True)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    data: Annotated[
+        Path, typer.Option(envvar="BENCH_DATA", help="Folder of RouterBench's and RouteLLM's outcomes.")
+    ] = Path("../shared/data"),
+    out: Annotated[Path, typer.Option(help="Where the report goes.")] = Path("docs"),
+    seeds: int = bench.SEEDS,
+    max_workers: Annotated[int, typer.Option(help="Data sets worked on at once.")] = 2,
+    rows: Annotated[int, typer.Option(help="Rows of the large simulated log; 0 leaves it out.")] = 100_000,
+) -> None:
+    """Five seeds on every data set there is, written to docs/benchmarks.json and docs/benchmarks.md."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    params = load_params()
+    # The direct classifier is measured as a baseline; scoring it out of fold as well takes longer than all the others.
+    usual = tuple(name for name in params.fit.estimators if name != DirectClassifier.name)
+    params = replace(params, fit=replace(params.fit, estimators=usual))
+    found: dict[str, Any] = {"machine": _machine(), "seeds": seeds, "sets": {}}
+    names = [name for name, folder in PUBLIC.items() if (data / folder).is_dir()]
+    for name in PUBLIC.keys() - set(names):
+        _console.print(f"[yellow]{data / PUBLIC[name]} is absent: {name} is left out[/]")
+    # A process per data set: the fits are small, and threads inside them mostly wait for each other.
+    with ProcessPoolExecutor(max_workers=max_workers, initializer=_one_thread) as pool:
+        jobs = {name: pool.submit(_one_set, name, data, params, seeds) for name in [*names, SIMULATED]}
+        for name, job in jobs.items():
+            found["sets"][name] = job.result()
+            _console.print(f"{name} is done")
+            _save(out, found)
+    found["encoder_speed"] = _encoder_speed(params)
+    if rows:
+        found["large"] = _large(rows)
+    _save(out, found)
+
+
+def _save(out: Path, found: Mapping[str, Any]) -> None:
+    from training.benchmark_report import write
+
+    out.mkdir(exist_ok=True)
+    (out / "benchmarks.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    write(found, out / "benchmarks.md", Path("README.md"))
+
+
+def _one_thread() -> None:
+    threadpool_limits(1)
+
+
+def _load(name: str, data: Path, params: Params) -> DataSet:
+    catalogue = load_catalogue(Path("data/candidates.toml"))
+    if name != SIMULATED:
+        return bench.load(name, [data / PUBLIC[name]], params, catalogue, CACHE)
+    log = simulate([catalogue[name] for name in params.simulate.candidates], requests=params.simulate.requests, seed=0)
+    table = validate(log.outcomes, source="simulated", format="simulated")
+    prepared = prepare(table.frame, params, catalogue)
+    return DataSet(name, prepared, encode(prepared, params, CACHE)[0], simulated=True)
+
+
+def _one_set(name: str, folder: Path, params: Params, seeds: int) -> dict[str, Any]:
+    data = _load(name, folder, params)
+    results: dict[str, list[Any]] = {
+        key: []
+        for key in ("tagged", "untagged", "calibration", "certificates", "strong_weak", "collapse", "one", "parts")
+    }
+    chosen: list[str] = []
+    for seed in range(seeds):
+        seeded = replace(params, fit=replace(params.fit, seed=seed))
+        prepared = bench.by_prompt(data.prepared, seed)
+        run = bench.trial(data, prepared, seeded)
+        chosen.append(run.learned.acceptable.tagged.description)
+        for key, tagged in (("tagged", True), ("untagged", False)):
+            results[key].append(bench.compare(data, run, seeded, seed, tagged=tagged))
+        results["calibration"].append(bench.calibration(data, run, prepared))
+        target = params.policy.quality_target
+        results["certificates"] += bench.certificates(data, run, seeded, seed, bench.RESPLITS // seeds, target)
+        results["strong_weak"].append(bench.strong_weak(data, run))
+        results["collapse"].append(bench.collapse(data, run))
+        if data.prepared.matrix.attempted.all():
+            results["one"].append(bench.one_outcome(data, prepared, run, seeded, seed, bench.REPEATS // seeds))
+        light = replace(seeded, fit=replace(seeded.fit, estimators=LIGHT))
+        results["parts"].append(bench.unseen_workflows(data, light, seed, parts=8) if seed == 0 else None)
+        _console.print(f"  {data.name} seed {seed}: {chosen[-1]}")
+    matrix = data.prepared.matrix
+    return {
+        "requests": len(matrix),
+        "complete": int(matrix.complete().sum()),
+        "candidates": len(matrix.candidates),
+        "simulated": data.simulated,
+        "reference": matrix.candidates[run.learned.reference],
+        "chosen": chosen,
+        "splits": {"unseen workflows": results["parts"][0], "time": _by_time(data, params)},
+        "encoders": _encoders(name, folder, params, seeds),
+        **{key: _intervals(results[key]) for key in ("tagged", "untagged")},
+        "calibration": _means(results["calibration"]),
+        "certificate": _certificate(results["certificates"], params),
+        "strong_weak": _means(results["strong_weak"]),
+        "collapse": float(np.mean(results["collapse"])),
+        "one_outcome": _means(results["one"]) if results["one"] else None,
+    }
+
+
+def _by_time(data: DataSet, params: Params) -> dict[str, float] | None:
+    """The split by time, where the log has timestamps."""
+    if np.isnat(data.prepared.matrix.timestamp).any():
+        return None
+    run = bench.trial(data, data.prepared, params)
+    values = bench.compare(data, run, params, 0, tagged=True)
+    return {name: float(value[0]) for name, value in values.items()}
+
+
+def _encoders(name: str, folder: Path, params: Params, seeds: int) -> dict[str, float]:
+    """Headroom with each encoder, on the same splits and with the same quick estimators."""
+    headroom: dict[str, float] = {}
+    for kind in ("static", "transformer"):
+        chosen = replace(params, embed=replace(params.embed, encoder=kind), fit=replace(params.fit, estimators=LIGHT))
+        data = _load(name, folder, chosen)
+        captured = []
+        for seed in range(seeds):
+            run = bench.trial(data, bench.by_prompt(data.prepared, seed), chosen)
+            captured.append(run.headroom(run.learned.acceptable.predict(data.inputs.take(run.test))))
+        headroom[kind] = float(np.mean(captured))
+    return headroom
+
+
+def _encoder_speed(params: Params) -> dict[str, float]:
+    """Microseconds for one 33-token prompt on one thread, medians, alternating between the encoders in one run."""
+    prompt = "Write a query that lists, for each customer, the three most recent orders and their total, newest first, "
+    prompt += "leaving out cancelled ones."
+    encoders = {}
+    windows: dict[Kind, int] = {
+        "static": params.embed.static_max_tokens,
+        "transformer": params.embed.transformer_max_tokens,
+    }
+    for kind, window in windows.items():
+        files = make_encoder(
+            kind, params.embed.source, CACHE / "encoders", static_dim=params.embed.static_dim, max_tokens=window
+        )
+        encoders[kind] = Encoder(files.onnx, files.tokenizer, files.spec.max_tokens, threads=1)
+    taken: dict[str, list[float]] = {kind: [] for kind in encoders}
+    for _ in range(300):
+        for kind, encoder in encoders.items():
+            started = time.perf_counter()
+            encoder.encode([prompt])
+            taken[kind].append(time.perf_counter() - started)
+    return {kind: 1e6 * float(np.median(times)) for kind, times in taken.items()}
+
+
+def _large(rows: int) -> dict[str, float]:
+    """A large simulated log, trained on from the command line in a process of its own."""
+    requests = int(rows / 2.25)
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log.parquet"
+        command = [sys.executable, "-m", "training.cli"]
+        subprocess.run([*command, "simulate", str(log), "--set", f"simulate.requests={requests}"], check=True)
+        started = time.monotonic()
+        out = str(Path(folder) / "models")
+        subprocess.run([*command, "run", "--data", str(log), "--out", out, "--no-track"], check=True, stdout=sys.stderr)
+        seconds = time.monotonic() - started
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        import pyarrow.parquet as pq
+
+        return {"rows": float(pq.ParquetFile(log).metadata.num_rows), "seconds": seconds, "peak_mib": peak}
+
+
+def _intervals(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Each router's mean AIQ over seeds, and the router's lead over it: the mean and its 95% interval."""
+    names = [name for name in runs[0] if all(name in run for run in runs)]
+    mean = {name: np.mean([run[name] for run in runs], axis=0) for name in names}
+    table = {}
+    for name in names:
+        lead = mean["router"] - mean[name]
+        low, high = np.quantile(lead[1:], [0.025, 0.975])
+        table[name] = {"aiq": float(mean[name][0]), "lead": float(lead[0]), "low": float(low), "high": float(high)}
+    return table
+
+
+def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+
+
+def _certificate(rows: Sequence[Mapping[str, float]], params: Params) -> dict[str, float]:
+    alpha = 1.0 - params.policy.quality_target
+    rates = np.array([row["violation_rate"] for row in rows])
+    return {
+        "alpha": round(alpha, 12),
+        "delta": params.policy.delta,
+        "resplits": float(len(rows)),
+        "certified": float(np.mean([row["certified"] for row in rows])),
+        "exceeded": float(np.mean(rates > alpha)),
+        "exceeded_beyond_noise": float(np.mean([row["lower"] > alpha for row in rows])),
+        "mean_violation_rate": float(rates.mean()),
+        "mean_saving": float(np.mean([row["saving"] for row in rows])),
+        "test_requests": float(np.mean([row["requests"] for row in rows])),
+    }
+
+
+def _machine() -> dict[str, str]:
+    return {
+        "system": platform.system(),
+        "processor": platform.machine(),
+        "cores": str(os.cpu_count()),
+        "python": platform.python_version(),
+    }
+
+
+if __name__ == "__main__":
+    app()
