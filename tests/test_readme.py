@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import subprocess
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, Trained, router_train
@@ -14,37 +15,21 @@ from starlette.testclient import TestClient
 from serving.app import create_app
 from serving.router import Router
 from serving.settings import Settings
+from training.benchmark_report import write
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
 COMMANDS = [line.split("#")[0].strip() for kind, block in BLOCKS if kind == "sh" for line in block.splitlines()]
 
 
-def table() -> dict[str, list[str]]:
-    """The results table: router -> its cells."""
-    part = README[README.index("<!-- results") : README.index("<!-- end of results")]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines() if line.startswith("|")]
-    return {row[0]: row[1:] for row in rows[2:]}
-
-
-def test_every_figure_of_the_table_is_what_make_train_gives(trained: Trained) -> None:
-    lines = {line["name"]: line for line in json.loads((trained.bundle / "frontier.json").read_text())["routers"]}
-    shown = table()
-    assert "outcome-router" in shown
-    for name, (aiq, headroom, quality, cost, saving) in shown.items():
-        line = lines[name]
-        if aiq:
-            assert float(aiq) == pytest.approx(line["aiq"], abs=0.002)
-            assert float(headroom.rstrip("%")) == pytest.approx(100 * line["headroom"], abs=2)
-        assert float(quality.rstrip("%")) == pytest.approx(100 * line["quality"], abs=0.5)
-        assert float(cost) == pytest.approx(1000 * line["cost_usd"], abs=0.03)
-        assert float(saving.rstrip("%")) == pytest.approx(100 * line["saving"], abs=0.6)
-
-
-def test_the_number_of_test_requests_is_right(trained: Trained) -> None:
-    shown = re.search(r"On (\d+) simulated test requests that every LLM answered", README)
-    assert shown is not None
-    assert int(shown[1]) == json.loads((trained.bundle / "frontier.json").read_text())["complete_requests"]
+def test_its_table_is_what_the_benchmark_wrote(tmp_path: Path) -> None:
+    found = json.loads((ROOT / "docs" / "benchmarks.json").read_text())
+    assert len(found["sets"]) == 3
+    copy = tmp_path / "README.md"
+    copy.write_text(re.sub(r"(<!-- benchmark -->\n).*?(<!-- end)", r"\1\2", README, flags=re.DOTALL))
+    write(found, tmp_path / "benchmarks.md", copy)
+    assert copy.read_text() == README
+    assert (tmp_path / "benchmarks.md").read_text() == (ROOT / "docs" / "benchmarks.md").read_text()
 
 
 def test_the_curl_answers_as_shown(trained: Trained) -> None:
@@ -73,7 +58,7 @@ def test_every_make_target_it_names_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     named = {words[1] for line in COMMANDS if (words := shlex.split(line))[:1] == ["make"]}
     named |= set(re.findall(r"`make ([a-z-]+)`", README))
-    assert {"train", "serve", "test", "check", "help", "mlflow", "notebook"} <= named
+    assert {"train", "serve", "test", "check", "help", "mlflow", "notebook", "benchmark"} <= named
     assert named <= targets
 
 
@@ -104,10 +89,11 @@ def test_the_parameters_it_sets_exist() -> None:
     assert params.embed.encoder == "transformer"
 
 
-def test_router_train_evaluate_is_a_command() -> None:
-    finished = router_train("evaluate", "--help")
-    assert finished.returncode == 0
-    assert "--data" in finished.stdout
+def test_the_router_train_commands_it_names_exist() -> None:
+    named = set(re.findall(r"`router-train ([a-z]+)", README))
+    assert {"evaluate", "bundles", "promote", "rollback"} <= named
+    shown = router_train("--help").stdout
+    assert [name for name in named if name not in shown] == []
 
 
 def test_the_files_it_links_to_exist() -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from training.config import Params
 from training.estimators.base import Floats, Inputs, NotTrainableError
-from training.estimators.linear import DirectClassifier
-from training.estimators.tables import WorkflowTable
+from training.estimators.linear import DirectClassifier, Ridge
+from training.estimators.neighbours import NearestNeighbours
+from training.estimators.registry import factories
+from training.estimators.tables import ClusterTable, WorkflowTable
 from training.fit import Training
 
 # What the name of a single candidate's line begins with.
@@ -47,16 +50,24 @@ class Truth:
         )
 
 
-def workflow_table(
-    data: Training, strength: float, calibration: tuple[Inputs, Floats], test: tuple[Inputs, Floats]
-) -> Contender:
-    """The table of workflow means, learnt on the training part; each tuple is inputs and expected cost (n, m)."""
-    table = WorkflowTable(strength).fit(data.inputs, data.labels, data.weights)
-    return Contender(
-        "workflow table",
-        (table.predict(calibration[0]), calibration[1]),
-        (table.predict(test[0]), test[1]),
-    )
+def learnt_baselines(
+    data: Training, params: Params, calibration: tuple[Inputs, Floats], test: tuple[Inputs, Floats]
+) -> list[Contender]:
+    """The estimators one would try first, fitted on the training part; each tuple is inputs and expected cost (n, m)."""
+    named = {
+        "workflow table": WorkflowTable.name,
+        "nearest neighbours": NearestNeighbours.name,
+        "k-means table": ClusterTable.name,
+        "ridge": Ridge.name,
+    }
+    kinds = factories(replace(params.fit, estimators=tuple(named.values())), np.nanmean(data.cost, axis=0))
+    contenders = []
+    for name, kind in named.items():
+        model = kinds[kind]().fit(data.inputs, data.labels, data.weights)
+        contenders.append(
+            Contender(name, (model.predict(calibration[0]), calibration[1]), (model.predict(test[0]), test[1]))
+        )
+    return contenders
 
 
 def direct_choice(data: Training, mean_cost: Floats, c: float, test: Inputs) -> NDArray[np.intp] | None:

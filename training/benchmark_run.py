@@ -70,6 +70,19 @@ def main(
     if rows:
         found["large"] = _large(rows)
     _save(out, found)
+    draw_picture(out / "frontier.svg")
+
+
+def draw_picture(path: Path) -> None:
+    """The README's picture: the frontier of a router trained on the default simulated log."""
+    from training.figures import draw_frontier_document, svg
+
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "training.cli", "run", "--out", folder, "--no-track"]
+        subprocess.run(command, check=True, stdout=sys.stderr)
+        document = json.loads((Path(folder) / "current" / "frontier.json").read_text(encoding="utf-8"))
+    drawing = svg(lambda axes: draw_frontier_document(axes, document), width=7.6, height=4.2)
+    path.write_text(f'<?xml version="1.0" encoding="utf-8"?>\n{drawing}', encoding="utf-8")
 
 
 def _save(out: Path, found: Mapping[str, Any]) -> None:

@@ -261,7 +261,16 @@ def bundles(out: ModelsOption = Path("models")) -> None:
 
         marks = {gate.version_at(out, name): name for name in (gate.PREVIOUS, gate.CURRENT)}
         caption = "AIQ as each run measured it, on its own test part"
-        grid = Table("bundle", "created", "estimator", "AIQ", "default point", box=SIMPLE_HEAD, caption=caption)
+        grid = Table(
+            "bundle",
+            "created",
+            "estimator",
+            "AIQ",
+            "default point",
+            box=SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+            caption=caption,
+        )
         grid.columns[0].no_wrap = grid.columns[3].no_wrap = True
         grid.columns[1].max_width = 10  # the date, and the time below it: the table fits 80 columns
         grid.columns[2].overflow = grid.columns[4].overflow = "fold"

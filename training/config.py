@@ -33,7 +33,7 @@ class Splitting:
 
 @dataclass(frozen=True)
 class Embed:
-    encoder: Literal["static", "transformer"]
+    encoder: Literal["auto", "static", "transformer"]
     source: str
     static_dim: int
     static_max_tokens: int

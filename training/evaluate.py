@@ -14,13 +14,18 @@ from training.baselines import Contender
 from training.estimators.base import Floats
 from training.frontier import Frontier, Singles, bootstrap_aiq, bootstrap_weights, frontier, singles
 from training.metrics import (
+    apgr,
+    aurc,
     brier,
+    collapse,
     cost_save,
+    cpt,
     equal_mass_bins,
     expected_calibration_error,
     headroom_captured,
     non_decreasing_hull,
     performance_gain,
+    strong_weak,
 )
 from training.offpolicy import Estimate
 
@@ -87,6 +92,22 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Confidence:
+    """How the router uses what it knows, on complete requests.
+
+    `aurc`: area under the risk-coverage curve of the chosen candidates' confidence (lower is better). `apgr`, `cpt50`,
+    `cpt80`: RouteLLM's figures for the reference against the cheapest candidate. `collapse`: the share sent to the
+    reference minus the share that the oracle would send there with the same knob.
+    """
+
+    aurc: float
+    apgr: float
+    cpt50: float
+    cpt80: float
+    collapse: float
+
+
+@dataclass(frozen=True)
 class OffPolicyLine:
     """What requests with one outcome say of a routing: quality twice over, doubly robust and self-normalised, and cost."""
 
@@ -106,6 +127,7 @@ class Evaluation:
     workflows: tuple[WorkflowLine, ...] = ()
     off_policy: tuple[OffPolicyLine, ...] = ()
     calibration: Calibration | None = None
+    confidence: Confidence | None = None
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None
     zero_router: float = float("nan")
     why_not: str | None = None
@@ -131,6 +153,8 @@ class Evaluation:
             }
             tables = [line.aiq for line in self.lines if line.name == "workflow table"]
             figures |= {"aiq_workflow_table": tables[0]} if tables else {}
+        if self.confidence is not None:
+            figures |= vars(self.confidence)
         if self.calibration is not None:
             figures |= {"ece": self.calibration.ece, "brier": self.calibration.brier}
         return {key: value for key, value in figures.items() if not (isinstance(value, float) and np.isnan(value))}
@@ -220,6 +244,25 @@ def _knob(contender: Contender, data: Test) -> float:
     wanted = data.quality_target * outcome.quality[:, data.reference].mean()
     enough = points.quality >= wanted
     return float(data.knobs[np.where(enough, points.cost, np.inf).argmin()]) if enough.any() else 0.0
+
+
+def confidence_figures(
+    estimate: Floats, outcome: CompleteOutcomes, columns: NDArray[np.intp], reference: int, knob: float
+) -> Confidence:
+    """The figures of `Confidence`; `estimate` (n, m), `columns` (n,) the routing at the operating point's `knob`."""
+    rows = np.arange(len(outcome))
+    weak = int(outcome.cost_usd.mean(axis=0).argmin())
+    strong_quality, weak_quality = outcome.quality[:, reference], outcome.quality[:, weak]
+    score = estimate[:, reference] - estimate[:, weak]
+    share, quality = strong_weak(score, strong_quality, weak_quality, np.quantile(score, np.linspace(0, 1, 101)))
+    low, high = float(weak_quality.mean()), float(strong_quality.mean())
+    return Confidence(
+        aurc=aurc(estimate[rows, columns], outcome.quality[rows, columns]),
+        apgr=apgr(share, quality, low, high),
+        cpt50=cpt(share, quality, low, high, 0.5),
+        cpt80=cpt(share, quality, low, high, 0.8),
+        collapse=collapse(columns, reference, choose(outcome.quality, outcome.cost_usd, knob)),
+    )
 
 
 def by_workflow(

@@ -97,7 +97,9 @@ def _line(name: str) -> tuple[str, str, float]:
         return ACCENT, "-", 2.6
     if name == ORACLE:
         return "#7a8793", ":", 1.4
-    return ("#8d6a9f", "-.", 1.4) if "reachable" in name else ("#e08e45", "--", 1.6)
+    if name == "workflow table":
+        return "#e08e45", "--", 1.6
+    return ("#8d6a9f", "-.", 1.4) if "reachable" in name else ("#c3cbd3", "-", 0.9)
 
 
 def draw_calibration(axes: Axes, calibration: Calibration) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
 
 from training.calibrate import Calibrator, fit_calibrator
 from training.estimators.base import Estimator, Floats, Inputs, NotTrainableError
@@ -23,6 +25,7 @@ ENOUGH = 50
 # From this many complete requests on, they alone are what estimators are selected on.
 PLENTY_COMPLETE = 300
 _RESAMPLES = 60
+_WORKERS = 2
 
 
 @dataclass(frozen=True)
@@ -116,13 +119,22 @@ def fit_head(
     kept = kept or OutOfFold()
     predictions: dict[str, Floats] = {}
     reasons: dict[str, str] = {}
-    for name, factory in factories.items():
+
+    def attempt(name: str) -> Floats | NotTrainableError:
         if progress is not None:
             progress(name)
         try:
-            predictions[name] = kept.of(name, factory, data)
+            return kept.of(name, factories[name], data)
         except NotTrainableError as error:
-            reasons[name] = str(error)
+            return error
+
+    # Estimators side by side, a thread each: within one, fits this small gain nothing from a second thread.
+    with threadpool_limits(1), ThreadPoolExecutor(_WORKERS) as pool:
+        for name, outcome in zip(factories, pool.map(attempt, factories), strict=True):
+            if isinstance(outcome, NotTrainableError):
+                reasons[name] = str(outcome)
+            else:
+                predictions[name] = outcome
     if not predictions:
         raise NotTrainableError("no estimator could be trained: " + "; ".join(f"{n}: {r}" for n, r in reasons.items()))
     available = dict(factories)
@@ -153,6 +165,11 @@ def out_of_fold(factory: Factory, data: Training) -> Floats:
         model = factory().fit(data.inputs.take(~held), data.labels[~held], data.weights[~held])
         predictions[held] = model.predict(data.inputs.take(held))
     return predictions
+
+
+def out_of_fold_aiq(prediction: Floats, data: Training, knob_steps: int, seed: int) -> tuple[float, Floats]:
+    """AIQ of out-of-fold predictions (n, m) and its resamples, NaN where it cannot be measured."""
+    return _bootstrapped_aiq(prediction, data, _ground({"": prediction}, data), knob_steps, seed)
 
 
 def select(scores: Sequence[Score]) -> tuple[str, str]:

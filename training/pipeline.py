@@ -17,10 +17,11 @@ from serving.policy import Objective
 from training.config import Params
 from training.costs import CostModel, CostNotes, cost_sources, fill_costs, fit_costs
 from training.embed import embed
-from training.encoders import EncoderFiles, make_encoder
+from training.encoders import EncoderFiles, Kind, make_encoder
 from training.estimators.base import Floats, Inputs
+from training.estimators.linear import LowRankResidual
 from training.estimators.registry import factories
-from training.fit import Factory, Head, OutOfFold, Training, fit_head
+from training.fit import Factory, Head, OutOfFold, Training, fit_head, out_of_fold, out_of_fold_aiq
 from training.label import acceptable
 from training.matrix import OutcomeMatrix, build_matrix
 from training.offpolicy import estimate_propensities, judged_propensity
@@ -140,9 +141,40 @@ def fingerprint(frame: pd.DataFrame) -> str:
 
 
 def encode(prepared: Prepared, params: Params, cache: Path, progress: Progress = silent) -> tuple[Inputs, EncoderFiles]:
-    """The head's inputs for every request, and the encoder that made them."""
-    progress("make encoder", None, None)
-    kind = params.embed.encoder
+    """The head's inputs for every request, and the encoder that made them.
+
+    For "auto" both encoders are tried: the transformer is used only if it earns its price out of fold.
+    """
+    if params.embed.encoder != "auto":
+        return _encode_with(params.embed.encoder, prepared, params, cache, progress)
+    static = _encode_with("static", prepared, params, cache, progress)
+    transformer = _encode_with("transformer", prepared, params, cache, progress)
+    progress("compare encoders", None, None)
+    lead = encoder_lead(prepared, static[0], transformer[0], params)
+    return transformer if lead is not None and lead[0] > lead[1] else static
+
+
+def encoder_lead(prepared: Prepared, static: Inputs, transformer: Inputs, params: Params) -> tuple[float, float] | None:
+    """The transformer's out-of-fold AIQ minus the static encoder's, and its standard error; None if not measurable.
+
+    Both are scored with the low-rank residual, which is quick and uses the embedding alone beside the table; the rule is
+    that of `fit.select`: the simpler one unless it falls behind by more than one standard error.
+    """
+    found = []
+    for inputs in (static, transformer):
+        data, _ = training_data(prepared, inputs, params)
+        predictions = out_of_fold(lambda: LowRankResidual(params.fit.low_rank_penalty, params.fit.low_rank), data)
+        found.append(out_of_fold_aiq(predictions, data, params.policy.knob_steps, params.fit.seed))
+    (simple, simple_resampled), (dear, dear_resampled) = found
+    if np.isnan(simple) or np.isnan(dear):
+        return None
+    return dear - simple, float(np.std(dear_resampled - simple_resampled))
+
+
+def _encode_with(
+    kind: Kind, prepared: Prepared, params: Params, cache: Path, progress: Progress
+) -> tuple[Inputs, EncoderFiles]:
+    progress(f"make {kind} encoder", None, None)
     files = make_encoder(
         kind,
         params.embed.source,
@@ -155,36 +187,23 @@ def encode(prepared: Prepared, params: Params, cache: Path, progress: Progress =
         files,
         cache / "embeddings",
         threads=params.embed.threads,
-        progress=lambda done, total: progress("embed", done, total),
+        progress=lambda done, total: progress(f"embed ({kind})", done, total),
     )
     features = feature_matrix(list(prepared.matrix.requests), list(prepared.matrix.texts), prepared.workflows)
     return Inputs(embedding, features, len(SURFACE)), files
 
 
-def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress = silent) -> Learned:
-    """Fits costs and both heads on the training part alone."""
+def training_data(prepared: Prepared, inputs: Inputs, params: Params) -> tuple[Training, str]:
+    """The training part as estimators see it, with expected costs out of fold, and where its propensities are from."""
     rows = prepared.split.train
     matrix, train = prepared.matrix.take(rows), inputs.take(rows)
     labels = prepared.labels[rows]
     fold = folds(prepared.groups[rows], params.fit.folds, params.fit.seed)
-    cost_from = cost_sources(matrix, {c.name: c for c in prepared.candidates})
-
-    def costs_of(part: NDArray[np.bool_]) -> CostModel:
-        return fit_costs(
-            train.take(part),
-            matrix.take(part),
-            prepared.candidates,
-            cost_from,
-            shared=params.costs.shared_penalty,
-            own=params.costs.own_penalty,
-        )
-
-    progress("costs", None, None)
     expected = np.empty(labels.shape)
     for held in range(params.fit.folds):
         inside = fold == held
-        expected[inside] = costs_of(~inside).cost_usd(train.take(inside))
-    propensity, propensity_note = observation_propensity(matrix, labels, train, fold)
+        expected[inside] = cost_model(prepared, matrix, train, ~inside, params).cost_usd(train.take(inside))
+    propensity, note = observation_propensity(matrix, labels, train, fold)
     data = Training(
         inputs=train,
         labels=labels,
@@ -196,6 +215,29 @@ def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress
         groups=prepared.groups[rows],
         folds=fold,
     )
+    return data, note
+
+
+def cost_model(
+    prepared: Prepared, matrix: OutcomeMatrix, inputs: Inputs, rows: NDArray[np.bool_], params: Params
+) -> CostModel:
+    """Tokens, cost and latency, learnt on the given rows of the training part."""
+    return fit_costs(
+        inputs.take(rows),
+        matrix.take(rows),
+        prepared.candidates,
+        cost_sources(matrix, {c.name: c for c in prepared.candidates}),
+        shared=params.costs.shared_penalty,
+        own=params.costs.own_penalty,
+    )
+
+
+def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress = silent) -> Learned:
+    """Fits costs and both heads on the training part alone."""
+    progress("costs", None, None)
+    data, propensity_note = training_data(prepared, inputs, params)
+    train, labels = data.inputs, data.labels
+    matrix = prepared.matrix.take(prepared.split.train)
     kinds = factories(params.fit, mean_cost=np.nanmean(matrix.cost_usd, axis=0))
 
     def pair(target: Training, kinds: Mapping[str, Factory], calibration: str, what: str) -> Pair:
@@ -224,7 +266,7 @@ def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress
         means = {name: kind for name, kind in kinds.items() if kind().graded}
         graded = pair(replace(data, labels=matrix.quality), means, "none", "quality")
     reference, note = _reference(prepared, labels, data.complete, params.policy.reference)
-    everything = costs_of(np.ones(len(fold), dtype=np.bool_))
+    everything = cost_model(prepared, matrix, train, np.ones(len(train), dtype=np.bool_), params)
     return Learned(heads, graded, everything, reference, note, propensity_note, data)
 
 

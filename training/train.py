@@ -25,7 +25,7 @@ from serving.features import SURFACE
 from serving.policy import Objective, choose
 from serving.router import Estimates, Router
 from training import report
-from training.baselines import Contender, Truth, direct_choice, fixed_points, workflow_table
+from training.baselines import Contender, Truth, direct_choice, fixed_points, learnt_baselines
 from training.config import Params
 from training.estimators.base import Floats, Inputs
 from training.evaluate import (
@@ -36,6 +36,7 @@ from training.evaluate import (
     Test,
     by_workflow,
     calibration_figures,
+    confidence_figures,
     evaluate,
 )
 from training.export import write_files
@@ -241,13 +242,14 @@ def evaluate_router(
     expected_tuning = _estimate(router, inputs, tuning)
     value = served.of(router.manifest.objective)
     expected_test = (value[inside].astype(np.float64), served.cost_usd[inside].astype(np.float64))
+    withheld = inputs.untagged()
     contenders = [
         Contender(ROUTER, expected_tuning, expected_test),
-        workflow_table(
-            learned.data,
-            params.fit.table_strength,
-            (inputs.take(tuning), expected_tuning[1]),
-            (inputs.take(complete), expected_test[1]),
+        Contender(
+            f"{ROUTER}, tags withheld", _estimate(router, withheld, tuning), _estimate(router, withheld, complete)
+        ),
+        *learnt_baselines(
+            learned.data, params, (inputs.take(tuning), expected_tuning[1]), (inputs.take(complete), expected_test[1])
         ),
     ]
     if truth is not None:
@@ -287,6 +289,7 @@ def evaluate_router(
         test_requests=int(tested.sum()),
         complete_requests=int(complete.sum()),
         off_policy=off_policy,
+        confidence=confidence_figures(expected_test[0], test, columns, reference, point.knob),
         lines=lines,
         workflows=by_workflow(test, columns, reference, matrix.candidates),
         calibration=calibration,
