@@ -44,6 +44,8 @@ def test_the_curl_answers_as_shown(trained: Trained) -> None:
     assert answer["expected_cost_usd"] == pytest.approx(shown["expected_cost_usd"], rel=0.05)
     assert answer["fallbacks"][0] == shown["fallbacks"][0]
     assert answer["reason"] == shown["reason"]
+    assert answer["quality_target"] == shown["quality_target"]
+    assert answer["certificate"] == pytest.approx(shown["certificate"], abs=0.001)
 
 
 def test_the_python_example_runs(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,6 +140,7 @@ def run(
                     promoted=trained.verdict.promoted,
                 )
         _print_account(table)
+        _console.print(f"propensities: {trained.learned.propensity_note}")
         _console.print(report.terminal(manifest, trained.evaluation))
         _print_verdict(trained.verdict, manifest.version, out)
         model = f" · MLflow model {settings.tracking.model}"
