@@ -254,7 +254,10 @@ def test_parity_holds_on_public_data_and_the_router_is_no_worse_than_the_table(
     public_data: Path, tmp_path: Path
 ) -> None:
     for name in ("routerbench", "routellm"):
-        finished = router_train("run", "--data", public_data / name, "--out", tmp_path / name, "--no-track")
+        quick = "fit.estimators=workflow-table,table+low-rank,logistic,lightgbm-long,knn"
+        finished = router_train(
+            "run", "--data", public_data / name, "--out", tmp_path / name, "--no-track", "--set", quick
+        )
         assert finished.returncode == 0, finished.stderr
         metrics = open_bundle(tmp_path / name / "current").manifest.metrics
         assert metrics["aiq"] > metrics["aiq_zero_router"]
