@@ -26,6 +26,7 @@ class Rule(StrEnum):
     NOT_ALLOWED = "not_allowed"
     DENIED = "denied"
     CONTEXT_WINDOW = "context_window"
+    MAX_OUTPUT_TOKENS = "max_output_tokens"
     TOOLS = "tools"
     VISION = "vision"
     JSON_SCHEMA = "json_schema"
@@ -100,6 +101,9 @@ def _first_rule(
     window = candidate.context_window
     if window is not None and input_tokens + (request.max_output_tokens or 0) > window:
         return Rule.CONTEXT_WINDOW
+    limit = candidate.max_output_tokens
+    if limit is not None and (request.max_output_tokens or 0) > limit:
+        return Rule.MAX_OUTPUT_TOKENS
     if request.tools and candidate.tools is False:
         return Rule.TOOLS
     if image and candidate.vision is False:

@@ -56,8 +56,9 @@ def head_and_tail(text: str, max_chars: int) -> str:
     """At most `max_chars` characters: a long text keeps its first and its last half, where the task usually stands."""
     if len(text) <= max_chars:
         return text
-    half = max_chars // 2
-    return f"{text[:half]}\n{text[-half:]}"
+    head = (max_chars - 1) // 2  # one character goes to the line break between the two
+    tail = max_chars - 1 - head
+    return f"{text[:head]}\n{text[len(text) - tail :]}"
 
 
 def _parts(message: Message) -> Sequence[Any]:

@@ -221,6 +221,14 @@ class Router:
                 order.remove(always)
                 order.insert(0, always)
                 reason = Reason.REFERENCE
+        # The certificate is for the choice among all candidates: where a rule changed that choice it says nothing.
+        value = confidence if objective is Objective.ACCEPTABLE else quality
+        certified = (
+            point is not None
+            and objective is self.manifest.objective
+            and order[0] == rank(value, cost, knob, range(len(candidates)))[0]
+        )
+        certificate = point.certificate if point is not None and certified else None
         names = [candidates[column].name for column in order]
         return Decision(
             candidate=names[0],
@@ -230,7 +238,7 @@ class Router:
             reason=reason,
             operating_point=point.name if point is not None else None,
             quality_target=point.quality_target if point is not None else None,
-            certificate=point.certificate if point is not None and objective is self.manifest.objective else None,
+            certificate=certificate,
             knob=knob,
             alternatives=tuple(
                 Alternative(

@@ -249,7 +249,8 @@ class RouteResponse(_Document):
     operating_point: str | None = Field(description="The operating point that was used.")
     quality_target: float | None = Field(description="That point's quality target, where it has one.")
     certificate: CertificateResponse | None = Field(
-        description="What that point was certified for; null where it was not, or the reference is always used."
+        description="What that point was certified for; null where it was not, where the reference is always used, and where "
+        "a rule of this request changed the choice."
     )
     knob: float | None = Field(description="Acceptability given up per USD saved; null is infinity (the cheapest).")
     bundle: str = Field(description="Version of the bundle that decided.")

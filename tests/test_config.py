@@ -92,7 +92,7 @@ def test_the_last_override_counts_and_the_rest_stays() -> None:
         ("label.acceptable=true", r"label\.acceptable is True; float is expected"),
         ("label.acceptable=", r"label\.acceptable is ''; float is expected"),
         ("tracking.model=7", r"tracking\.model is 7; str is expected"),
-        ("embed.encoder=lstm", r"embed\.encoder is 'lstm'; it is one of 'static', 'transformer'"),
+        ("embed.encoder=lstm", r"embed\.encoder is 'lstm'; it is one of 'auto', 'static', 'transformer'"),
         ("policy.targets=high", r"policy\.targets is '\[high\]'; a list is expected|policy\.targets is 'high'"),
         ('policy.targets=["high"]', r"policy\.targets is 'high'; float is expected"),
         ("fit.estimators=[1]", r"fit\.estimators is 1; str is expected"),
@@ -145,7 +145,7 @@ def test_an_override_may_supply_what_the_file_lacks(tmp_path: Path) -> None:
 
 
 @settings(deadline=None)
-@given(st.floats(allow_nan=False, allow_infinity=False), st.integers(-(2**60), 2**60))
+@given(st.floats(0.0, 1.0), st.integers(-(2**60), 2**60))
 def test_numbers_come_back_as_they_were_given(fraction: float, whole: int) -> None:
     params = load_params(overrides=[f"label.acceptable={fraction}", f"fit.seed={whole}"])
     assert params.label.acceptable == fraction
@@ -158,3 +158,11 @@ def test_any_override_is_either_taken_or_explained(text: str) -> None:
     for override in (text, f"policy.reference={text}", f"fit.folds={text}", f"fit.estimators={text}"):
         with suppress(ConfigError):  # anything else that is raised fails the test
             assert isinstance(load_params(overrides=[override]), Params)
+
+
+@pytest.mark.parametrize(
+    "override", ["policy.knob_steps=1", "policy.delta=0.0", "policy.quality_target=1.5", "fit.folds=1"]
+)
+def test_a_number_out_of_its_range_is_refused(override: str) -> None:
+    with pytest.raises(ConfigError, match=override.split("=")[0] + r".* has to lie between"):
+        load_params(overrides=[override])

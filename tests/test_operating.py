@@ -203,3 +203,38 @@ def test_what_violates_too_often_is_seldom_certified() -> None:
         (point,) = points(calibration([0.8, 0.9], [1.0, 5.0], labels), 0.95, knobs=[1.0])
         certified += point.always is None
     assert certified <= 400 * DELTA + 3 * (400 * DELTA * (1 - DELTA)) ** 0.5
+
+
+def weighted_log(logged_share: float) -> CalibrationData:
+    """400 requests, one outcome each: the cheap candidate never failed where it was tried, on `logged_share` of them."""
+    n = 400
+    tried_cheap = np.arange(n) < logged_share * n
+    labels = np.where(tried_cheap[:, None] == [True, False], 1.0, np.nan)
+    return CalibrationData(
+        acceptable=np.tile([0.9, 0.9], (n, 1)),
+        expected_cost=np.tile([0.01, 1.0], (n, 1)),
+        labels=labels,
+        cost=np.where(np.isfinite(labels), [0.01, 1.0], np.nan),
+        propensity=np.where(np.isfinite(labels), 1.0, np.nan),
+        complete=np.zeros(n, dtype=bool),
+        groups=np.arange(n),
+        workflow=np.full(n, None, dtype=object),
+    )
+
+
+@pytest.mark.parametrize(("logged_share", "certified"), [(1.0, True), (0.2, False)])
+def test_what_the_log_never_tried_is_not_certified(logged_share: float, certified: bool) -> None:
+    """A log that claims certainty but tried the cheap candidate on a fifth of the requests says nothing of the rest."""
+    point = operating_points(
+        weighted_log(logged_share), np.array([0.1]), [0.95], 1, ["cheap", "dear"], delta=0.1, minimum=30, seed=0
+    )[0]
+    assert (point.certificate is not None) == certified
+    assert (point.always == "dear") == (not certified)
+
+
+def test_a_request_with_an_outcome_of_unknown_propensity_is_left_out() -> None:
+    data = weighted_log(1.0)
+    data.labels[:10, 1] = 1.0  # a second outcome, nobody knows how it came about
+    point = operating_points(data, np.array([0.1]), [0.95], 1, ["cheap", "dear"], delta=0.1, minimum=30, seed=0)[0]
+    assert point.certificate is not None
+    assert point.certificate.requests == 390

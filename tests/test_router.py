@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from math import exp, inf, isnan
+from pathlib import Path
 
 import fake_bundle
 import numpy as np
 import pytest
 from fake_bundle import LARGE, OPEN, SMALL
 
+from serving.bundle import Bundle, Certificate, open_bundle
 from serving.policy import NoEligibleCandidateError, Policy, Reason, Rule
 from serving.prompt import RouteRequest
 from serving.router import Router
@@ -153,3 +155,25 @@ def test_each_request_has_its_own_policy_and_its_own_error(router: Router) -> No
     assert set(second.rules.values()) == {Rule.NOT_ALLOWED}
     assert not isinstance(third, NoEligibleCandidateError)
     assert third.operating_point == "q0.9"
+
+
+def test_a_certificate_is_not_given_for_a_choice_that_a_rule_changed(tmp_path: Path) -> None:
+    proof = Certificate(
+        alpha=0.1,
+        delta=0.1,
+        method="clopper-pearson",
+        requests=100,
+        effective_requests=100,
+        violation_rate=0.0,
+        bound=0.02,
+        saving_low=0.1,
+        saving_high=0.2,
+        workflows={},
+    )
+    opened = open_bundle(fake_bundle.build(tmp_path))
+    points = tuple(point.model_copy(update={"certificate": proof}) for point in opened.manifest.operating_points)
+    router = Router(Bundle(opened.folder, opened.manifest.model_copy(update={"operating_points": points})))
+    free = router.route("prove it")
+    assert free.certificate == proof
+    assert router.route("prove it", Policy(deny=(free.fallbacks[-1],))).certificate == proof
+    assert router.route("prove it", Policy(deny=(free.candidate,))).certificate is None

@@ -59,6 +59,9 @@ def main(
     names = [name for name, folder in PUBLIC.items() if (data / folder).is_dir()]
     for name in PUBLIC.keys() - set(names):
         _console.print(f"[yellow]{data / PUBLIC[name]} is absent: {name} is left out[/]")
+    if len(names) < len(PUBLIC) and out == Path("docs"):
+        _console.print("docs/ is for the whole benchmark: set BENCH_DATA to the public data, or give another --out.")
+        raise typer.Exit(2)
     # A process per data set: the fits are small, and threads inside them mostly wait for each other.
     with ProcessPoolExecutor(max_workers=max_workers, initializer=_one_thread) as pool:
         jobs = {name: pool.submit(_one_set, name, data, params, seeds) for name in [*names, SIMULATED]}

@@ -188,9 +188,14 @@ def evaluate(
 
         table = read_logs(data, [], format)
         opened = open_bundle(bundle)
-        settings = load_params(params, overrides or ()).evaluate
+        settings = load_params(params, overrides or ())
         result = evaluate_bundle(
-            opened, table, load_catalogue(catalogue), resamples=settings.resamples, seed=settings.seed
+            opened,
+            table,
+            load_catalogue(catalogue),
+            assumed_output_tokens=settings.costs.assumed_output_tokens,
+            resamples=settings.evaluate.resamples,
+            seed=settings.evaluate.seed,
         )
         _print_account(table)
         _console.print(report.terminal(opened.manifest, result))

@@ -11,6 +11,19 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 DEFAULTS = Path(__file__).with_name("params.toml")
 
 
+_RANGES = {
+    "simulate.requests": (1, 10_000_000),
+    "split.train": (0.05, 0.9),
+    "split.calibration": (0.05, 0.9),
+    "label.acceptable": (0.0, 1.0),
+    "fit.folds": (2, 50),
+    "policy.quality_target": (0.0, 1.0),
+    "policy.delta": (1e-6, 0.5),
+    "policy.knob_steps": (3, 10_000),
+    "evaluate.resamples": (10, 100_000),
+}
+
+
 class ConfigError(ValueError):
     """A parameter that does not exist or has the wrong type; the message names it and what there is."""
 
@@ -151,7 +164,12 @@ def load_params(path: Path = DEFAULTS, overrides: Sequence[str] = ()) -> Params:
     missing = [stage for stage in stages if stage not in values]
     if missing:
         raise ConfigError(f"{path}: no [{missing[0]}] table")
-    return Params(**{stage: _build(kind, values[stage], f"{path}: {stage}") for stage, kind in stages.items()})
+    built = Params(**{stage: _build(kind, values[stage], f"{path}: {stage}") for stage, kind in stages.items()})
+    flat = built.flat()
+    for name, (low, high) in _RANGES.items():
+        if not low <= flat[name] <= high:
+            raise ConfigError(f"{path}: {name} is {flat[name]!r}; it has to lie between {low} and {high}")
+    return built
 
 
 def _known(name: str, among: Mapping[str, Any], kind: str, where: str) -> None:

@@ -146,11 +146,16 @@ class LogRidge:
 
     def predict_tail(self, inputs: Inputs) -> Floats:
         """(n, m) 95th percentiles; NaN for a candidate of which none was observed."""
-        return np.asarray(self.predict(inputs) * (np.exp(self.tail) / self.smear))
+        return np.asarray(self.predict(inputs) * self._tail_factor)
+
+    @property
+    def _tail_factor(self) -> Floats:
+        """(m,) from the mean to the 95th percentile; a candidate that is always at 0 stays there."""
+        return np.asarray(np.exp(self.tail) / np.where(self.smear > 0, self.smear, np.inf))
 
     def tail_to_onnx(self, graph: Graph, mean: str) -> str:
         """The 95th percentile from the tensor of the means."""
-        return graph.add("Mul", mean, graph.constant(np.exp(self.tail) / self.smear))
+        return graph.add("Mul", mean, graph.constant(self._tail_factor))
 
     def to_onnx(self, graph: Graph) -> str:
         log = graph.linear(graph.concat(graph.embedding, graph.features), self.weight, self.bias)

@@ -225,8 +225,9 @@ def evaluate(data: Test, *, resamples: int, seed: int) -> tuple[tuple[Line, ...]
 def _at_operating_point(contender: Contender, data: Test) -> tuple[Floats, Floats]:
     """Each test request's quality and cost at the contender's operating point, both (n,).
 
-    The served router uses the point in its bundle. Another contender's is chosen by the same rule on the same calibration
-    requests: the cheapest knob that keeps the quality target; the oracle sees the outcomes there too.
+    The served router uses the certified point in its bundle. For the others it is the cheapest knob that keeps the target
+    share of the reference's mean quality on the same calibration requests, which is easier than being certified; the
+    oracle sees the outcomes there too.
     """
     rows = np.arange(len(data.test))
     knob, always = data.operating

@@ -8,7 +8,7 @@ import numpy as np
 
 from serving.bundle import Bundle
 from serving.catalogue import Candidate
-from serving.policy import choose
+from serving.policy import Objective, choose
 from serving.router import Router
 from training.baselines import Contender, fixed_points
 from training.costs import fill_costs
@@ -21,7 +21,13 @@ from training.split import group_requests
 
 
 def evaluate_bundle(
-    bundle: Bundle, table: Outcomes, catalogue: Mapping[str, Candidate], *, resamples: int, seed: int
+    bundle: Bundle,
+    table: Outcomes,
+    catalogue: Mapping[str, Candidate],
+    *,
+    assumed_output_tokens: float,
+    resamples: int,
+    seed: int,
 ) -> Evaluation:
     """The bundle's figures on a log; outcomes of candidates that the bundle does not know are left out.
 
@@ -36,18 +42,20 @@ def evaluate_bundle(
             f"{', '.join(sorted(table.frame['candidate'].unique()))}"
         )
     known = {candidate.name: candidate for candidate in manifest.candidates} | dict(catalogue)
-    matrix, _ = fill_costs(build_matrix(frame, router.candidates), known, assumed_output_tokens=0.0)
+    matrix, _ = fill_costs(build_matrix(frame, router.candidates), known, assumed_output_tokens)
     labels = acceptable(matrix.quality, manifest.acceptable)
     served = router.estimate(list(matrix.requests))
-    estimate, expected = served.acceptable.astype(np.float64), served.cost_usd.astype(np.float64)
-    calibration = calibration_figures(estimate, estimate, labels)
+    confidence = served.acceptable.astype(np.float64)
+    calibration = calibration_figures(confidence, confidence, labels)
+    value = labels if manifest.objective is Objective.ACCEPTABLE else matrix.quality
+    estimate, expected = served.of(manifest.objective).astype(np.float64), served.cost_usd.astype(np.float64)
     rows = matrix.complete()
     if not rows.any():
         return Evaluation(
             len(matrix), 0, calibration=calibration, why_not="no request has a judged outcome of every candidate"
         )
     groups = group_requests(list(matrix.texts), list(matrix.session_id))
-    outcome = CompleteOutcomes(labels[rows], matrix.cost_usd[rows], groups[rows], matrix.workflow[rows])
+    outcome = CompleteOutcomes(value[rows], matrix.cost_usd[rows], groups[rows], matrix.workflow[rows])
     reference = router.candidates.index(manifest.reference)
     point = next(p for p in manifest.operating_points if p.name == manifest.default_point)
     always = None if point.always is None else router.candidates.index(point.always)

@@ -1,7 +1,9 @@
 """Operating points: for each quality target the knob that saves most and can be certified on calibration requests.
 
 The certificate is about violations: the chosen candidate fails and the reference candidate would not have. For a target
-t it says that P(violation) <= alpha = 1 - t with confidence 1 - delta, over the draw of the calibration requests.
+t it says that P(violation) <= alpha = 1 - t with confidence 1 - delta, over the draw of the calibration requests. It takes
+these to be independent and a fair sample of the traffic to come: it does not cover a later shift of the traffic, and
+conversations whose turns succeed and fail together make it optimistic.
 """
 
 from __future__ import annotations
@@ -82,11 +84,13 @@ def operating_points(
     candidate counts as a violation, which is more than can be held against it.
     """
     exact = int(data.complete.sum()) >= minimum
-    used = data.take(data.complete) if exact else data.take(np.asarray(np.isfinite(data.propensity).any(axis=1)))
+    used = data.take(data.complete if exact else _usable(data))
     if len(used) < minimum:
         return tuple(_always(target, names[reference], len(used)) for target in sorted(targets, reverse=True))
     tested = [_test(used, knob, reference, delta, exact=exact) for knob in sorted(knobs.tolist())]
-    cost = used.cost if exact else pseudo_outcomes(used.cost, used.propensity, used.expected_cost)
+    # The propensity is that of a judged attempt, so an attempt that nobody judged counts for neither.
+    judged_cost = np.where(np.isfinite(used.labels), used.cost, np.nan)
+    cost = used.cost if exact else pseudo_outcomes(judged_cost, used.propensity, used.expected_cost)
     quality = used.labels if exact else pseudo_outcomes(used.labels, used.propensity, used.acceptable)
     points = []
     for target in sorted(targets, reverse=True):
@@ -103,6 +107,13 @@ def operating_points(
             continue
         points.append(_point(target, alpha, delta, best, used, quality, cost, reference, exact=exact, seed=seed))
     return tuple(points)
+
+
+def _usable(data: CalibrationData) -> NDArray[np.bool_]:
+    """(n,) requests with a propensity for every outcome that was observed, and for at least one."""
+    known = np.isfinite(data.propensity)
+    lacking = np.isfinite(data.labels) & ~known
+    return np.asarray(known.any(axis=1) & ~lacking.any(axis=1))
 
 
 def violations(labels: Floats, columns: Columns, reference: int) -> Floats:
@@ -123,7 +134,9 @@ def _test(data: CalibrationData, knob: float, reference: int, delta: float, *, e
     same = columns == reference  # the reference cannot be violated by itself, seen or not
     losses = np.where(same, 0.0, failed.astype(np.float64))
     weights = np.where(same, 1.0, weights)
-    bound, effective = weighted_upper(losses, weights, delta)
+    # Where the log has less of what is chosen than its propensities say, what is missing counts as failed.
+    missing = max(float((~same).sum() - weights[~same].sum()), 0.0)
+    bound, effective = weighted_upper(np.append(losses, 1.0), np.append(weights, missing), delta)
     return _Tested(knob, columns, losses, weights, bound, effective)
 
 
