@@ -58,10 +58,6 @@ class Encoder:
             embeddings[rows] = self._run([ids[row] for row in rows])
         return embeddings
 
-    def token_count(self, text: str) -> int:
-        """Tokens of the whole text, nothing cut."""
-        return len(self._tokenizer.encode(text).ids)
-
     def _window(self, ids: list[int]) -> list[int]:
         if len(ids) <= self.max_tokens:
             return ids

@@ -80,13 +80,8 @@ def surface_features(request: RouteRequest, text: str) -> list[float]:
     ]
 
 
-def feature_names(workflows: Sequence[str]) -> tuple[str, ...]:
-    """Column names of `feature_matrix`: the surface features, then one column per known workflow."""
-    return (*SURFACE, *(f"workflow={workflow}" for workflow in workflows))
-
-
 def feature_matrix(requests: Sequence[RouteRequest], texts: Sequence[str], workflows: Sequence[str]) -> Matrix:
-    """(n, len(SURFACE) + len(workflows)) float32. A missing or unknown workflow leaves its columns all zero."""
+    """(n, len(SURFACE) + len(workflows)) float32: surface features, then one column per workflow. A missing or unknown workflow leaves its columns all zero."""
     surface = len(SURFACE)
     matrix = np.zeros((len(texts), surface + len(workflows)), dtype=np.float32)
     column = {workflow: surface + index for index, workflow in enumerate(workflows)}

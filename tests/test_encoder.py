@@ -66,7 +66,3 @@ def test_a_batch_larger_than_one_run_keeps_its_order(encoder: Encoder) -> None:
     words = [WORDS[1 + row % (len(WORDS) - 1)] for row in range(3_000)]
     embeddings = encoder.encode([f"{word} " * (1 + row % 20) for row, word in enumerate(words)])
     assert [WORDS[column] for column in embeddings.argmax(axis=1)] == words
-
-
-def test_token_count_cuts_nothing(encoder: Encoder) -> None:
-    assert encoder.token_count("hello " * 1_000) == 1_000
