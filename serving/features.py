@@ -81,7 +81,10 @@ def surface_features(request: RouteRequest, text: str) -> list[float]:
 
 
 def feature_matrix(requests: Sequence[RouteRequest], texts: Sequence[str], workflows: Sequence[str]) -> Matrix:
-    """(n, len(SURFACE) + len(workflows)) float32: surface features, then one column per workflow. A missing or unknown workflow leaves its columns all zero."""
+    """(n, len(SURFACE) + len(workflows)) float32: the surface features, then one column per workflow.
+
+    A missing or unknown workflow leaves its columns all zero.
+    """
     surface = len(SURFACE)
     matrix = np.zeros((len(texts), surface + len(workflows)), dtype=np.float32)
     column = {workflow: surface + index for index, workflow in enumerate(workflows)}
