@@ -71,6 +71,7 @@ def main(
             _save(out, found)
     found["encoder_speed"] = _encoder_speed(params)
     if rows:
+        _save(out, found)
         found["large"] = _large(rows)
     _save(out, found)
     draw_picture(out / "frontier.svg")

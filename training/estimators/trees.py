@@ -13,6 +13,9 @@ from onnxmltools.convert.common.data_types import FloatTensorType
 from training.estimators.base import Estimator, Floats, Inputs, Matrix, NotTrainableError, observed_mean
 from training.onnx_graph import Graph
 
+# What trees see is rounded to multiples of 1 / 4096. LightGBM splits half way between two values in double precision,
+# ONNX compares in single: on this grid half way is a float32 too, so that no request falls on the other side of a split.
+_GRID = 4096.0
 # The newest opset that onnxmltools converts to; the few operators it writes mean the same at the graph's own.
 _CONVERTED_OPSET = 15
 
@@ -36,7 +39,7 @@ class LightGBMPerCandidate(Estimator):
 
     def columns(self, inputs: Inputs) -> Matrix:
         """(n, dims + k) what the trees see."""
-        return np.hstack([inputs.embedding[:, self.picked], inputs.features])
+        return _gridded(np.hstack([inputs.embedding[:, self.picked], inputs.features]))
 
     def fit(self, inputs: Inputs, labels: Floats, weights: Floats) -> Self:
         self.picked: NDArray[np.intp] = _widest(inputs, self.dims)
@@ -65,7 +68,7 @@ class LightGBMPerCandidate(Estimator):
         )
 
     def to_onnx(self, graph: Graph) -> str:
-        columns = graph.concat(graph.columns(graph.embedding, self.picked), graph.features)
+        columns = _gridded_onnx(graph, graph.concat(graph.columns(graph.embedding, self.picked), graph.features))
         width = len(self.picked) + graph.feature_count
         parts = []
         for candidate, model in enumerate(self.models):
@@ -106,12 +109,12 @@ class LightGBMLong(Estimator):
         m = labels.shape[1]
         overall = observed_mean(labels, weights)
         cost = np.log(np.maximum(self.mean_cost, 1e-12))
-        self.candidates: Matrix = np.column_stack([np.eye(m), overall, cost]).astype(np.float32)
+        self.candidates: Matrix = _gridded(np.column_stack([np.eye(m), overall, cost]).astype(np.float32))
         rows, candidates = np.nonzero(np.isfinite(labels) & (weights > 0))
         target = labels[rows, candidates].astype(np.int64)
         if min((target == 1).sum(), (target == 0).sum()) == 0:
             raise NotTrainableError("every judged outcome is the same")
-        shared = np.hstack([inputs.embedding[:, self.picked], inputs.features])
+        shared = _gridded(np.hstack([inputs.embedding[:, self.picked], inputs.features]))
         self.model = lgb.LGBMClassifier(**self.options).fit(
             np.hstack([shared[rows], self.candidates[candidates]]), target, sample_weight=weights[rows, candidates]
         )
@@ -119,13 +122,13 @@ class LightGBMLong(Estimator):
 
     def predict(self, inputs: Inputs) -> Floats:
         n, m = len(inputs), len(self.candidates)
-        shared = np.hstack([inputs.embedding[:, self.picked], inputs.features])
+        shared = _gridded(np.hstack([inputs.embedding[:, self.picked], inputs.features]))
         rows = np.hstack([np.repeat(shared, m, axis=0), np.tile(self.candidates, (n, 1))])
         return np.asarray(self.model.booster_.predict(rows, num_threads=1)).reshape(n, m)
 
     def to_onnx(self, graph: Graph) -> str:
         m, own = self.candidates.shape
-        shared = graph.concat(graph.columns(graph.embedding, self.picked), graph.features)
+        shared = _gridded_onnx(graph, graph.concat(graph.columns(graph.embedding, self.picked), graph.features))
         width = len(self.picked) + graph.feature_count
         axis = graph.constant([1], np.int64)
         spread = graph.add("Tile", graph.add("Unsqueeze", shared, axis), graph.constant([1, m, 1], np.int64))
@@ -153,6 +156,17 @@ def _options(seed: int, trees: int, leaves: int, learning_rate: float) -> dict[s
         "n_jobs": 1,  # two threads of a tiny fit mostly wait for each other
         "verbosity": -1,
     }
+
+
+def _gridded(columns: Matrix) -> Matrix:
+    """The columns rounded to multiples of 1 / _GRID, in float32."""
+    return np.asarray(np.rint(columns * np.float32(_GRID)) / np.float32(_GRID), dtype=np.float32)
+
+
+def _gridded_onnx(graph: Graph, columns: str) -> str:
+    """The same in the graph: scaling by a power of two and rounding half to even give the very same numbers."""
+    rounded = graph.add("Round", graph.add("Mul", columns, graph.constant(_GRID)))
+    return graph.add("Mul", rounded, graph.constant(1.0 / _GRID))
 
 
 def _widest(inputs: Inputs, dims: int) -> NDArray[np.intp]:
