@@ -13,10 +13,10 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from serving.catalogue import Candidate
-from serving.policy import Objective
+from serving.policy import Objective, Setting
 
 # Raise it when a bundle written before can no longer be read by this code, or the other way round.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 # What serving reads beside the manifest; a bundle may hold more (a report, a card).
 REQUIRED_FILES = ("encoder.onnx", "head.onnx", "tokenizer.json")
@@ -82,13 +82,15 @@ class Certificate(_Frozen):
 class OperatingPoint(_Frozen):
     """A knob value and what it gave on the calibration data.
 
-    `always` names a candidate that is used for every request instead of a knob. Quality is the share of acceptable
-    answers, saving is relative to sending everything to the reference candidate.
+    `guard` names the candidate against which the knob counts failures (`policy.guarded`); `always` one that is used for
+    every request instead of a knob. Quality is the share of acceptable answers, saving is relative to sending everything
+    to the reference candidate.
     """
 
     name: str
     quality_target: float | None = None
     knob: float = Field(ge=0)
+    guard: str | None = None
     always: str | None = None
     calibration_requests: int = Field(ge=0)
     quality: float | None = None
@@ -119,6 +121,15 @@ class Manifest(_Frozen):
     metrics: dict[str, Any]
     files: dict[str, str]
 
+    def setting(self, point: OperatingPoint) -> Setting:
+        """The point as the policy takes it, candidates as columns."""
+        columns = {candidate.name: column for column, candidate in enumerate(self.candidates)}
+        return Setting(
+            point.knob,
+            guard=None if point.guard is None else columns[point.guard],
+            always=None if point.always is None else columns[point.always],
+        )
+
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
         names = {candidate.name for candidate in self.candidates}
@@ -126,8 +137,8 @@ class Manifest(_Frozen):
             raise ValueError("two candidates have the same name")
         if self.cost_from.keys() != names:
             raise ValueError(f"cost_from is for {sorted(self.cost_from)}, the candidates are {sorted(names)}")
-        always = {point.always for point in self.operating_points if point.always is not None}
-        if unknown := ({self.reference} | always) - names:
+        named = {name for point in self.operating_points for name in (point.always, point.guard) if name is not None}
+        if unknown := ({self.reference} | named) - names:
             raise ValueError(f"{sorted(unknown)} is no candidate; the candidates are {sorted(names)}")
         points = [point.name for point in self.operating_points]
         if self.default_point not in points:

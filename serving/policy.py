@@ -137,6 +137,42 @@ def choose(value: Matrix, cost_usd: Matrix, knob: float, eligible: NDArray[np.bo
     return columns
 
 
+def guarded(value: Matrix, guard: int) -> Matrix:
+    """What choosing each candidate instead of column `guard` is expected to break, as a value to maximise: <= 0.
+
+    With p the P(acceptable) in `value` (n, m), it is -P(the candidate fails and the guard would not have), taken as
+    -(1 - p) p_guard, which treats the two as independent given the request; 0 for the guard itself. A knob that weighs
+    this against cost is the Lagrangian of "least cost for a violation rate", which is what a certificate is about: what a
+    candidate does where the guard would have failed as well is worth nothing to it.
+    """
+    broken: Matrix = (value - 1.0) * value[:, guard : guard + 1]
+    broken[:, guard] = 0.0
+    return broken
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How one operating point decides; candidates are columns.
+
+    By the knob, on the value as it is or, with a `guard`, on `guarded(value, guard)`; with `always`, one column whatever
+    the request.
+    """
+
+    knob: float
+    guard: int | None = None
+    always: int | None = None
+
+    def worth(self, value: Matrix) -> Matrix:
+        """(n, m) what the knob weighs against cost."""
+        return value if self.guard is None else guarded(value, self.guard)
+
+    def choose(self, value: Matrix, cost_usd: Matrix) -> NDArray[np.intp]:
+        """(n,) the chosen columns, no rule applied; `value` and `cost_usd` (n, m)."""
+        if self.always is not None:
+            return np.full(len(value), self.always, dtype=np.intp)
+        return choose(self.worth(value), cost_usd, self.knob)
+
+
 def rank(value: Vector, cost_usd: Vector, knob: float, eligible: Sequence[int]) -> list[int]:
     """The eligible columns of one row from best to worst, ordered as `choose` would."""
     worth = -cost_usd if np.isinf(knob) else scores(value, cost_usd, knob)

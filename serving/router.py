@@ -13,11 +13,13 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, Inva
 from serving.bundle import Bundle, BundleError, Certificate, Manifest, OperatingPoint, open_bundle
 from serving.encoder import Encoder, onnx_session
 from serving.features import SURFACE, feature_matrix
-from serving.policy import NoEligibleCandidateError, Objective, Policy, Reason, Rule, rank, rule_out
+from serving.policy import NoEligibleCandidateError, Objective, Policy, Reason, Rule, Setting, rank, rule_out
 from serving.prompt import RouteRequest, as_request, has_image, text_of
 
 Matrix = NDArray[np.float32]
 
+# The operating point of a target above every one that the bundle has.
+ALWAYS_REFERENCE = "always-reference"
 # The outputs of head.onnx, all (n, m).
 HEAD_OUTPUTS = (
     "acceptable",
@@ -103,7 +105,11 @@ class Router:
                 f"was trained with, or train again."
             ) from error
         self._check_widths()
+        self._always = OperatingPoint(
+            name=ALWAYS_REFERENCE, knob=0.0, always=manifest.reference, calibration_requests=0
+        )
         self._points = {point.name: point for point in manifest.operating_points}
+        self._settings = {point.name: manifest.setting(point) for point in (self._always, *manifest.operating_points)}
         priced = np.array([manifest.cost_from[c.name] == "tokens" for c in manifest.candidates])
         self._priced = priced
         self._input_usd = np.array(
@@ -191,7 +197,7 @@ class Router:
         targets = [p for p in self._points.values() if (p.quality_target or 0.0) >= policy.quality_target]
         if targets:
             return min(targets, key=lambda p: p.quality_target or 0.0)
-        return OperatingPoint(name="always-reference", knob=0.0, always=self.manifest.reference, calibration_requests=0)
+        return self._always
 
     def _estimate(self, requests: Sequence[RouteRequest], texts: Sequence[str]) -> Estimates:
         features = feature_matrix(requests, texts, self.manifest.head.workflows)
@@ -210,19 +216,18 @@ class Router:
         eligible = [column for column, rule in enumerate(rules) if rule is None]
         if not eligible:
             raise NoEligibleCandidateError([c.name for c in candidates], rules)
-        knob = point.knob if point is not None else float(policy.knob or 0.0)
+        setting = self._settings[point.name] if point is not None else Setting(float(policy.knob or 0.0))
+        knob = setting.knob
         quality = estimates.quality[row].astype(np.float64)
         objective = policy.objective or self.manifest.objective
-        order = rank(confidence if objective is Objective.ACCEPTABLE else quality, cost, knob, eligible)
+        value = setting.worth((confidence if objective is Objective.ACCEPTABLE else quality)[None])[0]
+        order = rank(value, cost, knob, eligible)
         reason = Reason.BEST_VALUE if len(eligible) > 1 else Reason.ONLY_ELIGIBLE
-        if point is not None and point.always is not None:
-            always = self.candidates.index(point.always)
-            if always in eligible:
-                order.remove(always)
-                order.insert(0, always)
-                reason = Reason.REFERENCE
+        if setting.always in eligible:
+            order.remove(setting.always)
+            order.insert(0, setting.always)
+            reason = Reason.REFERENCE
         # The certificate is for the choice among all candidates: where a rule changed that choice it says nothing.
-        value = confidence if objective is Objective.ACCEPTABLE else quality
         certified = (
             point is not None
             and objective is self.manifest.objective

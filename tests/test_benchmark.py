@@ -54,7 +54,9 @@ def test_parts_are_disjoint_and_no_group_straddles(complete: DataSet) -> None:
 def test_a_trial_compares_everyone_on_the_same_requests(complete: DataSet, params: Params) -> None:
     prepared = bench.by_prompt(complete.prepared, 0)
     run = bench.trial(complete, prepared, params)
-    values = bench.compare(complete, run, params, 0, tagged=True)
+    weights = bench.resampling(complete, run, 50, 0)
+    assert weights.sum(axis=1) == pytest.approx(1.0)
+    values = bench.compare(complete, run, params, weights, tagged=True)
     assert {"router", "oracle", "zero router", "best single", *bench.BASELINES} <= values.keys()
     assert all(len(value) == 51 for value in values.values())
     assert values["oracle"][0] == max(value[0] for value in values.values())
@@ -106,5 +108,5 @@ def test_the_lead_is_over_the_best_baseline_of_each_set() -> None:
 def test_a_readme_without_marks_is_refused(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("nothing here")
     with pytest.raises(ValueError, match="benchmark"):
-        write({"sets": {}, "machine": {"cores": "1", "processor": "", "system": "", "python": ""}, "seeds": 0,
+        write({"sets": {}, "machine": {"cores": "1", "processor": "", "system": "", "python": ""}, "seeds": [],
                "encoder_speed": None, "large": None}, tmp_path / "b.md", tmp_path / "README.md")  # fmt: skip

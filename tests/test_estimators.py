@@ -11,11 +11,12 @@ import onnx_run
 import pytest
 
 from training.config import ConfigError, load_params
-from training.estimators.base import Estimator, Floats, Inputs, NotTrainableError, observed_mean, sigmoid
+from training.estimators.base import Estimator, Floats, Inputs, NotTrainableError, observed_mean, priced_mean, sigmoid
 from training.estimators.blend import Blend
 from training.estimators.linear import (
     Design,
     DirectClassifier,
+    HierarchicalRidge,
     LogisticPerCandidate,
     LowRankResidual,
     ReducedRankRidge,
@@ -38,6 +39,7 @@ MADE: dict[str, Callable[[], Estimator]] = {
     LowRankResidual.name: partial(LowRankResidual, penalty=5.0),
     ReducedRankRidge.name: partial(ReducedRankRidge, penalty=5.0),
     Ridge.name: partial(Ridge, penalty=5.0),
+    HierarchicalRidge.name: partial(HierarchicalRidge, MEAN_COST, shared=5.0, own=20.0, tag=2.0),
     NearestNeighbours.name: partial(NearestNeighbours, k=30),
     LightGBMPerCandidate.name: LightGBMPerCandidate,
     LightGBMLong.name: partial(LightGBMLong, MEAN_COST),
@@ -109,6 +111,51 @@ def test_the_shrunken_mean_by_hand() -> None:
     # Weight 3 on the one failure: overall 2/5.
     weights = np.array([[1.0, 3.0], [1.0, 9.0], [9.0, 9.0]])
     assert observed_mean(labels, weights).tolist() == pytest.approx([(2 + 0.8) / 4, 0.8 / 5])
+
+
+def test_means_that_scatter_no_more_than_chance_are_read_off_the_line_in_price() -> None:
+    labels = np.repeat([[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]], 10, axis=0)
+    # Ten of twenty each: no scatter at all, so all four get the level, whatever they cost.
+    assert priced_mean(labels, np.ones((20, 4)), np.array([1.0, 2.0, 4.0, 8.0])) == pytest.approx(0.5)
+    # Means rise by .1 with each doubling of the price: on the line, and kept though each is of ten outcomes.
+    rising = np.array([[float(row < passed) for passed in (4, 5, 6, 7)] for row in range(10)])
+    assert priced_mean(rising, np.ones((10, 4)), np.array([1.0, 2.0, 4.0, 8.0])) == pytest.approx([0.4, 0.5, 0.6, 0.7])
+
+
+def test_means_that_scatter_for_sure_are_kept() -> None:
+    labels = np.array([[float(row < passed) for passed in (100, 900, 200, 950)] for row in range(1000)])
+    assert priced_mean(labels, np.ones((1000, 4)), np.array([1.0, 2.0, 4.0, 8.0])) == pytest.approx(
+        [0.1, 0.9, 0.2, 0.95], abs=0.01
+    )
+
+
+def test_a_candidate_without_outcomes_gets_the_line_s_value() -> None:
+    labels = np.array([[float(row < passed) for passed in (4, 5, 6, 7)] for row in range(10)])
+    labels[:, 3] = NAN
+    estimate = priced_mean(labels, np.ones((10, 4)), np.array([1.0, 2.0, 4.0, 8.0]))
+    assert estimate[3] == pytest.approx(0.5)  # three candidates are too few for a line: the level
+    with pytest.raises(NotTrainableError):
+        priced_mean(np.full((2, 4), NAN), np.ones((2, 4)), np.ones(4))
+
+
+def test_the_hierarchical_ridge_solves_the_joint_problem() -> None:
+    inputs = drawn(150)
+    labels, weights = outcomes(inputs, hidden=0.5)
+    shared, own, tag = 5.0, 20.0, 2.0
+    model = HierarchicalRidge(MEAN_COST, shared, own, tag).fit(inputs, labels, weights)
+    columns = Design.learn(inputs.untagged()).columns(inputs.untagged())
+    columns[:, -WORKFLOWS:] = tag * inputs.workflows
+    # The same by one big ridge over (request, candidate) rows with a copy of the columns for each candidate.
+    rows, candidates = np.nonzero(np.isfinite(labels))
+    scale = np.sqrt(shared / own)
+    blocks = [columns[rows]] + [scale * columns[rows] * (candidates == c)[:, None] for c in range(labels.shape[1])]
+    joint, w = np.hstack(blocks), weights[rows, candidates]
+    mean = priced_mean(labels, weights, MEAN_COST)
+    target = labels[rows, candidates] - mean[candidates]
+    solved = np.linalg.solve(joint.T @ (joint * w[:, None]) + shared * np.eye(joint.shape[1]), joint.T @ (w * target))
+    b, *differences = np.split(solved, labels.shape[1] + 1)
+    expected = mean + columns @ np.column_stack([b + scale * difference for difference in differences])
+    assert model.predict(inputs) == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_workflow_table_by_hand() -> None:
@@ -184,7 +231,9 @@ def test_probabilities_are_finite_however_odd_the_request(name: str) -> None:
         p = estimator.predict(part)
         assert p.shape == (20, 3)
         assert np.isfinite(p).all()
-        if not isinstance(estimator, LowRankResidual):  # linear in the text, and cut by the calibration
+        if not isinstance(
+            estimator, (LowRankResidual, HierarchicalRidge)
+        ):  # linear in the text, and cut by the calibration
             assert (p >= -1e-9).all()
             assert (p <= 1 + 1e-9).all()
 

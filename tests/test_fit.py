@@ -15,12 +15,23 @@ from training.estimators.base import Estimator, Floats, Inputs, NotTrainableErro
 from training.estimators.blend import Blend
 from training.estimators.linear import LogisticPerCandidate
 from training.estimators.tables import WorkflowTable
-from training.fit import ENOUGH, Head, OutOfFold, Score, Training, blend_weights, fit_head, out_of_fold, select
+from training.fit import (
+    ENOUGH,
+    Blending,
+    Head,
+    OutOfFold,
+    Score,
+    Training,
+    blend_weights,
+    fit_head,
+    out_of_fold,
+    select,
+)
 from training.metrics import brier
 from training.onnx_graph import Graph
 
 NAN = float("nan")
-OPTIONS: dict[str, Any] = {"blend": 0, "knob_steps": 20, "seed": 3}
+OPTIONS: dict[str, Any] = {"blend": None, "knob_steps": 20, "seed": 3}
 FACTORIES: dict[str, Callable[[], Estimator]] = {
     "workflow-table": WorkflowTable,
     "logistic": lambda: LogisticPerCandidate(0.1),
@@ -191,22 +202,29 @@ def test_blend_weights_by_hand() -> None:
     # Labels are .25 of one and .75 of the other, the third only adds error: half way from those weights to 1/3 each.
     one, other = np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([[1.0, 1.0], [0.0, 0.0]])
     labels = 0.25 * one + 0.75 * other
-    found = blend_weights({"one": one, "bad": 1 - one, "other": other}, labels, np.ones((2, 2)))
+    found = blend_weights({"one": one, "bad": 1 - one, "other": other}, labels, np.ones((2, 2)), equal=0.5)
     halfway = {"one": 0.125 + 1 / 6, "bad": 1 / 6, "other": 0.375 + 1 / 6}
     assert found == pytest.approx(halfway, abs=1e-3)
     assert sum(found.values()) == pytest.approx(1.0)
     labels[0, 1] = NAN  # what was not judged does not count
-    assert sum(blend_weights({"one": one, "other": other}, labels, np.ones((2, 2))).values()) == pytest.approx(1.0)
+    assert sum(
+        blend_weights({"one": one, "other": other}, labels, np.ones((2, 2)), equal=0.5).values()
+    ) == pytest.approx(1.0)
 
 
 def test_a_blend_competes_where_it_is_asked_for() -> None:
-    head = fit_head(training(), FACTORIES, calibration="none", **{**OPTIONS, "blend": 2})
+    head = fit_head(training(), FACTORIES, calibration="none", **{**OPTIONS, "blend": Blending(errors=99.0)})
     assert [s.name for s in head.scores] == ["workflow-table", "logistic", "blend"]
     assert head.scores[2].complexity == Blend.complexity
     blend = Blend(FACTORIES, {"workflow-table": 0.25, "logistic": 0.75})
-    described = Head(blend, head.calibrator, head.scores, "AIQ").description
+    described = Head(Blend.name, blend, head.calibrator, head.scores, "AIQ").description
     assert described == "blend of logistic 0.75, workflow-table 0.25"
     assert head.description == head.estimator.name or isinstance(head.estimator, Blend)
+
+
+def test_a_family_far_behind_is_left_out_of_the_blend() -> None:
+    head = fit_head(training(), FACTORIES, calibration="none", **{**OPTIONS, "blend": Blending(errors=0.0)})
+    assert [s.name for s in head.scores] == ["workflow-table", "logistic"]
 
 
 def test_what_does_not_use_the_workflow_is_fitted_once_for_both_heads() -> None:

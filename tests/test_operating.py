@@ -40,7 +40,7 @@ def calibration(acceptable: ArrayLike, cost: ArrayLike, labels: ArrayLike) -> Ca
 def hundred() -> CalibrationData:
     """50 requests that the cheap one does well, 30 of which it fails 3, and 20 of which it fails 15; the dear one none.
 
-    The cheap one costs 1, the dear one 5. It is chosen where its estimate exceeds .9 - 4 knob: for none of the requests
+    The cheap one costs 1, the dear one 5. It is chosen where .9 (1 - its estimate) < 4 knob: for none of the requests
     at knob 0, for the 50 at .05, for 80 at .15, for all at 1.
     """
     estimate = np.repeat([0.8, 0.5, 0.1], [50, 30, 20])

@@ -105,7 +105,7 @@ def test_the_transformer_has_to_earn_its_price(prepared: Prepared, params: Param
     noise = Inputs(generator.normal(size=(n, 8)).astype(np.float32), features, 17)
     labels = np.where(np.isfinite(prepared.labels), prepared.labels, np.nanmean(prepared.labels, axis=0))
     telling = replace(noise, embedding=np.hstack([labels, noise.embedding[:, 6:]]).astype(np.float32))
-    quick = replace(params, fit=replace(params.fit, low_rank=6, low_rank_penalty=10.0))
+    quick = replace(params, fit=replace(params.fit, low_rank=(6,), low_rank_penalty=(10.0,)))
     same = encoder_lead(prepared, noise, noise, quick)
     better = encoder_lead(prepared, noise, telling, quick)
     assert same is not None

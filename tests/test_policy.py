@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.catalogue import Candidate
-from serving.policy import NoEligibleCandidateError, Policy, Rule, choose, rank, rule_out
+from serving.policy import NoEligibleCandidateError, Policy, Rule, Setting, choose, guarded, rank, rule_out
 from serving.prompt import RouteRequest
 
 # Eighths and 64ths add and multiply exactly, so that a tie is a tie whatever the order of the sums.
@@ -142,3 +142,32 @@ def test_no_eligible_candidate_says_what_excludes_each() -> None:
     error = NoEligibleCandidateError(["a", "b"], [Rule.DENIED, Rule.TOOLS])
     assert error.rules == {"a": Rule.DENIED, "b": Rule.TOOLS}
     assert str(error) == "no candidate is eligible: a (denied), b (tools)"
+
+
+def test_what_a_candidate_breaks_by_hand() -> None:
+    value = np.array([[0.9, 0.5, 0.8], [0.2, 1.0, 0.0]])
+    # -(1 - p) p_guard, and nothing for the guard itself.
+    assert guarded(value, 2) == pytest.approx(np.array([[-0.08, -0.4, 0.0], [0.0, 0.0, 0.0]]))
+
+
+def test_a_guarded_setting_at_knob_0_is_the_guard_and_then_gives_up_the_least_first() -> None:
+    value, cost = np.array([[0.95, 0.9], [0.5, 0.9]]), np.array([[1.0, 5.0], [1.0, 5.0]])
+    assert choose(value, cost, 0.0).tolist() == [0, 1]
+    assert Setting(0.0, guard=1).choose(value, cost).tolist() == [1, 1]
+    # The first request's cheap answer breaks .045, the second's .45; either saves 4.
+    assert Setting(0.02, guard=1).choose(value, cost).tolist() == [0, 1]
+    assert Setting(0.2, guard=1).choose(value, cost).tolist() == [0, 0]
+    assert Setting(0.2, guard=1, always=1).choose(value, cost).tolist() == [1, 1]
+
+
+@given(rows(), knobs, st.data())
+def test_raising_a_price_never_wins_a_guarded_choice(
+    row: tuple[np.ndarray, np.ndarray, np.ndarray], knob: float, data: st.DataObject
+) -> None:
+    value, cost, _ = row
+    column, guard = (data.draw(st.integers(0, value.shape[1] - 1)) for _ in range(2))
+    dearer = cost.copy()
+    dearer[0, column] += data.draw(costs)
+    setting = Setting(knob, guard=guard)
+    if setting.choose(value, dearer)[0] == column:
+        assert setting.choose(value, cost)[0] == column

@@ -28,6 +28,7 @@ def write(found: Mapping[str, Any], report: Path, readme: Path) -> None:
         autoescape=False,
     )
     context = {"found": found, "baselines": BASELINES, "best_baseline": best_baseline, "mean_lead": mean_lead(found)}
+    context["first_seed"] = min(found["seeds"], default=0)
     report.write_text(templates.get_template("benchmarks.md.j2").render(**context), encoding="utf-8")
     text = readme.read_text(encoding="utf-8")
     table = templates.get_template("benchmarks_table.md.j2").render(**context)

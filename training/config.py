@@ -20,6 +20,7 @@ _RANGES = {
     "policy.quality_target": (0.0, 1.0),
     "policy.delta": (1e-6, 0.5),
     "policy.knob_steps": (3, 10_000),
+    "policy.certificate_knobs": (3, 10_000),
     "evaluate.resamples": (10, 100_000),
 }
 
@@ -70,13 +71,18 @@ class Costs:
 class Fit:
     estimators: tuple[str, ...]
     blend: bool
+    blend_errors: float
+    blend_equal: float
     folds: int
     seed: int
-    table_strength: float
+    table_strength: tuple[float, ...]
     clusters: int
     neighbours: int
-    low_rank: int
-    low_rank_penalty: float
+    low_rank: tuple[int, ...]
+    low_rank_penalty: tuple[float, ...]
+    shared_penalty: float
+    own_penalty: tuple[float, ...]
+    tag_scale: float
     logistic_c: float
     weight_clip: float
     trees: int
@@ -98,6 +104,7 @@ class PolicyParams:
     targets: tuple[float, ...]
     delta: float
     knob_steps: int
+    certificate_knobs: int
     minimum_requests: int
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.policy import choose
+from serving.policy import Setting, choose
 from training.baselines import Contender
 from training.estimators.base import Floats
 from training.frontier import Frontier, Singles, bootstrap_aiq, bootstrap_weights, frontier, singles
@@ -168,7 +168,7 @@ class Test:
     test: CompleteOutcomes
     contenders: Sequence[Contender]
     fixed: Mapping[str, tuple[Floats, Floats]]
-    operating: tuple[float, int | None]  # the served knob, and the column that is always chosen, if any
+    operating: Setting  # the served operating point
     knobs: Floats
     reference: int
     candidates: tuple[str, ...]
@@ -179,7 +179,7 @@ def evaluate(data: Test, *, resamples: int, seed: int) -> tuple[tuple[Line, ...]
     """The result table, each contender's hull as (cost, quality), and the single candidates' points."""
     outcome = data.test
     alone = singles(outcome.quality, outcome.cost_usd)
-    weights = bootstrap_weights(outcome.groups, resamples, seed)
+    weights = bootstrap_weights(outcome.groups, resamples, seed, outcome.workflow)
     reference_cost = outcome.cost_usd[:, data.reference]
     oracle = Contender(
         ORACLE,
@@ -230,10 +230,8 @@ def _at_operating_point(contender: Contender, data: Test) -> tuple[Floats, Float
     oracle sees the outcomes there too.
     """
     rows = np.arange(len(data.test))
-    knob, always = data.operating
-    if contender.name != ROUTER:
-        knob, always = _knob(contender, data), None
-    columns = choose(*contender.test, knob) if always is None else np.full(len(rows), always)
+    setting = data.operating if contender.name == ROUTER else Setting(_knob(contender, data))
+    columns = setting.choose(*contender.test)
     return data.test.quality[rows, columns], data.test.cost_usd[rows, columns]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from serving.bundle import Bundle
 from serving.catalogue import Candidate
-from serving.policy import Objective, choose
+from serving.policy import Objective
 from serving.router import Router
 from training.baselines import Contender, fixed_points
 from training.costs import fill_costs
@@ -58,14 +58,14 @@ def evaluate_bundle(
     outcome = CompleteOutcomes(value[rows], matrix.cost_usd[rows], groups[rows], matrix.workflow[rows])
     reference = router.candidates.index(manifest.reference)
     point = next(p for p in manifest.operating_points if p.name == manifest.default_point)
-    always = None if point.always is None else router.candidates.index(point.always)
+    setting = manifest.setting(point)
     lines, curves, alone = evaluate(
         Test(
             calibration=outcome,
             test=outcome,
             contenders=[Contender(ROUTER, (estimate[rows], expected[rows]), (estimate[rows], expected[rows]))],
             fixed=fixed_points(outcome.quality, outcome.cost_usd, matrix.candidates, reference, None),
-            operating=(point.knob, always),
+            operating=setting,
             knobs=np.array(manifest.knobs),
             reference=reference,
             candidates=matrix.candidates,
@@ -74,7 +74,7 @@ def evaluate_bundle(
         resamples=resamples,
         seed=seed,
     )
-    columns = choose(estimate[rows], expected[rows], point.knob) if always is None else np.full(int(rows.sum()), always)
+    columns = setting.choose(estimate[rows], expected[rows])
     return Evaluation(
         test_requests=len(matrix),
         complete_requests=int(rows.sum()),

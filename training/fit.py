@@ -48,6 +48,14 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Blending:
+    """How the blend is made: of the families within `errors` standard errors of the best, with a share of `equal` weights."""
+
+    errors: float = 2.0
+    equal: float = 0.75
+
+
+@dataclass(frozen=True)
 class Score:
     """An estimator's out-of-fold record.
 
@@ -66,8 +74,9 @@ class Score:
 
 @dataclass(frozen=True)
 class Head:
-    """A fitted estimator with its calibration, and how it was selected."""
+    """A fitted estimator with its calibration, and how it was selected; `name` is that of its score."""
 
+    name: str
     estimator: Estimator
     calibrator: Calibrator
     scores: tuple[Score, ...]
@@ -81,7 +90,7 @@ class Head:
     def description(self) -> str:
         """The estimator's name; of a blend its members and weights too."""
         if not isinstance(self.estimator, Blend):
-            return self.estimator.name
+            return self.name
         parts = sorted(self.estimator.weights.items(), key=lambda part: -part[1])
         return "blend of " + ", ".join(f"{name} {weight:.2f}" for name, weight in parts)
 
@@ -106,7 +115,7 @@ def fit_head(
     factories: Mapping[str, Factory],
     *,
     calibration: str,
-    blend: bool,
+    blend: Blending | None,
     knob_steps: int,
     seed: int,
     kept: OutOfFold | None = None,
@@ -114,7 +123,7 @@ def fit_head(
 ) -> Head:
     """Scores every estimator out of fold, selects one, calibrates it on those predictions and refits it on all rows.
 
-    With `blend` a convex average of the best of each family competes too. Raises NotTrainableError when none could learn.
+    With a `blend` a convex average of the best of each family competes too. Raises NotTrainableError when none could learn.
     """
     kept = kept or OutOfFold()
     predictions: dict[str, Floats] = {}
@@ -142,10 +151,10 @@ def fit_head(
     ground = _ground(predictions, data)
     values = {name: _bootstrapped_aiq(p, data, ground, knob_steps, seed) for name, p in predictions.items()}
     scores = _scores(predictions, complexity, data, values)
-    best = _best_of_families(scores, factories, predictions) if blend else {}
-    if len(best) > 1:
-        weights = blend_weights(best, data.labels, data.weights)
-        predictions[Blend.name] = _cross_fitted_blend(best, data)
+    best = _best_of_families(scores, values, factories, predictions, blend.errors) if blend is not None else {}
+    if blend is not None and len(best) > 1:
+        weights = blend_weights(best, data.labels, data.weights, blend.equal)
+        predictions[Blend.name] = _cross_fitted_blend(best, data, blend.equal)
         available[Blend.name] = lambda: Blend(factories, weights)
         complexity[Blend.name] = Blend.complexity
         values[Blend.name] = _bootstrapped_aiq(predictions[Blend.name], data, ground, knob_steps, seed)
@@ -154,7 +163,7 @@ def fit_head(
     refused = [Score(name, complexity[name], why_not=why) for name, why in reasons.items()]
     calibrator = fit_calibrator(calibration, predictions[chosen], data.labels, data.weights, data.folds)
     estimator = available[chosen]().fit(data.inputs, data.labels, data.weights)
-    return Head(estimator, calibrator, (*scores, *refused), selected_by)
+    return Head(chosen, estimator, calibrator, (*scores, *refused), selected_by)
 
 
 def out_of_fold(factory: Factory, data: Training) -> Floats:
@@ -190,25 +199,37 @@ def select(scores: Sequence[Score]) -> tuple[str, str]:
 
 
 def _best_of_families(
-    scores: Sequence[Score], factories: Mapping[str, Factory], predictions: Mapping[str, Floats]
+    scores: Sequence[Score],
+    values: Mapping[str, tuple[float, Floats]],
+    factories: Mapping[str, Factory],
+    predictions: Mapping[str, Floats],
+    errors: float,
 ) -> dict[str, Floats]:
-    """The out-of-fold predictions of the best-scored estimator of each family."""
+    """The out-of-fold predictions of the best-scored estimator of each family.
+
+    Where AIQ could be measured, a family is left out if its best falls behind the very best by more than so many standard
+    errors of the paired difference.
+    """
     ranked = sorted(scores, key=lambda score: score.brier if np.isnan(score.aiq) else -score.aiq)
     best: dict[str, Floats] = {}
     families: set[str] = set()
     for score in ranked:
         family = factories[score.name]().family
-        if family and family not in families:
-            families.add(family)
+        if not family or family in families:
+            continue
+        families.add(family)
+        top = next(iter(best), score.name)
+        gap, error = values[top][0] - values[score.name][0], float(np.std(values[top][1] - values[score.name][1]))
+        if np.isnan(gap) or gap <= errors * error:
             best[score.name] = predictions[score.name]
     return best
 
 
-def blend_weights(predictions: Mapping[str, Floats], labels: Floats, weights: Floats) -> dict[str, float]:
-    """Convex weights: half way between equal ones and those with the least squared error on the observed cells.
+def blend_weights(predictions: Mapping[str, Floats], labels: Floats, weights: Floats, equal: float) -> dict[str, float]:
+    """Convex weights: a share of `equal` ones, the rest those with the least squared error on the observed cells.
 
-    The least squares alone would follow the sample, and equal weights are hard to beat out of it; half way between them
-    did best or next to best on every set it was tried on.
+    The least squares alone follow the sample and the Brier score, not the value of decisions; equal weights are hard to
+    beat out of sample.
     """
     seen = np.isfinite(labels) & (weights > 0)
     columns = np.column_stack([prediction[seen] for prediction in predictions.values()])
@@ -224,17 +245,17 @@ def blend_weights(predictions: Mapping[str, Floats], labels: Floats, weights: Fl
         method="SLSQP",
         options={"ftol": 1e-12},  # Brier scores differ in the fourth decimal
     ).x
-    halfway = 0.5 * np.clip(solved, 0.0, 1.0) + 0.5 / k
-    return {name: float(x) for name, x in zip(predictions, halfway / halfway.sum(), strict=True)}
+    mixed = (1.0 - equal) * np.clip(solved, 0.0, 1.0) + equal / k
+    return {name: float(x) for name, x in zip(predictions, mixed / mixed.sum(), strict=True)}
 
 
-def _cross_fitted_blend(members: Mapping[str, Floats], data: Training) -> Floats:
+def _cross_fitted_blend(members: Mapping[str, Floats], data: Training, equal: float) -> Floats:
     """(n, m) the blend's predictions, each fold's with weights that were fitted on the other folds."""
     blended = np.zeros(data.labels.shape)
     for fold in np.unique(data.folds):
         held = data.folds == fold
         rest = {name: prediction[~held] for name, prediction in members.items()}
-        for name, weight in blend_weights(rest, data.labels[~held], data.weights[~held]).items():
+        for name, weight in blend_weights(rest, data.labels[~held], data.weights[~held], equal).items():
             blended[held] += weight * members[name][held]
     return blended
 

@@ -92,11 +92,27 @@ def singles(quality: Floats, cost: Floats) -> Singles:
     return Singles(cost.mean(axis=0), quality.mean(axis=0))
 
 
-def bootstrap_weights(groups: NDArray[np.intp], repeats: int, seed: int) -> Floats:
-    """(repeats, n) row weights that sum to 1: whole groups are drawn with replacement, each as often as there are groups."""
-    labels, member = np.unique(groups, return_inverse=True)
+def bootstrap_weights(
+    groups: NDArray[np.intp], repeats: int, seed: int, clusters: NDArray[np.object_] | None = None
+) -> Floats:
+    """(repeats, n) row weights that sum to 1: whole groups are drawn with replacement, each as often as there are groups.
+
+    With `clusters` (n,), such as workflows, these are drawn first, as often as there are, and groups within each drawn one:
+    a lead that rests on a few workflows is then seen to be uncertain. A group counts to its first row's cluster. Source:
+    Davison & Hinkley 1997, section 3.8, sampling at both levels.
+    """
+    labels, first, member = np.unique(groups, return_index=True, return_inverse=True)
     generator = np.random.default_rng(seed)
-    drawn = generator.multinomial(len(labels), np.full(len(labels), 1.0 / len(labels)), size=repeats)
+    if clusters is None:
+        drawn = generator.multinomial(len(labels), np.full(len(labels), 1.0 / len(labels)), size=repeats)
+    else:
+        names = np.array(["" if name is None else str(name) for name in clusters[first]])
+        _, cluster, size = np.unique(names, return_inverse=True, return_counts=True)
+        times = generator.multinomial(len(size), np.full(len(size), 1.0 / len(size)), size=repeats)
+        drawn = np.zeros((repeats, len(labels)), dtype=np.int64)
+        for k, groups_inside in enumerate(size):
+            share = np.full(groups_inside, 1.0 / groups_inside)
+            drawn[:, cluster == k] = generator.multinomial(times[:, k] * groups_inside, share)
     weights = drawn[:, member].astype(np.float64)
     resampled: Floats = weights / weights.sum(axis=1, keepdims=True)
     return resampled

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.bundle import Certificate, OperatingPoint, WorkflowBound
-from serving.policy import choose
+from serving.policy import Setting
 from training.bounds import clopper_pearson_upper, weighted_upper
 from training.estimators.base import Floats
 from training.frontier import bootstrap_weights
@@ -53,7 +53,7 @@ class CalibrationData:
 class _Tested:
     """One knob's test: its routing, the violations' upper bound and what it rests on."""
 
-    knob: float
+    setting: Setting
     columns: Columns
     losses: Floats
     weights: Floats
@@ -74,6 +74,8 @@ def operating_points(
 ) -> tuple[OperatingPoint, ...]:
     """One operating point per target, highest first.
 
+    Each knob weighs cost against the expected violation itself, with the reference as guard (`policy.guarded`): at knob 0
+    every request goes to the reference, which violates nothing, and each step up gives away the violations that save most.
     Knobs are tested in rising order, from the most conservative on, and testing stops at the first whose bound is above
     alpha: this fixed sequence needs no correction for having tested many (Learn-then-Test, Angelopoulos et al. 2021).
     Among those that passed, the one of least cost is the point. Where none passes, or fewer than `minimum` requests can
@@ -87,7 +89,9 @@ def operating_points(
     used = data.take(data.complete if exact else _usable(data))
     if len(used) < minimum:
         return tuple(_always(target, names[reference], len(used)) for target in sorted(targets, reverse=True))
-    tested = [_test(used, knob, reference, delta, exact=exact) for knob in sorted(knobs.tolist())]
+    tested = [
+        _test(used, Setting(knob, guard=reference), reference, delta, exact=exact) for knob in sorted(knobs.tolist())
+    ]
     # The propensity is that of a judged attempt, so an attempt that nobody judged counts for neither.
     judged_cost = np.where(np.isfinite(used.labels), used.cost, np.nan)
     cost = used.cost if exact else pseudo_outcomes(judged_cost, used.propensity, used.expected_cost)
@@ -105,7 +109,9 @@ def operating_points(
         if best is None or cost[rows, best.columns].mean() >= cost[:, reference].mean():
             points.append(_always(target, names[reference], len(used)))
             continue
-        points.append(_point(target, alpha, delta, best, used, quality, cost, reference, exact=exact, seed=seed))
+        points.append(
+            _point(target, alpha, delta, best, used, quality, cost, reference, names[reference], exact=exact, seed=seed)
+        )
     return tuple(points)
 
 
@@ -122,12 +128,12 @@ def violations(labels: Floats, columns: Columns, reference: int) -> Floats:
     return np.asarray((chosen == 0) & (labels[:, reference] == 1), dtype=np.float64)
 
 
-def _test(data: CalibrationData, knob: float, reference: int, delta: float, *, exact: bool) -> _Tested:
-    columns = choose(data.acceptable, data.expected_cost, knob)
+def _test(data: CalibrationData, setting: Setting, reference: int, delta: float, *, exact: bool) -> _Tested:
+    columns = setting.choose(data.acceptable, data.expected_cost)
     if exact:
         losses = violations(data.labels, columns, reference)
         bound = clopper_pearson_upper(int(losses.sum()), len(losses), delta)
-        return _Tested(knob, columns, losses, np.ones(len(losses)), bound, float(len(losses)))
+        return _Tested(setting, columns, losses, np.ones(len(losses)), bound, float(len(losses)))
     observed = np.isfinite(data.labels)
     weights = importance_weights(observed, data.propensity, columns, clip=np.inf)
     failed = np.nan_to_num(data.labels[np.arange(len(columns)), columns], nan=1.0) == 0
@@ -137,7 +143,7 @@ def _test(data: CalibrationData, knob: float, reference: int, delta: float, *, e
     # Where the log has less of what is chosen than its propensities say, what is missing counts as failed.
     missing = max(float((~same).sum() - weights[~same].sum()), 0.0)
     bound, effective = weighted_upper(np.append(losses, 1.0), np.append(weights, missing), delta)
-    return _Tested(knob, columns, losses, weights, bound, effective)
+    return _Tested(setting, columns, losses, weights, bound, effective)
 
 
 def _always(target: float, reference: str, n: int) -> OperatingPoint:
@@ -160,6 +166,7 @@ def _point(
     quality: Floats,
     cost: Floats,
     reference: int,
+    reference_name: str,
     *,
     exact: bool,
     seed: int,
@@ -172,7 +179,8 @@ def _point(
     return OperatingPoint(
         name=f"quality-{target:g}",
         quality_target=target,
-        knob=test.knob,
+        knob=test.setting.knob,
+        guard=reference_name,
         calibration_requests=len(data),
         quality=float(quality[rows, test.columns].mean()),
         cost_usd=float(spent.mean()),

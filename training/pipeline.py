@@ -20,8 +20,8 @@ from training.embed import embed
 from training.encoders import EncoderFiles, Kind, make_encoder
 from training.estimators.base import Floats, Inputs
 from training.estimators.linear import LowRankResidual
-from training.estimators.registry import factories
-from training.fit import Factory, Head, OutOfFold, Training, fit_head, out_of_fold, out_of_fold_aiq
+from training.estimators.registry import variants
+from training.fit import Blending, Factory, Head, OutOfFold, Training, fit_head, out_of_fold, out_of_fold_aiq
 from training.label import acceptable
 from training.matrix import OutcomeMatrix, build_matrix
 from training.offpolicy import estimate_propensities, judged_propensity
@@ -163,7 +163,7 @@ def encoder_lead(prepared: Prepared, static: Inputs, transformer: Inputs, params
     found = []
     for inputs in (static, transformer):
         data, _ = training_data(prepared, inputs, params)
-        predictions = out_of_fold(lambda: LowRankResidual(params.fit.low_rank_penalty, params.fit.low_rank), data)
+        predictions = out_of_fold(lambda: LowRankResidual(params.fit.low_rank_penalty[0], params.fit.low_rank[0]), data)
         found.append(out_of_fold_aiq(predictions, data, params.policy.knob_steps, params.fit.seed))
     (simple, simple_resampled), (dear, dear_resampled) = found
     if np.isnan(simple) or np.isnan(dear):
@@ -238,7 +238,7 @@ def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress
     data, propensity_note = training_data(prepared, inputs, params)
     train, labels = data.inputs, data.labels
     matrix = prepared.matrix.take(prepared.split.train)
-    kinds = factories(params.fit, mean_cost=np.nanmean(matrix.cost_usd, axis=0))
+    kinds = variants(params.fit, mean_cost=np.nanmean(matrix.cost_usd, axis=0))
 
     def pair(target: Training, kinds: Mapping[str, Factory], calibration: str, what: str) -> Pair:
         kept = OutOfFold()
@@ -248,7 +248,7 @@ def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress
                 part,
                 kinds,
                 calibration=calibration,
-                blend=params.fit.blend,
+                blend=Blending(params.fit.blend_errors, params.fit.blend_equal) if params.fit.blend else None,
                 knob_steps=params.policy.knob_steps,
                 seed=params.fit.seed,
                 kept=kept,

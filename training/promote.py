@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.bundle import MANIFEST, Bundle, BundleError, open_bundle, switch_current, switch_link
-from serving.policy import Policy, choose
+from serving.policy import Policy, Setting, choose
 from serving.prompt import RouteRequest
 from serving.router import Router
 from training.frontier import Floats, bootstrap_aiq, bootstrap_weights, frontier, singles
@@ -141,11 +141,13 @@ def _measure(
     expected_cost = estimates.cost_usd[:, columns].astype(np.float64)
     points = frontier(estimate, expected_cost, quality, cost_usd, np.array(router.manifest.knobs))
     point = router.operating_point(Policy())
+    setting = Setting(0.0) if point is None else router.manifest.setting(point)
     if point is not None and point.always in candidates:
         chosen = np.full(len(quality), candidates.index(point.always), dtype=np.intp)
     else:
         # A reference that is not among the candidates is left out, as by a request that does not allow it.
-        chosen = choose(estimate, expected_cost, point.knob if point is not None else 0.0)
+        worth = setting.worth(estimates.of(router.manifest.objective).astype(np.float64))[:, columns]
+        chosen = choose(worth, expected_cost, setting.knob)
     rows = np.arange(len(quality))
     measured = Measured(
         router.manifest.version,

@@ -22,8 +22,8 @@ from serving.bundle import (
 )
 from serving.catalogue import Candidate
 from serving.features import SURFACE
-from serving.policy import Objective, choose
-from serving.router import Estimates, Router
+from serving.policy import Objective
+from serving.router import ALWAYS_REFERENCE, Estimates, Router
 from training import report
 from training.baselines import Contender, Truth, direct_choice, fixed_points, learnt_baselines
 from training.config import Params
@@ -95,7 +95,8 @@ def train(
         write_files(folder, learned, encoder, inputs.take(prepared.split.test), params.export.tolerance)
         draft = _draft(folder, version, started, prepared, learned, encoder.spec, params, simulated=truth is not None)
         router = Router(Bundle(folder, draft), threads=params.embed.threads)
-        made["manifest"] = _operate(router, prepared, inputs, params)
+        knobs = knob_grid(learned.data.expected_cost, params.policy.certificate_knobs)
+        made["manifest"] = _operate(router, prepared, inputs, knobs, params)
         progress("evaluate", None, None)
         router = Router(Bundle(folder, made["manifest"]), threads=params.embed.threads)
         made["evaluation"] = evaluation = evaluate_router(router, prepared, inputs, learned, params, truth)
@@ -165,15 +166,15 @@ def _draft(
             surface=SURFACE,
             workflows=prepared.workflows,
         ),
-        operating_points=(OperatingPoint(name="always-reference", knob=0.0, always=reference, calibration_requests=0),),
-        default_point="always-reference",
+        operating_points=(OperatingPoint(name=ALWAYS_REFERENCE, knob=0.0, always=reference, calibration_requests=0),),
+        default_point=ALWAYS_REFERENCE,
         knobs=tuple(knobs.tolist()),
         metrics={},
         files={path.name: sha256(path) for path in folder.iterdir()},
     )
 
 
-def _operate(router: Router, prepared: Prepared, inputs: Inputs, params: Params) -> Manifest:
+def _operate(router: Router, prepared: Prepared, inputs: Inputs, knobs: Floats, params: Params) -> Manifest:
     """The manifest with its operating points, chosen and certified on the calibration part."""
     manifest = router.manifest
     rows = prepared.split.calibration
@@ -193,7 +194,7 @@ def _operate(router: Router, prepared: Prepared, inputs: Inputs, params: Params)
             groups=prepared.groups[rows],
             workflow=part.workflow,
         ),
-        np.array(manifest.knobs),
+        knobs,
         sorted({*params.policy.targets, params.policy.quality_target}),
         router.candidates.index(manifest.reference),
         router.candidates,
@@ -267,7 +268,7 @@ def evaluate_router(
     )
     manifest = router.manifest
     point = next(p for p in manifest.operating_points if p.name == manifest.default_point)
-    always = None if point.always is None else router.candidates.index(point.always)
+    setting = manifest.setting(point)
     reference = router.candidates.index(manifest.reference)
     lines, curves, alone = evaluate(
         Test(
@@ -275,7 +276,7 @@ def evaluate_router(
             test=test,
             contenders=contenders,
             fixed=fixed_points(test.quality, test.cost_usd, matrix.candidates, reference, direct),
-            operating=(point.knob, always),
+            operating=setting,
             knobs=np.array(manifest.knobs),
             reference=reference,
             candidates=matrix.candidates,
@@ -284,7 +285,7 @@ def evaluate_router(
         resamples=params.evaluate.resamples,
         seed=params.evaluate.seed,
     )
-    columns = choose(*expected_test, point.knob) if always is None else np.full(len(test), always, dtype=np.intp)
+    columns = setting.choose(*expected_test)
     return Evaluation(
         test_requests=int(tested.sum()),
         complete_requests=int(complete.sum()),
@@ -317,7 +318,7 @@ def _off_policy(
     cost = served.cost_usd.astype(np.float64)
     point = next(p for p in manifest.operating_points if p.name == manifest.default_point)
     reference = np.full(len(part), router.candidates.index(manifest.reference))
-    routed = reference if point.always is not None else choose(value, cost, point.knob)
+    routed = manifest.setting(point).choose(value, cost)
     seen_cost = np.where(np.isfinite(labels), part.cost_usd, np.nan)
     return tuple(
         OffPolicyLine(

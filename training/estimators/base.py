@@ -14,6 +14,9 @@ from training.onnx_graph import Graph
 Floats = NDArray[np.float64]
 Matrix = NDArray[np.float32]
 
+# From this many candidates on their means are shrunk towards a line in price, with fewer towards one level.
+_PRICED = 4
+
 
 class NotTrainableError(ValueError):
     """This estimator cannot learn from these outcomes; the message says what is missing."""
@@ -93,6 +96,37 @@ def observed_mean(labels: Floats, weights: Floats, strength: float = 2.0) -> Flo
     overall = total.sum() / weight.sum()
     mean: Floats = (total.sum(axis=0) + strength * overall) / (weight.sum(axis=0) + strength)
     return mean
+
+
+def priced_mean(labels: Floats, weights: Floats, mean_cost: Floats) -> Floats:
+    """(m,) weighted mean label of each candidate, shrunk towards a line in the logarithm of its price.
+
+    By how much is read from the means themselves: the less they scatter around the line beyond what chance explains, the
+    more they are shrunk (empirical Bayes; DerSimonian & Laird 1986 for the variance between candidates). With few
+    candidates the line is level. `mean_cost` (m,) in USD. Raises NotTrainableError where nothing was judged.
+    """
+    seen = np.isfinite(labels)
+    weight = np.where(seen, weights, 0.0)
+    if not weight.sum() > 0:
+        raise NotTrainableError("no outcome was judged")
+    total, squares = weight.sum(axis=0), (weight**2).sum(axis=0)
+    n = np.where(squares > 0, total**2 / np.where(squares > 0, squares, 1.0), 0.0)
+    mean = (np.where(seen, labels, 0.0) * weight).sum(axis=0) / np.where(total > 0, total, 1.0)
+    overall = float(n @ mean / n.sum())
+    line = np.full(len(n), overall)
+    if (n > 0).sum() >= _PRICED:
+        x = np.log(np.maximum(mean_cost, 1e-12))
+        x = x - n @ x / n.sum()
+        spread = float(n @ x**2)
+        slope = float(n @ (x * (mean - overall))) / spread if spread > 0 else 0.0
+        line = np.clip(overall + slope * x, 0.01, 0.99)
+    within = max(overall * (1.0 - overall), 1e-6)
+    freedom = (n > 0).sum() - (2 if (n > 0).sum() >= _PRICED else 1)
+    room = n.sum() - (n**2).sum() / n.sum()
+    between = max(float(n @ (mean - line) ** 2) - freedom * within, 0.0) / room if room > 0 else 0.0
+    share = n * between / (n * between + within)
+    shrunk: Floats = share * mean + (1.0 - share) * line
+    return shrunk
 
 
 def sigmoid(value: Floats) -> Floats:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from training.estimators.base import Estimator, Floats, Inputs, NotTrainableError, observed_mean, sigmoid
+from training.estimators.base import Estimator, Floats, Inputs, NotTrainableError, observed_mean, priced_mean, sigmoid
 from training.estimators.tables import WorkflowTable
 from training.label import cheapest_acceptable
 from training.onnx_graph import Graph
@@ -58,7 +58,7 @@ class LogisticPerCandidate(Estimator):
     """
 
     name: ClassVar[str] = "logistic"
-    family: ClassVar[str] = "linear"
+    family: ClassVar[str] = "text"
     complexity: ClassVar[int] = 2
     minimum: ClassVar[int] = 5
 
@@ -98,7 +98,7 @@ class LowRankResidual(Estimator):
     """
 
     name: ClassVar[str] = "table+low-rank"
-    family: ClassVar[str] = "linear"
+    family: ClassVar[str] = "low-rank"
     complexity: ClassVar[int] = 2
     graded: ClassVar[bool] = True
     text_only: ClassVar[bool] = False
@@ -144,6 +144,7 @@ class ReducedRankRidge(LowRankResidual):
     """The same without workflows: each candidate's mean, plus the low-rank part."""
 
     name: ClassVar[str] = "reduced-rank-ridge"
+    family: ClassVar[str] = "text"
     complexity: ClassVar[int] = 2
     uses_workflow: ClassVar[bool] = False
     text_only: ClassVar[bool] = True
@@ -153,12 +154,70 @@ class Ridge(LowRankResidual):
     """Each candidate's mean plus its own ridge regression on the text: full rank, no workflow."""
 
     name: ClassVar[str] = "ridge"
+    family: ClassVar[str] = "text"
     complexity: ClassVar[int] = 2
     uses_workflow: ClassVar[bool] = False
     text_only: ClassVar[bool] = True
 
     def __init__(self, penalty: float = 1000.0) -> None:
         super().__init__(penalty, rank=10**6)
+
+
+class HierarchicalRidge(Estimator):
+    """Each candidate's mean, plus a ridge regression on text and workflow whose coefficients candidates share in part.
+
+    The coefficients are b + d_c: b, what makes a request easy for everyone, is learnt from all outcomes together with the
+    penalty `shared`, and d_c, what sets candidate c apart, with the stronger penalty `own`. Where each request was tried on
+    one candidate only, most of what is known is thus known to all of them (a two-level random-effects model, solved
+    exactly: the d_c are eliminated candidate by candidate). Workflow columns count `tag` times, so that a tag is penalised
+    less than a direction of the text. The means are `priced_mean`.
+    """
+
+    name: ClassVar[str] = "hierarchical-ridge"
+    family: ClassVar[str] = "hierarchical"
+    complexity: ClassVar[int] = 2
+    graded: ClassVar[bool] = True
+
+    def __init__(self, mean_cost: Floats, shared: float = 1000.0, own: float = 10000.0, tag: float = 10.0) -> None:
+        self.mean_cost = mean_cost
+        self.shared = shared
+        self.own = own
+        self.tag = tag
+
+    def fit(self, inputs: Inputs, labels: Floats, weights: Floats) -> Self:
+        text = inputs.untagged()
+        self.design = Design.learn(text)
+        columns = self.design.columns(text)
+        if inputs.workflows.shape[1]:
+            columns[:, -inputs.workflows.shape[1] :] = self.tag * inputs.workflows
+        seen = np.isfinite(labels)
+        weight = np.where(seen, weights, 0.0)
+        mean = priced_mean(labels, weights, self.mean_cost)
+        residual = np.where(seen, labels - mean, 0.0)
+        d, m, tags = columns.shape[1], labels.shape[1], inputs.workflows.shape[1]
+        left, right = self.shared * np.eye(d), np.zeros(d)
+        eliminated = []
+        for candidate in range(m):
+            rows = weight[:, candidate] > 0
+            weighted = columns[rows] * weight[rows, candidate, None]
+            gram, cross = weighted.T @ columns[rows], weighted.T @ residual[rows, candidate]
+            solved = np.linalg.solve(gram + self.own * np.eye(d), np.column_stack([gram, cross]))
+            left += gram - gram @ solved[:, :d]
+            right += cross - gram @ solved[:, d]
+            eliminated.append(solved)
+        common = np.linalg.solve(left, right)
+        coefficients = np.column_stack([common + s[:, d] - s[:, :d] @ common for s in eliminated])
+        # The design knows of no workflows: their columns were untagged when it was learnt, and fold to nothing.
+        self.weight, self.bias = self.design.fold(coefficients, mean)
+        if tags:
+            self.weight[-tags:] = self.tag * coefficients[-tags:]
+        return self
+
+    def predict(self, inputs: Inputs) -> Floats:
+        return np.asarray(stacked(inputs) @ self.weight + self.bias)
+
+    def to_onnx(self, graph: Graph) -> str:
+        return graph.linear(graph.concat(graph.embedding, graph.features), self.weight, self.bias)
 
 
 class DirectClassifier(Estimator):

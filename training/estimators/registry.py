@@ -10,6 +10,7 @@ from training.config import ConfigError, Fit
 from training.estimators.base import Estimator, Floats
 from training.estimators.linear import (
     DirectClassifier,
+    HierarchicalRidge,
     LogisticPerCandidate,
     LowRankResidual,
     ReducedRankRidge,
@@ -19,12 +20,23 @@ from training.estimators.neighbours import NearestNeighbours
 from training.estimators.tables import ClusterTable, WorkflowTable
 from training.estimators.trees import LightGBMLong, LightGBMPerCandidate
 
+Factory = Callable[[], Estimator]
 
-def factories(fit: Fit, mean_cost: Floats) -> dict[str, Callable[[], Estimator]]:
-    """One factory for each name in `fit.estimators`; raises ConfigError for an unknown one.
 
-    `mean_cost` (m,) is the candidates' mean cost, which orders them for the direct classifier.
+def factories(fit: Fit, mean_cost: Floats) -> dict[str, Factory]:
+    """One factory for each name in `fit.estimators`, with the first of its settings; raises ConfigError.
+
+    `mean_cost` (m,) is the candidates' mean cost in USD.
     """
+    return {name: next(iter(_settings(fit, mean_cost, name).values())) for name in fit.estimators}
+
+
+def variants(fit: Fit, mean_cost: Floats) -> dict[str, Factory]:
+    """As `factories`, with every setting that is to be tried out of fold; all but an estimator's first are named after it."""
+    return {variant: factory for name in fit.estimators for variant, factory in _settings(fit, mean_cost, name).items()}
+
+
+def _settings(fit: Fit, mean_cost: Floats, name: str) -> dict[str, Factory]:
     trees: dict[str, Any] = {
         "seed": fit.seed,
         "dims": fit.tree_dims,
@@ -32,20 +44,30 @@ def factories(fit: Fit, mean_cost: Floats) -> dict[str, Callable[[], Estimator]]
         "leaves": fit.leaves,
         "learning_rate": fit.learning_rate,
     }
-    penalty, strength = fit.low_rank_penalty, fit.table_strength
-    known: dict[str, Callable[[], Estimator]] = {
-        WorkflowTable.name: partial(WorkflowTable, strength),
-        ClusterTable.name: partial(ClusterTable, fit.seed, fit.clusters, strength),
-        LowRankResidual.name: partial(LowRankResidual, penalty, fit.low_rank, strength),
-        ReducedRankRidge.name: partial(ReducedRankRidge, penalty, fit.low_rank),
-        Ridge.name: partial(Ridge, penalty),
-        LogisticPerCandidate.name: partial(LogisticPerCandidate, fit.logistic_c),
-        NearestNeighbours.name: partial(NearestNeighbours, fit.seed, fit.neighbours),
-        LightGBMPerCandidate.name: partial(LightGBMPerCandidate, **trees),
-        LightGBMLong.name: partial(LightGBMLong, mean_cost, **trees),
-        DirectClassifier.name: partial(DirectClassifier, mean_cost, fit.logistic_c),
+    rank, penalty, strength = fit.low_rank[0], fit.low_rank_penalty[0], fit.table_strength[0]
+    known: dict[str, dict[str, Factory]] = {
+        WorkflowTable.name: {f"strength {s:g}": partial(WorkflowTable, s) for s in fit.table_strength},
+        ClusterTable.name: {"": partial(ClusterTable, fit.seed, fit.clusters, strength)},
+        LowRankResidual.name: {
+            f"rank {r}, penalty {p:g}": partial(LowRankResidual, p, r, strength)
+            for p in fit.low_rank_penalty
+            for r in fit.low_rank
+        },
+        HierarchicalRidge.name: {
+            f"own {own:g}": partial(HierarchicalRidge, mean_cost, fit.shared_penalty, own, fit.tag_scale)
+            for own in fit.own_penalty
+        },
+        ReducedRankRidge.name: {"": partial(ReducedRankRidge, penalty, rank)},
+        Ridge.name: {"": partial(Ridge, penalty)},
+        LogisticPerCandidate.name: {"": partial(LogisticPerCandidate, fit.logistic_c)},
+        NearestNeighbours.name: {"": partial(NearestNeighbours, fit.seed, fit.neighbours)},
+        LightGBMPerCandidate.name: {"": partial(LightGBMPerCandidate, **trees)},
+        LightGBMLong.name: {"": partial(LightGBMLong, mean_cost, **trees)},
+        DirectClassifier.name: {"": partial(DirectClassifier, mean_cost, fit.logistic_c)},
     }
-    unknown = [name for name in fit.estimators if name not in known]
-    if unknown:
-        raise ConfigError(f"fit.estimators has {unknown[0]!r}; there are {', '.join(known)}")
-    return {name: known[name] for name in fit.estimators}
+    if name not in known:
+        raise ConfigError(f"fit.estimators has {name!r}; there are {', '.join(known)}")
+    return {
+        name if position == 0 else f"{name} ({setting})": factory
+        for position, (setting, factory) in enumerate(known[name].items())
+    }

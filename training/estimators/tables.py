@@ -53,7 +53,7 @@ class ClusterTable(Estimator):
     """
 
     name: ClassVar[str] = "k-means-table"
-    family: ClassVar[str] = "table"
+    family: ClassVar[str] = "neighbours"
     complexity: ClassVar[int] = 1
     graded: ClassVar[bool] = True
     uses_workflow: ClassVar[bool] = False
