@@ -101,13 +101,15 @@ def validate(
     format: str,
     rows: Sequence[int] | None = None,
     unreadable: Sequence[Unreadable] = (),
+    partition: bool = False,
 ) -> Outcomes:
     """Check a raw log table of n rows, cell types unknown, and keep the rows that can be used.
 
     `rows` are the 1-based row or line numbers in the source, shape (n,) (default: 1 to n); `unreadable` are the rows
     that never became part of `raw`. `model` stands for `candidate` where that is absent; other unknown columns are
     ignored, and missing ones are null. A row with messages and a prompt keeps the messages, which say more. An error
-    row has quality 0. Raises OutcomeError when no row is usable.
+    row has quality 0. Raises OutcomeError when no row is usable, unless this is a `partition` of a source, for the others
+    may have some.
     """
     arrived = [str(name).strip() for name in raw.columns]
     table = _select(raw, arrived)
@@ -123,7 +125,7 @@ def validate(
     good = ~_any(failures, len(raw))
     skipped = pd.concat([unreadable_rows(source, unreadable), _report(table, failures, source, numbers)])
     skipped = skipped.sort_values("row", kind="stable", ignore_index=True)
-    if not good.any():
+    if not good.any() and not partition:
         raise OutcomeError(_nothing_usable(source, format, arrived, skipped))
     return Outcomes(
         frame=_finish(coerced[good]),
@@ -155,6 +157,13 @@ def concat(parts: Sequence[Outcomes]) -> Outcomes:
         formats=tuple(dict.fromkeys(name for part in parts for name in part.formats)),
         origin=origin[good].reset_index(drop=True),
     )
+
+
+def require_usable(parts: Sequence[Outcomes], *, source: str, format: str, arrived: Sequence[str]) -> None:
+    """Raises OutcomeError when no partition of a source has a usable row; `arrived` are the columns it has."""
+    if not any(len(part.frame) for part in parts):
+        skipped = pd.concat([part.skipped for part in parts]) if parts else unreadable_rows(source, ())
+        raise OutcomeError(_nothing_usable(source, format, list(arrived), skipped))
 
 
 def unreadable_rows(source: str, rows: Iterable[Unreadable]) -> pd.DataFrame:

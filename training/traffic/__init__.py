@@ -1,11 +1,11 @@
-"""One importer per kind of log, each `read(path) -> Outcomes`, and the choice between them by looking at the file.
+"""One importer per kind of log, each giving partitions of outcomes, and the choice between them by looking at the file.
 
 An importer is a module with the attributes of `Importer`; adding one means adding it to `IMPORTERS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -35,8 +35,8 @@ class Importer(Protocol):
     def recognises(self, path: Path) -> bool:
         """Whether the file is of this kind, from its name and its head only."""
 
-    def read(self, path: Path) -> Outcomes:
-        """All outcomes of one file; raises OutcomeError."""
+    def read(self, path: Path) -> Iterator[Outcomes]:
+        """The outcomes of one file, a partition at a time (`partitions.outcomes_of`); raises OutcomeError."""
 
 
 IMPORTERS: tuple[Importer, ...] = (canonical, routerbench, routellm)
@@ -60,7 +60,8 @@ def read(paths: Sequence[Path], format: str = "auto") -> Outcomes:
             skipped += [_not_recognised(file, importers) for file in unrecognised]
         else:
             found = [(path, _choose(path, importers, format))]
-        read_parts += [_read(file, importer) for file, importer in found]
+        for file, importer in found:
+            read_parts += _read(file, importer)
     result = outcomes.concat(read_parts)
     if not skipped:
         return result
@@ -127,11 +128,13 @@ def _recogniser(path: Path, importers: tuple[Importer, ...]) -> Importer | None:
         raise OutcomeError(f"{path}: cannot be opened ({error}); check the file and its permissions") from error
 
 
-def _read(path: Path, importer: Importer) -> Outcomes:
+def _read(path: Path, importer: Importer) -> list[Outcomes]:
     try:
-        return importer.read(path)
+        parts = list(importer.read(path))
     except OSError as error:
         raise OutcomeError(f"{path}: cannot be read ({error}); check the file and its permissions") from error
+    outcomes.require_usable(parts, source=str(path), format=importer.NAME, arrived=sorted(files.columns(path)))
+    return parts
 
 
 def _unknown(path: Path, importers: tuple[Importer, ...]) -> str:

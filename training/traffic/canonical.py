@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from training.outcomes import ALIASES, COLUMNS, Outcomes, validate
+from training.outcomes import ALIASES, COLUMNS, Outcomes
 from training.traffic import files
+from training.traffic.partitions import outcomes_of
 
 NAME = "canonical"
 EXPECTS = (
     "request_id, candidate (or model), prompt or messages; as .parquet, .jsonl, .ndjson, .json, .csv or .gz of these"
 )
 COMPANIONS: frozenset[str] = frozenset()
+
+_FIELDS = frozenset(COLUMNS) | frozenset(ALIASES)
 
 
 def recognises(path: Path) -> bool:
@@ -22,7 +26,6 @@ def recognises(path: Path) -> bool:
     return "request_id" in names and bool(names & {"candidate", "model"}) and bool(names & {"prompt", "messages"})
 
 
-def read(path: Path) -> Outcomes:
-    """Read one file. Undecodable bytes become U+FFFD; raises OutcomeError when nothing in it is usable."""
-    records = files.read_records(path, frozenset(COLUMNS) | frozenset(ALIASES))
-    return validate(records.table, source=str(path), format=NAME, rows=records.rows, unreadable=records.unreadable)
+def read(path: Path) -> Iterator[Outcomes]:
+    """Read one file. Undecodable bytes become U+FFFD."""
+    return outcomes_of(path, format=NAME, convert=lambda records: records, wanted=_FIELDS)

@@ -81,6 +81,11 @@ def shown_columns(path: Path) -> str:
     return ", ".join(name[:40] for name in sorted(columns(path))[:20]) or "no readable record"
 
 
+def partitions(path: Path, wanted: frozenset[str] | None = None) -> Iterator[Records]:
+    """The records of a file (only the `wanted` fields of them, if given), some at a time; raises OutcomeError."""
+    yield read_records(path, wanted)
+
+
 def read_records(path: Path, wanted: frozenset[str] | None = None) -> Records:
     """Parse a whole file (only the `wanted` fields of it, if given); raises OutcomeError when it cannot be opened."""
     suffix = kind(path)

@@ -8,6 +8,7 @@ those of judging, not of traffic, so both stay null.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,13 @@ def recognises(path: Path) -> bool:
     return bool(verdicts) and verdicts <= _VERDICTS and verdicts != {""}
 
 
-def read(path: Path) -> Outcomes:
+def read(path: Path) -> Iterator[Outcomes]:
     """Read one file; raises OutcomeError when it is neither kind or when the judgements' questions are missing."""
     if path.name in COMPANIONS:
         raise OutcomeError(f"{path}: holds questions, not outcomes; give judgements.jsonl beside it, or the folder")
     if not recognises(path):
         raise OutcomeError(f"{path}: not a {NAME} file; expected {EXPECTS}; arrived: {files.shown_columns(path)}")
-    return _read_table(path) if files.kind(path) == ".csv" else _read_judgements(path)
+    yield _read_table(path) if files.kind(path) == ".csv" else _read_judgements(path)
 
 
 def _candidates(names: list[str]) -> list[str]:

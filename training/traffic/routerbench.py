@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -30,7 +31,7 @@ def recognises(path: Path) -> bool:
     return names.issuperset(_IDENTITY) and bool(_candidates(names))
 
 
-def read(path: Path) -> Outcomes:
+def read(path: Path) -> Iterator[Outcomes]:
     """Read one table of n prompts and m candidates as n x m outcomes; `*_train` and `*_test` files set the split."""
     if not recognises(path):
         raise OutcomeError(f"{path}: not a {NAME} file; expected {EXPECTS}; arrived: {files.shown_columns(path)}")
@@ -51,7 +52,7 @@ def read(path: Path) -> Outcomes:
     long["quality"] = wide[candidates].to_numpy(dtype=object).ravel()
     long["cost_usd"] = wide[[name + _COST for name in candidates]].to_numpy(dtype=object).ravel()
     rows = [row for row in records.rows for _ in range(m)]
-    return validate(long, source=str(path), format=NAME, rows=rows, unreadable=records.unreadable)
+    yield validate(long, source=str(path), format=NAME, rows=rows, unreadable=records.unreadable)
 
 
 def _candidates(names: frozenset[str] | pd.Index[str]) -> list[str]:
