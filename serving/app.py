@@ -7,7 +7,8 @@ orjson: FastAPI's own way parses, validates and serialises in separate steps, wh
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar, get_args
@@ -20,22 +21,42 @@ from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import models_json_schema
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse
 
-from serving.bundle import BundleError
+from serving.budgets import BudgetSpentError
+from serving.bundle import BundleError, Manifest
+from serving.decisions import StoreError, StoreFullError
+from serving.logs import configure_logging
+from serving.metrics import CONTENT_TYPE as METRICS_TYPE
 from serving.policy import NoEligibleCandidateError
-from serving.problems import MEDIA_TYPE, BodyError, install, no_candidate_problem, without_lone_surrogates
-from serving.router import Router
+from serving.problems import (
+    MEDIA_TYPE,
+    BodyError,
+    budget_problem,
+    install,
+    no_candidate_problem,
+    without_lone_surrogates,
+)
+from serving.rules import RulesError
 from serving.schemas import (
     BatchBody,
     BatchResponse,
+    BudgetsResponse,
     BundleResponse,
     CandidatesResponse,
+    FeedbackBatchBody,
+    FeedbackBody,
+    FeedbackOneOrMany,
+    FeedbackResponse,
     HealthResponse,
+    ReloadResponse,
     RouteBody,
     RouteResponse,
     decision_document,
 )
+from serving.service import Service
 from serving.settings import LogLevel, Settings
 
 logger = logging.getLogger(__name__)
@@ -45,23 +66,26 @@ Body = TypeVar("Body", bound=BaseModel)
 # From this length on a body is handled in a worker thread: reading it would hold up the requests behind it.
 _INLINE_BYTES = 32 * 1024
 _REF = "#/components/schemas/{model}"
-_WARM_UP = ("Is it warm?", "", "A longer text, so that both paths have run. " * 500)
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def create_app(settings: Settings, router: Router | None = None) -> FastAPI:
-    """The application; `router` is one that is loaded already, without it startup loads `settings.bundle`.
+def create_app(settings: Settings | None = None, service: Service | None = None) -> FastAPI:
+    """The application; `service` is one that is made already, without it startup makes it from the settings.
 
-    Startup raises BundleError when the bundle cannot be served.
+    Startup raises BundleError, RulesError or StoreError.
     """
+    settings = settings or Settings()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        loaded = router if router is not None else Router.load(settings.bundle, settings.threads)
-        _warm_up(loaded)
-        app.state.router = loaded
-        logger.info("serving bundle %s with %d candidates", loaded.manifest.version, len(loaded.candidates))
+        made = service if service is not None else Service(settings)
+        made.start()
+        app.state.service = made
+        router = made.live.current.router
+        logger.info("serving bundle %s with %d candidates", router.manifest.version, len(router.candidates))
         yield
-        app.state.router = None
+        app.state.service = None
+        made.close()
 
     app = FastAPI(
         title="outcome-router",
@@ -69,93 +93,160 @@ def create_app(settings: Settings, router: Router | None = None) -> FastAPI:
         summary="For each request: the cheapest LLM that is good enough, learned from logged outcomes.",
         openapi_tags=[
             {"name": "route", "description": "Which candidate a request should be sent to."},
+            {"name": "feedback", "description": "What came of a decision."},
             {"name": "bundle", "description": "What decides: the candidates, and what training measured."},
-            {"name": "health", "description": "For load balancers and orchestrators."},
+            {"name": "operations", "description": "Budgets, the shadow bundle, reloading."},
+            {"name": "health", "description": "For load balancers, orchestrators and Prometheus."},
         ],
         lifespan=lifespan,
     )
     app.state.settings = settings
-    app.state.router = None
+    app.state.service = None
     install(app, settings.max_body_bytes)
     _add_routes(app)
     _document_bodies(app)
+    if settings.otel:
+        trace(app)
     return app
-
-
-def _warm_up(router: Router) -> None:
-    """Runs both paths once: the first run of a graph allocates, and is many times slower than the second."""
-    for text in _WARM_UP:
-        router.estimate([text])
-    router.estimate(_WARM_UP)
 
 
 async def route(request: Request) -> Response:
     """The cheapest candidate that is good enough for one request.
 
-    Hard rules come first: `allow` and `deny`, the context window, and the capabilities the request needs (tools,
-    images, a JSON schema). Of what is left, the operating point's trade of quality against cost picks one.
+    Hard rules come first: what the caller and the server's rules allow, demand and limit, and what the request needs. Of
+    what is left, the operating point's trade of quality against cost picks one.
     """
-    router = _router(request)
+    service = _service(request)
+    key = _key(request, service)
     body = await request.body()
-    if len(body) > _INLINE_BYTES:
-        return _json(await to_thread.run_sync(_route, router, body))
-    return _json(_route(router, body))
+    asked = parse(RouteBody, body) if len(body) <= _INLINE_BYTES else await to_thread.run_sync(parse, RouteBody, body)
+    identifier, decision = await service.route(service.ask(asked.request(), asked.policy(), key))
+    return _json(orjson.dumps(decision_document(identifier, decision)))
 
 
 async def route_batch(request: Request) -> Response:
     """Decisions for many requests with one forward pass, each under its own policy.
 
-    A request with no eligible candidate has a problem document in its place (it has `status` and no `model`); an
-    invalid request fails the batch.
+    A request with no eligible candidate, or whose budget is spent, has a problem document in its place (it has `status`
+    and no `model`); an invalid request fails the batch.
     """
-    router = _router(request)
-    settings: Settings = request.app.state.settings
+    service = _service(request)
+    key = _key(request, service)
     body = await request.body()
-    instance = request.url.path
-    return _json(await to_thread.run_sync(_route_batch, router, body, settings.max_batch, instance))
+    return _json(await to_thread.run_sync(_route_batch, service, key, body, request.url.path))
+
+
+async def feedback(request: Request) -> Response:
+    """What came of one decision, or of several (`feedback`). The answer comes when all of it is on disk.
+
+    Sending the same again changes nothing. 503: it was not stored, send it again.
+    """
+    service = _service(request)
+    _key(request, service)
+    if service.store is None:
+        raise HTTPException(404, "This service stores no decisions (ROUTER_STORE is empty).")
+    body = await request.body()
+    document = await to_thread.run_sync(_feedback_bodies, body, service.settings.max_batch)
+    try:
+        recorded, repeated = await service.feedback(document)
+    except StoreFullError as error:
+        raise HTTPException(503, f"Feedback was not stored: {error}.", {"Retry-After": "1"}) from None
+    except (TimeoutError, SQLAlchemyError):
+        raise HTTPException(503, "Feedback was not stored in time; send it again.", {"Retry-After": "1"}) from None
+    return _json(orjson.dumps({"recorded": recorded, "repeated": repeated}))
+
+
+async def budgets(request: Request) -> Response:
+    """Every budget in its current period."""
+    service = _service(request)
+    _key(request, service)
+    lines = [
+        {
+            "scope": one.scope,
+            "period": one.period,
+            "limit_usd": one.limit,
+            "spent_usd": one.spent,
+            "reserved_usd": one.reserved,
+            "left_usd": one.left,
+            "resets_at": one.ends.isoformat(),
+            "at_limit": one.at_limit,
+            "pace": one.pace,
+        }
+        for one in service.budgets.lines()
+    ]
+    return _json(orjson.dumps({"budgets": lines}))
+
+
+async def reload(request: Request) -> Response:
+    """Loads the bundle again now, instead of when the watcher sees that it is another one."""
+    service = _service(request)
+    _key(request, service, admin=True)
+    came = await to_thread.run_sync(service.live.reload)
+    if came.refused is not None:
+        raise HTTPException(409, f"The bundle is refused and {came.version} stays: {came.refused}")
+    return _json(orjson.dumps({"changed": came.changed, "bundle": came.version}))
+
+
+async def metrics(request: Request) -> Response:
+    """Prometheus metrics."""
+    service = _service(request)
+    return Response(await to_thread.run_sync(service.metrics.document), media_type=METRICS_TYPE)
 
 
 async def candidates(request: Request) -> Response:
     """The candidates, in the order of every decision's list."""
-    manifest = _router(request).manifest
+    manifest = _service(request).live.current.router.manifest
     rows = [{**one.model_dump(), "cost_from": manifest.cost_from[one.name]} for one in manifest.candidates]
     return _json(orjson.dumps({"reference": manifest.reference, "candidates": rows}))
 
 
 async def bundle(request: Request) -> Response:
     """What decides: the bundle's version, encoder, head, operating points and test metrics."""
-    return _json(orjson.dumps(_router(request).manifest.model_dump(include=set(BundleResponse.model_fields))))
+    return _json(orjson.dumps(_manifest(request).model_dump(include=set(BundleResponse.model_fields))))
 
 
 async def healthz(request: Request) -> Response:
     """The process is alive."""
-    router: Router | None = request.app.state.router
-    return _json(orjson.dumps({"status": "ok", "bundle": router.manifest.version if router is not None else None}))
+    service: Service | None = request.app.state.service
+    return _json(
+        orjson.dumps(
+            {"status": "ok", "bundle": None if service is None else service.live.current.router.manifest.version}
+        )
+    )
 
 
 async def readyz(request: Request) -> Response:
     """A bundle is loaded and warm."""
-    return _json(orjson.dumps({"status": "ok", "bundle": _router(request).manifest.version}))
+    return _json(orjson.dumps({"status": "ok", "bundle": _manifest(request).version}))
 
 
-def _route(router: Router, body: bytes) -> bytes:
-    asked = parse(RouteBody, body)
-    return orjson.dumps(decision_document(router.route(asked.request(), asked.policy())))
-
-
-def _route_batch(router: Router, body: bytes, max_batch: int, instance: str) -> bytes:
-    asked = parse(BatchBody, body).requests
-    if len(asked) > max_batch:
-        message = f"{len(asked)} requests arrived, a batch takes at most {max_batch} (ROUTER_MAX_BATCH)"
-        raise BodyError(f"requests: {message}", [("requests", message)])
-    decisions = router.route_each([(one.request(), one.policy()) for one in asked])
-    results = [
-        no_candidate_problem(decision, f"{instance}#{place}")
-        if isinstance(decision, NoEligibleCandidateError)
-        else decision_document(decision)
-        for place, decision in enumerate(decisions)
-    ]
+def _route_batch(service: Service, key: str | None, body: bytes, instance: str) -> bytes:
+    bodies = parse(BatchBody, body).requests
+    _check_batch("requests", len(bodies), service.settings.max_batch)
+    asked = [service.ask(one.request(), one.policy(), key) for one in bodies]
+    results = []
+    for place, came in enumerate(service.route_batch(asked)):
+        if isinstance(came, NoEligibleCandidateError):
+            results.append(no_candidate_problem(came, f"{instance}#{place}"))
+        elif isinstance(came, BudgetSpentError):
+            results.append(budget_problem(came, f"{instance}#{place}"))
+        else:
+            results.append(decision_document(*came))
     return orjson.dumps({"results": results})
+
+
+def _feedback_bodies(body: bytes, most: int) -> list[FeedbackBody]:
+    if b'"feedback"' not in body:
+        return [parse(FeedbackBody, body)]
+    bodies = parse(FeedbackBatchBody, body).feedback
+    _check_batch("feedback", len(bodies), most)
+    return bodies
+
+
+def _check_batch(field: str, arrived: int, most: int) -> None:
+    if arrived > most:
+        message = f"{arrived} arrived, a batch takes at most {most} (ROUTER_MAX_BATCH)"
+        raise BodyError(f"{field}: {message}", [(field, message)])
 
 
 def parse(model: type[Body], body: bytes) -> Body:
@@ -171,11 +262,31 @@ def parse(model: type[Body], body: bytes) -> Body:
         raise BodyError.of(error) from None
 
 
-def _router(request: Request) -> Router:
-    router: Router | None = request.app.state.router
-    if router is None:
+def _service(request: Request) -> Service:
+    service: Service | None = request.app.state.service
+    if service is None:
         raise HTTPException(503, "No bundle is loaded yet.", {"Retry-After": "1"})
-    return router
+    return service
+
+
+def _manifest(request: Request) -> Manifest:
+    return _service(request).live.current.router.manifest
+
+
+def _key(request: Request, service: Service, *, admin: bool = False) -> str | None:
+    """The name of the caller's API key; None where the rules have no keys. Raises HTTPException 401, 403 or 429."""
+    if not service.rules.keys:
+        return None
+    scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+    name = service.rules.key_of(secret.strip()) if scheme.lower() == "bearer" else None
+    if name is None:
+        raise HTTPException(401, "An API key is needed: Authorization: Bearer <key>.", {"WWW-Authenticate": "Bearer"})
+    if admin and not service.rules.keys[name].admin:
+        raise HTTPException(403, f"The key {name} may not administer (admin = true in the rule file).")
+    wait = service.keep_rate(name)
+    if wait is not None:
+        raise HTTPException(429, f"The key {name} is over its rate.", {"Retry-After": str(max(1, round(wait)))})
+    return name
 
 
 def _json(content: bytes) -> Response:
@@ -195,24 +306,49 @@ def _add_routes(app: FastAPI) -> None:
         (413, "The body is too long."),
         (422, "A field is wrong, and `errors` names it; or no candidate is eligible, and `ruled_out` says why."),
     )
-    for path, endpoint, body, answer, tag in (
-        ("/v1/route", route, RouteBody, RouteResponse, "route"),
-        ("/v1/route/batch", route_batch, BatchBody, BatchResponse, "route"),
-        ("/v1/candidates", candidates, None, CandidatesResponse, "bundle"),
-        ("/v1/bundle", bundle, None, BundleResponse, "bundle"),
-        ("/healthz", healthz, None, HealthResponse, "health"),
-        ("/readyz", readyz, None, HealthResponse, "health"),
-    ):
-        errors = (failed,) if endpoint is healthz else (failed, unready)
+    refused = ((401, "No API key, or one that is not known."), (429, "The API key is over its rate."))
+    spent = (402, "A budget is spent, and its rule is to reject.")
+    unstored = ((404, "Nothing is stored."), (503, "Feedback could not be stored; send it again."))
+    unloaded = ((403, "The key may not administer."), (409, "The bundle is refused."))
+    routes: tuple[
+        tuple[str, Endpoint, type[BaseModel] | None, type[BaseModel], str, tuple[tuple[int, str], ...]], ...
+    ] = (
+        ("/v1/route", route, RouteBody, RouteResponse, "route", (*invalid, *refused, spent)),
+        ("/v1/route/batch", route_batch, BatchBody, BatchResponse, "route", (*invalid, *refused)),
+        (
+            "/v1/feedback",
+            feedback,
+            FeedbackOneOrMany,
+            FeedbackResponse,
+            "feedback",
+            (*invalid, *refused, *unstored),
+        ),
+        ("/v1/candidates", candidates, None, CandidatesResponse, "bundle", ()),
+        ("/v1/bundle", bundle, None, BundleResponse, "bundle", ()),
+        ("/v1/budgets", budgets, None, BudgetsResponse, "operations", refused),
+        (
+            "/v1/admin/reload",
+            reload,
+            None,
+            ReloadResponse,
+            "operations",
+            (*refused, *unloaded),
+        ),
+        ("/healthz", healthz, None, HealthResponse, "health", ()),
+        ("/readyz", readyz, None, HealthResponse, "health", ()),
+    )
+    for path, endpoint, body, answer, tag, errors in routes:
+        always = (failed,) if endpoint is healthz else (failed, unready)
         app.add_api_route(
             path,
             endpoint,
-            methods=["GET" if body is None else "POST"],
+            methods=["POST" if body is not None or endpoint is reload else "GET"],
             tags=[tag],
             response_model=None,
-            responses={200: {"model": answer}, **_problems(*errors, *(invalid if body is not None else ()))},
+            responses={200: {"model": answer}, **_problems(*always, *errors)},
             openapi_extra=_body_schema(body) if body is not None else None,
         )
+    app.add_api_route("/metrics", metrics, methods=["GET"], tags=["health"], response_class=PlainTextResponse)
 
 
 def _body_schema(model: type[BaseModel]) -> dict[str, Any]:
@@ -232,7 +368,12 @@ def _document_bodies(app: FastAPI) -> None:
                 title=app.title, version=app.version, summary=app.summary, tags=app.openapi_tags, routes=app.routes
             )
             _, definitions = models_json_schema(
-                [(RouteBody, "validation"), (BatchBody, "validation"), (BatchResponse, "serialization")],
+                [
+                    (RouteBody, "validation"),
+                    (BatchBody, "validation"),
+                    (FeedbackOneOrMany, "validation"),
+                    (BatchResponse, "serialization"),
+                ],
                 ref_template=_REF,
             )
             document.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
@@ -242,30 +383,55 @@ def _document_bodies(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
+def trace(app: FastAPI) -> None:
+    """OpenTelemetry traces of every request; raises ModuleNotFoundError where the extra is not installed."""
+    from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+
+    FastAPIInstrumentor.instrument_app(app, excluded_urls="healthz,readyz,metrics")
+
+
 def serve(
-    bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle.")] = None,
+    bundle: Annotated[str | None, typer.Option(help="Folder of the bundle, or models:/<name>@<alias>.")] = None,
+    shadow: Annotated[str | None, typer.Option(help="A second bundle that is asked as well and never answers.")] = None,
+    policies: Annotated[Path | None, typer.Option(help="The rule file: rules, budgets, API keys.")] = None,
+    store: Annotated[
+        str | None, typer.Option(help="Decisions and feedback: an SQLite file or a PostgreSQL URL.")
+    ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that serve.")] = None,
     log_level: Annotated[str | None, typer.Option(help=" | ".join(get_args(LogLevel)))] = None,
 ) -> None:
     """Serve a bundle over HTTP. What is not given comes from ROUTER_<NAME> in the environment, or the default."""
-    options = {"bundle": bundle, "host": host, "port": port, "log_level": log_level}
+    options = {
+        "bundle": bundle, "shadow": shadow, "policies": policies, "store": store, "host": host, "port": port,
+        "workers": workers, "log_level": log_level,
+    }  # fmt: skip
+    given = {name: value for name, value in options.items() if value is not None}
     try:
-        settings = Settings.model_validate({name: value for name, value in options.items() if value is not None})
-        router = Router.load(settings.bundle, settings.threads)
+        settings = Settings.model_validate(given)
+        service = Service(settings) if settings.workers == 1 else None
+        if service is None:
+            Service(settings).close()  # says what is wrong before there are workers to say it each
     except ValidationError as error:
         wrong = error.errors()[0]
         _give_up(f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}; {wrong['input']!r} arrived")
-    except BundleError as error:
+    except (BundleError, RulesError, StoreError) as error:
         _give_up(str(error))
-    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s: %(name)s: %(message)s")
-    uvicorn.run(
-        create_app(settings, router),
-        host=settings.host,
-        port=settings.port,
-        log_level=settings.log_level,
-        access_log=settings.log_level == "debug",
-    )
+    configure_logging(settings.log_level)
+    options_of_server: dict[str, Any] = {
+        "host": settings.host,
+        "port": settings.port,
+        "log_config": None,
+        "access_log": settings.log_level == "debug",
+        "timeout_graceful_shutdown": 15,
+    }
+    if service is not None:
+        uvicorn.run(create_app(settings, service), **options_of_server)
+        return
+    # Workers are new processes that read their settings from the environment.
+    os.environ |= {f"ROUTER_{name.upper()}": str(value) for name, value in given.items()}
+    uvicorn.run("serving.app:create_app", factory=True, workers=settings.workers, **options_of_server)
 
 
 def _give_up(why: str) -> NoReturn:

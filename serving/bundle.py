@@ -50,6 +50,17 @@ class HeadSpec(_Frozen):
     workflows: tuple[str, ...]
 
 
+class Novelty(_Frozen):
+    """How unlike what was trained on a prompt has to be for the router to abstain, and how training prompts were spread.
+
+    `head.onnx` gives a prompt's cosine similarity to `shares` many cluster centres of the training prompts; its novelty is
+    one minus the highest. `threshold` is exceeded by few calibration prompts, `shares` are the clusters' shares in training.
+    """
+
+    threshold: float
+    shares: tuple[float, ...] = Field(min_length=1)
+
+
 class WorkflowBound(_Frozen):
     """A certified knob within one workflow: what was seen, and the upper bound for this workflow taken alone."""
 
@@ -118,6 +129,7 @@ class Manifest(_Frozen):
     operating_points: tuple[OperatingPoint, ...] = Field(min_length=1)
     default_point: str
     knobs: tuple[float, ...]
+    novelty: Novelty
     metrics: dict[str, Any]
     files: dict[str, str]
 

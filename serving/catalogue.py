@@ -32,6 +32,7 @@ class Candidate(BaseModel):
     hosting: Literal["self", "external"] | None = None
     regions: tuple[str, ...] = ()
     zero_retention: bool | None = None
+    trains_on_data: bool | None = None
     source: str | None = None
 
     @property

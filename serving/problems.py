@@ -1,6 +1,7 @@
 """Errors on the wire: every one is an `application/problem+json` document (RFC 9457).
 
     BodyError                     the body is not JSON (400), or not what the endpoint takes (422)
+    BudgetSpentError              402
     NoEligibleCandidateError      422, with the rule that excludes each candidate
     HTTPException                 404, 405, 413, 503
     anything else                 500, logged with its traceback, and nothing of it on the wire
@@ -22,6 +23,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving.budgets import BudgetSpentError
 from serving.policy import NoEligibleCandidateError
 from serving.schemas import BRANCH
 
@@ -29,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 INVALID = "urn:outcome-router:invalid-request"
+BUDGET_SPENT = "urn:outcome-router:budget-spent"
 NO_CANDIDATE = "urn:outcome-router:no-eligible-candidate"
 
 # One escape sequence of a JSON string; the group is a surrogate that is not half of a pair. Taking `\\` whole keeps
@@ -83,6 +86,11 @@ def no_candidate_problem(error: NoEligibleCandidateError, instance: str) -> dict
     return problem(422, str(error), instance, NO_CANDIDATE, "No eligible candidate", ruled_out=error.rules)
 
 
+def budget_problem(error: BudgetSpentError, instance: str) -> dict[str, object]:
+    """The problem of a request whose budget is spent."""
+    return problem(402, str(error), instance, BUDGET_SPENT, "Budget spent")
+
+
 def body_problem(error: BodyError, instance: str) -> dict[str, object]:
     """The problem of a body that is not JSON, or not what the endpoint takes."""
     if not error.errors:
@@ -106,6 +114,11 @@ async def _on_body(request: Request, error: Exception) -> Response:
 async def _on_no_candidate(request: Request, error: Exception) -> Response:
     assert isinstance(error, NoEligibleCandidateError)
     return problem_response(no_candidate_problem(error, request.url.path))
+
+
+async def _on_budget(request: Request, error: Exception) -> Response:
+    assert isinstance(error, BudgetSpentError)
+    return problem_response(budget_problem(error, request.url.path))
 
 
 async def _on_http(request: Request, error: Exception) -> Response:
@@ -176,6 +189,7 @@ def install(app: FastAPI, max_body_bytes: int) -> None:
     """Makes every error of `app` a problem document, and limits the length of a body."""
     app.add_exception_handler(BodyError, _on_body)
     app.add_exception_handler(NoEligibleCandidateError, _on_no_candidate)
+    app.add_exception_handler(BudgetSpentError, _on_budget)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
     app.add_middleware(LastResort)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,22 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, Inva
 from serving.bundle import Bundle, BundleError, Certificate, Manifest, OperatingPoint, open_bundle
 from serving.encoder import Encoder, onnx_session
 from serving.features import SURFACE, feature_matrix
-from serving.policy import NoEligibleCandidateError, Objective, Policy, Reason, Rule, Setting, rank, rule_out
+from serving.policy import (
+    Demand,
+    NoEligibleCandidateError,
+    Objective,
+    Policy,
+    Reason,
+    Rule,
+    Setting,
+    knob_for,
+    rank,
+    rule_out,
+)
 from serving.prompt import RouteRequest, as_request, has_image, text_of
 
 Matrix = NDArray[np.float32]
+Vector = NDArray[np.float64]
 
 # The operating point of a target above every one that the bundle has.
 ALWAYS_REFERENCE = "always-reference"
@@ -30,6 +43,9 @@ HEAD_OUTPUTS = (
     "latency_ms",
     "latency_p95_ms",
 )
+# Its output (n, clusters): cosine similarity to the centres of the training prompts.
+NEARNESS = "nearness"
+_OUTPUTS = [*HEAD_OUTPUTS, NEARNESS]
 
 
 @dataclass(frozen=True)
@@ -38,6 +54,7 @@ class Estimates:
 
     `acceptable` is the calibrated P(quality >= threshold), `quality` the expected quality (the same array where logged
     quality is 0/1), cost in USD, latency and its 95th percentile in milliseconds (NaN where no latency was logged).
+    `nearness` (n, clusters) is the similarity to the centres of the training prompts.
     """
 
     acceptable: Matrix
@@ -47,6 +64,7 @@ class Estimates:
     latency_p95_ms: Matrix
     input_tokens: Matrix
     output_tokens: Matrix
+    nearness: Matrix
 
     def of(self, objective: Objective) -> Matrix:
         """(n, m) what the objective is about."""
@@ -58,35 +76,77 @@ class Alternative:
     """One candidate as this request saw it; `ruled_out` is the rule that excluded it, or None."""
 
     candidate: str
-    confidence: float
-    expected_cost_usd: float
-    expected_quality: float
+    confidence: float | None
+    expected_cost_usd: float | None
+    expected_quality: float | None
     expected_latency_ms: float | None
     expected_latency_p95_ms: float | None
     ruled_out: Rule | None
 
 
 @dataclass(frozen=True, slots=True)
+class Situation:
+    """What bears on one decision beyond the request and its policy.
+
+    `session` is the candidate that the conversation is on, `cached_tokens` how much of the prompt it has in its cache;
+    another is chosen only if it is worth `session_margin` more. `pace` multiplies the knob, so that a budget lasts.
+    `cheapest`: a budget is spent, and the cheapest eligible candidate is used. `explore` is the share of such requests
+    that may go elsewhere, and `draw` this request's own number in [0, 1) that decides whether and where to.
+    """
+
+    session: str | None = None
+    cached_tokens: float = 0.0
+    session_margin: float = 0.0
+    pace: float = 1.0
+    cheapest: bool = False
+    explore: float = 0.0
+    draw: float = 0.0
+
+
+_ANY = Policy()
+_USUAL = Situation()
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
-    """The recommended candidate; `confidence` is its calibrated P(acceptable), `fallbacks` are best first."""
+    """The recommended candidate; `confidence` is its calibrated P(acceptable), `fallbacks` are best first.
+
+    `propensity` is the probability with which this candidate was chosen: 1 unless the router explores. `novelty` says how
+    unlike the training prompts the prompt is, `cluster` which of their clusters it is nearest to. Where a decision was made
+    without estimates (it took too long, or none was eligible and a rule names who answers then), these are None.
+    """
 
     candidate: str
-    confidence: float
-    expected_cost_usd: float
+    confidence: float | None
+    expected_cost_usd: float | None
     fallbacks: tuple[str, ...]
     reason: Reason
     operating_point: str | None
     quality_target: float | None
     certificate: Certificate | None
     knob: float
+    propensity: float
+    novelty: float | None
+    cluster: int | None
     alternatives: tuple[Alternative, ...]
     bundle: str
 
 
-class Router:
-    """Decides with one bundle. Immutable and safe to share between threads."""
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    order: list[int]
+    reason: Reason
+    propensity: float
 
-    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
+
+class Router:
+    """Decides with one bundle. Immutable and safe to share between threads.
+
+    `candidates` are the candidates' names, in the order of every array's columns. The tokens of a prompt are estimated, so
+    it has to fit a context window `context_margin` times over.
+    """
+
+    def __init__(self, bundle: Bundle, threads: int = 1, context_margin: float = 1.1) -> None:
         manifest = bundle.manifest
         if manifest.head.surface != SURFACE:
             raise BundleError(
@@ -108,6 +168,16 @@ class Router:
         self._always = OperatingPoint(
             name=ALWAYS_REFERENCE, knob=0.0, always=manifest.reference, calibration_requests=0
         )
+        self.candidates = [candidate.name for candidate in manifest.candidates]
+        self._candidates = manifest.candidates
+        self._reference = self.candidates.index(manifest.reference)
+        self._margin = context_margin
+        self._cache_saves = [
+            max((c.input_usd_per_mtok or 0.0) - c.cache_read_usd_per_mtok, 0.0) / 1e6
+            if manifest.cost_from[c.name] == "tokens" and c.cache_read_usd_per_mtok is not None
+            else 0.0
+            for c in manifest.candidates
+        ]
         self._points = {point.name: point for point in manifest.operating_points}
         self._settings = {point.name: manifest.setting(point) for point in (self._always, *manifest.operating_points)}
         priced = np.array([manifest.cost_from[c.name] == "tokens" for c in manifest.candidates])
@@ -130,18 +200,13 @@ class Router:
             )
 
     @classmethod
-    def load(cls, folder: str | Path, threads: int = 1) -> Router:
+    def load(cls, folder: str | Path, threads: int = 1, context_margin: float = 1.1) -> Router:
         """Opens the bundle in `folder`; raises BundleError when it is missing, broken or of another format."""
-        return cls(open_bundle(Path(folder)), threads)
+        return cls(open_bundle(Path(folder)), threads, context_margin)
 
     @property
     def manifest(self) -> Manifest:
         return self.bundle.manifest
-
-    @property
-    def candidates(self) -> list[str]:
-        """The candidates' names, in the order of every array's columns."""
-        return [candidate.name for candidate in self.manifest.candidates]
 
     def estimate(self, requests: Sequence[str | RouteRequest]) -> Estimates:
         """What is expected of every candidate on each of n requests."""
@@ -150,39 +215,44 @@ class Router:
 
     def estimate_embedded(self, embeddings: Matrix, features: Matrix) -> Estimates:
         """As `estimate`, from embeddings (n, dim) and features (n, k) already at hand."""
-        outputs = self._head.run(list(HEAD_OUTPUTS), {"embedding": embeddings, "features": features})
-        acceptable, quality, input_tokens, output_tokens, logged_cost, latency, latency_p95 = outputs
+        outputs = self._head.run(_OUTPUTS, {"embedding": embeddings, "features": features})
+        acceptable, quality, input_tokens, output_tokens, logged_cost, latency, latency_p95, nearness = outputs
         by_tokens = input_tokens * self._input_usd + output_tokens * self._output_usd
         cost = np.where(self._priced, by_tokens, logged_cost)
-        return Estimates(acceptable, quality, cost, latency, latency_p95, input_tokens, output_tokens)
+        return Estimates(acceptable, quality, cost, latency, latency_p95, input_tokens, output_tokens, nearness)
 
-    def route(self, request: str | RouteRequest, policy: Policy = Policy()) -> Decision:  # noqa: B008 - frozen
+    def route(self, request: str | RouteRequest, policy: Policy = _ANY, situation: Situation = _USUAL) -> Decision:
         """The decision for one request; raises NoEligibleCandidateError when the rules leave no candidate."""
-        return self.route_many([request], policy)[0]
+        known = as_request(request)
+        return self._decide(known, policy, situation, self._estimate([known], [text_of(known)]), 0)
 
-    def route_many(self, requests: Sequence[str | RouteRequest], policy: Policy = Policy()) -> list[Decision]:  # noqa: B008
+    def route_many(self, requests: Sequence[str | RouteRequest], policy: Policy = _ANY) -> list[Decision]:
         """Decisions for n requests under one policy, with one forward pass; raises as `route`."""
         known = [as_request(request) for request in requests]
         estimates = self.estimate(known)
-        point = self.operating_point(policy)
-        return [self._decide(request, policy, point, estimates, row) for row, request in enumerate(known)]
+        return [self._decide(request, policy, _USUAL, estimates, row) for row, request in enumerate(known)]
 
     def route_each(
-        self, requests: Sequence[tuple[str | RouteRequest, Policy]]
+        self, requests: Sequence[tuple[str | RouteRequest, Policy, Situation]]
     ) -> list[Decision | NoEligibleCandidateError]:
         """Decisions for n requests, each under its own policy, with one forward pass.
 
         A request that the rules leave no candidate for has the error in its place, so that the others are decided.
         """
-        known = [(as_request(request), policy) for request, policy in requests]
-        estimates = self.estimate([request for request, _ in known])
+        known = [as_request(request) for request, _, _ in requests]
+        estimates = self.estimate(known)
         decisions: list[Decision | NoEligibleCandidateError] = []
-        for row, (request, policy) in enumerate(known):
+        for row, (_, policy, situation) in enumerate(requests):
             try:
-                decisions.append(self._decide(request, policy, self.operating_point(policy), estimates, row))
+                decisions.append(self._decide(known[row], policy, situation, estimates, row))
             except NoEligibleCandidateError as error:
                 decisions.append(error)
         return decisions
+
+    def decide(self, request: RouteRequest, policy: Policy, situation: Situation, embedding: Matrix) -> Decision:
+        """As `route`, for a request whose text is embedded already, as (1, dim)."""
+        features = feature_matrix([request], [text_of(request)], self.manifest.head.workflows)
+        return self._decide(request, policy, situation, self.estimate_embedded(embedding, features), 0)
 
     def operating_point(self, policy: Policy) -> OperatingPoint | None:
         """The operating point a policy asks for; None where it sets the knob itself.
@@ -193,7 +263,7 @@ class Router:
         if policy.knob is not None:
             return None
         if policy.quality_target is None:
-            return self._points[self.manifest.default_point]
+            return None if policy.cost_quality is not None else self._points[self.manifest.default_point]
         targets = [p for p in self._points.values() if (p.quality_target or 0.0) >= policy.quality_target]
         if targets:
             return min(targets, key=lambda p: p.quality_target or 0.0)
@@ -204,58 +274,141 @@ class Router:
         return self.estimate_embedded(self.encoder.encode(texts), features)
 
     def _decide(
-        self, request: RouteRequest, policy: Policy, point: OperatingPoint | None, estimates: Estimates, row: int
+        self, request: RouteRequest, policy: Policy, situation: Situation, estimates: Estimates, row: int
     ) -> Decision:
-        candidates = self.manifest.candidates
-        confidence = estimates.acceptable[row].astype(np.float64)
-        cost = estimates.cost_usd[row].astype(np.float64)
-        latency, latency_p95 = estimates.latency_ms[row].tolist(), estimates.latency_p95_ms[row].tolist()
-        rules = rule_out(
-            candidates, request, policy, image=has_image(request), input_tokens=estimates.input_tokens[row].tolist()
+        confidence, quality, cost = (
+            array[row].astype(np.float64) for array in (estimates.acceptable, estimates.quality, estimates.cost_usd)
         )
+        latency, latency_p95 = estimates.latency_ms[row].tolist(), estimates.latency_p95_ms[row].tolist()
+        tokens = estimates.input_tokens[row].tolist()
+        demand = Demand(has_image(request), tokens, cost.tolist(), latency_p95)
+        rules = rule_out(self._candidates, request, policy, demand, margin=self._margin)
         eligible = [column for column, rule in enumerate(rules) if rule is None]
         if not eligible:
-            raise NoEligibleCandidateError([c.name for c in candidates], rules)
-        setting = self._settings[point.name] if point is not None else Setting(float(policy.knob or 0.0))
-        knob = setting.knob
-        quality = estimates.quality[row].astype(np.float64)
+            raise NoEligibleCandidateError(self.candidates, rules)
+        if situation.session is not None:
+            cost = self._with_cache(cost, tokens, situation)
+        point = self.operating_point(policy)
+        setting = self._settings[point.name] if point is not None else Setting(self._knob(policy))
+        knob = setting.knob * situation.pace
         objective = policy.objective or self.manifest.objective
-        value = setting.worth((confidence if objective is Objective.ACCEPTABLE else quality)[None])[0]
-        order = rank(value, cost, knob, eligible)
-        reason = Reason.BEST_VALUE if len(eligible) > 1 else Reason.ONLY_ELIGIBLE
-        if setting.always in eligible:
-            order.remove(setting.always)
-            order.insert(0, setting.always)
-            reason = Reason.REFERENCE
-        # The certificate is for the choice among all candidates: where a rule changed that choice it says nothing.
-        certified = (
-            point is not None
-            and objective is self.manifest.objective
-            and order[0] == rank(value, cost, knob, range(len(candidates)))[0]
-        )
-        certificate = point.certificate if point is not None and certified else None
-        names = [candidates[column].name for column in order]
+        value = confidence if objective is Objective.ACCEPTABLE else quality
+        worth = setting.worth(value[None])[0]
+        nearness = estimates.nearness[row]
+        cluster = int(nearness.argmax())
+        novelty = 1.0 - float(nearness[cluster])
+        chosen = self._choose(policy, situation, setting, point, worth, confidence, cost, knob, eligible, novelty)
+        certificate = None
+        if point is not None and point.certificate is not None and objective is self.manifest.objective:
+            # It is for the choice among all candidates with the point's own knob: where anything changed that choice it
+            # says nothing. Only what goes to the reference instead cannot break it.
+            usual = rank(worth, cost, setting.knob, range(len(rules)))[0]
+            if chosen.order[0] in (usual, self._reference) or chosen.reason is Reason.EXPLORE:
+                certificate = point.certificate
+        names = [self.candidates[column] for column in chosen.order]
         return Decision(
             candidate=names[0],
-            confidence=float(confidence[order[0]]),
-            expected_cost_usd=float(cost[order[0]]),
+            confidence=float(confidence[chosen.order[0]]),
+            expected_cost_usd=float(cost[chosen.order[0]]),
             fallbacks=tuple(names[1:]),
-            reason=reason,
+            reason=chosen.reason,
             operating_point=point.name if point is not None else None,
             quality_target=point.quality_target if point is not None else None,
             certificate=certificate,
             knob=knob,
+            propensity=chosen.propensity,
+            novelty=novelty,
+            cluster=cluster,
             alternatives=tuple(
                 Alternative(
-                    candidate.name,
+                    name,
                     float(confidence[column]),
                     float(cost[column]),
                     float(quality[column]),
-                    None if np.isnan(latency[column]) else latency[column],
-                    None if np.isnan(latency_p95[column]) else latency_p95[column],
+                    None if isnan(latency[column]) else latency[column],
+                    None if isnan(latency_p95[column]) else latency_p95[column],
                     rules[column],
                 )
-                for column, candidate in enumerate(candidates)
+                for column, name in enumerate(self.candidates)
             ),
             bundle=self.manifest.version,
         )
+
+    def _choose(
+        self,
+        policy: Policy,
+        situation: Situation,
+        setting: Setting,
+        point: OperatingPoint | None,
+        worth: Vector,
+        confidence: Vector,
+        cost: Vector,
+        knob: float,
+        eligible: list[int],
+        novelty: float,
+    ) -> _Chosen:
+        """Who is chosen, and why: each step may overrule the one before, and none leaves the eligible candidates."""
+        if situation.cheapest:
+            return _Chosen(rank(worth, cost, float("inf"), eligible), Reason.BUDGET, 1.0)
+        order = rank(worth, cost, knob, eligible)
+        if len(eligible) == 1:
+            return _Chosen(order, Reason.ONLY_ELIGIBLE, 1.0)
+        if setting.always in eligible:
+            return _Chosen(_first(order, setting.always), Reason.REFERENCE, 1.0)
+        reference = self._reference
+        if reference in eligible and order[0] != reference:
+            if novelty > self.manifest.novelty.threshold:
+                return _Chosen(_first(order, reference), Reason.NOVEL, 1.0)
+            if confidence[order[0]] < min(policy.abstain_below, confidence[reference]):
+                return _Chosen(_first(order, reference), Reason.LOW_CONFIDENCE, 1.0)
+        reason = Reason.BEST_VALUE
+        if situation.session in self.candidates:
+            kept = self.candidates.index(situation.session)
+            if kept in eligible and kept != order[0]:
+                gain = (worth[order[0]] - worth[kept]) - knob * (cost[order[0]] - cost[kept])
+                if gain <= situation.session_margin:
+                    order, reason = _first(order, kept), Reason.SESSION
+        if situation.explore > 0:
+            return _explore(order, reason, _rate(situation.explore, point), situation.draw)
+        return _Chosen(order, reason, 1.0)
+
+    def _knob(self, policy: Policy) -> float:
+        if policy.knob is not None:
+            return policy.knob
+        return 0.0 if policy.cost_quality is None else knob_for(policy.cost_quality, self.manifest.knobs)
+
+    def _with_cache(self, cost: Vector, tokens: Sequence[float], situation: Situation) -> Vector:
+        """Expected costs (m,) where the session's candidate reads the part of the prompt that it has cached."""
+        if situation.session not in self.candidates:
+            return cost
+        column = self.candidates.index(situation.session)
+        cached = min(situation.cached_tokens, tokens[column])
+        changed = cost.copy()
+        changed[column] = max(changed[column] - cached * self._cache_saves[column], 0.0)
+        return changed
+
+
+def _first(order: list[int], column: int) -> list[int]:
+    return [column, *(other for other in order if other != column)]
+
+
+def _rate(explore: float, point: OperatingPoint | None) -> float:
+    """The share that may be explored: no more than the room between the certified bound and its alpha.
+
+    An explored request adds at most its own probability to the rate of violations, so this keeps the certificate whatever
+    is explored. A point with a target and no certificate has no room.
+    """
+    if point is None or point.quality_target is None:
+        return explore
+    if point.certificate is None:
+        return 0.0
+    return min(explore, max(point.certificate.alpha - point.certificate.bound, 0.0))
+
+
+def _explore(order: list[int], reason: Reason, rate: float, draw: float) -> _Chosen:
+    """The first of `order` with probability 1 - rate, each other one with an equal part of `rate`."""
+    if draw >= rate:
+        return _Chosen(order, reason, 1.0 - rate)
+    others = len(order) - 1
+    column = order[1 + min(int(draw / rate * others), others - 1)]
+    return _Chosen(_first(order, column), Reason.EXPLORE, rate / others)

@@ -9,13 +9,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NotRequired, Self
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    RootModel,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 from pydantic.config import JsonDict
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from serving.catalogue import Candidate
-from serving.policy import Objective, Policy, Reason, Rule
+from serving.policy import Capability, Objective, Policy, Reason, Rule
 from serving.prompt import RouteRequest
 from serving.router import Decision
 
@@ -36,6 +46,7 @@ _CHAT: JsonDict = {
     "max_output_tokens": 500,
 }
 _DECISION: JsonDict = {
+    "id": "0b0f5a3c9f1e4a6d8c7b2a1908f7e6d5",
     "model": "acme/small",
     "confidence": 0.93,
     "expected_cost_usd": 0.00021,
@@ -45,6 +56,8 @@ _DECISION: JsonDict = {
     "quality_target": 0.9,
     "certificate": {"alpha": 0.1, "delta": 0.1, "bound": 0.086, "requests": 412},
     "knob": 12.5,
+    "propensity": 1.0,
+    "novelty": 0.31,
     "bundle": "2026-01-31-1",
     "candidates": [
         {
@@ -126,6 +139,19 @@ class ResponseFormat(TypedDict):
     type: str
 
 
+class Privacy(BaseModel):
+    """Demands on where a request may go. What the catalogue does not say of a candidate counts as no."""
+
+    model_config = ConfigDict(strict=True, hide_input_in_errors=True, extra="forbid", frozen=True)
+
+    zero_retention: bool = Field(default=False, description="Only where nothing of the request is kept.")
+    self_hosted: bool = Field(default=False, description="Only candidates that we host ourselves.")
+    no_training: bool = Field(default=False, description="Only where requests are not trained on.")
+    regions: list[Name] = Field(
+        default=[], max_length=64, description="Only candidates that answer from these regions."
+    )
+
+
 class RouteBody(BaseModel):
     """One request to route: exactly one of `prompt` and `messages`. Unknown fields are ignored."""
 
@@ -155,6 +181,26 @@ class RouteBody(BaseModel):
         "not have. Picks the bundle's operating point with the lowest target that is at least as high; above the highest "
         "one, the reference candidate is used.",
     )
+    cost_quality: float | None = Field(
+        default=None,
+        ge=0,
+        le=10,
+        description="Instead of a target: a place between 0, the cheapest, and 10, quality alone. Nothing is certified there.",
+    )
+    max_cost_usd: float | None = Field(default=None, ge=0, description="Highest expected cost of the request, in USD.")
+    max_latency_ms: float | None = Field(
+        default=None,
+        gt=0,
+        description="Highest expected 95th percentile of latency; one that is not known is too high.",
+    )
+    requires: list[Capability] = Field(
+        default=[],
+        max_length=3,
+        description="What the candidate has to be known for; an OpenAI body says it by its shape.",
+    )
+    privacy: Privacy = Field(
+        default=Privacy(), description="What has to be known of how the candidate treats the data."
+    )
     objective: Objective | None = Field(
         default=None,
         description="Maximise the chance of an acceptable answer, or expected quality; null: as trained for.",
@@ -180,6 +226,10 @@ class RouteBody(BaseModel):
             error = PydanticCustomError("one_of", message, {"arrived": arrived})
             located = InitErrorDetails(type=error, loc=("prompt",), input=None)
             raise ValidationError.from_exception_data("RouteBody", [located], hide_input=True)
+        if self.quality_target is not None and self.cost_quality is not None:
+            error = PydanticCustomError("one_of", "give at most one of quality_target and cost_quality; both arrived")
+            located = InitErrorDetails(type=error, loc=("cost_quality",), input=None)
+            raise ValidationError.from_exception_data("RouteBody", [located], hide_input=True)
         return self
 
     def request(self) -> RouteRequest:
@@ -197,7 +247,18 @@ class RouteBody(BaseModel):
     def policy(self) -> Policy:
         """What the caller asks of the decision."""
         return Policy(
-            allow=tuple(self.allow), deny=tuple(self.deny), quality_target=self.quality_target, objective=self.objective
+            allow=(tuple(self.allow),) if self.allow else (),
+            deny=tuple(self.deny),
+            requires=frozenset(self.requires),
+            zero_retention=self.privacy.zero_retention,
+            self_hosted=self.privacy.self_hosted,
+            no_training=self.privacy.no_training,
+            regions=(frozenset(self.privacy.regions),) if self.privacy.regions else (),
+            max_cost_usd=self.max_cost_usd,
+            max_latency_ms=self.max_latency_ms,
+            quality_target=self.quality_target,
+            cost_quality=self.cost_quality,
+            objective=self.objective,
         )
 
 
@@ -211,6 +272,53 @@ class BatchBody(BaseModel):
     requests: list[RouteBody] = Field(min_length=1, description="At least 1; the most is a setting (256 by default).")
 
 
+class FeedbackBody(BaseModel):
+    """What came of one decision. Sent again with the same id it changes nothing."""
+
+    model_config = ConfigDict(strict=True, hide_input_in_errors=True, extra="forbid")
+
+    decision_id: str = Field(min_length=1, max_length=64, description="The decision's `id`.")
+    quality: float | None = Field(
+        default=None, ge=0, le=1, description="How good the answer was, if somebody judged it."
+    )
+    accepted: bool | None = Field(default=None, description="Instead of a quality: true is 1, false is 0.")
+    cost_usd: float | None = Field(default=None, ge=0, description="What the call cost.")
+    input_tokens: int | None = Field(default=None, ge=0, le=10**12)
+    output_tokens: int | None = Field(default=None, ge=0, le=10**12)
+    latency_ms: float | None = Field(default=None, ge=0, description="How long the call took.")
+    error: bool = Field(default=False, description="Whether the call failed; its quality is then 0.")
+    model: Name | None = Field(default=None, description="Who answered, if a fallback did.")
+
+    @model_validator(mode="after")
+    def _one_judgement(self) -> Self:
+        if self.quality is not None and self.accepted is not None:
+            error = PydanticCustomError("one_of", "give at most one of quality and accepted; both arrived")
+            located = InitErrorDetails(type=error, loc=("accepted",), input=None)
+            raise ValidationError.from_exception_data("FeedbackBody", [located], hide_input=True)
+        return self
+
+    @property
+    def judged(self) -> float | None:
+        """The quality that was given, either way."""
+        if self.error:
+            return 0.0
+        return self.quality if self.accepted is None else float(self.accepted)
+
+
+class FeedbackBatchBody(BaseModel):
+    """Feedback on several decisions."""
+
+    model_config = ConfigDict(strict=True, hide_input_in_errors=True, extra="forbid")
+
+    feedback: list[FeedbackBody] = Field(
+        min_length=1, description="At least 1; the most is a setting (256 by default)."
+    )
+
+
+class FeedbackOneOrMany(RootModel[FeedbackBody | FeedbackBatchBody]):
+    """What POST /v1/feedback takes: feedback on one decision, or a list of it."""
+
+
 class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -219,9 +327,9 @@ class CandidateEstimate(_Document):
     """One candidate, as this request saw it."""
 
     model: str = Field(description="The candidate's name.")
-    confidence: float = Field(description="Calibrated P(acceptable).")
-    expected_cost_usd: float = Field(description="Expected cost of this request, in USD.")
-    expected_quality: float = Field(description="Expected quality; where logged quality is 0/1, the confidence.")
+    confidence: float | None = Field(description="Calibrated P(acceptable).")
+    expected_cost_usd: float | None = Field(description="Expected cost of this request, in USD.")
+    expected_quality: float | None = Field(description="Expected quality; where logged quality is 0/1, the confidence.")
     expected_latency_ms: float | None = Field(description="Expected latency; null where none was logged.")
     expected_latency_p95_ms: float | None = Field(description="95th percentile of latency; null where none was logged.")
     ruled_out: Rule | None = Field(description="The rule that excludes it from this request, or null.")
@@ -241,9 +349,10 @@ class RouteResponse(_Document):
 
     model_config = ConfigDict(json_schema_extra={"examples": [_DECISION]})
 
+    id: str = Field(description="The decision's id, which feedback refers to.")
     model: str = Field(description="The candidate to send the request to.")
-    confidence: float = Field(description="Its calibrated P(acceptable).")
-    expected_cost_usd: float = Field(description="Its expected cost on this request, in USD.")
+    confidence: float | None = Field(description="Its calibrated P(acceptable).")
+    expected_cost_usd: float | None = Field(description="Its expected cost on this request, in USD.")
     fallbacks: list[str] = Field(description="The other eligible candidates, best first.")
     reason: Reason = Field(description="Why it was chosen.")
     operating_point: str | None = Field(description="The operating point that was used.")
@@ -253,6 +362,12 @@ class RouteResponse(_Document):
         "a rule of this request changed the choice."
     )
     knob: float | None = Field(description="Acceptability given up per USD saved; null is infinity (the cheapest).")
+    propensity: float = Field(
+        description="The probability with which this candidate was chosen; below 1 if it explores."
+    )
+    novelty: float | None = Field(
+        description="How unlike the training prompts the prompt is: 0, alike, to 1 and above."
+    )
     bundle: str = Field(description="Version of the bundle that decided.")
     candidates: list[CandidateEstimate] = Field(description="Every candidate, in the bundle's order.")
 
@@ -284,6 +399,40 @@ class BatchResponse(_Document):
     """One result for each request, in order: a decision, or a problem if no candidate was eligible for it."""
 
     results: list[RouteResponse | Problem]
+
+
+class FeedbackResponse(_Document):
+    """What became of feedback: stored now, or known before. Either way it is on disk."""
+
+    recorded: int
+    repeated: int
+
+
+class ReloadResponse(_Document):
+    """Whether another bundle is served now, and which."""
+
+    changed: bool
+    bundle: str
+
+
+class BudgetLine(_Document):
+    """One budget in its current period."""
+
+    scope: str = Field(description="`default`, `workflow:<name>` or `key:<name>`.")
+    period: Literal["day", "month"]
+    limit_usd: float
+    spent_usd: float = Field(description="Settled by feedback.")
+    reserved_usd: float = Field(description="Expected of decisions without feedback yet.")
+    left_usd: float
+    resets_at: str = Field(description="When the next period begins, UTC.")
+    at_limit: Literal["cheapest", "reject", "warn"]
+    pace: float = Field(description="What the knob is multiplied by, so that the budget lasts; 1 without pacing.")
+
+
+class BudgetsResponse(_Document):
+    """Every budget that the rules name."""
+
+    budgets: list[BudgetLine]
 
 
 class CandidateInfo(Candidate):
@@ -327,10 +476,11 @@ class HealthResponse(_Document):
 _CERTIFIED = tuple(CertificateResponse.model_fields)
 
 
-def decision_document(decision: Decision) -> dict[str, object]:
+def decision_document(identifier: str, decision: Decision) -> dict[str, object]:
     """A decision as `RouteResponse` describes it."""
     certificate = decision.certificate
     return {
+        "id": identifier,
         "model": decision.candidate,
         "confidence": decision.confidence,
         "expected_cost_usd": decision.expected_cost_usd,
@@ -340,6 +490,8 @@ def decision_document(decision: Decision) -> dict[str, object]:
         "quality_target": decision.quality_target,
         "certificate": None if certificate is None else {name: getattr(certificate, name) for name in _CERTIFIED},
         "knob": decision.knob,
+        "propensity": decision.propensity,
+        "novelty": decision.novelty,
         "bundle": decision.bundle,
         "candidates": [
             {

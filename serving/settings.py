@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 LogLevel = Literal["critical", "error", "warning", "info", "debug"]
@@ -16,10 +16,46 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="ROUTER_", frozen=True)
 
-    bundle: Path = Field(default=Path("models/current"), description="Folder of the bundle to serve.")
+    bundle: Annotated[str, BeforeValidator(str)] = Field(
+        default="models/current", description="The bundle: a folder, or models:/<name>@<alias> in MLflow's registry."
+    )
+    shadow: str | None = Field(default=None, description="A second bundle that is asked as well and never answers.")
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8080, ge=1, le=65_535, description="Port to listen on.")
+    workers: int = Field(default=1, ge=1, description="Processes that serve, each with its own bundle in memory.")
     threads: int = Field(default=1, ge=1, description="Threads of one forward pass; more processes scale better.")
+    watch_seconds: float = Field(default=2.0, gt=0, description="How often to look for a new bundle.")
+    policies: Path | None = Field(default=None, description="The rule file (policies.toml): rules, budgets, API keys.")
+    store: str | None = Field(
+        default="data/decisions.db",
+        description="Decisions and feedback: an SQLite file, or a PostgreSQL URL. Empty: none.",
+    )
+    store_prompts: bool = Field(
+        default=True, description="Whether decisions are stored with their prompt, to train on."
+    )
+    store_queue: int = Field(default=20_000, ge=1, description="Rows that may wait to be written.")
+    feedback_seconds: float = Field(
+        default=10.0, gt=0, description="Longest wait for feedback to be on disk (503 after)."
+    )
+    reserve_seconds: float = Field(
+        default=900.0, gt=0, description="Without feedback for this long, a budget's reserve ends."
+    )
+    time_limit_ms: float = Field(
+        default=200.0, gt=0, description="Longest decision; after it the reference candidate answers."
+    )
+    explore: float = Field(default=0.0, ge=0, le=0.2, description="Share of requests that may go elsewhere, to learn.")
+    sessions: int = Field(default=100_000, ge=1, description="Most sessions that are remembered.")
+    session_seconds: float = Field(
+        default=3600.0, gt=0, description="How long a session is remembered after its last request."
+    )
+    session_margin: float = Field(
+        default=0.03, ge=0, description="How much more another candidate has to be worth for a session to move to it."
+    )
+    context_margin: float = Field(
+        default=1.1, ge=1, description="Times a prompt's estimated tokens have to fit a window."
+    )
+    embedding_cache: int = Field(default=4096, ge=1, description="Most embeddings of recent prompts that are kept.")
     max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1, description="A longer request body is refused (413).")
-    max_batch: int = Field(default=256, ge=1, description="Most requests in one batch.")
+    max_batch: int = Field(default=256, ge=1, description="Most requests, or feedback, in one batch.")
+    otel: bool = Field(default=False, description="OpenTelemetry traces (extra otel); the exporter is set by OTEL_*.")
     log_level: LogLevel = Field(default="info", description="From `debug` on, every request is logged by its path.")

@@ -43,6 +43,12 @@ def tracked_in(folder: Path) -> list[str]:
     ]
 
 
+@pytest.fixture(autouse=True)
+def _no_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service under test stores nothing, unless the test gives it a store."""
+    monkeypatch.setenv("ROUTER_STORE", "")
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """`make train` with nothing set: the default simulated log, every estimator, MLflow."""

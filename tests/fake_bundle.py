@@ -19,11 +19,20 @@ from tokenizers.models import WordLevel
 from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import Whitespace
 
-from serving.bundle import FORMAT_VERSION, EncoderSpec, HeadSpec, Manifest, OperatingPoint, switch_current, write_bundle
+from serving.bundle import (
+    FORMAT_VERSION,
+    EncoderSpec,
+    HeadSpec,
+    Manifest,
+    Novelty,
+    OperatingPoint,
+    switch_current,
+    write_bundle,
+)
 from serving.catalogue import Candidate
 from serving.features import SURFACE
 from serving.policy import Objective
-from serving.router import HEAD_OUTPUTS
+from serving.router import HEAD_OUTPUTS, NEARNESS
 
 VERSION = "fake-1"
 WORKFLOWS = ("easy", "hard")
@@ -107,6 +116,7 @@ def manifest(files: Mapping[str, str], version: str = VERSION) -> Manifest:
         operating_points=POINTS,
         default_point="balanced",
         knobs=tuple(point.knob for point in POINTS),
+        novelty=Novelty(threshold=2.0, shares=(1.0 / DIM,) * DIM),
         metrics={"aiq": 0.8},
         files=dict(files),
     )
@@ -183,7 +193,9 @@ def _head() -> onnx.ModelProto:
         helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", DIM]),
         helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", columns]),
     ]
+    nodes.append(helper.make_node("Identity", ["embedding"], [NEARNESS]))
     outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", m]) for name in HEAD_OUTPUTS]
+    outputs.append(helper.make_tensor_value_info(NEARNESS, TensorProto.FLOAT, ["n", DIM]))
     return _model(nodes, inputs, outputs, constants)
 
 

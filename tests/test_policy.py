@@ -115,9 +115,9 @@ def test_tightening_never_adds_an_eligible_candidate(
 @pytest.mark.parametrize(
     ("candidate", "request_", "policy", "image", "rule"),
     [
-        (Candidate(name="a/b"), RouteRequest(""), Policy(allow=("a/*",)), False, None),
-        (Candidate(name="a/b"), RouteRequest(""), Policy(allow=("b/*",)), False, Rule.NOT_ALLOWED),
-        (Candidate(name="a/b"), RouteRequest(""), Policy(allow=("a/*",), deny=("*/b",)), False, Rule.DENIED),
+        (Candidate(name="a/b"), RouteRequest(""), Policy(allow=(("a/*",),)), False, None),
+        (Candidate(name="a/b"), RouteRequest(""), Policy(allow=(("b/*",),)), False, Rule.NOT_ALLOWED),
+        (Candidate(name="a/b"), RouteRequest(""), Policy(allow=(("a/*",),), deny=("*/b",)), False, Rule.DENIED),
         (Candidate(name="a", context_window=110), RouteRequest("", max_output_tokens=10), Policy(), False, None),
         (
             Candidate(name="a", context_window=110),

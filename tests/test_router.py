@@ -106,7 +106,7 @@ def test_above_the_highest_target_the_reference_is_used(router: Router) -> None:
     ("request_", "policy", "ruled_out"),
     [
         ("hello", Policy(), [None, None, None]),
-        ("hello", Policy(allow=("acme/*",)), [None, Rule.NOT_ALLOWED, None]),
+        ("hello", Policy(allow=(("acme/*",),)), [None, Rule.NOT_ALLOWED, None]),
         ("hello", Policy(deny=("acme/*",)), [Rule.DENIED, None, Rule.DENIED]),
         ("hello " * 2_000, Policy(), [Rule.CONTEXT_WINDOW, None, None]),
         ("hello " * 5_000, Policy(), [Rule.CONTEXT_WINDOW, Rule.CONTEXT_WINDOW, None]),
@@ -147,7 +147,7 @@ def test_one_by_one_and_together_give_the_same(router: Router) -> None:
 
 def test_each_request_has_its_own_policy_and_its_own_error(router: Router) -> None:
     first, second, third = router.route_each(
-        [("hello", Policy(knob=inf)), ("hello", Policy(allow=("none",))), ("hello", Policy(quality_target=0.9))]
+        [("hello", Policy(knob=inf)), ("hello", Policy(allow=(("none",),))), ("hello", Policy(quality_target=0.9))]
     )
     assert not isinstance(first, NoEligibleCandidateError)
     assert first.candidate == SMALL

@@ -83,6 +83,7 @@ class Fit:
     shared_penalty: float
     own_penalty: tuple[float, ...]
     tag_scale: float
+    novelty_clusters: int
     logistic_c: float
     weight_clip: float
     trees: int
@@ -105,6 +106,7 @@ class PolicyParams:
     delta: float
     knob_steps: int
     certificate_knobs: int
+    novel_share: float
     minimum_requests: int
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from serving.encoder import onnx_session
-from serving.router import HEAD_OUTPUTS
+from serving.router import HEAD_OUTPUTS, NEARNESS
 from training.encoders import EncoderFiles
 from training.estimators.base import Floats, Inputs
 from training.fit import Head
@@ -22,7 +22,7 @@ class ParityError(ValueError):
 
 
 def head_graph(learned: Learned, dim: int, features: int, surface: int) -> onnx.ModelProto:
-    """`embedding` (n, dim) and `features` (n, k) in; the outputs named in `HEAD_OUTPUTS`, all (n, m), out."""
+    """`embedding` (n, dim) and `features` (n, k) in; the outputs named in `HEAD_OUTPUTS`, all (n, m), and `NEARNESS` out."""
     graph = Graph(dim, features)
     costs = learned.costs
     m = len(costs.candidates)
@@ -39,6 +39,8 @@ def head_graph(learned: Learned, dim: int, features: int, surface: int) -> onnx.
     }
     for name in HEAD_OUTPUTS:
         graph.output(tensors[name], name, m)
+    nearness = graph.add("MatMul", graph.embedding, graph.constant(learned.centres.T))
+    graph.output(nearness, NEARNESS, len(learned.centres))
     return graph.model()
 
 

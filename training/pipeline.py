@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from sklearn.cluster import MiniBatchKMeans
 
 from serving.catalogue import Candidate
 from serving.features import SURFACE, feature_matrix
@@ -18,7 +19,7 @@ from training.config import Params
 from training.costs import CostModel, CostNotes, cost_sources, fill_costs, fit_costs
 from training.embed import embed
 from training.encoders import EncoderFiles, Kind, make_encoder
-from training.estimators.base import Floats, Inputs
+from training.estimators.base import Floats, Inputs, Matrix
 from training.estimators.linear import LowRankResidual
 from training.estimators.registry import variants
 from training.fit import Blending, Factory, Head, OutOfFold, Training, fit_head, out_of_fold, out_of_fold_aiq
@@ -85,7 +86,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class Learned:
-    """Everything that was learnt on the training part; `quality` is None where logged quality is 0/1 throughout."""
+    """Everything that was learnt on the training part; `quality` is None where logged quality is 0/1 throughout.
+
+    `centres` (clusters, dim) are unit vectors, the middle of each cluster of training prompts.
+    """
 
     acceptable: Pair
     quality: Pair | None
@@ -94,6 +98,7 @@ class Learned:
     reference_note: str
     propensity_note: str
     data: Training
+    centres: Matrix
 
 
 def prepare(frame: pd.DataFrame, params: Params, catalogue: Mapping[str, Candidate]) -> Prepared:
@@ -267,7 +272,17 @@ def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress
         graded = pair(replace(data, labels=matrix.quality), means, "none", "quality")
     reference, note = _reference(prepared, labels, data.complete, params.policy.reference)
     everything = cost_model(prepared, matrix, train, np.ones(len(train), dtype=np.bool_), params)
-    return Learned(heads, graded, everything, reference, note, propensity_note, data)
+    centres = prompt_clusters(train.embedding, params.fit.novelty_clusters, params.fit.seed)
+    return Learned(heads, graded, everything, reference, note, propensity_note, data, centres)
+
+
+def prompt_clusters(embedding: Matrix, clusters: int, seed: int) -> Matrix:
+    """(k, dim) float32 unit vectors: the middles of up to `clusters` clusters of n unit embeddings (n, dim)."""
+    k = max(1, min(clusters, len(embedding) // 25))
+    model = MiniBatchKMeans(k, n_init=1, batch_size=4096, random_state=seed).fit(embedding)
+    centres = model.cluster_centers_
+    length = np.linalg.norm(centres, axis=1, keepdims=True)
+    return np.asarray(centres / np.where(length > 0, length, 1.0), dtype=np.float32)
 
 
 def observation_propensity(

@@ -16,6 +16,7 @@ from serving.bundle import (
     EncoderSpec,
     HeadSpec,
     Manifest,
+    Novelty,
     OperatingPoint,
     sha256,
     write_bundle,
@@ -27,7 +28,7 @@ from serving.router import ALWAYS_REFERENCE, Estimates, Router
 from training import report
 from training.baselines import Contender, Truth, direct_choice, fixed_points, learnt_baselines
 from training.config import Params
-from training.estimators.base import Floats, Inputs
+from training.estimators.base import Floats, Inputs, Matrix
 from training.evaluate import (
     ROUTER,
     CompleteOutcomes,
@@ -93,7 +94,9 @@ def train(
     def fill(folder: Path) -> None:
         progress("export", None, None)
         write_files(folder, learned, encoder, inputs.take(prepared.split.test), params.export.tolerance)
-        draft = _draft(folder, version, started, prepared, learned, encoder.spec, params, simulated=truth is not None)
+        draft = _draft(
+            folder, version, started, prepared, inputs, learned, encoder.spec, params, simulated=truth is not None
+        )
         router = Router(Bundle(folder, draft), threads=params.embed.threads)
         knobs = knob_grid(learned.data.expected_cost, params.policy.certificate_knobs)
         made["manifest"] = _operate(router, prepared, inputs, knobs, params)
@@ -138,6 +141,7 @@ def _draft(
     version: str,
     started: datetime,
     prepared: Prepared,
+    inputs: Inputs,
     learned: Learned,
     encoder: EncoderSpec,
     params: Params,
@@ -169,9 +173,19 @@ def _draft(
         operating_points=(OperatingPoint(name=ALWAYS_REFERENCE, knob=0.0, always=reference, calibration_requests=0),),
         default_point=ALWAYS_REFERENCE,
         knobs=tuple(knobs.tolist()),
+        novelty=_novelty(learned, inputs.embedding[prepared.split.calibration], params.policy.novel_share),
         metrics={},
         files={path.name: sha256(path) for path in folder.iterdir()},
     )
+
+
+def _novelty(learned: Learned, calibration: Matrix, share: float) -> Novelty:
+    """The threshold that this share of the `calibration` embeddings (n, dim) exceeds, and the training clusters' shares."""
+    member = (learned.data.inputs.embedding @ learned.centres.T).argmax(axis=1)
+    counts = np.bincount(member, minlength=len(learned.centres))
+    novelty = 1.0 - (calibration @ learned.centres.T).max(axis=1)
+    threshold = float(np.quantile(novelty, 1.0 - share, method="higher")) if len(novelty) else 2.0
+    return Novelty(threshold=threshold, shares=tuple((counts / counts.sum()).tolist()))
 
 
 def _operate(router: Router, prepared: Prepared, inputs: Inputs, knobs: Floats, params: Params) -> Manifest:

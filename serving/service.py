@@ -1,0 +1,327 @@
+"""What happens to one request to route: rules, budgets, session, embedding, decision, record. HTTP is `app`'s."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from math import isinf
+from typing import Any
+
+import orjson
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
+
+from serving.budgets import Allowance, Budgets, BudgetSpentError, Period, bounds
+from serving.decisions import DecisionStore, open_engine, spent_since
+from serving.encoder import Matrix
+from serving.live import Live, Serving
+from serving.metrics import Metrics
+from serving.policy import Demand, NoEligibleCandidateError, Policy, Reason, rule_out
+from serving.prompt import RouteRequest, has_image, text_of
+from serving.router import Alternative, Decision, Situation
+from serving.rules import RuleBook, Rules, load_rules
+from serving.schemas import FeedbackBody
+from serving.sessions import OnCandidate, Sessions
+from serving.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+# Texts shorter than this are embedded in the event loop by a static encoder: handing them to a thread costs more.
+_INLINE_CHARS = 32 * 1024
+_CHARS_PER_TOKEN = 4.0
+_FREE = Allowance()
+_NO_RULES = Rules()
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request with what is asked of it, by whom: `key` is the API key's name, `scopes` the rules it is under."""
+
+    request: RouteRequest
+    policy: Policy
+    key: str | None
+    scopes: Sequence[tuple[str, Rules]]
+
+    @property
+    def scope_names(self) -> list[str]:
+        return [name for name, _ in self.scopes]
+
+
+class Service:
+    """Decides and remembers. One per process; its methods may be called from several threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.rules: RuleBook = load_rules(settings.policies)
+        self.live = self._load(settings.bundle)
+        self.shadow = self._load(settings.shadow) if settings.shadow else None
+        self.store: DecisionStore | None = None
+        if settings.store:
+            self.store = DecisionStore(open_engine(settings.store), settings.store_queue)
+        self.budgets = Budgets(self.rules, time.time, settings.reserve_seconds)
+        self.sessions = Sessions(settings.sessions, settings.session_seconds)
+        self.metrics = Metrics(self)
+        self._random = random.Random()
+        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+        self._pool = ThreadPoolExecutor(max(settings.threads, 2), thread_name_prefix="encode")
+        self.refresh_budgets()
+
+    def _load(self, source: str) -> Live:
+        options = self.settings
+        return Live(
+            source, threads=options.threads, context_margin=options.context_margin, cache=options.embedding_cache
+        )
+
+    # --- asking ---
+
+    def ask(self, request: RouteRequest, policy: Policy, key: str | None) -> Asked:
+        """The request under the server's rules, which only tighten what it asks itself."""
+        scopes = self.rules.scopes(key, request.workflow)
+        for _, rules in scopes:
+            if rules != _NO_RULES:
+                policy = policy.tightened(rules.policy())
+        return Asked(request, policy, key, scopes)
+
+    async def route(self, asked: Asked) -> tuple[str, Decision]:
+        """The decision's id and the decision; raises NoEligibleCandidateError or BudgetSpentError.
+
+        A decision that takes longer than the time limit is not waited for: the reference answers, reason `timeout`.
+        """
+        started = time.perf_counter()
+        allowance = self.budgets.allowance(asked.scope_names) if self.budgets.any else _FREE
+        serving = self.live.current
+        text = text_of(asked.request)
+        embedding = serving.embeddings.get(text)
+        if embedding is None:
+            if serving.inline and len(text) <= _INLINE_CHARS:
+                embedding = serving.embed(text)
+            else:
+                try:
+                    embedding = await asyncio.wait_for(self._embed(serving, text), self.settings.time_limit_ms / 1e3)
+                except TimeoutError:
+                    return self._finish(asked, self.fallback(asked, serving, Reason.TIMEOUT), None, started)
+        self.metrics.stage("encode", time.perf_counter() - started)
+        return self.decide(asked, serving, embedding, allowance, started)
+
+    def decide(
+        self, asked: Asked, serving: Serving, embedding: Matrix, allowance: Allowance, started: float
+    ) -> tuple[str, Decision]:
+        """As `route`, once the text is embedded, as (1, dim)."""
+        try:
+            decision = serving.router.decide(asked.request, asked.policy, self._situation(asked, allowance), embedding)
+        except NoEligibleCandidateError:
+            default = next((rules.no_candidate for _, rules in reversed(asked.scopes) if rules.no_candidate), None)
+            if default is None or default not in serving.router.candidates:
+                raise
+            decision = self.fallback(asked, serving, Reason.NO_CANDIDATE, default)
+        return self._finish(asked, decision, embedding, started)
+
+    def route_batch(
+        self, asked: Sequence[Asked]
+    ) -> list[tuple[str, Decision] | NoEligibleCandidateError | BudgetSpentError]:
+        """As `route` for several requests with one forward pass of the encoder, each with its error in its place."""
+        started = time.perf_counter()
+        serving = self.live.current
+        embeddings = serving.router.encoder.encode([text_of(one.request) for one in asked])
+        results: list[tuple[str, Decision] | NoEligibleCandidateError | BudgetSpentError] = []
+        for row, one in enumerate(asked):
+            try:
+                allowance = self.budgets.allowance(one.scope_names) if self.budgets.any else _FREE
+                results.append(self.decide(one, serving, embeddings[row : row + 1], allowance, started))
+            except (NoEligibleCandidateError, BudgetSpentError) as error:
+                results.append(error)
+        return results
+
+    def keep_rate(self, key: str) -> float | None:
+        """Counts a request against a key's rate; the seconds until it may come again where it is over it, else None."""
+        limit = self.rules.keys[key].limit
+        if limit is None or self._limiter.hit(limit, key):
+            return None
+        return float(self._limiter.get_window_stats(limit, key).reset_time - time.time())
+
+    async def _embed(self, serving: Serving, text: str) -> Matrix:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, serving.embed, text)
+
+    def _situation(self, asked: Asked, allowance: Allowance) -> Situation:
+        session = asked.request.session_id
+        on = self.sessions.get(session) if session is not None else None
+        return Situation(
+            session=None if on is None else on.candidate,
+            cached_tokens=0.0 if on is None else on.tokens,
+            session_margin=self.settings.session_margin,
+            pace=allowance.pace,
+            cheapest=allowance.cheapest,
+            explore=self.settings.explore,
+            draw=self._random.random() if self.settings.explore else 0.0,
+        )
+
+    def fallback(self, asked: Asked, serving: Serving, reason: Reason, name: str | None = None) -> Decision:
+        """A decision without estimates: the named candidate, or the reference, or, where the rules exclude that one, the
+        dearest that they admit. Raises NoEligibleCandidateError where they admit none."""
+        manifest = serving.router.manifest
+        candidates = serving.router.candidates
+        tokens = len(text_of(asked.request)) / _CHARS_PER_TOKEN
+        output = float(asked.request.max_output_tokens or 0)
+        cost = [c.cost_usd(tokens, output) if c.priced else float("nan") for c in manifest.candidates]
+        m = len(candidates)
+        demand = Demand(has_image(asked.request), [tokens] * m, cost, [float("nan")] * m)
+        rules = rule_out(manifest.candidates, asked.request, asked.policy, demand, margin=self.settings.context_margin)
+        if name is None:
+            eligible = [column for column, rule in enumerate(rules) if rule is None]
+            if not eligible:
+                raise NoEligibleCandidateError(candidates, rules)
+            reference = candidates.index(manifest.reference)
+            chosen = reference if reference in eligible else max(eligible, key=lambda column: (cost[column], column))
+        else:
+            chosen = candidates.index(name)
+        others = tuple(c for column, c in enumerate(candidates) if column != chosen and rules[column] is None)
+        return Decision(
+            candidate=candidates[chosen],
+            confidence=None,
+            expected_cost_usd=None if cost[chosen] != cost[chosen] else cost[chosen],
+            fallbacks=others,
+            reason=reason,
+            operating_point=None,
+            quality_target=None,
+            certificate=None,
+            knob=0.0,
+            propensity=1.0,
+            novelty=None,
+            cluster=None,
+            alternatives=tuple(
+                Alternative(
+                    c, None, None if cost[column] != cost[column] else cost[column], None, None, None, rules[column]
+                )
+                for column, c in enumerate(candidates)
+            ),
+            bundle=manifest.version,
+        )
+
+    # --- remembering ---
+
+    def _finish(
+        self, asked: Asked, decision: Decision, embedding: Matrix | None, started: float
+    ) -> tuple[str, Decision]:
+        identifier = uuid.uuid4().hex
+        request = asked.request
+        if self.budgets.any and decision.expected_cost_usd is not None:
+            self.budgets.reserve(identifier, asked.scope_names, decision.expected_cost_usd)
+        if request.session_id is not None:
+            tokens = len(text_of(request)) / _CHARS_PER_TOKEN
+            self.sessions.put(request.session_id, OnCandidate(decision.candidate, tokens))
+        if self.store is not None:
+            self.store.decided(self._row(identifier, asked, decision, self._shadowed(asked, embedding)))
+        self.metrics.decided(decision, time.perf_counter() - started)
+        return identifier, decision
+
+    def _shadowed(self, asked: Asked, embedding: Matrix | None) -> Decision | None:
+        """What the shadow bundle would have decided; None where there is none, or where it cannot."""
+        if self.shadow is None or embedding is None:
+            return None
+        shadow = self.shadow.current
+        try:
+            own = embedding if self._same_encoder(shadow) else shadow.embed(text_of(asked.request))
+            return shadow.router.decide(asked.request, asked.policy, Situation(), own)
+        except NoEligibleCandidateError:
+            return None
+
+    def _same_encoder(self, shadow: Serving) -> bool:
+        files, others = self.live.current.router.manifest.files, shadow.router.manifest.files
+        return all(files[name] == others[name] for name in ("encoder.onnx", "tokenizer.json"))
+
+    def _row(self, identifier: str, asked: Asked, decision: Decision, shadow: Decision | None) -> Mapping[str, Any]:
+        request = asked.request
+        keep = self.settings.store_prompts
+        seen = next(one for one in decision.alternatives if one.candidate == decision.candidate)
+        return {
+            "id": identifier,
+            "at": time.time(),
+            "key": asked.key,
+            "workflow": request.workflow,
+            "session_id": request.session_id,
+            "prompt": request.prompt if keep else None,
+            "messages": orjson.dumps(request.messages).decode() if keep and request.messages is not None else None,
+            "candidate": decision.candidate,
+            "reason": decision.reason.value,
+            "propensity": decision.propensity,
+            "knob": None if isinf(decision.knob) else decision.knob,
+            "operating_point": decision.operating_point,
+            "quality_target": decision.quality_target,
+            "confidence": decision.confidence,
+            "expected_quality": seen.expected_quality,
+            "expected_cost_usd": decision.expected_cost_usd,
+            "expected_latency_ms": seen.expected_latency_ms,
+            "novelty": decision.novelty,
+            "cluster": decision.cluster,
+            "tools": request.tools,
+            "json_schema": request.json_schema,
+            "max_output_tokens": request.max_output_tokens,
+            "bundle": decision.bundle,
+            "shadow_bundle": None if shadow is None else shadow.bundle,
+            "shadow_candidate": None if shadow is None else shadow.candidate,
+            "shadow_confidence": None if shadow is None else shadow.confidence,
+            "shadow_expected_cost_usd": None if shadow is None else shadow.expected_cost_usd,
+        }
+
+    async def feedback(self, bodies: Sequence[FeedbackBody]) -> tuple[int, int]:
+        """Stores feedback; (new, repeated) once all of it is on disk. Raises StoreFullError or TimeoutError."""
+        assert self.store is not None
+        waiting = [asyncio.wrap_future(self.store.feedback(_feedback_row(body))) for body in bodies]
+        new = await asyncio.wait_for(asyncio.gather(*waiting), self.settings.feedback_seconds)
+        for body, fresh in zip(bodies, new, strict=True):
+            if fresh:
+                self.budgets.settle(body.decision_id, body.cost_usd)
+                self.metrics.fed_back(body)
+        return sum(new), len(new) - sum(new)
+
+    # --- upkeep ---
+
+    def refresh_budgets(self) -> None:
+        """Takes what was spent from the store: at the start, and again and again where several workers share it."""
+        if self.store is None or not self.budgets.any:
+            return
+        now = time.time()
+        periods: tuple[Period, ...] = ("day", "month")
+        for period in periods:
+            begins, _ = bounds(period, datetime.fromtimestamp(now, UTC))
+            spent = spent_since(self.store.engine, begins.timestamp(), now - self.settings.reserve_seconds)
+            self.budgets.load(spent, period)
+
+    def start(self) -> None:
+        """Begins to watch for new bundles."""
+        self.live.watch(self.settings.watch_seconds, self._upkeep)
+        if self.shadow is not None:
+            self.shadow.watch(self.settings.watch_seconds)
+
+    def _upkeep(self) -> None:
+        if self.settings.workers > 1:
+            self.refresh_budgets()
+
+    def close(self) -> None:
+        """Stops watching, and writes what waits to be written."""
+        self.live.stop()
+        if self.shadow is not None:
+            self.shadow.stop()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        if self.store is not None:
+            self.store.close()
+
+
+def _feedback_row(body: FeedbackBody) -> Mapping[str, Any]:
+    return {
+        "decision_id": body.decision_id,
+        "candidate": body.model,
+        "quality": body.judged,
+        "cost_usd": body.cost_usd,
+        "input_tokens": body.input_tokens,
+        "output_tokens": body.output_tokens,
+        "latency_ms": body.latency_ms,
+        "error": body.error,
+    }
