@@ -7,7 +7,6 @@ orjson: FastAPI's own way parses, validates and serialises in separate steps, wh
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -57,7 +56,7 @@ from serving.schemas import (
     decision_document,
 )
 from serving.service import Service
-from serving.settings import LogLevel, Settings
+from serving.settings import LogLevel, Settings, hand_on
 
 logger = logging.getLogger(__name__)
 
@@ -430,7 +429,7 @@ def serve(
         uvicorn.run(create_app(settings, service), **options_of_server)
         return
     # Workers are new processes that read their settings from the environment.
-    os.environ |= {f"ROUTER_{name.upper()}": str(value) for name, value in given.items()}
+    hand_on(given)
     uvicorn.run("serving.app:create_app", factory=True, workers=settings.workers, **options_of_server)
 
 

@@ -74,12 +74,10 @@ class Serving:
     inline: bool
 
     def embed(self, text: str) -> Matrix:
-        """(1, dim), from the cache if the text is in it."""
-        known = self.embeddings.get(text)
-        if known is None:
-            known = self.router.encoder.encode([text])
-            self.embeddings.put(text, known)
-        return known
+        """(1, dim), kept in the cache."""
+        embedding = self.router.encoder.encode([text])
+        self.embeddings.put(text, embedding)
+        return embedding
 
 
 class Live:

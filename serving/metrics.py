@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -11,6 +10,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from serving.router import Decision
 from serving.schemas import FeedbackBody
+from serving.settings import several_processes
 
 if TYPE_CHECKING:
     from serving.service import Service
@@ -19,7 +19,6 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # From a tenth of a millisecond on: a decision takes well under one.
 _SECONDS = (1e-4, 2e-4, 3e-4, 5e-4, 7.5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 1.0)
 Among = Literal["livesum", "livemin", "livemax", "livemostrecent"]
-_MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
 
 
 class Metrics:
@@ -88,7 +87,7 @@ class Metrics:
     def document(self) -> bytes:
         """All metrics in Prometheus's text format."""
         self._read()
-        if _MULTIPROCESS not in os.environ:
+        if not several_processes():
             return generate_latest(self.registry)
         everyone = CollectorRegistry()
         MultiProcessCollector(everyone)  # type: ignore[no-untyped-call]

@@ -66,6 +66,7 @@ class Reason(StrEnum):
     EXPLORE = "explore"
     NO_CANDIDATE = "no_candidate"
     TIMEOUT = "timeout"
+    FAULT = "fault"
 
 
 @dataclass(frozen=True, slots=True)

@@ -233,14 +233,16 @@ class Router:
         return [self._decide(request, policy, _USUAL, estimates, row) for row, request in enumerate(known)]
 
     def route_each(
-        self, requests: Sequence[tuple[str | RouteRequest, Policy, Situation]]
+        self, requests: Sequence[tuple[str | RouteRequest, Policy, Situation]], embeddings: Matrix | None = None
     ) -> list[Decision | NoEligibleCandidateError]:
-        """Decisions for n requests, each under its own policy, with one forward pass.
+        """Decisions for n requests, each under its own policy, with one forward pass; `embeddings` (n, dim) if known.
 
         A request that the rules leave no candidate for has the error in its place, so that the others are decided.
         """
         known = [as_request(request) for request, _, _ in requests]
-        estimates = self.estimate(known)
+        texts = [text_of(request) for request in known]
+        features = feature_matrix(known, texts, self.manifest.head.workflows)
+        estimates = self.estimate_embedded(self.encoder.encode(texts) if embeddings is None else embeddings, features)
         decisions: list[Decision | NoEligibleCandidateError] = []
         for row, (_, policy, situation) in enumerate(requests):
             try:

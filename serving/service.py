@@ -54,6 +54,9 @@ class Asked:
         return [name for name, _ in self.scopes]
 
 
+Answer = tuple[str, Decision] | NoEligibleCandidateError | BudgetSpentError
+
+
 class Service:
     """Decides and remembers. One per process; its methods may be called from several threads."""
 
@@ -92,23 +95,34 @@ class Service:
     async def route(self, asked: Asked) -> tuple[str, Decision]:
         """The decision's id and the decision; raises NoEligibleCandidateError or BudgetSpentError.
 
-        A decision that takes longer than the time limit is not waited for: the reference answers, reason `timeout`.
+        A decision that takes longer than the time limit is not waited for, and one that fails is logged: the reference
+        answers then, reason `timeout` or `fault`. A call to an LLM must not fail because of the router.
         """
         started = time.perf_counter()
         allowance = self.budgets.allowance(asked.scope_names) if self.budgets.any else _FREE
         serving = self.live.current
-        text = text_of(asked.request)
-        embedding = serving.embeddings.get(text)
-        if embedding is None:
-            if serving.inline and len(text) <= _INLINE_CHARS:
-                embedding = serving.embed(text)
-            else:
-                try:
-                    embedding = await asyncio.wait_for(self._embed(serving, text), self.settings.time_limit_ms / 1e3)
-                except TimeoutError:
-                    return self._finish(asked, self.fallback(asked, serving, Reason.TIMEOUT), None, started)
-        self.metrics.stage("encode", time.perf_counter() - started)
-        return self.decide(asked, serving, embedding, allowance, started)
+        try:
+            embedding = await self._embedded(serving, text_of(asked.request))
+            self.metrics.stage("encode", time.perf_counter() - started)
+            return self.decide(asked, serving, embedding, allowance, started)
+        except (NoEligibleCandidateError, BudgetSpentError):
+            raise
+        except TimeoutError:
+            reason = Reason.TIMEOUT
+        except Exception:  # whatever it is, the caller still needs to know where to send the request
+            logger.exception("a decision failed, the reference answers")
+            reason = Reason.FAULT
+        return self._finish(asked, self.fallback(asked, serving, reason), None, started)
+
+    async def _embedded(self, serving: Serving, text: str) -> Matrix:
+        """(1, dim); raises TimeoutError."""
+        known = serving.embeddings.get(text)
+        if known is not None:
+            return known
+        if serving.inline and len(text) <= _INLINE_CHARS:
+            return serving.embed(text)
+        embedding = asyncio.get_running_loop().run_in_executor(self._pool, serving.embed, text)
+        return await asyncio.wait_for(embedding, self.settings.time_limit_ms / 1e3)
 
     def decide(
         self, asked: Asked, serving: Serving, embedding: Matrix, allowance: Allowance, started: float
@@ -116,28 +130,38 @@ class Service:
         """As `route`, once the text is embedded, as (1, dim)."""
         try:
             decision = serving.router.decide(asked.request, asked.policy, self._situation(asked, allowance), embedding)
-        except NoEligibleCandidateError:
-            default = next((rules.no_candidate for _, rules in reversed(asked.scopes) if rules.no_candidate), None)
-            if default is None or default not in serving.router.candidates:
-                raise
-            decision = self.fallback(asked, serving, Reason.NO_CANDIDATE, default)
+        except NoEligibleCandidateError as error:
+            decision = self._default(asked, serving, error)
         return self._finish(asked, decision, embedding, started)
 
-    def route_batch(
-        self, asked: Sequence[Asked]
-    ) -> list[tuple[str, Decision] | NoEligibleCandidateError | BudgetSpentError]:
-        """As `route` for several requests with one forward pass of the encoder, each with its error in its place."""
+    def _default(self, asked: Asked, serving: Serving, error: NoEligibleCandidateError) -> Decision:
+        """Who answers when nobody is eligible, if a rule names one, the key's before the workflow's; raises the error."""
+        default = next((rules.no_candidate for _, rules in reversed(asked.scopes) if rules.no_candidate), None)
+        if default is None or default not in serving.router.candidates:
+            raise error
+        return self.fallback(asked, serving, Reason.NO_CANDIDATE, default)
+
+    def route_batch(self, asked: Sequence[Asked]) -> list[Answer]:
+        """As `route` for several requests with one forward pass, each with its error in its place."""
         started = time.perf_counter()
         serving = self.live.current
-        embeddings = serving.router.encoder.encode([text_of(one.request) for one in asked])
-        results: list[tuple[str, Decision] | NoEligibleCandidateError | BudgetSpentError] = []
-        for row, one in enumerate(asked):
+        results: list[Answer | None] = [None] * len(asked)
+        ready: list[tuple[int, Asked, Situation]] = []
+        for place, one in enumerate(asked):
             try:
                 allowance = self.budgets.allowance(one.scope_names) if self.budgets.any else _FREE
-                results.append(self.decide(one, serving, embeddings[row : row + 1], allowance, started))
-            except (NoEligibleCandidateError, BudgetSpentError) as error:
-                results.append(error)
-        return results
+                ready.append((place, one, self._situation(one, allowance)))
+            except BudgetSpentError as error:
+                results[place] = error
+        embeddings = serving.router.encoder.encode([text_of(one.request) for _, one, _ in ready])
+        decided = serving.router.route_each([(one.request, one.policy, where) for _, one, where in ready], embeddings)
+        for row, ((place, one, _), came) in enumerate(zip(ready, decided, strict=True)):
+            try:
+                decision = came if isinstance(came, Decision) else self._default(one, serving, came)
+                results[place] = self._finish(one, decision, embeddings[row : row + 1], started)
+            except NoEligibleCandidateError as error:
+                results[place] = error
+        return [one for one in results if one is not None]
 
     def keep_rate(self, key: str) -> float | None:
         """Counts a request against a key's rate; the seconds until it may come again where it is over it, else None."""
@@ -145,9 +169,6 @@ class Service:
         if limit is None or self._limiter.hit(limit, key):
             return None
         return float(self._limiter.get_window_stats(limit, key).reset_time - time.time())
-
-    async def _embed(self, serving: Serving, text: str) -> Matrix:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, serving.embed, text)
 
     def _situation(self, asked: Asked, allowance: Allowance) -> Situation:
         session = asked.request.session_id

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -59,3 +61,13 @@ class Settings(BaseSettings):
     max_batch: int = Field(default=256, ge=1, description="Most requests, or feedback, in one batch.")
     otel: bool = Field(default=False, description="OpenTelemetry traces (extra otel); the exporter is set by OTEL_*.")
     log_level: LogLevel = Field(default="info", description="From `debug` on, every request is logged by its path.")
+
+
+def hand_on(given: Mapping[str, object]) -> None:
+    """Puts settings into the environment, where worker processes read them."""
+    os.environ.update({f"ROUTER_{name.upper()}": str(value) for name, value in given.items()})
+
+
+def several_processes() -> bool:
+    """Whether Prometheus metrics are kept in files that all workers share (PROMETHEUS_MULTIPROC_DIR)."""
+    return "PROMETHEUS_MULTIPROC_DIR" in os.environ

@@ -19,9 +19,11 @@ from starlette.testclient import TestClient
 
 from serving.app import create_app
 from serving.bundle import BundleError
+from serving.policy import Reason
 from serving.problems import without_lone_surrogates
 from serving.router import Router
 from serving.schemas import BatchResponse, BundleResponse, CandidatesResponse, HealthResponse, Problem, RouteResponse
+from serving.service import Service
 from serving.settings import Settings
 
 PROBLEM = "application/problem+json"
@@ -270,6 +272,21 @@ def test_startup_without_a_bundle_is_a_bundle_error(tmp_path: Path) -> None:
         pass
 
 
+def test_a_decision_that_fails_goes_to_the_reference_and_is_logged(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("inside")
+
+    with TestClient(create_app(Settings(bundle=folder))) as client:
+        monkeypatch.setattr(Router, "decide", fail)
+        response = client.post("/v1/route", json={"prompt": "my secret"})
+    decision = RouteResponse.model_validate_json(response.content)
+    assert (decision.model, decision.reason, decision.confidence) == (LARGE, Reason.FAULT, None)
+    assert "inside" in caplog.text
+    assert "my secret" not in caplog.text
+
+
 def test_an_unexpected_error_says_nothing_and_is_logged(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -277,7 +294,7 @@ def test_an_unexpected_error_says_nothing_and_is_logged(
         raise RuntimeError("inside")
 
     with TestClient(create_app(Settings(bundle=folder))) as client:
-        monkeypatch.setattr(Router, "route", fail)
+        monkeypatch.setattr(Service, "ask", fail)
         response = client.post("/v1/route", json={"prompt": "my secret"})
     problem_of(response, 500)
     assert "inside" not in response.text
@@ -332,7 +349,7 @@ def test_the_documentation_has_every_model_example_and_error(client: TestClient)
     document = client.get("/openapi.json").json()
     schemas = document["components"]["schemas"]
     route = document["paths"]["/v1/route"]["post"]
-    assert set(route["responses"]) == {"200", "400", "413", "422", "500", "503"}
+    assert set(route["responses"]) == {"200", "400", "401", "402", "413", "422", "429", "500", "503"}
     assert PROBLEM in route["responses"]["422"]["content"]
     prompt, chat = schemas["RouteBody"]["examples"]
     assert client.post("/v1/route", json=prompt).status_code == 200

@@ -10,7 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.catalogue import Candidate
-from serving.policy import NoEligibleCandidateError, Policy, Rule, Setting, choose, guarded, rank, rule_out
+from serving.policy import (
+    Capability,
+    Demand,
+    NoEligibleCandidateError,
+    Policy,
+    Rule,
+    Setting,
+    choose,
+    guarded,
+    knob_for,
+    rank,
+    rule_out,
+)
 from serving.prompt import RouteRequest
 
 # Eighths and 64ths add and multiply exactly, so that a tie is a tie whatever the order of the sums.
@@ -98,18 +110,51 @@ def test_an_infinite_knob_takes_the_cheapest(row: tuple[np.ndarray, np.ndarray, 
     assert cost[0, choose(value, cost, inf, eligible)[0]] == cost[eligible].min()
 
 
-@given(names, globs, globs, st.text("ab/-*?", min_size=1, max_size=3))
-def test_tightening_never_adds_an_eligible_candidate(
-    known: list[str], allow: tuple[str, ...], deny: tuple[str, ...], glob: str
-) -> None:
-    def eligible(policy: Policy) -> set[str]:
-        candidates = [Candidate(name=name) for name in known]
-        rules = rule_out(candidates, RouteRequest(""), policy, image=False, input_tokens=[0.0] * len(known))
-        return {name for name, rule in zip(known, rules, strict=True) if rule is None}
+limits = st.one_of(st.none(), st.sampled_from([0.5, 1.0, 2.0]))
+region_sets = st.frozensets(st.sampled_from(["eu", "us"]), min_size=1)
+policies = st.builds(
+    Policy,
+    allow=st.lists(
+        st.lists(st.text("ab/-*?", min_size=1, max_size=3), min_size=1, max_size=2).map(tuple), max_size=2
+    ).map(tuple),
+    deny=globs,
+    requires=st.frozensets(st.sampled_from(list(Capability))),
+    zero_retention=st.booleans(),
+    self_hosted=st.booleans(),
+    no_training=st.booleans(),
+    regions=st.lists(region_sets, max_size=2).map(tuple),
+    max_cost_usd=limits,
+    max_latency_ms=limits,
+)
+known_or_not = st.sampled_from([None, True, False])
+described = st.builds(
+    Candidate,
+    name=st.text("ab/-", min_size=1, max_size=4),
+    tools=known_or_not,
+    vision=known_or_not,
+    json_schema=known_or_not,
+    zero_retention=known_or_not,
+    trains_on_data=known_or_not,
+    hosting=st.sampled_from([None, "self", "external"]),
+    regions=st.lists(st.sampled_from(["eu", "us"]), max_size=2, unique=True).map(tuple),
+)
 
-    loose = eligible(Policy(allow=allow, deny=deny))
-    assert eligible(Policy(allow=allow, deny=(*deny, glob))) <= loose
-    assert eligible(Policy(allow=allow[1:], deny=deny)) <= loose or len(allow) == 1
+
+@given(st.lists(described, min_size=1, max_size=4), policies, policies, st.data())
+def test_what_two_policies_admit_together_is_what_each_of_them_admits(
+    candidates: list[Candidate], one: Policy, other: Policy, data: st.DataObject
+) -> None:
+    amounts = st.lists(
+        st.sampled_from([0.25, 1.0, 4.0, float("nan")]), min_size=len(candidates), max_size=len(candidates)
+    )
+    demand = Demand(False, [10.0] * len(candidates), data.draw(amounts), data.draw(amounts))
+
+    def admitted(policy: Policy) -> set[int]:
+        rules = rule_out(candidates, RouteRequest(""), policy, demand)
+        return {column for column, rule in enumerate(rules) if rule is None}
+
+    assert admitted(one.tightened(other)) == admitted(one) & admitted(other)
+    assert admitted(other.tightened(one)) == admitted(one) & admitted(other)
 
 
 @pytest.mark.parametrize(
@@ -135,13 +180,58 @@ def test_tightening_never_adds_an_eligible_candidate(
 def test_hard_rules(
     candidate: Candidate, request_: RouteRequest, policy: Policy, image: bool, rule: Rule | None
 ) -> None:
-    assert rule_out([candidate], request_, policy, image=image, input_tokens=[100.0]) == [rule]
+    assert rule_out([candidate], request_, policy, Demand(image, [100.0], [0.01], [500.0])) == [rule]
 
 
 def test_no_eligible_candidate_says_what_excludes_each() -> None:
     error = NoEligibleCandidateError(["a", "b"], [Rule.DENIED, Rule.TOOLS])
     assert error.rules == {"a": Rule.DENIED, "b": Rule.TOOLS}
     assert str(error) == "no candidate is eligible: a (denied), b (tools)"
+
+
+@pytest.mark.parametrize(
+    ("candidate", "policy", "rule"),
+    [
+        (Candidate(name="a"), Policy(requires=frozenset({Capability.TOOLS})), Rule.TOOLS),
+        (Candidate(name="a", tools=True), Policy(requires=frozenset({Capability.TOOLS})), None),
+        (Candidate(name="a"), Policy(zero_retention=True), Rule.ZERO_RETENTION),
+        (Candidate(name="a", zero_retention=True), Policy(zero_retention=True), None),
+        (Candidate(name="a", hosting="external"), Policy(self_hosted=True), Rule.SELF_HOSTED),
+        (Candidate(name="a"), Policy(no_training=True), Rule.NO_TRAINING),
+        (Candidate(name="a", trains_on_data=False), Policy(no_training=True), None),
+        (Candidate(name="a"), Policy(regions=(frozenset({"eu"}),)), Rule.REGION),
+        (Candidate(name="a", regions=("eu", "us")), Policy(regions=(frozenset({"eu"}),)), Rule.REGION),
+        (Candidate(name="a", regions=("eu",)), Policy(regions=(frozenset({"eu", "uk"}),)), None),
+        (Candidate(name="a"), Policy(max_cost_usd=0.009), Rule.MAX_COST),
+        (Candidate(name="a"), Policy(max_cost_usd=0.01), None),
+        (Candidate(name="a"), Policy(max_latency_ms=499.0), Rule.MAX_LATENCY),
+        (Candidate(name="a"), Policy(max_latency_ms=500.0), None),
+    ],
+)
+def test_what_a_policy_demands(candidate: Candidate, policy: Policy, rule: Rule | None) -> None:
+    assert rule_out([candidate], RouteRequest(""), policy, Demand(False, [100.0], [0.01], [500.0])) == [rule]
+
+
+def test_a_limit_is_not_kept_by_what_is_not_known() -> None:
+    demand = Demand(False, [100.0], [0.01], [float("nan")])
+    assert rule_out([Candidate(name="a")], RouteRequest(""), Policy(max_latency_ms=1e9), demand) == [Rule.MAX_LATENCY]
+
+
+def test_the_prompt_has_to_fit_with_the_margin() -> None:
+    demand, tight = Demand(False, [95.0], [0.0], [0.0]), Candidate(name="a", context_window=100)
+    assert rule_out([tight], RouteRequest(""), Policy(), demand) == [None]
+    assert rule_out([tight], RouteRequest(""), Policy(), demand, margin=1.1) == [Rule.CONTEXT_WINDOW]
+
+
+def test_from_cheap_to_good_by_hand() -> None:
+    knobs = [0.0, 1.0, 10.0, 100.0, 1e9]
+    assert knob_for(0, knobs) == inf
+    assert knob_for(10, knobs) == 0.0
+    # In between the logarithm of 1 … 1e9 at 5 tenths: the middle one of four, between 10 and 100.
+    assert knob_for(5, knobs) == pytest.approx(10**1.5)
+    assert [knob_for(place, knobs) for place in range(11)] == sorted(
+        (knob_for(p, knobs) for p in range(11)), reverse=True
+    )
 
 
 def test_what_a_candidate_breaks_by_hand() -> None:

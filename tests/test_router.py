@@ -13,7 +13,7 @@ from fake_bundle import LARGE, OPEN, SMALL
 from serving.bundle import Bundle, Certificate, open_bundle
 from serving.policy import NoEligibleCandidateError, Policy, Reason, Rule
 from serving.prompt import RouteRequest
-from serving.router import Router
+from serving.router import Router, Situation
 
 IMAGE = ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]},)
 
@@ -42,8 +42,8 @@ def test_estimates_by_hand(router: Router) -> None:
 def test_every_array_has_a_row_per_request_and_a_column_per_candidate(router: Router, n: int) -> None:
     estimates = router.estimate(["hello world"] * n)
     assert router.candidates == [SMALL, OPEN, LARGE]
-    for array in vars(estimates).values():
-        assert array.shape == (n, 3)
+    for name, array in vars(estimates).items():
+        assert array.shape == (n, fake_bundle.DIM if name == "nearness" else 3)
         assert array.dtype == np.float32
 
 
@@ -135,7 +135,7 @@ def test_no_eligible_candidate_is_an_error_with_every_rule(router: Router) -> No
 def test_one_by_one_and_together_give_the_same(router: Router) -> None:
     requests = ["", "hello", "prove the theorem", RouteRequest("sum of two", workflow="hard"), "the " * 40]
     together = router.route_many(requests)
-    each = router.route_each([(request, Policy()) for request in requests])
+    each = router.route_each([(request, Policy(), Situation()) for request in requests])
     for request, one, two in zip(requests, together, each, strict=True):
         alone = router.route(request)
         for other in (one, two):
@@ -147,7 +147,11 @@ def test_one_by_one_and_together_give_the_same(router: Router) -> None:
 
 def test_each_request_has_its_own_policy_and_its_own_error(router: Router) -> None:
     first, second, third = router.route_each(
-        [("hello", Policy(knob=inf)), ("hello", Policy(allow=(("none",),))), ("hello", Policy(quality_target=0.9))]
+        [
+            ("hello", Policy(knob=inf), Situation()),
+            ("hello", Policy(allow=(("none",),)), Situation()),
+            ("hello", Policy(quality_target=0.9), Situation()),
+        ]
     )
     assert not isinstance(first, NoEligibleCandidateError)
     assert first.candidate == SMALL

@@ -42,7 +42,7 @@ def test_router_serve_takes_options_over_the_environment(folder: Path, monkeypat
     monkeypatch.setenv("ROUTER_HOST", "0.0.0.0")
     code, _, ran = serve(monkeypatch, "--bundle", str(folder), "--port", "9002")
     assert code == 0
-    assert (ran["host"], ran["port"], ran["log_level"], ran["access_log"]) == ("0.0.0.0", 9002, "info", False)
+    assert (ran["host"], ran["port"], ran["access_log"]) == ("0.0.0.0", 9002, False)
     with TestClient(ran["app"]) as client:
         assert client.get("/readyz").status_code == 200
 
