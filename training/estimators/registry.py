@@ -67,7 +67,7 @@ def _settings(fit: Fit, mean_cost: Floats, name: str) -> dict[str, Factory]:
     }
     if name not in known:
         raise ConfigError(
-            f"{name!r} is no estimator; fit.estimators and evaluate.split_estimators may have {', '.join(known)}"
+            f"{name!r} is no estimator (fit.estimators, evaluate.split_estimators); there are {', '.join(known)}"
         )
     return {
         name if position == 0 else f"{name} ({setting})": factory
