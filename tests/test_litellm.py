@@ -284,9 +284,9 @@ def test_the_same_record_twice_counts_once(tmp_path: Path) -> None:
 
 def test_a_log_without_any_prompt_says_which_setting_to_change(tmp_path: Path) -> None:
     redacted = [payload(n, messages=[{"role": "user", "content": "redacted-by-litellm"}]) for n in (1, 2)]
-    with pytest.raises(OutcomeError, match="2 of the 3 rows .* turn_off_message_logging: false"):
+    with pytest.raises(OutcomeError, match=r"2 of the 3 rows .* turn_off_message_logging: false"):
         read_payloads(tmp_path, *redacted, payload(3, cache_hit=True))
-    with pytest.raises(OutcomeError, match="2 of the 2 rows .* general_settings: store_prompts_in_spend_logs: true"):
+    with pytest.raises(OutcomeError, match=r"2 of the 2 rows .* general_settings: store_prompts_in_spend_logs: true"):
         read_rows(tmp_path, spend(1, proxy_server_request={}), spend(2, proxy_server_request="{}"))
 
 
@@ -523,7 +523,7 @@ def test_url_errors_say_what_to_do(sqlite: tuple[str, sa.Engine], tmp_path: Path
     with pytest.raises(OutcomeError, match="no such file"):
         traffic.read([f"sqlite:///{tmp_path / 'missing.db'}"])
     assert not (tmp_path / "missing.db").exists(), "reading creates nothing"
-    with pytest.raises(OutcomeError, match="schemes that can be read: .*postgresql"):
+    with pytest.raises(OutcomeError, match=r"schemes that can be read: .*postgresql"):
         traffic.read([f"mysql://user:{PASSWORD}@host/db"])
     with pytest.raises(OutcomeError, match="schemes that can be read: none"):
         traffic.read([url], format="canonical")
@@ -538,7 +538,7 @@ def test_an_empty_table_and_one_without_prompts_are_errors(sqlite: tuple[str, sa
     with pytest.raises(OutcomeError, match="no usable outcome"):
         traffic.read([url])
     insert(engine, table, [spend(n, proxy_server_request={}) for n in (1, 2)])
-    with pytest.raises(OutcomeError, match="2 of the 2 rows .*store_prompts_in_spend_logs: true"):
+    with pytest.raises(OutcomeError, match=r"2 of the 2 rows .*store_prompts_in_spend_logs: true"):
         traffic.read([url])
 
 
@@ -555,7 +555,7 @@ def test_several_importers_of_a_scheme_are_told_apart_by_looking(
     monkeypatch.setattr(traffic, "IMPORTERS", (Other(), *traffic.IMPORTERS))
     with engine.begin() as connection:
         connection.execute(sa.text("CREATE TABLE other (a int)"))
-    with pytest.raises(OutcomeError, match="not recognised.*a table of others"):
+    with pytest.raises(OutcomeError, match=r"not recognised.*a table of others"):
         traffic.read([url])
     insert(engine, create_table(engine), [spend(1)])
     assert traffic.read([url]).formats == ("litellm-spend",)
@@ -643,21 +643,24 @@ def _answers(port: int) -> bool:
 
 
 @needs_postgres
-def test_postgresql_is_read_as_the_proxy_writes_it(postgres: str, tmp_path: Path) -> None:
+def test_postgresql_is_read_as_the_proxy_writes_it(
+    postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_PARTITION", 500)
     engine = sa.create_engine(sa.make_url(postgres).set(drivername="postgresql+psycopg"), poolclass=sa.NullPool)
     with engine.begin() as connection:
         connection.execute(sa.text("CREATE SCHEMA proxy"))
-    rows = [spend(n, startTime=dt.datetime(2026, 6, 1) + dt.timedelta(seconds=n)) for n in range(1, 12_001)]
+    rows = [spend(n, startTime=dt.datetime(2026, 6, 1) + dt.timedelta(seconds=n)) for n in range(1, 1_201)]
     rows[4] |= {"cache_hit": "True"}
     insert(engine, create_table(engine, schema="proxy"), rows)
     url = f"{postgres}?schema=proxy&connection_limit=5&pool_timeout=10"
     parts = list(litellm_spend.read_url(url))
-    assert [part.rows_read for part in parts] == [5000, 5000, 2000]
+    assert [part.rows_read for part in parts] == [500, 500, 200]
     result = traffic.read([url])
     assert result.reasons == {"cache hit is no outcome of a candidate": 1}
     cost = sum(row["spend"] for row in rows) - rows[4]["spend"]
     tokens = sum(row["completion_tokens"] for row in rows) - rows[4]["completion_tokens"]
-    assert_totals(result.frame, 11_999, cost, (1_199_900, tokens))
+    assert_totals(result.frame, 1_199, cost, (119_900, tokens))
     assert result.origin["source"].unique().tolist() == [f"{database.shown(url)} LiteLLM_SpendLogs"]
     assert "***" in database.shown(url)
     exported = read_rows(tmp_path, *(row | {"endTime": row["endTime"].isoformat()} for row in rows[:100]))
@@ -665,9 +668,10 @@ def test_postgresql_is_read_as_the_proxy_writes_it(postgres: str, tmp_path: Path
 
 
 @needs_postgres
-def test_postgresql_holds_back_no_more_than_a_partition(postgres: str) -> None:
+def test_of_postgresql_one_partition_is_held_at_a_time(postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "_PARTITION", 100)
     engine = sa.create_engine(sa.make_url(postgres).set(drivername="postgresql+psycopg"), poolclass=sa.NullPool)
-    insert(engine, create_table(engine), [spend(n) for n in range(1, 5_002)])
+    insert(engine, create_table(engine), [spend(n) for n in range(1, 102)])
     reading = litellm_spend.read_url(postgres)
     next(reading)
     with engine.connect() as connection:
