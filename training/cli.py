@@ -53,7 +53,8 @@ _console = Console()
 _errors = Console(stderr=True)
 
 DataOption = Annotated[
-    list[Path] | None, typer.Option(help="A log: a file or a folder. May be repeated. Default: a simulated log.")
+    list[str] | None,
+    typer.Option(help="A log: a file, a folder or a URL (postgresql://…). May be repeated. Default: a simulated log."),
 ]
 FormatOption = Annotated[str, typer.Option(help="An importer's name, or auto to recognise each file.")]
 SetOption = Annotated[
@@ -96,7 +97,7 @@ def _progress() -> Iterator[Progress]:
 @app.command()
 def run(
     data: DataOption = None,
-    test: Annotated[list[Path] | None, typer.Option(help="A held-out log, instead of a split of the data.")] = None,
+    test: Annotated[list[str] | None, typer.Option(help="A held-out log, instead of a split of the data.")] = None,
     format: FormatOption = "auto",
     out: Annotated[Path, typer.Option(help="Where bundles are written; out/current is the champion.")] = Path("models"),
     catalogue: CatalogueOption = Path("data/candidates.toml"),
@@ -173,7 +174,7 @@ def _simulated_log(settings: Params, prices: dict[str, Candidate]) -> SimulatedL
 
 @app.command()
 def evaluate(
-    data: Annotated[list[Path], typer.Option(help="The log to evaluate on. May be repeated.")],
+    data: Annotated[list[str], typer.Option(help="The log to evaluate on. May be repeated.")],
     bundle: Annotated[Path, typer.Option(help="The bundle to evaluate.")] = Path("models/current"),
     format: FormatOption = "auto",
     catalogue: CatalogueOption = Path("data/candidates.toml"),
@@ -324,7 +325,7 @@ def simulate(
         _console.print(f"{len(log):,} simulated outcomes written to {out}")
 
 
-def read_logs(data: list[Path], test: list[Path], format: str) -> Outcomes:
+def read_logs(data: list[str], test: list[str], format: str) -> Outcomes:
     """The logs as one outcome table; what comes from `test` is marked as held out, the rest as not."""
     from dataclasses import replace
 

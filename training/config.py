@@ -119,6 +119,8 @@ class Export:
 class Evaluate:
     resamples: int
     seed: int
+    splits: bool
+    split_estimators: tuple[str, ...]
 
 
 @dataclass(frozen=True)

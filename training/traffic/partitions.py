@@ -5,7 +5,7 @@ Each partition goes through on its own, so that memory holds one of them and a d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from training.outcomes import Outcomes, validate
@@ -23,8 +23,13 @@ def outcomes_of(
 
     Raises OutcomeError when the file cannot be opened.
     """
-    for records in files.partitions(path, wanted):
+    return checked(files.partitions(path, wanted), source=str(path), format=format, convert=convert)
+
+
+def checked(partitions: Iterable[Records], *, source: str, format: str, convert: Convert) -> Iterator[Outcomes]:
+    """The outcomes of partitions that come from elsewhere than a file; `source` is how reports name it."""
+    for records in partitions:
         made = convert(records)
         yield validate(
-            made.table, source=str(path), format=format, rows=made.rows, unreadable=made.unreadable, partition=True
+            made.table, source=source, format=format, rows=made.rows, unreadable=made.unreadable, partition=True
         )
