@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from training.config import Params
 from training.matrix import build_matrix
 from training.offpolicy import MINIMUM_EFFECTIVE, effective_sample_size
 from training.outcomes import AliasUse, Outcomes
+from training.same_llm import alike
 from training.split import Split, SplitError, group_requests, split_requests
 
 
@@ -166,7 +167,7 @@ def inspect_log(table: Outcomes, catalogue: Mapping[str, Candidate], params: Par
         targets=targets,
         findings=(),
     )
-    return LogReport(**{**vars(report), "findings": _findings(report, params)})
+    return replace(report, findings=_findings(report, catalogue, params))
 
 
 def requests_needed(alpha: float, delta: float, minimum: int) -> int:
@@ -263,9 +264,10 @@ def _targets(tries: pd.DataFrame, split: Split | None, m: int, params: Params) -
     return tuple(found)
 
 
-def _findings(report: LogReport, params: Params) -> tuple[Finding, ...]:
+def _findings(report: LogReport, catalogue: Mapping[str, Candidate], params: Params) -> tuple[Finding, ...]:
     return (
         _choice(report),
+        *_names(report, catalogue),
         _judgements(report),
         _costs(report),
         *_certificates(report, params),
@@ -284,6 +286,19 @@ def _choice(report: LogReport) -> Finding:
             "evaluation run",
         )
     return Finding(True, f"a choice: {len(names)} candidates")
+
+
+def _names(report: LogReport, catalogue: Mapping[str, Candidate]) -> list[Finding]:
+    """Names that may be one LLM's, which would count apart and never be complete together."""
+    rows = {candidate.name: candidate.rows for candidate in report.candidates}
+    return [
+        Finding(
+            False,
+            f"names: {', '.join(names.aliases)} may be {names.candidate} by another name. If so, make them its aliases in the "
+            "catalogue",
+        )
+        for names in alike(rows, tuple(catalogue))
+    ]
 
 
 def _judgements(report: LogReport) -> Finding:

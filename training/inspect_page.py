@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
@@ -22,8 +22,8 @@ def page(report: LogReport) -> RenderableType:
         parts.append(_skipped(report))
     if report.aliases:
         parts.append(_aliases(report.aliases))
-    parts.append(_outcomes("candidate", report.candidates, _notes(report)))
-    parts.append(_outcomes("workflow", report.workflows, {}))
+    parts.append(_outcomes("candidate", report.candidates, [one.name for one in report.candidates if not one.priced]))
+    parts.append(_outcomes("workflow", report.workflows))
     parts.append(Text("What it can and cannot support", style="bold"))
     parts += [_finding(finding) for finding in report.findings]
     return Group(*parts)
@@ -61,33 +61,24 @@ def _aliases(uses: Sequence[AliasUse]) -> Table:
     return grid
 
 
-def _outcomes(what: str, lines: Sequence[Summary], notes: dict[str, str]) -> Table:
-    grid = _grid(what, "rows", "judged", "quality", "errors", "USD", "costed", "tokens in", "out")
+def _outcomes(what: str, lines: Sequence[Summary], marked: Collection[str] = ()) -> Table:
+    grid = _grid(what, "rows", "judged", "quality", "USD logged", "tokens in", "out")
     largest = sorted(lines, key=lambda line: -line.rows)[:_SHOWN]
     for line in largest:
         grid.add_row(
-            Text(line.name + notes.get(line.name, "")),
+            Text(line.name + (" *" if line.name in marked else "")),
             f"{line.rows:,}",
             f"{100 * line.judged:.0f}%",
             "" if line.quality is None else f"{line.quality:.3f}",
-            f"{100 * line.errors:.1f}%",
             f"{line.cost_usd:,.4f}",
-            f"{100 * line.costed:.0f}%",
             f"{line.input_tokens:,}",
             f"{line.output_tokens:,}",
         )
+    notes = ["* no price in the catalogue"] if marked else []
     if len(lines) > len(largest):
-        grid.caption = f"the {len(largest)} largest of {len(lines):,}; --json has them all"
+        notes.append(f"the {len(largest)} largest of {len(lines):,}; --json has them all")
+    grid.caption = "; ".join(notes) or None
     return grid
-
-
-def _notes(report: LogReport) -> dict[str, str]:
-    def note(in_catalogue: bool, priced: bool) -> str:
-        if not in_catalogue:
-            return " (not in the catalogue)"
-        return "" if priced else " (no price)"
-
-    return {one.name: note(one.in_catalogue, one.priced) for one in report.candidates}
 
 
 def _finding(finding: Finding) -> Text:
@@ -99,5 +90,5 @@ def _grid(first: str, *others: str) -> Table:
     grid = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     grid.add_column(first, overflow="fold")
     for name in others:
-        grid.add_column(name, justify="right", overflow="fold")
+        grid.add_column(name, justify="right", overflow="fold", min_width=min(len(name), 7))
     return grid

@@ -41,17 +41,17 @@ class Facts:
 
 @dataclass(frozen=True)
 class PriceList:
-    """A source of facts by key; `short` are the keys by their last part, for names without a provider."""
+    """A source of facts by key; `short` are the keys by what follows any of their slashes."""
 
-    name: str
     facts: Mapping[str, Facts]
     short: Mapping[str, tuple[str, ...]]
+    providers: frozenset[str]
 
     def find(self, names: Iterable[str], provider: str | None) -> Facts | str:
         """The facts for the first of a candidate's names that the list knows, or why there are none.
 
-        A name is a key as it is, or without a prefix that is the provider of what follows it; a name without a provider is
-        also the last part of keys, if one alone has it or the candidate's `provider` tells which.
+        A name is a key as it is, or without a prefix that is the provider of what follows it; a name without a provider also
+        stands for a key that ends in it, if one alone does or the candidate's `provider` tells which.
         """
         why = "not listed"
         for name in names:
@@ -68,7 +68,7 @@ class PriceList:
         prefix, _, rest = name.partition("/")
         if rest in self.facts and self.facts[rest].fields.get("provider") == prefix:
             return [rest]
-        if rest:
+        if rest and prefix in self.providers:
             return []
         keys = list(self.short.get(name, ()))
         of_provider = [key for key in keys if self.facts[key].fields.get("provider") == provider]
@@ -107,8 +107,11 @@ def _price_list(name: str, fields: Mapping[str, Mapping[str, Value]]) -> PriceLi
     facts = {key: Facts(key, f"{name}, {key}", found) for key, found in fields.items()}
     short: dict[str, list[str]] = {}
     for key in facts:
-        short.setdefault(key.rpartition("/")[2], []).append(key)
-    return PriceList(name, facts, {last: tuple(keys) for last, keys in short.items()})
+        parts = key.split("/")
+        for start in range(1, len(parts)):
+            short.setdefault("/".join(parts[start:]), []).append(key)
+    providers = frozenset(str(found["provider"]) for found in fields.values() if "provider" in found)
+    return PriceList(facts, {end: tuple(keys) for end, keys in short.items()}, providers)
 
 
 def _generates(key: str, entry: object) -> bool:
