@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.catalogue import Candidate
@@ -16,7 +16,10 @@ from training.matrix import build_matrix
 from training.outcomes import AliasUse, Outcomes, validate
 from training.same_llm import Alike, alike
 
-CATALOGUE = {"gpt-4o": Candidate(name="gpt-4o", aliases=("azure/gpt-4o", "prod-chat")), "other": Candidate(name="other")}
+CATALOGUE = {
+    "gpt-4o": Candidate(name="gpt-4o", aliases=("azure/gpt-4o", "prod-chat")),
+    "other": Candidate(name="other"),
+}
 
 
 def logged(*candidates: str) -> Outcomes:
@@ -48,6 +51,7 @@ def test_one_request_s_outcomes_under_two_names_are_two_attempts() -> None:
     assert build_matrix(resolved.frame).quality.tolist() == [[0.5]]
 
 
+@settings(deadline=None, max_examples=30)
 @given(names=st.lists(st.sampled_from(["gpt-4o", "azure/gpt-4o", "prod-chat", "other", "x"]), min_size=1))
 def test_every_renamed_row_is_in_the_count(names: list[str]) -> None:
     table = logged(*names)

@@ -45,7 +45,7 @@ def _compatible(dates: Mapping[str, str | None]) -> list[list[str]]:
     known = list(dict.fromkeys(date for date in dates.values() if date is not None))
     if len(known) <= 1:
         return [list(dates)]
-    return [[name for name, date in dates.items() if date == wanted] for wanted in (*known, None)]
+    return [[name for name, date in dates.items() if date == wanted] for wanted in dict.fromkeys(dates.values())]
 
 
 def _parts(name: str) -> tuple[str, str | None]:
