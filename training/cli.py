@@ -11,74 +11,39 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from serving.bundle import Bundle, BundleError, open_bundle
 from serving.catalogue import Candidate
-from training.catalogue import CatalogueError, load_catalogue
+from training import cli_logs
+from training.catalogue import load_catalogue
 from training.config import DEFAULTS, ConfigError, Params, load_params
-from training.costs import CostError
-from training.encoders import EncoderError
-from training.estimators.base import NotTrainableError
-from training.export import ParityError
 from training.outcomes import OutcomeError, Outcomes
-from training.pipeline import PipelineError
-from training.promote import PromotionError
-from training.split import SplitError
+from training.terminal import (
+    CacheOption,
+    CatalogueOption,
+    DataOption,
+    FormatOption,
+    ModelsOption,
+    ParamsOption,
+    SetOption,
+    TrackOption,
+    console,
+    errors,
+    escape,
+    explained,
+    print_account,
+    read_logs,
+)
 
 if TYPE_CHECKING:
     from training.baselines import Truth
     from training.promote import Verdict
     from training.traffic.simulate import SimulatedLog
 
-# What a user can mend: shown as one message, exit code 2. Anything else is a fault of ours and shows its traceback.
-EXPECTED = (
-    BundleError,
-    CatalogueError,
-    ConfigError,
-    CostError,
-    EncoderError,
-    NotTrainableError,
-    OutcomeError,
-    ParityError,
-    PipelineError,
-    PromotionError,
-    SplitError,
-)
-
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-_console = Console()
-_errors = Console(stderr=True)
-
-DataOption = Annotated[
-    list[str] | None,
-    typer.Option(help="A log: a file, a folder or a URL (postgresql://…). May be repeated. Default: a simulated log."),
-]
-FormatOption = Annotated[str, typer.Option(help="An importer's name, or auto to recognise each file.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", help="stage.key=value; overrides params.toml. May be repeated.")
-]
-ParamsOption = Annotated[Path, typer.Option(help="The parameters of every stage.")]
-CatalogueOption = Annotated[Path, typer.Option(help="Prices, limits and capabilities of the candidates.")]
-ModelsOption = Annotated[Path, typer.Option(help="The folder of the bundles.")]
-TrackOption = Annotated[bool, typer.Option(help="Move MLflow's aliases as well.")]
-CacheOption = Annotated[Path, typer.Option(help="Encoders and embeddings, kept between runs.")]
-
-
-@contextmanager
-def explained() -> Iterator[None]:
-    """Turns an expected error into one message on stderr and exit code 2."""
-    try:
-        yield
-    except EXPECTED as error:
-        _errors.print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(2) from None
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")
+app.add_typer(cli_logs.app)
 
 
 @contextmanager
@@ -90,7 +55,7 @@ def _progress() -> Iterator[Progress]:
         TaskProgressColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=_errors, transient=True) as bar:
+    with Progress(*columns, console=errors, transient=True) as bar:
         yield bar
 
 
@@ -120,7 +85,7 @@ def run(
             def progress(stage: str, done: int | None = None, total: int | None = None) -> None:
                 bar.update(task, description=stage, completed=done or 0, total=total)
 
-            table, truth = (read_logs(data, test or [], format), None) if data else _simulated(settings, prices)
+            table, truth = (read_logs(data, test or [], format, prices), None) if data else _simulated(settings, prices)
             trained = train(table, settings, prices, out=out, cache=cache, truth=truth, progress=progress)
             manifest = trained.bundle.manifest
             if track:
@@ -140,13 +105,13 @@ def run(
                     },
                     promoted=trained.verdict.promoted,
                 )
-        _print_account(table)
-        _console.print(f"propensities: {trained.learned.propensity_note}")
-        _console.print(report.terminal(manifest, trained.evaluation))
+        print_account(table)
+        console.print(f"propensities: {trained.learned.propensity_note}")
+        console.print(report.terminal(manifest, trained.evaluation))
         _print_verdict(trained.verdict, manifest.version, out)
         model = f" · MLflow model {settings.tracking.model}"
         where = f"{model} version {tracked.model_version} ({tracked.alias})" if track else ""
-        _console.print(
+        console.print(
             f"bundle {trained.bundle.folder}{where}\nreport {trained.bundle.folder / 'report.html'}", soft_wrap=True
         )
 
@@ -187,24 +152,25 @@ def evaluate(
         from training import report
         from training.evaluate_bundle import evaluate_bundle
 
-        table = read_logs(data, [], format)
+        prices = load_catalogue(catalogue)
+        table = read_logs(data, [], format, prices)
         opened = open_bundle(bundle)
         settings = load_params(params, overrides or ())
         result = evaluate_bundle(
             opened,
             table,
-            load_catalogue(catalogue),
+            prices,
             assumed_output_tokens=settings.costs.assumed_output_tokens,
             resamples=settings.evaluate.resamples,
             seed=settings.evaluate.seed,
         )
-        _print_account(table)
-        _console.print(report.terminal(opened.manifest, result))
+        print_account(table)
+        console.print(report.terminal(opened.manifest, result))
         if json_file is not None:
             json_file.write_text(
                 json.dumps(report.frontier_document(opened.manifest, result), indent=1), encoding="utf-8"
             )
-            _console.print(f"figures {json_file}")
+            console.print(f"figures {json_file}")
 
 
 @app.command()
@@ -252,7 +218,7 @@ def _switched(out: Path, before: str | None, bundle: Bundle, settings: Params, t
         number = set_champion(settings.tracking, name)
         known = f"version {number} (champion)" if number else "does not have it: its aliases stay"
         note = f" · MLflow model {settings.tracking.model} {known}"
-    _console.print(
+    console.print(
         f"[bold green]{out / 'current'} is now {name}[/] (before: {before or 'none'}){note}\n"
         "A running server serves the bundle it loaded until it loads this one.",
         soft_wrap=True,
@@ -297,9 +263,9 @@ def bundles(out: ModelsOption = Path("models")) -> None:
             grid.add_row(title, created, manifest.head.estimator, aiq, manifest.default_point, style=style)
         if not grid.row_count:
             raise BundleError(f"{out} has no bundle. `router-train run` writes one.")
-        _console.print(grid)
+        console.print(grid)
         for message in broken:
-            _console.print(_escape(message), style="red", soft_wrap=True)
+            console.print(escape(message), style="red", soft_wrap=True)
 
 
 @app.command()
@@ -322,25 +288,7 @@ def simulate(
         if out.suffix not in writers:
             raise OutcomeError(f"{out}: expected a name that ends in {', '.join(writers)}")
         writers[out.suffix]()
-        _console.print(f"{len(log):,} simulated outcomes written to {out}")
-
-
-def read_logs(data: list[str], test: list[str], format: str) -> Outcomes:
-    """The logs as one outcome table; what comes from `test` is marked as held out, the rest as not."""
-    from dataclasses import replace
-
-    from training import outcomes, traffic
-
-    table = traffic.read(data, format)
-    if not test:
-        return table
-    held_out = traffic.read(test, format)
-    return outcomes.concat(
-        [
-            replace(table, frame=table.frame.assign(split="train")),
-            replace(held_out, frame=held_out.frame.assign(split="test")),
-        ]
-    )
+        console.print(f"{len(log):,} simulated outcomes written to {out}")
 
 
 def _print_verdict(verdict: Verdict, version: str, out: Path) -> None:
@@ -350,23 +298,7 @@ def _print_verdict(verdict: Verdict, version: str, out: Path) -> None:
         if verdict.promoted
         else f"[bold red]NOT PROMOTED: {version} is a challenger, {out / 'current'} stays.[/]"
     )
-    _console.print(f"{said} {_escape(verdict.reason)}", soft_wrap=True, highlight=False)
-
-
-def _print_account(table: Outcomes) -> None:
-    _console.print(
-        f"{table.rows_read:,} rows read as {', '.join(table.formats)}: "
-        f"{len(table.frame):,} used, {len(table.skipped):,} skipped"
-    )
-    if table.reasons:
-        grid = Table("skipped because", "rows", "for example")
-        for reason, count in table.reasons.items():
-            first = table.skipped[table.skipped["reason"] == reason].iloc[0]
-            example = (
-                f"{first['source']} row {first['row']}: {first['field']} is {first['value']}, not {first['expected']}"
-            )
-            grid.add_row(_escape(reason), f"{count:,}", _escape(example))
-        _console.print(grid)
+    console.print(f"{said} {escape(verdict.reason)}", soft_wrap=True, highlight=False)
 
 
 def main() -> None:

@@ -64,6 +64,14 @@ class Unreadable(NamedTuple):
     expected: str
 
 
+class AliasUse(NamedTuple):
+    """How many rows were logged under an alias of a candidate."""
+
+    alias: str
+    candidate: str
+    rows: int
+
+
 @dataclass(frozen=True)
 class Outcomes:
     """Usable outcomes and the account of those that were not.
@@ -73,7 +81,7 @@ class Outcomes:
     the other numbers are float64. `split` is a hint from sources that come with a held-out part.
     `skipped`: source, row (1-based row or line number), reason, field, value (shortened), expected.
     `rows_read`: always `len(frame) + len(skipped)`. `formats`: what was recognised. `origin`: the source and row
-    of every row of `frame`, in its order.
+    of every row of `frame`, in its order. `aliases`: the names that were read as another (`aliases.resolve`).
     """
 
     frame: pd.DataFrame
@@ -81,6 +89,7 @@ class Outcomes:
     rows_read: int
     formats: tuple[str, ...]
     origin: pd.DataFrame
+    aliases: tuple[AliasUse, ...] = ()
 
     @property
     def reasons(self) -> dict[str, int]:
