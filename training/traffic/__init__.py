@@ -15,6 +15,8 @@ import pandas as pd
 from training import outcomes
 from training.outcomes import OutcomeError, Outcomes, Unreadable
 from training.traffic import canonical, files, routellm, routerbench
+from training.traffic.mapped import Mapped
+from training.traffic.options import DEFAULT, ImportOptions
 
 
 class Importer(Protocol):
@@ -35,21 +37,24 @@ class Importer(Protocol):
     def recognises(self, path: Path) -> bool:
         """Whether the file is of this kind, from its name and its head only."""
 
-    def read(self, path: Path) -> Iterator[Outcomes]:
+    def read(self, path: Path, options: ImportOptions, /) -> Iterator[Outcomes]:
         """The outcomes of one file, a partition at a time (`partitions.outcomes_of`); raises OutcomeError."""
 
 
 IMPORTERS: tuple[Importer, ...] = (canonical, routerbench, routellm)
 
 
-def read(paths: Sequence[Path], format: str = "auto") -> Outcomes:
+def read(paths: Sequence[Path], format: str = "auto", options: ImportOptions = DEFAULT) -> Outcomes:
     """Read files, and folders with every log below them, into one outcome table.
 
-    `format` is an importer's name, or "auto" to recognise each file. A file of a known suffix that is no log, or an
-    empty one, is an error if it was named or if nothing else in its folder is a log; otherwise it counts as one
-    skipped row. Other files in a folder are passed over. Raises OutcomeError.
+    `format` is an importer's name, or "auto" to recognise each file; with `options.mapping` every file is read by that.
+    A file of a known suffix that is no log, or an empty one, is an error if it was named or if nothing else in its
+    folder is a log; otherwise it counts as one skipped row. Other files in a folder are passed over. Raises
+    OutcomeError.
     """
-    importers = _importers(format)
+    importers = (Mapped(options.mapping),) if options.mapping else _importers(format)
+    if options.mapping and format not in ("auto", Mapped.NAME):
+        raise OutcomeError(f"format {format!r} and a mapping were given; a mapped table has no other format: drop one")
     if not paths:
         raise OutcomeError("no data given: expected at least one file or folder, got none")
     read_parts: list[Outcomes] = []
@@ -59,9 +64,9 @@ def read(paths: Sequence[Path], format: str = "auto") -> Outcomes:
             found, unrecognised = _sort_folder(path, importers)
             skipped += [_not_recognised(file, importers) for file in unrecognised]
         else:
-            found = [(path, _choose(path, importers, format))]
+            found = [(path, _choose(path, importers, Mapped.NAME if options.mapping else format))]
         for file, importer in found:
-            read_parts += _read(file, importer)
+            read_parts += _read(file, importer, options)
     result = outcomes.concat(read_parts)
     if not skipped:
         return result
@@ -76,6 +81,8 @@ def _importers(format: str) -> tuple[Importer, ...]:
     if format == "auto":
         return IMPORTERS
     named = tuple(importer for importer in IMPORTERS if format == importer.NAME)
+    if format == Mapped.NAME:
+        raise OutcomeError("format 'mapped' needs a mapping: give --map COLUMN=FIELD, for example --map candidate=llm")
     if not named:
         names = ", ".join(["auto", *(importer.NAME for importer in IMPORTERS)])
         raise OutcomeError(f"format {format!r} is not known; expected one of: {names}")
@@ -128,9 +135,9 @@ def _recogniser(path: Path, importers: tuple[Importer, ...]) -> Importer | None:
         raise OutcomeError(f"{path}: cannot be opened ({error}); check the file and its permissions") from error
 
 
-def _read(path: Path, importer: Importer) -> list[Outcomes]:
+def _read(path: Path, importer: Importer, options: ImportOptions) -> list[Outcomes]:
     try:
-        parts = list(importer.read(path))
+        parts = list(importer.read(path, options))
     except OSError as error:
         raise OutcomeError(f"{path}: cannot be read ({error}); check the file and its permissions") from error
     outcomes.require_usable(parts, source=str(path), format=importer.NAME, arrived=sorted(files.columns(path)))

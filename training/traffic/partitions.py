@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pandas as pd
+
 from training.outcomes import Outcomes, validate
 from training.traffic import files
 from training.traffic.files import Records
@@ -25,6 +27,14 @@ def outcomes_of(
     """
     for records in files.partitions(path, wanted):
         made = convert(records)
+        if files.kind(path) == ".csv":
+            made = made._replace(table=_without_blank_texts(made.table))
         yield validate(
             made.table, source=str(path), format=format, rows=made.rows, unreadable=made.unreadable, partition=True
         )
+
+
+def _without_blank_texts(table: pd.DataFrame) -> pd.DataFrame:
+    """An empty cell of a CSV is an answer that was not logged; elsewhere an empty text is an empty answer."""
+    columns = {name: table[name] for name in ("answer", "expected") if name in table}
+    return table.assign(**{name: column.where(column != "", None) for name, column in columns.items()})
