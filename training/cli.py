@@ -17,12 +17,14 @@ from rich.table import Table
 
 from serving.bundle import Bundle, BundleError, open_bundle
 from serving.catalogue import Candidate
+from training import cli_import
 from training.catalogue import CatalogueError, load_catalogue
 from training.config import DEFAULTS, ConfigError, Params, load_params
 from training.costs import CostError
 from training.encoders import EncoderError
 from training.estimators.base import NotTrainableError
 from training.export import ParityError
+from training.llm_judge import JudgeError
 from training.outcomes import OutcomeError, Outcomes
 from training.pipeline import PipelineError
 from training.promote import PromotionError
@@ -40,6 +42,7 @@ EXPECTED = (
     ConfigError,
     CostError,
     EncoderError,
+    JudgeError,
     NotTrainableError,
     OutcomeError,
     ParityError,
@@ -98,6 +101,15 @@ def run(
     data: DataOption = None,
     test: Annotated[list[Path] | None, typer.Option(help="A held-out log, instead of a split of the data.")] = None,
     format: FormatOption = "auto",
+    map: cli_import.MapOption = None,
+    scores: cli_import.ScoresOption = None,
+    score_rule: cli_import.ScoreRuleOption = None,
+    score_name: cli_import.ScoreNameOption = None,
+    trace_scores: cli_import.TraceScoresOption = cli_import.TraceScores.last,
+    check: cli_import.CheckOption = None,
+    judge: cli_import.JudgeOption = None,
+    judge_budget_usd: cli_import.JudgeBudgetOption = None,
+    judge_price: cli_import.JudgePriceOption = None,
     out: Annotated[Path, typer.Option(help="Where bundles are written; out/current is the champion.")] = Path("models"),
     catalogue: CatalogueOption = Path("data/candidates.toml"),
     params: ParamsOption = DEFAULTS,
@@ -110,6 +122,9 @@ def run(
     with explained():
         settings = load_params(params, overrides or ())
         prices = load_catalogue(catalogue)
+        judging = cli_import.judging(
+            map, scores, score_rule, score_name, trace_scores, check, judge, judge_budget_usd, judge_price
+        )
         from training import report
         from training.train import train
 
@@ -119,7 +134,12 @@ def run(
             def progress(stage: str, done: int | None = None, total: int | None = None) -> None:
                 bar.update(task, description=stage, completed=done or 0, total=total)
 
-            table, truth = (read_logs(data, test or [], format), None) if data else _simulated(settings, prices)
+            if data:
+                read = cli_import.read_logs(data, test or [], format, judging, settings.judge, cache, progress)
+                table, accounts, truth = *read, None
+            else:
+                judging.require_nothing()
+                (table, truth), accounts = _simulated(settings, prices), []
             trained = train(table, settings, prices, out=out, cache=cache, truth=truth, progress=progress)
             manifest = trained.bundle.manifest
             if track:
@@ -140,6 +160,7 @@ def run(
                     promoted=trained.verdict.promoted,
                 )
         _print_account(table)
+        cli_import.print_accounts(_console, accounts)
         _console.print(f"propensities: {trained.learned.propensity_note}")
         _console.print(report.terminal(manifest, trained.evaluation))
         _print_verdict(trained.verdict, manifest.version, out)
@@ -176,9 +197,19 @@ def evaluate(
     data: Annotated[list[Path], typer.Option(help="The log to evaluate on. May be repeated.")],
     bundle: Annotated[Path, typer.Option(help="The bundle to evaluate.")] = Path("models/current"),
     format: FormatOption = "auto",
+    map: cli_import.MapOption = None,
+    scores: cli_import.ScoresOption = None,
+    score_rule: cli_import.ScoreRuleOption = None,
+    score_name: cli_import.ScoreNameOption = None,
+    trace_scores: cli_import.TraceScoresOption = cli_import.TraceScores.last,
+    check: cli_import.CheckOption = None,
+    judge: cli_import.JudgeOption = None,
+    judge_budget_usd: cli_import.JudgeBudgetOption = None,
+    judge_price: cli_import.JudgePriceOption = None,
     catalogue: CatalogueOption = Path("data/candidates.toml"),
     params: ParamsOption = DEFAULTS,
     overrides: SetOption = None,
+    cache: CacheOption = Path(".cache"),
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")] = None,
 ) -> None:
     """Evaluate a bundle, as it is served, on a log that it was not trained on."""
@@ -186,9 +217,18 @@ def evaluate(
         from training import report
         from training.evaluate_bundle import evaluate_bundle
 
-        table = read_logs(data, [], format)
         opened = open_bundle(bundle)
         settings = load_params(params, overrides or ())
+        judging = cli_import.judging(
+            map, scores, score_rule, score_name, trace_scores, check, judge, judge_budget_usd, judge_price
+        )
+        with _progress() as bar:
+            task = bar.add_task("read", total=None)
+
+            def progress(stage: str, done: int | None = None, total: int | None = None) -> None:
+                bar.update(task, description=stage, completed=done or 0, total=total)
+
+            table, accounts = cli_import.read_logs(data, [], format, judging, settings.judge, cache, progress)
         result = evaluate_bundle(
             opened,
             table,
@@ -198,6 +238,7 @@ def evaluate(
             seed=settings.evaluate.seed,
         )
         _print_account(table)
+        cli_import.print_accounts(_console, accounts)
         _console.print(report.terminal(opened.manifest, result))
         if json_file is not None:
             json_file.write_text(
@@ -322,24 +363,6 @@ def simulate(
             raise OutcomeError(f"{out}: expected a name that ends in {', '.join(writers)}")
         writers[out.suffix]()
         _console.print(f"{len(log):,} simulated outcomes written to {out}")
-
-
-def read_logs(data: list[Path], test: list[Path], format: str) -> Outcomes:
-    """The logs as one outcome table; what comes from `test` is marked as held out, the rest as not."""
-    from dataclasses import replace
-
-    from training import outcomes, traffic
-
-    table = traffic.read(data, format)
-    if not test:
-        return table
-    held_out = traffic.read(test, format)
-    return outcomes.concat(
-        [
-            replace(table, frame=table.frame.assign(split="train")),
-            replace(held_out, frame=held_out.frame.assign(split="test")),
-        ]
-    )
 
 
 def _print_verdict(verdict: Verdict, version: str, out: Path) -> None:

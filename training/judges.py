@@ -35,7 +35,8 @@ _OPENING = 160  # characters: a refusal says so at once, and a long answer that 
 _REFUSAL = re.compile(
     r"""
     \b(?:
-      i['’]?\s?(?:m|am)\s+(?:(?:very|so|really|truly)\s+)?sorry\b.{0,40}\b(?:can(?:no|['’])t|cannot|won['’]t|unable|not\ able|not\ going)
+      i['’]?\s?(?:m|am)\s+(?:(?:very|so|really|truly)\s+)?sorry\b.{0,40}
+        \b(?:can(?:no|['’])t|cannot|won['’]t|unable|not\ able|not\ going)
     | i\s+(?:can(?:no|['’])t|cannot|won['’]t|will\ not|must\ decline\ to|have\ to\ decline\ to|refuse\ to|decline\ to)\s+
         (?:help|assist|do\ (?:that|this)|comply|provide|answer|fulfil|support|share|discuss|create|write|generate|engage)\b
     | i['’]?\s?(?:m|am)\s+(?:unable|not\ able|not\ allowed|not\ permitted)\s+to\b

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,16 +23,19 @@ _DOWN = frozenset(
     {"down", "thumbs_down", "thumbs-down", "thumbsdown", "thumbs down", "dislike", "-1", "-1.0", "false", "👎"}
 )
 _SPANS = {"unit": (0.0, 1.0), "stars": (1.0, 5.0), "ten": (1.0, 10.0), "percent": (0.0, 100.0)}
-_LONGEST_SHOWN = 20
+_LONGEST_SHOWN = 40
 
 
 @dataclass(frozen=True)
 class Rule:
-    """`name` as it was given, what it `expects` in words, and how it reads one cell."""
+    """`name` as it was given, what it `expects` in words, and how it reads one cell; for a numeric rule its `span`
+    (worst, best), for a categorical one the quality of its `labels`."""
 
     name: str
     expects: str
     convert: Callable[[Any], Any]
+    span: tuple[float, float] | None = None
+    labels: Mapping[str, float] = field(default_factory=dict)
 
     def quality(self, cell: Any) -> Any:
         """Quality in [0, 1], None for an empty cell, `BAD` for one that the rule does not know."""
@@ -64,7 +67,7 @@ def rule(text: str) -> Rule:
 def categorical(name: str, labels: Mapping[str, float]) -> Rule:
     """A rule that reads labels, in any case, as the quality that each stands for."""
     known = {label.strip().lower(): quality for label, quality in labels.items()}
-    return Rule(name, f"one of {', '.join(labels)}", lambda cell: known.get(_spelt(cell), BAD))
+    return Rule(name, f"one of {', '.join(labels)}", lambda cell: known.get(_spelt(cell), BAD), labels=labels)
 
 
 def shown(cell: Any) -> str:
@@ -83,7 +86,7 @@ def _numeric(name: str, worst: float, best: float) -> Rule:
             return BAD
         return (value - worst) / (best - worst)
 
-    return Rule(name, f"a number from {worst:g} (worst) to {best:g} (best)", convert)
+    return Rule(name, f"a number from {worst:g} (worst) to {best:g} (best)", convert, span=(worst, best))
 
 
 def _minmax(text: str, rest: str) -> Rule:

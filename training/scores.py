@@ -64,7 +64,7 @@ def join_scores(
     name: str | None = None,
     trace_scores: Literal["last", "all"] = "last",
 ) -> tuple[Outcomes, ScoreAccount]:
-    """The outcomes with the quality that the judgements in `path` say; only those called `name`, if it is given.
+    """The outcomes with the quality that the judgements in `path` say; if `name` is given, none of another name.
 
     `trace_scores`: whether a judgement of a trace or a session applies to its last attempt or to every one of them.
     Raises OutcomeError when the file cannot be read, has judgements of several names of which none was chosen, or has
@@ -205,7 +205,7 @@ def _apply(
     given: defaultdict[int, list[float]],
 ) -> Unreadable | None:
     """Notes the judgement under the rows it is about in `given`; or says why it is left out."""
-    if name is not None and judgement.name != name:
+    if name is not None and judgement.name not in ("", name):
         return Unreadable(row, "of another name", rescale.shown(judgement.name), f"the name {name}")
     if not judgement.key:
         return Unreadable(row, "says not what it judges", "", "request_id, trace_id or session_id")
@@ -216,7 +216,7 @@ def _apply(
         return Unreadable(row, f"value does not fit {rule.name}", rescale.shown(judgement.value), rule.expects)
     rows = index.rows(judgement)
     if isinstance(rows, str):
-        return Unreadable(row, rows, f"{judgement.key} {judgement.identifier[:40]}", "an attempt in the log")
+        return Unreadable(row, rows, f"{judgement.key} {rescale.shown(judgement.identifier)}", "an attempt in the log")
     for place in rows:
         given[place].append(quality)
     return None
