@@ -16,6 +16,7 @@ from training.catalogue import load_catalogue
 from training.config import Params, load_params
 from training.outcomes import validate
 from training.pipeline import encode, prepare
+from training.splits import by_prompt
 from training.traffic.simulate import simulate
 
 QUICK = ("workflow-table", "k-means-table", "table+low-rank")
@@ -42,17 +43,17 @@ def complete(params: Params) -> DataSet:
 
 def test_parts_are_disjoint_and_no_group_straddles(complete: DataSet) -> None:
     for seed in range(3):
-        split = bench.by_prompt(complete.prepared, seed).split
+        split = by_prompt(complete.prepared, seed).split
         assert (split.train.astype(int) + split.calibration + split.test == 1).all()
         for group in np.unique(complete.prepared.groups):
             inside = complete.prepared.groups == group
             assert split.train[inside].all() or not split.train[inside].any()
             assert split.test[inside].all() or not split.test[inside].any()
-    assert (bench.by_prompt(complete.prepared, 0).split.test != bench.by_prompt(complete.prepared, 1).split.test).any()
+    assert (by_prompt(complete.prepared, 0).split.test != by_prompt(complete.prepared, 1).split.test).any()
 
 
 def test_a_trial_compares_everyone_on_the_same_requests(complete: DataSet, params: Params) -> None:
-    prepared = bench.by_prompt(complete.prepared, 0)
+    prepared = by_prompt(complete.prepared, 0)
     run = bench.trial(complete, prepared, params)
     weights = bench.resampling(complete, run, 50, 0)
     assert weights.sum(axis=1) == pytest.approx(1.0)
@@ -69,7 +70,7 @@ def test_a_trial_compares_everyone_on_the_same_requests(complete: DataSet, param
 def test_masking_leaves_one_training_outcome_each_and_does_not_touch_the_test_part(
     complete: DataSet, params: Params
 ) -> None:
-    prepared = bench.by_prompt(complete.prepared, 0)
+    prepared = by_prompt(complete.prepared, 0)
     hidden = bench.masked(complete, prepared, 0).prepared
     train, test = prepared.split.train, prepared.split.test
     assert (hidden.matrix.attempted[train].sum(axis=1) == 1).all()
@@ -79,7 +80,7 @@ def test_masking_leaves_one_training_outcome_each_and_does_not_touch_the_test_pa
 
 
 def test_certificates_are_checked_on_requests_that_did_not_choose_them(complete: DataSet, params: Params) -> None:
-    run = bench.trial(complete, bench.by_prompt(complete.prepared, 0, train=0.4), params)
+    run = bench.trial(complete, by_prompt(complete.prepared, 0, train=0.4), params)
     rows = bench.certificates(complete, run, params, 0, 6, target=0.8)
     assert len({row["violation_rate"] for row in rows}) > 1
     held = int((~run.train & complete.prepared.matrix.complete()).sum())

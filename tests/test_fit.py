@@ -116,13 +116,19 @@ class Refusing(Spy):
     ],
 )
 def test_the_one_standard_error_rule_by_hand(scores: list[Score], chosen: str) -> None:
-    assert select(scores) == (chosen, "AIQ")
-    assert select(scores[::-1]) == (chosen, "AIQ")
+    assert select(scores, 1.0) == (chosen, "AIQ")
+    assert select(scores[::-1], 1.0) == (chosen, "AIQ")
+
+
+def test_the_blend_gives_way_only_to_one_that_is_better_for_sure() -> None:
+    scores = [score("table", 0, 0.83, 0.0), score("blend", 5, 0.80, 0.02)]
+    assert select(scores, 2.0) == ("blend", "AIQ")
+    assert select(scores, 1.0) == ("table", "AIQ")
 
 
 def test_without_aiq_the_lowest_brier_score_counts() -> None:
     scores = [score("table", 0, NAN, NAN, brier=0.2), score("trees", 4, NAN, NAN, brier=0.18)]
-    assert select(scores) == ("trees", "Brier score")
+    assert select(scores, 1.0) == ("trees", "Brier score")
 
 
 @settings(deadline=None)
@@ -130,7 +136,7 @@ def test_without_aiq_the_lowest_brier_score_counts() -> None:
 def test_nothing_simpler_than_the_chosen_one_is_within_its_error(made: list[tuple[int, float, float]]) -> None:
     best = max(aiq for _, aiq, _ in made)
     scores = [score(str(n), c, aiq, 0.0 if aiq == best else error) for n, (c, aiq, error) in enumerate(made)]
-    name, _ = select(scores)
+    name, _ = select(scores, 1.0)
     chosen = next(s for s in scores if s.name == name)
     assert best - chosen.aiq <= chosen.shortfall_error
     assert not any(s.complexity < chosen.complexity and best - s.aiq <= s.shortfall_error for s in scores)

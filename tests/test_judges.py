@@ -188,3 +188,25 @@ def test_no_answer_breaks_a_check(answer: str, expected: str | None) -> None:
 def test_a_number_is_found_as_python_and_people_write_it(value: float) -> None:
     assert last_number(f"It is {value!r}") == value
     assert last_number(f"It is {value:,.3f} in all") == value
+
+
+def test_litellms_responses_are_answers(tmp_path: Path) -> None:
+    call = {
+        "id": "c1",
+        "trace_id": "t",
+        "call_type": "completion",
+        "model": "m",
+        "response_cost": 0.1,
+        "startTime": 1.7e9,
+    }
+    call |= {"messages": [{"role": "user", "content": "p"}], "status": "success"}
+    texts = ["{}", "redacted-by-litellm", None]
+    replies = [{"choices": [{"message": {"role": "assistant", "content": text}}]} for text in texts] + ["text", {}]
+    rows = [{**call, "id": f"c{n}", "startTime": 1.7e9 + n, "response": reply} for n, reply in enumerate(replies)]
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    read = traffic.read([path], "auto", ImportOptions(answers=True))
+    assert (read.formats, read.reasons) == (("litellm",), {})
+    assert read.beside["answer"].fillna("none").tolist() == ["{}", *["none"] * 4]
+    assert read.beside["attempt_id"].tolist() == [f"c{n}" for n in range(5)]
+    assert traffic.read([path]).beside["answer"].isna().all()

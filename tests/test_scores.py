@@ -217,3 +217,9 @@ def test_used_and_left_out_make_up_what_was_read(
     quality, account = judged(table, path, [sure, *rows], rule)
     assert account.read == account.used + len(account.left_out) == 1 + len(rows)
     assert all(value == -1 or 0 <= value <= 1 for value in quality)
+
+
+def test_an_attempt_of_its_own_identifier_is_found_by_it(tmp_path: Path) -> None:
+    table = log(request_id=["t:1", "t:1"], prompt=["p", "p"], candidate=["a", "b"], attempt_id=["call-1", "call-2"])
+    rows = [{"request_id": "call-2", "value": 1}, {"request_id": "t:1", "candidate": "a", "value": 0}]
+    assert judged(table, tmp_path / "s.jsonl", rows)[0] == [0.0, 1.0]

@@ -93,10 +93,58 @@ def test_every_figure_of_a_simulated_log_says_so(trained: Trained) -> None:
     assert open_bundle(trained.bundle).manifest.simulated
     report = (trained.bundle / "report.html").read_text()
     headings = re.findall(r"<h2>(.*?)</h2>", report)
-    for heading in ("Cost and quality", "By workflow", "Does the confidence mean what it says?"):
+    for heading in (
+        "Cost and quality",
+        "By workflow",
+        "Does it hold by other splits?",
+        "Does the confidence mean what it says?",
+    ):
         assert f"{heading} (simulated)" in headings
     assert "Simulated" in (trained.bundle / "card.md").read_text()
     assert json.loads((trained.bundle / "frontier.json").read_text())["simulated"] is True
+
+
+def test_a_run_tells_its_figures_by_three_splits(trained: Trained) -> None:
+    document = json.loads((trained.bundle / "frontier.json").read_text())
+    names = ["random by prompt", "by time", "workflows left out"]
+    assert [line["name"] for line in document["splits"]] == names
+    metrics = open_bundle(trained.bundle).manifest.metrics
+    report, card = (trained.bundle / "report.html").read_text(), (trained.bundle / "card.md").read_text()
+    assert "By three splits, quick estimators (simulated)" in trained.output
+    assert "Quick estimators" in report
+    assert "quick estimators" in card
+    assert "- split_" not in card, "figures by another split are not figures on the test part"
+    for line in document["splits"]:
+        assert line["why_not"] is None
+        assert line["requests"] >= 30
+        assert metrics[f"split_{line['name'].replace(' ', '_')}_aiq"] == line["aiq"]
+        low, high = line["lead"]
+        for text in (report, card, trained.output):
+            assert line["name"] in text
+            assert f"{line['aiq']:.4f}" in text
+            assert f"{low:+.4f} … {high:+.4f}" in text
+
+
+def test_the_splits_can_be_switched_off_and_say_why_they_have_no_figures(tmp_path: Path) -> None:
+    log = small_log(tmp_path / "log.jsonl")
+    log["timestamp"] = None
+    log["workflow"] = "only"
+    log.to_json(tmp_path / "bare.jsonl", orient="records", lines=True)
+    bare = ["run", "--data", tmp_path / "bare.jsonl", "--out", tmp_path / "m", *FAST]
+    finished = router_train(*bare)
+    assert finished.returncode == 0, finished.stderr
+    said = " ".join(finished.stdout.split())
+    assert "no figures by time: a split by time needs every timestamp; 900 of 900 requests have none" in said
+    assert "no figures workflows left out: the log names 1 workflow; leaving one out takes at least 2" in said
+    report = (tmp_path / "m" / "current" / "report.html").read_text()
+    assert report.count('<td colspan="5">not measured: ') == 2
+    off = router_train(*bare, "--set", "evaluate.splits=false")
+    assert off.returncode == 0, off.stderr
+    assert "By three splits" not in off.stdout
+    assert "other splits" not in (tmp_path / "m" / "current" / "report.html").read_text()
+    wrong = router_train(*bare, "--set", "evaluate.split_estimators=oracle")
+    assert wrong.returncode == 2
+    assert "'oracle' is no estimator" in wrong.stderr
 
 
 def test_the_report_is_one_file(trained: Trained) -> None:

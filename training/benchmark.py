@@ -19,11 +19,11 @@ from training.bounds import clopper_pearson_upper
 from training.config import Params
 from training.estimators.base import Estimator, Floats, Inputs, NotTrainableError
 from training.estimators.registry import factories
-from training.frontier import Singles, bootstrap_aiq, bootstrap_weights, frontier, knob_grid, singles
+from training.frontier import Singles, bootstrap_weights, frontier, knob_grid
 from training.offpolicy import doubly_robust, mask_to_one
 from training.operating import CalibrationData, operating_points, violations
 from training.pipeline import Learned, Prepared, encode, learn, prepare
-from training.split import Split
+from training.splits import Tested, without_workflows
 from training.traffic import read
 
 # Everything that was tuned was tuned on seeds below this one.
@@ -47,29 +47,12 @@ class DataSet:
 
 
 @dataclass(frozen=True)
-class Trial:
+class Trial(Tested):
     """One seed on one data set: what was learnt, and the outcomes of the complete test requests."""
 
     learned: Learned
     train: NDArray[np.bool_]
     test: NDArray[np.bool_]
-    knobs: Floats
-    expected_cost: Floats
-    quality: Floats
-    cost: Floats
-    groups: NDArray[np.intp]
-
-    @property
-    def alone(self) -> Singles:
-        return singles(self.quality, self.cost)
-
-    def aiq(self, estimate: Floats) -> float:
-        points = frontier(estimate, self.expected_cost, self.quality, self.cost, self.knobs)
-        return self.alone.aiq(points.cost, points.quality)
-
-    def resampled(self, estimate: Floats, weights: Floats) -> Floats:
-        points = frontier(estimate, self.expected_cost, self.quality, self.cost, self.knobs)
-        return bootstrap_aiq(points, self.quality, self.cost, weights)
 
     @property
     def oracle(self) -> float:
@@ -87,20 +70,6 @@ def load(name: str, paths: Sequence[Path], params: Params, catalogue: Mapping[st
     return DataSet(name, prepared, encode(prepared, params, cache)[0], simulated=False)
 
 
-def redraw(prepared: Prepared, train: NDArray[np.bool_], test: NDArray[np.bool_]) -> Prepared:
-    """The same log with other parts; what is in neither part is the calibration part."""
-    nothing = np.zeros(len(train), dtype=np.bool_)
-    split = Split(train=train, calibration=~train & ~test, test=test, dropped=nothing, method="random", note="")
-    return replace(prepared, split=split)
-
-
-def by_prompt(prepared: Prepared, seed: int, train: float = 0.6, test: float = 0.3) -> Prepared:
-    """Random parts by prompt: whole groups of requests, about the given shares."""
-    labels, member = np.unique(prepared.groups, return_inverse=True)
-    place = np.random.default_rng(seed).permutation(len(labels))[member] / len(labels)
-    return redraw(prepared, place < train, place >= 1.0 - test)
-
-
 def trial(data: DataSet, prepared: Prepared, params: Params) -> Trial:
     """Learns on the training part and lays out the complete test requests."""
     learned = learn(prepared, data.inputs, params)
@@ -114,7 +83,6 @@ def trial(data: DataSet, prepared: Prepared, params: Params) -> Trial:
         expected_cost=expected,
         quality=data.prepared.labels[test],
         cost=data.prepared.matrix.cost_usd[test],
-        groups=prepared.groups[test],
     )
 
 
@@ -288,15 +256,8 @@ def one_outcome(
 
 def unseen_workflows(data: DataSet, params: Params, seed: int, parts: int) -> dict[str, float]:
     """Leave-workflows-out: the mean AIQ on workflows that training never saw, of the router and of the zero router."""
-    workflow = np.array(["(none)" if name is None else name for name in data.prepared.matrix.workflow], dtype=object)
-    names = np.unique(workflow.astype(str))
-    place = np.random.default_rng(seed).permutation(len(names)) % min(parts, len(names))
     values: list[tuple[float, float, float]] = []
-    for part in range(min(parts, len(names))):
-        left = np.isin(workflow, names[place == part])
-        # A conversation or a prompt that is in both is kept out of training.
-        shared = np.isin(data.prepared.groups, data.prepared.groups[left])
-        prepared = redraw(data.prepared, ~shared, left)
+    for prepared in without_workflows(data.prepared, seed, parts):
         run = trial(data, prepared, params)
         if run.test.sum() < params.policy.minimum_requests:
             continue

@@ -30,7 +30,8 @@ from training.config import Params, load_params
 from training.encoders import Kind, make_encoder
 from training.outcomes import validate
 from training.pipeline import encode, prepare
-from training.split import split_requests
+from training.split import SplitError
+from training.splits import by_prompt, by_time
 from training.traffic.simulate import simulate
 
 CACHE = Path(".cache")
@@ -135,7 +136,7 @@ def _one_set(name: str, folder: Path, params: Params, seeds: Sequence[int]) -> d
         if name == SIMULATED:
             data = _load(name, folder, params, seed)
         seeded = replace(params, fit=replace(params.fit, seed=seed))
-        prepared = bench.by_prompt(data.prepared, seed)
+        prepared = by_prompt(data.prepared, seed)
         run = bench.trial(data, prepared, seeded)
         chosen.append(run.learned.acceptable.tagged.description)
         # Parts of one data set share its resamples; another log has its own.
@@ -176,15 +177,11 @@ def _one_set(name: str, folder: Path, params: Params, seeds: Sequence[int]) -> d
 
 def _by_time(data: DataSet, params: Params) -> dict[str, float] | None:
     """The split by time, where the log has timestamps."""
-    matrix = data.prepared.matrix
-    if np.isnat(matrix.timestamp).any():
+    try:
+        prepared = by_time(data.prepared, params)
+    except SplitError:
         return None
-    share = (params.split.train, params.split.calibration, 1.0 - params.split.train - params.split.calibration)
-    nowhere = np.full(len(matrix), None, dtype=object)
-    split = split_requests(
-        data.prepared.groups, matrix.timestamp, nowhere, fractions=share, method="time", seed=params.split.seed
-    )
-    run = bench.trial(data, replace(data.prepared, split=split), params)
+    run = bench.trial(data, prepared, params)
     values = bench.compare(data, run, params, bench.resampling(data, run, 10, 0), tagged=True)
     return {name: float(value[0]) for name, value in values.items()}
 
@@ -199,7 +196,7 @@ def _encoders(name: str, folder: Path, params: Params, seeds: Sequence[int]) -> 
         for seed in seeds:
             if name == SIMULATED and seed != seeds[0]:
                 data = _load(name, folder, chosen, seed)
-            run = bench.trial(data, bench.by_prompt(data.prepared, seed), chosen)
+            run = bench.trial(data, by_prompt(data.prepared, seed), chosen)
             captured.append(run.headroom(run.learned.acceptable.predict(data.inputs.take(run.test))))
         headroom[kind] = float(np.mean(captured))
     return headroom

@@ -56,7 +56,8 @@ _console = Console()
 _errors = Console(stderr=True)
 
 DataOption = Annotated[
-    list[Path] | None, typer.Option(help="A log: a file or a folder. May be repeated. Default: a simulated log.")
+    list[str] | None,
+    typer.Option(help="A log: a file, a folder or a URL (postgresql://…). May be repeated. Default: a simulated log."),
 ]
 FormatOption = Annotated[str, typer.Option(help="An importer's name, or auto to recognise each file.")]
 SetOption = Annotated[
@@ -99,7 +100,7 @@ def _progress() -> Iterator[Progress]:
 @app.command()
 def run(
     data: DataOption = None,
-    test: Annotated[list[Path] | None, typer.Option(help="A held-out log, instead of a split of the data.")] = None,
+    test: Annotated[list[str] | None, typer.Option(help="A held-out log, instead of a split of the data.")] = None,
     format: FormatOption = "auto",
     map: cli_import.MapOption = None,
     scores: cli_import.ScoresOption = None,
@@ -194,7 +195,7 @@ def _simulated_log(settings: Params, prices: dict[str, Candidate]) -> SimulatedL
 
 @app.command()
 def evaluate(
-    data: Annotated[list[Path], typer.Option(help="The log to evaluate on. May be repeated.")],
+    data: Annotated[list[str], typer.Option(help="The log to evaluate on. May be repeated.")],
     bundle: Annotated[Path, typer.Option(help="The bundle to evaluate.")] = Path("models/current"),
     format: FormatOption = "auto",
     map: cli_import.MapOption = None,

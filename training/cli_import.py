@@ -118,8 +118,8 @@ def judging(
 
 
 def read_logs(
-    data: Sequence[Path],
-    test: Sequence[Path],
+    data: Sequence[Path | str],
+    test: Sequence[Path | str],
     format: str,
     judging: Judging,
     settings: Judge,

@@ -122,6 +122,8 @@ class Export:
 class Evaluate:
     resamples: int
     seed: int
+    splits: bool
+    split_estimators: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,8 @@ from training.offpolicy import Estimate
 
 ROUTER = "outcome-router"
 ORACLE = "oracle"
+# What the names of figures by another split than the run's own begin with.
+SPLIT = "split_"
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,41 @@ class OffPolicyLine:
 
 
 @dataclass(frozen=True)
+class SplitLine:
+    """AIQ by one split of the log, re-learnt with the quick `estimators`; `why_not` says why there are no figures.
+
+    `requests` are the complete test requests of all `parts`, of `workflows` different workflows; `lead` is the paired 95%
+    interval of the router's AIQ minus the workflow table's.
+    """
+
+    name: str
+    estimators: tuple[str, ...]
+    requests: int = 0
+    parts: int = 0
+    workflows: int = 0
+    aiq: float = float("nan")
+    workflow_table: float = float("nan")
+    zero_router: float = float("nan")
+    lead: tuple[float, float] = (float("nan"), float("nan"))
+    why_not: str | None = None
+
+    def summary(self) -> dict[str, float]:
+        """Its figures under names that begin with `SPLIT` and the split; empty where there are none."""
+        if self.why_not is not None:
+            return {}
+        low, high = self.lead
+        figures = {
+            "requests": self.requests,
+            "aiq": self.aiq,
+            "aiq_workflow_table": self.workflow_table,
+            "aiq_zero_router": self.zero_router,
+            "lead_low": low,
+            "lead_high": high,
+        }
+        return {f"{SPLIT}{self.name.replace(' ', '_')}_{key}": value for key, value in figures.items()}
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """All figures of one evaluation. `why_not` says what was missing where nothing could be measured."""
 
@@ -130,6 +167,7 @@ class Evaluation:
     confidence: Confidence | None = None
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None
     zero_router: float = float("nan")
+    splits: tuple[SplitLine, ...] = ()
     why_not: str | None = None
 
     def line(self, name: str = ROUTER) -> Line:
@@ -157,6 +195,8 @@ class Evaluation:
             figures |= vars(self.confidence)
         if self.calibration is not None:
             figures |= {"ece": self.calibration.ece, "brier": self.calibration.brier}
+        for split in self.splits:
+            figures |= split.summary()
         return {key: value for key, value in figures.items() if not (isinstance(value, float) and np.isnan(value))}
 
 

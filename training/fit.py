@@ -159,7 +159,7 @@ def fit_head(
         complexity[Blend.name] = Blend.complexity
         values[Blend.name] = _bootstrapped_aiq(predictions[Blend.name], data, ground, knob_steps, seed)
         scores = _scores(predictions, complexity, data, values)
-    chosen, selected_by = select(scores)
+    chosen, selected_by = select(scores, blend.errors if blend is not None else 1.0)
     refused = [Score(name, complexity[name], why_not=why) for name, why in reasons.items()]
     calibrator = fit_calibrator(calibration, predictions[chosen], data.labels, data.weights, data.folds)
     estimator = available[chosen]().fit(data.inputs, data.labels, data.weights)
@@ -181,19 +181,20 @@ def out_of_fold_aiq(prediction: Floats, data: Training, knob_steps: int, seed: i
     return _bootstrapped_aiq(prediction, data, _ground({"": prediction}, data), knob_steps, seed)
 
 
-def select(scores: Sequence[Score]) -> tuple[str, str]:
+def select(scores: Sequence[Score], errors: float) -> tuple[str, str]:
     """The estimator to use, and by what it was chosen.
 
     By AIQ with a one-standard-error rule, the error being that of the paired difference to the best (after Breiman et al.
-    1984). The blend is kept unless one estimator beats it by more than that: where several are as good as equal, the best
-    looking one is partly lucky, and their average is not. Without a blend, the simplest within one error of the best. By
-    the Brier score where AIQ could not be measured.
+    1984). The blend is kept unless one estimator beats it by more than `errors` of them: where several are as good as
+    equal, the best looking one of many is lucky, and their average is not. Without a blend, the simplest within one error
+    of the best. By the Brier score where AIQ could not be measured.
     """
     if any(np.isnan(score.aiq) for score in scores):
         return min(scores, key=lambda score: score.brier).name, "Brier score"
     best = max(scores, key=lambda score: score.aiq)
     near = [score for score in scores if best.aiq - score.aiq <= score.shortfall_error]
-    if any(score.name == Blend.name for score in near):
+    blended = next((score for score in scores if score.name == Blend.name), None)
+    if blended is not None and best.aiq - blended.aiq <= errors * blended.shortfall_error:
         return Blend.name, "AIQ"
     return min(near, key=lambda score: (score.complexity, -score.aiq)).name, "AIQ"
 

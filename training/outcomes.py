@@ -24,7 +24,7 @@ COLUMNS: tuple[str, ...] = (
 )  # fmt: skip
 ALIASES: dict[str, str] = {"model": "candidate"}
 # What may travel beside the outcomes until they are judged: texts that nothing stores.
-BESIDE: tuple[str, ...] = ("trace_id", "answer", "expected")
+BESIDE: tuple[str, ...] = ("attempt_id", "trace_id", "answer", "expected")
 
 _EXPECTED: dict[str, str] = {
     "request_id": "text that groups the attempts made on one request",

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from serving.bundle import Manifest, OperatingPoint
-from training.evaluate import Evaluation, OffPolicyLine
+from training.evaluate import SPLIT, Evaluation, OffPolicyLine, SplitLine
 from training.figures import figures
 from training.outcomes import Outcomes
 from training.pipeline import Learned, Prepared
@@ -32,7 +32,7 @@ def write(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"percent": percent, "usd": usd, "figure": figure}
+    templates.filters |= {"percent": percent, "usd": usd, "figure": figure, "interval": interval, "left_out": left_out}
     page = templates.get_template("report.html.j2").render(**context, figures=figures(evaluation, manifest, document))
     (folder / "report.html").write_text(page, encoding="utf-8")
     (folder / "card.md").write_text(templates.get_template("card.md.j2").render(**context), encoding="utf-8")
@@ -77,6 +77,7 @@ def terminal(manifest: Manifest, evaluation: Evaluation) -> RenderableType:
             )
         parts.append(grid)
         parts.append(Text(_comparison(evaluation)))
+    parts += _splits(evaluation, simulated=manifest.simulated)
     if evaluation.calibration is not None:
         c = evaluation.calibration
         parts.append(
@@ -116,6 +117,32 @@ def _off_policy(line: OffPolicyLine) -> str:
     )
 
 
+def _splits(evaluation: Evaluation, *, simulated: bool) -> list[RenderableType]:
+    """The table of the three splits, and below it why a split has no figures."""
+    if not evaluation.splits:
+        return []
+    title = "By three splits, quick estimators" + (" (simulated)" if simulated else "")
+    grid = Table(title=title, title_justify="left")
+    grid.add_column("split", no_wrap=True)
+    for name in ("tested", "AIQ", "table", "zero", "AIQ - table, 95%"):
+        grid.add_column(name, justify="right", no_wrap=True)
+    for line in evaluation.splits:
+        if line.why_not is None:
+            numbers = (line.aiq, line.workflow_table, line.zero_router)
+            grid.add_row(line.name, f"{line.requests:,}", *(figure(x, 4) for x in numbers), interval(line.lead))
+    refused = [
+        Text(f"no figures {line.name}: {line.why_not}") for line in evaluation.splits if line.why_not is not None
+    ]
+    return [grid, *refused] if grid.row_count else [*refused]
+
+
+def left_out(line: SplitLine) -> str:
+    """What was tested of a split with figures, in words."""
+    if line.parts < 2:
+        return f"{line.requests:,} requests"
+    return f"{line.requests:,} requests of {line.workflows} workflows, each left out once, in {line.parts} parts"
+
+
 def _comparison(evaluation: Evaluation) -> str:
     text = f"AIQ of the zero router {evaluation.zero_router:.4f}"
     for line in evaluation.lines:
@@ -139,6 +166,10 @@ def figure(value: float | None, digits: int = 3) -> str:
     return "" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
+def interval(bounds: tuple[float, float]) -> str:
+    return "" if math.isnan(bounds[0]) else f"{bounds[0]:+.4f} … {bounds[1]:+.4f}"
+
+
 def _context(
     manifest: Manifest, evaluation: Evaluation, prepared: Prepared, learned: Learned, table: Outcomes
 ) -> dict[str, Any]:
@@ -150,6 +181,9 @@ def _context(
         "scores": [("with a workflow tag", learned.acceptable.tagged), ("without one", learned.acceptable.untagged)],
         "default": _default(manifest),
         "split": split,
+        "figures_of_the_test_part": {
+            name: value for name, value in manifest.metrics.items() if not name.startswith(SPLIT)
+        },
         "counts": {
             "rows read": table.rows_read,
             "rows used": len(table.frame),
@@ -192,6 +226,7 @@ def frontier_document(manifest: Manifest, evaluation: Evaluation) -> dict[str, A
         },
         "routers": [_clean(vars(line)) for line in evaluation.lines],
         "workflows": [_clean(vars(line)) for line in evaluation.workflows],
+        "splits": [_clean(vars(line)) for line in evaluation.splits],
         "calibration": None if evaluation.calibration is None else _clean(vars(evaluation.calibration)),
     }
 

@@ -118,8 +118,10 @@ class _Index:
         requests = frame["request_id"]
         # A log without traces of its own often calls the trace's identifier the request's.
         traces = table.beside["trace_id"].fillna(requests) if "trace_id" in table.beside else requests
+        attempts = _rows_by(table.beside["attempt_id"]) if "attempt_id" in table.beside else {}
+        # What its source calls a request may be one attempt here: the identifier of one is the more specific.
         self._rows = {
-            "request_id": _rows_by(requests),
+            "request_id": {**_rows_by(requests), **attempts},
             "trace_id": _rows_by(traces),
             "session_id": _rows_by(frame["session_id"]),
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ from training.pipeline import (
 )
 from training.promote import Comparison, Verdict, compare, judge, make_current
 from training.split import folds
+from training.splits import quick_estimators, split_figures
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,8 @@ def train(
     `truth` is given for a simulated log only, and marks every figure as simulated.
     """
     prepared = prepare(table.frame, params, catalogue)
+    if params.evaluate.splits:  # a misspelt name is told now, not after the training
+        quick_estimators(params, np.zeros(len(prepared.candidates)))
     inputs, encoder = encode(prepared, params, cache, progress)
     learned = learn(prepared, inputs, params, progress)
     started = datetime.now(UTC)
@@ -99,7 +102,11 @@ def train(
         made["manifest"] = _operate(router, prepared, inputs, knobs, params)
         progress("evaluate", None, None)
         router = Router(Bundle(folder, made["manifest"]), threads=params.embed.threads)
-        made["evaluation"] = evaluation = evaluate_router(router, prepared, inputs, learned, params, truth)
+        evaluation = evaluate_router(router, prepared, inputs, learned, params, truth)
+        if params.evaluate.splits:
+            progress("evaluate by other splits", None, None)
+            evaluation = replace(evaluation, splits=split_figures(prepared, inputs, params))
+        made["evaluation"] = evaluation
         made["manifest"] = made["manifest"].model_copy(update={"metrics": evaluation.summary()})
         progress("report", None, None)
         report.write(folder, made["manifest"], evaluation, prepared, learned, table)

@@ -66,7 +66,9 @@ def _settings(fit: Fit, mean_cost: Floats, name: str) -> dict[str, Factory]:
         DirectClassifier.name: {"": partial(DirectClassifier, mean_cost, fit.logistic_c)},
     }
     if name not in known:
-        raise ConfigError(f"fit.estimators has {name!r}; there are {', '.join(known)}")
+        raise ConfigError(
+            f"{name!r} is no estimator (fit.estimators, evaluate.split_estimators); there are {', '.join(known)}"
+        )
     return {
         name if position == 0 else f"{name} ({setting})": factory
         for position, (setting, factory) in enumerate(known[name].items())

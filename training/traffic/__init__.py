@@ -1,20 +1,23 @@
 """One importer per kind of log, each giving partitions of outcomes, and the choice between them by looking at the file.
 
-An importer is a module with the attributes of `Importer`; adding one means adding it to `IMPORTERS`.
+An importer is a module with the attributes of `Importer`; adding one means adding it to `IMPORTERS`. One that can also
+read from a URL (a database, a service) has those of `UrlImporter` too. URLs may hold passwords: nothing here says one
+other than through `database.shown`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import pandas as pd
 
 from training import outcomes
 from training.outcomes import OutcomeError, Outcomes, Unreadable
-from training.traffic import canonical, files, routellm, routerbench
+from training.traffic import canonical, database, files, litellm_payload, litellm_spend, routellm, routerbench
 from training.traffic.mapped import Mapped
 from training.traffic.options import DEFAULT, ImportOptions
 
@@ -41,11 +44,29 @@ class Importer(Protocol):
         """The outcomes of one file, a partition at a time (`partitions.outcomes_of`); raises OutcomeError."""
 
 
-IMPORTERS: tuple[Importer, ...] = (canonical, routerbench, routellm)
+@runtime_checkable
+class UrlImporter(Importer, Protocol):
+    """What a module has to offer to import from a URL as well."""
+
+    @property
+    def SCHEMES(self) -> frozenset[str]:  # noqa: N802
+        """The schemes of its URLs, without a driver: "postgresql" for postgresql+psycopg://…"""
+
+    def recognises_url(self, url: str) -> bool:
+        """Whether what the URL names is of this kind; asked only if several importers have its scheme."""
+
+    def read_url(self, url: str, options: ImportOptions, /) -> Iterator[Outcomes]:
+        """The outcomes behind the URL, a partition at a time, their source without secrets; raises OutcomeError."""
 
 
-def read(paths: Sequence[Path], format: str = "auto", options: ImportOptions = DEFAULT) -> Outcomes:
-    """Read files, and folders with every log below them, into one outcome table.
+IMPORTERS: tuple[Importer, ...] = (canonical, routerbench, routellm, litellm_payload, litellm_spend)
+
+# At least two letters: a single one is a drive of Windows.
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9.-]+)(?:\+[A-Za-z0-9]+)?:")
+
+
+def read(data: Sequence[Path | str], format: str = "auto", options: ImportOptions = DEFAULT) -> Outcomes:
+    """Read files, folders with every log below them, and URLs (as text) into one outcome table.
 
     `format` is an importer's name, or "auto" to recognise each file; with `options.mapping` every file is read by that.
     A file of a known suffix that is no log, or an empty one, is an error if it was named or if nothing else in its
@@ -55,11 +76,15 @@ def read(paths: Sequence[Path], format: str = "auto", options: ImportOptions = D
     importers = (Mapped(options.mapping),) if options.mapping else _importers(format)
     if options.mapping and format not in ("auto", Mapped.NAME):
         raise OutcomeError(f"format {format!r} and a mapping were given; a mapped table has no other format: drop one")
-    if not paths:
-        raise OutcomeError("no data given: expected at least one file or folder, got none")
+    if not data:
+        raise OutcomeError("no data given: expected at least one file, folder or URL, got none")
     read_parts: list[Outcomes] = []
     skipped: list[pd.DataFrame] = []
-    for path in paths:
+    for named in data:
+        if scheme := _scheme(named):
+            read_parts += _read_url(str(named), scheme, importers, options)
+            continue
+        path = Path(named)
         if path.is_dir():
             found, unrecognised = _sort_folder(path, importers)
             skipped += [_not_recognised(file, importers) for file in unrecognised]
@@ -141,6 +166,28 @@ def _read(path: Path, importer: Importer, options: ImportOptions) -> list[Outcom
     except OSError as error:
         raise OutcomeError(f"{path}: cannot be read ({error}); check the file and its permissions") from error
     outcomes.require_usable(parts, source=str(path), format=importer.NAME, arrived=sorted(files.columns(path)))
+    return parts
+
+
+def _scheme(named: Path | str) -> str:
+    """The scheme of a URL in lower case, without a driver; "" for anything else, and for a file that has such a name."""
+    found = _URL.match(named) if isinstance(named, str) else None
+    return "" if found is None or Path(named).exists() else found.group(1).lower()
+
+
+def _read_url(url: str, scheme: str, importers: tuple[Importer, ...], options: ImportOptions) -> list[Outcomes]:
+    shown = database.shown(url)
+    sources = [importer for importer in importers if isinstance(importer, UrlImporter)]
+    able = [importer for importer in sources if scheme in importer.SCHEMES]
+    if not able:
+        known = ", ".join(sorted({name for importer in sources for name in importer.SCHEMES})) or "none"
+        raise OutcomeError(f"{shown}: nothing reads a URL of this kind; schemes that can be read: {known}")
+    chosen = able[0] if len(able) == 1 else next((source for source in able if source.recognises_url(url)), None)
+    if chosen is None:
+        formats = "; ".join(f"{importer.NAME}: {importer.EXPECTS}" for importer in able)
+        raise OutcomeError(f"{shown}: not recognised. Formats: {formats}.")
+    parts = list(chosen.read_url(url, options))
+    outcomes.require_usable(parts, source=shown, format=chosen.NAME, arrived=outcomes.COLUMNS)
     return parts
 
 

@@ -16,7 +16,9 @@ EXPECTS = (
 )
 COMPANIONS: frozenset[str] = frozenset()
 
-_FIELDS = frozenset(COLUMNS) | frozenset(ALIASES) | {"trace_id"}
+_FIELDS = frozenset(COLUMNS) | frozenset(ALIASES) | {"attempt_id", "trace_id"}
+# LiteLLM_SpendLogs has a request_id, a model and messages as well, but they mean something else.
+_SPEND_LOGS = frozenset({"call_type", "spend", "startTime"})
 
 
 def recognises(path: Path) -> bool:
@@ -24,6 +26,8 @@ def recognises(path: Path) -> bool:
     names = files.columns(path)
     if files.kind(path) == ".parquet" and not names:
         return True
+    if names >= _SPEND_LOGS:
+        return False
     return "request_id" in names and bool(names & {"candidate", "model"}) and bool(names & {"prompt", "messages"})
 
 

@@ -5,10 +5,8 @@ Each partition goes through on its own, so that memory holds one of them and a d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-
-import pandas as pd
 
 from training.outcomes import Outcomes, validate
 from training.traffic import files
@@ -25,16 +23,26 @@ def outcomes_of(
 
     Raises OutcomeError when the file cannot be opened.
     """
-    for records in files.partitions(path, wanted):
+    make = _without_blank_texts(convert) if files.kind(path) == ".csv" else convert
+    return checked(files.partitions(path, wanted), source=str(path), format=format, convert=make)
+
+
+def checked(partitions: Iterable[Records], *, source: str, format: str, convert: Convert) -> Iterator[Outcomes]:
+    """The outcomes of partitions that come from elsewhere than a file; `source` is how reports name it."""
+    for records in partitions:
         made = convert(records)
-        if files.kind(path) == ".csv":
-            made = made._replace(table=_without_blank_texts(made.table))
         yield validate(
-            made.table, source=str(path), format=format, rows=made.rows, unreadable=made.unreadable, partition=True
+            made.table, source=source, format=format, rows=made.rows, unreadable=made.unreadable, partition=True
         )
 
 
-def _without_blank_texts(table: pd.DataFrame) -> pd.DataFrame:
-    """An empty cell of a CSV is an answer that was not logged; elsewhere an empty text is an empty answer."""
-    columns = {name: table[name] for name in ("answer", "expected") if name in table}
-    return table.assign(**{name: column.where(column != "", None) for name, column in columns.items()})
+def _without_blank_texts(convert: Convert) -> Convert:
+    """The same for a CSV, where an empty cell is an answer that was not logged; elsewhere it is an empty answer."""
+
+    def converted(records: Records) -> Records:
+        made = convert(records)
+        texts = {name: made.table[name] for name in ("answer", "expected") if name in made.table}
+        logged = {name: column.where(column != "", None) for name, column in texts.items()}
+        return made._replace(table=made.table.assign(**logged)) if logged else made
+
+    return converted
