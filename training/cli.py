@@ -16,7 +16,7 @@ from rich.table import Table
 
 from serving.bundle import Bundle, BundleError, open_bundle
 from serving.catalogue import Candidate
-from training import cli_logs
+from training import cli_import, cli_logs
 from training.catalogue import load_catalogue
 from training.config import DEFAULTS, ConfigError, Params, load_params
 from training.outcomes import OutcomeError, Outcomes
@@ -34,7 +34,6 @@ from training.terminal import (
     escape,
     explained,
     print_account,
-    read_logs,
 )
 
 if TYPE_CHECKING:
@@ -64,6 +63,15 @@ def run(
     data: DataOption = None,
     test: Annotated[list[str] | None, typer.Option(help="A held-out log, instead of a split of the data.")] = None,
     format: FormatOption = "auto",
+    map: cli_import.MapOption = None,
+    scores: cli_import.ScoresOption = None,
+    score_rule: cli_import.ScoreRuleOption = None,
+    score_name: cli_import.ScoreNameOption = None,
+    trace_scores: cli_import.TraceScoresOption = cli_import.TraceScores.last,
+    check: cli_import.CheckOption = None,
+    judge: cli_import.JudgeOption = None,
+    judge_budget_usd: cli_import.JudgeBudgetOption = None,
+    judge_price: cli_import.JudgePriceOption = None,
     out: Annotated[Path, typer.Option(help="Where bundles are written; out/current is the champion.")] = Path("models"),
     catalogue: CatalogueOption = Path("data/candidates.toml"),
     params: ParamsOption = DEFAULTS,
@@ -76,6 +84,9 @@ def run(
     with explained():
         settings = load_params(params, overrides or ())
         prices = load_catalogue(catalogue)
+        judging = cli_import.judging(
+            map, scores, score_rule, score_name, trace_scores, check, judge, judge_budget_usd, judge_price
+        )
         from training import report
         from training.train import train
 
@@ -85,7 +96,12 @@ def run(
             def progress(stage: str, done: int | None = None, total: int | None = None) -> None:
                 bar.update(task, description=stage, completed=done or 0, total=total)
 
-            table, truth = (read_logs(data, test or [], format, prices), None) if data else _simulated(settings, prices)
+            if data:
+                read = cli_import.read_logs(data, test or [], format, prices, judging, settings.judge, cache, progress)
+                table, accounts, truth = *read, None
+            else:
+                judging.require_nothing()
+                (table, truth), accounts = _simulated(settings, prices), []
             trained = train(table, settings, prices, out=out, cache=cache, truth=truth, progress=progress)
             manifest = trained.bundle.manifest
             if track:
@@ -106,6 +122,7 @@ def run(
                     promoted=trained.verdict.promoted,
                 )
         print_account(table)
+        cli_import.print_accounts(console, accounts)
         console.print(f"propensities: {trained.learned.propensity_note}")
         console.print(report.terminal(manifest, trained.evaluation))
         _print_verdict(trained.verdict, manifest.version, out)
@@ -142,9 +159,19 @@ def evaluate(
     data: Annotated[list[str], typer.Option(help="The log to evaluate on. May be repeated.")],
     bundle: Annotated[Path, typer.Option(help="The bundle to evaluate.")] = Path("models/current"),
     format: FormatOption = "auto",
+    map: cli_import.MapOption = None,
+    scores: cli_import.ScoresOption = None,
+    score_rule: cli_import.ScoreRuleOption = None,
+    score_name: cli_import.ScoreNameOption = None,
+    trace_scores: cli_import.TraceScoresOption = cli_import.TraceScores.last,
+    check: cli_import.CheckOption = None,
+    judge: cli_import.JudgeOption = None,
+    judge_budget_usd: cli_import.JudgeBudgetOption = None,
+    judge_price: cli_import.JudgePriceOption = None,
     catalogue: CatalogueOption = Path("data/candidates.toml"),
     params: ParamsOption = DEFAULTS,
     overrides: SetOption = None,
+    cache: CacheOption = Path(".cache"),
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")] = None,
 ) -> None:
     """Evaluate a bundle, as it is served, on a log that it was not trained on."""
@@ -153,9 +180,18 @@ def evaluate(
         from training.evaluate_bundle import evaluate_bundle
 
         prices = load_catalogue(catalogue)
-        table = read_logs(data, [], format, prices)
         opened = open_bundle(bundle)
         settings = load_params(params, overrides or ())
+        judging = cli_import.judging(
+            map, scores, score_rule, score_name, trace_scores, check, judge, judge_budget_usd, judge_price
+        )
+        with _progress() as bar:
+            task = bar.add_task("read", total=None)
+
+            def progress(stage: str, done: int | None = None, total: int | None = None) -> None:
+                bar.update(task, description=stage, completed=done or 0, total=total)
+
+            table, accounts = cli_import.read_logs(data, [], format, prices, judging, settings.judge, cache, progress)
         result = evaluate_bundle(
             opened,
             table,
@@ -165,6 +201,7 @@ def evaluate(
             seed=settings.evaluate.seed,
         )
         print_account(table)
+        cli_import.print_accounts(console, accounts)
         console.print(report.terminal(opened.manifest, result))
         if json_file is not None:
             json_file.write_text(

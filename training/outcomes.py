@@ -7,7 +7,7 @@ holds; a source in which nothing is usable is an `OutcomeError`. The skip report
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +23,8 @@ COLUMNS: tuple[str, ...] = (
     "latency_ms", "timestamp", "session_id", "workflow", "propensity", "status", "split",
 )  # fmt: skip
 ALIASES: dict[str, str] = {"model": "candidate"}
+# What may travel beside the outcomes until they are judged: texts that nothing stores.
+BESIDE: tuple[str, ...] = ("attempt_id", "trace_id", "answer", "expected")
 
 _EXPECTED: dict[str, str] = {
     "request_id": "text that groups the attempts made on one request",
@@ -82,6 +84,8 @@ class Outcomes:
     `skipped`: source, row (1-based row or line number), reason, field, value (shortened), expected.
     `rows_read`: always `len(frame) + len(skipped)`. `formats`: what was recognised. `origin`: the source and row
     of every row of `frame`, in its order. `aliases`: the names that were read as another (`aliases.resolve`).
+    `beside`: those of `BESIDE` that the source has, `str`, rows as in `frame`;
+    judging reads it, and nothing writes it anywhere.
     """
 
     frame: pd.DataFrame
@@ -90,6 +94,7 @@ class Outcomes:
     formats: tuple[str, ...]
     origin: pd.DataFrame
     aliases: tuple[AliasUse, ...] = ()
+    beside: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -127,7 +132,8 @@ def validate(
     failures += _check(coerced)
     failures.sort(key=lambda failure: COLUMNS.index(failure.field))
     good = ~_any(failures, len(raw))
-    for failure in _repeats(coerced[good]):
+    beside = _beside(raw, arrived)
+    for failure in _repeats(coerced[good], beside[good]):
         wide = np.zeros(len(raw), dtype=bool)
         wide[good] = failure.mask
         failures.append(failure._replace(mask=wide))
@@ -142,6 +148,7 @@ def validate(
         rows_read=len(raw) + len(unreadable),
         formats=(format,),
         origin=_origin(source, numbers[good]),
+        beside=beside[good].reset_index(drop=True),
     )
 
 
@@ -153,7 +160,8 @@ def concat(parts: Sequence[Outcomes]) -> Outcomes:
         return parts[0]
     frame = pd.concat([part.frame for part in parts], ignore_index=True)
     origin = pd.concat([part.origin for part in parts], ignore_index=True)
-    failures = _repeats(frame)
+    beside = pd.concat([part.beside.reindex(range(len(part.frame))) for part in parts], ignore_index=True)
+    failures = _repeats(frame, beside)
     good = ~_any(failures, len(frame))
     repeats = [
         _report(frame, failures, str(source), origin["row"].to_numpy(), origin["source"] == source)
@@ -165,6 +173,7 @@ def concat(parts: Sequence[Outcomes]) -> Outcomes:
         rows_read=sum(part.rows_read for part in parts),
         formats=tuple(dict.fromkeys(name for part in parts for name in part.formats)),
         origin=origin[good].reset_index(drop=True),
+        beside=beside[good].reset_index(drop=True),
     )
 
 
@@ -193,6 +202,18 @@ def _select(raw: pd.DataFrame, arrived: list[str]) -> pd.DataFrame:
         name: raw.iloc[:, position[name]].reset_index(drop=True) if name in position else nothing for name in COLUMNS
     }
     return pd.DataFrame(columns, index=pd.RangeIndex(len(raw)))
+
+
+def _beside(raw: pd.DataFrame, arrived: list[str]) -> pd.DataFrame:
+    """The columns of `BESIDE` that arrived, as text; what is no text is null, for no row is skipped over it."""
+    columns = {name: _text_beside(raw.iloc[:, arrived.index(name)]) for name in BESIDE if name in arrived}
+    return pd.DataFrame(columns, index=pd.RangeIndex(len(raw)))
+
+
+def _text_beside(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Text as it is, "" too: an answer without text is one that can be judged, unlike an answer that was not logged."""
+    blank = np.array([isinstance(cell, str) and not cell.strip() for cell in column.astype(object)], dtype=bool)
+    return coerce.text(column, strip=False).values.mask(blank, "")
 
 
 def _coerce(table: pd.DataFrame) -> tuple[pd.DataFrame, list[_Failure]]:
@@ -286,13 +307,16 @@ def _check(frame: pd.DataFrame) -> list[_Failure]:
     return failures
 
 
-def _repeats(frame: pd.DataFrame) -> list[_Failure]:
-    """Rows identical to an earlier one, and rows whose request already has another prompt."""
+def _repeats(frame: pd.DataFrame, beside: pd.DataFrame) -> list[_Failure]:
+    """Rows identical to an earlier one (answers too, where known), and rows whose request has another prompt already."""
     key = frame["prompt"].astype(object).copy()
     conversations = frame["messages"].notna()
     key[conversations] = frame.loc[conversations, "messages"].map(coerce.messages_key)
     codes = pd.Series(pd.factorize(key)[0], index=frame.index)
-    identical = frame.drop(columns=["prompt", "messages"]).assign(text=codes).duplicated().to_numpy()
+    attempts = frame.drop(columns=["prompt", "messages"]).assign(text=codes)
+    if "answer" in beside:
+        attempts["answer"] = pd.factorize(beside["answer"])[0]
+    identical = attempts.duplicated().to_numpy()
     first = codes.groupby(frame["request_id"]).transform("first")
     return [
         _Failure("request_id", "duplicate row", identical),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -19,10 +19,12 @@ from training.costs import CostError
 from training.encoders import EncoderError
 from training.estimators.base import NotTrainableError
 from training.export import ParityError
+from training.llm_judge import JudgeError
 from training.outcomes import OutcomeError, Outcomes
 from training.pipeline import PipelineError
 from training.promote import PromotionError
 from training.split import SplitError
+from training.traffic.options import DEFAULT, ImportOptions
 
 # What a user can mend: shown as one message, exit code 2. Anything else is a fault of ours and shows its traceback.
 EXPECTED = (
@@ -31,6 +33,7 @@ EXPECTED = (
     ConfigError,
     CostError,
     EncoderError,
+    JudgeError,
     NotTrainableError,
     OutcomeError,
     ParityError,
@@ -73,16 +76,22 @@ def escape(text: str) -> str:
     return text.replace("[", r"\[")
 
 
-def read_logs(data: list[str], test: list[str], format: str, catalogue: Mapping[str, Candidate]) -> Outcomes:
+def read_logs(
+    data: Sequence[str],
+    test: Sequence[str],
+    format: str,
+    catalogue: Mapping[str, Candidate],
+    options: ImportOptions = DEFAULT,
+) -> Outcomes:
     """The logs as one outcome table, under the names of the catalogue; what comes from `test` is marked as held out."""
     from dataclasses import replace
 
     from training import aliases, outcomes, traffic
 
-    table = traffic.read(data, format)
+    table = traffic.read(data, format, options)
     if not test:
         return aliases.resolve(table, catalogue)
-    held_out = traffic.read(test, format)
+    held_out = traffic.read(test, format, options)
     together = outcomes.concat(
         [
             replace(table, frame=table.frame.assign(split="train")),

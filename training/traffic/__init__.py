@@ -18,6 +18,8 @@ import pandas as pd
 from training import outcomes
 from training.outcomes import OutcomeError, Outcomes, Unreadable
 from training.traffic import canonical, database, files, litellm_payload, litellm_spend, routellm, routerbench
+from training.traffic.mapped import Mapped
+from training.traffic.options import DEFAULT, ImportOptions
 
 
 class Importer(Protocol):
@@ -38,7 +40,7 @@ class Importer(Protocol):
     def recognises(self, path: Path) -> bool:
         """Whether the file is of this kind, from its name and its head only."""
 
-    def read(self, path: Path) -> Iterator[Outcomes]:
+    def read(self, path: Path, options: ImportOptions, /) -> Iterator[Outcomes]:
         """The outcomes of one file, a partition at a time (`partitions.outcomes_of`); raises OutcomeError."""
 
 
@@ -53,7 +55,7 @@ class UrlImporter(Importer, Protocol):
     def recognises_url(self, url: str) -> bool:
         """Whether what the URL names is of this kind; asked only if several importers have its scheme."""
 
-    def read_url(self, url: str) -> Iterator[Outcomes]:
+    def read_url(self, url: str, options: ImportOptions, /) -> Iterator[Outcomes]:
         """The outcomes behind the URL, a partition at a time, their source without secrets; raises OutcomeError."""
 
 
@@ -63,30 +65,33 @@ IMPORTERS: tuple[Importer, ...] = (canonical, routerbench, routellm, litellm_pay
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9.-]+)(?:\+[A-Za-z0-9]+)?:")
 
 
-def read(data: Sequence[Path | str], format: str = "auto") -> Outcomes:
+def read(data: Sequence[Path | str], format: str = "auto", options: ImportOptions = DEFAULT) -> Outcomes:
     """Read files, folders with every log below them, and URLs (as text) into one outcome table.
 
-    `format` is an importer's name, or "auto" to recognise each file. A file of a known suffix that is no log, or an
-    empty one, is an error if it was named or if nothing else in its folder is a log; otherwise it counts as one
-    skipped row. Other files in a folder are passed over. Raises OutcomeError.
+    `format` is an importer's name, or "auto" to recognise each file; with `options.mapping` every file is read by that.
+    A file of a known suffix that is no log, or an empty one, is an error if it was named or if nothing else in its
+    folder is a log; otherwise it counts as one skipped row. Other files in a folder are passed over. Raises
+    OutcomeError.
     """
-    importers = _importers(format)
+    importers = (Mapped(options.mapping),) if options.mapping else _importers(format)
+    if options.mapping and format not in ("auto", Mapped.NAME):
+        raise OutcomeError(f"format {format!r} and a mapping were given; a mapped table has no other format: drop one")
     if not data:
         raise OutcomeError("no data given: expected at least one file, folder or URL, got none")
     read_parts: list[Outcomes] = []
     skipped: list[pd.DataFrame] = []
     for named in data:
         if scheme := _scheme(named):
-            read_parts += _read_url(str(named), scheme, importers)
+            read_parts += _read_url(str(named), scheme, importers, options)
             continue
         path = Path(named)
         if path.is_dir():
             found, unrecognised = _sort_folder(path, importers)
             skipped += [_not_recognised(file, importers) for file in unrecognised]
         else:
-            found = [(path, _choose(path, importers, format))]
+            found = [(path, _choose(path, importers, Mapped.NAME if options.mapping else format))]
         for file, importer in found:
-            read_parts += _read(file, importer)
+            read_parts += _read(file, importer, options)
     result = outcomes.concat(read_parts)
     if not skipped:
         return result
@@ -101,6 +106,8 @@ def _importers(format: str) -> tuple[Importer, ...]:
     if format == "auto":
         return IMPORTERS
     named = tuple(importer for importer in IMPORTERS if format == importer.NAME)
+    if format == Mapped.NAME:
+        raise OutcomeError("format 'mapped' needs a mapping: give --map COLUMN=FIELD, for example --map candidate=llm")
     if not named:
         names = ", ".join(["auto", *(importer.NAME for importer in IMPORTERS)])
         raise OutcomeError(f"format {format!r} is not known; expected one of: {names}")
@@ -153,9 +160,9 @@ def _recogniser(path: Path, importers: tuple[Importer, ...]) -> Importer | None:
         raise OutcomeError(f"{path}: cannot be opened ({error}); check the file and its permissions") from error
 
 
-def _read(path: Path, importer: Importer) -> list[Outcomes]:
+def _read(path: Path, importer: Importer, options: ImportOptions) -> list[Outcomes]:
     try:
-        parts = list(importer.read(path))
+        parts = list(importer.read(path, options))
     except OSError as error:
         raise OutcomeError(f"{path}: cannot be read ({error}); check the file and its permissions") from error
     outcomes.require_usable(parts, source=str(path), format=importer.NAME, arrived=sorted(files.columns(path)))
@@ -168,7 +175,7 @@ def _scheme(named: Path | str) -> str:
     return "" if found is None or Path(named).exists() else found.group(1).lower()
 
 
-def _read_url(url: str, scheme: str, importers: tuple[Importer, ...]) -> list[Outcomes]:
+def _read_url(url: str, scheme: str, importers: tuple[Importer, ...], options: ImportOptions) -> list[Outcomes]:
     shown = database.shown(url)
     sources = [importer for importer in importers if isinstance(importer, UrlImporter)]
     able = [importer for importer in sources if scheme in importer.SCHEMES]
@@ -179,7 +186,7 @@ def _read_url(url: str, scheme: str, importers: tuple[Importer, ...]) -> list[Ou
     if chosen is None:
         formats = "; ".join(f"{importer.NAME}: {importer.EXPECTS}" for importer in able)
         raise OutcomeError(f"{shown}: not recognised. Formats: {formats}.")
-    parts = list(chosen.read_url(url))
+    parts = list(chosen.read_url(url, options))
     outcomes.require_usable(parts, source=shown, format=chosen.NAME, arrived=outcomes.COLUMNS)
     return parts
 
