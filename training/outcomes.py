@@ -73,7 +73,7 @@ class Outcomes:
     the other numbers are float64. `split` is a hint from sources that come with a held-out part.
     `skipped`: source, row (1-based row or line number), reason, field, value (shortened), expected.
     `rows_read`: always `len(frame) + len(skipped)`. `formats`: what was recognised. `origin`: the source and row
-    of every row of `frame`, in its order.
+    of every row of `frame`, in its order. `notes`: what the importer had to decide, one sentence each.
     """
 
     frame: pd.DataFrame
@@ -81,6 +81,7 @@ class Outcomes:
     rows_read: int
     formats: tuple[str, ...]
     origin: pd.DataFrame
+    notes: tuple[str, ...] = ()
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -156,6 +157,7 @@ def concat(parts: Sequence[Outcomes]) -> Outcomes:
         rows_read=sum(part.rows_read for part in parts),
         formats=tuple(dict.fromkeys(name for part in parts for name in part.formats)),
         origin=origin[good].reset_index(drop=True),
+        notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
     )
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import pandas as pd
 
 from training import outcomes
 from training.outcomes import OutcomeError, Outcomes, Unreadable
-from training.traffic import canonical, files, routellm, routerbench
+from training.traffic import canonical, files, langfuse_export, routellm, routerbench
+from training.traffic.options import DEFAULT, ImportOptions
 
 
 class Importer(Protocol):
@@ -35,19 +36,28 @@ class Importer(Protocol):
     def recognises(self, path: Path) -> bool:
         """Whether the file is of this kind, from its name and its head only."""
 
-    def read(self, path: Path) -> Iterator[Outcomes]:
+    def read(self, path: Path, options: ImportOptions, /) -> Iterator[Outcomes]:
         """The outcomes of one file, a partition at a time (`partitions.outcomes_of`); raises OutcomeError."""
 
 
-IMPORTERS: tuple[Importer, ...] = (canonical, routerbench, routellm)
+@runtime_checkable
+class Accompanied(Protocol):
+    """What an importer adds if files of any name can belong to its format without being logs."""
+
+    def accompanies(self, path: Path) -> bool:
+        """Whether the file is read together with logs of this kind, from its head and the files beside it."""
 
 
-def read(paths: Sequence[Path], format: str = "auto") -> Outcomes:
+IMPORTERS: tuple[Importer, ...] = (canonical, routerbench, routellm, langfuse_export)
+
+
+def read(paths: Sequence[Path], format: str = "auto", options: ImportOptions = DEFAULT) -> Outcomes:
     """Read files, and folders with every log below them, into one outcome table.
 
     `format` is an importer's name, or "auto" to recognise each file. A file of a known suffix that is no log, or an
     empty one, is an error if it was named or if nothing else in its folder is a log; otherwise it counts as one
-    skipped row. Other files in a folder are passed over. Raises OutcomeError.
+    skipped row. Other files in a folder are passed over. A log without a usable row is an error if it was named;
+    in a folder, one usable row in all is enough. Raises OutcomeError.
     """
     importers = _importers(format)
     if not paths:
@@ -60,8 +70,9 @@ def read(paths: Sequence[Path], format: str = "auto") -> Outcomes:
             skipped += [_not_recognised(file, importers) for file in unrecognised]
         else:
             found = [(path, _choose(path, importers, format))]
-        for file, importer in found:
-            read_parts += _read(file, importer)
+        parts = [part for file, importer in found for part in _read(file, importer, options)]
+        _require_usable(path, found, parts)
+        read_parts += parts
     result = outcomes.concat(read_parts)
     if not skipped:
         return result
@@ -95,7 +106,7 @@ def _choose(path: Path, importers: tuple[Importer, ...], format: str) -> Importe
     if chosen := _recogniser(path, importers):
         return chosen
     for importer in importers:
-        if path.name in importer.COMPANIONS:
+        if _accompanies(path, importer):
             return importer
     raise OutcomeError(_unknown(path, importers))
 
@@ -104,13 +115,12 @@ def _sort_folder(folder: Path, importers: tuple[Importer, ...]) -> tuple[list[tu
     """The logs below a folder with their importers, and the files that look like data but are not logs."""
     below = sorted(file for file in folder.rglob("*") if file.is_file() and files.kind(file))
     candidates = [file for file in below if not file.name.startswith((".", "_"))]
-    companions = frozenset[str]().union(*(importer.COMPANIONS for importer in importers))
     found, unrecognised = [], []
     for file in candidates:
         importer = _recogniser(file, importers) if file.stat().st_size else None
         if importer is not None:
             found.append((file, importer))
-        elif file.name not in companions:
+        elif not any(_accompanies(file, importer) for importer in importers):
             unrecognised.append(file)
     if found:
         return found, unrecognised
@@ -121,6 +131,12 @@ def _sort_folder(folder: Path, importers: tuple[Importer, ...]) -> tuple[list[tu
     )
 
 
+def _accompanies(path: Path, importer: Importer) -> bool:
+    if path.name in importer.COMPANIONS:
+        return True
+    return isinstance(importer, Accompanied) and importer.accompanies(path)
+
+
 def _recogniser(path: Path, importers: tuple[Importer, ...]) -> Importer | None:
     try:
         return next((importer for importer in importers if importer.recognises(path)), None)
@@ -128,13 +144,18 @@ def _recogniser(path: Path, importers: tuple[Importer, ...]) -> Importer | None:
         raise OutcomeError(f"{path}: cannot be opened ({error}); check the file and its permissions") from error
 
 
-def _read(path: Path, importer: Importer) -> list[Outcomes]:
+def _read(path: Path, importer: Importer, options: ImportOptions) -> list[Outcomes]:
     try:
-        parts = list(importer.read(path))
+        return list(importer.read(path, options))
     except OSError as error:
         raise OutcomeError(f"{path}: cannot be read ({error}); check the file and its permissions") from error
-    outcomes.require_usable(parts, source=str(path), format=importer.NAME, arrived=sorted(files.columns(path)))
-    return parts
+
+
+def _require_usable(path: Path, found: Sequence[tuple[Path, Importer]], parts: Sequence[Outcomes]) -> None:
+    """An export by the hour has hours without a usable row; a folder without any is an error."""
+    formats = ", ".join(dict.fromkeys(importer.NAME for _, importer in found))
+    arrived = sorted(frozenset[str]().union(*(files.columns(file) for file, _ in found[:1])))
+    outcomes.require_usable(parts, source=str(path), format=formats, arrived=arrived)
 
 
 def _unknown(path: Path, importers: tuple[Importer, ...]) -> str:

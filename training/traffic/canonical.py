@@ -7,6 +7,7 @@ from pathlib import Path
 
 from training.outcomes import ALIASES, COLUMNS, Outcomes
 from training.traffic import files
+from training.traffic.options import DEFAULT, ImportOptions
 from training.traffic.partitions import outcomes_of
 
 NAME = "canonical"
@@ -26,6 +27,6 @@ def recognises(path: Path) -> bool:
     return "request_id" in names and bool(names & {"candidate", "model"}) and bool(names & {"prompt", "messages"})
 
 
-def read(path: Path) -> Iterator[Outcomes]:
+def read(path: Path, _options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
     """Read one file. Undecodable bytes become U+FFFD."""
     return outcomes_of(path, format=NAME, convert=lambda records: records, wanted=_FIELDS)
