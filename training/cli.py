@@ -27,6 +27,9 @@ from training.outcomes import OutcomeError, Outcomes
 from training.pipeline import PipelineError
 from training.promote import PromotionError
 from training.split import SplitError
+from training.traffic.option_text import score_options
+from training.traffic.options import DEFAULT as NO_OPTIONS
+from training.traffic.options import ImportOptions
 
 if TYPE_CHECKING:
     from training.baselines import Truth
@@ -56,6 +59,16 @@ DataOption = Annotated[
     list[Path] | None, typer.Option(help="A log: a file or a folder. May be repeated. Default: a simulated log.")
 ]
 FormatOption = Annotated[str, typer.Option(help="An importer's name, or auto to recognise each file.")]
+ScoreOption = Annotated[str | None, typer.Option(help="The logged score that is quality. Default: the only one.")]
+RangeOption = Annotated[
+    str | None, typer.Option(help="WORST:BEST of a numeric score, such as 1:5. Default: it is in [0, 1].")
+]
+MappingOption = Annotated[
+    list[str] | None, typer.Option(help="LABEL=QUALITY, for a score that is a word. May be repeated.")
+]
+TraceScoresOption = Annotated[
+    str, typer.Option(help="A score of a whole trace counts for its last generation (last) or for all (all).")
+]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="stage.key=value; overrides params.toml. May be repeated.")
 ]
@@ -98,6 +111,10 @@ def run(
     data: DataOption = None,
     test: Annotated[list[Path] | None, typer.Option(help="A held-out log, instead of a split of the data.")] = None,
     format: FormatOption = "auto",
+    score_name: ScoreOption = None,
+    score_range: RangeOption = None,
+    score_mapping: MappingOption = None,
+    trace_scores: TraceScoresOption = "last",
     out: Annotated[Path, typer.Option(help="Where bundles are written; out/current is the champion.")] = Path("models"),
     catalogue: CatalogueOption = Path("data/candidates.toml"),
     params: ParamsOption = DEFAULTS,
@@ -110,6 +127,7 @@ def run(
     with explained():
         settings = load_params(params, overrides or ())
         prices = load_catalogue(catalogue)
+        options = score_options(score_name, score_range, score_mapping or (), trace_scores)
         from training import report
         from training.train import train
 
@@ -119,7 +137,9 @@ def run(
             def progress(stage: str, done: int | None = None, total: int | None = None) -> None:
                 bar.update(task, description=stage, completed=done or 0, total=total)
 
-            table, truth = (read_logs(data, test or [], format), None) if data else _simulated(settings, prices)
+            table, truth = (
+                (read_logs(data, test or [], format, options), None) if data else _simulated(settings, prices)
+            )
             trained = train(table, settings, prices, out=out, cache=cache, truth=truth, progress=progress)
             manifest = trained.bundle.manifest
             if track:
@@ -176,6 +196,10 @@ def evaluate(
     data: Annotated[list[Path], typer.Option(help="The log to evaluate on. May be repeated.")],
     bundle: Annotated[Path, typer.Option(help="The bundle to evaluate.")] = Path("models/current"),
     format: FormatOption = "auto",
+    score_name: ScoreOption = None,
+    score_range: RangeOption = None,
+    score_mapping: MappingOption = None,
+    trace_scores: TraceScoresOption = "last",
     catalogue: CatalogueOption = Path("data/candidates.toml"),
     params: ParamsOption = DEFAULTS,
     overrides: SetOption = None,
@@ -186,7 +210,8 @@ def evaluate(
         from training import report
         from training.evaluate_bundle import evaluate_bundle
 
-        table = read_logs(data, [], format)
+        options = score_options(score_name, score_range, score_mapping or (), trace_scores)
+        table = read_logs(data, [], format, options)
         opened = open_bundle(bundle)
         settings = load_params(params, overrides or ())
         result = evaluate_bundle(
@@ -324,16 +349,16 @@ def simulate(
         _console.print(f"{len(log):,} simulated outcomes written to {out}")
 
 
-def read_logs(data: list[Path], test: list[Path], format: str) -> Outcomes:
+def read_logs(data: list[Path], test: list[Path], format: str, options: ImportOptions = NO_OPTIONS) -> Outcomes:
     """The logs as one outcome table; what comes from `test` is marked as held out, the rest as not."""
     from dataclasses import replace
 
     from training import outcomes, traffic
 
-    table = traffic.read(data, format)
+    table = traffic.read(data, format, options)
     if not test:
         return table
-    held_out = traffic.read(test, format)
+    held_out = traffic.read(test, format, options)
     return outcomes.concat(
         [
             replace(table, frame=table.frame.assign(split="train")),
@@ -357,6 +382,8 @@ def _print_account(table: Outcomes) -> None:
         f"{table.rows_read:,} rows read as {', '.join(table.formats)}: "
         f"{len(table.frame):,} used, {len(table.skipped):,} skipped"
     )
+    for note in table.notes:
+        _console.print(_escape(note), soft_wrap=True)
     if table.reasons:
         grid = Table("skipped because", "rows", "for example")
         for reason, count in table.reasons.items():

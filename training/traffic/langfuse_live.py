@@ -22,7 +22,7 @@ from urllib.parse import parse_qsl
 
 from training.outcomes import OutcomeError, Outcomes
 from training.traffic import langfuse_export
-from training.traffic.langfuse_scores import ENRICHED
+from training.traffic.langfuse_scores import ENRICHED, SCORES
 from training.traffic.options import DEFAULT, ImportOptions
 
 if TYPE_CHECKING:
@@ -114,30 +114,20 @@ def download(query: Query, account: Account, root: Path) -> Path:
     folder = root / _key(query, account)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # it holds prompts
     now = datetime.now(UTC).isoformat()
-    state = _load_state(folder)
     client = _client(account)
-    for table, until in ((ENRICHED, query.until or now), ("scores", now)):
-        progress = _next_window(state.get(table), query.since, until)
+    state = _load_state(folder)
+    fresh = all(progress.done for progress in state.values()) and len(state) != 1
+    for table, until in ((ENRICHED, query.until or now), (SCORES, now)):
+        progress = state.get(table) or Progress(query.since, until)
+        if fresh and progress.done and progress.until < until:  # a broken-off download is completed before
+            progress = Progress(progress.until, until, pages=progress.pages)
         while not progress.done:
             page = _page(client, account, table, query, progress)
-            if page.cursor is not None and page.cursor == progress.cursor:
-                raise OutcomeError(
-                    f"{account.server}: gives the same page of {table} again and again; download stopped"
-                )
             _write_page(folder / table / f"{progress.pages + 1:06d}.jsonl", page.rows)
             progress = replace(progress, cursor=page.cursor, pages=progress.pages + 1, done=page.cursor is None)
             state[table] = progress
-            _write(folder / "state.json", json.dumps({name: asdict(known) for name, known in state.items()}, indent=1))
+            _write_state(folder, state)
     return folder
-
-
-def _next_window(progress: Progress | None, since: str | None, until: str) -> Progress:
-    """An unfinished window goes on as it was; a finished one is followed by what came since."""
-    if progress is None:
-        return Progress(since, until)
-    if not progress.done or progress.until >= until:
-        return progress
-    return Progress(progress.until, until, pages=progress.pages)
 
 
 def _page(client: LangfuseAPI, account: Account, table: str, query: Query, progress: Progress) -> Page:
@@ -148,7 +138,7 @@ def _page(client: LangfuseAPI, account: Account, table: str, query: Query, progr
     so_far = f"{account.server}: the download of {table} broke off after {progress.pages} pages"
     again = "run it again and it goes on from there"
     try:
-        return _observations(client, query, progress) if table == ENRICHED else _scores(client, progress)
+        page = _observations(client, query, progress) if table == ENRICHED else _scores(client, progress)
     except ApiError as error:
         raise OutcomeError(f"{so_far} (HTTP {error.status_code}); {_advice(error.status_code) or again}") from error
     except httpx.HTTPError as error:
@@ -156,6 +146,9 @@ def _page(client: LangfuseAPI, account: Account, table: str, query: Query, progr
     except pydantic.ValidationError as error:
         fields = ", ".join(dict.fromkeys(".".join(map(str, found["loc"][-1:])) for found in error.errors()))
         raise OutcomeError(f"{so_far}: a row does not fit the API's own types ({fields}); export to files") from None
+    if page.cursor is not None and page.cursor == progress.cursor:
+        raise OutcomeError(f"{account.server}: gives the same page of {table} again and again; download stopped")
+    return page
 
 
 def _advice(status: int | None) -> str:
@@ -217,6 +210,10 @@ def _load_state(folder: Path) -> dict[str, Progress]:
         return {table: Progress(**known) for table, known in json.loads(file.read_text(encoding="utf-8")).items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise OutcomeError(f"{file}: is not a download's state ({error}); delete its folder to start anew") from error
+
+
+def _write_state(folder: Path, state: Mapping[str, Progress]) -> None:
+    _write(folder / "state.json", json.dumps({table: asdict(progress) for table, progress in state.items()}, indent=1))
 
 
 def _write_page(path: Path, rows: Sequence[str]) -> None:

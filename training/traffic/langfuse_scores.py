@@ -35,7 +35,7 @@ from training.traffic.langfuse_fields import (
 from training.traffic.options import ImportOptions
 from training.traffic.scores_rule import ScoreRule, Tally, choose
 
-ENRICHED, LEGACY = "observations_v2", "observations"
+ENRICHED, LEGACY, SCORES = "observations_v2", "observations", "scores"
 # The words for a generation, and the environments of the calls that Langfuse's own evaluators make.
 GENERATION, INTERNAL = "GENERATION", "langfuse"
 
@@ -144,7 +144,7 @@ def _judgements(
 
 def _score_files(path: Path) -> list[Path]:
     in_export = path.parent.name in (ENRICHED, LEGACY)
-    beside = (path.parent.parent if in_export else path.parent) / "scores"
+    beside = (path.parent.parent if in_export else path.parent) / SCORES
     found = [file for file in _data_files(beside) if is_scores(file)]
     return found if in_export else [*found, *(file for file in _data_files(path.parent) if is_scores(file))]
 
