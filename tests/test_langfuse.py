@@ -21,12 +21,11 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import router_train
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
 from training import traffic
-from training.cli import app
 from training.outcomes import OutcomeError, Outcomes
 from training.traffic import langfuse_export, langfuse_live
 from training.traffic.langfuse_fields import camel
@@ -209,6 +208,7 @@ def test_windows_of_an_export_are_one_log(tmp_path: Path) -> None:
     later.write_bytes(as_jsonl([CLEAN[1], observation("late", second=3600)]))
     (tmp_path / "observations_v2" / "2026-05-29T16-00-00.jsonl").write_bytes(as_jsonl([CLEAN[4]]))
     (tmp_path / "scores" / "2026-05-29T15-00-00.jsonl").write_bytes(as_jsonl([score("s9", 0.25)]))
+    (tmp_path / "scores" / "2026-05-29T16-00-00.json").write_bytes(b"[]")
     result = imported(tmp_path)
     assert result.rows_read == 5
     assert result.reasons == {"duplicate row": 1, "span, not a generation": 1}
@@ -718,15 +718,13 @@ def test_one_command_trains_a_router_on_an_export(tmp_path: Path) -> None:
             good = model == "gpt-4o" or n % 3 > 0
             scores.append(score(f"s-{id}", 5 if good else 1, trace_id=f"t{n}", observation_id=id))
     export(tmp_path / "langfuse", rows, scores)
-    arguments = [
-        "run", "--data", str(tmp_path / "langfuse"), "--out", str(tmp_path / "models"), "--no-track",
-        "--cache", str(tmp_path / "cache"), "--set", "fit.estimators=ridge", "--set", "evaluate.resamples=50",
-    ]  # fmt: skip
-    refused = CliRunner().invoke(app, arguments)
-    assert refused.exit_code == 2
-    assert "--score-range WORST:BEST" in refused.output
-    trained = CliRunner().invoke(app, [*arguments, "--score-range", "1:5"])
-    assert trained.exit_code == 0, trained.output
-    assert "480 rows read as langfuse: 480 used, 0 skipped" in trained.output
-    assert "langfuse: latency is in seconds" in trained.output
+    arguments = ["run", "--data", tmp_path / "langfuse", "--out", tmp_path / "models", "--no-track"]
+    arguments += ["--set", "fit.estimators=workflow-table,logistic"]
+    refused = router_train(*arguments)
+    assert refused.returncode == 2
+    assert "--score-range WORST:BEST" in refused.stderr
+    trained = router_train(*arguments, "--score-range", "1:5")
+    assert trained.returncode == 0, trained.stderr
+    assert "480 rows read as langfuse: 480 used, 0 skipped" in trained.stdout
+    assert "langfuse: latency is in seconds" in trained.stdout
     assert (tmp_path / "models" / "current" / "manifest.json").is_file()

@@ -40,8 +40,8 @@ NAME = "langfuse"
 EXPECTS = "observations exported from Langfuse (id, trace_id or traceId, type, start_time or startTime, ...)"
 COMPANIONS: frozenset[str] = frozenset()
 
-# What an export has beside observations and scores: the runs' manifests, and the older export's traces.
-_OTHER_TABLES = ("manifests", "traces")
+# What an export has beside observations: scores (of some hours there are none), manifests, the older export's traces.
+_OTHER_TABLES = ("scores", "manifests", "traces")
 _FIELDS = (
     "id", "trace_id", "type", "start_time", "end_time", "input", "provided_model_name", "model", "usage",
     "usage_details", "input_usage", "output_usage", "total_cost", "cost_details", "latency", "level", "environment",

@@ -62,7 +62,7 @@ def column(table: pd.DataFrame, *names: str) -> Cells:
     for name in names:
         if name in spelt:
             cells = table.iloc[:, spelt[name]].astype(object).tolist()
-            found = [new if missing(old) and not missing(new) else old for old, new in zip(found, cells, strict=True)]
+            found = [new if old is None and not missing(new) else old for old, new in zip(found, cells, strict=True)]
     return found
 
 
