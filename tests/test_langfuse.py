@@ -631,6 +631,18 @@ def test_a_broken_download_goes_on_where_it_stopped(
     assert not list(tmp_path.rglob("*.partial"))
 
 
+def test_the_importer_reads_its_url_from_the_usual_cache(
+    server: Server, keys: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    keys.chdir(tmp_path)
+    with serving(server) as url:
+        keys.setenv("LANGFUSE_HOST", url)
+        parts = list(langfuse_export.read_url("langfuse:", ImportOptions(trace_scores="all")))
+    assert [value for part in parts for value in part.frame["quality"].fillna(-1)] == [0.5, 1.0, -1, 1.0, -1]
+    (folder,) = (tmp_path / ".cache" / "langfuse").iterdir()
+    assert folder.stat().st_mode & 0o077 == 0  # prompts are its owner's to read
+
+
 def test_a_finished_download_is_taken_further(server: Server, keys: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with serving(server) as url:
         keys.setenv("LANGFUSE_HOST", url)
@@ -686,6 +698,7 @@ def test_a_row_that_is_not_the_apis_is_an_error_without_its_text(
 def test_wrong_urls_missing_keys_and_damaged_states_are_errors(tmp_path: Path) -> None:
     assert langfuse_live.recognises_url("langfuse:?from=2026-01-01")
     assert not langfuse_live.recognises_url("hf:some/set")
+    assert langfuse_export.recognises_url("langfuse:")
     parsed = langfuse_live.parse_url("langfuse:?from=2026-01-01T01:00:00%2B01:00&environment=production")
     assert parsed == Query(since="2026-01-01T00:00:00+00:00", environment="production")
     with pytest.raises(OutcomeError, match="'since' is not known; expected langfuse:"):

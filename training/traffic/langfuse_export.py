@@ -39,6 +39,7 @@ from training.traffic.partitions import outcomes_of
 NAME = "langfuse"
 EXPECTS = "observations exported from Langfuse (id, trace_id or traceId, type, start_time or startTime, ...)"
 COMPANIONS: frozenset[str] = frozenset()
+SCHEMES: frozenset[str] = frozenset({"langfuse"})
 
 # What an export has beside observations: scores (of some hours there are none), manifests, the older export's traces.
 _OTHER_TABLES = ("scores", "manifests", "traces")
@@ -78,6 +79,20 @@ def read(path: Path, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
     wanted = both((*_FIELDS, "output") if options.answers else _FIELDS)
     for part in outcomes_of(path, format=NAME, convert=reading.convert, wanted=wanted):
         yield replace(part, notes=(*reading.judgements.notes, *reading.notes))
+
+
+def recognises_url(url: str) -> bool:
+    """Whether the URL stands for a project on a Langfuse server (`langfuse_live`)."""
+    from training.traffic import langfuse_live
+
+    return langfuse_live.recognises_url(url)
+
+
+def read_url(url: str, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
+    """Download a project's observations and scores as far as they are missing, and read them; raises OutcomeError."""
+    from training.traffic import langfuse_live  # it reads its pages with `read`
+
+    return langfuse_live.read_url(url, options)
 
 
 def _exported_twice(path: Path) -> bool:
