@@ -85,7 +85,8 @@ class Outcomes:
     `rows_read`: always `len(frame) + len(skipped)`. `formats`: what was recognised. `origin`: the source and row
     of every row of `frame`, in its order. `aliases`: the names that were read as another (`aliases.resolve`).
     `beside`: those of `BESIDE` that the source has, `str`, rows as in `frame`;
-    judging reads it, and nothing writes it anywhere.
+    judging reads it, and nothing writes it anywhere. `notes`: what the importer had to
+    decide, one sentence each.
     """
 
     frame: pd.DataFrame
@@ -95,6 +96,7 @@ class Outcomes:
     origin: pd.DataFrame
     aliases: tuple[AliasUse, ...] = ()
     beside: pd.DataFrame = field(default_factory=pd.DataFrame)
+    notes: tuple[str, ...] = ()
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -174,6 +176,7 @@ def concat(parts: Sequence[Outcomes]) -> Outcomes:
         formats=tuple(dict.fromkeys(name for part in parts for name in part.formats)),
         origin=origin[good].reset_index(drop=True),
         beside=beside[good].reset_index(drop=True),
+        notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
     )
 
 

@@ -107,6 +107,8 @@ def print_account(table: Outcomes) -> None:
         f"{table.rows_read:,} rows read as {', '.join(table.formats)}: "
         f"{len(table.frame):,} used, {len(table.skipped):,} skipped"
     )
+    for note in table.notes:
+        console.print(escape(note), soft_wrap=True)
     if table.reasons:
         grid = Table("skipped because", "rows", "for example")
         for reason, count in table.reasons.items():

@@ -17,7 +17,19 @@ import pandas as pd
 
 from training import outcomes
 from training.outcomes import OutcomeError, Outcomes, Unreadable
-from training.traffic import canonical, database, files, litellm_payload, litellm_spend, routellm, routerbench
+from training.traffic import (
+    canonical,
+    database,
+    files,
+    langfuse_export,
+    litellm_payload,
+    litellm_spend,
+    openai_pairs,
+    openrouter,
+    otel_genai,
+    routellm,
+    routerbench,
+)
 from training.traffic.mapped import Mapped
 from training.traffic.options import DEFAULT, ImportOptions
 
@@ -59,7 +71,25 @@ class UrlImporter(Importer, Protocol):
         """The outcomes behind the URL, a partition at a time, their source without secrets; raises OutcomeError."""
 
 
-IMPORTERS: tuple[Importer, ...] = (canonical, routerbench, routellm, litellm_payload, litellm_spend)
+@runtime_checkable
+class Accompanied(Protocol):
+    """What an importer adds if files of any name can belong to its format without being logs."""
+
+    def accompanies(self, path: Path) -> bool:
+        """Whether the file is read together with logs of this kind, from its head and the files beside it."""
+
+
+IMPORTERS: tuple[Importer, ...] = (
+    canonical,
+    routerbench,
+    routellm,
+    litellm_payload,
+    litellm_spend,
+    langfuse_export,
+    otel_genai,
+    openrouter,
+    openai_pairs,
+)
 
 # At least two letters: a single one is a drive of Windows.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9.-]+)(?:\+[A-Za-z0-9]+)?:")
@@ -70,8 +100,8 @@ def read(data: Sequence[Path | str], format: str = "auto", options: ImportOption
 
     `format` is an importer's name, or "auto" to recognise each file; with `options.mapping` every file is read by that.
     A file of a known suffix that is no log, or an empty one, is an error if it was named or if nothing else in its
-    folder is a log; otherwise it counts as one skipped row. Other files in a folder are passed over. Raises
-    OutcomeError.
+    folder is a log; otherwise it counts as one skipped row. Other files in a folder are passed over. A log without a
+    usable row is an error if it was named; in a folder, one usable row in all is enough. Raises OutcomeError.
     """
     importers = (Mapped(options.mapping),) if options.mapping else _importers(format)
     if options.mapping and format not in ("auto", Mapped.NAME):
@@ -90,8 +120,9 @@ def read(data: Sequence[Path | str], format: str = "auto", options: ImportOption
             skipped += [_not_recognised(file, importers) for file in unrecognised]
         else:
             found = [(path, _choose(path, importers, Mapped.NAME if options.mapping else format))]
-        for file, importer in found:
-            read_parts += _read(file, importer, options)
+        parts = [part for file, importer in found for part in _read(file, importer, options)]
+        _require_usable(path, found, parts)
+        read_parts += parts
     result = outcomes.concat(read_parts)
     if not skipped:
         return result
@@ -127,7 +158,7 @@ def _choose(path: Path, importers: tuple[Importer, ...], format: str) -> Importe
     if chosen := _recogniser(path, importers):
         return chosen
     for importer in importers:
-        if path.name in importer.COMPANIONS:
+        if _accompanies(path, importer):
             return importer
     raise OutcomeError(_unknown(path, importers))
 
@@ -136,13 +167,12 @@ def _sort_folder(folder: Path, importers: tuple[Importer, ...]) -> tuple[list[tu
     """The logs below a folder with their importers, and the files that look like data but are not logs."""
     below = sorted(file for file in folder.rglob("*") if file.is_file() and files.kind(file))
     candidates = [file for file in below if not file.name.startswith((".", "_"))]
-    companions = frozenset[str]().union(*(importer.COMPANIONS for importer in importers))
     found, unrecognised = [], []
     for file in candidates:
         importer = _recogniser(file, importers) if file.stat().st_size else None
         if importer is not None:
             found.append((file, importer))
-        elif file.name not in companions:
+        elif not any(_accompanies(file, importer) for importer in importers):
             unrecognised.append(file)
     if found:
         return found, unrecognised
@@ -151,6 +181,12 @@ def _sort_folder(folder: Path, importers: tuple[Importer, ...]) -> tuple[list[tu
     raise OutcomeError(
         f"{folder}: holds no log; expected files ending in {', '.join(files.SUFFIXES)} (text also with .gz)"
     )
+
+
+def _accompanies(path: Path, importer: Importer) -> bool:
+    if path.name in importer.COMPANIONS:
+        return True
+    return isinstance(importer, Accompanied) and importer.accompanies(path)
 
 
 def _recogniser(path: Path, importers: tuple[Importer, ...]) -> Importer | None:
@@ -162,11 +198,16 @@ def _recogniser(path: Path, importers: tuple[Importer, ...]) -> Importer | None:
 
 def _read(path: Path, importer: Importer, options: ImportOptions) -> list[Outcomes]:
     try:
-        parts = list(importer.read(path, options))
+        return list(importer.read(path, options))
     except OSError as error:
         raise OutcomeError(f"{path}: cannot be read ({error}); check the file and its permissions") from error
-    outcomes.require_usable(parts, source=str(path), format=importer.NAME, arrived=sorted(files.columns(path)))
-    return parts
+
+
+def _require_usable(path: Path, found: Sequence[tuple[Path, Importer]], parts: Sequence[Outcomes]) -> None:
+    """An export by the hour has hours without a usable row; a folder without any is an error."""
+    formats = ", ".join(dict.fromkeys(importer.NAME for _, importer in found))
+    arrived = sorted(frozenset[str]().union(*(files.columns(file) for file, _ in found[:1])))
+    outcomes.require_usable(parts, source=str(path), format=formats, arrived=arrived)
 
 
 def _scheme(named: Path | str) -> str:
