@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,11 @@ def given(**options: Any) -> cli_import.Judging:
 
 def write_log(folder: Path, requests: int = 300) -> tuple[Path, Path]:
     """Two LLMs on every request, answers that are JSON or not; stars for the first half, and two judgements too many."""
-    draw = random.Random(0)
+    draw, once = random.Random(0), uuid.uuid4().hex[:8]  # new prompts each time: none is in the cache already
     log, stars = [], []
     for number in range(requests):
         hard = draw.random() < 0.4
-        text = f"CANARYPROMPT {'prove' if hard else 'say'} item {number} about {draw.choice(['cats', 'tax', 'law'])}"
+        text = f"CANARYPROMPT {once} {'prove' if hard else 'say'} item {number} about {draw.choice(['cats', 'tax', 'law'])}"
         for llm, usd in (("small-1", 0.001), ("big-2", 0.01)):
             good = draw.random() < (0.4 if hard and llm == "small-1" else 0.95)
             content = '{"CANARYANSWER": 1}' if good else "CANARYANSWER: no"
