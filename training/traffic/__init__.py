@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import pandas as pd
 
 from training import outcomes
 from training.outcomes import OutcomeError, Outcomes, Unreadable
-from training.traffic import canonical, files, routellm, routerbench
+from training.traffic import canonical, files, openai_pairs, openrouter, otel_genai, routellm, routerbench
 
 
 class Importer(Protocol):
@@ -39,7 +39,15 @@ class Importer(Protocol):
         """The outcomes of one file, a partition at a time (`partitions.outcomes_of`); raises OutcomeError."""
 
 
-IMPORTERS: tuple[Importer, ...] = (canonical, routerbench, routellm)
+@runtime_checkable
+class Accompanied(Protocol):
+    """What an importer adds if files of any name can belong to its format without being logs."""
+
+    def accompanies(self, path: Path) -> bool:
+        """Whether the file is read together with logs of this kind, from its head and the files beside it."""
+
+
+IMPORTERS: tuple[Importer, ...] = (canonical, routerbench, routellm, otel_genai, openrouter, openai_pairs)
 
 
 def read(paths: Sequence[Path], format: str = "auto") -> Outcomes:
@@ -95,7 +103,7 @@ def _choose(path: Path, importers: tuple[Importer, ...], format: str) -> Importe
     if chosen := _recogniser(path, importers):
         return chosen
     for importer in importers:
-        if path.name in importer.COMPANIONS:
+        if _accompanies(path, importer):
             return importer
     raise OutcomeError(_unknown(path, importers))
 
@@ -104,13 +112,12 @@ def _sort_folder(folder: Path, importers: tuple[Importer, ...]) -> tuple[list[tu
     """The logs below a folder with their importers, and the files that look like data but are not logs."""
     below = sorted(file for file in folder.rglob("*") if file.is_file() and files.kind(file))
     candidates = [file for file in below if not file.name.startswith((".", "_"))]
-    companions = frozenset[str]().union(*(importer.COMPANIONS for importer in importers))
     found, unrecognised = [], []
     for file in candidates:
         importer = _recogniser(file, importers) if file.stat().st_size else None
         if importer is not None:
             found.append((file, importer))
-        elif file.name not in companions:
+        elif not any(_accompanies(file, importer) for importer in importers):
             unrecognised.append(file)
     if found:
         return found, unrecognised
@@ -119,6 +126,12 @@ def _sort_folder(folder: Path, importers: tuple[Importer, ...]) -> tuple[list[tu
     raise OutcomeError(
         f"{folder}: holds no log; expected files ending in {', '.join(files.SUFFIXES)} (text also with .gz)"
     )
+
+
+def _accompanies(path: Path, importer: Importer) -> bool:
+    if path.name in importer.COMPANIONS:
+        return True
+    return isinstance(importer, Accompanied) and importer.accompanies(path)
 
 
 def _recogniser(path: Path, importers: tuple[Importer, ...]) -> Importer | None:
