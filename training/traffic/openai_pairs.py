@@ -42,11 +42,8 @@ _PAIR = "a request and its response"
 
 def recognises(path: Path) -> bool:
     """Whether the head holds pairs (of any service but OpenRouter) or answers of a batch."""
-    records = _head(path)
-    pairs = [record for record in records if is_pair(record)]
-    if pairs:
-        return not any(is_openrouter(record) for record in pairs)
-    return any(is_answer(record) for record in records)
+    first = _first(path)
+    return first is not None and (is_answer(first) or not is_openrouter(first))
 
 
 @remembered
@@ -61,7 +58,8 @@ def read(path: Path, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
         raise OutcomeError(
             f"{path}: holds the requests of a batch, not its answers; give the output file beside it, or the folder"
         )
-    if any(is_answer(record) for record in _head(path)):
+    first = _first(path)
+    if first is not None and is_answer(first):
         return _read_answers(path, options)
     stem = files.stem(path)
     return outcomes_of(
@@ -150,6 +148,11 @@ def _cells(record: Row, request: Row, response: Row, *, failed: bool) -> Row:
 
 def _head(path: Path) -> list[Row]:
     return files.head_records(path) if files.kind(path) in (*files.LINES, ".json") else []
+
+
+def _first(path: Path) -> Row | None:
+    """The first record of the head that is a pair or a batch's answer; it says what the file holds."""
+    return next((record for record in _head(path) if is_pair(record) or is_answer(record)), None)
 
 
 def _is_outcome(record: Row) -> bool:
