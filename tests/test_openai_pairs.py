@@ -92,7 +92,7 @@ def test_each_shape_of_a_pair_reads_as_the_same_outcome(tmp_path: Path, record: 
     assert frame["candidate"].str.startswith("gpt-4o-mini").all()
     assert frame[["input_tokens", "output_tokens"]].to_numpy().tolist() == [[11, 5]]
     assert frame["request_id"].tolist() == ["chatcmpl-1"]
-    assert traffic.read([path]).formats == ("openai",)
+    assert [importer for importer in traffic.IMPORTERS if importer.recognises(path)] == [openai_pairs]
 
 
 def test_an_answer_may_be_bare_text(tmp_path: Path) -> None:

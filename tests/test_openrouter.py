@@ -86,7 +86,9 @@ def write(path: Path, lines: list[Any]) -> Path:
 
 def test_responses_alone_carry_their_cost(tmp_path: Path) -> None:
     byok = {"is_byok": True, "cost": 0.05, "cost_details": {"upstream_inference_cost": 1.0}}
-    result = traffic.read([write(tmp_path / "log.jsonl", [logged(1), logged(2, usage=byok)])])
+    path = write(tmp_path / "log.jsonl", [logged(1), logged(2, usage=byok)])
+    assert [importer for importer in traffic.IMPORTERS if importer.recognises(path)] == [openrouter]
+    result = traffic.read([path])
     assert result.formats == ("openrouter",)
     assert result.frame["candidate"].tolist() == ["openai/gpt-4o-mini"] * 2
     assert result.frame["cost_usd"].tolist() == [0.95, 1.05]

@@ -147,7 +147,9 @@ def test_a_span_becomes_an_outcome(tmp_path: Path) -> None:
         "gen_ai.usage.cost": 0.0125,
     }
     one = span(1, attributes=attributes, events=[event("gen_ai.evaluation.result", **evaluation("ok", value=0.75))])
-    result = traffic.read([write(tmp_path / "traces.jsonl", line(one))])
+    path = write(tmp_path / "traces.jsonl", line(one))
+    assert [importer for importer in traffic.IMPORTERS if importer.recognises(path)] == [otel_genai]
+    result = traffic.read([path])
     assert result.formats == ("otel",)
     row = result.frame.iloc[0]
     assert row["request_id"] == f"{TRACE.hex()}-0000000000000001"
