@@ -48,10 +48,15 @@ def stem(path: Path) -> str:
     return (path.with_suffix("") if path.suffix.lower() == ".gz" else path).stem
 
 
+def head_text(path: Path) -> str:
+    """The first megabyte of a text file, unpacked, without a byte order mark; undecodable bytes become U+FFFD."""
+    return _head(path).decode("utf-8-sig", "replace")
+
+
 def head_records(path: Path) -> list[dict[str, Any]]:
     """The first records in the first megabyte of a text file (CSV: one, with text cells); [] if none is readable."""
     suffix = kind(path)
-    text = _head(path).decode("utf-8-sig", "replace")
+    text = head_text(path)
     if suffix == ".csv":
         with _long_cells():
             rows = [row for row, _ in zip(_csv_rows(text), range(2), strict=False)]
