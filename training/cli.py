@@ -17,6 +17,7 @@ from rich.table import Table
 
 from serving.bundle import Bundle, BundleError, open_bundle
 from serving.catalogue import Candidate
+from training import cli_store
 from training.catalogue import CatalogueError, load_catalogue
 from training.config import DEFAULTS, ConfigError, Params, load_params
 from training.costs import CostError
@@ -366,6 +367,9 @@ def _print_account(table: Outcomes) -> None:
             )
             grid.add_row(_escape(reason), f"{count:,}", _escape(example))
         _console.print(grid)
+
+
+app.command("import")(explained()(cli_store.import_log))
 
 
 def main() -> None:

@@ -6,8 +6,8 @@ holds; a source in which nothing is usable is an `OutcomeError`. The skip report
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ import pandera.pandas as pa
 
 from training import coerce
 from training.coerce import Mask
+from training.repeats import Repeats, texts
 
 COLUMNS: tuple[str, ...] = (
     "request_id", "prompt", "messages", "candidate", "quality", "cost_usd", "input_tokens", "output_tokens",
@@ -136,27 +137,52 @@ def validate(
     )
 
 
-def concat(parts: Sequence[Outcomes]) -> Outcomes:
+def concat(parts: Iterable[Outcomes]) -> Outcomes:
     """One table from several, in order; repeats and contradictions between the parts are skipped and counted."""
-    if not parts:
+    kept = list(unrepeated(parts))
+    if not kept:
         raise OutcomeError("no outcomes to put together: expected at least one table, got none")
-    if len(parts) == 1:
-        return parts[0]
-    frame = pd.concat([part.frame for part in parts], ignore_index=True)
-    origin = pd.concat([part.origin for part in parts], ignore_index=True)
-    failures = _repeats(frame)
-    good = ~_any(failures, len(frame))
-    repeats = [
-        _report(frame, failures, str(source), origin["row"].to_numpy(), origin["source"] == source)
-        for source in origin["source"][~good].unique()
-    ]
+    if len(kept) == 1:
+        return kept[0]
     return Outcomes(
-        frame=frame[good].reset_index(drop=True),
-        skipped=pd.concat([*(part.skipped for part in parts), *repeats], ignore_index=True),
-        rows_read=sum(part.rows_read for part in parts),
-        formats=tuple(dict.fromkeys(name for part in parts for name in part.formats)),
-        origin=origin[good].reset_index(drop=True),
+        frame=pd.concat([part.frame for part in kept], ignore_index=True),
+        skipped=pd.concat([part.skipped for part in kept], ignore_index=True),
+        rows_read=sum(part.rows_read for part in kept),
+        formats=tuple(dict.fromkeys(name for part in kept for name in part.formats)),
+        origin=pd.concat([part.origin for part in kept], ignore_index=True),
     )
+
+
+def unrepeated(parts: Iterable[Outcomes]) -> Iterator[Outcomes]:
+    """The parts, one by one, without rows that repeat or contradict an earlier part; these are skipped and counted.
+
+    Of the earlier parts only hashes are kept, so that a log of any length goes through.
+    """
+    earlier = Repeats()
+    for part in parts:
+        failures = _repeated(*earlier.find(part.frame))
+        bad = _any(failures, len(part.frame))
+        if not bad.any():
+            yield part
+            continue
+        sources = part.origin["source"]
+        repeats = [
+            _report(part.frame, failures, str(source), part.origin["row"].to_numpy(), sources == source)
+            for source in sources[bad].unique()
+        ]
+        yield replace(
+            part,
+            frame=part.frame[~bad].reset_index(drop=True),
+            skipped=pd.concat([part.skipped, *repeats], ignore_index=True),
+            origin=part.origin[~bad].reset_index(drop=True),
+        )
+
+
+def refused(source: str, rows: Iterable[Unreadable]) -> Outcomes:
+    """No outcome at all, only rows that could not be read."""
+    skipped = unreadable_rows(source, rows)
+    nothing = validate(pd.DataFrame(), source=source, format="", partition=True)
+    return replace(nothing, skipped=skipped, rows_read=len(skipped), formats=())
 
 
 def require_usable(parts: Sequence[Outcomes], *, source: str, format: str, arrived: Sequence[str]) -> None:
@@ -279,15 +305,16 @@ def _check(frame: pd.DataFrame) -> list[_Failure]:
 
 def _repeats(frame: pd.DataFrame) -> list[_Failure]:
     """Rows identical to an earlier one, and rows whose request already has another prompt."""
-    key = frame["prompt"].astype(object).copy()
-    conversations = frame["messages"].notna()
-    key[conversations] = frame.loc[conversations, "messages"].map(coerce.messages_key)
-    codes = pd.Series(pd.factorize(key)[0], index=frame.index)
+    codes = pd.Series(pd.factorize(texts(frame))[0], index=frame.index)
     identical = frame.drop(columns=["prompt", "messages"]).assign(text=codes).duplicated().to_numpy()
     first = codes.groupby(frame["request_id"]).transform("first")
+    return _repeated(identical, (codes != first).to_numpy() & ~identical)
+
+
+def _repeated(identical: Mask, other: Mask) -> list[_Failure]:
     return [
         _Failure("request_id", "duplicate row", identical),
-        _Failure("request_id", "request has two different prompts", (codes != first).to_numpy() & ~identical),
+        _Failure("request_id", "request has two different prompts", other),
     ]
 
 

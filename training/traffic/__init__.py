@@ -6,11 +6,8 @@ An importer is a module with the attributes of `Importer`; adding one means addi
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
-
-import pandas as pd
 
 from training import outcomes
 from training.outcomes import OutcomeError, Outcomes, Unreadable
@@ -49,27 +46,31 @@ def read(paths: Sequence[Path], format: str = "auto") -> Outcomes:
     empty one, is an error if it was named or if nothing else in its folder is a log; otherwise it counts as one
     skipped row. Other files in a folder are passed over. Raises OutcomeError.
     """
+    return outcomes.concat(_partitions(paths, format))
+
+
+def stream(paths: Sequence[Path], format: str = "auto") -> Iterator[Outcomes]:
+    """What `read` reads, a partition at a time; none holds a row that repeats or contradicts one of an earlier one."""
+    return outcomes.unrepeated(_partitions(paths, format))
+
+
+def _partitions(paths: Sequence[Path], format: str) -> Iterator[Outcomes]:
     importers = _importers(format)
     if not paths:
         raise OutcomeError("no data given: expected at least one file or folder, got none")
-    read_parts: list[Outcomes] = []
-    skipped: list[pd.DataFrame] = []
+    found: list[tuple[Path, Importer]] = []
+    strangers: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found, unrecognised = _sort_folder(path, importers)
-            skipped += [_not_recognised(file, importers) for file in unrecognised]
+            logs, others = _sort_folder(path, importers)
+            found += logs
+            strangers += others
         else:
-            found = [(path, _choose(path, importers, format))]
-        for file, importer in found:
-            read_parts += _read(file, importer)
-    result = outcomes.concat(read_parts)
-    if not skipped:
-        return result
-    return replace(
-        result,
-        skipped=pd.concat([result.skipped, *skipped], ignore_index=True),
-        rows_read=result.rows_read + len(skipped),
-    )
+            found.append((path, _choose(path, importers, format)))
+    for file, importer in found:
+        yield from _read(file, importer)
+    for file in strangers:
+        yield outcomes.refused(str(file), [_not_recognised(file, importers)])
 
 
 def _importers(format: str) -> tuple[Importer, ...]:
@@ -128,13 +129,18 @@ def _recogniser(path: Path, importers: tuple[Importer, ...]) -> Importer | None:
         raise OutcomeError(f"{path}: cannot be opened ({error}); check the file and its permissions") from error
 
 
-def _read(path: Path, importer: Importer) -> list[Outcomes]:
+def _read(path: Path, importer: Importer) -> Iterator[Outcomes]:
+    """The partitions of one file; raises OutcomeError at its end when none had a usable row."""
+    unusable: list[Outcomes] | None = []
     try:
-        parts = list(importer.read(path))
+        for part in importer.read(path):
+            unusable = None if unusable is None or len(part.frame) else [*unusable, part]
+            yield part
     except OSError as error:
         raise OutcomeError(f"{path}: cannot be read ({error}); check the file and its permissions") from error
-    outcomes.require_usable(parts, source=str(path), format=importer.NAME, arrived=sorted(files.columns(path)))
-    return parts
+    if unusable is not None:
+        arrived = sorted(files.columns(path))
+        outcomes.require_usable(unusable, source=str(path), format=importer.NAME, arrived=arrived)
 
 
 def _unknown(path: Path, importers: tuple[Importer, ...]) -> str:
@@ -144,8 +150,7 @@ def _unknown(path: Path, importers: tuple[Importer, ...]) -> str:
     return f"{path}: not recognised. Arrived: {files.shown_columns(path)}. Formats: {formats}."
 
 
-def _not_recognised(path: Path, importers: tuple[Importer, ...]) -> pd.DataFrame:
+def _not_recognised(path: Path, importers: tuple[Importer, ...]) -> Unreadable:
     size = path.stat().st_size
     reason = "file not recognised" if size else "file is empty"
-    names = ", ".join(importer.NAME for importer in importers)
-    return outcomes.unreadable_rows(str(path), [Unreadable(1, reason, f"a file of {size} bytes", names)])
+    return Unreadable(1, reason, f"a file of {size} bytes", ", ".join(importer.NAME for importer in importers))
