@@ -145,7 +145,7 @@ def test_an_import_is_a_log_with_an_account_to_the_cent(tmp_path: Path, monkeypa
     assert account["skipped"] == {"duplicate row": 1, "cost_usd is negative": 1}
     assert (account["cost_usd"], account["input_tokens"], account["output_tokens"]) == (0.1, 36, 18)
     assert list(account["files"].values()) == [4, 4, 2]
-    assert pd.read_csv(out / SKIPPED)["row"].tolist() == [11, 12]
+    assert pd.read_csv(out / SKIPPED)["row"].tolist() == [12, 11]
     again = traffic.read([out])
     assert (again.formats, again.reasons) == (("canonical",), {})
     pd.testing.assert_frame_equal(again.frame, traffic.read([path]).frame)

@@ -17,7 +17,7 @@ import pandera.pandas as pa
 
 from training import coerce
 from training.coerce import Mask
-from training.repeats import Repeats, texts
+from training.repeats import Repeats
 
 COLUMNS: tuple[str, ...] = (
     "request_id", "prompt", "messages", "candidate", "quality", "cost_usd", "input_tokens", "output_tokens",
@@ -109,8 +109,8 @@ def validate(
     `rows` are the 1-based row or line numbers in the source, shape (n,) (default: 1 to n); `unreadable` are the rows
     that never became part of `raw`. `model` stands for `candidate` where that is absent; other unknown columns are
     ignored, and missing ones are null. A row with messages and a prompt keeps the messages, which say more. An error
-    row has quality 0. Raises OutcomeError when no row is usable, unless this is a `partition` of a source, for the others
-    may have some.
+    row has quality 0. Raises OutcomeError when no row is usable. In a `partition` of a source there need be none, and
+    repeats stay in it: which row is the first only `unrepeated` can tell, which sees all partitions.
     """
     arrived = [str(name).strip() for name in raw.columns]
     table = _select(raw, arrived)
@@ -119,7 +119,7 @@ def validate(
     failures += _check(coerced)
     failures.sort(key=lambda failure: COLUMNS.index(failure.field))
     good = ~_any(failures, len(raw))
-    for failure in _repeats(coerced[good]):
+    for failure in () if partition else _repeated(*Repeats().find(coerced[good])):
         wide = np.zeros(len(raw), dtype=bool)
         wide[good] = failure.mask
         failures.append(failure._replace(mask=wide))
@@ -154,9 +154,9 @@ def concat(parts: Iterable[Outcomes]) -> Outcomes:
 
 
 def unrepeated(parts: Iterable[Outcomes]) -> Iterator[Outcomes]:
-    """The parts, one by one, without rows that repeat or contradict an earlier part; these are skipped and counted.
+    """The parts, one by one, without rows that repeat or contradict an earlier row; these are skipped and counted.
 
-    Of the earlier parts only hashes are kept, so that a log of any length goes through.
+    Of the earlier rows only hashes are kept, so that a log of any length goes through.
     """
     earlier = Repeats()
     for part in parts:
@@ -301,14 +301,6 @@ def _check(frame: pd.DataFrame) -> list[_Failure]:
         mask[group["index"].to_numpy(dtype="int64")] = True
         failures.append(_Failure(str(name), f"no {name}" if check == "not_nullable" else str(check), mask))
     return failures
-
-
-def _repeats(frame: pd.DataFrame) -> list[_Failure]:
-    """Rows identical to an earlier one, and rows whose request already has another prompt."""
-    codes = pd.Series(pd.factorize(texts(frame))[0], index=frame.index)
-    identical = frame.drop(columns=["prompt", "messages"]).assign(text=codes).duplicated().to_numpy()
-    first = codes.groupby(frame["request_id"]).transform("first")
-    return _repeated(identical, (codes != first).to_numpy() & ~identical)
 
 
 def _repeated(identical: Mask, other: Mask) -> list[_Failure]:

@@ -48,7 +48,7 @@ class Known:
 
 
 class Repeats:
-    """Finds, partition by partition, the rows that repeat or contradict a row of an earlier partition."""
+    """Finds, partition by partition, the rows that repeat or contradict an earlier row."""
 
     def __init__(self) -> None:
         self._rows = Known()
@@ -57,15 +57,17 @@ class Repeats:
     def find(self, frame: pd.DataFrame) -> tuple[Mask, Mask]:
         """(n,) rows identical to an earlier one, and rows whose request already has another prompt.
 
-        `frame` is an outcome table without such rows of its own; its other rows are remembered.
+        Earlier are the rows before it in this table, and those of the tables before.
         """
         text = _hashes(texts(frame))
         rows = _hashes(frame.drop(columns=["prompt", "messages"]).assign(text=text))
         request = _hashes(frame["request_id"])
-        identical, _ = self._rows.find(rows)
+        known, _ = self._rows.find(rows)
+        identical = known | pd.Series(rows).duplicated().to_numpy()
         met, first = self._texts.find(request)
-        other = met & (first != text) & ~identical
-        self._rows.add(rows[~identical], rows[~identical])
+        _, place, of = np.unique(request, return_index=True, return_inverse=True)
+        other = (np.where(met, first, text[place][of]) != text) & ~identical
+        self._rows.add(rows[~known], rows[~known])
         self._texts.add(request[~met], text[~met])
         return identical, other
 
