@@ -32,6 +32,7 @@ from training.split import SplitError
 if TYPE_CHECKING:
     from training.baselines import Truth
     from training.promote import Verdict
+    from training.redact import Redactor
     from training.traffic.simulate import SimulatedLog
 
 # What a user can mend: shown as one message, exit code 2. Anything else is a fault of ours and shows its traceback.
@@ -105,6 +106,11 @@ def run(
     overrides: SetOption = None,
     cache: CacheOption = Path(".cache"),
     track: Annotated[bool, typer.Option(help="Log the run and register the bundle with MLflow.")] = True,
+    redact: Annotated[bool, typer.Option(help=cli_store.REDACT_HELP)] = False,
+    phone_region: cli_store.RegionOption = None,
+    keep_text: Annotated[
+        bool, typer.Option(help="Put the test requests, as text, into the bundle (test_requests.csv).")
+    ] = False,
 ) -> None:
     """Train a router on a log (all stages) and write its bundle."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -120,8 +126,11 @@ def run(
             def progress(stage: str, done: int | None = None, total: int | None = None) -> None:
                 bar.update(task, description=stage, completed=done or 0, total=total)
 
-            table, truth = (read_logs(data, test or [], format), None) if data else _simulated(settings, prices)
-            trained = train(table, settings, prices, out=out, cache=cache, truth=truth, progress=progress)
+            masked = cli_store.redactor(phone_region) if redact else None
+            table, truth = (read_logs(data, test or [], format, masked), None) if data else _simulated(settings, prices)
+            trained = train(
+                table, settings, prices, out=out, cache=cache, truth=truth, keep_text=keep_text, progress=progress
+            )
             manifest = trained.bundle.manifest
             if track:
                 progress("track")
@@ -325,16 +334,20 @@ def simulate(
         _console.print(f"{len(log):,} simulated outcomes written to {out}")
 
 
-def read_logs(data: list[Path], test: list[Path], format: str) -> Outcomes:
+def read_logs(data: list[Path], test: list[Path], format: str, redactor: Redactor | None = None) -> Outcomes:
     """The logs as one outcome table; what comes from `test` is marked as held out, the rest as not."""
     from dataclasses import replace
 
     from training import outcomes, traffic
 
-    table = traffic.read(data, format)
+    def read(paths: list[Path]) -> Outcomes:
+        parts = traffic.stream(paths, format)
+        return outcomes.concat(parts if redactor is None else map(redactor.outcomes, parts))
+
+    table = read(data)
     if not test:
         return table
-    held_out = traffic.read(test, format)
+    held_out = read(test)
     return outcomes.concat(
         [
             replace(table, frame=table.frame.assign(split="train")),

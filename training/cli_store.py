@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from training.outcomes import OutcomeError
 from training.store import Account
 
+if TYPE_CHECKING:
+    from training.redact import Redactor
+
+REDACT_HELP = "Mask e-mail addresses, phone numbers, keys and card numbers before anything is kept or embedded."
+RegionOption = Annotated[
+    list[str] | None,
+    typer.Option(help="With --redact: where phone numbers without a country code are from (ISO 3166). Default: US."),
+]
 _console = Console()
 _errors = Console(stderr=True)
 
@@ -21,12 +30,17 @@ def import_log(
     data: Annotated[list[Path], typer.Option(help="A log: a file or a folder. May be repeated.")],
     out: Annotated[Path, typer.Option(help="The folder to make; `--data` takes it.")],
     format: Annotated[str, typer.Option(help="An importer's name, or auto to recognise each file.")] = "auto",
+    redact: Annotated[bool, typer.Option(help=REDACT_HELP)] = False,
+    phone_region: RegionOption = None,
 ) -> None:
     """Import a log of any size, a partition at a time, as Parquet files."""
     from training import traffic
     from training.store import Account, store
 
     account = Account([str(path) for path in data])
+    masked = redactor(phone_region) if redact else None
+    if masked is not None:
+        account.redacted = masked.counts
     started = time.monotonic()
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=_errors, transient=True) as bar:
@@ -35,8 +49,21 @@ def import_log(
         def progress(rows: int) -> None:
             bar.update(task, description=f"import: {rows:,} rows, {_rate(rows, started)}")
 
-        store(traffic.stream(data, format), out, account, progress)
+        parts = traffic.stream(data, format)
+        store(parts if masked is None else map(masked.outcomes, parts), out, account, progress)
     _print(account, out, _rate(account.rows_read, started))
+
+
+def redactor(regions: list[str] | None) -> Redactor:
+    """What masks a log; raises OutcomeError for a region that is none."""
+    from phonenumbers import SUPPORTED_REGIONS
+
+    from training.redact import Redactor
+
+    wanted = regions or ["US"]
+    if unknown := sorted(set(wanted) - SUPPORTED_REGIONS):
+        raise OutcomeError(f"phone region {unknown[0]!r} is not known; expected two capital letters, as in US or DE")
+    return Redactor(wanted)
 
 
 def _rate(rows: int, started: float) -> str:
@@ -57,4 +84,7 @@ def _print(account: Account, out: Path, rate: str) -> None:
         for reason, count in account.skipped.items():
             grid.add_row(reason.replace("[", r"\["), f"{count:,}")
         _console.print(grid)
+    if account.redacted is not None:
+        masked = ", ".join(f"{count:,} {kind}" for kind, count in account.redacted.items()) or "nothing found"
+        _console.print(f"masked: {masked}", highlight=False)
     _console.print(f"{len(account.files):,} files in {out}", soft_wrap=True, highlight=False)

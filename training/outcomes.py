@@ -354,9 +354,10 @@ def _skip_frame(source: str, rows: np.ndarray[Any, Any], *texts: list[str]) -> p
 
 
 def _shown(field: str, cell: Any) -> str:
-    """What arrived, shortened. Long text is only measured: in a shifted row any cell may hold a prompt."""
+    """What arrived. Text is only measured, unless it is one short word: in a shifted row any cell may hold a prompt."""
     if isinstance(cell, str):
-        if field in ("prompt", "messages") or len(cell) > _SHOWN:
+        wordy = len(cell.split()) > 1 or "@" in cell
+        if field in ("prompt", "messages") or len(cell) > _SHOWN or wordy:
             return f"text, {len(cell)} characters"
         return coerce.replace_surrogates(cell)
     if isinstance(cell, bool | float | np.number) or (isinstance(cell, int) and cell.bit_length() <= 128):

@@ -10,7 +10,7 @@ import math
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -52,7 +52,8 @@ _SCHEMA = pa.schema(
 class Account:
     """What an import read and wrote: always `rows_read` = `rows_used` + the sum of `skipped`, which is by reason.
 
-    `cost_usd`, `input_tokens` and `output_tokens` are sums over the rows used. `files` has the rows of each.
+    `cost_usd`, `input_tokens` and `output_tokens` are sums over the rows used. `files` has the rows of each. `redacted`
+    says how much of each kind was masked; None where nothing was looked for.
     """
 
     sources: list[str]
@@ -63,7 +64,7 @@ class Account:
     cost_usd: float = 0.0
     input_tokens: int = 0
     output_tokens: int = 0
-    redacted: dict[str, int] | None = None
+    redacted: Mapping[str, int] | None = None
     files: dict[str, int] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
