@@ -383,6 +383,7 @@ def _print_account(table: Outcomes) -> None:
 
 
 app.command("import")(explained()(cli_store.import_log))
+app.command("fetch")(explained()(cli_store.fetch))
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""`router-train import`: a log of any size as a dataset that training reads."""
+"""`router-train import` and `fetch`: a log of any size, and public data by name, as files that training reads."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from training.redact import Redactor
 
 REDACT_HELP = "Mask e-mail addresses, phone numbers, keys and card numbers before anything is kept or embedded."
+PICKLE_HELP = "Read pickles, with the classes of a pandas table allowed and nothing else."
 RegionOption = Annotated[
     list[str] | None,
     typer.Option(help="With --redact: where phone numbers without a country code are from (ISO 3166). Default: US."),
@@ -52,6 +53,20 @@ def import_log(
         parts = traffic.stream(data, format)
         store(parts if masked is None else map(masked.outcomes, parts), out, account, progress)
     _print(account, out, _rate(account.rows_read, started))
+
+
+def fetch(
+    name: Annotated[str, typer.Argument(help="hf:owner/name, hf:owner/name@revision or hf:owner/name/path")],
+    allow_pickle: Annotated[bool, typer.Option(help=PICKLE_HELP)] = False,
+    cache: Annotated[Path, typer.Option(help="Where pickles are kept as CSV.")] = Path(".cache"),
+) -> None:
+    """Download a public data set, at a commit that is shown, and print the files that `--data` takes."""
+    from training.traffic import hub
+
+    found = hub.fetch(name, cache=cache, allow_pickle=allow_pickle)
+    _console.print(
+        f"{hub.PREFIX}{found.repository}@{found.revision}", *found.paths, sep="\n", soft_wrap=True, highlight=False
+    )
 
 
 def redactor(regions: list[str] | None) -> Redactor:
