@@ -16,7 +16,7 @@ from rich.table import Table
 
 from serving.bundle import Bundle, BundleError, open_bundle
 from serving.catalogue import Candidate
-from training import cli_import, cli_logs
+from training import cli_import, cli_logs, cli_store
 from training.catalogue import load_catalogue
 from training.config import DEFAULTS, ConfigError, Params, load_params
 from training.outcomes import OutcomeError, Outcomes
@@ -35,6 +35,7 @@ from training.terminal import (
     explained,
     print_account,
 )
+from training.traffic import hub
 
 if TYPE_CHECKING:
     from training.baselines import Truth
@@ -78,9 +79,16 @@ def run(
     overrides: SetOption = None,
     cache: CacheOption = Path(".cache"),
     track: Annotated[bool, typer.Option(help="Log the run and register the bundle with MLflow.")] = True,
+    redact: Annotated[bool, typer.Option(help=cli_store.REDACT_HELP)] = False,
+    phone_region: cli_store.RegionOption = None,
+    allow_pickle: cli_store.PickleOption = False,
+    keep_text: Annotated[
+        bool, typer.Option(help="Put the test requests, as text, into the bundle (test_requests.csv).")
+    ] = False,
 ) -> None:
     """Train a router on a log (all stages) and write its bundle."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if not any(hub.recognises_url(name) for name in [*(data or ()), *(test or ())]):
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
     with explained():
         settings = load_params(params, overrides or ())
         prices = load_catalogue(catalogue)
@@ -96,13 +104,27 @@ def run(
             def progress(stage: str, done: int | None = None, total: int | None = None) -> None:
                 bar.update(task, description=stage, completed=done or 0, total=total)
 
+            masked = cli_store.redactor(phone_region) if redact else None
             if data:
-                read = cli_import.read_logs(data, test or [], format, prices, judging, settings.judge, cache, progress)
+                read = cli_import.read_logs(
+                    data,
+                    test or [],
+                    format,
+                    prices,
+                    judging,
+                    settings.judge,
+                    cache,
+                    progress,
+                    masked,
+                    allow_pickle=allow_pickle,
+                )
                 table, accounts, truth = *read, None
             else:
                 judging.require_nothing()
                 (table, truth), accounts = _simulated(settings, prices), []
-            trained = train(table, settings, prices, out=out, cache=cache, truth=truth, progress=progress)
+            trained = train(
+                table, settings, prices, out=out, cache=cache, truth=truth, keep_text=keep_text, progress=progress
+            )
             manifest = trained.bundle.manifest
             if track:
                 progress("track")
@@ -336,6 +358,10 @@ def _print_verdict(verdict: Verdict, version: str, out: Path) -> None:
         else f"[bold red]NOT PROMOTED: {version} is a challenger, {out / 'current'} stays.[/]"
     )
     console.print(f"{said} {escape(verdict.reason)}", soft_wrap=True, highlight=False)
+
+
+app.command("import")(explained()(cli_store.import_log))
+app.command("fetch")(explained()(cli_store.fetch))
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import pandas as pd
 import typer
@@ -20,6 +20,9 @@ from training.config import Judge
 from training.outcomes import OutcomeError, Outcomes
 from training.traffic.mapped import parse_mapping
 from training.traffic.options import ImportOptions
+
+if TYPE_CHECKING:
+    from training.redact import Redactor
 
 Progress = Callable[[str, int | None, int | None], None]
 Account = scores.ScoreAccount | judges.CheckAccount | llm_judge.JudgeAccount
@@ -127,12 +130,24 @@ def read_logs(
     settings: Judge,
     cache: Path,
     progress: Progress,
+    redactor: Redactor | None = None,
+    *,
+    allow_pickle: bool = False,
 ) -> tuple[Outcomes, list[Account]]:
     """The logs as one outcome table, judged, without any answer text left; and an account of each source of quality.
 
     What comes from `test` is marked as held out, the rest as not.
     """
-    table = terminal.read_logs(data, test, format, catalogue, judging.options)
+    table = terminal.read_logs(
+        data,
+        test,
+        format,
+        catalogue,
+        judging.options,
+        cache=cache,
+        redactor=redactor,
+        allow_pickle=allow_pickle,
+    )
     return judge(table, judging, settings, cache, progress)
 
 

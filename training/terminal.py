@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -25,6 +25,9 @@ from training.pipeline import PipelineError
 from training.promote import PromotionError
 from training.split import SplitError
 from training.traffic.options import DEFAULT, ImportOptions
+
+if TYPE_CHECKING:
+    from training.redact import Redactor
 
 # What a user can mend: shown as one message, exit code 2. Anything else is a fault of ours and shows its traceback.
 EXPECTED = (
@@ -82,16 +85,27 @@ def read_logs(
     format: str,
     catalogue: Mapping[str, Candidate],
     options: ImportOptions = DEFAULT,
+    *,
+    cache: Path = Path(".cache"),
+    redactor: Redactor | None = None,
+    allow_pickle: bool = False,
 ) -> Outcomes:
-    """The logs as one outcome table, under the names of the catalogue; what comes from `test` is marked as held out."""
+    """The logs as one outcome table, under the names of the catalogue; what comes from `test` is marked as held out.
+
+    With a `redactor` personal data are masked before anything else sees them.
+    """
     from dataclasses import replace
 
     from training import aliases, outcomes, traffic
 
-    table = traffic.read(data, format, options)
+    def read(names: Sequence[str]) -> Outcomes:
+        parts = traffic.stream(named(names, cache, allow_pickle=allow_pickle), format, options)
+        return outcomes.concat(parts if redactor is None else map(redactor.outcomes, parts))
+
+    table = read(data)
     if not test:
         return aliases.resolve(table, catalogue)
-    held_out = traffic.read(test, format, options)
+    held_out = read(test)
     together = outcomes.concat(
         [
             replace(table, frame=table.frame.assign(split="train")),
@@ -99,6 +113,21 @@ def read_logs(
         ]
     )
     return aliases.resolve(together, catalogue)
+
+
+def named(data: Sequence[str], cache: Path, *, allow_pickle: bool) -> list[str | Path]:
+    """The same with public data sets ("hf:…") downloaded, and the commit they are at said."""
+    from training.traffic import hub
+
+    found: list[str | Path] = []
+    for name in data:
+        if not hub.recognises_url(name):
+            found.append(name)
+            continue
+        fetched = hub.fetch(name, cache=cache, allow_pickle=allow_pickle)
+        console.print(f"{hub.PREFIX}{fetched.repository}@{fetched.revision}", highlight=False, soft_wrap=True)
+        found += fetched.paths
+    return found
 
 
 def print_account(table: Outcomes) -> None:

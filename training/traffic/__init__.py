@@ -8,12 +8,9 @@ other than through `database.shown`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
-
-import pandas as pd
 
 from training import outcomes
 from training.outcomes import OutcomeError, Outcomes, Unreadable
@@ -103,34 +100,45 @@ def read(data: Sequence[Path | str], format: str = "auto", options: ImportOption
     folder is a log; otherwise it counts as one skipped row. Other files in a folder are passed over. A log without a
     usable row is an error if it was named; in a folder, one usable row in all is enough. Raises OutcomeError.
     """
+    return outcomes.concat(_partitions(data, format, options))
+
+
+def stream(data: Sequence[Path | str], format: str = "auto", options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
+    """What `read` reads, a partition at a time; none holds a row that repeats or contradicts one of an earlier one."""
+    return outcomes.unrepeated(_partitions(data, format, options))
+
+
+def _partitions(data: Sequence[Path | str], format: str, options: ImportOptions) -> Iterator[Outcomes]:
     importers = (Mapped(options.mapping),) if options.mapping else _importers(format)
     if options.mapping and format not in ("auto", Mapped.NAME):
         raise OutcomeError(f"format {format!r} and a mapping were given; a mapped table has no other format: drop one")
     if not data:
         raise OutcomeError("no data given: expected at least one file, folder or URL, got none")
-    read_parts: list[Outcomes] = []
-    skipped: list[pd.DataFrame] = []
     for named in data:
         if scheme := _scheme(named):
-            read_parts += _read_url(str(named), scheme, importers, options)
+            yield from _read_url(str(named), scheme, importers, options)
             continue
-        path = Path(named)
+        path, strangers = Path(named), list[Path]()
         if path.is_dir():
-            found, unrecognised = _sort_folder(path, importers)
-            skipped += [_not_recognised(file, importers) for file in unrecognised]
+            found, strangers = _sort_folder(path, importers)
         else:
             found = [(path, _choose(path, importers, Mapped.NAME if options.mapping else format))]
-        parts = [part for file, importer in found for part in _read(file, importer, options)]
-        _require_usable(path, found, parts)
-        read_parts += parts
-    result = outcomes.concat(read_parts)
-    if not skipped:
-        return result
-    return replace(
-        result,
-        skipped=pd.concat([result.skipped, *skipped], ignore_index=True),
-        rows_read=result.rows_read + len(skipped),
-    )
+        formats = ", ".join(dict.fromkeys(importer.NAME for _, importer in found))
+        parts = (part for file, importer in found for part in _read(file, importer, options))
+        # An export by the hour has hours without a usable row; a folder without any is an error.
+        yield from _usable(parts, str(path), formats, sorted(files.columns(found[0][0])))
+        for file in strangers:
+            yield outcomes.refused(str(file), [_not_recognised(file, importers)])
+
+
+def _usable(parts: Iterable[Outcomes], source: str, format: str, arrived: Sequence[str]) -> Iterator[Outcomes]:
+    """The parts; raises OutcomeError at their end when none had a usable row."""
+    unusable: list[Outcomes] | None = []
+    for part in parts:
+        unusable = None if unusable is None or len(part.frame) else [*unusable, part]
+        yield part
+    if unusable is not None:
+        outcomes.require_usable(unusable, source=source, format=format, arrived=arrived)
 
 
 def _importers(format: str) -> tuple[Importer, ...]:
@@ -196,18 +204,11 @@ def _recogniser(path: Path, importers: tuple[Importer, ...]) -> Importer | None:
         raise OutcomeError(f"{path}: cannot be opened ({error}); check the file and its permissions") from error
 
 
-def _read(path: Path, importer: Importer, options: ImportOptions) -> list[Outcomes]:
+def _read(path: Path, importer: Importer, options: ImportOptions) -> Iterator[Outcomes]:
     try:
-        return list(importer.read(path, options))
+        yield from importer.read(path, options)
     except OSError as error:
         raise OutcomeError(f"{path}: cannot be read ({error}); check the file and its permissions") from error
-
-
-def _require_usable(path: Path, found: Sequence[tuple[Path, Importer]], parts: Sequence[Outcomes]) -> None:
-    """An export by the hour has hours without a usable row; a folder without any is an error."""
-    formats = ", ".join(dict.fromkeys(importer.NAME for _, importer in found))
-    arrived = sorted(frozenset[str]().union(*(files.columns(file) for file, _ in found[:1])))
-    outcomes.require_usable(parts, source=str(path), format=formats, arrived=arrived)
 
 
 def _scheme(named: Path | str) -> str:
@@ -216,7 +217,7 @@ def _scheme(named: Path | str) -> str:
     return "" if found is None or Path(named).exists() else found.group(1).lower()
 
 
-def _read_url(url: str, scheme: str, importers: tuple[Importer, ...], options: ImportOptions) -> list[Outcomes]:
+def _read_url(url: str, scheme: str, importers: tuple[Importer, ...], options: ImportOptions) -> Iterator[Outcomes]:
     shown = database.shown(url)
     sources = [importer for importer in importers if isinstance(importer, UrlImporter)]
     able = [importer for importer in sources if scheme in importer.SCHEMES]
@@ -227,9 +228,7 @@ def _read_url(url: str, scheme: str, importers: tuple[Importer, ...], options: I
     if chosen is None:
         formats = "; ".join(f"{importer.NAME}: {importer.EXPECTS}" for importer in able)
         raise OutcomeError(f"{shown}: not recognised. Formats: {formats}.")
-    parts = list(chosen.read_url(url, options))
-    outcomes.require_usable(parts, source=shown, format=chosen.NAME, arrived=outcomes.COLUMNS)
-    return parts
+    yield from _usable(chosen.read_url(url, options), shown, chosen.NAME, outcomes.COLUMNS)
 
 
 def _unknown(path: Path, importers: tuple[Importer, ...]) -> str:
@@ -239,8 +238,7 @@ def _unknown(path: Path, importers: tuple[Importer, ...]) -> str:
     return f"{path}: not recognised. Arrived: {files.shown_columns(path)}. Formats: {formats}."
 
 
-def _not_recognised(path: Path, importers: tuple[Importer, ...]) -> pd.DataFrame:
+def _not_recognised(path: Path, importers: tuple[Importer, ...]) -> Unreadable:
     size = path.stat().st_size
     reason = "file not recognised" if size else "file is empty"
-    names = ", ".join(importer.NAME for importer in importers)
-    return outcomes.unreadable_rows(str(path), [Unreadable(1, reason, f"a file of {size} bytes", names)])
+    return Unreadable(1, reason, f"a file of {size} bytes", ", ".join(importer.NAME for importer in importers))
