@@ -5,7 +5,7 @@ One definition for both sides: training reads it from `data/candidates.toml`, a 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,12 +14,14 @@ class Candidate(BaseModel):
     """One LLM that traffic can be sent to.
 
     Prices are USD per million tokens; None means that the price is not known, and the expected cost then comes
-    from logged costs alone. `context_window` is in tokens, prompt and answer together.
+    from logged costs alone. `context_window` is in tokens, prompt and answer together. `aliases` are the other names under
+    which logs know the same LLM: with a provider's prefix, as a dated snapshot, as a deployment.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(min_length=1)
+    aliases: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     provider: str | None = None
     input_usd_per_mtok: float | None = Field(default=None, ge=0)
     output_usd_per_mtok: float | None = Field(default=None, ge=0)

@@ -59,7 +59,9 @@ def test_a_logged_cost_is_kept_and_a_missing_one_is_priced_from_tokens() -> None
     filled, notes = fill_costs(given_, CATALOGUE, 250.0)
     # (1000 * 10 + 100 * 40) / 1e6
     assert filled.cost_usd[:, 0].tolist() == pytest.approx([0.5, 0.014])
-    assert notes == CostNotes(logged=1, priced=1, estimated_input_tokens=0, estimated_output_tokens=0)
+    assert notes == CostNotes(
+        logged=1, priced=1, counted_input_tokens=0, estimated_input_tokens=0, estimated_output_tokens=0
+    )
     assert np.isnan(given_.cost_usd[1, 0])  # what went in is as it was
 
 
@@ -78,7 +80,9 @@ def test_missing_tokens_are_estimated_and_counted_but_not_written_down() -> None
     by_candidate = dict(zip(filled.candidates, filled.cost_usd.T, strict=True))
     assert by_candidate["dear"][2] == pytest.approx((50 * 10 + 300 * 40) / 1e6)
     assert by_candidate["cheap"][3] == pytest.approx((100 * 1 + 250 * 2) / 1e6)
-    assert notes == CostNotes(logged=2, priced=2, estimated_input_tokens=1, estimated_output_tokens=2)
+    assert notes == CostNotes(
+        logged=2, priced=2, counted_input_tokens=0, estimated_input_tokens=1, estimated_output_tokens=2
+    )
     assert np.isnan(filled.output_tokens[2:]).all()
     assert np.isnan(filled.input_tokens[3]).all()
 

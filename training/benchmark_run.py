@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import random
 import resource
 import subprocess
 import sys
@@ -51,6 +52,7 @@ def main(
     first_seed: Annotated[int, typer.Option(help="The first of the seeds.")] = bench.FIRST_SEED,
     max_workers: Annotated[int, typer.Option(help="Data sets worked on at once.")] = 2,
     rows: Annotated[int, typer.Option(help="Rows of the large simulated log; 0 leaves it out.")] = 100_000,
+    import_rows: Annotated[int, typer.Option(help="Rows of the log that is imported; 0 leaves it out.")] = 1_000_000,
 ) -> None:
     """Five seeds on every data set there is, written to docs/benchmarks.json and docs/benchmarks.md."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -74,6 +76,9 @@ def main(
     _save(out, found)
     if rows:
         found["large"] = _large(rows)
+    _save(out, found)
+    if import_rows:
+        found["import"] = _import(import_rows)
     _save(out, found)
     draw_picture(out / "frontier.svg")
 
@@ -246,6 +251,40 @@ def _large(rows: int) -> dict[str, float]:
         import pyarrow.parquet as pq
 
         return {"rows": float(pq.ParquetFile(log).metadata.num_rows), "seconds": seconds, "peak_mib": peak}
+
+
+def _import(rows: int = 1_000_000) -> dict[str, float]:
+    """A JSONL log of prompts of about 1 kB, two attempts each, imported from the command line in a process of its own."""
+    words = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in ("n", "r", "sting", "lo", "mara")]
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log.jsonl"
+        draw = random.Random(0)
+        with log.open("w", encoding="utf-8") as file:
+            for number in range(0, rows, 2):
+                prompt = " ".join(draw.choices(words, k=170))
+                for candidate in ("small", "large")[: rows - number]:
+                    cells = {
+                        "request_id": f"request-{number}", "prompt": prompt, "candidate": candidate,
+                        "quality": float(draw.random() < 0.8), "cost_usd": round(draw.random() / 100, 6),
+                        "input_tokens": 250, "output_tokens": draw.randrange(1000), "latency_ms": 1000 * draw.random(),
+                        "timestamp": 1_767_225_600 + number, "session_id": f"session-{number // 8}", "workflow": "support",
+                    }  # fmt: skip
+                    file.write(json.dumps(cells) + "\n")
+        # The peak of all children of a process is the largest one's: the import needs a parent of its own.
+        measure = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=sys.stderr); "
+        measure += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+        imported = ["-m", "training.cli", "import", "--data", str(log), "--out", str(Path(folder) / "dataset")]
+        started = time.monotonic()
+        command = [sys.executable, "-c", measure, sys.executable, *imported]
+        peak = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+        seconds = time.monotonic() - started
+        return {
+            "rows": float(rows),
+            "seconds": seconds,
+            "rows_per_second": rows / seconds,
+            "peak_mib": int(peak) / 1024,
+            "bytes": float(log.stat().st_size),
+        }
 
 
 def _intervals(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

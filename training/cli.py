@@ -11,74 +11,39 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from serving.bundle import Bundle, BundleError, open_bundle
 from serving.catalogue import Candidate
-from training.catalogue import CatalogueError, load_catalogue
+from training import cli_import, cli_logs, cli_store
+from training.catalogue import load_catalogue
 from training.config import DEFAULTS, ConfigError, Params, load_params
-from training.costs import CostError
-from training.encoders import EncoderError
-from training.estimators.base import NotTrainableError
-from training.export import ParityError
 from training.outcomes import OutcomeError, Outcomes
-from training.pipeline import PipelineError
-from training.promote import PromotionError
-from training.split import SplitError
+from training.terminal import (
+    CacheOption,
+    CatalogueOption,
+    DataOption,
+    FormatOption,
+    ModelsOption,
+    ParamsOption,
+    SetOption,
+    TrackOption,
+    console,
+    errors,
+    escape,
+    explained,
+    print_account,
+)
+from training.traffic import hub
 
 if TYPE_CHECKING:
     from training.baselines import Truth
     from training.promote import Verdict
     from training.traffic.simulate import SimulatedLog
 
-# What a user can mend: shown as one message, exit code 2. Anything else is a fault of ours and shows its traceback.
-EXPECTED = (
-    BundleError,
-    CatalogueError,
-    ConfigError,
-    CostError,
-    EncoderError,
-    NotTrainableError,
-    OutcomeError,
-    ParityError,
-    PipelineError,
-    PromotionError,
-    SplitError,
-)
-
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-_console = Console()
-_errors = Console(stderr=True)
-
-DataOption = Annotated[
-    list[str] | None,
-    typer.Option(help="A log: a file, a folder or a URL (postgresql://…). May be repeated. Default: a simulated log."),
-]
-FormatOption = Annotated[str, typer.Option(help="An importer's name, or auto to recognise each file.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", help="stage.key=value; overrides params.toml. May be repeated.")
-]
-ParamsOption = Annotated[Path, typer.Option(help="The parameters of every stage.")]
-CatalogueOption = Annotated[Path, typer.Option(help="Prices, limits and capabilities of the candidates.")]
-ModelsOption = Annotated[Path, typer.Option(help="The folder of the bundles.")]
-TrackOption = Annotated[bool, typer.Option(help="Move MLflow's aliases as well.")]
-CacheOption = Annotated[Path, typer.Option(help="Encoders and embeddings, kept between runs.")]
-
-
-@contextmanager
-def explained() -> Iterator[None]:
-    """Turns an expected error into one message on stderr and exit code 2."""
-    try:
-        yield
-    except EXPECTED as error:
-        _errors.print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(2) from None
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")
+app.add_typer(cli_logs.app)
 
 
 @contextmanager
@@ -90,7 +55,7 @@ def _progress() -> Iterator[Progress]:
         TaskProgressColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=_errors, transient=True) as bar:
+    with Progress(*columns, console=errors, transient=True) as bar:
         yield bar
 
 
@@ -99,18 +64,37 @@ def run(
     data: DataOption = None,
     test: Annotated[list[str] | None, typer.Option(help="A held-out log, instead of a split of the data.")] = None,
     format: FormatOption = "auto",
+    map: cli_import.MapOption = None,
+    scores: cli_import.ScoresOption = None,
+    score_rule: cli_import.ScoreRuleOption = None,
+    score_name: cli_import.ScoreNameOption = None,
+    trace_scores: cli_import.TraceScoresOption = cli_import.TraceScores.last,
+    check: cli_import.CheckOption = None,
+    judge: cli_import.JudgeOption = None,
+    judge_budget_usd: cli_import.JudgeBudgetOption = None,
+    judge_price: cli_import.JudgePriceOption = None,
     out: Annotated[Path, typer.Option(help="Where bundles are written; out/current is the champion.")] = Path("models"),
     catalogue: CatalogueOption = Path("data/candidates.toml"),
     params: ParamsOption = DEFAULTS,
     overrides: SetOption = None,
     cache: CacheOption = Path(".cache"),
     track: Annotated[bool, typer.Option(help="Log the run and register the bundle with MLflow.")] = True,
+    redact: Annotated[bool, typer.Option(help=cli_store.REDACT_HELP)] = False,
+    phone_region: cli_store.RegionOption = None,
+    allow_pickle: cli_store.PickleOption = False,
+    keep_text: Annotated[
+        bool, typer.Option(help="Put the test requests, as text, into the bundle (test_requests.csv).")
+    ] = False,
 ) -> None:
     """Train a router on a log (all stages) and write its bundle."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if not any(hub.recognises_url(name) for name in [*(data or ()), *(test or ())]):
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
     with explained():
         settings = load_params(params, overrides or ())
         prices = load_catalogue(catalogue)
+        judging = cli_import.judging(
+            map, scores, score_rule, score_name, trace_scores, check, judge, judge_budget_usd, judge_price
+        )
         from training import report
         from training.train import train
 
@@ -120,8 +104,27 @@ def run(
             def progress(stage: str, done: int | None = None, total: int | None = None) -> None:
                 bar.update(task, description=stage, completed=done or 0, total=total)
 
-            table, truth = (read_logs(data, test or [], format), None) if data else _simulated(settings, prices)
-            trained = train(table, settings, prices, out=out, cache=cache, truth=truth, progress=progress)
+            masked = cli_store.redactor(phone_region) if redact else None
+            if data:
+                read = cli_import.read_logs(
+                    data,
+                    test or [],
+                    format,
+                    prices,
+                    judging,
+                    settings.judge,
+                    cache,
+                    progress,
+                    masked,
+                    allow_pickle=allow_pickle,
+                )
+                table, accounts, truth = *read, None
+            else:
+                judging.require_nothing()
+                (table, truth), accounts = _simulated(settings, prices), []
+            trained = train(
+                table, settings, prices, out=out, cache=cache, truth=truth, keep_text=keep_text, progress=progress
+            )
             manifest = trained.bundle.manifest
             if track:
                 progress("track")
@@ -140,13 +143,14 @@ def run(
                     },
                     promoted=trained.verdict.promoted,
                 )
-        _print_account(table)
-        _console.print(f"propensities: {trained.learned.propensity_note}")
-        _console.print(report.terminal(manifest, trained.evaluation))
+        print_account(table)
+        cli_import.print_accounts(console, accounts)
+        console.print(f"propensities: {trained.learned.propensity_note}")
+        console.print(report.terminal(manifest, trained.evaluation))
         _print_verdict(trained.verdict, manifest.version, out)
         model = f" · MLflow model {settings.tracking.model}"
         where = f"{model} version {tracked.model_version} ({tracked.alias})" if track else ""
-        _console.print(
+        console.print(
             f"bundle {trained.bundle.folder}{where}\nreport {trained.bundle.folder / 'report.html'}", soft_wrap=True
         )
 
@@ -177,9 +181,19 @@ def evaluate(
     data: Annotated[list[str], typer.Option(help="The log to evaluate on. May be repeated.")],
     bundle: Annotated[Path, typer.Option(help="The bundle to evaluate.")] = Path("models/current"),
     format: FormatOption = "auto",
+    map: cli_import.MapOption = None,
+    scores: cli_import.ScoresOption = None,
+    score_rule: cli_import.ScoreRuleOption = None,
+    score_name: cli_import.ScoreNameOption = None,
+    trace_scores: cli_import.TraceScoresOption = cli_import.TraceScores.last,
+    check: cli_import.CheckOption = None,
+    judge: cli_import.JudgeOption = None,
+    judge_budget_usd: cli_import.JudgeBudgetOption = None,
+    judge_price: cli_import.JudgePriceOption = None,
     catalogue: CatalogueOption = Path("data/candidates.toml"),
     params: ParamsOption = DEFAULTS,
     overrides: SetOption = None,
+    cache: CacheOption = Path(".cache"),
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")] = None,
 ) -> None:
     """Evaluate a bundle, as it is served, on a log that it was not trained on."""
@@ -187,24 +201,35 @@ def evaluate(
         from training import report
         from training.evaluate_bundle import evaluate_bundle
 
-        table = read_logs(data, [], format)
+        prices = load_catalogue(catalogue)
         opened = open_bundle(bundle)
         settings = load_params(params, overrides or ())
+        judging = cli_import.judging(
+            map, scores, score_rule, score_name, trace_scores, check, judge, judge_budget_usd, judge_price
+        )
+        with _progress() as bar:
+            task = bar.add_task("read", total=None)
+
+            def progress(stage: str, done: int | None = None, total: int | None = None) -> None:
+                bar.update(task, description=stage, completed=done or 0, total=total)
+
+            table, accounts = cli_import.read_logs(data, [], format, prices, judging, settings.judge, cache, progress)
         result = evaluate_bundle(
             opened,
             table,
-            load_catalogue(catalogue),
+            prices,
             assumed_output_tokens=settings.costs.assumed_output_tokens,
             resamples=settings.evaluate.resamples,
             seed=settings.evaluate.seed,
         )
-        _print_account(table)
-        _console.print(report.terminal(opened.manifest, result))
+        print_account(table)
+        cli_import.print_accounts(console, accounts)
+        console.print(report.terminal(opened.manifest, result))
         if json_file is not None:
             json_file.write_text(
                 json.dumps(report.frontier_document(opened.manifest, result), indent=1), encoding="utf-8"
             )
-            _console.print(f"figures {json_file}")
+            console.print(f"figures {json_file}")
 
 
 @app.command()
@@ -252,7 +277,7 @@ def _switched(out: Path, before: str | None, bundle: Bundle, settings: Params, t
         number = set_champion(settings.tracking, name)
         known = f"version {number} (champion)" if number else "does not have it: its aliases stay"
         note = f" · MLflow model {settings.tracking.model} {known}"
-    _console.print(
+    console.print(
         f"[bold green]{out / 'current'} is now {name}[/] (before: {before or 'none'}){note}\n"
         "A running server serves the bundle it loaded until it loads this one.",
         soft_wrap=True,
@@ -297,9 +322,9 @@ def bundles(out: ModelsOption = Path("models")) -> None:
             grid.add_row(title, created, manifest.head.estimator, aiq, manifest.default_point, style=style)
         if not grid.row_count:
             raise BundleError(f"{out} has no bundle. `router-train run` writes one.")
-        _console.print(grid)
+        console.print(grid)
         for message in broken:
-            _console.print(_escape(message), style="red", soft_wrap=True)
+            console.print(escape(message), style="red", soft_wrap=True)
 
 
 @app.command()
@@ -322,25 +347,7 @@ def simulate(
         if out.suffix not in writers:
             raise OutcomeError(f"{out}: expected a name that ends in {', '.join(writers)}")
         writers[out.suffix]()
-        _console.print(f"{len(log):,} simulated outcomes written to {out}")
-
-
-def read_logs(data: list[str], test: list[str], format: str) -> Outcomes:
-    """The logs as one outcome table; what comes from `test` is marked as held out, the rest as not."""
-    from dataclasses import replace
-
-    from training import outcomes, traffic
-
-    table = traffic.read(data, format)
-    if not test:
-        return table
-    held_out = traffic.read(test, format)
-    return outcomes.concat(
-        [
-            replace(table, frame=table.frame.assign(split="train")),
-            replace(held_out, frame=held_out.frame.assign(split="test")),
-        ]
-    )
+        console.print(f"{len(log):,} simulated outcomes written to {out}")
 
 
 def _print_verdict(verdict: Verdict, version: str, out: Path) -> None:
@@ -350,23 +357,11 @@ def _print_verdict(verdict: Verdict, version: str, out: Path) -> None:
         if verdict.promoted
         else f"[bold red]NOT PROMOTED: {version} is a challenger, {out / 'current'} stays.[/]"
     )
-    _console.print(f"{said} {_escape(verdict.reason)}", soft_wrap=True, highlight=False)
+    console.print(f"{said} {escape(verdict.reason)}", soft_wrap=True, highlight=False)
 
 
-def _print_account(table: Outcomes) -> None:
-    _console.print(
-        f"{table.rows_read:,} rows read as {', '.join(table.formats)}: "
-        f"{len(table.frame):,} used, {len(table.skipped):,} skipped"
-    )
-    if table.reasons:
-        grid = Table("skipped because", "rows", "for example")
-        for reason, count in table.reasons.items():
-            first = table.skipped[table.skipped["reason"] == reason].iloc[0]
-            example = (
-                f"{first['source']} row {first['row']}: {first['field']} is {first['value']}, not {first['expected']}"
-            )
-            grid.add_row(_escape(reason), f"{count:,}", _escape(example))
-        _console.print(grid)
+app.command("import")(explained()(cli_store.import_log))
+app.command("fetch")(explained()(cli_store.fetch))
 
 
 def main() -> None:

@@ -24,6 +24,9 @@ Mask = npt.NDArray[np.bool_]
 
 _MISSING_WORDS = frozenset({"", "nan", "na", "n/a", "null", "none", "nat"})
 _BAD: Any = object()
+# Columns of these alone, the common case, are read at once; a bool is neither, nor is a number of another library.
+_TEXT_TYPES = frozenset({str, type(None)})
+_NUMBER_TYPES = frozenset({int, float, type(None)})
 # Outside these bounds a date is a placeholder (year 1, the epoch itself) or a number in another unit.
 _FIRST_YEAR, _LAST_YEAR = 1973, 2286
 _ISO_DATE = re.compile(r"(\d{4})-\d{2}")
@@ -43,6 +46,14 @@ def text(column: pd.Series[Any], *, strip: bool = True, numbers: bool = True) ->
         trimmed = column.astype("str").str.strip()
         values = (trimmed if strip else column.astype("str")).mask(trimmed == "")
         return Coerced(values.reset_index(drop=True), np.zeros(len(column), dtype=bool))
+    arrived = column.tolist()
+    if set(map(type, arrived)) <= _TEXT_TYPES:
+        plain = [None if cell is None or not cell or cell.isspace() else cell for cell in arrived]
+        try:
+            values = pd.Series([cell and cell.strip() for cell in plain] if strip else plain, dtype="str")
+            return Coerced(values, np.zeros(len(column), dtype=bool))
+        except UnicodeEncodeError:
+            pass  # half a surrogate pair in one of the cells: each is looked at below
     cells, bad = _each(column, lambda cell: _text(cell, strip, numbers))
     return Coerced(pd.Series(cells, dtype="str"), bad)
 
@@ -51,17 +62,26 @@ def number(column: pd.Series[Any], *, booleans: bool = False) -> Coerced:
     """Finite float64 cells, null as NaN; `booleans` reads true and false as 1 and 0 instead of marking them bad."""
     numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_complex_dtype(column)
     if numeric and (booleans or not pd.api.types.is_bool_dtype(column)):
-        array = column.to_numpy(dtype="float64", na_value=np.nan)
-        infinite = np.isinf(array)
-        return Coerced(pd.Series(np.where(infinite, np.nan, array)), infinite)
+        return _finite(column.to_numpy(dtype="float64", na_value=np.nan))
+    arrived = column.tolist()
+    if set(map(type, arrived)) <= _NUMBER_TYPES:
+        try:
+            return _finite(np.array(arrived, dtype="float64"))
+        except OverflowError:
+            pass  # an int beyond float64 in one of the cells: each is looked at below
     cells, bad = _each(column, lambda cell: _number(cell, booleans))
     return Coerced(pd.Series(cells, dtype="float64"), bad)
+
+
+def _finite(array: npt.NDArray[np.float64]) -> Coerced:
+    infinite = np.isinf(array)
+    return Coerced(pd.Series(np.where(infinite, np.nan, array)), infinite)
 
 
 def instant(column: pd.Series[Any]) -> Coerced:
     """UTC microsecond timestamps from dates, ISO 8601 text or epochs (s, ms, us, ns by size); naive means UTC."""
     if pd.api.types.is_datetime64_any_dtype(column):
-        column = column.astype(object)
+        return _dates(column.reset_index(drop=True))
     cells, bad = _each(column, _instant)
     epoch = np.array([c if isinstance(c, float) else np.nan for c in cells], dtype="float64")
     iso = pd.Series([c if isinstance(c, str) else None for c in cells], dtype="str")
@@ -71,6 +91,13 @@ def instant(column: pd.Series[Any]) -> Coerced:
     bad |= ~np.isnan(epoch) & ~known
     from_epoch = pd.Series(pd.to_datetime(micros, unit="us", utc=True)).astype("datetime64[us, UTC]")
     return Coerced(parsed.where(~known, from_epoch), bad)
+
+
+def _dates(column: pd.Series[Any]) -> Coerced:
+    """A column of dates: in the accepted years, as the text of each would have to be."""
+    micros = pd.to_datetime(column, utc=True).astype("datetime64[us, UTC]")
+    bad = (micros.notna() & ~column.dt.year.between(_FIRST_YEAR, _LAST_YEAR - 1)).to_numpy()
+    return Coerced(micros.mask(bad), bad)
 
 
 def messages(column: pd.Series[Any]) -> Coerced:
@@ -88,7 +115,10 @@ def messages_key(value: list[dict[str, Any]]) -> str:
         content = value[0]["content"]
         if isinstance(content, str):
             return content
-    return json.dumps(value, sort_keys=True)
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+    except orjson.JSONEncodeError:  # an int beyond 64 bits
+        return json.dumps(value, sort_keys=True)
 
 
 def parse_json(line: bytes | str) -> Any:
@@ -115,7 +145,10 @@ def replace_surrogates(value: str) -> str:
 
 def _each(column: pd.Series[Any], convert: Callable[[Any], Any]) -> tuple[list[Any], Mask]:
     """Apply `convert` to every cell; missing cells are None, and cells it returns `_BAD` for are None and marked."""
-    cells = [None if _missing(cell) else convert(cell) for cell in column.astype(object).tolist()]
+    arrived = column.astype(object).tolist()
+    if set(map(type, arrived)) <= {type(None)}:
+        return arrived, np.zeros(len(arrived), dtype=bool)
+    cells = [None if _missing(cell) else convert(cell) for cell in arrived]
     bad = np.fromiter((cell is _BAD for cell in cells), dtype=bool, count=len(cells))
     for position in np.flatnonzero(bad):
         cells[position] = None

@@ -15,6 +15,11 @@ _RANGES = {
     "simulate.requests": (1, 10_000_000),
     "split.train": (0.05, 0.9),
     "split.calibration": (0.05, 0.9),
+    "judge.max_output_tokens": (16, 100_000),
+    "judge.attempts": (1, 20),
+    "judge.parallel": (1, 64),
+    "judge.timeout_s": (1.0, 3600.0),
+    "judge.wait_s": (0.0, 60.0),
     "label.acceptable": (0.0, 1.0),
     "fit.folds": (2, 50),
     "policy.quality_target": (0.0, 1.0),
@@ -134,6 +139,16 @@ class Tracking:
 
 
 @dataclass(frozen=True)
+class Judge:
+    max_output_tokens: int
+    attempts: int
+    parallel: int
+    timeout_s: float
+    wait_s: float
+    seed: int
+
+
+@dataclass(frozen=True)
 class Params:
     """All stages. `flat()` gives {"stage.key": value} for tracking."""
 
@@ -148,6 +163,7 @@ class Params:
     export: Export
     evaluate: Evaluate
     tracking: Tracking
+    judge: Judge
 
     def flat(self) -> dict[str, Any]:
         return {f"{stage}.{key}": value for stage, part in asdict(self).items() for key, value in part.items()}

@@ -18,10 +18,10 @@ from training.estimators.base import Inputs
 from training.estimators.linear import Design, stacked
 from training.matrix import OutcomeMatrix
 from training.onnx_graph import Graph
+from training.tokens import input_tokens as tokens_of
 
 Floats = NDArray[np.float64]
 CostFrom = Literal["tokens", "logged"]
-_CHARS_PER_TOKEN = 4.0
 _ENOUGH_TOKENS = 20
 
 
@@ -31,10 +31,11 @@ class CostError(ValueError):
 
 @dataclass(frozen=True)
 class CostNotes:
-    """How many costs and token counts were logged, computed or estimated, counted over attempts."""
+    """How many costs were logged or priced, and how many token counts that took were counted or estimated, over attempts."""
 
     logged: int
     priced: int
+    counted_input_tokens: int
     estimated_input_tokens: int
     estimated_output_tokens: int
 
@@ -44,8 +45,9 @@ def fill_costs(
 ) -> tuple[OutcomeMatrix, CostNotes]:
     """The same outcomes with every attempt's cost known: tokens times catalogue price where none was logged.
 
-    Missing input tokens are estimated from the text's length, missing output tokens as the candidate's mean, or
-    `assumed_output_tokens` where it has none. The estimates price attempts; they are not written into the token columns.
+    Missing input tokens are counted where the candidate's encoding is at hand, else estimated from the text's length
+    (`tokens.input_tokens`); missing output tokens are the candidate's mean, or `assumed_output_tokens` where it has none.
+    Both price attempts; they are not written into the token columns.
     Raises CostError for a candidate with neither costs nor a price.
     """
     missing = matrix.attempted & np.isnan(matrix.cost_usd)
@@ -60,8 +62,10 @@ def fill_costs(
             f"no cost is known for {', '.join(hopeless)}: their rows have no cost_usd and the catalogue has no price. "
             "Add input_usd_per_mtok and output_usd_per_mtok to data/candidates.toml, or log cost_usd."
         )
-    by_length = np.array([len(text) / _CHARS_PER_TOKEN for text in matrix.texts])[:, None]
-    input_tokens = np.where(np.isnan(matrix.input_tokens), by_length, matrix.input_tokens)
+    unknown = missing & np.isnan(matrix.input_tokens)
+    entries = [catalogue.get(name, Candidate(name=name)) for name in matrix.candidates]
+    found, counted = tokens_of(list(matrix.requests), entries, unknown)
+    input_tokens = np.where(unknown, found, matrix.input_tokens)
     seen = np.isfinite(matrix.output_tokens)
     mean_output = np.where(
         seen.any(axis=0),
@@ -78,7 +82,8 @@ def fill_costs(
     notes = CostNotes(
         logged=int(np.isfinite(matrix.cost_usd).sum()),
         priced=int(missing.sum()),
-        estimated_input_tokens=int((missing & np.isnan(matrix.input_tokens)).sum()),
+        counted_input_tokens=int(counted.sum()),
+        estimated_input_tokens=int((unknown & ~counted).sum()),
         estimated_output_tokens=int((missing & ~seen).sum()),
     )
     return replace(matrix, cost_usd=cost), notes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -33,37 +33,41 @@ def embed(
     no text. Each chunk is committed as soon as it is computed. `progress(done, total)` counts distinct new texts.
     """
     keys = [hashlib.sha256(text.encode("utf-8", "replace")).digest() for text in texts]
-    distinct = dict(zip(keys, texts, strict=True))
+    first: dict[bytes, int] = {}
+    for row, key in enumerate(keys):
+        first.setdefault(key, row)
     cache.mkdir(parents=True, exist_ok=True)
-    dim = files.spec.dim
+    matrix = np.empty((len(texts), files.spec.dim), dtype=np.float32)
     with closing(sqlite3.connect(cache / f"{files.fingerprint()[:32]}.sqlite")) as database:
         database.execute("pragma journal_mode = wal")
         database.execute("create table if not exists embedding (text blob primary key, vector blob not null)")
-        known = _known(database, list(distinct))
-        missing = [key for key in distinct if key not in known]
-        if missing:
-            encoder = Encoder(files.onnx, files.tokenizer, files.spec.max_tokens, threads)
-            for start in range(0, len(missing), _CHUNK):
-                chunk = missing[start : start + _CHUNK]
-                vectors = encoder.encode([distinct[key] for key in chunk])
-                with database:
-                    database.executemany(
-                        "insert or replace into embedding values (?, ?)",
-                        [(key, vector.tobytes()) for key, vector in zip(chunk, vectors, strict=True)],
-                    )
-                known.update((key, vector.tobytes()) for key, vector in zip(chunk, vectors, strict=True))
-                if progress is not None:
-                    progress(start + len(chunk), len(missing))
-    matrix = np.empty((len(texts), dim), dtype=np.float32)
+        missing = list(_missing(database, first, matrix))
+        encoder: Encoder | None = None
+        for start in range(0, len(missing), _CHUNK):
+            chunk = missing[start : start + _CHUNK]
+            encoder = encoder or Encoder(files.onnx, files.tokenizer, files.spec.max_tokens, threads)
+            vectors = encoder.encode([texts[first[key]] for key in chunk])
+            with database:
+                database.executemany(
+                    "insert or replace into embedding values (?, ?)",
+                    [(key, vector.tobytes()) for key, vector in zip(chunk, vectors, strict=True)],
+                )
+            matrix[[first[key] for key in chunk]] = vectors
+            if progress is not None:
+                progress(start + len(chunk), len(missing))
     for row, key in enumerate(keys):
-        matrix[row] = np.frombuffer(known[key], dtype=np.float32)
+        if first[key] != row:
+            matrix[row] = matrix[first[key]]
     return matrix
 
 
-def _known(database: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-    found: dict[bytes, bytes] = {}
+def _missing(database: sqlite3.Connection, first: Mapping[bytes, int], matrix: Matrix) -> Iterator[bytes]:
+    """The keys that the cache does not have; the vectors of the others go into their rows of the matrix."""
+    keys = list(first)
     for start in range(0, len(keys), _LOOK_UP):
         part = keys[start : start + _LOOK_UP]
         marks = ",".join("?" * len(part))
-        found.update(database.execute(f"select text, vector from embedding where text in ({marks})", part))
-    return found
+        known = dict(database.execute(f"select text, vector from embedding where text in ({marks})", part))
+        for key, vector in known.items():
+            matrix[first[key]] = np.frombuffer(vector, dtype=np.float32)
+        yield from (key for key in part if key not in known)

@@ -6,8 +6,8 @@ holds; a source in which nothing is usable is an `OutcomeError`. The skip report
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,12 +17,15 @@ import pandera.pandas as pa
 
 from training import coerce
 from training.coerce import Mask
+from training.repeats import Repeats
 
 COLUMNS: tuple[str, ...] = (
     "request_id", "prompt", "messages", "candidate", "quality", "cost_usd", "input_tokens", "output_tokens",
     "latency_ms", "timestamp", "session_id", "workflow", "propensity", "status", "split",
 )  # fmt: skip
 ALIASES: dict[str, str] = {"model": "candidate"}
+# What may travel beside the outcomes until they are judged: texts that nothing stores.
+BESIDE: tuple[str, ...] = ("attempt_id", "trace_id", "answer", "expected")
 
 _EXPECTED: dict[str, str] = {
     "request_id": "text that groups the attempts made on one request",
@@ -64,6 +67,14 @@ class Unreadable(NamedTuple):
     expected: str
 
 
+class AliasUse(NamedTuple):
+    """How many rows were logged under an alias of a candidate."""
+
+    alias: str
+    candidate: str
+    rows: int
+
+
 @dataclass(frozen=True)
 class Outcomes:
     """Usable outcomes and the account of those that were not.
@@ -73,7 +84,10 @@ class Outcomes:
     the other numbers are float64. `split` is a hint from sources that come with a held-out part.
     `skipped`: source, row (1-based row or line number), reason, field, value (shortened), expected.
     `rows_read`: always `len(frame) + len(skipped)`. `formats`: what was recognised. `origin`: the source and row
-    of every row of `frame`, in its order.
+    of every row of `frame`, in its order. `aliases`: the names that were read as another (`aliases.resolve`).
+    `beside`: those of `BESIDE` that the source has, `str`, rows as in `frame`;
+    judging reads it, and nothing writes it anywhere. `notes`: what the importer had to
+    decide, one sentence each.
     """
 
     frame: pd.DataFrame
@@ -81,6 +95,9 @@ class Outcomes:
     rows_read: int
     formats: tuple[str, ...]
     origin: pd.DataFrame
+    aliases: tuple[AliasUse, ...] = ()
+    beside: pd.DataFrame = field(default_factory=pd.DataFrame)
+    notes: tuple[str, ...] = ()
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -108,8 +125,8 @@ def validate(
     `rows` are the 1-based row or line numbers in the source, shape (n,) (default: 1 to n); `unreadable` are the rows
     that never became part of `raw`. `model` stands for `candidate` where that is absent; other unknown columns are
     ignored, and missing ones are null. A row with messages and a prompt keeps the messages, which say more. An error
-    row has quality 0. Raises OutcomeError when no row is usable, unless this is a `partition` of a source, for the others
-    may have some.
+    row has quality 0. Raises OutcomeError when no row is usable. In a `partition` of a source there need be none, and
+    repeats stay in it: which row is the first only `unrepeated` can tell, which sees all partitions.
     """
     arrived = [str(name).strip() for name in raw.columns]
     table = _select(raw, arrived)
@@ -118,7 +135,8 @@ def validate(
     failures += _check(coerced)
     failures.sort(key=lambda failure: COLUMNS.index(failure.field))
     good = ~_any(failures, len(raw))
-    for failure in _repeats(coerced[good]):
+    beside = _beside(raw, arrived)
+    for failure in () if partition else _repeated(*Repeats().find(coerced[good], beside[good])):
         wide = np.zeros(len(raw), dtype=bool)
         wide[good] = failure.mask
         failures.append(failure._replace(mask=wide))
@@ -133,30 +151,59 @@ def validate(
         rows_read=len(raw) + len(unreadable),
         formats=(format,),
         origin=_origin(source, numbers[good]),
+        beside=beside[good].reset_index(drop=True),
     )
 
 
-def concat(parts: Sequence[Outcomes]) -> Outcomes:
+def concat(parts: Iterable[Outcomes]) -> Outcomes:
     """One table from several, in order; repeats and contradictions between the parts are skipped and counted."""
-    if not parts:
+    kept = list(unrepeated(parts))
+    if not kept:
         raise OutcomeError("no outcomes to put together: expected at least one table, got none")
-    if len(parts) == 1:
-        return parts[0]
-    frame = pd.concat([part.frame for part in parts], ignore_index=True)
-    origin = pd.concat([part.origin for part in parts], ignore_index=True)
-    failures = _repeats(frame)
-    good = ~_any(failures, len(frame))
-    repeats = [
-        _report(frame, failures, str(source), origin["row"].to_numpy(), origin["source"] == source)
-        for source in origin["source"][~good].unique()
-    ]
+    if len(kept) == 1:
+        return kept[0]
     return Outcomes(
-        frame=frame[good].reset_index(drop=True),
-        skipped=pd.concat([*(part.skipped for part in parts), *repeats], ignore_index=True),
-        rows_read=sum(part.rows_read for part in parts),
-        formats=tuple(dict.fromkeys(name for part in parts for name in part.formats)),
-        origin=origin[good].reset_index(drop=True),
+        frame=pd.concat([part.frame for part in kept], ignore_index=True),
+        skipped=pd.concat([part.skipped for part in kept], ignore_index=True),
+        rows_read=sum(part.rows_read for part in kept),
+        formats=tuple(dict.fromkeys(name for part in kept for name in part.formats)),
+        origin=pd.concat([part.origin for part in kept], ignore_index=True),
+        beside=pd.concat([part.beside.reindex(range(len(part.frame))) for part in kept], ignore_index=True),
+        notes=tuple(dict.fromkeys(note for part in kept for note in part.notes)),
     )
+
+
+def unrepeated(parts: Iterable[Outcomes]) -> Iterator[Outcomes]:
+    """The parts, one by one, without rows that repeat or contradict an earlier row; these are skipped and counted.
+
+    Of the earlier rows only hashes are kept, so that a log of any length goes through.
+    """
+    earlier = Repeats()
+    for part in parts:
+        failures = _repeated(*earlier.find(part.frame, part.beside))
+        bad = _any(failures, len(part.frame))
+        if not bad.any():
+            yield part
+            continue
+        sources = part.origin["source"]
+        repeats = [
+            _report(part.frame, failures, str(source), part.origin["row"].to_numpy(), sources == source)
+            for source in sources[bad].unique()
+        ]
+        yield replace(
+            part,
+            frame=part.frame[~bad].reset_index(drop=True),
+            skipped=pd.concat([part.skipped, *repeats], ignore_index=True),
+            origin=part.origin[~bad].reset_index(drop=True),
+            beside=part.beside.reindex(range(len(bad)))[~bad].reset_index(drop=True),
+        )
+
+
+def refused(source: str, rows: Iterable[Unreadable]) -> Outcomes:
+    """No outcome at all, only rows that could not be read."""
+    skipped = unreadable_rows(source, rows)
+    nothing = validate(pd.DataFrame(), source=source, format="", partition=True)
+    return replace(nothing, skipped=skipped, rows_read=len(skipped), formats=())
 
 
 def require_usable(parts: Sequence[Outcomes], *, source: str, format: str, arrived: Sequence[str]) -> None:
@@ -184,6 +231,18 @@ def _select(raw: pd.DataFrame, arrived: list[str]) -> pd.DataFrame:
         name: raw.iloc[:, position[name]].reset_index(drop=True) if name in position else nothing for name in COLUMNS
     }
     return pd.DataFrame(columns, index=pd.RangeIndex(len(raw)))
+
+
+def _beside(raw: pd.DataFrame, arrived: list[str]) -> pd.DataFrame:
+    """The columns of `BESIDE` that arrived, as text; what is no text is null, for no row is skipped over it."""
+    columns = {name: _text_beside(raw.iloc[:, arrived.index(name)]) for name in BESIDE if name in arrived}
+    return pd.DataFrame(columns, index=pd.RangeIndex(len(raw)))
+
+
+def _text_beside(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Text as it is, "" too: an answer without text is one that can be judged, unlike an answer that was not logged."""
+    blank = np.array([isinstance(cell, str) and not cell.strip() for cell in column.astype(object)], dtype=bool)
+    return coerce.text(column, strip=False).values.mask(blank, "")
 
 
 def _coerce(table: pd.DataFrame) -> tuple[pd.DataFrame, list[_Failure]]:
@@ -277,17 +336,10 @@ def _check(frame: pd.DataFrame) -> list[_Failure]:
     return failures
 
 
-def _repeats(frame: pd.DataFrame) -> list[_Failure]:
-    """Rows identical to an earlier one, and rows whose request already has another prompt."""
-    key = frame["prompt"].astype(object).copy()
-    conversations = frame["messages"].notna()
-    key[conversations] = frame.loc[conversations, "messages"].map(coerce.messages_key)
-    codes = pd.Series(pd.factorize(key)[0], index=frame.index)
-    identical = frame.drop(columns=["prompt", "messages"]).assign(text=codes).duplicated().to_numpy()
-    first = codes.groupby(frame["request_id"]).transform("first")
+def _repeated(identical: Mask, other: Mask) -> list[_Failure]:
     return [
         _Failure("request_id", "duplicate row", identical),
-        _Failure("request_id", "request has two different prompts", (codes != first).to_numpy() & ~identical),
+        _Failure("request_id", "request has two different prompts", other),
     ]
 
 
@@ -335,9 +387,10 @@ def _skip_frame(source: str, rows: np.ndarray[Any, Any], *texts: list[str]) -> p
 
 
 def _shown(field: str, cell: Any) -> str:
-    """What arrived, shortened. Long text is only measured: in a shifted row any cell may hold a prompt."""
+    """What arrived. Text is only measured, unless it is one short word: in a shifted row any cell may hold a prompt."""
     if isinstance(cell, str):
-        if field in ("prompt", "messages") or len(cell) > _SHOWN:
+        wordy = len(cell.split()) > 1 or "@" in cell
+        if field in ("prompt", "messages") or len(cell) > _SHOWN or wordy:
             return f"text, {len(cell)} characters"
         return coerce.replace_surrogates(cell)
     if isinstance(cell, bool | float | np.number) or (isinstance(cell, int) and cell.bit_length() <= 128):

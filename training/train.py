@@ -25,7 +25,7 @@ from serving.catalogue import Candidate
 from serving.features import SURFACE
 from serving.policy import Objective
 from serving.router import ALWAYS_REFERENCE, Estimates, Router
-from training import report
+from training import examples, report
 from training.baselines import Contender, Truth, direct_choice, fixed_points, learnt_baselines
 from training.config import Params
 from training.estimators.base import Floats, Inputs, Matrix
@@ -79,11 +79,13 @@ def train(
     out: Path,
     cache: Path,
     truth: Truth | None = None,
+    keep_text: bool = False,
     progress: Progress = silent,
 ) -> Run:
     """Trains on an outcome table and writes `out/<version>`; `out/current` is switched to it last, if it is promoted.
 
-    `truth` is given for a simulated log only, and marks every figure as simulated.
+    `truth` is given for a simulated log only, and marks every figure as simulated. No file that is written holds text of
+    a request, unless `keep_text` puts the test requests into the bundle.
     """
     prepared = prepare(table.frame, params, catalogue)
     if params.evaluate.splits:  # a misspelt name is told now, not after the training
@@ -113,6 +115,8 @@ def train(
         made["manifest"] = made["manifest"].model_copy(update={"metrics": evaluation.summary()})
         progress("report", None, None)
         report.write(folder, made["manifest"], evaluation, prepared, learned, table)
+        if keep_text:
+            examples.write(folder, router, prepared)
 
     bundle = write_bundle(
         out, version, fill, lambda hashes: made["manifest"].model_copy(update={"files": dict(hashes)})

@@ -8,16 +8,27 @@ other than through `database.shown`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-import pandas as pd
-
 from training import outcomes
 from training.outcomes import OutcomeError, Outcomes, Unreadable
-from training.traffic import canonical, database, files, litellm_payload, litellm_spend, routellm, routerbench
+from training.traffic import (
+    canonical,
+    database,
+    files,
+    langfuse_export,
+    litellm_payload,
+    litellm_spend,
+    openai_pairs,
+    openrouter,
+    otel_genai,
+    routellm,
+    routerbench,
+)
+from training.traffic.mapped import Mapped
+from training.traffic.options import DEFAULT, ImportOptions
 
 
 class Importer(Protocol):
@@ -38,7 +49,7 @@ class Importer(Protocol):
     def recognises(self, path: Path) -> bool:
         """Whether the file is of this kind, from its name and its head only."""
 
-    def read(self, path: Path) -> Iterator[Outcomes]:
+    def read(self, path: Path, options: ImportOptions, /) -> Iterator[Outcomes]:
         """The outcomes of one file, a partition at a time (`partitions.outcomes_of`); raises OutcomeError."""
 
 
@@ -53,54 +64,89 @@ class UrlImporter(Importer, Protocol):
     def recognises_url(self, url: str) -> bool:
         """Whether what the URL names is of this kind; asked only if several importers have its scheme."""
 
-    def read_url(self, url: str) -> Iterator[Outcomes]:
+    def read_url(self, url: str, options: ImportOptions, /) -> Iterator[Outcomes]:
         """The outcomes behind the URL, a partition at a time, their source without secrets; raises OutcomeError."""
 
 
-IMPORTERS: tuple[Importer, ...] = (canonical, routerbench, routellm, litellm_payload, litellm_spend)
+@runtime_checkable
+class Accompanied(Protocol):
+    """What an importer adds if files of any name can belong to its format without being logs."""
+
+    def accompanies(self, path: Path) -> bool:
+        """Whether the file is read together with logs of this kind, from its head and the files beside it."""
+
+
+IMPORTERS: tuple[Importer, ...] = (
+    canonical,
+    routerbench,
+    routellm,
+    litellm_payload,
+    litellm_spend,
+    langfuse_export,
+    otel_genai,
+    openrouter,
+    openai_pairs,
+)
 
 # At least two letters: a single one is a drive of Windows.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9.-]+)(?:\+[A-Za-z0-9]+)?:")
 
 
-def read(data: Sequence[Path | str], format: str = "auto") -> Outcomes:
+def read(data: Sequence[Path | str], format: str = "auto", options: ImportOptions = DEFAULT) -> Outcomes:
     """Read files, folders with every log below them, and URLs (as text) into one outcome table.
 
-    `format` is an importer's name, or "auto" to recognise each file. A file of a known suffix that is no log, or an
-    empty one, is an error if it was named or if nothing else in its folder is a log; otherwise it counts as one
-    skipped row. Other files in a folder are passed over. Raises OutcomeError.
+    `format` is an importer's name, or "auto" to recognise each file; with `options.mapping` every file is read by that.
+    A file of a known suffix that is no log, or an empty one, is an error if it was named or if nothing else in its
+    folder is a log; otherwise it counts as one skipped row. Other files in a folder are passed over. A log without a
+    usable row is an error if it was named; in a folder, one usable row in all is enough. Raises OutcomeError.
     """
-    importers = _importers(format)
+    return outcomes.concat(_partitions(data, format, options))
+
+
+def stream(data: Sequence[Path | str], format: str = "auto", options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
+    """What `read` reads, a partition at a time; none holds a row that repeats or contradicts one of an earlier one."""
+    return outcomes.unrepeated(_partitions(data, format, options))
+
+
+def _partitions(data: Sequence[Path | str], format: str, options: ImportOptions) -> Iterator[Outcomes]:
+    importers = (Mapped(options.mapping),) if options.mapping else _importers(format)
+    if options.mapping and format not in ("auto", Mapped.NAME):
+        raise OutcomeError(f"format {format!r} and a mapping were given; a mapped table has no other format: drop one")
     if not data:
         raise OutcomeError("no data given: expected at least one file, folder or URL, got none")
-    read_parts: list[Outcomes] = []
-    skipped: list[pd.DataFrame] = []
     for named in data:
         if scheme := _scheme(named):
-            read_parts += _read_url(str(named), scheme, importers)
+            yield from _read_url(str(named), scheme, importers, options)
             continue
-        path = Path(named)
+        path, strangers = Path(named), list[Path]()
         if path.is_dir():
-            found, unrecognised = _sort_folder(path, importers)
-            skipped += [_not_recognised(file, importers) for file in unrecognised]
+            found, strangers = _sort_folder(path, importers)
         else:
-            found = [(path, _choose(path, importers, format))]
-        for file, importer in found:
-            read_parts += _read(file, importer)
-    result = outcomes.concat(read_parts)
-    if not skipped:
-        return result
-    return replace(
-        result,
-        skipped=pd.concat([result.skipped, *skipped], ignore_index=True),
-        rows_read=result.rows_read + len(skipped),
-    )
+            found = [(path, _choose(path, importers, Mapped.NAME if options.mapping else format))]
+        formats = ", ".join(dict.fromkeys(importer.NAME for _, importer in found))
+        parts = (part for file, importer in found for part in _read(file, importer, options))
+        # An export by the hour has hours without a usable row; a folder without any is an error.
+        yield from _usable(parts, str(path), formats, sorted(files.columns(found[0][0])))
+        for file in strangers:
+            yield outcomes.refused(str(file), [_not_recognised(file, importers)])
+
+
+def _usable(parts: Iterable[Outcomes], source: str, format: str, arrived: Sequence[str]) -> Iterator[Outcomes]:
+    """The parts; raises OutcomeError at their end when none had a usable row."""
+    unusable: list[Outcomes] | None = []
+    for part in parts:
+        unusable = None if unusable is None or len(part.frame) else [*unusable, part]
+        yield part
+    if unusable is not None:
+        outcomes.require_usable(unusable, source=source, format=format, arrived=arrived)
 
 
 def _importers(format: str) -> tuple[Importer, ...]:
     if format == "auto":
         return IMPORTERS
     named = tuple(importer for importer in IMPORTERS if format == importer.NAME)
+    if format == Mapped.NAME:
+        raise OutcomeError("format 'mapped' needs a mapping: give --map COLUMN=FIELD, for example --map candidate=llm")
     if not named:
         names = ", ".join(["auto", *(importer.NAME for importer in IMPORTERS)])
         raise OutcomeError(f"format {format!r} is not known; expected one of: {names}")
@@ -120,7 +166,7 @@ def _choose(path: Path, importers: tuple[Importer, ...], format: str) -> Importe
     if chosen := _recogniser(path, importers):
         return chosen
     for importer in importers:
-        if path.name in importer.COMPANIONS:
+        if _accompanies(path, importer):
             return importer
     raise OutcomeError(_unknown(path, importers))
 
@@ -129,13 +175,12 @@ def _sort_folder(folder: Path, importers: tuple[Importer, ...]) -> tuple[list[tu
     """The logs below a folder with their importers, and the files that look like data but are not logs."""
     below = sorted(file for file in folder.rglob("*") if file.is_file() and files.kind(file))
     candidates = [file for file in below if not file.name.startswith((".", "_"))]
-    companions = frozenset[str]().union(*(importer.COMPANIONS for importer in importers))
     found, unrecognised = [], []
     for file in candidates:
         importer = _recogniser(file, importers) if file.stat().st_size else None
         if importer is not None:
             found.append((file, importer))
-        elif file.name not in companions:
+        elif not any(_accompanies(file, importer) for importer in importers):
             unrecognised.append(file)
     if found:
         return found, unrecognised
@@ -146,6 +191,12 @@ def _sort_folder(folder: Path, importers: tuple[Importer, ...]) -> tuple[list[tu
     )
 
 
+def _accompanies(path: Path, importer: Importer) -> bool:
+    if path.name in importer.COMPANIONS:
+        return True
+    return isinstance(importer, Accompanied) and importer.accompanies(path)
+
+
 def _recogniser(path: Path, importers: tuple[Importer, ...]) -> Importer | None:
     try:
         return next((importer for importer in importers if importer.recognises(path)), None)
@@ -153,13 +204,11 @@ def _recogniser(path: Path, importers: tuple[Importer, ...]) -> Importer | None:
         raise OutcomeError(f"{path}: cannot be opened ({error}); check the file and its permissions") from error
 
 
-def _read(path: Path, importer: Importer) -> list[Outcomes]:
+def _read(path: Path, importer: Importer, options: ImportOptions) -> Iterator[Outcomes]:
     try:
-        parts = list(importer.read(path))
+        yield from importer.read(path, options)
     except OSError as error:
         raise OutcomeError(f"{path}: cannot be read ({error}); check the file and its permissions") from error
-    outcomes.require_usable(parts, source=str(path), format=importer.NAME, arrived=sorted(files.columns(path)))
-    return parts
 
 
 def _scheme(named: Path | str) -> str:
@@ -168,7 +217,7 @@ def _scheme(named: Path | str) -> str:
     return "" if found is None or Path(named).exists() else found.group(1).lower()
 
 
-def _read_url(url: str, scheme: str, importers: tuple[Importer, ...]) -> list[Outcomes]:
+def _read_url(url: str, scheme: str, importers: tuple[Importer, ...], options: ImportOptions) -> Iterator[Outcomes]:
     shown = database.shown(url)
     sources = [importer for importer in importers if isinstance(importer, UrlImporter)]
     able = [importer for importer in sources if scheme in importer.SCHEMES]
@@ -179,9 +228,7 @@ def _read_url(url: str, scheme: str, importers: tuple[Importer, ...]) -> list[Ou
     if chosen is None:
         formats = "; ".join(f"{importer.NAME}: {importer.EXPECTS}" for importer in able)
         raise OutcomeError(f"{shown}: not recognised. Formats: {formats}.")
-    parts = list(chosen.read_url(url))
-    outcomes.require_usable(parts, source=shown, format=chosen.NAME, arrived=outcomes.COLUMNS)
-    return parts
+    yield from _usable(chosen.read_url(url, options), shown, chosen.NAME, outcomes.COLUMNS)
 
 
 def _unknown(path: Path, importers: tuple[Importer, ...]) -> str:
@@ -191,8 +238,7 @@ def _unknown(path: Path, importers: tuple[Importer, ...]) -> str:
     return f"{path}: not recognised. Arrived: {files.shown_columns(path)}. Formats: {formats}."
 
 
-def _not_recognised(path: Path, importers: tuple[Importer, ...]) -> pd.DataFrame:
+def _not_recognised(path: Path, importers: tuple[Importer, ...]) -> Unreadable:
     size = path.stat().st_size
     reason = "file not recognised" if size else "file is empty"
-    names = ", ".join(importer.NAME for importer in importers)
-    return outcomes.unreadable_rows(str(path), [Unreadable(1, reason, f"a file of {size} bytes", names)])
+    return Unreadable(1, reason, f"a file of {size} bytes", ", ".join(importer.NAME for importer in importers))

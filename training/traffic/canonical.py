@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from training.outcomes import ALIASES, COLUMNS, Outcomes
+from training.outcomes import ALIASES, BESIDE, COLUMNS, Outcomes
 from training.traffic import files
+from training.traffic.options import DEFAULT, ImportOptions
 from training.traffic.partitions import outcomes_of
 
 NAME = "canonical"
@@ -15,7 +16,7 @@ EXPECTS = (
 )
 COMPANIONS: frozenset[str] = frozenset()
 
-_FIELDS = frozenset(COLUMNS) | frozenset(ALIASES)
+_FIELDS = frozenset(COLUMNS) | frozenset(ALIASES) | {"attempt_id", "trace_id"}
 # LiteLLM_SpendLogs has a request_id, a model and messages as well, but they mean something else.
 _SPEND_LOGS = frozenset({"call_type", "spend", "startTime"})
 
@@ -30,6 +31,7 @@ def recognises(path: Path) -> bool:
     return "request_id" in names and bool(names & {"candidate", "model"}) and bool(names & {"prompt", "messages"})
 
 
-def read(path: Path) -> Iterator[Outcomes]:
+def read(path: Path, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
     """Read one file. Undecodable bytes become U+FFFD."""
-    return outcomes_of(path, format=NAME, convert=lambda records: records, wanted=_FIELDS)
+    wanted = _FIELDS | frozenset(BESIDE) if options.answers else _FIELDS
+    return outcomes_of(path, format=NAME, convert=lambda records: records, wanted=wanted)

@@ -32,6 +32,7 @@ from training import coerce
 from training.outcomes import OutcomeError, Outcomes, Unreadable
 from training.traffic import files
 from training.traffic.files import Records
+from training.traffic.options import DEFAULT, ImportOptions
 from training.traffic.partitions import outcomes_of
 
 NAME = "litellm"
@@ -65,9 +66,10 @@ def recognises(path: Path) -> bool:
     return files.columns(path) >= _MARKS
 
 
-def read(path: Path) -> Iterator[Outcomes]:
+def read(path: Path, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
     """Read one file; raises OutcomeError when it cannot be opened or when the proxy redacted every prompt."""
-    parts = outcomes_of(path, format=NAME, convert=lambda records: convert(records, SETTING), wanted=_FIELDS)
+    wanted = _FIELDS | {"response"} if options.answers else _FIELDS
+    parts = outcomes_of(path, format=NAME, convert=lambda records: convert(records, SETTING), wanted=wanted)
     return require_prompts(parts, str(path), SETTING)
 
 
@@ -202,8 +204,20 @@ def _outcome(record: Mapping[str, Any]) -> dict[str, Any]:
         "session_id": trace if blank(session) else session,
         "workflow": _workflow(record.get("request_tags")),
         "propensity": _propensity(record, metadata),
+        "answer": _answer(parsed(record.get("response"))),
         "status": _STATUSES.get(status.strip().lower(), status) if isinstance(status, str) else status,
     }
+
+
+def _answer(response: Any) -> str | None:
+    """The text that was answered, None where there is none: not logged, redacted, or only calls of tools."""
+    if not isinstance(response, dict):
+        return None
+    choices = response.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    message = first.get("message")
+    text = message.get("content") if isinstance(message, dict) else first.get("text")
+    return text if isinstance(text, str) and text.strip() not in _REDACTIONS else None
 
 
 def _table(found: list[dict[str, Any]]) -> pd.DataFrame:

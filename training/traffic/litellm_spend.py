@@ -18,6 +18,7 @@ from training.outcomes import Outcomes
 from training.traffic import database, files, litellm_payload
 from training.traffic.files import Records
 from training.traffic.litellm_payload import blank, fields, parsed
+from training.traffic.options import DEFAULT, ImportOptions
 from training.traffic.partitions import checked, outcomes_of
 
 NAME = "litellm-spend"
@@ -44,9 +45,10 @@ def recognises(path: Path) -> bool:
     return files.columns(path) >= MARKS
 
 
-def read(path: Path) -> Iterator[Outcomes]:
+def read(path: Path, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
     """Read one export; raises OutcomeError when it cannot be opened or when no prompt was stored."""
-    parts = outcomes_of(path, format=NAME, convert=convert, wanted=frozenset(_PLAIN) | frozenset(_NESTED))
+    wanted = frozenset(_PLAIN) | frozenset(_nested(options))
+    parts = outcomes_of(path, format=NAME, convert=convert, wanted=wanted)
     return litellm_payload.require_prompts(parts, str(path), SETTING)
 
 
@@ -55,12 +57,18 @@ def recognises_url(url: str) -> bool:
     return database.has_table(url, TABLE)
 
 
-def read_url(url: str) -> Iterator[Outcomes]:
+def read_url(url: str, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
     """Read the table of a database; raises OutcomeError when that fails or when no prompt was stored."""
-    batches = database.rows(url, TABLE, plain=_PLAIN, nested=_NESTED, required=MARKS, order=("startTime", "request_id"))
+    batches = database.rows(
+        url, TABLE, plain=_PLAIN, nested=_nested(options), required=MARKS, order=("startTime", "request_id")
+    )
     source = f"{database.shown(url)} {TABLE}"
     parts = checked(batches, source=source, format=NAME, convert=convert)
     return litellm_payload.require_prompts(parts, source, SETTING)
+
+
+def _nested(options: ImportOptions) -> tuple[str, ...]:
+    return (*_NESTED, "response") if options.answers else _NESTED
 
 
 def convert(records: Records) -> Records:
@@ -85,6 +93,7 @@ def _payload(row: Mapping[str, Any]) -> dict[str, Any]:
         "metadata": metadata,
         "error_information": metadata.get("error_information"),
         "messages": _prompt(row),
+        "response": row.get("response"),
     }
 
 

@@ -23,7 +23,8 @@ def outcomes_of(
 
     Raises OutcomeError when the file cannot be opened.
     """
-    return checked(files.partitions(path, wanted), source=str(path), format=format, convert=convert)
+    make = _without_blank_texts(convert) if files.kind(path) == ".csv" else convert
+    return checked(files.partitions(path, wanted), source=str(path), format=format, convert=make)
 
 
 def checked(partitions: Iterable[Records], *, source: str, format: str, convert: Convert) -> Iterator[Outcomes]:
@@ -33,3 +34,15 @@ def checked(partitions: Iterable[Records], *, source: str, format: str, convert:
         yield validate(
             made.table, source=source, format=format, rows=made.rows, unreadable=made.unreadable, partition=True
         )
+
+
+def _without_blank_texts(convert: Convert) -> Convert:
+    """The same for a CSV, where an empty cell is an answer that was not logged; elsewhere it is an empty answer."""
+
+    def converted(records: Records) -> Records:
+        made = convert(records)
+        texts = {name: made.table[name] for name in ("answer", "expected") if name in made.table}
+        logged = {name: column.where(column != "", None) for name, column in texts.items()}
+        return made._replace(table=made.table.assign(**logged)) if logged else made
+
+    return converted

@@ -16,6 +16,7 @@ import pandas as pd
 
 from training.outcomes import OutcomeError, Outcomes, validate
 from training.traffic import files
+from training.traffic.options import DEFAULT, ImportOptions
 
 NAME = "routellm"
 EXPECTS = "a CSV with prompt and a True/False column per candidate, or judgements.jsonl beside question.jsonl"
@@ -38,7 +39,7 @@ def recognises(path: Path) -> bool:
     return bool(verdicts) and verdicts <= _VERDICTS and verdicts != {""}
 
 
-def read(path: Path) -> Iterator[Outcomes]:
+def read(path: Path, _options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
     """Read one file; raises OutcomeError when it is neither kind or when the judgements' questions are missing."""
     if path.name in COMPANIONS:
         raise OutcomeError(f"{path}: holds questions, not outcomes; give judgements.jsonl beside it, or the folder")

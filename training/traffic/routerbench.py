@@ -16,6 +16,7 @@ import pandas as pd
 
 from training.outcomes import OutcomeError, Outcomes, validate
 from training.traffic import files
+from training.traffic.options import DEFAULT, ImportOptions
 
 NAME = "routerbench"
 EXPECTS = "a CSV with sample_id, prompt, eval_name and, per candidate X, the columns X and X|total_cost"
@@ -31,7 +32,7 @@ def recognises(path: Path) -> bool:
     return names.issuperset(_IDENTITY) and bool(_candidates(names))
 
 
-def read(path: Path) -> Iterator[Outcomes]:
+def read(path: Path, _options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
     """Read one table of n prompts and m candidates as n x m outcomes; `*_train` and `*_test` files set the split."""
     if not recognises(path):
         raise OutcomeError(f"{path}: not a {NAME} file; expected {EXPECTS}; arrived: {files.shown_columns(path)}")
