@@ -206,8 +206,14 @@ async def shadow(request: Request, hours: Annotated[float, Query(gt=0, le=24 * 3
         raise HTTPException(404, f"This service {missing}.")
     versions = service.live.version, service.shadow.live.version
     found = await to_thread.run_sync(compared, service.store.engine, *versions, time.time() - hours * 3600)
-    total, *workflows = [asdict(one) for one in found] or [None]
-    document = {"bundle": versions[0], "shadow": versions[1], "hours": hours, "total": total, "workflows": workflows}
+    rows = [asdict(one) for one in found]
+    document = {
+        "bundle": versions[0],
+        "shadow": versions[1],
+        "hours": hours,
+        "total": rows[0] if rows else None,
+        "workflows": rows[1:],
+    }
     return _json(orjson.dumps(document))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from math import log
-from pathlib import Path
 
 import fake_bundle
 import numpy as np

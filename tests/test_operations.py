@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import socket
 import subprocess
@@ -27,6 +28,7 @@ from starlette.testclient import TestClient
 from serving.app import create_app
 from serving.decisions import DECISIONS, FEEDBACK
 from serving.logs import JsonLines
+from serving.metrics import _forget_the_dead
 from serving.service import Service
 from serving.settings import Settings
 
@@ -76,8 +78,12 @@ def slow(service: Service, monkeypatch: pytest.MonkeyPatch, seconds: float) -> N
     monkeypatch.setattr(encoder, "encode", sleepy)
 
 
-def test_a_decision_that_takes_too_long_is_the_references(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    service = Service(Settings(bundle=str(folder), time_limit_ms=50))
+def test_a_decision_that_takes_too_long_is_the_references(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = tmp_path / "policies.toml"
+    rules.write_text(f'[workflows.hard]\ndeny = ["{LARGE}"]\n')
+    service = Service(Settings(bundle=str(folder), time_limit_ms=50, policies=rules))
     with served(service) as client:
         slow(service, monkeypatch, 0.4)
         started = time.monotonic()
@@ -86,6 +92,8 @@ def test_a_decision_that_takes_too_long_is_the_references(folder: Path, monkeypa
         assert (answer["model"], answer["reason"], answer["confidence"]) == (LARGE, "timeout", None)
         answer = client.post("/v1/route", json={"prompt": "theorem", "deny": ["acme/*"]}).json()
         assert (answer["model"], answer["reason"]) == (OPEN, "timeout")
+        answer = client.post("/v1/route", json={"prompt": "of", "workflow": "hard"}).json()
+        assert (answer["model"] == LARGE, answer["reason"]) == (False, "timeout")
         answer = client.post("/v1/route", json={"prompt": "sum", "allow": ["nobody/*"]})
         assert answer.status_code == 422
         assert answer.json()["ruled_out"].keys() == set(service.live.current.router.candidates)
@@ -100,11 +108,7 @@ def test_a_decision_that_takes_too_long_is_the_references(folder: Path, monkeypa
 def test_every_metric_is_there_and_counts(folder: Path, tmp_path: Path) -> None:
     rules = tmp_path / "policies.toml"
     rules.write_text('[default.budget]\nday_usd = 1.0\nat_limit = "warn"\n')
-    try:
-        service = Service(Settings(bundle=str(folder), store=str(tmp_path / "d.db"), policies=rules))
-    except ValueError:  # how the rule file writes a budget is tested where it is read
-        service = Service(Settings(bundle=str(folder), store=str(tmp_path / "d.db")))
-    with served(service) as client:
+    with served(Service(Settings(bundle=str(folder), store=str(tmp_path / "d.db"), policies=rules))) as client:
         answer = client.post("/v1/route", json={"prompt": "hello"}).json()
         client.post("/v1/route", json={"prompt": 3})
         client.post("/v1/route/batch", json={"requests": [{"prompt": "hello"}]})
@@ -123,7 +127,7 @@ def test_every_metric_is_there_and_counts(folder: Path, tmp_path: Path) -> None:
     for name in ("router_drift_psi", "router_feedback_calibration_error", "router_novel_share"):
         assert metric(text, name) == 0
     assert metric(text, "router_store_queue_rows") >= 0
-    assert "# TYPE router_budget_left_usd gauge" in text
+    assert metric(text, 'router_budget_left_usd{period="day",scope="default"}') < 1.0
 
 
 def test_drift_is_measured_on_what_is_served(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -145,6 +149,23 @@ def test_drift_is_measured_on_what_is_served(folder: Path, tmp_path: Path, caplo
     warned = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
     assert sum("psi" in one for one in warned) == 1
     assert sum("calibration_error" in one for one in warned) == 1
+
+
+def test_the_gauges_of_a_worker_that_was_killed_go_and_its_counters_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait(30)
+    for pid in (dead.pid, os.getpid()):
+        for kind in ("gauge_livesum", "gauge_livemax", "counter"):
+            (tmp_path / f"{kind}_{pid}.db").touch()
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    _forget_the_dead(tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {
+        f"counter_{dead.pid}.db",
+        *(f"{kind}_{os.getpid()}.db" for kind in ("gauge_livesum", "gauge_livemax", "counter")),
+    }
 
 
 # --- logs ---
@@ -199,7 +220,9 @@ def server(folder: Path, log: Path, **settings: object) -> Iterator[tuple[httpx.
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in {"bundle": folder, "port": port, **settings}.items()]
+    options = [
+        f"--{name.replace('_', '-')}={value}" for name, value in {"bundle": folder, "port": port, **settings}.items()
+    ]
     command = [sys.executable, "-c", "from serving.app import main; main()", *options]
     with log.open("wb") as stderr:
         process = subprocess.Popen(command, cwd=ROOT, stderr=stderr)
@@ -273,7 +296,7 @@ def test_two_workers_share_metrics_and_stop_with_everything_written(folder: Path
             over.set()
     log = (tmp_path / "log").read_text()
     assert code in (0, -signal.SIGTERM), log
-    assert "rror" not in log, log
+    assert {json.loads(line)["level"] for line in log.splitlines()} == {"info"}, log
     engine = create_engine(f"sqlite:///{store}")
     with engine.connect() as connection:
         written = set(connection.scalars(select(FEEDBACK.c.decision_id)))
@@ -294,8 +317,12 @@ def test_at_debug_level_every_line_is_json_and_none_has_a_prompt(folder: Path, t
         client.post("/v1/route", content=f'{{"prompt": "{CANARY}'.encode())
         client.post("/v1/route/batch", json={"requests": [{"prompt": CANARY}, {"prompt": CANARY, "deny": ["*"]}]})
         client.post("/v1/feedback", json={"decision_id": answer.json()["id"], "accepted": True})
+        checked = subprocess.run(_health_check(), env={"ROUTER_PORT": str(client.base_url.port)}, check=False)
+        assert checked.returncode == 0
         process.send_signal(signal.SIGTERM)
         process.wait(30)
+        checked = subprocess.run(_health_check(), env={"ROUTER_PORT": str(client.base_url.port)}, check=False)
+        assert checked.returncode != 0
     text = (tmp_path / "log").read_text()
     lines = [json.loads(line) for line in text.splitlines()]
     assert CANARY not in text
@@ -305,3 +332,10 @@ def test_at_debug_level_every_line_is_json_and_none_has_a_prompt(folder: Path, t
     assert decided[0]["reason"] == answer.json()["reason"]
     assert any("POST /v1/route" in line["message"] for line in lines)
     assert count(tmp_path / "decisions.db", DECISIONS) == 3
+
+
+def _health_check() -> list[str]:
+    """The image's own check, run by this Python."""
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    check = next(line for line in dockerfile.splitlines() if line.strip().startswith("CMD ["))
+    return [sys.executable, *json.loads(check.strip().removeprefix("CMD "))[1:]]
