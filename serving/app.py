@@ -456,6 +456,8 @@ def serve(
         "log_config": None,
         "access_log": settings.log_level == "debug",
         "timeout_graceful_shutdown": 15,
+        # A worker that loads on a busy machine is not dead yet, and killing it makes the machine busier.
+        "timeout_worker_healthcheck": 60,
     }
     if service is not None:
         uvicorn.run(create_app(settings, service), **options_of_server)

@@ -346,6 +346,8 @@ class Service:
 
     def start(self) -> None:
         """Begins to watch for new bundles."""
+        if several_processes():
+            self.metrics.read()
         self.live.watch(self.settings.watch_seconds, self._upkeep)
         if self.shadow is not None:
             self.shadow.live.watch(self.settings.watch_seconds)

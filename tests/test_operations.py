@@ -187,6 +187,24 @@ def test_a_log_line_is_json_and_has_no_librarys_message() -> None:
     assert CANARY not in line["traceback"]
 
 
+def test_a_decision_that_fails_is_the_references_and_its_log_has_no_prompt(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = Service(Settings(bundle=str(folder)))
+
+    def fail(texts: Any) -> Any:
+        raise ValueError(f"cannot encode {texts}")
+
+    with served(service) as client:
+        monkeypatch.setattr(service.live.current.router.encoder, "encode", fail)
+        answer = client.post("/v1/route", json={"prompt": CANARY}).json()
+    assert (answer["model"], answer["reason"]) == (LARGE, "fault")
+    lines = [JsonLines().format(record) for record in caplog.records if record.levelname == "ERROR"]
+    assert len(lines) == 1
+    assert "ValueError" in lines[0]
+    assert CANARY not in lines[0]
+
+
 # --- traces ---
 
 
@@ -225,7 +243,8 @@ def server(folder: Path, log: Path, **settings: object) -> Iterator[tuple[httpx.
     ]
     command = [sys.executable, "-c", "from serving.app import main; main()", *options]
     with log.open("wb") as stderr:
-        process = subprocess.Popen(command, cwd=ROOT, stderr=stderr)
+        environment = {**os.environ, "TMPDIR": str(log.parent)}
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=stderr)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
             ends = time.monotonic() + 60
@@ -296,6 +315,7 @@ def test_two_workers_share_metrics_and_stop_with_everything_written(folder: Path
             over.set()
     log = (tmp_path / "log").read_text()
     assert code in (0, -signal.SIGTERM), log
+    assert list(tmp_path.glob("router-metrics-*")) == []
     assert {json.loads(line)["level"] for line in log.splitlines()} == {"info"}, log
     engine = create_engine(f"sqlite:///{store}")
     with engine.connect() as connection:
