@@ -7,8 +7,11 @@ orjson: FastAPI's own way parses, validates and serialises in separate steps, wh
 from __future__ import annotations
 
 import logging
+import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar, get_args
 
@@ -16,7 +19,7 @@ import orjson
 import typer
 import uvicorn
 from anyio import to_thread
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import models_json_schema
@@ -53,10 +56,12 @@ from serving.schemas import (
     ReloadResponse,
     RouteBody,
     RouteResponse,
+    ShadowResponse,
     decision_document,
 )
 from serving.service import Service
-from serving.settings import LogLevel, Settings, hand_on
+from serving.settings import LogLevel, Settings, hand_on, share_metrics
+from serving.shadow import compared
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +110,8 @@ def create_app(settings: Settings | None = None, service: Service | None = None)
     _add_routes(app)
     _document_bodies(app)
     if settings.otel:
+        from serving.traces import trace
+
         trace(app)
     return app
 
@@ -120,6 +127,10 @@ async def route(request: Request) -> Response:
     body = await request.body()
     asked = parse(RouteBody, body) if len(body) <= _INLINE_BYTES else await to_thread.run_sync(parse, RouteBody, body)
     identifier, decision = await service.route(service.ask(asked.request(), asked.policy(), key))
+    if service.settings.otel:
+        from serving.traces import annotate
+
+        annotate(identifier, decision)
     return _json(orjson.dumps(decision_document(identifier, decision)))
 
 
@@ -184,6 +195,26 @@ async def reload(request: Request) -> Response:
     if came.refused is not None:
         raise HTTPException(409, f"The bundle is refused and {came.version} stays: {came.refused}")
     return _json(orjson.dumps({"changed": came.changed, "bundle": came.version}))
+
+
+async def shadow(request: Request, hours: Annotated[float, Query(gt=0, le=24 * 366)] = 24.0) -> Response:
+    """What the shadow bundle would have decided, against what was decided, over the last hours."""
+    service = _service(request)
+    _key(request, service)
+    if service.shadow is None or service.store is None:
+        missing = "has no shadow bundle (ROUTER_SHADOW)" if service.shadow is None else "stores no decisions"
+        raise HTTPException(404, f"This service {missing}.")
+    versions = service.live.version, service.shadow.live.version
+    found = await to_thread.run_sync(compared, service.store.engine, *versions, time.time() - hours * 3600)
+    rows = [asdict(one) for one in found]
+    document = {
+        "bundle": versions[0],
+        "shadow": versions[1],
+        "hours": hours,
+        "total": rows[0] if rows else None,
+        "workflows": rows[1:],
+    }
+    return _json(orjson.dumps(document))
 
 
 async def metrics(request: Request) -> Response:
@@ -326,6 +357,14 @@ def _add_routes(app: FastAPI) -> None:
         ("/v1/bundle", bundle, None, BundleResponse, "bundle", ()),
         ("/v1/budgets", budgets, None, BudgetsResponse, "operations", refused),
         (
+            "/v1/shadow",
+            shadow,
+            None,
+            ShadowResponse,
+            "operations",
+            (*refused, (404, "There is no shadow bundle, or no store."), (422, "`hours` is wrong.")),
+        ),
+        (
             "/v1/admin/reload",
             reload,
             None,
@@ -382,13 +421,6 @@ def _document_bodies(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def trace(app: FastAPI) -> None:
-    """OpenTelemetry traces of every request; raises ModuleNotFoundError where the extra is not installed."""
-    from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
-
-    FastAPIInstrumentor.instrument_app(app, excluded_urls="healthz,readyz,metrics")
-
-
 def serve(
     bundle: Annotated[str | None, typer.Option(help="Folder of the bundle, or models:/<name>@<alias>.")] = None,
     shadow: Annotated[str | None, typer.Option(help="A second bundle that is asked as well and never answers.")] = None,
@@ -424,13 +456,24 @@ def serve(
         "log_config": None,
         "access_log": settings.log_level == "debug",
         "timeout_graceful_shutdown": 15,
+        # A worker that loads on a busy machine is not dead yet, and killing it makes the machine busier.
+        "timeout_worker_healthcheck": 60,
     }
     if service is not None:
         uvicorn.run(create_app(settings, service), **options_of_server)
         return
     # Workers are new processes that read their settings from the environment.
     hand_on(given)
-    uvicorn.run("serving.app:create_app", factory=True, workers=settings.workers, **options_of_server)
+    with tempfile.TemporaryDirectory(prefix="router-metrics-") as folder:
+        share_metrics(folder)
+        uvicorn.run("serving.app:worker", factory=True, workers=settings.workers, **options_of_server)
+
+
+def worker() -> FastAPI:
+    """The application of one worker process, which sets up its own logging."""
+    settings = Settings()
+    configure_logging(settings.log_level)
+    return create_app(settings)
 
 
 def _give_up(why: str) -> NoReturn:

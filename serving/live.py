@@ -9,14 +9,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
+import numpy as np
 from cachetools import LRUCache
 
-from serving.bundle import MANIFEST, BundleError
+from serving.bundle import MANIFEST, BundleError, open_bundle
 from serving.encoder import Matrix
 from serving.router import Router
 
@@ -26,6 +28,12 @@ _WARM_UP = ("Is it warm?", "", "A longer text, so that both paths have run. " * 
 MLFLOW = "models:/"
 _TIMED = "How long does it take to embed a prompt of about this length? " * 4
 _INLINE_SECONDS = 0.001
+_LONGEST_STOP = 5.0
+# A refused bundle is tried again after so long, for what was wrong may have been the network.
+_TRY_AGAIN_SECONDS = 60.0
+_ENCODER_FILES = ("encoder.onnx", "tokenizer.json")
+
+Identity = tuple[object, ...]
 
 
 @dataclass(frozen=True)
@@ -66,11 +74,11 @@ def _key(text: str) -> bytes:
 
 @dataclass(frozen=True)
 class Serving:
-    """A loaded, warm router with its own embedding cache: embeddings of one encoder are of no use to another."""
+    """A loaded, warm router with its embedding cache: embeddings of one encoder are of no use to another."""
 
     router: Router
     embeddings: Embeddings
-    identity: tuple[str, int, int]
+    identity: Identity
     inline: bool
 
     def embed(self, text: str) -> Matrix:
@@ -79,9 +87,14 @@ class Serving:
         self.embeddings.put(text, embedding)
         return embedding
 
+    def same_encoder(self, other: Router) -> bool:
+        """Whether another router embeds as this one does."""
+        files, others = self.router.manifest.files, other.manifest.files
+        return all(files[name] == others[name] for name in _ENCODER_FILES)
+
 
 class Live:
-    """The current `Serving`, reloaded on demand (`reload`) or when the bundle's folder comes to be another one (`watch`)."""
+    """The current `Serving`, reloaded on demand (`reload`) or when the source comes to be another bundle (`watch`)."""
 
     def __init__(self, source: str, *, threads: int, context_margin: float, cache: int) -> None:
         self.source = source
@@ -90,63 +103,104 @@ class Live:
         self._cache = cache
         self._loading = threading.Lock()
         self._stop = threading.Event()
+        self._watcher: threading.Thread | None = None
+        self._tried: tuple[Identity | None, float] = (None, 0.0)
         self.reloads = self.refusals = 0
         self.refused: str | None = None
-        self.current = self._load()
+        self.current = self._load(identity_of(source), None)
 
     def reload(self) -> Reload:
         """Loads the source again; what is served already is left as it is. Never raises for a bad bundle."""
         with self._loading:
             try:
-                if identity_of(self.source) == self.current.identity:
+                identity = identity_of(self.source)
+                self._tried = (identity, time.monotonic())
+                if identity == self.current.identity:
                     self.refused = None
-                    return Reload(False, self.current.router.manifest.version)
-                fresh = self._load()
+                    return Reload(False, self.version)
+                self.current = self._load(identity, self.current)
             except (BundleError, OSError) as error:
-                self.refusals += 1
-                if str(error) != self.refused:
-                    logger.error("the bundle at %s is refused, %s stays: %s", self.source, self._version, error)
-                self.refused = str(error)
-                return Reload(False, self._version, str(error))
-            self.current, self.refused = fresh, None
+                return self._refuse(str(error))
+            self.refused = None
             self.reloads += 1
-            logger.info("serving bundle %s", self._version)
-            return Reload(True, self._version)
+            logger.info("serving bundle %s", self.version)
+            return Reload(True, self.version)
+
+    def _refuse(self, why: str) -> Reload:
+        self.refusals += 1
+        if why != self.refused:
+            logger.error("the bundle at %s is refused, %s stays: %s", self.source, self.version, why)
+        self.refused = why
+        return Reload(False, self.version, why)
 
     @property
-    def _version(self) -> str:
+    def version(self) -> str:
+        """The version of the bundle that is served."""
         return self.current.router.manifest.version
 
-    def _load(self) -> Serving:
-        folder = locate(self.source)
-        if not (folder / MANIFEST).is_file():
-            Router.load(folder)  # says what is missing
-        identity = identity_of(self.source)
-        router = Router.load(folder, self._threads, self._margin)
-        for text in _WARM_UP:
-            router.estimate([text])
-        router.estimate(_WARM_UP)
-        return Serving(router, Embeddings(self._cache), identity, _fast(router))
+    def _load(self, identity: Identity, previous: Serving | None) -> Serving:
+        """Loads and warms what `identity` names; raises BundleError.
 
-    def watch(self, seconds: float, after: Callable[[], None] = lambda: None) -> threading.Thread:
-        """Looks every so many seconds whether the source is another bundle now; `stop` ends it."""
+        The identity was taken before: a bundle that changes while it is read is then seen to be another one.
+        """
+        with opened(self.source, identity) as folder:
+            try:
+                router = Router.load(folder, self._threads, self._margin)
+                _warm(router)
+            except (BundleError, OSError):
+                raise
+            except Exception as error:  # a graph that loads and does not run, a tokenizer that is none
+                raise BundleError(f"{folder}: it cannot be used: {type(error).__name__}: {error}") from error
+        known = Embeddings(self._cache)
+        if previous is not None and previous.same_encoder(router):
+            known = previous.embeddings
+        return Serving(router, known, identity, _fast(router))
+
+    def watch(self, seconds: float, after: Callable[[], None] = lambda: None) -> None:
+        """Looks every so many seconds whether the source is another bundle now, and then calls `after`; until `stop`.
+
+        A bundle that was refused is tried again when anything of it has changed, or after a minute.
+        """
 
         def look() -> None:
             while not self._stop.wait(seconds):
                 try:
-                    same = identity_of(self.source) == self.current.identity
-                except (BundleError, OSError):
-                    same = False
-                if not same:
-                    self.reload()
-                after()
+                    self._look()
+                    after()
+                except Exception:  # the next look may succeed, and nobody else would look
+                    logger.exception("looking for a new bundle at %s failed", self.source)
 
-        thread = threading.Thread(target=look, name="bundle-watch", daemon=True)
-        thread.start()
-        return thread
+        self._watcher = threading.Thread(target=look, name="bundle-watch", daemon=True)
+        self._watcher.start()
+
+    def _look(self) -> None:
+        try:
+            identity = identity_of(self.source)
+        except (BundleError, OSError) as error:
+            if str(error) != self.refused:
+                self.reload()
+            return
+        tried, at = self._tried
+        again = time.monotonic() - at > _TRY_AGAIN_SECONDS
+        if identity != self.current.identity and (identity != tried or again):
+            self.reload()
 
     def stop(self) -> None:
+        """Ends the watch."""
         self._stop.set()
+        if self._watcher is not None:
+            self._watcher.join(_LONGEST_STOP)
+
+
+def _warm(router: Router) -> None:
+    """Runs both graphs on short and long texts, alone and together; raises BundleError if what they give is no estimate."""
+    for texts in (*([text] for text in _WARM_UP), list(_WARM_UP)):
+        chances = router.estimate(texts).acceptable
+        if chances.shape != (len(texts), len(router.candidates)) or not np.all((chances >= 0) & (chances <= 1)):
+            raise BundleError(
+                f"{router.bundle.folder}: head.onnx gives no probability for each of {len(router.candidates)} candidates. "
+                f"Train again."
+            )
 
 
 def _fast(router: Router) -> bool:
@@ -157,24 +211,29 @@ def _fast(router: Router) -> bool:
     return (time.perf_counter() - started) / 5 < _INLINE_SECONDS
 
 
-def identity_of(source: str) -> tuple[str, int, int]:
+def identity_of(source: str) -> Identity:
     """What tells one bundle from another without reading it; raises BundleError or OSError where there is none.
 
-    Of a folder: where it really is, and its manifest's time and size. Of a registered model: its version.
+    Of a folder: where it really is, and the name, time and size of each of its files. Of a registered model: its version.
     """
     if source.startswith(MLFLOW):
         from serving.registry import version_of
 
-        return source, version_of(source), 0
+        return source, version_of(source)
     folder = Path(source).resolve()
-    found = (folder / MANIFEST).stat()
-    return str(folder), found.st_mtime_ns, found.st_size
+    if not (folder / MANIFEST).is_file():
+        open_bundle(folder)  # says what is missing
+    found = [(path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
+    return str(folder), tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in found)
 
 
-def locate(source: str) -> Path:
-    """The folder of a source: a path, or a model in MLflow's registry ("models:/router@champion"); raises BundleError."""
+@contextmanager
+def opened(source: str, identity: Identity) -> Iterator[Path]:
+    """The folder of an identified bundle; a registered model is there only as long as the context. Raises BundleError."""
     if not source.startswith(MLFLOW):
-        return Path(source).resolve()
-    from serving.registry import download
+        yield Path(str(identity[0]))
+        return
+    from serving.registry import downloaded
 
-    return download(source)
+    with downloaded(source, int(str(identity[1]))) as folder:
+        yield folder

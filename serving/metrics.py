@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from serving.router import Decision
 from serving.schemas import FeedbackBody
-from serving.settings import several_processes
+from serving.settings import metrics_folder, several_processes
+from serving.shadow import Outcome
 
 if TYPE_CHECKING:
     from serving.service import Service
@@ -33,6 +35,9 @@ class Metrics:
         self._actual = self._counter("router_actual_cost_usd", "Cost that feedback reported.")
         self._feedback = self._counter("router_feedback", "Feedback stored, by what it says.", ["outcome"])
         self._problems = self._counter("router_problems", "Requests answered with a problem.", ["status"])
+        self._shadow = self._counter(
+            "router_shadow_decisions", "What the shadow bundle would have decided.", ["outcome"]
+        )
         self._queue = self._gauge("router_store_queue_rows", "Rows that wait to be written.")
         self._dropped = self._gauge("router_store_dropped_decisions", "Decisions not stored: the queue was full.")
         self._retries = self._gauge("router_store_retries", "Writes that had to be tried again.")
@@ -42,8 +47,16 @@ class Metrics:
         self._bundle = self._gauge("router_bundle_info", "The bundle that is served.", ["version"])
         self._reloads = self._gauge("router_bundle_reloads", "Bundles taken over since the start.")
         self._refusals = self._gauge("router_bundle_refusals", "Bundles refused since the start.")
+        self._served: str | None = None
         self._cache = self._gauge(
             "router_embedding_cache_hit_share", "Share of embeddings known.", (), "livemostrecent"
+        )
+        self._psi = self._gauge(
+            "router_drift_psi", "Stability index of prompts' clusters; 0 until enough are seen.", (), "livemax"
+        )
+        self._novel = self._gauge("router_novel_share", "Share of novel prompts; 0 until enough.", (), "livemax")
+        self._calibration = self._gauge(
+            "router_feedback_calibration_error", "Calibration error on feedback; 0 until enough.", (), "livemax"
         )
         self._children: dict[tuple[str, str], Counter] = {}
         self._timers: dict[str, Histogram] = {}
@@ -64,8 +77,7 @@ class Metrics:
             timer = self._timers[name] = self._stages.labels(name)
         timer.observe(seconds)
 
-    def decided(self, decision: Decision, seconds: float) -> None:
-        self.stage("decide", seconds)
+    def decided(self, decision: Decision) -> None:
         label = (decision.candidate, decision.reason.value)
         child = self._children.get(label)
         if child is None:
@@ -81,19 +93,24 @@ class Metrics:
         if body.cost_usd is not None:
             self._actual.inc(body.cost_usd)
 
+    def shadowed(self, outcome: Outcome) -> None:
+        self._shadow.labels(outcome).inc()
+
     def problem(self, status: int) -> None:
         self._problems.labels(str(status)).inc()
 
     def document(self) -> bytes:
         """All metrics in Prometheus's text format."""
-        self._read()
+        self.read()
         if not several_processes():
             return generate_latest(self.registry)
+        _forget_the_dead(Path(metrics_folder()))
         everyone = CollectorRegistry()
         MultiProcessCollector(everyone)  # type: ignore[no-untyped-call]
         return generate_latest(everyone)
 
-    def _read(self) -> None:
+    def read(self) -> None:
+        """Takes the gauges' values."""
         service = self._service
         if service.store is not None:
             self._queue.set(service.store.waiting)
@@ -103,9 +120,29 @@ class Metrics:
             self._budget.labels(account.scope, account.period).set(account.left)
             self._pace.labels(account.scope, account.period).set(account.pace)
         serving = service.live.current
-        self._bundle.clear()
-        self._bundle.labels(serving.router.manifest.version).set(1)
+        self._show_version(serving.router.manifest.version)
         self._reloads.set(service.live.reloads)
         self._refusals.set(service.live.refusals)
         asked = serving.embeddings.hits + serving.embeddings.misses
         self._cache.set(serving.embeddings.hits / asked if asked else 0.0)
+        measured = service.drift.measure()
+        self._psi.set(measured.psi or 0.0)
+        self._novel.set(measured.novel_share or 0.0)
+        self._calibration.set(measured.calibration_error or 0.0)
+
+    def _show_version(self, version: str) -> None:
+        """1 for the bundle that is served; the one before goes, or is 0 where workers share files, which keep labels."""
+        if self._served not in (None, version):
+            if several_processes():
+                self._bundle.labels(self._served).set(0)
+            else:
+                self._bundle.remove(self._served)
+        self._served = version
+        self._bundle.labels(version).set(1)
+
+
+def _forget_the_dead(folder: Path) -> None:
+    """Removes the gauges of workers that were killed; what they counted stays."""
+    for pid in {int(path.stem.rpartition("_")[2]) for path in folder.glob("gauge_live*.db")}:
+        if not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
+            mark_process_dead(pid)  # type: ignore[no-untyped-call]

@@ -18,6 +18,7 @@ from http import HTTPStatus
 
 import orjson
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -111,6 +112,13 @@ async def _on_body(request: Request, error: Exception) -> Response:
     return problem_response(body_problem(error, request.url.path))
 
 
+async def _on_query(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    errors = [(dotted(one["loc"][1:]), one["msg"]) for one in error.errors()]
+    field, message = errors[0]
+    return problem_response(body_problem(BodyError(f"{field}: {message}", errors), request.url.path))
+
+
 async def _on_no_candidate(request: Request, error: Exception) -> Response:
     assert isinstance(error, NoEligibleCandidateError)
     return problem_response(no_candidate_problem(error, request.url.path))
@@ -141,7 +149,9 @@ class LastResort:
 
         async def watch(message: Message) -> None:
             nonlocal started
-            started = started or message["type"] == "http.response.start"
+            if message["type"] == "http.response.start":
+                started = True
+                _count(scope, message["status"])
             await send(message)
 
         try:
@@ -153,7 +163,13 @@ class LastResort:
             if started:
                 raise
             document = problem(500, "The request could not be handled; the log says why.", scope["path"])
-            await problem_response(document)(scope, receive, send)
+            await problem_response(document)(scope, receive, watch)
+
+
+def _count(scope: Scope, status: int) -> None:
+    service = scope["app"].state.service
+    if status >= 400 and service is not None:
+        service.metrics.problem(status)
 
 
 class BodyLimit:
@@ -188,6 +204,7 @@ class BodyLimit:
 def install(app: FastAPI, max_body_bytes: int) -> None:
     """Makes every error of `app` a problem document, and limits the length of a body."""
     app.add_exception_handler(BodyError, _on_body)
+    app.add_exception_handler(RequestValidationError, _on_query)
     app.add_exception_handler(NoEligibleCandidateError, _on_no_candidate)
     app.add_exception_handler(BudgetSpentError, _on_budget)
     app.add_exception_handler(HTTPException, _on_http)

@@ -6,7 +6,10 @@ MLFLOW_TRACKING_URI (or MLFLOW_REGISTRY_URI) says where the registry is, as ever
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from serving.bundle import MANIFEST, BundleError
@@ -19,29 +22,31 @@ def version_of(uri: str) -> int:
     return int(_found(uri).version)
 
 
-def download(uri: str) -> Path:
-    """The folder of the bundle that is registered there; raises BundleError."""
-    found = _found(uri)
+@contextmanager
+def downloaded(uri: str, version: int) -> Iterator[Path]:
+    """A folder with the bundle that is registered as that version of the URI's model, removed at the end.
+
+    Raises BundleError.
+    """
+    parsed = _parsed(uri)
+    found = _found(f"models:/{parsed['name']}/{version}")
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
-    try:
-        folder = Path(download_artifacts(artifact_uri=found.source)).resolve()
-    except (MlflowException, OSError) as error:
-        raise BundleError(
-            f"{uri}: version {found.version} cannot be downloaded from {found.source}: {error}"
-        ) from error
-    if not (folder / MANIFEST).is_file():
-        raise BundleError(
-            f"{uri}: version {found.version} holds no bundle (no {MANIFEST}); register one with router-train"
-        )
-    return folder
+    with TemporaryDirectory(prefix="outcome-router-") as temporary:
+        try:
+            folder = Path(download_artifacts(artifact_uri=found.source, dst_path=temporary)).resolve()
+        except (MlflowException, OSError) as error:
+            raise BundleError(f"{uri}: version {version} cannot be downloaded from {found.source}: {error}") from error
+        if not (folder / MANIFEST).is_file():
+            raise BundleError(
+                f"{uri}: version {version} holds no bundle (no {MANIFEST}); register one with router-train"
+            )
+        yield folder
 
 
 def _found(uri: str) -> Any:
-    parsed = _URI.fullmatch(uri)
-    if parsed is None:
-        raise BundleError(f"{uri}: expected models:/<name>@<alias> or models:/<name>/<version>")
+    parsed = _parsed(uri)
     try:
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
@@ -56,3 +61,10 @@ def _found(uri: str) -> Any:
         return client.get_model_version(parsed["name"], parsed["version"])
     except MlflowException as error:
         raise BundleError(f"{uri}: MLflow has no such model version: {error}") from error
+
+
+def _parsed(uri: str) -> re.Match[str]:
+    parsed = _URI.fullmatch(uri)
+    if parsed is None:
+        raise BundleError(f"{uri}: expected models:/<name>@<alias> or models:/<name>/<version>")
+    return parsed

@@ -415,6 +415,32 @@ class ReloadResponse(_Document):
     bundle: str
 
 
+class ShadowComparison(_Document):
+    """Live against shadow over some decisions. Costs are means per decision, over those where both are known."""
+
+    workflow: str | None = Field(description="Null: requests without a workflow, and in `total` all of them.")
+    decisions: int
+    agreement: float = Field(description="Share of decisions where the shadow would have chosen the same candidate.")
+    live_cost_usd: float | None = Field(description="Expected cost of what was chosen.")
+    shadow_cost_usd: float | None = Field(description="Expected cost of what the shadow would have chosen.")
+    live_confidence: float | None
+    shadow_confidence: float | None
+
+
+class ShadowResponse(_Document):
+    """The shadow bundle's would-be decisions against the live ones, from the store of decisions.
+
+    Compared are decisions that the two bundles made by themselves: not those that a session, a budget or exploration made,
+    nor those that were made without a bundle's estimates.
+    """
+
+    bundle: str = Field(description="The version that is served.")
+    shadow: str = Field(description="The version of the shadow.")
+    hours: float = Field(description="How far back this looks.")
+    total: ShadowComparison | None = Field(description="Null while nothing is there to compare.")
+    workflows: list[ShadowComparison] = Field(description="The busiest first.")
+
+
 class BudgetLine(_Document):
     """One budget in its current period."""
 

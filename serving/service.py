@@ -20,6 +20,7 @@ from limits.strategies import MovingWindowRateLimiter
 
 from serving.budgets import Allowance, Budgets, BudgetSpentError, Period, bounds
 from serving.decisions import DecisionStore, open_engine, spent_since
+from serving.drift import Drift, Thresholds
 from serving.encoder import Matrix
 from serving.live import Live, Serving
 from serving.metrics import Metrics
@@ -29,7 +30,8 @@ from serving.router import Alternative, Decision, Situation
 from serving.rules import RuleBook, Rules, load_rules
 from serving.schemas import FeedbackBody
 from serving.sessions import OnCandidate, Sessions
-from serving.settings import Settings
+from serving.settings import Settings, several_processes
+from serving.shadow import Outcome, Shadow
 
 logger = logging.getLogger(__name__)
 
@@ -64,12 +66,13 @@ class Service:
         self.settings = settings
         self.rules: RuleBook = load_rules(settings.policies)
         self.live = self._load(settings.bundle)
-        self.shadow = self._load(settings.shadow) if settings.shadow else None
+        self.shadow = Shadow(self._load(settings.shadow)) if settings.shadow else None
         self.store: DecisionStore | None = None
         if settings.store:
             self.store = DecisionStore(open_engine(settings.store), settings.store_queue)
         self.budgets = Budgets(self.rules, time.time, settings.reserve_seconds)
         self.sessions = Sessions(settings.sessions, settings.session_seconds)
+        self.drift = Drift(settings.drift_window, _thresholds(settings))
         self.metrics = Metrics(self)
         self._random = random.Random()
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
@@ -128,10 +131,12 @@ class Service:
         self, asked: Asked, serving: Serving, embedding: Matrix, allowance: Allowance, started: float
     ) -> tuple[str, Decision]:
         """As `route`, once the text is embedded, as (1, dim)."""
+        embedded = time.perf_counter()
         try:
             decision = serving.router.decide(asked.request, asked.policy, self._situation(asked, allowance), embedding)
         except NoEligibleCandidateError as error:
             decision = self._default(asked, serving, error)
+        self.metrics.stage("decide", time.perf_counter() - embedded)
         return self._finish(asked, decision, embedding, started)
 
     def _default(self, asked: Asked, serving: Serving, error: NoEligibleCandidateError) -> Decision:
@@ -161,6 +166,7 @@ class Service:
                 results[place] = self._finish(one, decision, embeddings[row : row + 1], started)
             except NoEligibleCandidateError as error:
                 results[place] = error
+        self.metrics.stage("batch", time.perf_counter() - started)
         return [one for one in results if one is not None]
 
     def keep_rate(self, key: str) -> float | None:
@@ -231,31 +237,52 @@ class Service:
         self, asked: Asked, decision: Decision, embedding: Matrix | None, started: float
     ) -> tuple[str, Decision]:
         identifier = uuid.uuid4().hex
+        decided = time.perf_counter()
         request = asked.request
         if self.budgets.any and decision.expected_cost_usd is not None:
             self.budgets.reserve(identifier, asked.scope_names, decision.expected_cost_usd)
         if request.session_id is not None:
             tokens = len(text_of(request)) / _CHARS_PER_TOKEN
             self.sessions.put(request.session_id, OnCandidate(decision.candidate, tokens))
-        if self.store is not None:
-            self.store.decided(self._row(identifier, asked, decision, self._shadowed(asked, embedding)))
-        self.metrics.decided(decision, time.perf_counter() - started)
+        self._record(identifier, asked, decision, embedding)
+        self.drift.decided(identifier, decision, self.live.current.router.manifest)
+        self.metrics.decided(decision)
+        finished = time.perf_counter()
+        self.metrics.stage("record", finished - decided)
+        self.metrics.stage("total", finished - started)
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug(
+                "decided",
+                extra={
+                    "fields": {
+                        "id": identifier,
+                        "candidate": decision.candidate,
+                        "reason": decision.reason.value,
+                        "bundle": decision.bundle,
+                        "ms": round((finished - started) * 1e3, 3),
+                    }
+                },
+            )
         return identifier, decision
 
-    def _shadowed(self, asked: Asked, embedding: Matrix | None) -> Decision | None:
-        """What the shadow bundle would have decided; None where there is none, or where it cannot."""
+    def _record(self, identifier: str, asked: Asked, decision: Decision, embedding: Matrix | None) -> None:
+        """Stores the decision; where there is a shadow bundle, once that was asked too, which the answer does not wait for."""
         if self.shadow is None or embedding is None:
-            return None
-        shadow = self.shadow.current
-        try:
-            own = embedding if self._same_encoder(shadow) else shadow.embed(text_of(asked.request))
-            return shadow.router.decide(asked.request, asked.policy, Situation(), own)
-        except NoEligibleCandidateError:
-            return None
+            self._store(identifier, asked, decision, None)
+            return
 
-    def _same_encoder(self, shadow: Serving) -> bool:
-        files, others = self.live.current.router.manifest.files, shadow.router.manifest.files
-        return all(files[name] == others[name] for name in ("encoder.onnx", "tokenizer.json"))
+        def answered(would: Decision | None, outcome: Outcome) -> None:
+            self.metrics.shadowed(outcome)
+            self._store(identifier, asked, decision, would)
+
+        serving = self.live.current
+        usable = serving.router.manifest.version == decision.bundle
+        usable = usable and serving.same_encoder(self.shadow.live.current.router)
+        self.shadow.ask(asked.request, asked.policy, decision, embedding if usable else None, answered)
+
+    def _store(self, identifier: str, asked: Asked, decision: Decision, shadow: Decision | None) -> None:
+        if self.store is not None:
+            self.store.decided(self._row(identifier, asked, decision, shadow))
 
     def _row(self, identifier: str, asked: Asked, decision: Decision, shadow: Decision | None) -> Mapping[str, Any]:
         request = asked.request
@@ -300,6 +327,8 @@ class Service:
             if fresh:
                 self.budgets.settle(body.decision_id, body.cost_usd)
                 self.metrics.fed_back(body)
+                if body.judged is not None and not body.error:  # a failed call says nothing of the answer
+                    self.drift.judged(body.decision_id, body.judged, body.model)
         return sum(new), len(new) - sum(new)
 
     # --- upkeep ---
@@ -317,22 +346,37 @@ class Service:
 
     def start(self) -> None:
         """Begins to watch for new bundles."""
+        if several_processes():
+            self.metrics.read()
         self.live.watch(self.settings.watch_seconds, self._upkeep)
         if self.shadow is not None:
-            self.shadow.watch(self.settings.watch_seconds)
+            self.shadow.live.watch(self.settings.watch_seconds)
 
     def _upkeep(self) -> None:
         if self.settings.workers > 1:
             self.refresh_budgets()
+        self.drift.check()
+        if several_processes():
+            self.metrics.read()  # the document is another worker's too
 
     def close(self) -> None:
         """Stops watching, and writes what waits to be written."""
         self.live.stop()
-        if self.shadow is not None:
-            self.shadow.stop()
         self._pool.shutdown(wait=False, cancel_futures=True)
+        if self.shadow is not None:
+            self.shadow.close()
         if self.store is not None:
             self.store.close()
+
+
+def _thresholds(settings: Settings) -> Thresholds:
+    return Thresholds(
+        psi=settings.drift_psi,
+        novel_share=settings.drift_novel_share,
+        calibration_error=settings.drift_calibration_error,
+        prompts=settings.drift_prompts,
+        feedback=settings.drift_feedback,
+    )
 
 
 def _feedback_row(body: FeedbackBody) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+_METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 LogLevel = Literal["critical", "error", "warning", "info", "debug"]
 
 
@@ -59,6 +60,20 @@ class Settings(BaseSettings):
     embedding_cache: int = Field(default=4096, ge=1, description="Most embeddings of recent prompts that are kept.")
     max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1, description="A longer request body is refused (413).")
     max_batch: int = Field(default=256, ge=1, description="Most requests, or feedback, in one batch.")
+    drift_window: int = Field(
+        default=2000, ge=1, description="Prompts, and judged decisions, that drift is measured over."
+    )
+    drift_prompts: int = Field(default=1000, ge=1, description="Prompts without which no drift is reported.")
+    drift_feedback: int = Field(
+        default=200, ge=1, description="Judged decisions without which no calibration error is reported."
+    )
+    drift_psi: float = Field(
+        default=0.25, gt=0, description="Population stability index of prompts that is worth a warning."
+    )
+    drift_novel_share: float = Field(default=0.2, gt=0, description="Share of novel prompts that is worth a warning.")
+    drift_calibration_error: float = Field(
+        default=0.1, gt=0, description="Calibration error on feedback that is worth a warning."
+    )
     otel: bool = Field(default=False, description="OpenTelemetry traces (extra otel); the exporter is set by OTEL_*.")
     log_level: LogLevel = Field(default="info", description="From `debug` on, every request is logged by its path.")
 
@@ -68,6 +83,16 @@ def hand_on(given: Mapping[str, object]) -> None:
     os.environ.update({f"ROUTER_{name.upper()}": str(value) for name, value in given.items()})
 
 
+def share_metrics(folder: str) -> None:
+    """Has the workers that are started from now on keep their Prometheus metrics in files in this folder."""
+    os.environ[_METRICS_FOLDER] = folder
+
+
+def metrics_folder() -> str:
+    """Where the workers' metrics are; raises KeyError where they are not shared."""
+    return os.environ[_METRICS_FOLDER]
+
+
 def several_processes() -> bool:
     """Whether Prometheus metrics are kept in files that all workers share (PROMETHEUS_MULTIPROC_DIR)."""
-    return "PROMETHEUS_MULTIPROC_DIR" in os.environ
+    return _METRICS_FOLDER in os.environ
