@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -75,9 +75,14 @@ class Serving:
 
     def embed(self, text: str) -> Matrix:
         """(1, dim), kept in the cache."""
-        embedding = self.router.encoder.encode([text])
-        self.embeddings.put(text, embedding)
-        return embedding
+        return self.embed_many([text])
+
+    def embed_many(self, texts: Sequence[str]) -> Matrix:
+        """(n, dim), kept in the cache."""
+        embeddings = self.router.encoder.encode(texts)
+        for row, text in enumerate(texts):
+            self.embeddings.put(text, embeddings[row : row + 1])
+        return embeddings
 
 
 class Live:
