@@ -45,6 +45,7 @@ logger = logging.getLogger(__name__)
 # Raise it when a store written before can no longer be used by this code.
 STORE_VERSION = 1
 _MOST_AT_ONCE = 1000
+_LINGER = 0.1  # seconds that decisions wait for more of them: a transaction for each would slow down the deciding
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 2.0
 
 METADATA = MetaData()
@@ -229,15 +230,20 @@ class DecisionStore:
                 self._write_until_done(items)
 
     def _gather(self) -> tuple[list[_Item], bool]:
-        """At least one item and what else waits, and whether the end was among it."""
+        """At least one item and what else waits, and whether the end was among it. Feedback waits for no more to come."""
         items: list[_Item] = []
         item = self._queue.get()
+        until = time.monotonic() + _LINGER
+        awaited = False
         while item is not None:
             items.append(item)
+            awaited = awaited or item.done is not None
             if len(items) >= _MOST_AT_ONCE:
                 return items, False
             try:
-                item = self._queue.get_nowait()
+                item = (
+                    self._queue.get_nowait() if awaited else self._queue.get(timeout=max(until - time.monotonic(), 0))
+                )
             except queue.Empty:
                 return items, False
         return items, True

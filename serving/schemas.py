@@ -499,6 +499,13 @@ class HealthResponse(_Document):
     bundle: str | None
 
 
+def decision_example(candidates: int) -> dict[str, Any]:
+    """A decision's document as the documentation shows it, with so many candidates."""
+    rows = _DECISION["candidates"]
+    assert isinstance(rows, list)
+    return {**_DECISION, "candidates": (rows * candidates)[:candidates]}
+
+
 _CERTIFIED = tuple(CertificateResponse.model_fields)
 
 

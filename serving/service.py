@@ -8,7 +8,6 @@ import random
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import isinf
@@ -18,6 +17,7 @@ import orjson
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
+from serving.batching import Batching, BusyError
 from serving.budgets import Allowance, Budgets, BudgetSpentError, Period, bounds
 from serving.decisions import DecisionStore, open_engine, spent_since
 from serving.drift import Drift, Thresholds
@@ -76,7 +76,7 @@ class Service:
         self.metrics = Metrics(self)
         self._random = random.Random()
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
-        self._pool = ThreadPoolExecutor(max(settings.threads, 2), thread_name_prefix="encode")
+        self._batching = Batching(settings.encoders)
         self.refresh_budgets()
 
     def _load(self, source: str) -> Live:
@@ -124,8 +124,11 @@ class Service:
             return known
         if serving.inline and len(text) <= _INLINE_CHARS:
             return serving.embed(text)
-        embedding = asyncio.get_running_loop().run_in_executor(self._pool, serving.embed, text)
-        return await asyncio.wait_for(embedding, self.settings.time_limit_ms / 1e3)
+        try:
+            embedding = self._batching.embed(serving, text)
+        except BusyError as error:
+            raise TimeoutError from error
+        return await asyncio.wait_for(asyncio.wrap_future(embedding), self.settings.time_limit_ms / 1e3)
 
     def decide(
         self, asked: Asked, serving: Serving, embedding: Matrix, allowance: Allowance, started: float
@@ -362,9 +365,9 @@ class Service:
     def close(self) -> None:
         """Stops watching, and writes what waits to be written."""
         self.live.stop()
-        self._pool.shutdown(wait=False, cancel_futures=True)
         if self.shadow is not None:
             self.shadow.close()
+        self._batching.close()
         if self.store is not None:
             self.store.close()
 
