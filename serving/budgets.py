@@ -24,11 +24,11 @@ AtLimit = Literal["cheapest", "reject", "warn"]
 
 _DAY, _HOUR, _HOURS = 86_400.0, 3_600.0, 24
 _EVEN = 50.0  # decisions, spread evenly over the day, that an hour's share is shrunk towards
-_STEP = 0.02
+_STEP = 0.04
 _MOST_OVER = 10.0
 _STEEPEST = 14.0
 _MEMORY = 300  # decisions over which the usual cost is averaged
-_UNIT = 0.005  # what the usual cost is worth, in acceptability, where the pace leaves 0
+_UNIT = 0.02  # what the usual cost is worth, in acceptability, where the pace leaves 0
 
 
 class BudgetSpentError(ValueError):
