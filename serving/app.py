@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict
+from math import ceil
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar, get_args
 
@@ -167,9 +168,9 @@ async def feedback(request: Request) -> Response:
 
 
 async def budgets(request: Request) -> Response:
-    """Every budget in its current period."""
+    """Every budget in its current period; of the keys' budgets only the caller's own, unless its key may administer."""
     service = _service(request)
-    _key(request, service)
+    key = _key(request, service)
     lines = [
         {
             "scope": one.scope,
@@ -183,6 +184,7 @@ async def budgets(request: Request) -> Response:
             "pace": one.pace,
         }
         for one in service.budgets.lines()
+        if service.may_see(key, one.scope)
     ]
     return _json(orjson.dumps({"budgets": lines}))
 
@@ -253,6 +255,8 @@ async def readyz(request: Request) -> Response:
 def _route_batch(service: Service, key: str | None, body: bytes, instance: str) -> bytes:
     bodies = parse(BatchBody, body).requests
     _check_batch("requests", len(bodies), service.settings.max_batch)
+    if key is not None and len(bodies) > 1:
+        _keep_rate(service, key, len(bodies) - 1)
     asked = [service.ask(one.request(), one.policy(), key) for one in bodies]
     results = []
     for place, came in enumerate(service.route_batch(asked)):
@@ -313,10 +317,14 @@ def _key(request: Request, service: Service, *, admin: bool = False) -> str | No
         raise HTTPException(401, "An API key is needed: Authorization: Bearer <key>.", {"WWW-Authenticate": "Bearer"})
     if admin and not service.rules.keys[name].admin:
         raise HTTPException(403, f"The key {name} may not administer (admin = true in the rule file).")
-    wait = service.keep_rate(name)
-    if wait is not None:
-        raise HTTPException(429, f"The key {name} is over its rate.", {"Retry-After": str(max(1, round(wait)))})
+    _keep_rate(service, name)
     return name
+
+
+def _keep_rate(service: Service, key: str, requests: int = 1) -> None:
+    wait = service.keep_rate(key, requests)
+    if wait is not None:
+        raise HTTPException(429, f"The key {key} is over its rate.", {"Retry-After": str(max(1, ceil(wait)))})
 
 
 def _json(content: bytes) -> Response:

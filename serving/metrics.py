@@ -43,7 +43,7 @@ class Metrics:
         self._retries = self._gauge("router_store_retries", "Writes that had to be tried again.")
         scope = ["scope", "period"]
         self._budget = self._gauge("router_budget_left_usd", "What is left of a budget.", scope, "livemin")
-        self._pace = self._gauge("router_budget_pace", "What a budget multiplies the knob by.", scope, "livemax")
+        self._pace = self._gauge("router_budget_pace", "What a budget adds to the knob, 1/USD.", scope, "livemax")
         self._bundle = self._gauge("router_bundle_info", "The bundle that is served.", ["version"])
         self._reloads = self._gauge("router_bundle_reloads", "Bundles taken over since the start.")
         self._refusals = self._gauge("router_bundle_refusals", "Bundles refused since the start.")

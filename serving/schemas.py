@@ -59,6 +59,7 @@ _DECISION: JsonDict = {
     "propensity": 1.0,
     "novelty": 0.31,
     "bundle": "2026-01-31-1",
+    "warnings": [],
     "candidates": [
         {
             "model": "acme/small",
@@ -369,6 +370,7 @@ class RouteResponse(_Document):
         description="How unlike the training prompts the prompt is: 0, alike, to 1 and above."
     )
     bundle: str = Field(description="Version of the bundle that decided.")
+    warnings: list[str] = Field(description="Budgets that are spent and only warn, as `<scope>/<period>`.")
     candidates: list[CandidateEstimate] = Field(description="Every candidate, in the bundle's order.")
 
 
@@ -452,7 +454,7 @@ class BudgetLine(_Document):
     left_usd: float
     resets_at: str = Field(description="When the next period begins, UTC.")
     at_limit: Literal["cheapest", "reject", "warn"]
-    pace: float = Field(description="What the knob is multiplied by, so that the budget lasts; 1 without pacing.")
+    pace: float = Field(description="What is added to the knob, so that the budget lasts, 1/USD; 0 without pacing.")
 
 
 class BudgetsResponse(_Document):
@@ -526,6 +528,7 @@ def decision_document(identifier: str, decision: Decision) -> dict[str, object]:
         "propensity": decision.propensity,
         "novelty": decision.novelty,
         "bundle": decision.bundle,
+        "warnings": decision.warnings,
         "candidates": [
             {
                 "model": seen.candidate,
