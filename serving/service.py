@@ -8,7 +8,7 @@ import random
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import isinf
@@ -292,15 +292,23 @@ class Service:
         }
 
     async def feedback(self, bodies: Sequence[FeedbackBody]) -> tuple[int, int]:
-        """Stores feedback; (new, repeated) once all of it is on disk. Raises StoreFullError or TimeoutError."""
+        """Stores feedback; (new, repeated) once all of it is on disk. Raises NotStoredError or TimeoutError."""
         assert self.store is not None
-        waiting = [asyncio.wrap_future(self.store.feedback(_feedback_row(body))) for body in bodies]
+        written = self.store.feedback([_feedback_row(body) for body in bodies])
+        waiting = [asyncio.wrap_future(self._counted(*one)) for one in zip(bodies, written, strict=True)]
         new = await asyncio.wait_for(asyncio.gather(*waiting), self.settings.feedback_seconds)
-        for body, fresh in zip(bodies, new, strict=True):
-            if fresh:
+        return sum(new), len(new) - sum(new)
+
+    def _counted(self, body: FeedbackBody, written: Future[bool]) -> Future[bool]:
+        """Settles the budgets once it is on disk, whether or not somebody still waits for that then."""
+
+        def count(done: Future[bool]) -> None:
+            if done.exception() is None and done.result():
                 self.budgets.settle(body.decision_id, body.cost_usd)
                 self.metrics.fed_back(body)
-        return sum(new), len(new) - sum(new)
+
+        written.add_done_callback(count)
+        return written
 
     # --- upkeep ---
 
