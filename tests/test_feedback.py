@@ -9,7 +9,7 @@ from typing import Any
 import fake_bundle
 import pytest
 import sqlalchemy as sa
-from fake_bundle import LARGE, SMALL
+from fake_bundle import LARGE
 from starlette.testclient import TestClient
 
 from serving.app import create_app
@@ -193,5 +193,5 @@ def test_prompts_are_kept_only_if_they_may(folder: Path, tmp_path: Path) -> None
 
 def test_a_decision_that_is_not_stored_is_still_made(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client.app.state.service.store, "most_waiting", 0)  # type: ignore[attr-defined]
-    assert client.post("/v1/route", json={"prompt": "hello"}).json()["model"] == SMALL
+    assert client.post("/v1/route", json={"prompt": "hello"}).json()["model"] == LARGE
     assert client.app.state.service.store.dropped == 1  # type: ignore[attr-defined]

@@ -17,7 +17,7 @@ import pandas as pd
 
 from training import outcomes
 from training.outcomes import OutcomeError, Outcomes, Unreadable
-from training.traffic import canonical, database, files, litellm_payload, litellm_spend, routellm, routerbench
+from training.traffic import canonical, database, decisions, files, litellm_payload, litellm_spend, routellm, routerbench
 
 
 class Importer(Protocol):
@@ -57,7 +57,7 @@ class UrlImporter(Importer, Protocol):
         """The outcomes behind the URL, a partition at a time, their source without secrets; raises OutcomeError."""
 
 
-IMPORTERS: tuple[Importer, ...] = (canonical, routerbench, routellm, litellm_payload, litellm_spend)
+IMPORTERS: tuple[Importer, ...] = (canonical, routerbench, routellm, litellm_payload, litellm_spend, decisions)
 
 # At least two letters: a single one is a drive of Windows.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9.-]+)(?:\+[A-Za-z0-9]+)?:")
@@ -80,6 +80,9 @@ def read(data: Sequence[Path | str], format: str = "auto") -> Outcomes:
             read_parts += _read_url(str(named), scheme, importers)
             continue
         path = Path(named)
+        if path.is_file() and database.is_sqlite(path):
+            read_parts += _read_url(database.url_of(path), "sqlite", importers)
+            continue
         if path.is_dir():
             found, unrecognised = _sort_folder(path, importers)
             skipped += [_not_recognised(file, importers) for file in unrecognised]
