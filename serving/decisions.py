@@ -163,7 +163,7 @@ def open_engine(url: str) -> Engine:
 
 def _parsed(url: str) -> URL:
     try:
-        parsed = make_url(url if "://" in url else f"sqlite:///{url}")
+        parsed = make_url(url) if "://" in url else URL.create("sqlite", database=url)
         backend = parsed.get_backend_name()
     except (ArgumentError, NoSuchModuleError, ValueError):
         # What arrived may hold a password where nobody looks for one.

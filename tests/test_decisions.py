@@ -267,7 +267,9 @@ def test_a_lost_connection_loses_nothing(postgres: str) -> None:
     url = own_database(postgres, f"lost{time.monotonic_ns()}")
     store = DecisionStore(open_engine(url))
     assert acknowledged(store, feedback("d0")) == [True]
-    cut = sa.text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name AND pid <> pg_backend_pid()")
+    cut = sa.text(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name AND pid <> pg_backend_pid()"
+    )
     for number in range(1, 6):
         with engine_of(postgres).connect() as connection:
             assert connection.execute(cut, {"name": sa.make_url(url).database}).all()

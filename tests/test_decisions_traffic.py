@@ -133,6 +133,13 @@ def test_the_file_is_recognised_by_its_own_importer_only(tmp_path: Path) -> None
         traffic.read([str(other)], "decisions")
 
 
+@pytest.mark.parametrize("name", ["a b.db", "decisions", "50%.db", "what?.db", "no#1.sqlite3", "é.db"])
+def test_the_file_may_have_any_name(tmp_path: Path, name: str) -> None:
+    path = fill(str(tmp_path / name), *sample(2))
+    assert Path(path).is_file()
+    assert len(traffic.read([path]).frame) == 2
+
+
 def test_a_store_of_another_version_is_said(tmp_path: Path) -> None:
     path = fill(str(tmp_path / "decisions.db"), *sample(1))
     with sa.create_engine(f"sqlite:///{path}").begin() as connection:
@@ -167,7 +174,8 @@ maybe = st.none() | st.sampled_from(["text", -1.0, 2.0, 0.5, 7])
                 "decision": st.fixed_dictionaries(
                     {"propensity": maybe.filter(lambda cell: cell is not None), "messages": maybe, "prompt": maybe}
                 ),
-                "feedback": st.none() | st.fixed_dictionaries({"quality": maybe, "cost_usd": maybe, "input_tokens": maybe}),
+                "feedback": st.none()
+                | st.fixed_dictionaries({"quality": maybe, "cost_usd": maybe, "input_tokens": maybe}),
                 "orphan": st.booleans(),
             }
         ),

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import fake_bundle
 import numpy as np
 import pytest
 from fake_bundle import LARGE, OPEN, SMALL
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.bundle import Bundle, Certificate, open_bundle
@@ -122,6 +120,7 @@ def test_propensities_sum_to_one_whatever_is_drawn(order: list[int], rate: float
     assert 0 < chosen.propensity <= 1
 
 
+@settings(deadline=None, max_examples=40)
 @given(
     explore=st.floats(0.01, 0.2),
     knob=st.sampled_from([0.0, 1.0, 30.0, 200.0, float("inf")]),

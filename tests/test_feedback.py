@@ -72,7 +72,9 @@ def test_a_conversation_is_stored_as_it_came(client: TestClient, tmp_path: Path)
 
 
 def test_each_decision_of_a_batch_is_stored(client: TestClient, tmp_path: Path) -> None:
-    asked = {"requests": [{"prompt": "hello"}, {"prompt": "prove", "workflow": "hard"}, {"prompt": "a", "allow": ["x"]}]}
+    asked = {
+        "requests": [{"prompt": "hello"}, {"prompt": "prove", "workflow": "hard"}, {"prompt": "a", "allow": ["x"]}]
+    }
     results = client.post("/v1/route/batch", json=asked).json()["results"]
     ids = [one["id"] for one in results[:2]]
     assert told(client, {"feedback": [{"decision_id": one, "quality": 0.5} for one in ids]}) == (2, 0)
@@ -171,7 +173,9 @@ def test_what_is_not_on_disk_in_time_is_a_503_and_counted_once_it_is(folder: Pat
             assert response.status_code == 503
             connection.rollback()
         client.app.state.service.store.close()  # type: ignore[attr-defined]
-        assert "0.5" in next(line for line in client.get("/metrics").text.splitlines() if "actual" in line and "#" not in line)
+        assert "0.5" in next(
+            line for line in client.get("/metrics").text.splitlines() if "actual" in line and "#" not in line
+        )
     assert {row["decision_id"] for row in rows(tmp_path, FEEDBACK)} == {"warm", "a"}
 
 

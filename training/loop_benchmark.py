@@ -125,11 +125,15 @@ def close_loop(
     outcomes = traffic.read([str(stores[0])])
     after = train(outcomes, params, catalogue, out=folder / "after", cache=cache).bundle
     return {
-        "requests": {"before": int(first["request_id"].nunique()), "served": len(served.requests), "later": len(later.requests)},
+        "requests": {
+            "before": int(first["request_id"].nunique()),
+            "served": len(served.requests),
+            "later": len(later.requests),
+        },
         "explored": float((outcomes.frame["propensity"] < 0.5).mean()),
         "knob": knob,
         **_compared({"before": before, "after": after}, later, stores[1], knob),
-    }  # fmt: skip
+    }
 
 
 def _serve_all(

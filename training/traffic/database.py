@@ -44,7 +44,7 @@ def is_sqlite(path: Path) -> bool:
 
 def url_of(path: Path) -> str:
     """The URL of an SQLite file."""
-    return f"sqlite:///{path}"
+    return URL.create("sqlite", database=str(path)).render_as_string()
 
 
 def has_table(url: str, table: str) -> bool:

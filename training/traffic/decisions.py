@@ -8,7 +8,7 @@ Decisions that were stored without their prompt, and feedback on decisions that 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,8 @@ def read_url(url: str) -> Iterator[Outcomes]:
 
 def _rows(url: str) -> Iterator[Records]:
     with database.connected(url) as (connection, schema):
-        tables = {table: table.to_metadata(sa.MetaData(), schema=schema) for table in (STORE, DECISIONS, FEEDBACK)}
+        kept = schema or sa.schema.SchemaConst.RETAIN_SCHEMA
+        tables = {table: table.to_metadata(sa.MetaData(), schema=kept) for table in (STORE, DECISIONS, FEEDBACK)}
         _check(connection, url, schema)
         version = connection.scalar(sa.select(tables[STORE].c.version))
         if version != STORE_VERSION:
@@ -98,7 +99,7 @@ def convert(records: Records) -> Records:
     return Records(pd.DataFrame(kept, dtype=object), rows, unreadable)
 
 
-def _unusable(number: int, row: dict[str, Any]) -> Unreadable | None:
+def _unusable(number: int, row: Mapping[Hashable, Any]) -> Unreadable | None:
     if row["request_id"] is None:
         arrived = "feedback on an id that is not in the store"
         return Unreadable(number, "feedback without its decision", arrived, "feedback on a decision that is stored")
@@ -112,7 +113,7 @@ def _unusable(number: int, row: dict[str, Any]) -> Unreadable | None:
     return None
 
 
-def _outcome(row: dict[str, Any]) -> dict[str, Any]:
+def _outcome(row: Mapping[Hashable, Any]) -> dict[str, Any]:
     answered = row["answered"] or row["chosen"]
     kept = ("request_id", "timestamp", "workflow", "session_id", "prompt", "messages", "quality", "cost_usd")
     measured = ("input_tokens", "output_tokens", "latency_ms")
