@@ -24,13 +24,12 @@ from fastapi import FastAPI, Query, Request, Response
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import models_json_schema
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
 
 from serving.budgets import BudgetSpentError
 from serving.bundle import BundleError, Manifest
-from serving.decisions import StoreError, StoreFullError
+from serving.decisions import NotStoredError, StoreError
 from serving.logs import configure_logging
 from serving.metrics import CONTENT_TYPE as METRICS_TYPE
 from serving.policy import NoEligibleCandidateError
@@ -160,9 +159,9 @@ async def feedback(request: Request) -> Response:
     document = await to_thread.run_sync(_feedback_bodies, body, service.settings.max_batch)
     try:
         recorded, repeated = await service.feedback(document)
-    except StoreFullError as error:
+    except NotStoredError as error:
         raise HTTPException(503, f"Feedback was not stored: {error}.", {"Retry-After": "1"}) from None
-    except (TimeoutError, SQLAlchemyError):
+    except TimeoutError:
         raise HTTPException(503, "Feedback was not stored in time; send it again.", {"Retry-After": "1"}) from None
     return _json(orjson.dumps({"recorded": recorded, "repeated": repeated}))
 
@@ -270,11 +269,19 @@ def _route_batch(service: Service, key: str | None, body: bytes, instance: str) 
 
 
 def _feedback_bodies(body: bytes, most: int) -> list[FeedbackBody]:
-    if b'"feedback"' not in body:
+    if not _is_batch(body):
         return [parse(FeedbackBody, body)]
     bodies = parse(FeedbackBatchBody, body).feedback
     _check_batch("feedback", len(bodies), most)
     return bodies
+
+
+def _is_batch(body: bytes) -> bool:
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(document, dict) and "feedback" in document
 
 
 def _check_batch(field: str, arrived: int, most: int) -> None:

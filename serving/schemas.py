@@ -276,14 +276,14 @@ class BatchBody(BaseModel):
 class FeedbackBody(BaseModel):
     """What came of one decision. Sent again with the same id it changes nothing."""
 
-    model_config = ConfigDict(strict=True, hide_input_in_errors=True, extra="forbid")
+    model_config = ConfigDict(strict=True, hide_input_in_errors=True, extra="forbid", allow_inf_nan=False)
 
-    decision_id: str = Field(min_length=1, max_length=64, description="The decision's `id`.")
+    decision_id: str = Field(min_length=1, max_length=64, pattern=r"^[!-~]+$", description="The decision's `id`.")
     quality: float | None = Field(
         default=None, ge=0, le=1, description="How good the answer was, if somebody judged it."
     )
     accepted: bool | None = Field(default=None, description="Instead of a quality: true is 1, false is 0.")
-    cost_usd: float | None = Field(default=None, ge=0, description="What the call cost.")
+    cost_usd: float | None = Field(default=None, ge=0, le=1e9, description="What the call cost.")
     input_tokens: int | None = Field(default=None, ge=0, le=10**12)
     output_tokens: int | None = Field(default=None, ge=0, le=10**12)
     latency_ms: float | None = Field(default=None, ge=0, description="How long the call took.")

@@ -8,6 +8,7 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from math import isinf
@@ -371,17 +372,25 @@ class Service:
         }
 
     async def feedback(self, bodies: Sequence[FeedbackBody]) -> tuple[int, int]:
-        """Stores feedback; (new, repeated) once all of it is on disk. Raises StoreFullError or TimeoutError."""
+        """Stores feedback; (new, repeated) once all of it is on disk. Raises NotStoredError or TimeoutError."""
         assert self.store is not None
-        waiting = [asyncio.wrap_future(self.store.feedback(_feedback_row(body))) for body in bodies]
+        written = self.store.feedback([_feedback_row(body) for body in bodies])
+        waiting = [asyncio.wrap_future(self._counted(*one)) for one in zip(bodies, written, strict=True)]
         new = await asyncio.wait_for(asyncio.gather(*waiting), self.settings.feedback_seconds)
-        for body, fresh in zip(bodies, new, strict=True):
-            if fresh:
+        return sum(new), len(new) - sum(new)
+
+    def _counted(self, body: FeedbackBody, written: Future[bool]) -> Future[bool]:
+        """Settles the budgets once it is on disk, whether or not somebody still waits for that then."""
+
+        def count(done: Future[bool]) -> None:
+            if done.exception() is None and done.result():
                 self.budgets.settle(body.decision_id, body.cost_usd)
                 self.metrics.fed_back(body)
                 if body.judged is not None and not body.error:  # a failed call says nothing of the answer
                     self.drift.judged(body.decision_id, body.judged, body.model)
-        return sum(new), len(new) - sum(new)
+
+        written.add_done_callback(count)
+        return written
 
     # --- upkeep ---
 

@@ -17,7 +17,16 @@ import pandas as pd
 
 from training import outcomes
 from training.outcomes import OutcomeError, Outcomes, Unreadable
-from training.traffic import canonical, database, files, litellm_payload, litellm_spend, routellm, routerbench
+from training.traffic import (
+    canonical,
+    database,
+    decisions,
+    files,
+    litellm_payload,
+    litellm_spend,
+    routellm,
+    routerbench,
+)
 
 
 class Importer(Protocol):
@@ -57,7 +66,7 @@ class UrlImporter(Importer, Protocol):
         """The outcomes behind the URL, a partition at a time, their source without secrets; raises OutcomeError."""
 
 
-IMPORTERS: tuple[Importer, ...] = (canonical, routerbench, routellm, litellm_payload, litellm_spend)
+IMPORTERS: tuple[Importer, ...] = (canonical, routerbench, routellm, litellm_payload, litellm_spend, decisions)
 
 # At least two letters: a single one is a drive of Windows.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9.-]+)(?:\+[A-Za-z0-9]+)?:")
@@ -80,6 +89,9 @@ def read(data: Sequence[Path | str], format: str = "auto") -> Outcomes:
             read_parts += _read_url(str(named), scheme, importers)
             continue
         path = Path(named)
+        if _is_database(path):
+            read_parts += _read_url(database.url_of(path), "sqlite", importers)
+            continue
         if path.is_dir():
             found, unrecognised = _sort_folder(path, importers)
             skipped += [_not_recognised(file, importers) for file in unrecognised]
@@ -166,6 +178,13 @@ def _scheme(named: Path | str) -> str:
     """The scheme of a URL in lower case, without a driver; "" for anything else, and for a file that has such a name."""
     found = _URL.match(named) if isinstance(named, str) else None
     return "" if found is None or Path(named).exists() else found.group(1).lower()
+
+
+def _is_database(path: Path) -> bool:
+    try:
+        return path.is_file() and database.is_sqlite(path)
+    except OSError as error:
+        raise OutcomeError(f"{path}: cannot be opened ({error}); check the file and its permissions") from error
 
 
 def _read_url(url: str, scheme: str, importers: tuple[Importer, ...]) -> list[Outcomes]:
