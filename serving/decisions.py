@@ -422,3 +422,16 @@ def spent_since(
         for key, workflow, usd in rows:
             found.setdefault((key, workflow), [0.0, 0.0])[place] = float(usd or 0.0)
     return [(key, workflow, settled_usd, open_usd) for (key, workflow), (settled_usd, open_usd) in found.items()]
+
+
+def open_since(engine: Engine, since: float) -> list[tuple[str, str | None, str | None, float, float]]:
+    """The decisions since a time that have no feedback: (id, key, workflow, expected USD, epoch seconds), oldest first."""
+    columns = (DECISIONS.c.id, DECISIONS.c.key, DECISIONS.c.workflow, DECISIONS.c.expected_cost_usd, DECISIONS.c.at)
+    asked = (
+        select(*columns)
+        .join(FEEDBACK, FEEDBACK.c.decision_id == DECISIONS.c.id, isouter=True)
+        .where(DECISIONS.c.at >= since, FEEDBACK.c.decision_id.is_(None), DECISIONS.c.expected_cost_usd.is_not(None))
+        .order_by(DECISIONS.c.at)
+    )
+    with engine.connect() as connection:
+        return [(row[0], row[1], row[2], float(row[3]), float(row[4])) for row in connection.execute(asked)]

@@ -312,7 +312,9 @@ class Router:
             cost = self._with_cache(cost, tokens, situation)
         point = self.operating_point(policy)
         setting = self._settings[point.name] if point is not None else Setting(self._knob(policy))
-        if setting.always is not None:  # what a budget's pace weighs cost against is the harm to that candidate's answers
+        if (
+            setting.always is not None
+        ):  # what a budget's pace weighs cost against is the harm to that candidate's answers
             setting = replace(setting, guard=setting.always)
         knob = setting.knob + situation.pace
         objective = policy.objective or self.manifest.objective
