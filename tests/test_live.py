@@ -170,7 +170,8 @@ def test_the_watcher_refuses_once_and_takes_what_is_repaired_in_place(
     assert until(lambda: live.refusals == 1)
     time.sleep(0.2)
     assert (live.refusals, live.version) == (1, "v1")
-    (root / "v2" / "head.onnx").write_bytes(whole)
+    (root / "head.onnx").write_bytes(whole)
+    (root / "head.onnx").replace(root / "v2" / "head.onnx")  # in one step, so that no look finds half of it
     assert until(lambda: live.version == "v2")
     live.stop()
     assert [record.levelname for record in caplog.records if "refused" in record.getMessage()] == ["ERROR"]
