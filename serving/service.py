@@ -190,18 +190,15 @@ class Service:
         started = time.perf_counter()
         serving = self.live.current
         embeddings = serving.router.encoder.encode([text_of(one.request) for one in asked])
-        if self.budgets.any:  # what one decision takes the next one cannot have
-            return [
-                self._answer(one, serving, embeddings[row : row + 1], started, None) for row, one in enumerate(asked)
-            ]
-        decided = serving.router.route_each(
-            [(one.request, one.policy, self._situation(one, _FREE)) for one in asked], embeddings
-        )
-        self.metrics.stage("batch", time.perf_counter() - started)
-        return [
-            self._answer(one, serving, embeddings[row : row + 1], started, came)
-            for row, (one, came) in enumerate(zip(asked, decided, strict=True))
+        came: Sequence[Decision | NoEligibleCandidateError | None] = [None] * len(asked)
+        if not self.budgets.any:  # with budgets, what one decision takes the next one cannot have
+            situated = [(one.request, one.policy, self._situation(one, _FREE)) for one in asked]
+            came = serving.router.route_each(situated, embeddings)
+        answers = [
+            self._answer(one, serving, embeddings[row : row + 1], started, came[row]) for row, one in enumerate(asked)
         ]
+        self.metrics.stage("batch", time.perf_counter() - started)
+        return answers
 
     def _answer(
         self,
