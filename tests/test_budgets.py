@@ -72,7 +72,11 @@ def test_reserved_then_settled_by_hand() -> None:
 def test_feedback_counts_once_and_only_for_what_is_held() -> None:
     budgets = budgets_of(Clock(), day_usd=1.0)
     budgets.reserve("a", ["default"], 0.25)
-    assert [budgets.settle("a", 0.25), budgets.settle("a", 0.25), budgets.settle("unknown", 9.0)] == [True, False, False]
+    assert [budgets.settle("a", 0.25), budgets.settle("a", 0.25), budgets.settle("unknown", 9.0)] == [
+        True,
+        False,
+        False,
+    ]
     assert only(budgets).spent == 0.25
 
 
