@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict
+from math import ceil
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar, get_args
 
@@ -23,13 +24,12 @@ from fastapi import FastAPI, Query, Request, Response
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import models_json_schema
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
 
 from serving.budgets import BudgetSpentError
 from serving.bundle import BundleError, Manifest
-from serving.decisions import StoreError, StoreFullError
+from serving.decisions import NotStoredError, StoreError
 from serving.logs import configure_logging
 from serving.metrics import CONTENT_TYPE as METRICS_TYPE
 from serving.policy import NoEligibleCandidateError
@@ -159,17 +159,17 @@ async def feedback(request: Request) -> Response:
     document = await to_thread.run_sync(_feedback_bodies, body, service.settings.max_batch)
     try:
         recorded, repeated = await service.feedback(document)
-    except StoreFullError as error:
+    except NotStoredError as error:
         raise HTTPException(503, f"Feedback was not stored: {error}.", {"Retry-After": "1"}) from None
-    except (TimeoutError, SQLAlchemyError):
+    except TimeoutError:
         raise HTTPException(503, "Feedback was not stored in time; send it again.", {"Retry-After": "1"}) from None
     return _json(orjson.dumps({"recorded": recorded, "repeated": repeated}))
 
 
 async def budgets(request: Request) -> Response:
-    """Every budget in its current period."""
+    """Every budget in its current period; of the keys' budgets only the caller's own, unless its key may administer."""
     service = _service(request)
-    _key(request, service)
+    key = _key(request, service)
     lines = [
         {
             "scope": one.scope,
@@ -183,6 +183,7 @@ async def budgets(request: Request) -> Response:
             "pace": one.pace,
         }
         for one in service.budgets.lines()
+        if service.may_see(key, one.scope)
     ]
     return _json(orjson.dumps({"budgets": lines}))
 
@@ -253,6 +254,8 @@ async def readyz(request: Request) -> Response:
 def _route_batch(service: Service, key: str | None, body: bytes, instance: str) -> bytes:
     bodies = parse(BatchBody, body).requests
     _check_batch("requests", len(bodies), service.settings.max_batch)
+    if key is not None and len(bodies) > 1:
+        _keep_rate(service, key, len(bodies) - 1)
     asked = [service.ask(one.request(), one.policy(), key) for one in bodies]
     results = []
     for place, came in enumerate(service.route_batch(asked)):
@@ -266,11 +269,19 @@ def _route_batch(service: Service, key: str | None, body: bytes, instance: str) 
 
 
 def _feedback_bodies(body: bytes, most: int) -> list[FeedbackBody]:
-    if b'"feedback"' not in body:
+    if not _is_batch(body):
         return [parse(FeedbackBody, body)]
     bodies = parse(FeedbackBatchBody, body).feedback
     _check_batch("feedback", len(bodies), most)
     return bodies
+
+
+def _is_batch(body: bytes) -> bool:
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(document, dict) and "feedback" in document
 
 
 def _check_batch(field: str, arrived: int, most: int) -> None:
@@ -313,10 +324,14 @@ def _key(request: Request, service: Service, *, admin: bool = False) -> str | No
         raise HTTPException(401, "An API key is needed: Authorization: Bearer <key>.", {"WWW-Authenticate": "Bearer"})
     if admin and not service.rules.keys[name].admin:
         raise HTTPException(403, f"The key {name} may not administer (admin = true in the rule file).")
-    wait = service.keep_rate(name)
-    if wait is not None:
-        raise HTTPException(429, f"The key {name} is over its rate.", {"Retry-After": str(max(1, round(wait)))})
+    _keep_rate(service, name)
     return name
+
+
+def _keep_rate(service: Service, key: str, requests: int = 1) -> None:
+    wait = service.keep_rate(key, requests)
+    if wait is not None:
+        raise HTTPException(429, f"The key {key} is over its rate.", {"Retry-After": str(max(1, ceil(wait)))})
 
 
 def _json(content: bytes) -> Response:

@@ -16,7 +16,7 @@ from serving.catalogue import Candidate
 from serving.policy import Objective, Setting
 
 # Raise it when a bundle written before can no longer be read by this code, or the other way round.
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 MANIFEST = "manifest.json"
 # What serving reads beside the manifest; a bundle may hold more (a report, a card).
 REQUIRED_FILES = ("encoder.onnx", "head.onnx", "tokenizer.json")

@@ -2,7 +2,8 @@
 
 Writing is off the hot path: a bounded queue, and one thread that writes whatever has gathered in one transaction. A
 decision that finds the queue full is dropped and counted, for a route decision must not wait. Feedback is acknowledged
-when it is on disk, and refused when the queue is full, so that nothing that was acknowledged is ever lost.
+when it is on disk, and refused when the queue is full, so that nothing that was acknowledged is ever lost. Rows are
+written in the order in which they came, so a decision is never behind its feedback.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
-    Connection,
     Engine,
     Float,
     Index,
@@ -37,18 +37,34 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    IntegrityError,
+    InternalError,
+    NoSuchModuleError,
+    OperationalError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
 
 logger = logging.getLogger(__name__)
 
 # Raise it when a store written before can no longer be used by this code.
 STORE_VERSION = 1
 _MOST_AT_ONCE = 1000
+# Decisions wait this long for others, in seconds, so that a busy service writes few transactions; feedback does not wait.
+_LINGER = 0.02
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 2.0
+_CONNECT_SECONDS = 10
+_HIDDEN = "***"
+# What a database, a driver or a row's own values may raise; the thread that writes has to live on.
+_FAULTS = (SQLAlchemyError, ArithmeticError, TypeError, ValueError)
+_KINDS = "an SQLite file, sqlite:///file.db or postgresql://user@host/database"
 
 METADATA = MetaData()
-STORE = Table("outcome_router_store", METADATA, Column("version", Integer, nullable=False))
+STORE = Table("outcome_router_store", METADATA, Column("version", Integer, primary_key=True, autoincrement=False))
 DECISIONS = Table(
     "decision",
     METADATA,
@@ -101,8 +117,12 @@ class StoreError(ValueError):
     """A store that cannot be opened; the message says which and why, without a password."""
 
 
-class StoreFullError(RuntimeError):
-    """The queue is full: feedback was not taken, and is to be sent again."""
+class NotStoredError(RuntimeError):
+    """Feedback that is not on disk; the message says why."""
+
+
+class StoreFullError(NotStoredError):
+    """The queue is full, or the service stops: feedback was not taken, and is to be sent again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,49 +137,91 @@ def open_engine(url: str) -> Engine:
 
     A bare path is an SQLite file. Workers share it: SQLite in WAL mode waits for another's write, PostgreSQL needs not.
     """
-    if "://" not in url:
-        Path(url).parent.mkdir(parents=True, exist_ok=True)
-        url = f"sqlite:///{url}"
+    parsed = _parsed(url)
+    shown = _shown(parsed)
+    options: dict[str, Any] = {"pool_pre_ping": True, "hide_parameters": True}
+    if parsed.get_backend_name() == "postgresql":
+        options["connect_args"] = {"connect_timeout": _CONNECT_SECONDS}
     try:
-        parsed = make_url(url)
-        if parsed.drivername in ("postgresql", "postgres"):
-            parsed = parsed.set(drivername="postgresql+psycopg")
-        engine = create_engine(parsed, pool_pre_ping=True, hide_parameters=True)
-    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
-        raise StoreError(f"store URL: {error}; expected sqlite:///file.db or postgresql://user@host/database") from None
+        if parsed.get_backend_name() == "sqlite" and parsed.database:
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(parsed, **options)
+    except (ImportError, OSError) as error:
+        raise StoreError(f"{shown}: cannot be used as a store: {error}") from None
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _pragmas)
-    shown = parsed.render_as_string(hide_password=True)
     try:
-        _make_tables(engine)
-        with engine.connect() as connection:
-            version = connection.scalar(select(STORE.c.version))
+        version = _made_tables(engine)
     except SQLAlchemyError as error:
-        raise StoreError(f"{shown}: cannot be used as a store: {getattr(error, 'orig', None) or error}") from None
+        engine.dispose()
+        raise StoreError(f"{shown}: cannot be used as a store: {_said(error, parsed)}") from None
     if version != STORE_VERSION:
-        raise StoreError(f"{shown}: store version is {version}, this code uses {STORE_VERSION}; give another one")
+        engine.dispose()
+        raise StoreError(f"{shown}: store version is {version}, this code uses {STORE_VERSION}; give another store")
     return engine
 
 
-def _make_tables(engine: Engine) -> None:
-    """Makes what is missing. Several workers may start at once: who comes second finds it made."""
-    for attempt in (1, 2, 3):
+def _parsed(url: str) -> URL:
+    try:
+        parsed = make_url(url) if "://" in url else URL.create("sqlite", database=url)
+        backend = parsed.get_backend_name()
+    except (ArgumentError, NoSuchModuleError, ValueError):
+        # What arrived may hold a password where nobody looks for one.
+        raise StoreError(f"{url.partition(':')[0]}://{_HIDDEN}: not a store's URL; expected {_KINDS}") from None
+    if parsed.drivername in ("postgresql", "postgres"):
+        return parsed.set(drivername="postgresql+psycopg")
+    if backend not in ("sqlite", "postgresql"):
+        raise StoreError(f"{_shown(parsed)}: {backend} is no store; expected {_KINDS}")
+    return parsed
+
+
+def _secrets(url: URL) -> dict[str, Any]:
+    return {name: value for name, value in url.query.items() if "password" in name.lower()}
+
+
+def _shown(url: URL) -> str:
+    return url.update_query_dict(dict.fromkeys(_secrets(url), _HIDDEN)).render_as_string(hide_password=True)
+
+
+def _said(error: SQLAlchemyError, url: URL) -> str:
+    text = str(getattr(error, "orig", None) or error).strip()
+    for secret in (url.password, *_secrets(url).values()):
+        text = text.replace(str(secret), _HIDDEN) if secret else text
+    return text
+
+
+def _made_tables(engine: Engine) -> int:
+    """Makes what is missing, and gives the store's version. Where several workers start, who comes second finds it made.
+
+    A store of another version is left as it is.
+    """
+    for wait in (0.1, 0.3, 0.6, None):
         try:
-            METADATA.create_all(engine)
+            if not inspect(engine).has_table(STORE.name):
+                METADATA.create_all(engine)
             break
-        except OperationalError:
-            if attempt == 3 or not inspect(engine).has_table(STORE.name):
+        except (OperationalError, ProgrammingError, IntegrityError):
+            if wait is None:
                 raise
-            time.sleep(0.1 * attempt)
+            time.sleep(wait)
     with engine.begin() as connection:
-        if connection.scalar(select(func.count()).select_from(STORE)) == 0:
-            connection.execute(STORE.insert().values(version=STORE_VERSION))
+        version = connection.scalar(select(STORE.c.version))
+        if version is None:
+            connection.execute(_insert_new(engine, STORE, "version").values(version=STORE_VERSION))
+            return STORE_VERSION
+        return int(version)
+
+
+def _insert_new(engine: Engine, table: Table, key: str) -> Any:
+    """An insert that leaves a row of the same key as it is."""
+    dialect = postgresql if engine.dialect.name == "postgresql" else sqlite
+    return dialect.insert(table).on_conflict_do_nothing(index_elements=[key])
 
 
 def _pragmas(connection: Any, _: object) -> None:
     cursor = connection.cursor()
     # In WAL mode, NORMAL survives a killed process; what it risks is a power cut.
-    for pragma in ("journal_mode = wal", "synchronous = normal", "busy_timeout = 5000"):
+    for pragma in ("busy_timeout = 5000", "journal_mode = wal", "synchronous = normal"):
         cursor.execute(f"pragma {pragma}")
     cursor.close()
 
@@ -168,15 +230,19 @@ class DecisionStore:
     """Takes decisions and feedback, and writes them in a thread of its own until `close`.
 
     Counters, for metrics: `written`, `dropped` (decisions that found the queue full), `retries` (a database that could not
-    be written to; what was to be written is kept and tried again).
+    be written to; what was to be written is kept and tried again), `refused` (rows that the database does not take).
     """
 
     def __init__(self, engine: Engine, most_waiting: int = 20_000, clock: Callable[[], float] = time.time) -> None:
         self.engine = engine
-        self._queue: queue.Queue[_Item | None] = queue.Queue(most_waiting)
+        self.most_waiting = most_waiting
+        self.written = self.dropped = self.retries = self.refused = 0
+        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._clock = clock
-        self.written = self.dropped = self.retries = 0
-        self._closing = threading.Event()
+        self._lock = threading.Lock()  # held while something is put, so that nothing comes behind the end
+        self._closed = False
+        self._give_up = float("inf")  # on the monotonic clock
+        self._hurry = threading.Event()
         self._thread = threading.Thread(target=self._write, name="decision-store", daemon=True)
         self._thread.start()
 
@@ -185,46 +251,51 @@ class DecisionStore:
         """How many rows are in the queue."""
         return self._queue.qsize()
 
-    @property
-    def most_waiting(self) -> int:
-        return self._queue.maxsize
-
     def decided(self, row: Mapping[str, Any]) -> bool:
-        """Takes a decision's row; False, and counted, if the queue is full."""
-        try:
-            self._queue.put_nowait(_Item(DECISIONS, row, None))
-        except queue.Full:
-            self.dropped += 1
-            return False
+        """Takes a decision's row; False, and counted, if the queue is full or the store is closed."""
+        with self._lock:
+            if self._closed or self._queue.qsize() >= self.most_waiting:
+                self.dropped += 1
+                return False
+            self._queue.put(_Item(DECISIONS, row, None))
         return True
 
-    def feedback(self, row: Mapping[str, Any]) -> Future[bool]:
-        """Takes feedback; the future is done when it is on disk, True if it is new, False if there was some before.
+    def feedback(self, rows: Sequence[Mapping[str, Any]]) -> list[Future[bool]]:
+        """Takes feedback, all of it or none; a row's future is True if it is new, False if there was some before.
 
-        Raises StoreFullError.
+        A future is done when its row is on disk; it raises NotStoredError where that cannot be. Raises StoreFullError.
         """
-        done: Future[bool] = Future()
-        if self._closing.is_set():
-            raise StoreFullError("the service is stopping")
-        try:
-            self._queue.put_nowait(_Item(FEEDBACK, {"at": self._clock(), **row}, done))
-        except queue.Full:
-            raise StoreFullError(f"{self._queue.maxsize} rows wait to be written") from None
-        return done
+        items = [_Item(FEEDBACK, {"at": self._clock(), **row}, Future()) for row in rows]
+        with self._lock:
+            waiting = self._queue.qsize()
+            if self._closed:
+                raise StoreFullError("the service is stopping")
+            if waiting and waiting + len(items) > self.most_waiting:
+                raise StoreFullError(f"{waiting} rows wait to be written, of at most {self.most_waiting}")
+            for item in items:
+                assert item.done is not None
+                item.done.set_running_or_notify_cancel()  # who stops waiting does not cancel the writing
+                self._queue.put(item)
+        self._hurry.set()
+        return [item.done for item in items if item.done is not None]
 
     def close(self, timeout: float = 10.0) -> None:
-        """Writes what waits and stops the thread."""
-        self._closing.set()
-        self._queue.put(None)
-        self._thread.join(timeout)
+        """Writes what waits and stops the thread; after `timeout` seconds what could not be written is given up."""
+        with self._lock:
+            self._give_up = time.monotonic() + timeout
+            if not self._closed:
+                self._closed = True
+                self._queue.put(None)
+        self._hurry.set()
+        self._thread.join(timeout + _LONGEST_WAIT)
         if self._thread.is_alive():
             logger.error("the decision store still has %d rows to write after %g s", self.waiting, timeout)
         self.engine.dispose()
 
     def _write(self) -> None:
-        stopping = False
-        while not stopping:
-            items, stopping = self._gather()
+        ended = False
+        while not ended:
+            items, ended = self._gather()
             if items:
                 self._write_until_done(items)
 
@@ -232,6 +303,9 @@ class DecisionStore:
         """At least one item and what else waits, and whether the end was among it."""
         items: list[_Item] = []
         item = self._queue.get()
+        if item is not None and item.done is None:
+            self._hurry.wait(_LINGER)
+        self._hurry.clear()
         while item is not None:
             items.append(item)
             if len(items) >= _MOST_AT_ONCE:
@@ -246,55 +320,76 @@ class DecisionStore:
         wait = _FIRST_WAIT
         while True:
             try:
-                with self.engine.begin() as connection:
-                    new = self._insert(connection, items)
-            except OperationalError as error:
-                self.retries += 1
-                if self._closing.is_set() and wait >= _LONGEST_WAIT:
-                    logger.error("%d rows could not be written before the end: %s", len(items), error.orig)
-                    self._fail(items, error)
+                new = self._transaction(items)
+            except _FAULTS as error:
+                if not _may_pass(error):
+                    self._write_apart(items, error)
                     return
-                logger.warning("the decision store cannot be written to, %d rows wait: %s", len(items), error.orig)
+                self.retries += 1
+                if time.monotonic() >= self._give_up:
+                    self._fail(items, "the service stopped before the store could be written to")
+                    return
+                # A driver's message may hold what a row holds, so its kind has to do.
+                kind = type(getattr(error, "orig", None) or error).__name__
+                logger.warning("the decision store cannot be written to, %d rows wait (%s)", len(items), kind)
                 time.sleep(wait)
                 wait = min(2 * wait, _LONGEST_WAIT)
-            except SQLAlchemyError as error:
-                logger.exception("rows that the decision store cannot take")
-                self._fail(items, error)
-                return
             else:
                 break
         self.written += len(items)
         for item in items:
-            if item.done is not None and not item.done.done():
+            if item.done is not None:
                 item.done.set_result(id(item) in new)
 
-    @staticmethod
-    def _fail(items: Sequence[_Item], error: Exception) -> None:
+    def _write_apart(self, items: Sequence[_Item], error: Exception) -> None:
+        """Halves what the database does not take, down to the row that it is about; the others are written."""
+        if len(items) > 1:
+            middle = len(items) // 2
+            self._write_until_done(items[:middle])
+            self._write_until_done(items[middle:])
+            return
+        (item,) = items
+        cleaned = {name: _cleaned(value) for name, value in item.row.items()}
+        if cleaned != item.row:
+            self._write_until_done([_Item(item.table, cleaned, item.done)])
+            return
+        self.refused += 1
+        self._fail(items, f"the store does not take it ({type(getattr(error, 'orig', None) or error).__name__})")
+
+    def _fail(self, items: Sequence[_Item], why: str) -> None:
+        logger.error("%d rows were not stored: %s", len(items), why)
         for item in items:
-            if item.done is not None and not item.done.done():
-                item.done.set_exception(error)
+            if item.done is not None:
+                item.done.set_exception(NotStoredError(why))
 
-    def _insert(self, connection: Connection, items: Sequence[_Item]) -> set[int]:
+    def _transaction(self, items: Sequence[_Item]) -> set[int]:
         """Writes everything; returns the ids of the items whose feedback was new."""
-        if decisions := [dict(item.row) for item in items if item.table is DECISIONS]:
-            connection.execute(self._upsert(DECISIONS, "id"), decisions)
-        feedback = [item for item in items if item.table is FEEDBACK]
-        if not feedback:
-            return set()
-        wanted = {item.row["decision_id"] for item in feedback}
-        there = set(connection.scalars(select(FEEDBACK.c.decision_id).where(FEEDBACK.c.decision_id.in_(wanted))).all())
+        decisions = [dict(item.row) for item in items if item.table is DECISIONS]
         first: dict[str, _Item] = {}
-        for item in feedback:
-            if item.row["decision_id"] not in there:
+        for item in items:
+            if item.table is FEEDBACK:
                 first.setdefault(item.row["decision_id"], item)
-        if first:
-            connection.execute(self._upsert(FEEDBACK, "decision_id"), [dict(item.row) for item in first.values()])
-        return {id(item) for item in first.values()}
+        with self.engine.begin() as connection:
+            if decisions:
+                connection.execute(_insert_new(self.engine, DECISIONS, "id"), decisions)
+            if not first:
+                return set()
+            insert = _insert_new(self.engine, FEEDBACK, "decision_id").returning(FEEDBACK.c.decision_id)
+            new = connection.scalars(insert, [dict(item.row) for item in first.values()]).all()
+        return {id(first[decision]) for decision in new}
 
-    def _upsert(self, table: Table, key: str) -> Any:
-        """An insert that leaves a row of the same key as it is."""
-        dialect = postgresql if self.engine.dialect.name == "postgresql" else sqlite
-        return dialect.insert(table).on_conflict_do_nothing(index_elements=[key])
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the database may take the same rows later: it is locked, full, being switched over or away."""
+    lost = isinstance(error, DBAPIError) and error.connection_invalidated
+    return lost or isinstance(error, OperationalError | InternalError)
+
+
+def _cleaned(value: Any) -> Any:
+    """Text without what UTF-8 (lone surrogates) or PostgreSQL (NUL) cannot hold: U+FFFD stands there instead."""
+    if not isinstance(value, str):
+        return value
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "\ufffd")
 
 
 def spent_since(
@@ -327,3 +422,16 @@ def spent_since(
         for key, workflow, usd in rows:
             found.setdefault((key, workflow), [0.0, 0.0])[place] = float(usd or 0.0)
     return [(key, workflow, settled_usd, open_usd) for (key, workflow), (settled_usd, open_usd) in found.items()]
+
+
+def open_since(engine: Engine, since: float) -> list[tuple[str, str | None, str | None, float, float]]:
+    """The decisions since a time that have no feedback: (id, key, workflow, expected USD, epoch seconds), oldest first."""
+    columns = (DECISIONS.c.id, DECISIONS.c.key, DECISIONS.c.workflow, DECISIONS.c.expected_cost_usd, DECISIONS.c.at)
+    asked = (
+        select(*columns)
+        .join(FEEDBACK, FEEDBACK.c.decision_id == DECISIONS.c.id, isouter=True)
+        .where(DECISIONS.c.at >= since, FEEDBACK.c.decision_id.is_(None), DECISIONS.c.expected_cost_usd.is_not(None))
+        .order_by(DECISIONS.c.at)
+    )
+    with engine.connect() as connection:
+        return [(row[0], row[1], row[2], float(row[3]), float(row[4])) for row in connection.execute(asked)]

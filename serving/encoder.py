@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from serving.prompt import head_and_tail
+from serving.wordpiece import AsciiWordPiece
 
 Matrix = NDArray[np.float32]
 
@@ -43,6 +44,7 @@ class Encoder:
         self._tokenizer = Tokenizer.from_file(str(tokenizer))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        self._words = AsciiWordPiece.of(self._tokenizer)
         self.max_tokens = max_tokens
         self.dim: int = self._session.get_outputs()[0].shape[1]
 
@@ -50,13 +52,18 @@ class Encoder:
         """(n, dim) float32, one row per text, in the order given."""
         cut = [head_and_tail(text, self.max_tokens * CHARS_PER_TOKEN) for text in texts]
         if len(cut) == 1:  # the serving path: no sorting, no padding
-            ids = [self._window(self._tokenizer.encode(cut[0]).ids)]
+            ids = [self._window(self._ids(cut[0]))]
             return self._run(ids) if ids[0] else np.zeros((1, self.dim), dtype=np.float32)
         ids = [self._window(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(cut)]
         embeddings = np.zeros((len(texts), self.dim), dtype=np.float32)
         for rows in _batches([len(row) for row in ids]):
             embeddings[rows] = self._run([ids[row] for row in rows])
         return embeddings
+
+    def _ids(self, text: str) -> list[int]:
+        known = None if self._words is None else self._words.ids(text)
+        ids: list[int] = self._tokenizer.encode_batch_fast([text])[0].ids if known is None else known
+        return ids
 
     def _window(self, ids: list[int]) -> list[int]:
         if len(ids) <= self.max_tokens:

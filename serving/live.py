@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -83,9 +83,14 @@ class Serving:
 
     def embed(self, text: str) -> Matrix:
         """(1, dim), kept in the cache."""
-        embedding = self.router.encoder.encode([text])
-        self.embeddings.put(text, embedding)
-        return embedding
+        return self.embed_many([text])
+
+    def embed_many(self, texts: Sequence[str]) -> Matrix:
+        """(n, dim), kept in the cache."""
+        embeddings = self.router.encoder.encode(texts)
+        for row, text in enumerate(texts):
+            self.embeddings.put(text, embeddings[row : row + 1])
+        return embeddings
 
     def same_encoder(self, other: Router) -> bool:
         """Whether another router embeds as this one does."""

@@ -43,7 +43,7 @@ class Metrics:
         self._retries = self._gauge("router_store_retries", "Writes that had to be tried again.")
         scope = ["scope", "period"]
         self._budget = self._gauge("router_budget_left_usd", "What is left of a budget.", scope, "livemin")
-        self._pace = self._gauge("router_budget_pace", "What a budget multiplies the knob by.", scope, "livemax")
+        self._pace = self._gauge("router_budget_pace", "What a budget adds to the knob, 1/USD.", scope, "livemax")
         self._bundle = self._gauge("router_bundle_info", "The bundle that is served.", ["version"])
         self._reloads = self._gauge("router_bundle_reloads", "Bundles taken over since the start.")
         self._refusals = self._gauge("router_bundle_refusals", "Bundles refused since the start.")
@@ -59,6 +59,7 @@ class Metrics:
             "router_feedback_calibration_error", "Calibration error on feedback; 0 until enough.", (), "livemax"
         )
         self._children: dict[tuple[str, str], Counter] = {}
+        self._costs: dict[str, Counter] = {}
         self._timers: dict[str, Histogram] = {}
 
     def _histogram(self, name: str, text: str, labels: Sequence[str] = ()) -> Histogram:
@@ -84,7 +85,10 @@ class Metrics:
             child = self._children[label] = self._decisions.labels(*label)
         child.inc()
         if decision.expected_cost_usd is not None:
-            self._expected.labels(decision.candidate).inc(decision.expected_cost_usd)
+            cost = self._costs.get(decision.candidate)
+            if cost is None:
+                cost = self._costs[decision.candidate] = self._expected.labels(decision.candidate)
+            cost.inc(decision.expected_cost_usd)
 
     def fed_back(self, body: FeedbackBody) -> None:
         quality = body.judged

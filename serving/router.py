@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import isnan
+from dataclasses import dataclass, replace
+from math import inf, isinf, isnan
 from pathlib import Path
 
 import numpy as np
@@ -89,16 +89,17 @@ class Situation:
     """What bears on one decision beyond the request and its policy.
 
     `session` is the candidate that the conversation is on, `cached_tokens` how much of the prompt it has in its cache;
-    another is chosen only if it is worth `session_margin` more. `pace` multiplies the knob, so that a budget lasts.
-    `cheapest`: a budget is spent, and the cheapest eligible candidate is used. `explore` is the share of such requests
-    that may go elsewhere, and `draw` this request's own number in [0, 1) that decides whether and where to.
+    another is chosen only if it is worth `session_margin` more. `pace` (1/USD) is added to the knob, so that a budget
+    lasts. `most_usd` is what the budgets still hold: a candidate that is expected to cost more is left out, unless all are,
+    and then the cheapest is used. `explore` is the share of such requests that may go elsewhere, and `draw` this
+    request's own number in [0, 1) that decides whether and where to.
     """
 
     session: str | None = None
     cached_tokens: float = 0.0
     session_margin: float = 0.0
-    pace: float = 1.0
-    cheapest: bool = False
+    pace: float = 0.0
+    most_usd: float = inf
     explore: float = 0.0
     draw: float = 0.0
 
@@ -114,6 +115,7 @@ class Decision:
     `propensity` is the probability with which this candidate was chosen: 1 unless the router explores. `novelty` says how
     unlike the training prompts the prompt is, `cluster` which of their clusters it is nearest to. Where a decision was made
     without estimates (it took too long, or none was eligible and a rule names who answers then), these are None.
+    `warnings` names the budgets that are spent and only warn, as "<scope>/<period>".
     """
 
     candidate: str
@@ -130,6 +132,24 @@ class Decision:
     cluster: int | None
     alternatives: tuple[Alternative, ...]
     bundle: str
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One request as the choice sees it: `worth`, `confidence` and `cost` are (m,)."""
+
+    policy: Policy
+    situation: Situation
+    setting: Setting
+    worth: Vector
+    confidence: Vector
+    cost: Vector
+    novelty: float
+
+
+# What is chosen for another reason has to be: the others are there for a rule's sake.
+_EXPLORABLE = frozenset({Reason.BEST_VALUE, Reason.SESSION})
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,20 +312,27 @@ class Router:
             cost = self._with_cache(cost, tokens, situation)
         point = self.operating_point(policy)
         setting = self._settings[point.name] if point is not None else Setting(self._knob(policy))
-        knob = setting.knob * situation.pace
+        if (
+            setting.always is not None
+        ):  # what a budget's pace weighs cost against is the harm to that candidate's answers
+            setting = replace(setting, guard=setting.always)
+        knob = setting.knob + situation.pace
         objective = policy.objective or self.manifest.objective
         value = confidence if objective is Objective.ACCEPTABLE else quality
         worth = setting.worth(value[None])[0]
         nearness = estimates.nearness[row]
         cluster = int(nearness.argmax())
         novelty = 1.0 - float(nearness[cluster])
-        chosen = self._choose(policy, situation, setting, point, worth, confidence, cost, knob, eligible, novelty)
+        asked = _Asked(policy, situation, setting, worth, confidence, cost, novelty)
+        chosen = self._choose(asked, point, eligible)
         certificate = None
         if point is not None and point.certificate is not None and objective is self.manifest.objective:
             # It is for the choice among all candidates with the point's own knob: where anything changed that choice it
             # says nothing. Only what goes to the reference instead cannot break it.
             usual = rank(worth, cost, setting.knob, range(len(rules)))[0]
-            if chosen.order[0] in (usual, self._reference) or chosen.reason is Reason.EXPLORE:
+            # What is explored has its own room in the certificate, so what counts then is the choice it stands in for.
+            kept = chosen.order[1 if chosen.reason is Reason.EXPLORE else 0]
+            if kept in (usual, self._reference):
                 certificate = point.certificate
         names = [self.candidates[column] for column in chosen.order]
         return Decision(
@@ -336,43 +363,50 @@ class Router:
             bundle=self.manifest.version,
         )
 
-    def _choose(
-        self,
-        policy: Policy,
-        situation: Situation,
-        setting: Setting,
-        point: OperatingPoint | None,
-        worth: Vector,
-        confidence: Vector,
-        cost: Vector,
-        knob: float,
-        eligible: list[int],
-        novelty: float,
-    ) -> _Chosen:
-        """Who is chosen, and why: each step may overrule the one before, and none leaves the eligible candidates."""
-        if situation.cheapest:
-            return _Chosen(rank(worth, cost, float("inf"), eligible), Reason.BUDGET, 1.0)
-        order = rank(worth, cost, knob, eligible)
-        if len(eligible) == 1:
-            return _Chosen(order, Reason.ONLY_ELIGIBLE, 1.0)
-        if setting.always in eligible:
-            return _Chosen(_first(order, setting.always), Reason.REFERENCE, 1.0)
-        reference = self._reference
-        if reference in eligible and order[0] != reference:
-            if novelty > self.manifest.novelty.threshold:
-                return _Chosen(_first(order, reference), Reason.NOVEL, 1.0)
-            if confidence[order[0]] < min(policy.abstain_below, confidence[reference]):
-                return _Chosen(_first(order, reference), Reason.LOW_CONFIDENCE, 1.0)
-        reason = Reason.BEST_VALUE
-        if situation.session in self.candidates:
-            kept = self.candidates.index(situation.session)
-            if kept in eligible and kept != order[0]:
-                gain = (worth[order[0]] - worth[kept]) - knob * (cost[order[0]] - cost[kept])
-                if gain <= situation.session_margin:
-                    order, reason = _first(order, kept), Reason.SESSION
-        if situation.explore > 0:
+    def _choose(self, asked: _Asked, point: OperatingPoint | None, eligible: list[int]) -> _Chosen:
+        """Who is chosen, and why: never anyone who is not eligible, and, while anyone is, nobody a budget cannot hold."""
+        situation = asked.situation
+        affordable = [column for column in eligible if asked.cost[column] <= situation.most_usd]
+        if not affordable:
+            return _Chosen(rank(asked.worth, asked.cost, inf, eligible), Reason.BUDGET, 1.0)
+        order, reason = self._ordered(asked, situation.pace, affordable)
+        if situation.pace > 0 or len(affordable) < len(eligible):
+            free, _ = self._ordered(asked, 0.0, eligible)
+            if free[0] != order[0]:
+                reason = Reason.BUDGET
+        if situation.explore > 0 and reason in _EXPLORABLE:
             return _explore(order, reason, _rate(situation.explore, point), situation.draw)
         return _Chosen(order, reason, 1.0)
+
+    def _ordered(self, asked: _Asked, pace: float, eligible: list[int]) -> tuple[list[int], Reason]:
+        """The eligible columns, best first, and why that one is: each step may overrule the one before."""
+        setting, confidence, reference = asked.setting, asked.confidence, self._reference
+        knob = setting.knob + pace
+        order = rank(asked.worth, asked.cost, knob, eligible)
+        if len(eligible) == 1:
+            return order, Reason.ONLY_ELIGIBLE
+        if pace == 0 and setting.always in eligible:
+            return _first(order, setting.always), Reason.REFERENCE
+        if reference in eligible and order[0] != reference:
+            if asked.novelty > self.manifest.novelty.threshold:
+                return _first(order, reference), Reason.NOVEL
+            if confidence[order[0]] < min(asked.policy.abstain_below, confidence[reference]):
+                return _first(order, reference), Reason.LOW_CONFIDENCE
+        session = asked.situation.session
+        if session in self.candidates:
+            kept = self.candidates.index(session)
+            if kept in eligible and kept != order[0] and not self._moves(asked, knob, order[0], kept):
+                return _first(order, kept), Reason.SESSION
+        return order, Reason.BEST_VALUE
+
+    @staticmethod
+    def _moves(asked: _Asked, knob: float, best: int, kept: int) -> bool:
+        """Whether a session's gain from moving to the best candidate is clear enough."""
+        saved = float(asked.cost[kept] - asked.cost[best])
+        if isinf(knob):
+            return saved > 0
+        gain = float(asked.worth[best] - asked.worth[kept]) + knob * saved
+        return gain > asked.situation.session_margin
 
     def _knob(self, policy: Policy) -> float:
         if policy.knob is not None:
@@ -409,6 +443,8 @@ def _rate(explore: float, point: OperatingPoint | None) -> float:
 
 def _explore(order: list[int], reason: Reason, rate: float, draw: float) -> _Chosen:
     """The first of `order` with probability 1 - rate, each other one with an equal part of `rate`."""
+    if len(order) == 1:
+        return _Chosen(order, reason, 1.0)
     if draw >= rate:
         return _Chosen(order, reason, 1.0 - rate)
     others = len(order) - 1

@@ -10,10 +10,10 @@ import hmac
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from limits import RateLimitItem, parse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from serving.policy import Capability, Objective, Policy
 
@@ -39,6 +39,12 @@ class Budget(_Section):
     at_limit: Literal["cheapest", "reject", "warn"] = "cheapest"
     pacing: bool = False
 
+    @model_validator(mode="after")
+    def _paces_something(self) -> Self:
+        if self.pacing and self.day_usd is None and self.month_usd is None:
+            raise ValueError("pacing is true and there is nothing to pace; expected day_usd or month_usd")
+        return self
+
 
 class Rules(_Section):
     """What holds for one scope; the fields are those of `Policy`, and of a request."""
@@ -59,6 +65,12 @@ class Rules(_Section):
     budget: Budget = Budget()
     # Who answers when no candidate is eligible; without one the request is refused.
     no_candidate: str | None = None
+
+    @model_validator(mode="after")
+    def _one_aim(self) -> Self:
+        if self.quality_target is not None and self.cost_quality is not None:
+            raise ValueError("give at most one of quality_target and cost_quality; both arrived")
+        return self
 
     def policy(self) -> Policy:
         return Policy(
@@ -103,6 +115,16 @@ class RuleBook(_Section):
     default: Rules = Rules()
     workflows: Mapping[str, Rules] = {}
     keys: Mapping[str, Key] = {}
+
+    @model_validator(mode="after")
+    def _each_key_once(self) -> Self:
+        names = {key.sha256: name for name, key in self.keys.items()}
+        for name, key in self.keys.items():
+            if names[key.sha256] != name:
+                raise ValueError(
+                    f"keys.{name} and keys.{names[key.sha256]} have the same sha256; expected one name a key"
+                )
+        return self
 
     def scopes(self, key: str | None, workflow: str | None) -> list[tuple[str, Rules]]:
         """The scopes that a request is in, with their rules."""

@@ -59,6 +59,7 @@ _DECISION: JsonDict = {
     "propensity": 1.0,
     "novelty": 0.31,
     "bundle": "2026-01-31-1",
+    "warnings": [],
     "candidates": [
         {
             "model": "acme/small",
@@ -275,14 +276,14 @@ class BatchBody(BaseModel):
 class FeedbackBody(BaseModel):
     """What came of one decision. Sent again with the same id it changes nothing."""
 
-    model_config = ConfigDict(strict=True, hide_input_in_errors=True, extra="forbid")
+    model_config = ConfigDict(strict=True, hide_input_in_errors=True, extra="forbid", allow_inf_nan=False)
 
-    decision_id: str = Field(min_length=1, max_length=64, description="The decision's `id`.")
+    decision_id: str = Field(min_length=1, max_length=64, pattern=r"^[!-~]+$", description="The decision's `id`.")
     quality: float | None = Field(
         default=None, ge=0, le=1, description="How good the answer was, if somebody judged it."
     )
     accepted: bool | None = Field(default=None, description="Instead of a quality: true is 1, false is 0.")
-    cost_usd: float | None = Field(default=None, ge=0, description="What the call cost.")
+    cost_usd: float | None = Field(default=None, ge=0, le=1e9, description="What the call cost.")
     input_tokens: int | None = Field(default=None, ge=0, le=10**12)
     output_tokens: int | None = Field(default=None, ge=0, le=10**12)
     latency_ms: float | None = Field(default=None, ge=0, description="How long the call took.")
@@ -369,6 +370,7 @@ class RouteResponse(_Document):
         description="How unlike the training prompts the prompt is: 0, alike, to 1 and above."
     )
     bundle: str = Field(description="Version of the bundle that decided.")
+    warnings: list[str] = Field(description="Budgets that are spent and only warn, as `<scope>/<period>`.")
     candidates: list[CandidateEstimate] = Field(description="Every candidate, in the bundle's order.")
 
 
@@ -452,7 +454,7 @@ class BudgetLine(_Document):
     left_usd: float
     resets_at: str = Field(description="When the next period begins, UTC.")
     at_limit: Literal["cheapest", "reject", "warn"]
-    pace: float = Field(description="What the knob is multiplied by, so that the budget lasts; 1 without pacing.")
+    pace: float = Field(description="What is added to the knob, so that the budget lasts, 1/USD; 0 without pacing.")
 
 
 class BudgetsResponse(_Document):
@@ -499,6 +501,13 @@ class HealthResponse(_Document):
     bundle: str | None
 
 
+def decision_example(candidates: int) -> dict[str, Any]:
+    """A decision's document as the documentation shows it, with so many candidates."""
+    rows = _DECISION["candidates"]
+    assert isinstance(rows, list)
+    return {**_DECISION, "candidates": (rows * candidates)[:candidates]}
+
+
 _CERTIFIED = tuple(CertificateResponse.model_fields)
 
 
@@ -519,6 +528,7 @@ def decision_document(identifier: str, decision: Decision) -> dict[str, object]:
         "propensity": decision.propensity,
         "novelty": decision.novelty,
         "bundle": decision.bundle,
+        "warnings": decision.warnings,
         "candidates": [
             {
                 "model": seen.candidate,

@@ -7,9 +7,9 @@ import logging
 import random
 import time
 import uuid
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from math import isinf
 from typing import Any
@@ -18,8 +18,9 @@ import orjson
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
+from serving.batching import Batching, BusyError
 from serving.budgets import Allowance, Budgets, BudgetSpentError, Period, bounds
-from serving.decisions import DecisionStore, open_engine, spent_since
+from serving.decisions import DecisionStore, open_engine, open_since, spent_since
 from serving.drift import Drift, Thresholds
 from serving.encoder import Matrix
 from serving.live import Live, Serving
@@ -27,7 +28,7 @@ from serving.metrics import Metrics
 from serving.policy import Demand, NoEligibleCandidateError, Policy, Reason, rule_out
 from serving.prompt import RouteRequest, has_image, text_of
 from serving.router import Alternative, Decision, Situation
-from serving.rules import RuleBook, Rules, load_rules
+from serving.rules import RuleBook, Rules, RulesError, load_rules
 from serving.schemas import FeedbackBody
 from serving.sessions import OnCandidate, Sessions
 from serving.settings import Settings, several_processes
@@ -66,6 +67,7 @@ class Service:
         self.settings = settings
         self.rules: RuleBook = load_rules(settings.policies)
         self.live = self._load(settings.bundle)
+        self._check_rules()
         self.shadow = Shadow(self._load(settings.shadow)) if settings.shadow else None
         self.store: DecisionStore | None = None
         if settings.store:
@@ -75,15 +77,26 @@ class Service:
         self.drift = Drift(settings.drift_window, _thresholds(settings))
         self.metrics = Metrics(self)
         self._random = random.Random()
+        self._rates = {name: key.limit for name, key in self.rules.keys.items()}
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
-        self._pool = ThreadPoolExecutor(max(settings.threads, 2), thread_name_prefix="encode")
-        self.refresh_budgets()
+        self._batching = Batching(settings.encoders)
+        self._restore_budgets()
 
     def _load(self, source: str) -> Live:
         options = self.settings
         return Live(
             source, threads=options.threads, context_margin=options.context_margin, cache=options.embedding_cache
         )
+
+    def _check_rules(self) -> None:
+        """Raises RulesError where a rule names a candidate to answer that the bundle does not have."""
+        known = self.live.current.router.candidates
+        for scope, rules in self.rules.every_scope():
+            if rules.no_candidate is not None and rules.no_candidate not in known:
+                raise RulesError(
+                    f"{self.settings.policies}: {scope}: no_candidate is {rules.no_candidate!r}; expected one of the "
+                    f"bundle's candidates: {', '.join(known)}"
+                )
 
     # --- asking ---
 
@@ -102,12 +115,13 @@ class Service:
         answers then, reason `timeout` or `fault`. A call to an LLM must not fail because of the router.
         """
         started = time.perf_counter()
-        allowance = self.budgets.allowance(asked.scope_names) if self.budgets.any else _FREE
+        if self.budgets.any:
+            self.budgets.allowance(asked.scope_names)  # a spent budget that rejects is not worth embedding for
         serving = self.live.current
         try:
             embedding = await self._embedded(serving, text_of(asked.request))
             self.metrics.stage("encode", time.perf_counter() - started)
-            return self.decide(asked, serving, embedding, allowance, started)
+            return self.decide(asked, serving, embedding, started)
         except (NoEligibleCandidateError, BudgetSpentError):
             raise
         except TimeoutError:
@@ -115,7 +129,8 @@ class Service:
         except Exception:  # whatever it is, the caller still needs to know where to send the request
             logger.exception("a decision failed, the reference answers")
             reason = Reason.FAULT
-        return self._finish(asked, self.fallback(asked, serving, reason), None, started)
+        identifier, decision = self._reserved(asked, lambda _: self.fallback(asked, serving, reason))
+        return self._finish(identifier, asked, decision, None, started)
 
     async def _embedded(self, serving: Serving, text: str) -> Matrix:
         """(1, dim); raises TimeoutError."""
@@ -124,20 +139,44 @@ class Service:
             return known
         if serving.inline and len(text) <= _INLINE_CHARS:
             return serving.embed(text)
-        embedding = asyncio.get_running_loop().run_in_executor(self._pool, serving.embed, text)
-        return await asyncio.wait_for(embedding, self.settings.time_limit_ms / 1e3)
-
-    def decide(
-        self, asked: Asked, serving: Serving, embedding: Matrix, allowance: Allowance, started: float
-    ) -> tuple[str, Decision]:
-        """As `route`, once the text is embedded, as (1, dim)."""
-        embedded = time.perf_counter()
         try:
-            decision = serving.router.decide(asked.request, asked.policy, self._situation(asked, allowance), embedding)
-        except NoEligibleCandidateError as error:
-            decision = self._default(asked, serving, error)
+            embedding = self._batching.embed(serving, text)
+        except BusyError as error:
+            raise TimeoutError from error
+        return await asyncio.wait_for(asyncio.wrap_future(embedding), self.settings.time_limit_ms / 1e3)
+
+    def decide(self, asked: Asked, serving: Serving, embedding: Matrix, started: float) -> tuple[str, Decision]:
+        """As `route`, once the text is embedded, as (1, dim)."""
+
+        def decided(situation: Situation) -> Decision:
+            try:
+                return serving.router.decide(asked.request, asked.policy, situation, embedding)
+            except NoEligibleCandidateError as error:
+                return self._default(asked, serving, error)
+
+        embedded = time.perf_counter()
+        identifier, decision = self._reserved(asked, decided)
         self.metrics.stage("decide", time.perf_counter() - embedded)
-        return self._finish(asked, decision, embedding, started)
+        return self._finish(identifier, asked, decision, embedding, started)
+
+    def _reserved(self, asked: Asked, decide: Callable[[Situation], Decision]) -> tuple[str, Decision]:
+        """A decision whose cost its budgets hold, and its id.
+
+        Where another thread took the money in between it is decided once more, on what is left; raises BudgetSpentError.
+        """
+        identifier = uuid.uuid4().hex
+        if not self.budgets.any:
+            return identifier, decide(self._situation(asked, _FREE))
+        for last in (False, True):
+            allowance = self.budgets.allowance(asked.scope_names)
+            decision = decide(self._situation(asked, allowance))
+            try:
+                self.budgets.reserve(identifier, asked.scope_names, decision.expected_cost_usd or 0.0)
+                break
+            except BudgetSpentError:
+                if last:
+                    raise
+        return identifier, replace(decision, warnings=allowance.warned) if allowance.warned else decision
 
     def _default(self, asked: Asked, serving: Serving, error: NoEligibleCandidateError) -> Decision:
         """Who answers when nobody is eligible, if a rule names one, the key's before the workflow's; raises the error."""
@@ -150,29 +189,38 @@ class Service:
         """As `route` for several requests with one forward pass, each with its error in its place."""
         started = time.perf_counter()
         serving = self.live.current
-        results: list[Answer | None] = [None] * len(asked)
-        ready: list[tuple[int, Asked, Situation]] = []
-        for place, one in enumerate(asked):
-            try:
-                allowance = self.budgets.allowance(one.scope_names) if self.budgets.any else _FREE
-                ready.append((place, one, self._situation(one, allowance)))
-            except BudgetSpentError as error:
-                results[place] = error
-        embeddings = serving.router.encoder.encode([text_of(one.request) for _, one, _ in ready])
-        decided = serving.router.route_each([(one.request, one.policy, where) for _, one, where in ready], embeddings)
-        for row, ((place, one, _), came) in enumerate(zip(ready, decided, strict=True)):
-            try:
-                decision = came if isinstance(came, Decision) else self._default(one, serving, came)
-                results[place] = self._finish(one, decision, embeddings[row : row + 1], started)
-            except NoEligibleCandidateError as error:
-                results[place] = error
+        embeddings = serving.router.encoder.encode([text_of(one.request) for one in asked])
+        came: Sequence[Decision | NoEligibleCandidateError | None] = [None] * len(asked)
+        if not self.budgets.any:  # with budgets, what one decision takes the next one cannot have
+            situated = [(one.request, one.policy, self._situation(one, _FREE)) for one in asked]
+            came = serving.router.route_each(situated, embeddings)
+        answers = [
+            self._answer(one, serving, embeddings[row : row + 1], started, came[row]) for row, one in enumerate(asked)
+        ]
         self.metrics.stage("batch", time.perf_counter() - started)
-        return [one for one in results if one is not None]
+        return answers
 
-    def keep_rate(self, key: str) -> float | None:
-        """Counts a request against a key's rate; the seconds until it may come again where it is over it, else None."""
-        limit = self.rules.keys[key].limit
-        if limit is None or self._limiter.hit(limit, key):
+    def _answer(
+        self,
+        asked: Asked,
+        serving: Serving,
+        embedding: Matrix,
+        started: float,
+        came: Decision | NoEligibleCandidateError | None,
+    ) -> Answer:
+        """One of a batch: its decision, or what came instead; decided here where nothing `came` yet."""
+        try:
+            if came is None:
+                return self.decide(asked, serving, embedding, started)
+            decision = came if isinstance(came, Decision) else self._default(asked, serving, came)
+            return self._finish(uuid.uuid4().hex, asked, decision, embedding, started)
+        except (NoEligibleCandidateError, BudgetSpentError) as error:
+            return error
+
+    def keep_rate(self, key: str, requests: int = 1) -> float | None:
+        """Counts requests against a key's rate; the seconds until it may come again where it is over it, else None."""
+        limit = self._rates.get(key)
+        if limit is None or self._limiter.hit(limit, key, cost=requests):
             return None
         return float(self._limiter.get_window_stats(limit, key).reset_time - time.time())
 
@@ -184,7 +232,7 @@ class Service:
             cached_tokens=0.0 if on is None else on.tokens,
             session_margin=self.settings.session_margin,
             pace=allowance.pace,
-            cheapest=allowance.cheapest,
+            most_usd=allowance.most_usd,
             explore=self.settings.explore,
             draw=self._random.random() if self.settings.explore else 0.0,
         )
@@ -231,17 +279,19 @@ class Service:
             bundle=manifest.version,
         )
 
+    def may_see(self, key: str | None, scope: str) -> bool:
+        """Whether the caller may see a scope's budget: another key's only where its own may administer."""
+        return key is None or not scope.startswith("key:") or scope == f"key:{key}" or self.rules.keys[key].admin
+
     # --- remembering ---
 
     def _finish(
-        self, asked: Asked, decision: Decision, embedding: Matrix | None, started: float
+        self, identifier: str, asked: Asked, decision: Decision, embedding: Matrix | None, started: float
     ) -> tuple[str, Decision]:
-        identifier = uuid.uuid4().hex
         decided = time.perf_counter()
         request = asked.request
-        if self.budgets.any and decision.expected_cost_usd is not None:
-            self.budgets.reserve(identifier, asked.scope_names, decision.expected_cost_usd)
-        if request.session_id is not None:
+        # One decision made in haste does not take a conversation away from its candidate's cache.
+        if request.session_id is not None and decision.confidence is not None:
             tokens = len(text_of(request)) / _CHARS_PER_TOKEN
             self.sessions.put(request.session_id, OnCandidate(decision.candidate, tokens))
         self._record(identifier, asked, decision, embedding)
@@ -319,22 +369,40 @@ class Service:
         }
 
     async def feedback(self, bodies: Sequence[FeedbackBody]) -> tuple[int, int]:
-        """Stores feedback; (new, repeated) once all of it is on disk. Raises StoreFullError or TimeoutError."""
+        """Stores feedback; (new, repeated) once all of it is on disk. Raises NotStoredError or TimeoutError."""
         assert self.store is not None
-        waiting = [asyncio.wrap_future(self.store.feedback(_feedback_row(body))) for body in bodies]
+        written = self.store.feedback([_feedback_row(body) for body in bodies])
+        waiting = [asyncio.wrap_future(self._counted(*one)) for one in zip(bodies, written, strict=True)]
         new = await asyncio.wait_for(asyncio.gather(*waiting), self.settings.feedback_seconds)
-        for body, fresh in zip(bodies, new, strict=True):
-            if fresh:
+        return sum(new), len(new) - sum(new)
+
+    def _counted(self, body: FeedbackBody, written: Future[bool]) -> Future[bool]:
+        """Settles the budgets once it is on disk, whether or not somebody still waits for that then."""
+
+        def count(done: Future[bool]) -> None:
+            if done.exception() is None and done.result():
                 self.budgets.settle(body.decision_id, body.cost_usd)
                 self.metrics.fed_back(body)
                 if body.judged is not None and not body.error:  # a failed call says nothing of the answer
                     self.drift.judged(body.decision_id, body.judged, body.model)
-        return sum(new), len(new) - sum(new)
+
+        written.add_done_callback(count)
+        return written
 
     # --- upkeep ---
 
+    def _restore_budgets(self) -> None:
+        """Takes from the store what decisions made before this process have spent, and holds what has no feedback yet."""
+        if self.store is None or not self.budgets.any:
+            return
+        self.budgets.restore(open_since(self.store.engine, time.time() - self.settings.reserve_seconds))
+        self.refresh_budgets()
+
     def refresh_budgets(self) -> None:
-        """Takes what was spent from the store: at the start, and again and again where several workers share it."""
+        """Takes what was spent from the store: at the start, and again and again where several workers share it.
+
+        Between two times a worker does not see what the others spend.
+        """
         if self.store is None or not self.budgets.any:
             return
         now = time.time()
@@ -362,9 +430,9 @@ class Service:
     def close(self) -> None:
         """Stops watching, and writes what waits to be written."""
         self.live.stop()
-        self._pool.shutdown(wait=False, cancel_futures=True)
         if self.shadow is not None:
             self.shadow.close()
+        self._batching.close()
         if self.store is not None:
             self.store.close()
 

@@ -27,6 +27,11 @@ class Settings(BaseSettings):
     port: int = Field(default=8080, ge=1, le=65_535, description="Port to listen on.")
     workers: int = Field(default=1, ge=1, description="Processes that serve, each with its own bundle in memory.")
     threads: int = Field(default=1, ge=1, description="Threads of one forward pass; more processes scale better.")
+    encoders: int = Field(
+        default_factory=lambda: os.cpu_count() or 1,
+        ge=1,
+        description="Threads that embed with a transformer encoder; the machine's cores. A static one needs none.",
+    )
     watch_seconds: float = Field(default=2.0, gt=0, description="How often to look for a new bundle.")
     policies: Path | None = Field(default=None, description="The rule file (policies.toml): rules, budgets, API keys.")
     store: str | None = Field(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import postgres_server
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -64,3 +66,10 @@ def public_data() -> Path:
     if not (PUBLIC_DATA / "routerbench").is_dir():
         pytest.skip(f"no public outcome data in {PUBLIC_DATA} (set BENCH_DATA to where RouterBench and RouteLLM's are)")
     return PUBLIC_DATA
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL, with a password, of a PostgreSQL that all tests share."""
+    with postgres_server.running() as url:
+        yield url

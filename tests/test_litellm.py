@@ -6,12 +6,7 @@ import csv
 import datetime as dt
 import json
 import os
-import shutil
-import socket
-import subprocess
-import time
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -23,6 +18,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from postgres_server import PASSWORD, needs_postgres, wait_for
 from sqlalchemy.dialects.postgresql import JSONB
 
 from training import traffic
@@ -35,7 +31,6 @@ from litellm.types.utils import StandardLoggingMetadata, StandardLoggingPayload 
 
 START = 1_780_000_000.25
 CANARY = "the canary sings of orchids"
-PASSWORD = "p@ss/w:rd"
 
 
 def payload(number: int = 1, **changes: Any) -> dict[str, Any]:
@@ -362,14 +357,6 @@ def test_what_litellm_itself_logs_is_imported(tmp_path: Path) -> None:
     assert result.frame["output_tokens"].sum() == sum(record["completion_tokens"] for record in logged) > 0
 
 
-def wait_for(done: Any) -> None:
-    for _ in range(200):
-        if done():
-            return
-        time.sleep(0.05)
-    raise AssertionError("waited 10 s in vain")
-
-
 # --- SpendLogs: facts ---
 
 
@@ -586,60 +573,6 @@ def test_no_error_says_a_password(url: str) -> None:
 
 
 # --- PostgreSQL itself ---
-
-
-def _binary(name: str) -> str | None:
-    below = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
-    return shutil.which(name) or (str(below[-1]) if below else None)
-
-
-needs_postgres = pytest.mark.skipif(
-    not (_binary("initdb") and _binary("postgres")), reason="PostgreSQL's initdb and postgres are not installed"
-)
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    """The URL, with a password, of a PostgreSQL of its own in a folder that goes away."""
-    import tempfile
-
-    owner = "postgres" if os.geteuid() == 0 else None
-    with tempfile.TemporaryDirectory(dir="/tmp") as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        home = folder / "pg"
-        home.mkdir()
-        secret = write(home / "secret", PASSWORD.encode())
-        if owner:
-            shutil.chown(home, owner)
-            shutil.chown(secret, owner)
-        initdb = [str(_binary("initdb")), "-D", str(home / "data"), "-U", "tester", "-A", "scram-sha-256"]
-        subprocess.run([*initdb, f"--pwfile={secret}", "-N"], check=True, capture_output=True, user=owner, cwd=home)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        command = [str(_binary("postgres")), "-D", str(home / "data"), "-p", str(port), "-k", str(home)]
-        server = subprocess.Popen(
-            [*command, "-c", "listen_addresses=127.0.0.1", "-F"],
-            user=owner, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        try:
-            wait_for(lambda: _answers(port))
-            yield f"postgresql://tester:{quote(PASSWORD, safe='')}@127.0.0.1:{port}/postgres"
-        finally:
-            server.terminate()
-            server.wait(timeout=20)
-
-
-def _answers(port: int) -> bool:
-    engine = sa.create_engine(
-        sa.URL.create("postgresql+psycopg", "tester", PASSWORD, "127.0.0.1", port, "postgres"), poolclass=sa.NullPool
-    )
-    try:
-        with engine.connect():
-            return True
-    except sa.exc.OperationalError:
-        return False
 
 
 @needs_postgres

@@ -17,6 +17,7 @@ from training.outcomes import OutcomeError, Outcomes, Unreadable
 from training.traffic import (
     canonical,
     database,
+    decisions,
     files,
     langfuse_export,
     litellm_payload,
@@ -86,6 +87,7 @@ IMPORTERS: tuple[Importer, ...] = (
     otel_genai,
     openrouter,
     openai_pairs,
+    decisions,
 )
 
 # At least two letters: a single one is a drive of Windows.
@@ -119,6 +121,9 @@ def _partitions(data: Sequence[Path | str], format: str, options: ImportOptions)
             yield from _read_url(str(named), scheme, importers, options)
             continue
         path, strangers = Path(named), list[Path]()
+        if _is_database(path):
+            yield from _read_url(database.url_of(path), "sqlite", importers, options)
+            continue
         if path.is_dir():
             found, strangers = _sort_folder(path, importers)
         else:
@@ -215,6 +220,13 @@ def _scheme(named: Path | str) -> str:
     """The scheme of a URL in lower case, without a driver; "" for anything else, and for a file that has such a name."""
     found = _URL.match(named) if isinstance(named, str) else None
     return "" if found is None or Path(named).exists() else found.group(1).lower()
+
+
+def _is_database(path: Path) -> bool:
+    try:
+        return path.is_file() and database.is_sqlite(path)
+    except OSError as error:
+        raise OutcomeError(f"{path}: cannot be opened ({error}); check the file and its permissions") from error
 
 
 def _read_url(url: str, scheme: str, importers: tuple[Importer, ...], options: ImportOptions) -> Iterator[Outcomes]:

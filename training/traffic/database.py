@@ -21,6 +21,7 @@ _PARTITION = 5_000
 # What Prisma, with which LiteLLM writes its tables, takes in a URL and PostgreSQL's own client refuses.
 _PRISMA = ("schema", "connection_limit", "pool_timeout", "pgbouncer", "socket_timeout", "statement_cache_size")
 _HIDDEN = "***"
+_MAGIC = b"SQLite format 3\0"
 
 
 def shown(url: str) -> str:
@@ -35,9 +36,20 @@ def shown(url: str) -> str:
     return parts.update_query_dict(dict.fromkeys(secret, _HIDDEN)).render_as_string(hide_password=True)
 
 
+def is_sqlite(path: Path) -> bool:
+    """Whether the file is an SQLite database, by its first bytes; raises OSError."""
+    with path.open("rb") as file:
+        return file.read(len(_MAGIC)) == _MAGIC
+
+
+def url_of(path: Path) -> str:
+    """The URL of an SQLite file."""
+    return URL.create("sqlite", database=str(path)).render_as_string()
+
+
 def has_table(url: str, table: str) -> bool:
     """Whether the database has the table; raises OutcomeError when it cannot be reached."""
-    with _connected(url) as (connection, schema):
+    with connected(url) as (connection, schema):
         return sa.inspect(connection).has_table(table, schema=schema)
 
 
@@ -54,19 +66,24 @@ def rows(
 
     Raises OutcomeError when the database cannot be reached, or the table or a required column is missing.
     """
-    with _connected(url) as (connection, schema):
+    with connected(url) as (connection, schema):
         present = _columns(connection, url, table, schema, required)
         wanted: list[sa.ColumnElement[Any]] = [sa.column(name) for name in plain if name in present]
         # As text, because a database that checks no JSON (SQLite) may hold a broken cell: one row, not the whole table.
         wanted += [sa.cast(sa.column(name), sa.Text).label(name) for name in nested if name in present]
         query = sa.select(*wanted).select_from(sa.table(table, schema=schema)).order_by(*map(sa.column, order))
-        result = connection.execution_options(yield_per=_PARTITION).execute(query)
-        names, first = list(result.keys()), 1
-        for batch in result.partitions():
-            columns = zip(*batch, strict=True)
-            cells = {name: pd.Series(column, dtype=object) for name, column in zip(names, columns, strict=True)}
-            yield Records(pd.DataFrame(cells), list(range(first, first + len(batch))), [])
-            first += len(batch)
+        yield from batches(connection, query)
+
+
+def batches(connection: sa.Connection, query: sa.Select[Any]) -> Iterator[Records]:
+    """The rows of a query through a cursor on the server, 1-based, cells as they are."""
+    result = connection.execution_options(yield_per=_PARTITION).execute(query)
+    names, first = list(result.keys()), 1
+    for batch in result.partitions():
+        columns = zip(*batch, strict=True)
+        cells = {name: pd.Series(column, dtype=object) for name, column in zip(names, columns, strict=True)}
+        yield Records(pd.DataFrame(cells), list(range(first, first + len(batch))), [])
+        first += len(batch)
 
 
 def _columns(connection: sa.Connection, url: str, table: str, schema: str | None, required: frozenset[str]) -> set[str]:
@@ -87,7 +104,7 @@ def _columns(connection: sa.Connection, url: str, table: str, schema: str | None
 
 
 @contextmanager
-def _connected(url: str) -> Iterator[tuple[sa.Connection, str | None]]:
+def connected(url: str) -> Iterator[tuple[sa.Connection, str | None]]:
     """A connection that only reads, and the schema that the URL names; database errors become OutcomeError."""
     address, schema = _address(url)
     engine = sa.create_engine(address, poolclass=sa.NullPool)

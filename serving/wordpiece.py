@@ -1,0 +1,60 @@
+"""WordPiece for ASCII text: the ids that the tokenizer gives, from a table of words it was asked for before.
+
+Of what a static encoder does for a prompt, taking the text apart costs the most. BERT's rules for ASCII are short enough
+to be one regular expression, and most words of a prompt have been seen in another.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+from tokenizers import Tokenizer
+
+# BERT's pre-tokenizer on lower-cased ASCII: runs of letters and digits, and every other visible character by itself.
+_WORDS = re.compile(r"[a-z0-9]+|[!-/:-@\[-`{-~]")
+# Its normaliser takes these out, which joins what stands on either side.
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_MOST_WORDS = 100_000
+
+
+class AsciiWordPiece:
+    """The token ids of ASCII texts under one BERT tokenizer that adds no tokens of its own. Safe to share between threads."""
+
+    def __init__(self, tokenizer: Tokenizer, special: tuple[str, ...]) -> None:
+        self._tokenizer = tokenizer
+        self._special = special
+        self._known: dict[str, list[int]] = {}
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> AsciiWordPiece | None:
+        """The table for a tokenizer; None for one with other rules than these."""
+        rules = json.loads(tokenizer.to_str())
+        normalizer = rules.get("normalizer") or {}
+        fits = (
+            (rules.get("model") or {}).get("type") == "WordPiece"
+            and normalizer.get("type") == "BertNormalizer"
+            and normalizer.get("lowercase") is True
+            and normalizer.get("clean_text") is True
+            and (rules.get("pre_tokenizer") or {}).get("type") == "BertPreTokenizer"
+            and rules.get("post_processor") is None
+            and not any(token["normalized"] for token in rules["added_tokens"])
+        )
+        return cls(tokenizer, tuple(token["content"] for token in rules["added_tokens"])) if fits else None
+
+    def ids(self, text: str) -> list[int] | None:
+        """The ids, or None where the text is not for this table: not ASCII, control characters, a special token's text."""
+        if not text.isascii() or any(token in text for token in self._special) or _CONTROL.search(text):
+            return None
+        known = self._known
+        ids: list[int] = []
+        for word in _WORDS.findall(text.lower()):
+            found = known.get(word)
+            ids += self._learn(word) if found is None else found
+        return ids
+
+    def _learn(self, word: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(word).ids
+        if len(self._known) < _MOST_WORDS and len(word) <= 32:
+            self._known[word] = ids
+        return ids
