@@ -506,7 +506,7 @@ def test_url_errors_say_what_to_do(sqlite: tuple[str, sa.Engine], tmp_path: Path
     with engine.begin() as connection:
         connection.execute(sa.text("CREATE TABLE other (a int)"))
     with pytest.raises(OutcomeError, match="expected the table LiteLLM_SpendLogs, but it is not there; tables: other"):
-        traffic.read([url])
+        traffic.read([url], "litellm-spend")
     with pytest.raises(OutcomeError, match="no such file"):
         traffic.read([f"sqlite:///{tmp_path / 'missing.db'}"])
     assert not (tmp_path / "missing.db").exists(), "reading creates nothing"

@@ -58,21 +58,19 @@ def read_url(url: str, _options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
 
 def _rows(url: str) -> Iterator[Records]:
     with database.connected(url) as (connection, schema):
-        kept: Any = schema or sa.schema.SchemaConst.RETAIN_SCHEMA
-        tables = {table: table.to_metadata(sa.MetaData(), schema=kept) for table in (STORE, DECISIONS, FEEDBACK)}
         _check(connection, url, schema)
-        version = connection.scalar(sa.select(tables[STORE].c.version))
+        within = connection.execution_options(schema_translate_map={None: schema})
+        version = within.scalar(sa.select(STORE.c.version))
         if version != STORE_VERSION:
             raise OutcomeError(
                 f"{database.shown(url)}: the store's version is {version}, this code reads {STORE_VERSION}; "
                 "read it with the version of outcome-router that wrote it"
             )
-        decided, said = tables[DECISIONS], tables[FEEDBACK]
-        joined = decided.join(said, said.c.decision_id == decided.c.id, full=True)
-        columns = [decided.c[name] for name in _DECIDED] + [said.c[name] for name in _SAID]
+        columns = [DECISIONS.c[name] for name in _DECIDED] + [FEEDBACK.c[name] for name in _SAID]
         query = sa.select(*(column.label(name) for column, name in zip(columns, _COLUMNS, strict=True)))
-        query = query.select_from(joined).order_by(decided.c.at, decided.c.id, said.c.decision_id)
-        yield from database.batches(connection, query)
+        query = query.select_from(DECISIONS.join(FEEDBACK, FEEDBACK.c.decision_id == DECISIONS.c.id, full=True))
+        query = query.order_by(DECISIONS.c.at, DECISIONS.c.id, FEEDBACK.c.decision_id)
+        yield from database.batches(within, query)
 
 
 def _check(connection: sa.Connection, url: str, schema: str | None) -> None:
