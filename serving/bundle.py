@@ -16,7 +16,7 @@ from serving.catalogue import Candidate
 from serving.policy import Objective, Setting
 
 # Raise it when a bundle written before can no longer be read by this code, or the other way round.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 4
 MANIFEST = "manifest.json"
 # What serving reads beside the manifest; a bundle may hold more (a report, a card).
 REQUIRED_FILES = ("encoder.onnx", "head.onnx", "tokenizer.json")
@@ -53,8 +53,8 @@ class HeadSpec(_Frozen):
 class Novelty(_Frozen):
     """How unlike what was trained on a prompt has to be for the router to abstain, and how training prompts were spread.
 
-    `head.onnx` gives a prompt's cosine similarity to `shares` many cluster centres of the training prompts; its novelty is
-    one minus the highest. `threshold` is exceeded by few calibration prompts, `shares` are the clusters' shares in training.
+    `head.onnx` gives a prompt's novelty, near 1 for training prompts, and its cosine similarity to `shares` many cluster
+    centres of them. `threshold` is exceeded by few calibration prompts, `shares` are the clusters' shares in training.
     """
 
     threshold: float

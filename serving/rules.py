@@ -121,7 +121,9 @@ class RuleBook(_Section):
         names = {key.sha256: name for name, key in self.keys.items()}
         for name, key in self.keys.items():
             if names[key.sha256] != name:
-                raise ValueError(f"keys.{name} and keys.{names[key.sha256]} have the same sha256; expected one name a key")
+                raise ValueError(
+                    f"keys.{name} and keys.{names[key.sha256]} have the same sha256; expected one name a key"
+                )
         return self
 
     def scopes(self, key: str | None, workflow: str | None) -> list[tuple[str, Rules]]:

@@ -72,7 +72,11 @@ def test_reserved_then_settled_by_hand() -> None:
 def test_feedback_counts_once_and_only_for_what_is_held() -> None:
     budgets = budgets_of(Clock(), day_usd=1.0)
     budgets.reserve("a", ["default"], 0.25)
-    assert [budgets.settle("a", 0.25), budgets.settle("a", 0.25), budgets.settle("unknown", 9.0)] == [True, False, False]
+    assert [budgets.settle("a", 0.25), budgets.settle("a", 0.25), budgets.settle("unknown", 9.0)] == [
+        True,
+        False,
+        False,
+    ]
     assert only(budgets).spent == 0.25
 
 
@@ -209,7 +213,7 @@ def test_no_order_of_events_breaks_the_books(happening: list[Any], at_limit: str
                 held[str(number)] = (event[1], clock.now)
                 assert at_limit != "reject" or event[1] <= before
             except BudgetSpentError:
-                assert at_limit == "reject" and event[1] > before
+                assert (at_limit, event[1] > before) == ("reject", True)  # noqa: PT017
         elif (name := str(event[1])) in held and budgets.settle(name, event[2]):
             usd, at = held.pop(name)
             paid.append((usd if event[2] is None else event[2], at))

@@ -94,7 +94,7 @@ def test_an_ineligible_candidate_is_never_returned(
     try:
         decision = routers[0].route(request_, policy, situation)
     except NoEligibleCandidateError as error:
-        assert set(error.rules) == set(routers[0].candidates)
+        assert set(error.rules) == set(routers[0].candidates)  # noqa: PT017
         return
     eligible = {one.candidate: one.expected_cost_usd or 0.0 for one in decision.alternatives if one.ruled_out is None}
     returned = [decision.candidate, *decision.fallbacks]

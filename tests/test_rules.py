@@ -229,7 +229,7 @@ def test_nobody_eligible_is_a_422_with_every_rule_or_the_named_default(served: C
     assert refused.json()["ruled_out"] == {SMALL: "denied", OPEN: "max_cost_usd", LARGE: "max_cost_usd"}
     answer = client.post("/v1/route", json={**body, "workflow": "easy"}).json()
     assert (answer["model"], answer["reason"], answer["confidence"]) == (OPEN, "no_candidate", None)
-    assert [one["ruled_out"] for one in answer["candidates"]][0] == "denied"
+    assert answer["candidates"][0]["ruled_out"] == "denied"
 
 
 def bearer(secret: str) -> dict[str, str]:

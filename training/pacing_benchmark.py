@@ -56,14 +56,14 @@ def traffic_of(log: SimulatedLog, router: Router) -> Traffic:
     """A simulated log's distinct requests by time, embedded by the router; columns as the router's candidates."""
     rows = log.outcomes.drop_duplicates("request_id").sort_values("timestamp", kind="stable")
     requests = [
-        RouteRequest(row.prompt, row.messages, row.workflow if isinstance(row.workflow, str) else None)
-        for row in rows.itertuples()
+        RouteRequest(prompt, messages, workflow if isinstance(workflow, str) else None)
+        for prompt, messages, workflow in zip(rows["prompt"], rows["messages"], rows["workflow"], strict=True)
     ]
     since = pd.to_datetime(rows["timestamp"], utc=True) - pd.Timestamp(0, tz="UTC")
     return Traffic(
         requests,
         router.encoder.encode([text_of(request) for request in requests]),
-        since.dt.total_seconds().to_numpy(),
+        since.dt.total_seconds().to_numpy(dtype=np.float64),
         log.acceptable.loc[rows["request_id"], router.candidates].to_numpy(),
         log.cost_usd.loc[rows["request_id"], router.candidates].to_numpy(),
     )
