@@ -63,7 +63,7 @@ def traffic_of(log: SimulatedLog, router: Router) -> Traffic:
     return Traffic(
         requests,
         router.encoder.encode([text_of(request) for request in requests]),
-        since.dt.total_seconds().to_numpy(dtype=np.float64),
+        np.asarray(since.dt.total_seconds(), dtype=np.float64),
         log.acceptable.loc[rows["request_id"], router.candidates].to_numpy(),
         log.cost_usd.loc[rows["request_id"], router.candidates].to_numpy(),
     )
