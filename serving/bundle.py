@@ -53,8 +53,8 @@ class HeadSpec(_Frozen):
 class Novelty(_Frozen):
     """How unlike what was trained on a prompt has to be for the router to abstain, and how training prompts were spread.
 
-    `head.onnx` gives a prompt's cosine similarity to `shares` many cluster centres of the training prompts; its novelty is
-    one minus the highest. `threshold` is exceeded by few calibration prompts, `shares` are the clusters' shares in training.
+    `head.onnx` gives a prompt's novelty, near 1 for training prompts, and its cosine similarity to `shares` many cluster
+    centres of them. `threshold` is exceeded by few calibration prompts, `shares` are the clusters' shares in training.
     """
 
     threshold: float

@@ -45,7 +45,9 @@ HEAD_OUTPUTS = (
 )
 # Its output (n, clusters): cosine similarity to the centres of the training prompts.
 NEARNESS = "nearness"
-_OUTPUTS = [*HEAD_OUTPUTS, NEARNESS]
+# And (n, 1): how far from the training prompts as a whole, in units of how far these are on average.
+NOVELTY = "novelty"
+_OUTPUTS = [*HEAD_OUTPUTS, NEARNESS, NOVELTY]
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Estimates:
 
     `acceptable` is the calibrated P(quality >= threshold), `quality` the expected quality (the same array where logged
     quality is 0/1), cost in USD, latency and its 95th percentile in milliseconds (NaN where no latency was logged).
-    `nearness` (n, clusters) is the similarity to the centres of the training prompts.
+    `nearness` (n, clusters) is the similarity to the centres of the training prompts, `novelty` (n, 1) the distance to all.
     """
 
     acceptable: Matrix
@@ -65,6 +67,7 @@ class Estimates:
     input_tokens: Matrix
     output_tokens: Matrix
     nearness: Matrix
+    novelty: Matrix
 
     def of(self, objective: Objective) -> Matrix:
         """(n, m) what the objective is about."""
@@ -236,10 +239,12 @@ class Router:
     def estimate_embedded(self, embeddings: Matrix, features: Matrix) -> Estimates:
         """As `estimate`, from embeddings (n, dim) and features (n, k) already at hand."""
         outputs = self._head.run(_OUTPUTS, {"embedding": embeddings, "features": features})
-        acceptable, quality, input_tokens, output_tokens, logged_cost, latency, latency_p95, nearness = outputs
+        acceptable, quality, input_tokens, output_tokens, logged_cost, latency, latency_p95, nearness, novelty = outputs
         by_tokens = input_tokens * self._input_usd + output_tokens * self._output_usd
         cost = np.where(self._priced, by_tokens, logged_cost)
-        return Estimates(acceptable, quality, cost, latency, latency_p95, input_tokens, output_tokens, nearness)
+        return Estimates(
+            acceptable, quality, cost, latency, latency_p95, input_tokens, output_tokens, nearness, novelty
+        )
 
     def route(self, request: str | RouteRequest, policy: Policy = _ANY, situation: Situation = _USUAL) -> Decision:
         """The decision for one request; raises NoEligibleCandidateError when the rules leave no candidate."""
@@ -320,9 +325,8 @@ class Router:
         objective = policy.objective or self.manifest.objective
         value = confidence if objective is Objective.ACCEPTABLE else quality
         worth = setting.worth(value[None])[0]
-        nearness = estimates.nearness[row]
-        cluster = int(nearness.argmax())
-        novelty = 1.0 - float(nearness[cluster])
+        cluster = int(estimates.nearness[row].argmax())
+        novelty = float(estimates.novelty[row, 0])
         asked = _Asked(policy, situation, setting, worth, confidence, cost, novelty)
         chosen = self._choose(asked, point, eligible)
         certificate = None

@@ -110,7 +110,7 @@ class Key(Rules):
 
 
 class RuleBook(_Section):
-    """All rules. With any key, every request needs one."""
+    """All rules. With any key, routing, feedback, budgets and reloading need one."""
 
     default: Rules = Rules()
     workflows: Mapping[str, Rules] = {}

@@ -57,7 +57,7 @@ _DECISION: JsonDict = {
     "certificate": {"alpha": 0.1, "delta": 0.1, "bound": 0.086, "requests": 412},
     "knob": 12.5,
     "propensity": 1.0,
-    "novelty": 0.31,
+    "novelty": 0.87,
     "bundle": "2026-01-31-1",
     "warnings": [],
     "candidates": [
@@ -367,7 +367,7 @@ class RouteResponse(_Document):
         description="The probability with which this candidate was chosen; below 1 if it explores."
     )
     novelty: float | None = Field(
-        description="How unlike the training prompts the prompt is: 0, alike, to 1 and above."
+        description="How unlike the training prompts the prompt is: these are near 1 on average."
     )
     bundle: str = Field(description="Version of the bundle that decided.")
     warnings: list[str] = Field(description="Budgets that are spent and only warn, as `<scope>/<period>`.")

@@ -2,7 +2,8 @@
 
 The logit of P(acceptable) is a candidate's `BASE`, plus `HARD` if the workflow is "hard", plus `PROVE` times the
 embedding's coordinate for "prove" (1 for a text of that word alone, 0 without it). Input tokens are bytes divided by
-`BYTES_PER_TOKEN`, output tokens are `OUTPUT_TOKENS`, and the candidate without a price costs `LOGGED_COST`.
+`BYTES_PER_TOKEN`, output tokens are `OUTPUT_TOKENS`, and the candidate without a price costs `LOGGED_COST`. Each word is
+a cluster's centre, and novelty is 1 less the similarity to the nearest.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from serving.bundle import (
 from serving.catalogue import Candidate
 from serving.features import SURFACE
 from serving.policy import Objective
-from serving.router import HEAD_OUTPUTS, NEARNESS
+from serving.router import HEAD_OUTPUTS, NEARNESS, NOVELTY
 
 VERSION = "fake-1"
 WORKFLOWS = ("easy", "hard")
@@ -194,8 +195,11 @@ def _head() -> onnx.ModelProto:
         helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", columns]),
     ]
     nodes.append(helper.make_node("Identity", ["embedding"], [NEARNESS]))
+    nodes.append(helper.make_node("ReduceMax", ["embedding"], ["nearest"], axes=[1], keepdims=1))
+    nodes.append(helper.make_node("Sub", ["one", "nearest"], [NOVELTY]))
     outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", m]) for name in HEAD_OUTPUTS]
     outputs.append(helper.make_tensor_value_info(NEARNESS, TensorProto.FLOAT, ["n", DIM]))
+    outputs.append(helper.make_tensor_value_info(NOVELTY, TensorProto.FLOAT, ["n", 1]))
     return _model(nodes, inputs, outputs, constants)
 
 

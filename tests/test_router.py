@@ -43,7 +43,7 @@ def test_every_array_has_a_row_per_request_and_a_column_per_candidate(router: Ro
     estimates = router.estimate(["hello world"] * n)
     assert router.candidates == [SMALL, OPEN, LARGE]
     for name, array in vars(estimates).items():
-        assert array.shape == (n, fake_bundle.DIM if name == "nearness" else 3)
+        assert array.shape == (n, {"nearness": fake_bundle.DIM, "novelty": 1}.get(name, 3))
         assert array.dtype == np.float32
 
 

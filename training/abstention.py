@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from serving.router import Router, Situation
 from training.pacing_benchmark import traffic_of
 from training.traffic.simulate import SimulatedLog
 
-_NEVER = 3.0  # no novelty is above 2
+_NEVER = inf
 
 
 def abstention_figures(router: Router, log: SimulatedLog, policy: Policy = Policy()) -> dict[str, float]:  # noqa: B008

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from serving.encoder import onnx_session
-from serving.router import HEAD_OUTPUTS, NEARNESS
+from serving.router import HEAD_OUTPUTS, NEARNESS, NOVELTY
 from training.encoders import EncoderFiles
 from training.estimators.base import Floats, Inputs
 from training.fit import Head
@@ -22,7 +22,7 @@ class ParityError(ValueError):
 
 
 def head_graph(learned: Learned, dim: int, features: int, surface: int) -> onnx.ModelProto:
-    """`embedding` (n, dim) and `features` (n, k) in; the outputs named in `HEAD_OUTPUTS`, all (n, m), and `NEARNESS` out."""
+    """`embedding` (n, dim) and `features` (n, k) in; `HEAD_OUTPUTS`, all (n, m), `NEARNESS` and `NOVELTY` out."""
     graph = Graph(dim, features)
     costs = learned.costs
     m = len(costs.candidates)
@@ -41,6 +41,7 @@ def head_graph(learned: Learned, dim: int, features: int, surface: int) -> onnx.
         graph.output(tensors[name], name, m)
     nearness = graph.add("MatMul", graph.embedding, graph.constant(learned.centres.T))
     graph.output(nearness, NEARNESS, len(learned.centres))
+    graph.output(learned.spread.to_onnx(graph), NOVELTY, 1)
     return graph.model()
 
 
@@ -86,6 +87,8 @@ def check_parity(path: Path, learned: Learned, inputs: Inputs, tolerance: float)
         ):
             scale = np.maximum(np.abs(expected), 1e-12)  # a free candidate is compared as it is
             _worst(outputs[name] / scale, expected / scale, name, 10 * tolerance)
+        novelty = learned.spread.novelty(part.embedding)[:, None]
+        _worst(session.run([NOVELTY], feed)[0] / novelty, np.ones_like(novelty), NOVELTY, 10 * tolerance)
     return worst
 
 

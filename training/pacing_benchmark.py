@@ -57,9 +57,7 @@ def traffic_of(log: SimulatedLog, router: Router) -> Traffic:
     rows = log.outcomes.drop_duplicates("request_id").sort_values("timestamp", kind="stable")
     requests = [
         RouteRequest(prompt, messages, workflow if isinstance(workflow, str) else None)
-        for prompt, messages, workflow in zip(
-            rows["prompt"].tolist(), rows["messages"].tolist(), rows["workflow"].tolist(), strict=True
-        )
+        for prompt, messages, workflow in zip(rows["prompt"], rows["messages"], rows["workflow"], strict=True)
     ]
     since = pd.to_datetime(rows["timestamp"], utc=True) - pd.Timestamp(0, tz="UTC")
     return Traffic(

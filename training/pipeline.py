@@ -25,6 +25,7 @@ from training.estimators.registry import variants
 from training.fit import Blending, Factory, Head, OutOfFold, Training, fit_head, out_of_fold, out_of_fold_aiq
 from training.label import acceptable
 from training.matrix import OutcomeMatrix, build_matrix
+from training.novelty import Spread, spread_of
 from training.offpolicy import estimate_propensities, judged_propensity
 from training.split import Split, folds, group_requests, split_requests
 
@@ -88,7 +89,8 @@ class Pair:
 class Learned:
     """Everything that was learnt on the training part; `quality` is None where logged quality is 0/1 throughout.
 
-    `centres` (clusters, dim) are unit vectors, the middle of each cluster of training prompts.
+    `centres` (clusters, dim) are unit vectors, the middle of each cluster of training prompts; `spread`
+    is how they lie as a whole.
     """
 
     acceptable: Pair
@@ -99,6 +101,7 @@ class Learned:
     propensity_note: str
     data: Training
     centres: Matrix
+    spread: Spread
 
 
 def prepare(frame: pd.DataFrame, params: Params, catalogue: Mapping[str, Candidate]) -> Prepared:
@@ -273,7 +276,9 @@ def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress
     reference, note = _reference(prepared, labels, data.complete, params.policy.reference)
     everything = cost_model(prepared, matrix, train, np.ones(len(train), dtype=np.bool_), params)
     centres = prompt_clusters(train.embedding, params.fit.novelty_clusters, params.fit.seed)
-    return Learned(heads, graded, everything, reference, note, propensity_note, data, centres)
+    return Learned(
+        heads, graded, everything, reference, note, propensity_note, data, centres, spread_of(train.embedding)
+    )
 
 
 def prompt_clusters(embedding: Matrix, clusters: int, seed: int) -> Matrix:

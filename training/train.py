@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -194,8 +195,8 @@ def _novelty(learned: Learned, calibration: Matrix, share: float) -> Novelty:
     """The threshold that this share of the `calibration` embeddings (n, dim) exceeds, and the training clusters' shares."""
     member = (learned.data.inputs.embedding @ learned.centres.T).argmax(axis=1)
     counts = np.bincount(member, minlength=len(learned.centres))
-    novelty = 1.0 - (calibration @ learned.centres.T).max(axis=1)
-    threshold = float(np.quantile(novelty, 1.0 - share, method="higher")) if len(novelty) else 2.0
+    novelty = learned.spread.novelty(calibration)
+    threshold = float(np.quantile(novelty, 1.0 - share, method="higher")) if len(novelty) else inf
     return Novelty(threshold=threshold, shares=tuple((counts / counts.sum()).tolist()))
 
 
