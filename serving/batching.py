@@ -99,7 +99,7 @@ class Batching:
 def _embed(batch: Sequence[_Waiting]) -> None:
     try:
         embeddings = batch[0].embedder.embed_many([one.text for one in batch])
-    except Exception as error:  # noqa: BLE001: whoever waits is told, and the thread lives on
+    except Exception as error:  # noqa: BLE001 - whoever waits is told
         for one in batch:
             one.done.set_exception(error)
         return

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from serving.policy import Policy
+from serving.policy import Policy, Reason
 from serving.prompt import RouteRequest
 from serving.router import Decision, Router, Situation
 from training.catalogue import load_catalogue
@@ -44,6 +44,7 @@ BY_HAND: Mapping[Goal, tuple[str, ...]] = {
     ),
 }
 _USUAL = Situation()
+_ABSTAINED = (Reason.NOVEL, Reason.LOW_CONFIDENCE)
 _STEPS, _POOL, _SEARCHED = 6, 48, 24
 
 
@@ -51,11 +52,13 @@ _STEPS, _POOL, _SEARCHED = 6, 48, 24
 class Outcome:
     """What an attack did to prompts that did not go to its goal before.
 
-    `flipped` is the share that goes to the goal now, `moved` the share that goes anywhere else than before, `cost` the
-    expected cost of the prompts' decisions after by that before.
+    `flipped` is the share that goes to the goal now, `abstained` the part of it that goes there because the prompt is novel
+    now or confidence in it low, `moved` the share that goes anywhere else than before, `cost` the expected cost of the
+    prompts' decisions after by that before.
     """
 
     flipped: float
+    abstained: float
     moved: float
     cost: float
     prompts: int
@@ -108,7 +111,7 @@ def added(requests: Sequence[RouteRequest], text: str, place: Place) -> list[Rou
 
 
 def limits(router: Router, requests: Sequence[RouteRequest]) -> dict[str, Policy]:
-    """The server rules that are tried against the attacks, by name; the cost limit is the 90th percentile of usual decisions."""
+    """The server rules that are tried against the attacks, by name; the cost limit is usual decisions' 90th percentile."""
     usual = [one.expected_cost_usd or 0.0 for one in router.route_many(requests)]
     target = max(point.quality_target or 0.0 for point in router.manifest.operating_points)
     rules = {"none": Policy(), "max_cost_usd": Policy(max_cost_usd=float(np.quantile(usual, 0.9)))}
@@ -127,10 +130,11 @@ def _measured(
     now = [_decided(router, one, policy) for one in added([one for one, _ in kept], text, place)]
     pairs = [(before, after) for (_, before), after in zip(kept, now, strict=True) if after is not None]
     if not pairs:
-        return Outcome(0.0, 0.0, 1.0, 0)
+        return Outcome(0.0, 0.0, 0.0, 1.0, 0)
     was = sum(before.expected_cost_usd or 0.0 for before, _ in pairs)
     return Outcome(
         flipped=float(np.mean([after.candidate == target for _, after in pairs])),
+        abstained=float(np.mean([after.candidate == target and after.reason in _ABSTAINED for _, after in pairs])),
         moved=float(np.mean([after.candidate != before.candidate for before, after in pairs])),
         cost=sum(after.expected_cost_usd or 0.0 for _, after in pairs) / was if was else 1.0,
         prompts=len(pairs),
