@@ -158,7 +158,7 @@ class Live:
 
 
 def _give_back() -> None:
-    """Hands what the old bundle held back to the system: glibc keeps it otherwise, and each reload would seem to cost memory."""
+    """Hands the old bundle's memory back to the system; glibc keeps it otherwise, and every reload seems to cost some."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)

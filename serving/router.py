@@ -304,8 +304,8 @@ class Router:
         if point is not None and point.certificate is not None and objective is self.manifest.objective:
             # It is for the choice among all candidates with the point's own knob: where anything changed that choice it
             # says nothing. Only what goes to the reference instead cannot break it.
-            usual = rank(worth, cost, setting.knob, range(len(rules)))[0]
-            if chosen.order[0] in (usual, self._reference) or chosen.reason is Reason.EXPLORE:
+            kept = chosen.order[0] == self._reference or chosen.reason is Reason.EXPLORE
+            if kept or chosen.order[0] == rank(worth, cost, setting.knob, range(len(rules)))[0]:
                 certificate = point.certificate
         names = [self.candidates[column] for column in chosen.order]
         return Decision(
