@@ -6,6 +6,7 @@ orjson: FastAPI's own way parses, validates and serialises in separate steps, wh
 
 from __future__ import annotations
 
+import gc
 import logging
 import tempfile
 import time
@@ -475,6 +476,7 @@ def serve(
         "timeout_worker_healthcheck": 60,
     }
     if service is not None:
+        gc.freeze()  # what is loaded now stays: looking through it again and again would make some decisions slow
         uvicorn.run(create_app(settings, service), **options_of_server)
         return
     # Workers are new processes that read their settings from the environment.

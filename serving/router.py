@@ -333,10 +333,9 @@ class Router:
         if point is not None and point.certificate is not None and objective is self.manifest.objective:
             # It is for the choice among all candidates with the point's own knob: where anything changed that choice it
             # says nothing. Only what goes to the reference instead cannot break it.
-            usual = rank(worth, cost, setting.knob, range(len(rules)))[0]
             # What is explored has its own room in the certificate, so what counts then is the choice it stands in for.
             kept = chosen.order[1 if chosen.reason is Reason.EXPLORE else 0]
-            if kept in (usual, self._reference):
+            if kept == self._reference or kept == rank(worth, cost, setting.knob, range(len(rules)))[0]:
                 certificate = point.certificate
         names = [self.candidates[column] for column in chosen.order]
         return Decision(

@@ -153,6 +153,14 @@ class Privacy(BaseModel):
     )
 
 
+_NO_DEMANDS = Privacy()
+
+
+def _no_demands() -> Privacy:
+    """The same for every request that names none: pydantic would copy a default each time, and this is frozen."""
+    return _NO_DEMANDS
+
+
 class RouteBody(BaseModel):
     """One request to route: exactly one of `prompt` and `messages`. Unknown fields are ignored."""
 
@@ -169,10 +177,14 @@ class RouteBody(BaseModel):
     )
     session_id: str | None = Field(default=None, description="The conversation that this request belongs to.")
     allow: list[Name] = Field(
-        default=[], max_length=256, description="Globs over candidate names; only a match may be chosen. Empty: all."
+        default_factory=list,
+        max_length=256,
+        description="Globs over candidate names; only a match may be chosen. Empty: all.",
     )
     deny: list[Name] = Field(
-        default=[], max_length=256, description="Globs over candidate names that may not be chosen. Wins over `allow`."
+        default_factory=list,
+        max_length=256,
+        description="Globs over candidate names that may not be chosen. Wins over `allow`.",
     )
     quality_target: float | None = Field(
         default=None,
@@ -195,12 +207,12 @@ class RouteBody(BaseModel):
         description="Highest expected 95th percentile of latency; one that is not known is too high.",
     )
     requires: list[Capability] = Field(
-        default=[],
+        default_factory=list,
         max_length=3,
         description="What the candidate has to be known for; an OpenAI body says it by its shape.",
     )
     privacy: Privacy = Field(
-        default=Privacy(), description="What has to be known of how the candidate treats the data."
+        default_factory=_no_demands, description="What has to be known of how the candidate treats the data."
     )
     objective: Objective | None = Field(
         default=None,

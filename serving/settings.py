@@ -28,9 +28,9 @@ class Settings(BaseSettings):
     workers: int = Field(default=1, ge=1, description="Processes that serve, each with its own bundle in memory.")
     threads: int = Field(default=1, ge=1, description="Threads of one forward pass; more processes scale better.")
     encoders: int = Field(
-        default_factory=lambda: os.cpu_count() or 1,
+        default=2,
         ge=1,
-        description="Threads that embed with a transformer encoder; the machine's cores. A static one needs none.",
+        description="Threads that embed with a transformer encoder, at best one a core. A static one needs none.",
     )
     watch_seconds: float = Field(default=2.0, gt=0, description="How often to look for a new bundle.")
     policies: Path | None = Field(default=None, description="The rule file (policies.toml): rules, budgets, API keys.")

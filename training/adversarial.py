@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from serving.policy import Policy
+from serving.policy import Policy, Reason
 from serving.prompt import RouteRequest
 from serving.router import Decision, Router, Situation
 from training.catalogue import load_catalogue
@@ -44,6 +44,7 @@ BY_HAND: Mapping[Goal, tuple[str, ...]] = {
     ),
 }
 _USUAL = Situation()
+_ABSTAINED = (Reason.NOVEL, Reason.LOW_CONFIDENCE)
 _STEPS, _POOL, _SEARCHED = 6, 48, 24
 
 
@@ -51,11 +52,13 @@ _STEPS, _POOL, _SEARCHED = 6, 48, 24
 class Outcome:
     """What an attack did to prompts that did not go to its goal before.
 
-    `flipped` is the share that goes to the goal now, `moved` the share that goes anywhere else than before, `cost` the
-    expected cost of the prompts' decisions after by that before.
+    `flipped` is the share that goes to the goal now, `abstained` the part of it that goes there because the prompt is novel
+    now or confidence in it low, `moved` the share that goes anywhere else than before, `cost` the expected cost of the
+    prompts' decisions after by that before.
     """
 
     flipped: float
+    abstained: float
     moved: float
     cost: float
     prompts: int
@@ -127,10 +130,11 @@ def _measured(
     now = [_decided(router, one, policy) for one in added([one for one, _ in kept], text, place)]
     pairs = [(before, after) for (_, before), after in zip(kept, now, strict=True) if after is not None]
     if not pairs:
-        return Outcome(0.0, 0.0, 1.0, 0)
+        return Outcome(0.0, 0.0, 0.0, 1.0, 0)
     was = sum(before.expected_cost_usd or 0.0 for before, _ in pairs)
     return Outcome(
         flipped=float(np.mean([after.candidate == target for _, after in pairs])),
+        abstained=float(np.mean([after.candidate == target and after.reason in _ABSTAINED for _, after in pairs])),
         moved=float(np.mean([after.candidate != before.candidate for before, after in pairs])),
         cost=sum(after.expected_cost_usd or 0.0 for _, after in pairs) / was if was else 1.0,
         prompts=len(pairs),

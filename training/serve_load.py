@@ -130,3 +130,14 @@ def answers(url: str) -> bool:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False
+
+
+def post(url: str, body: str) -> bytes:
+    """The answer to one body; raises LoadError."""
+    request = urllib.request.Request(url, body.encode(), {"content-type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:
+            answer: bytes = response.read()
+            return answer
+    except (urllib.error.URLError, OSError) as error:
+        raise LoadError(f"POST {url}: {error}") from error

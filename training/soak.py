@@ -210,7 +210,8 @@ def _judged(
     """The figures, and the checks on them; the server is stopped."""
     stored = _stored(store)
     since = server.down[-1][1] if server.down else memory[0][0]
-    steady = [(at, mib) for at, mib in memory if at > since + 2]
+    # Until each bundle was loaded once, memory has no level to keep.
+    steady = [(at, mib) for at, mib in memory if at > since + min(2 * SWITCH_SECONDS + 5, (memory[-1][0] - since) / 3)]
     window = min(60.0, (steady[-1][0] - steady[0][0]) / 4)
     first = mean(mib for at, mib in steady if at <= steady[0][0] + window)
     last = mean(mib for at, mib in steady if at >= steady[-1][0] - window)
@@ -222,6 +223,7 @@ def _judged(
         "missing": missing, "not_2xx": other, "restarts": len(server.down),
         "broken_at_restart": len(at_restart), "broken_otherwise": len(seen.broken) - len(at_restart),
         "bundles": dict(seen.bundles), "reasons": dict(seen.reasons), "first_mib": first, "last_mib": last,
+        "memory_mib": [round(mib) for _, mib in memory[:: max(len(memory) // 40, 1)]],
         "holds": not missing and not other and len(seen.broken) == len(at_restart) and abs(last / first - 1) <= 0.1,
     }  # fmt: skip
 
