@@ -13,7 +13,7 @@ PORT   ?= 8080
 BUNDLE ?= models/current
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train serve test check notebook benchmark mlflow clean
+.PHONY: help setup train serve test check notebook benchmark bench-serve mlflow clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ mlflow: $(READY) ## Open MLflow's pages on http://127.0.0.1:5000
 
 benchmark: $(READY) ## Measure on five seeds and write docs/benchmarks.md (BENCH_DATA=folder of public outcomes)
 	$(BIN)/python -m training.benchmark_run $(ARGS)
+
+bench-serve: $(READY) ## Measure serving with wrk and write docs/bench-serve.json (ARGS="--soak-minutes 10" for a long load)
+	$(BIN)/python -m training.serve_benchmark $(ARGS)
 
 clean: ## Remove what was installed, cached and trained
 	rm -rf $(VENV) .cache mlruns $(filter-out models/README.md,$(wildcard models/*))

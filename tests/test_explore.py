@@ -88,7 +88,7 @@ def test_the_share_that_explores(router: Router, policy: Policy, rate: float) ->
 
 
 def test_what_overrules_the_choice_is_not_explored(router: Router) -> None:
-    spent = router.route("hello", Policy(), Situation(cheapest=True, explore=0.2, draw=0.0))
+    spent = router.route("hello", Policy(), Situation(most_usd=0.0, explore=0.2, draw=0.0))
     assert (spent.reason, spent.propensity) == (Reason.BUDGET, 1.0)
     unsure = router.route("hello", Policy(knob=200.0, abstain_below=0.9), Situation(explore=0.2, draw=0.0))
     assert (unsure.reason, unsure.candidate, unsure.propensity) == (Reason.LOW_CONFIDENCE, LARGE, 1.0)
@@ -100,7 +100,7 @@ def test_a_certificate_holds_for_what_explores_from_a_certified_choice_alone(rou
     assert (free.reason, free.certificate) == (Reason.EXPLORE, certificate(0.2, 0.15))
     paced = Situation(explore=0.2, draw=0.0, pace=1e6)
     forced = router.route("hello", Policy(quality_target=0.8), paced)
-    assert (forced.reason, forced.certificate) == (Reason.EXPLORE, None), "the pace changed what it explores from"
+    assert (forced.reason, forced.certificate) == (Reason.BUDGET, None), "a choice that a budget changed is not explored"
 
 
 # --- properties ---
