@@ -100,7 +100,9 @@ def test_a_certificate_holds_for_what_explores_from_a_certified_choice_alone(rou
     assert (free.reason, free.certificate) == (Reason.EXPLORE, certificate(0.2, 0.15))
     paced = Situation(explore=0.2, draw=0.0, pace=1e6)
     forced = router.route("hello", Policy(quality_target=0.8), paced)
-    assert (forced.reason, forced.certificate) == (Reason.BUDGET, None), "a choice that a budget changed is not explored"
+    assert (forced.reason, forced.certificate) == (Reason.BUDGET, None), (
+        "a choice that a budget changed is not explored"
+    )
 
 
 # --- properties ---
