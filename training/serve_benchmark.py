@@ -25,7 +25,10 @@ from rich.console import Console
 
 from serving.prompt import RouteRequest
 from serving.router import Router
+from training.catalogue import load_catalogue
+from training.config import load_params
 from training.serve_load import LoadError, bodies, post, process, prompts, wrk
+from training.traffic.simulate import simulate
 
 TOKENS = (10, 100, 1000)
 CONNECTIONS = (1, 16, 64)
@@ -36,6 +39,7 @@ _QUICK = (
     "fit.estimators=table+low-rank,hierarchical-ridge", "fit.blend=false", "evaluate.splits=false",
     "evaluate.resamples=10", "simulate.requests=2000",
 )  # fmt: skip
+_ABSTAINED, _ABSTENTION_SEED = 1500, 11
 _console = Console(stderr=True)
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -51,6 +55,7 @@ def main(
     soak_minutes: Annotated[float, typer.Option(help="Minutes of load with reloads and a kill; 0: none.")] = 0.0,
     attacks: Annotated[bool, typer.Option(help="Try to force the strongest or the cheapest candidate by text.")] = True,
     speed: Annotated[bool, typer.Option(help="Measure latency and throughput.")] = True,
+    simulations: Annotated[bool, typer.Option(help="Simulate pacing, abstaining, and learning from decisions.")] = True,
 ) -> None:
     """Measure serving and write docs/bench-serve.json and docs/benchmarks.md."""
     path = out / "bench-serve.json"
@@ -73,10 +78,27 @@ def main(
 
         found["adversarial"] = attack(bundles["static"])
         save(out, found)
-    for check in found["checks"]:
+    if simulations:
+        found["simulated"] = _simulations(bundles["static"], cache)
+        save(out, found)
+    for check in found.get("checks", ()):
         _console.print(
             f"{'holds' if check['holds'] else 'FAILS'}  {check['what']}: {check['value']} (limit {check['limit']})"
         )
+
+
+def _simulations(folder: Path, cache: Path) -> dict[str, Any]:
+    """What pacing and abstaining give, and a router trained on another's decisions, judged by the simulator's truth."""
+    from training.abstention import abstention_figures
+    from training.loop_benchmark import close_loop
+    from training.pacing_benchmark import pacing_figures
+
+    router = Router.load(folder)
+    log = simulate(list(router.manifest.candidates), requests=_ABSTAINED, seed=_ABSTENTION_SEED)
+    params = load_params(overrides=_QUICK)
+    with tempfile.TemporaryDirectory() as name:
+        loop = close_loop(Path(name), cache.parent, params, load_catalogue(Path("data/candidates.toml")))
+    return {"pacing": pacing_figures(router), "abstention": abstention_figures(router, log), "loop": loop}
 
 
 def save(out: Path, found: Mapping[str, Any]) -> None:
