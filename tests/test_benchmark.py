@@ -109,5 +109,5 @@ def test_the_lead_is_over_the_best_baseline_of_each_set() -> None:
 def test_a_readme_without_marks_is_refused(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("nothing here")
     with pytest.raises(ValueError, match="benchmark"):
-        write({"sets": {}, "machine": {"cores": "1", "processor": "", "system": "", "python": ""}, "seeds": [],
+        write({"sets": {}, "machine": {"cores": "1", "processor": "", "system": "", "python": ""}, "seeds": [], "commits": {},
                "encoder_speed": None, "large": None}, tmp_path / "b.md", tmp_path / "README.md")  # fmt: skip

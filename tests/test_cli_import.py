@@ -91,7 +91,7 @@ def test_a_check_fails_answers_before_the_judge_grades_the_rest(
     judging = given(
         map=MAP, score_paths=[stars], score_rules=["stars"], checks=["regex:1"], judge="x/y", budget_usd=2.5
     )
-    table, accounts = cli_import.read_logs([log], [], "auto", judging, None, tmp_path, lambda *_: None)  # type: ignore[arg-type]
+    table, accounts = cli_import.read_logs([str(log)], [], "auto", {}, judging, None, tmp_path, lambda *_: None)  # type: ignore[arg-type]
     answers = [json.loads(line)["choices"][0]["message"]["content"] for line in log.read_text().splitlines()]
     good = [answer.endswith("1}") for answer in answers]
     assert asked == [[float(ok) for ok in good[:4]] + [-1 if ok else 0.0 for ok in good[4:]]]

@@ -712,8 +712,8 @@ def test_one_command_trains_a_router_on_an_export(tmp_path: Path) -> None:
     arguments += ["--set", "fit.estimators=workflow-table,logistic"]
     refused = router_train(*arguments)
     assert refused.returncode == 2
-    assert "--score-range WORST:BEST" in refused.stderr
-    trained = router_train(*arguments, "--score-range", "1:5")
+    assert "--score-rule minmax:WORST:BEST" in refused.stderr
+    trained = router_train(*arguments, "--score-rule", "minmax:1:5")
     assert trained.returncode == 0, trained.stderr
     assert "480 rows read as langfuse: 480 used, 0 skipped" in trained.stdout
     assert "langfuse: latency is in seconds" in trained.stdout

@@ -38,6 +38,7 @@ from training.traffic.simulate import simulate
 CACHE = Path(".cache")
 PUBLIC = {"RouterBench": "routerbench", "RouteLLM": "routellm"}
 SIMULATED = "simulated log"
+PARTS = (*PUBLIC, SIMULATED, "encoders", "large", "import", "picture")
 _console = Console(stderr=True)
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -53,34 +54,61 @@ def main(
     max_workers: Annotated[int, typer.Option(help="Data sets worked on at once.")] = 2,
     rows: Annotated[int, typer.Option(help="Rows of the large simulated log; 0 leaves it out.")] = 100_000,
     import_rows: Annotated[int, typer.Option(help="Rows of the log that is imported; 0 leaves it out.")] = 1_000_000,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Measure these parts again and keep the others: {', '.join(PARTS)}. May be repeated."),
+    ] = None,
 ) -> None:
     """Five seeds on every data set there is, written to docs/benchmarks.json and docs/benchmarks.md."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     params = load_params()
     chosen = range(first_seed, first_seed + seeds)
-    found: dict[str, Any] = {"machine": _machine(), "seeds": list(chosen), "sets": {}}
+    wanted = tuple(only or PARTS)
+    if unknown := set(wanted) - set(PARTS):
+        _console.print(f"--only {sorted(unknown)[0]}: expected one of {', '.join(PARTS)}")
+        raise typer.Exit(2)
+    found: dict[str, Any] = {"machine": _machine(), "seeds": list(chosen), "sets": {}, "commits": {}}
+    if only:
+        found = json.loads((out / "benchmarks.json").read_text(encoding="utf-8"))
+
+    def measured(part: str) -> None:
+        """Keeps what there is, and which code it was measured with."""
+        found["commits"][part] = _commit()
+        _save(out, found)
+
     names = [name for name, folder in PUBLIC.items() if (data / folder).is_dir()]
     for name in PUBLIC.keys() - set(names):
         _console.print(f"[yellow]{data / PUBLIC[name]} is absent: {name} is left out[/]")
-    if len(names) < len(PUBLIC) and out == Path("docs"):
+    if not only and len(names) < len(PUBLIC) and out == Path("docs"):
         _console.print("docs/ is for the whole benchmark: set BENCH_DATA to the public data, or give another --out.")
         raise typer.Exit(2)
     # A process per data set: the fits are small, and threads inside them mostly wait for each other.
     with ProcessPoolExecutor(max_workers=max_workers, initializer=_one_thread) as pool:
-        jobs = {name: pool.submit(_one_set, name, data, params, chosen) for name in [*names, SIMULATED]}
+        sets = [name for name in [*names, SIMULATED] if name in wanted]
+        jobs = {name: pool.submit(_one_set, name, data, params, chosen) for name in sets}
         for name, job in jobs.items():
             found["sets"][name] = job.result()
             _console.print(f"{name} is done")
-            _save(out, found)
-    found["encoder_speed"] = _encoder_speed(params)
-    _save(out, found)
-    if rows:
+            measured(name)
+    if "encoders" in wanted:
+        found["encoder_speed"] = _encoder_speed(params)
+        measured("encoders")
+    if "large" in wanted and rows:
         found["large"] = _large(rows)
-    _save(out, found)
-    if import_rows:
+        measured("large")
+    if "import" in wanted and import_rows:
         found["import"] = _import(import_rows)
-    _save(out, found)
-    draw_picture(out / "frontier.svg")
+        measured("import")
+    if "picture" in wanted:
+        draw_picture(out / "frontier.svg")
+        measured("picture")
+
+
+def _commit() -> str:
+    """The commit that is checked out, with a + if files differ from it; "" outside a repository."""
+    command = ["git", "describe", "--always", "--abbrev=10", "--dirty=+", "--exclude=*"]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    return asked.stdout.strip()
 
 
 def draw_picture(path: Path) -> None:
