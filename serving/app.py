@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -27,6 +28,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
 from serving.budgets import BudgetSpentError
 from serving.bundle import BundleError, Manifest
@@ -71,6 +73,7 @@ Body = TypeVar("Body", bound=BaseModel)
 # From this length on a body is handled in a worker thread: reading it would hold up the requests behind it.
 _INLINE_BYTES = 32 * 1024
 _REF = "#/components/schemas/{model}"
+_SWITCH_SECONDS = 0.0005
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -84,6 +87,8 @@ def create_app(settings: Settings | None = None, service: Service | None = None)
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         made = service if service is not None else Service(settings)
+        # The store's thread shares the interpreter with the event loop, and would keep it from a request for 5 ms at a time.
+        sys.setswitchinterval(_SWITCH_SECONDS)
         made.start()
         app.state.service = made
         router = made.live.current.router
@@ -392,6 +397,10 @@ def _add_routes(app: FastAPI) -> None:
         ("/readyz", readyz, None, HealthResponse, "health", ()),
     )
     for path, endpoint, body, answer, tag, errors in routes:
+        if endpoint in (route, feedback):
+            # The endpoint takes the request as it is, so Starlette's own route does: FastAPI's, which follows for the
+            # document, would resolve dependencies that there are none of.
+            app.router.routes.append(Route(path, endpoint, methods=["POST"]))
         always = (failed,) if endpoint is healthz else (failed, unready)
         app.add_api_route(
             path,
