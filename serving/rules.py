@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import tomllib
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -71,6 +72,12 @@ class Rules(_Section):
         if self.quality_target is not None and self.cost_quality is not None:
             raise ValueError("give at most one of quality_target and cost_quality; both arrived")
         return self
+
+    @cached_property
+    def tightening(self) -> Policy | None:
+        """The policy, None where it asks for nothing; made once, for it is asked for with every request."""
+        asked = self.policy()
+        return None if asked == Policy() else asked
 
     def policy(self) -> Policy:
         return Policy(

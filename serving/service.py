@@ -40,7 +40,6 @@ logger = logging.getLogger(__name__)
 _INLINE_CHARS = 32 * 1024
 _CHARS_PER_TOKEN = 4.0
 _FREE = Allowance()
-_NO_RULES = Rules()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,6 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.rules: RuleBook = load_rules(settings.policies)
-        self._policies = {name: rules.policy() for name, rules in self.rules.every_scope() if rules != _NO_RULES}
         self.live = self._load(settings.bundle)
         self._check_rules()
         self.shadow = Shadow(self._load(settings.shadow)) if settings.shadow else None
@@ -104,9 +102,9 @@ class Service:
     def ask(self, request: RouteRequest, policy: Policy, key: str | None) -> Asked:
         """The request under the server's rules, which only tighten what it asks itself."""
         scopes = self.rules.scopes(key, request.workflow)
-        for name, _ in scopes:
-            if name in self._policies:
-                policy = policy.tightened(self._policies[name])
+        for _, rules in scopes:
+            if rules.tightening is not None:
+                policy = policy.tightened(rules.tightening)
         return Asked(request, policy, key, scopes)
 
     async def route(self, asked: Asked) -> tuple[str, Decision]:
