@@ -95,7 +95,7 @@ def _simulations(folder: Path, cache: Path) -> dict[str, Any]:
 
     router = Router.load(folder)
     log = simulate(list(router.manifest.candidates), requests=_ABSTAINED, seed=_ABSTENTION_SEED)
-    params = load_params(overrides=_QUICK)
+    params = load_params(overrides=("evaluate.splits=false", "evaluate.resamples=10"))
     with tempfile.TemporaryDirectory() as name:
         loop = close_loop(Path(name), cache.parent, params, load_catalogue(Path("data/candidates.toml")))
     return {"pacing": pacing_figures(router), "abstention": abstention_figures(router, log), "loop": loop}
