@@ -45,10 +45,12 @@ def tracked_in(folder: Path) -> list[str]:
     ]
 
 
-@pytest.fixture(autouse=True)
-def _no_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A service under test stores nothing, unless the test gives it a store."""
-    monkeypatch.setenv("ROUTER_STORE", "")
+@pytest.fixture(autouse=True, scope="session")
+def _no_store() -> Iterator[None]:
+    """A service under test stores nothing, unless the test gives it a store; from before any other fixture is made."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROUTER_STORE", "")
+        yield
 
 
 @pytest.fixture(scope="session")
