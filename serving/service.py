@@ -128,6 +128,11 @@ class Service:
         except Exception:  # whatever it is, the caller still needs to know where to send the request
             logger.exception("a decision failed, the reference answers")
             reason = Reason.FAULT
+        return self._without_estimates(asked, serving, reason, started)
+
+    def _without_estimates(
+        self, asked: Asked, serving: Serving, reason: Reason, started: float
+    ) -> tuple[str, Decision]:
         identifier, decision = self._reserved(asked, lambda _: self.fallback(asked, serving, reason))
         return self._finish(identifier, asked, decision, None, started)
 
@@ -185,16 +190,21 @@ class Service:
         return self.fallback(asked, serving, Reason.NO_CANDIDATE, default)
 
     def route_batch(self, asked: Sequence[Asked]) -> list[Answer]:
-        """As `route` for several requests with one forward pass, each with its error in its place."""
+        """As `route` for several requests with one forward pass, each with its error in its place; no time limit holds."""
         started = time.perf_counter()
         serving = self.live.current
-        embeddings = serving.router.encoder.encode([text_of(one.request) for one in asked])
-        came: Sequence[Decision | NoEligibleCandidateError | None] = [None] * len(asked)
-        if not self.budgets.any:  # with budgets, what one decision takes the next one cannot have
-            situated = [(one.request, one.policy, self._situation(one, _FREE)) for one in asked]
-            came = serving.router.route_each(situated, embeddings)
+        try:
+            embeddings: Matrix | None = serving.router.encoder.encode([text_of(one.request) for one in asked])
+            came: Sequence[Decision | NoEligibleCandidateError | None] = [None] * len(asked)
+            if not self.budgets.any:  # with budgets, what one decision takes the next one cannot have
+                situated = [(one.request, one.policy, self._situation(one, _FREE)) for one in asked]
+                came = serving.router.route_each(situated, embeddings)
+        except Exception:  # as in `route`: nobody's call may fail because of this
+            logger.exception("a batch of decisions failed, the reference answers")
+            embeddings, came = None, [None] * len(asked)
         answers = [
-            self._answer(one, serving, embeddings[row : row + 1], started, came[row]) for row, one in enumerate(asked)
+            self._answer(one, serving, None if embeddings is None else embeddings[row : row + 1], started, came[row])
+            for row, one in enumerate(asked)
         ]
         self.metrics.stage("batch", time.perf_counter() - started)
         return answers
@@ -203,12 +213,17 @@ class Service:
         self,
         asked: Asked,
         serving: Serving,
-        embedding: Matrix,
+        embedding: Matrix | None,
         started: float,
         came: Decision | NoEligibleCandidateError | None,
     ) -> Answer:
-        """One of a batch: its decision, or what came instead; decided here where nothing `came` yet."""
+        """One of a batch: its decision, or what came instead; decided here where nothing `came` yet.
+
+        Without an embedding there are no estimates, and the reference answers.
+        """
         try:
+            if embedding is None:
+                return self._without_estimates(asked, serving, Reason.FAULT, started)
             if came is None:
                 return self.decide(asked, serving, embedding, started)
             decision = came if isinstance(came, Decision) else self._default(asked, serving, came)

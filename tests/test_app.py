@@ -287,6 +287,22 @@ def test_a_decision_that_fails_goes_to_the_reference_and_is_logged(
     assert "my secret" not in caplog.text
 
 
+def test_a_batch_that_fails_goes_to_the_reference_and_is_logged(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("inside")
+
+    with TestClient(create_app(Settings(bundle=folder))) as client:
+        monkeypatch.setattr(Router, "route_each", fail)
+        body = {"requests": [{"prompt": "my secret"}, {"prompt": "my secret", "allow": ["none"]}]}
+        decided, refused = client.post("/v1/route/batch", json=body).json()["results"]
+    assert (decided["model"], decided["reason"], decided["confidence"]) == (LARGE, "fault", None)
+    assert refused["ruled_out"][LARGE] == "not_allowed"
+    assert "inside" in caplog.text
+    assert "my secret" not in caplog.text
+
+
 def test_an_unexpected_error_says_nothing_and_is_logged(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -226,15 +227,26 @@ def test_a_batch_of_feedback_is_taken_whole_or_not_at_all(tmp_path: Path, monkey
     assert stored(str(tmp_path / "d.db"), FEEDBACK) == []
 
 
-def test_a_locked_database_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "d.db"
+def impatient_store(path: Path) -> DecisionStore:
+    """A store that waits a millisecond for another's write, not five seconds."""
     engine = open_engine(str(path))
     sa.event.listen(engine, "connect", lambda connection, _: connection.execute("pragma busy_timeout = 1"))
     engine.dispose()
-    store = DecisionStore(engine)
-    locker = sa.create_engine(f"sqlite:///{path}", poolclass=sa.NullPool)
-    with locker.connect() as connection:
+    return DecisionStore(engine)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[sa.Connection]:
+    """A connection that holds the database's only write lock, until it is rolled back."""
+    with sa.create_engine(f"sqlite:///{path}", poolclass=sa.NullPool).connect() as connection:
         connection.exec_driver_sql("begin immediate")
+        yield connection
+
+
+def test_a_locked_database_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "d.db"
+    store = impatient_store(path)
+    with locked(path) as connection:
         (waiting,) = store.feedback([feedback()])
         wait_for(lambda: store.retries >= 2)
         assert not waiting.done()
@@ -246,13 +258,8 @@ def test_a_locked_database_is_tried_again(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_database_that_stays_away_is_given_up_at_close_and_said(tmp_path: Path) -> None:
     path = tmp_path / "d.db"
-    engine = open_engine(str(path))
-    sa.event.listen(engine, "connect", lambda connection, _: connection.execute("pragma busy_timeout = 1"))
-    engine.dispose()
-    store = DecisionStore(engine)
-    locker = sa.create_engine(f"sqlite:///{path}", poolclass=sa.NullPool)
-    with locker.connect() as connection:
-        connection.exec_driver_sql("begin immediate")
+    store = impatient_store(path)
+    with locked(path) as connection:
         (waiting,) = store.feedback([feedback()])
         wait_for(lambda: store.retries >= 1)
         store.close(timeout=0.2)

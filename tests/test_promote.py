@@ -426,12 +426,11 @@ def test_the_champion_can_be_asked_for_and_set(copied: Path) -> None:
     first, again, worse = versions(copied / "models")
     settings = replace(load_params().tracking, uri=f"sqlite:///{copied / 'mlruns' / 'mlflow.db'}")
     assert tracking.versions(settings) == {first: "1", again: "2", worse: "3"}
-    assert tracking.champion_version(settings) == "2"
+    assert aliases(copied)["champion"] == again
     assert tracking.set_champion(settings, first) == "1"
     assert tracking.set_champion(settings, "never registered") is None
     assert aliases(copied) == {"champion": first, "previous": again, "challenger": worse}
     absent = replace(settings, uri=f"sqlite:///{copied / 'none' / 'mlflow.db'}")
     assert tracking.versions(absent) == {}
-    assert tracking.champion_version(absent) is None
     assert tracking.set_champion(absent, first) is None
     assert not (copied / "none").exists()

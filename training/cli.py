@@ -39,6 +39,7 @@ from training.traffic import hub
 
 if TYPE_CHECKING:
     from training.baselines import Truth
+    from training.pipeline import Progress as ReportProgress
     from training.promote import Verdict
     from training.traffic.simulate import SimulatedLog
 
@@ -47,7 +48,8 @@ app.add_typer(cli_logs.app)
 
 
 @contextmanager
-def _progress() -> Iterator[Progress]:
+def _progress() -> Iterator[ReportProgress]:
+    """A bar on stderr while something long runs, and what tells it how far that is."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -56,7 +58,12 @@ def _progress() -> Iterator[Progress]:
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=errors, transient=True) as bar:
-        yield bar
+        task = bar.add_task("read", total=None)
+
+        def progress(stage: str, done: int | None = None, total: int | None = None) -> None:
+            bar.update(task, description=stage, completed=done or 0, total=total)
+
+        yield progress
 
 
 @app.command()
@@ -98,12 +105,7 @@ def run(
         from training import report
         from training.train import train
 
-        with _progress() as bar:
-            task = bar.add_task("read", total=None)
-
-            def progress(stage: str, done: int | None = None, total: int | None = None) -> None:
-                bar.update(task, description=stage, completed=done or 0, total=total)
-
+        with _progress() as progress:
             masked = cli_store.redactor(phone_region) if redact else None
             if data:
                 read = cli_import.read_logs(
@@ -127,7 +129,7 @@ def run(
             )
             manifest = trained.bundle.manifest
             if track:
-                progress("track")
+                progress("track", None, None)
                 from training.tracking import track as log_run
 
                 tracked = log_run(
@@ -207,12 +209,7 @@ def evaluate(
         judging = cli_import.judging(
             map, scores, score_rule, score_name, trace_scores, check, judge, judge_budget_usd, judge_price
         )
-        with _progress() as bar:
-            task = bar.add_task("read", total=None)
-
-            def progress(stage: str, done: int | None = None, total: int | None = None) -> None:
-                bar.update(task, description=stage, completed=done or 0, total=total)
-
+        with _progress() as progress:
             table, accounts = cli_import.read_logs(data, [], format, prices, judging, settings.judge, cache, progress)
         result = evaluate_bundle(
             opened,

@@ -111,10 +111,11 @@ class Confidence:
 
 @dataclass(frozen=True)
 class OffPolicyLine:
-    """What requests with one outcome say of a routing: quality twice over, doubly robust and self-normalised, and cost."""
+    """What requests with one outcome say of a routing: cost, and quality three times (doubly robust, IPS and SNIPS)."""
 
     name: str
     quality: Estimate
+    quality_ips: Estimate
     quality_snips: Estimate
     cost_usd: Estimate
 

@@ -95,12 +95,6 @@ def versions(settings: Tracking) -> dict[str, str]:
     return {version.tags[_BUNDLE]: str(version.version) for version in oldest_first if _BUNDLE in version.tags}
 
 
-def champion_version(settings: Tracking) -> str | None:
-    """The model version that is the champion; None where there is none."""
-    client = _reader(settings)
-    return None if client is None else _aliases(client, settings.model).get(CHAMPION)
-
-
 def set_champion(settings: Tracking, bundle: str) -> str | None:
     """Makes a registered bundle the champion and the champion before it "previous".
 

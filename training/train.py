@@ -43,7 +43,7 @@ from training.evaluate import (
 )
 from training.export import write_files
 from training.frontier import knob_grid
-from training.offpolicy import doubly_robust, snips
+from training.offpolicy import doubly_robust, ips, snips
 from training.operating import CalibrationData, operating_points
 from training.outcomes import Outcomes as OutcomeTable
 from training.pipeline import (
@@ -350,6 +350,7 @@ def _off_policy(
         OffPolicyLine(
             name,
             doubly_robust(labels, propensity, columns, value),
+            ips(labels, propensity, columns),
             snips(labels, propensity, columns),
             doubly_robust(seen_cost, propensity, columns, cost),
         )
