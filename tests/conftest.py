@@ -30,7 +30,7 @@ class Trained:
 
 def router_train(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Runs `router-train` as a user does, from the project's folder."""
-    command = [sys.executable, "-m", "training.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "training.cli.main", *map(str, arguments)]
     environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1"}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
 

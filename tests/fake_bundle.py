@@ -20,7 +20,9 @@ from tokenizers.models import WordLevel
 from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import Whitespace
 
-from serving.bundle import (
+from serving.bundle.catalogue import Candidate
+from serving.bundle.features import SURFACE
+from serving.bundle.manifest import (
     FORMAT_VERSION,
     EncoderSpec,
     HeadSpec,
@@ -30,10 +32,8 @@ from serving.bundle import (
     switch_current,
     write_bundle,
 )
-from serving.catalogue import Candidate
-from serving.features import SURFACE
-from serving.policy import Objective
-from serving.router import HEAD_OUTPUTS, NEARNESS, NOVELTY
+from serving.decide.policy import Objective
+from serving.decide.router import HEAD_OUTPUTS, NEARNESS, NOVELTY
 
 VERSION = "fake-1"
 WORKFLOWS = ("easy", "hard")

@@ -1,4 +1,4 @@
-"""Runs graphs made with `training.onnx_graph.Graph` on arrays, for tests that compare them with numpy."""
+"""Runs graphs made with `training.learn.onnx_graph.Graph` on arrays, for tests that compare them with numpy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import ArrayLike, NDArray
 
-from training.onnx_graph import Graph
+from training.learn.onnx_graph import Graph
 
 
 def run(graph: Graph, tensor: str, columns: int, *, embedding: ArrayLike, features: ArrayLike) -> NDArray[np.float64]:

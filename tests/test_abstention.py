@@ -8,12 +8,12 @@ import pytest
 from conftest import Trained
 from fake_bundle import LARGE, OPEN, SMALL
 
-from serving.bundle import Bundle, Novelty
-from serving.policy import Policy, Reason
-from serving.prompt import RouteRequest
-from serving.router import Router, Situation
-from training.abstention import abstention_figures
-from training.traffic.simulate import simulate
+from benchmarks.simulated.abstention import abstention_figures
+from serving.bundle.manifest import Bundle, Novelty
+from serving.bundle.request import RouteRequest
+from serving.decide.policy import Policy, Reason
+from serving.decide.router import Router, Situation
+from training.simulation.simulate import simulate
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.catalogue import Candidate
-from training.aliases import resolve
-from training.catalogue import CatalogueError, load_catalogue
-from training.matrix import build_matrix
-from training.outcomes import AliasUse, Outcomes, validate
-from training.same_llm import Alike, alike
+from serving.bundle.catalogue import Candidate
+from training.dataset.matrix import build_matrix
+from training.logs.aliases import resolve
+from training.logs.outcomes import AliasUse, Outcomes, validate
+from training.logs.same_llm import Alike, alike
+from training.prices.catalogue import CatalogueError, load_catalogue
 
 CATALOGUE = {
     "gpt-4o": Candidate(name="gpt-4o", aliases=("azure/gpt-4o", "prod-chat")),

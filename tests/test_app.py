@@ -17,13 +17,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from serving.app import create_app
-from serving.bundle import BundleError
-from serving.policy import Reason
-from serving.problems import without_lone_surrogates
-from serving.router import Router
-from serving.schemas import BatchResponse, BundleResponse, CandidatesResponse, HealthResponse, Problem, RouteResponse
-from serving.service import Service
+from serving.api.app import create_app
+from serving.api.problems import without_lone_surrogates
+from serving.api.schemas import (
+    BatchResponse,
+    BundleResponse,
+    CandidatesResponse,
+    HealthResponse,
+    Problem,
+    RouteResponse,
+)
+from serving.bundle.manifest import BundleError
+from serving.decide.policy import Reason
+from serving.decide.router import Router
+from serving.runtime.pipeline import Service
 from serving.settings import Settings
 
 PROBLEM = "application/problem+json"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from serving.batching import LONGEST_TOGETHER, MOST_TOGETHER, Batching, BusyError
+from serving.runtime.batching import LONGEST_TOGETHER, MOST_TOGETHER, Batching, BusyError
 
 
 class Lengths:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from conftest import Trained
 
-from serving.bundle import Bundle
-from serving.policy import choose
-from serving.prompt import RouteRequest
-from serving.router import Router
+from serving.bundle.manifest import Bundle
+from serving.bundle.request import RouteRequest
+from serving.decide.policy import choose
+from serving.decide.router import Router
 
 PROMPTS = [
     ("translation", "Translate to French: good morning"),

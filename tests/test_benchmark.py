@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from training import benchmark as bench
-from training.benchmark import DataSet
-from training.benchmark_report import best_baseline, mean_lead, write
-from training.catalogue import load_catalogue
+from benchmarks.routing import benchmark as bench
+from benchmarks.routing.benchmark import DataSet
+from benchmarks.routing.benchmark_report import best_baseline, mean_lead, write
 from training.config import Params, load_params
-from training.outcomes import validate
-from training.pipeline import encode, prepare
-from training.splits import by_prompt
-from training.traffic.simulate import simulate
+from training.evaluate.splits import by_prompt
+from training.learn.pipeline import encode, prepare
+from training.logs.outcomes import validate
+from training.prices.catalogue import load_catalogue
+from training.simulation.simulate import simulate
 
 QUICK = ("workflow-table", "k-means-table", "table+low-rank")
 

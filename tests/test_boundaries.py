@@ -14,7 +14,7 @@ HEAVY = ("torch", "sklearn", "lightgbm", "pandas", "mlflow", "onnx", "training")
 
 
 def test_the_app_loads_nothing_heavy() -> None:
-    code = "import sys, serving.app; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    code = "import sys, serving.api.app; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
     assert "onnxruntime" in loaded

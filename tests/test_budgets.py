@@ -16,13 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from serving.app import create_app
-from serving.budgets import Account, Allowance, Budgets, BudgetSpentError, Rhythm, bounds
-from serving.policy import Policy
-from serving.problems import BUDGET_SPENT
-from serving.rules import Budget, RuleBook, Rules
-from serving.service import Service
+from serving.api.app import create_app
+from serving.api.problems import BUDGET_SPENT
+from serving.decide.policy import Policy
+from serving.runtime.pipeline import Service
 from serving.settings import Settings
+from serving.state.budgets import Account, Allowance, Budgets, BudgetSpentError, Rhythm, bounds
+from serving.state.rulebook import Budget, RuleBook, Rules
 
 NOON = datetime(2026, 1, 30, 12, tzinfo=UTC).timestamp()
 HOUR, DAY = 3_600.0, 86_400.0
@@ -398,7 +398,7 @@ def test_what_another_thread_takes_in_between_is_decided_again(bundle: Path, tmp
     rules = tmp_path / "policies.toml"
     rules.write_text('[default.budget]\nday_usd = 0.008\nat_limit = "reject"\n')
     service = Service(Settings(bundle=str(bundle), policies=rules, store=None))
-    from serving.prompt import RouteRequest
+    from serving.bundle.request import RouteRequest
 
     asked = service.ask(RouteRequest("hello"), Policy(cost_quality=10), None)
     serving = service.live.current

@@ -11,8 +11,16 @@ from typing import Any
 import fake_bundle
 import pytest
 
-from serving.bundle import FORMAT_VERSION, MANIFEST, BundleError, open_bundle, sha256, switch_current, write_bundle
-from serving.router import Router
+from serving.bundle.manifest import (
+    FORMAT_VERSION,
+    MANIFEST,
+    BundleError,
+    open_bundle,
+    sha256,
+    switch_current,
+    write_bundle,
+)
+from serving.decide.router import Router
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx_run import of_embedding
 
-from training.calibrate import FLOOR, METHODS, Calibrator, Floats, Isotonic, Sigmoid, fit_calibrator
-from training.estimators.base import sigmoid
-from training.metrics import brier
-from training.onnx_graph import logit
+from training.learn.calibrate import FLOOR, METHODS, Calibrator, Floats, Isotonic, Sigmoid, fit_calibrator
+from training.learn.estimators.base import sigmoid
+from training.learn.onnx_graph import logit
+from training.measure.metrics import brier
 
 NAN = float("nan")
 LEARNT = ("sigmoid", "isotonic")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from training.catalogue import CatalogueError, load_catalogue
+from training.prices.catalogue import CatalogueError, load_catalogue
 
 SHIPPED = Path(__file__).parents[1] / "data" / "candidates.toml"
 

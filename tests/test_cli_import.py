@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from conftest import ROOT, router_train, tracked_in
 
-from training import cli_import
-from training.llm_judge import JudgeError
-from training.outcomes import OutcomeError
+from training.cli import options as cli_import
+from training.logs.outcomes import OutcomeError
+from training.quality.llm_judge import JudgeError
 
 MAP = ["candidate=llm", "prompt=question.text", "answer=choices.0.message.content", "cost_usd=usd", "trace_id=trace"]
 

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.catalogue import Candidate
-from training.costs import CostError, CostModel, CostNotes, Floats, LogRidge, cost_sources, fill_costs, fit_costs
-from training.estimators.base import Inputs
-from training.estimators.linear import Design, stacked
-from training.matrix import OutcomeMatrix, build_matrix
-from training.onnx_graph import Graph
-from training.outcomes import validate
+from serving.bundle.catalogue import Candidate
+from training.dataset.matrix import OutcomeMatrix, build_matrix
+from training.learn.costs import CostError, CostModel, CostNotes, Floats, LogRidge, cost_sources, fill_costs, fit_costs
+from training.learn.estimators.base import Inputs
+from training.learn.estimators.linear import Design, stacked
+from training.learn.onnx_graph import Graph
+from training.logs.outcomes import validate
 
 NAN = float("nan")
 DIM, SURFACE = 4, 3

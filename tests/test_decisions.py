@@ -14,8 +14,8 @@ import pytest
 import sqlalchemy as sa
 from postgres_server import PASSWORD, engine_of, needs_postgres, own_database, wait_for
 
-from serving import decisions as module
-from serving.decisions import (
+from serving.store import decisions as module
+from serving.store.decisions import (
     DECISIONS,
     FEEDBACK,
     STORE,

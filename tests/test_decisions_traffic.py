@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from postgres_server import needs_postgres, own_database
 from test_decisions import decision, feedback
 
-from serving.decisions import DECISIONS, FEEDBACK, STORE, open_engine
-from training import traffic
-from training.outcomes import OutcomeError
-from training.traffic import database, decisions
+from serving.store.decisions import DECISIONS, FEEDBACK, STORE, open_engine
+from training.logs import sources as traffic
+from training.logs.io import database
+from training.logs.outcomes import OutcomeError
+from training.logs.sources import decisions
 
 NO_PROMPT = "no prompt was stored (serve with ROUTER_STORE_PROMPTS=true)"
 ORPHAN = "feedback without its decision"

@@ -10,8 +10,8 @@ import pytest
 import typer
 from conftest import ROOT
 
-from training.cli import app
-from training.traffic import IMPORTERS
+from training.cli.main import app
+from training.logs.sources import IMPORTERS
 
 COMMANDS = typer.main.get_command(app)
 SECTIONS = {

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.drift import Drift, Thresholds, calibration_error, psi
-from serving.router import Decision, Router
+from serving.decide.router import Decision, Router
+from serving.state.drift import Drift, Thresholds, calibration_error, psi
 
 THRESHOLDS = Thresholds(psi=0.25, novel_share=0.2, calibration_error=0.1, prompts=10, feedback=5)
 
@@ -117,7 +117,7 @@ def test_a_fallback_without_estimates_is_no_prompt(router: Router, usual: Decisi
 
 
 def test_one_crossing_is_one_warning(router: Router, usual: Decision, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "serving.drift")
+    caplog.set_level(logging.INFO, "serving.state.drift")
     drift = Drift(100, replace(THRESHOLDS, psi=1e9))
 
     def warnings() -> list[str]:

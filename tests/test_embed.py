@@ -15,11 +15,11 @@ from fake_bundle import WORDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import training.embed
-from serving.bundle import EncoderSpec
-from serving.encoder import Encoder
-from training.embed import embed
-from training.encoders import EncoderFiles
+import training.dataset.embed
+from serving.bundle.encoder import Encoder
+from serving.bundle.manifest import EncoderSpec
+from training.dataset.embed import embed
+from training.dataset.encoders import EncoderFiles
 
 Calls = list[tuple[int, int]]
 
@@ -52,7 +52,7 @@ def test_the_second_call_computes_nothing(files: EncoderFiles, tmp_path: Path, m
     calls: Calls = []
     first = embed(["hello", "world", "hello"], files, tmp_path, progress=counted(calls))
     assert calls == [(2, 2)]  # distinct texts
-    monkeypatch.setattr(training.embed, "Encoder", None)  # nothing may even be loaded
+    monkeypatch.setattr(training.dataset.embed, "Encoder", None)  # nothing may even be loaded
     second = embed(["world", "hello"], files, tmp_path, progress=counted(calls))
     assert calls == [(2, 2)]
     assert second.tolist() == first[[1, 0]].tolist()
@@ -67,7 +67,7 @@ def test_only_new_texts_are_computed(files: EncoderFiles, tmp_path: Path) -> Non
 
 
 def test_an_interrupted_run_keeps_the_chunks_that_were_finished(files: EncoderFiles, tmp_path: Path) -> None:
-    chunk = training.embed._CHUNK
+    chunk = training.dataset.embed._CHUNK
     texts = [f"hello {'world ' * (n % 9)}number{n}" for n in range(2 * chunk + 10)]
 
     def stop(done: int, total: int) -> None:
@@ -114,7 +114,7 @@ def test_no_texts_are_no_rows(files: EncoderFiles, tmp_path: Path) -> None:
 
 
 def test_more_texts_than_one_look_up_takes_are_all_found(files: EncoderFiles, tmp_path: Path) -> None:
-    texts = [f"hello {'world ' * (n % 7)}{n}" for n in range(2 * training.embed._LOOK_UP + 1)]
+    texts = [f"hello {'world ' * (n % 7)}{n}" for n in range(2 * training.dataset.embed._LOOK_UP + 1)]
     calls: Calls = []
     first = embed(texts, files, tmp_path)
     assert (embed(texts, files, tmp_path, progress=counted(calls)) == first).all()

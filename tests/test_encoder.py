@@ -9,7 +9,7 @@ from fake_bundle import MAX_TOKENS, WORDS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.encoder import CHARS_PER_TOKEN, Encoder
+from serving.bundle.encoder import CHARS_PER_TOKEN, Encoder
 
 texts = st.lists(st.lists(st.sampled_from((*WORDS[1:], "other", "世界")), max_size=40).map(" ".join), max_size=8)
 

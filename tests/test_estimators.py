@@ -11,9 +11,17 @@ import onnx_run
 import pytest
 
 from training.config import ConfigError, load_params
-from training.estimators.base import Estimator, Floats, Inputs, NotTrainableError, observed_mean, priced_mean, sigmoid
-from training.estimators.blend import Blend
-from training.estimators.linear import (
+from training.learn.estimators.base import (
+    Estimator,
+    Floats,
+    Inputs,
+    NotTrainableError,
+    observed_mean,
+    priced_mean,
+    sigmoid,
+)
+from training.learn.estimators.blend import Blend
+from training.learn.estimators.linear import (
     Design,
     DirectClassifier,
     HierarchicalRidge,
@@ -23,11 +31,11 @@ from training.estimators.linear import (
     Ridge,
     stacked,
 )
-from training.estimators.neighbours import NearestNeighbours
-from training.estimators.registry import factories
-from training.estimators.tables import ClusterTable, WorkflowTable
-from training.estimators.trees import LightGBMLong, LightGBMPerCandidate
-from training.onnx_graph import Graph
+from training.learn.estimators.neighbours import NearestNeighbours
+from training.learn.estimators.registry import factories
+from training.learn.estimators.tables import ClusterTable, WorkflowTable
+from training.learn.estimators.trees import LightGBMLong, LightGBMPerCandidate
+from training.learn.onnx_graph import Graph
 
 FIT = load_params().fit
 MEAN_COST = np.array([1.0, 3.0, 9.0])

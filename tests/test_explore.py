@@ -9,10 +9,10 @@ from fake_bundle import LARGE, OPEN, SMALL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.bundle import Bundle, Certificate, open_bundle
-from serving.policy import Policy, Reason
-from serving.prompt import RouteRequest
-from serving.router import Decision, Router, Situation, _explore, _rate
+from serving.bundle.manifest import Bundle, Certificate, open_bundle
+from serving.bundle.request import RouteRequest
+from serving.decide.policy import Policy, Reason
+from serving.decide.router import Decision, Router, Situation, _explore, _rate
 
 DRAWS = 400
 ALPHA = {"q0.8": 0.2, "q0.9": 0.1}

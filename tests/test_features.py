@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.features import SURFACE, feature_matrix, surface_features
-from serving.prompt import RouteRequest, text_of
+from serving.bundle.features import SURFACE, feature_matrix, surface_features
+from serving.bundle.request import RouteRequest, text_of
 
 
 def features(request: RouteRequest) -> dict[str, float]:

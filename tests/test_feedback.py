@@ -12,11 +12,11 @@ import sqlalchemy as sa
 from fake_bundle import LARGE
 from starlette.testclient import TestClient
 
-from serving.app import create_app
-from serving.decisions import DECISIONS, FEEDBACK, StoreFullError, open_engine
-from serving.schemas import FeedbackResponse
-from serving.service import Service
+from serving.api.app import create_app
+from serving.api.schemas import FeedbackResponse
+from serving.runtime.pipeline import Service
 from serving.settings import Settings
+from serving.store.decisions import DECISIONS, FEEDBACK, StoreFullError, open_engine
 
 PROBLEM = "application/problem+json"
 

@@ -14,10 +14,10 @@ from conftest import router_train
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training import price_map
-from training.catalogue import CatalogueError, load_catalogue, parse_catalogue
-from training.fill_catalogue import Proposal, propose
-from training.price_map import PriceList, litellm_prices, openrouter_prices
+from training.prices import price_map
+from training.prices.catalogue import CatalogueError, load_catalogue, parse_catalogue
+from training.prices.fill import Proposal, propose
+from training.prices.price_map import PriceList, litellm_prices, openrouter_prices
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "data" / "candidates.toml"

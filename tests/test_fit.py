@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.estimators.base import Estimator, Floats, Inputs, NotTrainableError
-from training.estimators.blend import Blend
-from training.estimators.linear import LogisticPerCandidate
-from training.estimators.tables import WorkflowTable
-from training.fit import (
+from training.learn.estimators.base import Estimator, Floats, Inputs, NotTrainableError
+from training.learn.estimators.blend import Blend
+from training.learn.estimators.linear import LogisticPerCandidate
+from training.learn.estimators.tables import WorkflowTable
+from training.learn.onnx_graph import Graph
+from training.learn.select import (
     ENOUGH,
     Blending,
     Head,
@@ -27,8 +28,7 @@ from training.fit import (
     out_of_fold,
     select,
 )
-from training.metrics import brier
-from training.onnx_graph import Graph
+from training.measure.metrics import brier
 
 NAN = float("nan")
 OPTIONS: dict[str, Any] = {"blend": None, "knob_steps": 20, "seed": 3}

@@ -17,10 +17,10 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from training import traffic
-from training.cli import app
-from training.traffic import hub
-from training.traffic.hub import HubError
+from training.cli.main import app
+from training.logs import sources as traffic
+from training.logs.sources.public import hub
+from training.logs.sources.public.hub import HubError
 
 SHA = "784021482c3f320c6619ed4b3bb3b41a21424fcb"
 REPOSITORY = "withmartian/routerbench"

@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from serving.catalogue import Candidate
-from training import traffic
-from training.aliases import resolve
-from training.bounds import clopper_pearson_upper
+from serving.bundle.catalogue import Candidate
 from training.config import DEFAULTS, Params, load_params
-from training.inspect_log import Finding, LogReport, best_bound, inspect_log, requests_needed
-from training.inspect_page import page
-from training.outcomes import validate
+from training.inspect.log import Finding, LogReport, best_bound, inspect_log, requests_needed
+from training.inspect.page import page
+from training.logs import sources as traffic
+from training.logs.aliases import resolve
+from training.logs.outcomes import validate
+from training.measure.bounds import clopper_pearson_upper
 
 PARAMS = load_params(DEFAULTS, ())
 PRICED = {name: Candidate(name=name, input_usd_per_mtok=1.0, output_usd_per_mtok=1.0) for name in ("a", "b")}

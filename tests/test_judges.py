@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training import traffic
-from training.judges import apply_checks, check, last_number
-from training.outcomes import OutcomeError, Outcomes, validate
-from training.traffic.options import ImportOptions
+from training.logs import sources as traffic
+from training.logs.outcomes import OutcomeError, Outcomes, validate
+from training.logs.sources.options import ImportOptions
+from training.quality.checks import apply_checks, check, last_number
 
 SCHEMA = {
     "type": "object",

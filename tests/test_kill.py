@@ -18,8 +18,8 @@ import sqlalchemy as sa
 from conftest import ROOT
 from postgres_server import free_port, needs_postgres, own_database, wait_for
 
-from serving.decisions import DECISIONS, FEEDBACK, open_engine
-from training import traffic
+from serving.store.decisions import DECISIONS, FEEDBACK, open_engine
+from training.logs import sources as traffic
 
 THREADS = 6
 
@@ -65,7 +65,7 @@ class Load:
 
 def start(bundle: Path, store: str, port: int) -> subprocess.Popen[bytes]:
     """`router-serve`, ready."""
-    code = "from serving.app import main; main()"
+    code = "from serving.api.app import main; main()"
     options = ["--bundle", str(bundle), "--store", store, "--port", str(port), "--log-level", "warning"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     server = subprocess.Popen([sys.executable, "-c", code, *options], cwd=ROOT, env=environment)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.label import acceptable, cheapest_acceptable
+from training.dataset.label import acceptable, cheapest_acceptable
 
 NAN = float("nan")
 cells = st.sampled_from([0.0, 1.0, NAN])

@@ -25,12 +25,13 @@ from conftest import router_train
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training import traffic
-from training.outcomes import OutcomeError, Outcomes
-from training.traffic import langfuse_export, langfuse_live
-from training.traffic.langfuse_fields import camel
-from training.traffic.langfuse_live import Account, Query
-from training.traffic.options import ImportOptions
+from training.logs import sources as traffic
+from training.logs.outcomes import OutcomeError, Outcomes
+from training.logs.sources.langfuse import export as langfuse_export
+from training.logs.sources.langfuse import live as langfuse_live
+from training.logs.sources.langfuse.fields import camel
+from training.logs.sources.langfuse.live import Account, Query
+from training.logs.sources.options import ImportOptions
 
 Row = dict[str, Any]
 START = datetime(2026, 5, 29, 13, 46, 19, 963000)

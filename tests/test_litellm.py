@@ -21,9 +21,11 @@ from hypothesis import strategies as st
 from postgres_server import PASSWORD, needs_postgres, wait_for
 from sqlalchemy.dialects.postgresql import JSONB
 
-from training import traffic
-from training.outcomes import OutcomeError
-from training.traffic import database, litellm_payload, litellm_spend
+from training.logs import sources as traffic
+from training.logs.io import database
+from training.logs.outcomes import OutcomeError
+from training.logs.sources.litellm import payload as litellm_payload
+from training.logs.sources.litellm import spend as litellm_spend
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 litellm = pytest.importorskip("litellm")

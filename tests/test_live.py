@@ -16,13 +16,13 @@ import fake_bundle
 import pytest
 from starlette.testclient import TestClient
 
-from serving import live as live_module
-from serving.app import create_app
-from serving.bundle import FORMAT_VERSION, MANIFEST, BundleError, sha256, switch_current
-from serving.live import Live
+from serving.api.app import create_app
+from serving.bundle.manifest import FORMAT_VERSION, MANIFEST, BundleError, sha256, switch_current
+from serving.runtime import live as live_module
+from serving.runtime.live import Live
 from serving.settings import Settings
 from training.config import Tracking
-from training.tracking import set_champion, track
+from training.publish.tracking import set_champion, track
 
 OPTIONS = {"threads": 1, "context_margin": 1.1, "cache": 16}
 

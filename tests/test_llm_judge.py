@@ -19,8 +19,8 @@ import pandas as pd
 import pytest
 
 from training.config import Judge, load_params
-from training.llm_judge import RUBRIC, JudgeError, Price, apply_judge, parse_price
-from training.outcomes import Outcomes, validate
+from training.logs.outcomes import Outcomes, validate
+from training.quality.llm_judge import RUBRIC, JudgeError, Price, apply_judge, parse_price
 
 ROOT = Path(__file__).parents[1]
 MODEL = "openai/stand-in"

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from conftest import ROOT, router_train
 
-from serving.bundle import open_bundle
-from training import traffic
-from training.catalogue import load_catalogue
+from benchmarks.simulated.loop_benchmark import close_loop
+from serving.bundle.manifest import open_bundle
 from training.config import DEFAULTS, load_params
-from training.loop_benchmark import close_loop
+from training.logs import sources as traffic
+from training.prices.catalogue import load_catalogue
 
 FAST = ["fit.estimators=workflow-table,logistic", "evaluate.splits=false", "evaluate.resamples=50"]
 

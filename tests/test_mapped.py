@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training import traffic
-from training.outcomes import OutcomeError, Outcomes
-from training.traffic.mapped import parse_mapping
-from training.traffic.options import ImportOptions
+from training.logs import sources as traffic
+from training.logs.outcomes import OutcomeError, Outcomes
+from training.logs.sources.mapped import parse_mapping
+from training.logs.sources.options import ImportOptions
 
 RECORDS: list[dict[str, Any]] = [
     {

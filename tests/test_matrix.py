@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.prompt import RouteRequest
-from training.matrix import OutcomeMatrix, build_matrix
-from training.outcomes import validate
+from serving.bundle.request import RouteRequest
+from training.dataset.matrix import OutcomeMatrix, build_matrix
+from training.logs.outcomes import validate
 
 
 def frame(*rows: dict[str, Any]) -> pd.DataFrame:

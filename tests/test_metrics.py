@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 
-from training.metrics import (
+from training.measure.metrics import (
     Floats,
     aiq,
     brier,

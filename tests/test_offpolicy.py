@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 
-from training.offpolicy import (
+from training.measure.offpolicy import (
     Bools,
     Columns,
     Estimate,

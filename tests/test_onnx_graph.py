@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx_run import of_embedding
 
-from training.onnx_graph import ML_OPSET, OPSET, Graph, logit
+from training.learn.onnx_graph import ML_OPSET, OPSET, Graph, logit
 
 X = np.array([[1.0, 2.0, 3.0], [-1.0, 0.0, 4.0]])
 

@@ -15,10 +15,11 @@ from openai.types.chat.chat_completion import Choice
 from openai.types.responses import Response, ResponseUsage
 from openai.types.responses.response_usage import InputTokensDetails, OutputTokensDetails
 
-from training import outcomes, traffic
-from training.outcomes import OutcomeError
-from training.traffic import openai_pairs
-from training.traffic.options import ImportOptions
+from training.logs import outcomes
+from training.logs import sources as traffic
+from training.logs.outcomes import OutcomeError
+from training.logs.sources import openai as openai_pairs
+from training.logs.sources.options import ImportOptions
 
 
 def completion(number: int, model: str = "gpt-4o-mini-2024-07-18", **usage: Any) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from schemathesis import Case, GenerationMode
 from schemathesis.schemas import BaseSchema
 from starlette.testclient import TestClient
 
-from serving.app import create_app
-from serving.schemas import Problem
+from serving.api.app import create_app
+from serving.api.schemas import Problem
 from serving.settings import Settings
 
 PATHS = [

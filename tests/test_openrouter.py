@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training import outcomes, traffic
-from training.outcomes import OutcomeError
-from training.traffic import openai_pairs, openrouter
+from training.logs import outcomes
+from training.logs import sources as traffic
+from training.logs.outcomes import OutcomeError
+from training.logs.sources import openai as openai_pairs
+from training.logs.sources import openrouter
 
 
 def generation(number: int, **changes: Any) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 
-from serving.bundle import OperatingPoint
-from training.bounds import clopper_pearson_upper
-from training.operating import CalibrationData, operating_points, violations
+from serving.bundle.manifest import OperatingPoint
+from training.certify.operating import CalibrationData, operating_points, violations
+from training.measure.bounds import clopper_pearson_upper
 
 NAN = float("nan")
 DELTA = 0.1

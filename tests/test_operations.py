@@ -25,12 +25,12 @@ from fake_bundle import LARGE, OPEN
 from sqlalchemy import create_engine, func, select
 from starlette.testclient import TestClient
 
-from serving.app import create_app
-from serving.decisions import DECISIONS, FEEDBACK
-from serving.logs import JsonLines
-from serving.metrics import _forget_the_dead
-from serving.service import Service
+from serving.api.app import create_app
+from serving.runtime.logs import JsonLines
+from serving.runtime.metrics import _forget_the_dead
+from serving.runtime.pipeline import Service
 from serving.settings import Settings
+from serving.store.decisions import DECISIONS, FEEDBACK
 
 ROOT = Path(__file__).parents[1]
 CANARY = "canary-5f1d-never-to-be-logged"
@@ -242,7 +242,7 @@ def server(folder: Path, log: Path, **settings: object) -> Iterator[tuple[httpx.
     options = [
         f"--{name.replace('_', '-')}={value}" for name, value in {"bundle": folder, "port": port, **settings}.items()
     ]
-    command = [sys.executable, "-c", "from serving.app import main; main()", *options]
+    command = [sys.executable, "-c", "from serving.api.app import main; main()", *options]
     with log.open("wb") as stderr:
         environment = {**os.environ, "TMPDIR": str(log.parent)}
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=stderr)

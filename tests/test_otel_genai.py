@@ -19,10 +19,11 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, ScopeL
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
 
-from training import outcomes, traffic
-from training.outcomes import OutcomeError, Outcomes
-from training.traffic import otel_genai
-from training.traffic.options import ImportOptions
+from training.logs import outcomes
+from training.logs import sources as traffic
+from training.logs.outcomes import OutcomeError, Outcomes
+from training.logs.sources.options import ImportOptions
+from training.logs.sources.otel import otel_genai
 
 TRACE = bytes(range(16))
 START = 1_760_000_000_123_456_789

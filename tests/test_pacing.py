@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from conftest import Trained
 
-from serving.policy import Policy
-from serving.prompt import RouteRequest
-from serving.router import Router
-from training.novelty import spread_of
-from training.pacing_benchmark import Traffic, pacing_figures, stream
+from benchmarks.simulated.pacing_benchmark import Traffic, pacing_figures, stream
+from serving.bundle.request import RouteRequest
+from serving.decide.policy import Policy
+from serving.decide.router import Router
+from training.learn.novelty import spread_of
 
 COUNT, DAYS = 600, 2
 COST, QUALITY = (0.00004, 0.001, 0.006), (0.731, 0.881, 0.982)

@@ -9,13 +9,10 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from training.catalogue import load_catalogue
 from training.config import Params, load_params
-from training.estimators.base import Inputs
-from training.matrix import OutcomeMatrix, build_matrix
-from training.offpolicy import pseudo_outcomes
-from training.outcomes import validate
-from training.pipeline import (
+from training.dataset.matrix import OutcomeMatrix, build_matrix
+from training.learn.estimators.base import Inputs
+from training.learn.pipeline import (
     PipelineError,
     Prepared,
     encoder_lead,
@@ -24,7 +21,10 @@ from training.pipeline import (
     prepare,
     training_data,
 )
-from training.traffic.simulate import simulate
+from training.logs.outcomes import validate
+from training.measure.offpolicy import pseudo_outcomes
+from training.prices.catalogue import load_catalogue
+from training.simulation.simulate import simulate
 
 NAN = float("nan")
 

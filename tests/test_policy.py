@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.catalogue import Candidate
-from serving.policy import (
+from serving.bundle.catalogue import Candidate
+from serving.bundle.request import RouteRequest
+from serving.decide.policy import (
     Capability,
     Demand,
     NoEligibleCandidateError,
@@ -23,7 +24,6 @@ from serving.policy import (
     rank,
     rule_out,
 )
-from serving.prompt import RouteRequest
 
 # Eighths and 64ths add and multiply exactly, so that a tie is a tie whatever the order of the sums.
 values = st.integers(0, 64).map(lambda n: n / 64)

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from training.cli import app
-from training.redact import STAND_INS, Redactor
-from training.store import Account, store
+from training.cli.main import app
+from training.logs.dataset import Account, store
+from training.logs.redact import STAND_INS, Redactor
 
 CANARY = "zyxcanary"
 EMAIL, PHONE, CARD = "jane.canary@corp.example.org", "(415) 555-2671", "4111 1111 1111 1111"
@@ -122,7 +122,7 @@ def test_what_is_nobodys_stays(text: str) -> None:
 
 
 def test_an_import_is_masked_and_its_identifiers_still_group(tmp_path: Path) -> None:
-    from training.outcomes import validate
+    from training.logs.outcomes import validate
 
     talk = [{"role": "user", "content": [{"type": "text", "text": f"I am {EMAIL}"}], "name": EMAIL}]
     rows = [

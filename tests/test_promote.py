@@ -16,12 +16,12 @@ from conftest import ROOT, tracked_in
 from fake_bundle import LARGE, OPEN, SMALL
 from typer.testing import CliRunner, Result
 
-from serving.bundle import Bundle, BundleError, open_bundle, switch_current
-from serving.policy import Objective
-from serving.router import Estimates, Router
-from training.cli import app
+from serving.bundle.manifest import Bundle, BundleError, open_bundle, switch_current
+from serving.decide.policy import Objective
+from serving.decide.router import Estimates, Router
+from training.cli.main import app
 from training.config import load_params
-from training.promote import (
+from training.publish.promote import (
     Comparison,
     Measured,
     NotComparableError,
@@ -421,7 +421,7 @@ def test_the_commands_switch_the_links_and_mlflow_follows(copied: Path) -> None:
 
 
 def test_the_champion_can_be_asked_for_and_set(copied: Path) -> None:
-    from training import tracking
+    from training.publish import tracking
 
     first, again, worse = versions(copied / "models")
     settings = replace(load_params().tracking, uri=f"sqlite:///{copied / 'mlruns' / 'mlflow.db'}")

@@ -12,10 +12,10 @@ import pytest
 from conftest import ROOT, Trained, router_train
 from starlette.testclient import TestClient
 
-from serving.app import create_app
-from serving.router import Router
+from benchmarks.routing.benchmark_report import SERVE, write
+from serving.api.app import create_app
+from serving.decide.router import Router
 from serving.settings import Settings
-from training.benchmark_report import SERVE, write
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)

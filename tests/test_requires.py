@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from serving.policy import Capability
-from serving.prompt import has_image
-from serving.schemas import RouteBody
+from serving.api.schemas import RouteBody
+from serving.bundle.request import has_image
+from serving.decide.policy import Capability
 
 TEXT = [{"role": "user", "content": "hello"}]
 PICTURE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from fake_bundle import LARGE, OPEN, SMALL
 
-from serving.bundle import Bundle, Certificate, open_bundle
-from serving.policy import NoEligibleCandidateError, Policy, Reason, Rule
-from serving.prompt import RouteRequest
-from serving.router import Router, Situation
+from serving.bundle.manifest import Bundle, Certificate, open_bundle
+from serving.bundle.request import RouteRequest
+from serving.decide.policy import NoEligibleCandidateError, Policy, Reason, Rule
+from serving.decide.router import Router, Situation
 
 IMAGE = ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]},)
 

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from serving.bundle import Bundle, Novelty
-from serving.policy import Capability, NoEligibleCandidateError, Objective, Policy, Reason
-from serving.prompt import RouteRequest
-from serving.router import Router, Situation
+from serving.bundle.manifest import Bundle, Novelty
+from serving.bundle.request import RouteRequest
+from serving.decide.policy import Capability, NoEligibleCandidateError, Objective, Policy, Reason
+from serving.decide.router import Router, Situation
 
 
 def permuted(folder: Path, order: list[int]) -> None:

@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from serving.app import create_app
-from serving.policy import Capability, Objective, Policy
-from serving.prompt import RouteRequest
-from serving.rules import RuleBook, Rules, RulesError, digest_of, load_rules
-from serving.service import Service
+from serving.api.app import create_app
+from serving.bundle.request import RouteRequest
+from serving.decide.policy import Capability, Objective, Policy
+from serving.runtime.pipeline import Service
 from serving.settings import Settings
+from serving.state.rulebook import RuleBook, Rules, RulesError, digest_of, load_rules
 
 SECRET, ADMIN = "a-long-random-secret", "another-long-random-secret"
 KEYS = f"""
@@ -173,7 +173,7 @@ def service(bundle: Path) -> Iterator[Service]:
 def test_server_rules_only_tighten(
     service: Service, default: dict[str, Any], workflow: dict[str, Any], own: dict[str, Any]
 ) -> None:
-    from serving.policy import NoEligibleCandidateError
+    from serving.decide.policy import NoEligibleCandidateError
 
     policy = Rules.model_validate(own).policy()
     request = RouteRequest("hello", workflow="easy")

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training import rescale
-from training.outcomes import OutcomeError, Outcomes, validate
-from training.scores import ScoreAccount, join_scores
+from training.logs.outcomes import OutcomeError, Outcomes, validate
+from training.quality import rescale
+from training.quality.scores import ScoreAccount, join_scores
 
 
 def log(**columns: list[Any]) -> Outcomes:

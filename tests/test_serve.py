@@ -11,7 +11,7 @@ import typer
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
-from serving import app as app_module
+from serving.api import app as app_module
 from serving.settings import Settings
 
 

@@ -11,14 +11,14 @@ import fake_bundle
 import pytest
 from starlette.testclient import TestClient
 
-from serving.policy import Policy
-from serving.prompt import RouteRequest
-from serving.router import Router
-from training import adversarial
-from training.benchmark_report import templates
-from training.serve_benchmark import checks
-from training.serve_load import LoadError, bodies, wrk
-from training.serve_noop import create_app
+from benchmarks.routing.benchmark_report import templates
+from benchmarks.serving import adversarial
+from benchmarks.serving.serve_benchmark import checks
+from benchmarks.serving.serve_load import LoadError, bodies, wrk
+from benchmarks.serving.serve_noop import create_app
+from serving.bundle.request import RouteRequest
+from serving.decide.policy import Policy
+from serving.decide.router import Router
 
 
 def figures(static: float = 0.9) -> dict[str, Any]:

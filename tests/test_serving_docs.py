@@ -9,11 +9,11 @@ from pathlib import Path
 import fake_bundle
 import pytest
 
-from serving.policy import Reason, Rule
-from serving.rules import Budget, Key, Rules, load_rules
-from serving.schemas import FeedbackBody, RouteBody
-from serving.service import Service
+from serving.api.schemas import FeedbackBody, RouteBody
+from serving.decide.policy import Reason, Rule
+from serving.runtime.pipeline import Service
 from serving.settings import Settings
+from serving.state.rulebook import Budget, Key, Rules, load_rules
 
 TEXT = (Path(__file__).parents[1] / "docs" / "serving.md").read_text(encoding="utf-8")
 

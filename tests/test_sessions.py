@@ -12,13 +12,13 @@ import fake_bundle
 import pytest
 from fake_bundle import LARGE, OPEN, SMALL
 
-from serving.bundle import Bundle
-from serving.policy import Policy, Reason
-from serving.prompt import RouteRequest
-from serving.router import Router, Situation
-from serving.service import Service
-from serving.sessions import OnCandidate, Sessions
+from serving.bundle.manifest import Bundle
+from serving.bundle.request import RouteRequest
+from serving.decide.policy import Policy, Reason
+from serving.decide.router import Router, Situation
+from serving.runtime.pipeline import Service
 from serving.settings import Settings
+from serving.state.sessions import OnCandidate, Sessions
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,12 @@ from fake_bundle import LARGE, OPEN, SMALL
 from sqlalchemy import create_engine, select
 from starlette.testclient import TestClient
 
-from serving.app import create_app
-from serving.decisions import DECISIONS
-from serving.schemas import ShadowResponse
-from serving.service import Service
-from serving.sessions import OnCandidate
+from serving.api.app import create_app
+from serving.api.schemas import ShadowResponse
+from serving.runtime.pipeline import Service
 from serving.settings import Settings
+from serving.state.sessions import OnCandidate
+from serving.store.decisions import DECISIONS
 
 
 @pytest.fixture

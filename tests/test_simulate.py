@@ -12,10 +12,10 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from serving.catalogue import Candidate
-from training.catalogue import load_catalogue
-from training.traffic.simulate import ACCEPTABLE_SCORE, GRADED, PROPENSITY_FLOOR, SimulatedLog, simulate
-from training.traffic.simulated_prompts import WORKFLOWS, Draw, compose
+from serving.bundle.catalogue import Candidate
+from training.prices.catalogue import load_catalogue
+from training.simulation.prompts import WORKFLOWS, Draw, compose
+from training.simulation.simulate import ACCEPTABLE_SCORE, GRADED, PROPENSITY_FLOOR, SimulatedLog, simulate
 
 REQUESTS = 4000
 COLUMNS = ["request_id", "prompt", "messages", "candidate", "quality", "cost_usd", "input_tokens", "output_tokens",

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.split import SplitError, folds, group_requests, split_requests
+from training.dataset.split import SplitError, folds, group_requests, split_requests
 
 NO_TIME = np.datetime64("NaT", "us")
 

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from training import splits
-from training.catalogue import load_catalogue
 from training.config import ConfigError, Params, load_params
-from training.estimators.base import Inputs
-from training.estimators.tables import WorkflowTable
-from training.evaluate import Evaluation, SplitLine
-from training.outcomes import validate
-from training.pipeline import Prepared, encode, prepare
-from training.split import SplitError
-from training.traffic.simulate import simulate
+from training.dataset.split import SplitError
+from training.evaluate import splits
+from training.evaluate.evaluate import Evaluation, SplitLine
+from training.learn.estimators.base import Inputs
+from training.learn.estimators.tables import WorkflowTable
+from training.learn.pipeline import Prepared, encode, prepare
+from training.logs.outcomes import validate
+from training.prices.catalogue import load_catalogue
+from training.simulation.simulate import simulate
 
 NAMES = [splits.RANDOM, splits.TIME, splits.WORKFLOWS]
 

@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from training import traffic
-from training.cli import app
-from training.outcomes import OutcomeError, validate
-from training.repeats import Known
-from training.store import ACCOUNT, SKIPPED, Account, store
-from training.traffic import files
+from training.cli.main import app
+from training.logs import sources as traffic
+from training.logs.dataset import ACCOUNT, SKIPPED, Account, store
+from training.logs.io import files
+from training.logs.outcomes import OutcomeError, validate
+from training.logs.repeats import Known
 
 TALK = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": [{"type": "text", "text": "é"}]}]
 
@@ -128,7 +128,7 @@ def test_known_keys_are_a_dictionary(batches: list[list[tuple[int, int]]]) -> No
 
 @pytest.mark.usefixtures("small_partitions")
 def test_an_import_is_a_log_with_an_account_to_the_cent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.store._ENOUGH", 4)
+    monkeypatch.setattr("training.logs.dataset._ENOUGH", 4)
     rows = [
         *(row(number, input_tokens=number, output_tokens=2, timestamp=1_735_787_045 + number) for number in range(9)),
         row(9, prompt=None, messages=TALK, quality=0.5, session_id="s", workflow="w", propensity=0.5),

@@ -15,13 +15,13 @@ import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.catalogue import Candidate
-from serving.prompt import RouteRequest
-from training import tokens
-from training.costs import fill_costs
-from training.litellm_package import litellm_folder
-from training.matrix import build_matrix
-from training.outcomes import validate
+from serving.bundle.catalogue import Candidate
+from serving.bundle.request import RouteRequest
+from training.dataset.matrix import build_matrix
+from training.learn.costs import fill_costs
+from training.logs.outcomes import validate
+from training.prices import tokens
+from training.prices.litellm_package import litellm_folder
 
 O200K, CL100K = Candidate(name="gpt-4o"), Candidate(name="azure/gpt-4-0613")
 UNKNOWN = Candidate(name="claude-opus-5-5")

@@ -15,9 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training import traffic
-from training.outcomes import OutcomeError
-from training.traffic import canonical, files, routellm, routerbench
+from training.logs import sources as traffic
+from training.logs.io import files
+from training.logs.outcomes import OutcomeError
+from training.logs.sources import canonical
+from training.logs.sources.public import routellm, routerbench
 
 DATA = Path(os.environ.get("BENCH_DATA", Path(__file__).parents[2] / "shared" / "data"))
 ROWS: list[dict[str, Any]] = [

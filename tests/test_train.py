@@ -14,9 +14,9 @@ import pytest
 from conftest import ROOT, Trained, router_train, tracked_in
 from starlette.testclient import TestClient
 
-from serving.app import create_app
-from serving.bundle import open_bundle
-from serving.router import Router
+from serving.api.app import create_app
+from serving.bundle.manifest import open_bundle
+from serving.decide.router import Router
 from serving.settings import Settings
 
 FAST = ["--no-track", "--set", "fit.estimators=workflow-table,logistic"]
@@ -194,7 +194,7 @@ class Absent:
                                   "sentence_transformers", "training", "pandera", "pyarrow", "matplotlib", "jinja2"}}:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Absent())
-from serving.router import Router
+from serving.decide.router import Router
 print(Router.load({str(trained.bundle)!r}).route("Translate to French: good morning").candidate)
 """
     finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)

@@ -10,7 +10,7 @@ from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer, Whitespace
 
-from serving.wordpiece import AsciiWordPiece
+from serving.bundle.wordpiece import AsciiWordPiece
 
 VOCABULARY = (
     "[UNK]",

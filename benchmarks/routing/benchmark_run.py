@@ -1,0 +1,370 @@
+"""Runs the benchmark and writes docs/benchmarks.md, docs/benchmarks.json and the README's table."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from statistics import NormalDist
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from threadpoolctl import threadpool_limits
+
+from benchmarks.routing import benchmark as bench
+from benchmarks.routing.benchmark import LIGHT, DataSet
+from serving.bundle.encoder import Encoder
+from training.config import Params, load_params
+from training.dataset.encoders import Kind, make_encoder
+from training.dataset.split import SplitError
+from training.evaluate.splits import by_prompt, by_time
+from training.learn.pipeline import encode, prepare
+from training.logs.outcomes import validate
+from training.prices.catalogue import load_catalogue
+from training.simulation.simulate import simulate
+
+CACHE = Path(".cache")
+PUBLIC = {"RouterBench": "routerbench", "RouteLLM": "routellm"}
+SIMULATED = "simulated log"
+PARTS = (*PUBLIC, SIMULATED, "encoders", "large", "import", "picture")
+_console = Console(stderr=True)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    data: Annotated[
+        Path, typer.Option(envvar="BENCH_DATA", help="Folder of RouterBench's and RouteLLM's outcomes.")
+    ] = Path("../shared/data"),
+    out: Annotated[Path, typer.Option(help="Where the report goes.")] = Path("docs"),
+    seeds: int = bench.SEEDS,
+    first_seed: Annotated[int, typer.Option(help="The first of the seeds.")] = bench.FIRST_SEED,
+    max_workers: Annotated[int, typer.Option(help="Data sets worked on at once.")] = 2,
+    rows: Annotated[int, typer.Option(help="Rows of the large simulated log; 0 leaves it out.")] = 100_000,
+    import_rows: Annotated[int, typer.Option(help="Rows of the log that is imported; 0 leaves it out.")] = 1_000_000,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Measure these parts again and keep the others: {', '.join(PARTS)}. May be repeated."),
+    ] = None,
+) -> None:
+    """Five seeds on every data set there is, written to docs/benchmarks.json and docs/benchmarks.md."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    params = load_params()
+    chosen = range(first_seed, first_seed + seeds)
+    wanted = tuple(only or PARTS)
+    if unknown := set(wanted) - set(PARTS):
+        _console.print(f"--only {sorted(unknown)[0]}: expected one of {', '.join(PARTS)}")
+        raise typer.Exit(2)
+    found: dict[str, Any] = {"machine": _machine(), "seeds": list(chosen), "sets": {}, "commits": {}}
+    if only:
+        found = json.loads((out / "benchmarks.json").read_text(encoding="utf-8"))
+
+    def measured(part: str) -> None:
+        """Keeps what there is, and which code it was measured with."""
+        found["commits"][part] = _commit()
+        _save(out, found)
+
+    names = [name for name, folder in PUBLIC.items() if (data / folder).is_dir()]
+    for name in PUBLIC.keys() - set(names):
+        _console.print(f"[yellow]{data / PUBLIC[name]} is absent: {name} is left out[/]")
+    if not only and len(names) < len(PUBLIC) and out == Path("docs"):
+        _console.print("docs/ is for the whole benchmark: set BENCH_DATA to the public data, or give another --out.")
+        raise typer.Exit(2)
+    # A process per data set: the fits are small, and threads inside them mostly wait for each other.
+    with ProcessPoolExecutor(max_workers=max_workers, initializer=_one_thread) as pool:
+        sets = [name for name in [*names, SIMULATED] if name in wanted]
+        jobs = {name: pool.submit(_one_set, name, data, params, chosen) for name in sets}
+        for name, job in jobs.items():
+            found["sets"][name] = job.result()
+            _console.print(f"{name} is done")
+            measured(name)
+    if "encoders" in wanted:
+        found["encoder_speed"] = _encoder_speed(params)
+        measured("encoders")
+    if "large" in wanted and rows:
+        found["large"] = _large(rows)
+        measured("large")
+    if "import" in wanted and import_rows:
+        found["import"] = _import(import_rows)
+        measured("import")
+    if "picture" in wanted:
+        draw_picture(out / "frontier.svg")
+        measured("picture")
+
+
+def _commit() -> str:
+    """The commit that is checked out, with a + if files differ from it; "" outside a repository."""
+    command = ["git", "describe", "--always", "--abbrev=10", "--dirty=+", "--exclude=*"]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    return asked.stdout.strip()
+
+
+def draw_picture(path: Path) -> None:
+    """The README's picture: the frontier of a router trained on the default simulated log."""
+    from training.publish.figures import draw_frontier_document, svg
+
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "training.cli.main", "run", "--out", folder, "--no-track"]
+        subprocess.run(command, check=True, stdout=sys.stderr)
+        document = json.loads((Path(folder) / "current" / "frontier.json").read_text(encoding="utf-8"))
+    drawing = svg(lambda axes: draw_frontier_document(axes, document), width=7.6, height=4.2)
+    path.write_text(f'<?xml version="1.0" encoding="utf-8"?>\n{drawing}', encoding="utf-8")
+
+
+def _save(out: Path, found: Mapping[str, Any]) -> None:
+    from benchmarks.routing.benchmark_report import write
+
+    out.mkdir(exist_ok=True)
+    (out / "benchmarks.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    write(found, out / "benchmarks.md", Path("README.md"))
+
+
+def _one_thread() -> None:
+    threadpool_limits(1)
+
+
+def _load(name: str, data: Path, params: Params, seed: int) -> DataSet:
+    """A data set; the simulated log is another one for each seed."""
+    catalogue = load_catalogue(Path("data/candidates.toml"))
+    if name != SIMULATED:
+        return bench.load(name, [data / PUBLIC[name]], params, catalogue, CACHE)
+    log = simulate(
+        [catalogue[name] for name in params.simulate.candidates], requests=params.simulate.requests, seed=seed
+    )
+    table = validate(log.outcomes, source="simulated", format="simulated")
+    prepared = prepare(table.frame, params, catalogue)
+    return DataSet(name, prepared, encode(prepared, params, CACHE)[0], simulated=True)
+
+
+def _one_set(name: str, folder: Path, params: Params, seeds: Sequence[int]) -> dict[str, Any]:
+    data = _load(name, folder, params, seeds[0])
+    results: dict[str, list[Any]] = {
+        key: []
+        for key in (
+            "tagged",
+            "untagged",
+            "calibration",
+            "certificates",
+            "strong_weak",
+            "collapse",
+            "one",
+            "unseen",
+            "time",
+        )
+    }
+    chosen: list[str] = []
+    for seed in seeds:
+        if name == SIMULATED:
+            data = _load(name, folder, params, seed)
+        seeded = replace(params, fit=replace(params.fit, seed=seed))
+        prepared = by_prompt(data.prepared, seed)
+        run = bench.trial(data, prepared, seeded)
+        chosen.append(run.learned.acceptable.tagged.description)
+        # Parts of one data set share its resamples; another log has its own.
+        weights = bench.resampling(data, run, params.evaluate.resamples, seed if data.simulated else 0)
+        for key, tagged in (("tagged", True), ("untagged", False)):
+            results[key].append(bench.compare(data, run, seeded, weights, tagged=tagged))
+        results["calibration"].append(bench.calibration(data, run, prepared))
+        target = params.policy.quality_target
+        results["certificates"] += bench.certificates(data, run, seeded, seed, bench.RESPLITS // len(seeds), target)
+        results["strong_weak"].append(bench.strong_weak(data, run))
+        results["collapse"].append(bench.collapse(data, run))
+        if data.prepared.matrix.attempted.all():
+            repeats = bench.REPEATS // len(seeds)
+            results["one"].append(bench.one_outcome(data, prepared, run, seeded, seed, repeats))
+        if seed == seeds[0]:
+            light = replace(seeded, fit=replace(seeded.fit, estimators=LIGHT))
+            results["unseen"].append(bench.unseen_workflows(data, light, seed, parts=8))
+            results["time"].append(_by_time(data, seeded))
+        _console.print(f"  {data.name} seed {seed}: {chosen[-1]}")
+    matrix = data.prepared.matrix
+    return {
+        "requests": len(matrix),
+        "complete": int(matrix.complete().sum()),
+        "candidates": len(matrix.candidates),
+        "simulated": data.simulated,
+        "reference": matrix.candidates[run.learned.reference],
+        "chosen": chosen,
+        "splits": {"unseen workflows": results["unseen"][0], "time": results["time"][0]},
+        "encoders": _encoders(name, folder, params, seeds),
+        **{key: _intervals(results[key]) for key in ("tagged", "untagged")},
+        "calibration": _means(results["calibration"]),
+        "certificate": _certificate(results["certificates"], params),
+        "strong_weak": _means(results["strong_weak"]),
+        "collapse": float(np.mean(results["collapse"])),
+        "one_outcome": _means(results["one"]) if results["one"] else None,
+    }
+
+
+def _by_time(data: DataSet, params: Params) -> dict[str, float] | None:
+    """The split by time, where the log has timestamps."""
+    try:
+        prepared = by_time(data.prepared, params)
+    except SplitError:
+        return None
+    run = bench.trial(data, prepared, params)
+    values = bench.compare(data, run, params, bench.resampling(data, run, 10, 0), tagged=True)
+    return {name: float(value[0]) for name, value in values.items()}
+
+
+def _encoders(name: str, folder: Path, params: Params, seeds: Sequence[int]) -> dict[str, float]:
+    """Headroom with each encoder, on the same splits and with the same quick estimators."""
+    headroom: dict[str, float] = {}
+    for kind in ("static", "transformer"):
+        chosen = replace(params, embed=replace(params.embed, encoder=kind), fit=replace(params.fit, estimators=LIGHT))
+        captured = []
+        data = _load(name, folder, chosen, seeds[0])
+        for seed in seeds:
+            if name == SIMULATED and seed != seeds[0]:
+                data = _load(name, folder, chosen, seed)
+            run = bench.trial(data, by_prompt(data.prepared, seed), chosen)
+            captured.append(run.headroom(run.learned.acceptable.predict(data.inputs.take(run.test))))
+        headroom[kind] = float(np.mean(captured))
+    return headroom
+
+
+def _encoder_speed(params: Params) -> dict[str, float]:
+    """Microseconds for one 33-token prompt on one thread, medians, in turns, in one run."""
+    prompt = "Write a query that lists, for each customer, the three most recent orders and their total, newest first, "
+    prompt += "leaving out cancelled ones."
+    encoders = {}
+    windows: dict[Kind, int] = {
+        "static": params.embed.static_max_tokens,
+        "transformer": params.embed.transformer_max_tokens,
+    }
+    for kind, window in windows.items():
+        files = make_encoder(
+            kind, params.embed.source, CACHE / "encoders", static_dim=params.embed.static_dim, max_tokens=window
+        )
+        encoders[kind] = Encoder(files.onnx, files.tokenizer, files.spec.max_tokens, threads=1)
+    found = {}
+    # In turns of fifty each keeps its caches, one by one each finds them emptied by the other.
+    for turn in (50, 1):
+        taken: dict[str, list[float]] = {kind: [] for kind in encoders}
+        for _ in range(300 // turn):
+            for kind, encoder in encoders.items():
+                for _ in range(turn):
+                    started = time.perf_counter()
+                    encoder.encode([prompt])
+                    taken[kind].append(time.perf_counter() - started)
+        for name, times in taken.items():
+            found[name if turn > 1 else f"{name}_alternating"] = 1e6 * float(np.median(times))
+    return found
+
+
+def _large(rows: int) -> dict[str, float]:
+    """A large simulated log, trained on from the command line in a process of its own."""
+    requests = int(rows / 2.25)
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log.parquet"
+        command = [sys.executable, "-m", "training.cli.main"]
+        subprocess.run([*command, "simulate", str(log), "--set", f"simulate.requests={requests}"], check=True)
+        started = time.monotonic()
+        out = str(Path(folder) / "models")
+        subprocess.run([*command, "run", "--data", str(log), "--out", out, "--no-track"], check=True, stdout=sys.stderr)
+        seconds = time.monotonic() - started
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        import pyarrow.parquet as pq
+
+        return {"rows": float(pq.ParquetFile(log).metadata.num_rows), "seconds": seconds, "peak_mib": peak}
+
+
+def _import(rows: int = 1_000_000) -> dict[str, float]:
+    """A JSONL log of prompts of about 1 kB, two attempts each, imported from the command line in a process of its own."""
+    words = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in ("n", "r", "sting", "lo", "mara")]
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log.jsonl"
+        draw = random.Random(0)
+        with log.open("w", encoding="utf-8") as file:
+            for number in range(0, rows, 2):
+                prompt = " ".join(draw.choices(words, k=170))
+                for candidate in ("small", "large")[: rows - number]:
+                    cells = {
+                        "request_id": f"request-{number}", "prompt": prompt, "candidate": candidate,
+                        "quality": float(draw.random() < 0.8), "cost_usd": round(draw.random() / 100, 6),
+                        "input_tokens": 250, "output_tokens": draw.randrange(1000), "latency_ms": 1000 * draw.random(),
+                        "timestamp": 1_767_225_600 + number, "session_id": f"session-{number // 8}", "workflow": "support",
+                    }  # fmt: skip
+                    file.write(json.dumps(cells) + "\n")
+        # The peak of all children of a process is the largest one's: the import needs a parent of its own.
+        measure = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=sys.stderr); "
+        measure += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+        imported = ["-m", "training.cli.main", "import", "--data", str(log), "--out", str(Path(folder) / "dataset")]
+        started = time.monotonic()
+        command = [sys.executable, "-c", measure, sys.executable, *imported]
+        peak = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+        seconds = time.monotonic() - started
+        return {
+            "rows": float(rows),
+            "seconds": seconds,
+            "rows_per_second": rows / seconds,
+            "peak_mib": int(peak) / 1024,
+            "bytes": float(log.stat().st_size),
+        }
+
+
+def _intervals(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Each router's mean AIQ over seeds, and the router's lead over it: the mean and its 95% interval."""
+    names = [name for name in runs[0] if all(name in run for run in runs)]
+    mean = {name: np.mean([run[name] for run in runs], axis=0) for name in names}
+    table = {}
+    for name in names:
+        lead = mean["router"] - mean[name]
+        low, high = np.quantile(lead[1:], [0.025, 0.975])
+        table[name] = {"aiq": float(mean[name][0]), "lead": float(lead[0]), "low": float(low), "high": float(high)}
+    return table
+
+
+def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+
+
+def _tight(delta: float) -> float:
+    """How often a half exceeds alpha that was not looked at, if the other half's bound was alpha and no lower.
+
+    Both halves are as large, so their rates are as uncertain: P(Z > z_delta / sqrt 2), by the normal approximation.
+    """
+    normal = NormalDist()
+    return 1.0 - normal.cdf(normal.inv_cdf(1.0 - delta) / 2**0.5)
+
+
+def _certificate(rows: Sequence[Mapping[str, float]], params: Params) -> dict[str, float]:
+    alpha = 1.0 - params.policy.quality_target
+    rates = np.array([row["violation_rate"] for row in rows])
+    return {
+        "alpha": round(alpha, 12),
+        "delta": params.policy.delta,
+        "resplits": float(len(rows)),
+        "certified": float(np.mean([row["certified"] for row in rows])),
+        "exceeded": float(np.mean(rates > alpha)),
+        "exceeded_if_tight": _tight(params.policy.delta),
+        "exceeded_beyond_noise": float(np.mean([row["lower"] > alpha for row in rows])),
+        "mean_violation_rate": float(rates.mean()),
+        "mean_saving": float(np.mean([row["saving"] for row in rows])),
+        "test_requests": float(np.mean([row["requests"] for row in rows])),
+    }
+
+
+def _machine() -> dict[str, str]:
+    return {
+        "system": platform.system(),
+        "processor": platform.machine(),
+        "cores": str(os.cpu_count()),
+        "python": platform.python_version(),
+    }
+
+
+if __name__ == "__main__":
+    app()

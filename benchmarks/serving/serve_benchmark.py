@@ -1,0 +1,245 @@
+"""What a decision costs over HTTP, beside what it costs in-process and what an endpoint costs that decides nothing.
+
+Everything is measured in one run on one machine: latency and throughput of the endpoints by wrk, in turns, so that what
+else the machine does falls on all of them. Writes docs/bench-serve.json, and its section of docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from benchmarks.serving.serve_load import LoadError, bodies, post, process, prompts, wrk
+from serving.bundle.request import RouteRequest
+from serving.decide.router import Router
+from training.config import load_params
+from training.prices.catalogue import load_catalogue
+from training.simulation.simulate import simulate
+
+TOKENS = (10, 100, 1000)
+CONNECTIONS = (1, 16, 64)
+BATCH = 32
+KINDS = ("static", "transformer")
+# Few estimators and a small log: the encoder and the size of the head are what takes time, not how good they are.
+_QUICK = (
+    "fit.estimators=table+low-rank,hierarchical-ridge", "fit.blend=false", "evaluate.splits=false",
+    "evaluate.resamples=10", "simulate.requests=2000",
+)  # fmt: skip
+_ABSTAINED, _ABSTENTION_SEED = 1500, 11
+_console = Console(stderr=True)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    out: Annotated[Path, typer.Option(help="Where the figures and the report go.")] = Path("docs"),
+    cache: Annotated[Path, typer.Option(help="Where the bundles that are measured are kept.")] = Path(
+        ".cache/bench-serve"
+    ),
+    seconds: Annotated[float, typer.Option(help="Load of each cell, in seconds.")] = 5.0,
+    port: Annotated[int, typer.Option(help="The first of three ports to use.")] = 18080,
+    soak_minutes: Annotated[float, typer.Option(help="Minutes of load with reloads and a kill; 0: none.")] = 0.0,
+    attacks: Annotated[bool, typer.Option(help="Try to force the strongest or the cheapest candidate by text.")] = True,
+    speed: Annotated[bool, typer.Option(help="Measure latency and throughput.")] = True,
+    simulations: Annotated[bool, typer.Option(help="Simulate pacing, abstaining, and learning from decisions.")] = True,
+) -> None:
+    """Measure serving and write docs/bench-serve.json and docs/benchmarks.md."""
+    path = out / "bench-serve.json"
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    bundles = {kind: bundle(kind, cache) for kind in KINDS}
+    try:
+        if speed:
+            found |= measure(bundles, seconds, port)
+            save(out, found)
+        if soak_minutes:
+            from benchmarks.serving.soak import soak
+
+            found["soak"] = soak([bundles["static"], bundle("static", cache, seed=1)], soak_minutes, port)
+            save(out, found)
+    except LoadError as error:
+        _console.print(f"[bold red]error:[/] {error}")
+        raise typer.Exit(2) from None
+    if attacks:
+        from benchmarks.serving.adversarial import attack
+
+        found["adversarial"] = attack(bundles["static"])
+        save(out, found)
+    if simulations:
+        found["simulated"] = _simulations(bundles["static"], cache)
+        save(out, found)
+    for check in found.get("checks", ()):
+        _console.print(
+            f"{'holds' if check['holds'] else 'FAILS'}  {check['what']}: {check['value']} (limit {check['limit']})"
+        )
+
+
+def _simulations(folder: Path, cache: Path) -> dict[str, Any]:
+    """What pacing and abstaining give, and a router trained on another's decisions, judged by the simulator's truth."""
+    from benchmarks.simulated.abstention import abstention_figures
+    from benchmarks.simulated.loop_benchmark import close_loop
+    from benchmarks.simulated.pacing_benchmark import pacing_figures
+
+    router = Router.load(folder)
+    log = simulate(list(router.manifest.candidates), requests=_ABSTAINED, seed=_ABSTENTION_SEED)
+    params = load_params(overrides=("evaluate.splits=false", "evaluate.resamples=10"))
+    with tempfile.TemporaryDirectory() as name:
+        loop = close_loop(Path(name), cache.parent, params, load_catalogue(Path("data/candidates.toml")))
+    return {"pacing": pacing_figures(router), "abstention": abstention_figures(router, log), "loop": loop}
+
+
+def save(out: Path, found: Mapping[str, Any]) -> None:
+    """Writes the figures, and the report where the rest of its figures are there."""
+    from benchmarks.routing.benchmark_report import write
+
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "bench-serve.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    benchmark = out / "benchmarks.json"
+    if benchmark.is_file():
+        write(json.loads(benchmark.read_text(encoding="utf-8")), out / "benchmarks.md", Path("README.md"))
+
+
+def bundle(kind: str, cache: Path, seed: int = 0) -> Path:
+    """A bundle with this encoder, trained on a small simulated log unless `cache` has it; gives its folder."""
+    models = cache.resolve() / f"{kind}-{seed}"
+    if not (models / "current" / "manifest.json").is_file():
+        _console.print(f"training a bundle with the {kind} encoder")
+        chosen = [f"embed.encoder={kind}", f"simulate.seed={seed}", *_QUICK]
+        options = [word for one in chosen for word in ("--set", one)]
+        command = [sys.executable, "-m", "training.cli.main", "run", "--no-track", "--out", str(models), *options]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return (models / "current").resolve()
+
+
+def measure(bundles: Mapping[str, Path], seconds: float, port: int) -> dict[str, Any]:
+    """The figures of every endpoint, prompt length and number of connections, and the checks on them."""
+    found: dict[str, Any] = {
+        "machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()},
+        "seconds": seconds,
+        "raw_us": {kind: raw(folder) for kind, folder in bundles.items()},
+        "cells": [],
+    }
+    with tempfile.TemporaryDirectory() as name, _servers(bundles, Path(name), port) as urls:
+        for cell in _cells(bundles["static"] / "tokenizer.json"):
+            _console.print(f"{cell['tokens']} tokens, {cell['connections']} connections, {cell['prompts']}")
+            row = {key: value for key, value in cell.items() if key not in ("bodies", "endpoints")}
+            for endpoint in cell["endpoints"]:
+                load = wrk(urls[endpoint], cell["bodies"], Path(name), connections=cell["connections"], seconds=seconds)
+                found["cells"].append({**row, "endpoint": endpoint, **asdict(load)})
+                # What was sent and not answered yet would run on beside the next load: what comes last is answered last.
+                post(urls[endpoint], cell["bodies"][0])
+    found["checks"] = checks(found)
+    return found
+
+
+def _cells(tokenizer: Path) -> Iterator[dict[str, Any]]:
+    """Each load, with the endpoints that get it in turn."""
+    endpoints = ("no-op", "no-op, bare", "static", "transformer")
+    for tokens in TOKENS:
+        texts = prompts(tokenizer, tokens, 512)
+        for connections in CONNECTIONS:
+            row = {"tokens": tokens, "connections": connections}
+            yield {**row, "prompts": "distinct", "bodies": bodies(texts, distinct=True), "endpoints": endpoints}
+        row = {"tokens": tokens, "connections": 16}
+        again = bodies(texts[:64], distinct=False)
+        yield {**row, "prompts": "repeated", "bodies": again, "endpoints": ("static", "transformer")}
+        together = bodies(texts, distinct=True, batch=BATCH)
+        batches = tuple(f"{kind}, batch" for kind in KINDS)
+        yield {**row, "connections": 4, "prompts": f"batches of {BATCH}", "bodies": together, "endpoints": batches}
+
+
+@contextmanager
+def _servers(bundles: Mapping[str, Path], folder: Path, port: int) -> Iterator[dict[str, str]]:
+    """The no-op and one router for each bundle, each a process of its own; gives the endpoints' URLs."""
+    bases = [f"http://127.0.0.1:{port + place}" for place in range(3)]
+    uvicorn = ["-m", "uvicorn", "--factory", "benchmarks.serving.serve_noop:create_app", "--log-level", "critical"]
+    with (
+        process([*uvicorn, "--port", str(port)], f"{bases[0]}/openapi.json"),
+        process(serve(bundles["static"], port + 1, folder / "static.db"), f"{bases[1]}/readyz", environment()),
+        process(serve(bundles["transformer"], port + 2, folder / "other.db"), f"{bases[2]}/readyz", environment()),
+    ):
+        yield {
+            "no-op": f"{bases[0]}/v1/route", "no-op, bare": f"{bases[0]}/bare",
+            "static": f"{bases[1]}/v1/route", "transformer": f"{bases[2]}/v1/route",
+            "static, batch": f"{bases[1]}/v1/route/batch", "transformer, batch": f"{bases[2]}/v1/route/batch",
+        }  # fmt: skip
+
+
+def serve(folder: Path, port: int, store: Path) -> list[str]:
+    """`router-serve`, as arguments to Python."""
+    options = ["--bundle", str(folder), "--port", str(port), "--store", str(store), "--log-level", "error"]
+    return ["-c", "from serving.api.app import main; main()", *options]
+
+
+def environment() -> dict[str, str]:
+    """Serving's own settings are the defaults, but for a time limit that no decision meets: each one is to be made."""
+    return {**os.environ, "ROUTER_TIME_LIMIT_MS": "10000"}
+
+
+def raw(folder: Path, seconds: float = 1.0) -> dict[str, float]:
+    """Microseconds of one decision in-process on distinct prompts, by their tokens: embedding, head and policy; the median."""
+    router = Router.load(folder)
+    found = {}
+    for tokens in TOKENS:
+        texts = [RouteRequest(prompt=text) for text in prompts(folder / "tokenizer.json", tokens, 512)]
+        taken: list[float] = []
+        until = time.perf_counter() + seconds
+        while time.perf_counter() < until or len(taken) < 20:
+            request = texts[len(taken) % len(texts)]
+            started = time.perf_counter()
+            router.route(request)
+            taken.append(time.perf_counter() - started)
+        found[str(tokens)] = 1e6 * median(taken)
+    return found
+
+
+def checks(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What serving promises for prompts of 100 tokens, each promise with the figure and its limit."""
+    at = {
+        (one["endpoint"], one["connections"]): one
+        for one in found["cells"]
+        if one["tokens"] == 100 and one["prompts"] == "distinct"
+    }
+    raw_static, raw_transformer = (found["raw_us"][kind]["100"] for kind in KINDS)
+    cores = found["machine"]["cores"]
+    alone = at["static", 1]
+    peak = max(at["transformer", connections]["per_second"] for connections in CONNECTIONS)
+    rows: list[tuple[str, float, float, bool]] = []
+    for no_op in ("no-op", "no-op, bare"):
+        limit = at[no_op, 1]["p50_ms"] + 2 * raw_static / 1e3
+        rows.append(
+            (f"static, 1 connection: p50 in ms, at most the {no_op}'s and twice raw", alone["p50_ms"], limit, True)
+        )
+    rows.append(("static, 1 connection: p99 in ms, at most 5 times p50", alone["p99_ms"], 5 * alone["p50_ms"], True))
+    for no_op in ("no-op", "no-op, bare"):
+        limit = 0.5 * at[no_op, 16]["per_second"]
+        what = f"static, 16 connections: requests/s, at least half of the {no_op}'s"
+        rows.append((what, at["static", 16]["per_second"], limit, False))
+    limit = 0.8 * cores * 1e6 / raw_transformer
+    rows.append(("transformer: requests/s, at least 80% of cores / raw time", peak, limit, False))
+    return [
+        {
+            "what": what,
+            "value": round(value, 3),
+            "limit": round(limit, 3),
+            "holds": value <= limit if most else value >= limit,
+        }
+        for what, value, limit, most in rows
+    ]
+
+
+if __name__ == "__main__":
+    app()

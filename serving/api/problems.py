@@ -1,0 +1,212 @@
+"""Errors on the wire: every one is an `application/problem+json` document (RFC 9457).
+
+    BodyError                     the body is not JSON (400), or not what the endpoint takes (422)
+    BudgetSpentError              402
+    NoEligibleCandidateError      422, with the rule that excludes each candidate
+    HTTPException                 404, 405, 413, 503
+    anything else                 500, logged with its traceback, and nothing of it on the wire
+
+What a client sent is never echoed and never logged: it may be a prompt.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from http import HTTPStatus
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving.api.schemas import BRANCH
+from serving.decide.policy import NoEligibleCandidateError
+from serving.state.budgets import BudgetSpentError
+
+logger = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+INVALID = "urn:outcome-router:invalid-request"
+BUDGET_SPENT = "urn:outcome-router:budget-spent"
+NO_CANDIDATE = "urn:outcome-router:no-eligible-candidate"
+
+# One escape sequence of a JSON string; the group is a surrogate that is not half of a pair. Taking `\\` whole keeps
+# an escaped backslash before a "u" what it is.
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)"
+)
+
+
+class BodyError(ValueError):
+    """A request body that cannot be used; `errors` are (field, message), empty if the body is not JSON."""
+
+    def __init__(self, detail: str, errors: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(detail)
+        self.errors = tuple(errors)
+
+    @classmethod
+    def of(cls, error: ValidationError) -> BodyError:
+        """What pydantic found, without the input it found it in."""
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        if found[0]["type"] == "json_invalid":
+            return cls(found[0]["msg"])
+        errors = [(dotted(one["loc"]), one["msg"]) for one in found]
+        field, message = errors[0]
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        return cls(f"{field or 'the body'}: {message}{more}", errors)
+
+
+def dotted(location: Sequence[int | str]) -> str:
+    """("messages", 0, "content", "<parts>", 1) as messages.0.content.1."""
+    return ".".join(str(step) for step in location if not str(step).startswith(BRANCH))
+
+
+def without_lone_surrogates(body: bytes) -> bytes:
+    r"""The JSON document with every lone surrogate escape (`\ud800`) as `\ufffd`.
+
+    JSON allows them and text cut in the middle of an emoji has them, but no UTF-8 text can hold one.
+    """
+    return _ESCAPE.sub(lambda escape: rb"\ufffd" if escape.group(1) else escape.group(0), body)
+
+
+def problem(
+    status: int, detail: str, instance: str, kind: str = "about:blank", title: str = "", **more: object
+) -> dict[str, object]:
+    """A problem document; `more` are members of its kind."""
+    title = title or HTTPStatus(status).phrase
+    return {"type": kind, "title": title, "status": status, "detail": detail, "instance": instance, **more}
+
+
+def no_candidate_problem(error: NoEligibleCandidateError, instance: str) -> dict[str, object]:
+    """The problem of a request that the rules leave no candidate for."""
+    return problem(422, str(error), instance, NO_CANDIDATE, "No eligible candidate", ruled_out=error.rules)
+
+
+def budget_problem(error: BudgetSpentError, instance: str) -> dict[str, object]:
+    """The problem of a request whose budget is spent."""
+    return problem(402, str(error), instance, BUDGET_SPENT, "Budget spent")
+
+
+def body_problem(error: BodyError, instance: str) -> dict[str, object]:
+    """The problem of a body that is not JSON, or not what the endpoint takes."""
+    if not error.errors:
+        return problem(400, str(error), instance, INVALID, "Malformed JSON")
+    fields = [{"field": field, "message": message} for field, message in error.errors]
+    return problem(422, str(error), instance, INVALID, "Invalid request", errors=fields)
+
+
+def problem_response(document: dict[str, object], headers: dict[str, str] | None = None) -> Response:
+    """The response that carries a problem document, with the document's status."""
+    status = document["status"]
+    assert isinstance(status, int)
+    return Response(orjson.dumps(document), status, headers, MEDIA_TYPE)
+
+
+async def _on_body(request: Request, error: Exception) -> Response:
+    assert isinstance(error, BodyError)
+    return problem_response(body_problem(error, request.url.path))
+
+
+async def _on_query(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    errors = [(dotted(one["loc"][1:]), one["msg"]) for one in error.errors()]
+    field, message = errors[0]
+    return problem_response(body_problem(BodyError(f"{field}: {message}", errors), request.url.path))
+
+
+async def _on_no_candidate(request: Request, error: Exception) -> Response:
+    assert isinstance(error, NoEligibleCandidateError)
+    return problem_response(no_candidate_problem(error, request.url.path))
+
+
+async def _on_budget(request: Request, error: Exception) -> Response:
+    assert isinstance(error, BudgetSpentError)
+    return problem_response(budget_problem(error, request.url.path))
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    headers = dict(error.headers) if error.headers else None
+    return problem_response(problem(error.status_code, error.detail, request.url.path), headers)
+
+
+class LastResort:
+    """Middleware: an exception that nothing else handles is logged, and answered by a problem without its text."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def watch(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                _count(scope, message["status"])
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watch)
+        except ClientDisconnect:
+            logger.debug("the client of %s %s left before its request was read", scope["method"], scope["path"])
+        except Exception:  # the process has to outlive any one request
+            logger.exception("unexpected error on %s %s", scope["method"], scope["path"])
+            if started:
+                raise
+            document = problem(500, "The request could not be handled; the log says why.", scope["path"])
+            await problem_response(document)(scope, receive, watch)
+
+
+def _count(scope: Scope, status: int) -> None:
+    service = scope["app"].state.service
+    if status >= 400 and service is not None:
+        service.metrics.problem(status)
+
+
+class BodyLimit:
+    """Middleware: a body longer than `max_bytes` is refused with 413, by its header, or as it is read."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        detail = f"The body is longer than {self._max_bytes} bytes (ROUTER_MAX_BODY_BYTES)."
+        length = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
+        if length.isdigit() and int(length) > self._max_bytes:
+            await problem_response(problem(413, detail, scope["path"]))(scope, receive, send)
+            return
+        arrived = 0
+
+        async def count() -> Message:
+            nonlocal arrived
+            message = await receive()
+            arrived += len(message.get("body", b""))
+            if arrived > self._max_bytes:  # a chunked body announces no length
+                raise HTTPException(413, detail)
+            return message
+
+        await self._app(scope, count, send)
+
+
+def install(app: FastAPI, max_body_bytes: int) -> None:
+    """Makes every error of `app` a problem document, and limits the length of a body."""
+    app.add_exception_handler(BodyError, _on_body)
+    app.add_exception_handler(RequestValidationError, _on_query)
+    app.add_exception_handler(NoEligibleCandidateError, _on_no_candidate)
+    app.add_exception_handler(BudgetSpentError, _on_budget)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
+    app.add_middleware(LastResort)

@@ -1,0 +1,95 @@
+"""Surface features: what can be counted in a request without understanding it.
+
+One pass over the bytes gives every character count, so that the cost per request is a few microseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import log1p
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.bundle.request import RouteRequest, has_image
+
+Matrix = NDArray[np.float32]
+
+SURFACE: tuple[str, ...] = (
+    "log_bytes",
+    "log_words",
+    "log_lines",
+    "digit_share",
+    "uppercase_share",
+    "symbol_share",
+    "punctuation_share",
+    "non_ascii_share",
+    "log_questions",
+    "code_fences",
+    "log_messages",
+    "has_system",
+    "has_image",
+    "has_tools",
+    "wants_json",
+    "log_max_output_tokens",
+)
+
+_BYTES = 256
+
+
+def _byte_classes() -> NDArray[np.float64]:
+    """(256, 8) one column per class of byte: space, newline, digit, upper case, symbol, punctuation, non-ASCII, '?'."""
+    classes = np.zeros((_BYTES, 8))
+    for column, members in enumerate((b" \t\n", b"\n", b"0123456789", None, b"{}[]()<>=+*/\\|&^%$#@_`~", b".,;:!'\"-")):
+        if members is not None:
+            classes[list(members), column] = 1.0
+    classes[ord("A") : ord("Z") + 1, 3] = 1.0
+    classes[128:, 6] = 1.0
+    classes[ord("?"), 7] = 1.0
+    return classes
+
+
+_CLASSES = _byte_classes()
+
+
+def surface_features(request: RouteRequest, text: str) -> list[float]:
+    """The features named in `SURFACE`, in that order, for one request and its text."""
+    data = np.frombuffer(text.encode("utf-8", "replace"), dtype=np.uint8)
+    size = data.size
+    counts = np.bincount(data, minlength=_BYTES) @ _CLASSES if size else np.zeros(8)
+    spaces, lines, digits, upper, symbols, punctuation, non_ascii, questions = counts.tolist()
+    share = 1.0 / max(size, 1)
+    messages = request.messages or ()
+    return [
+        log1p(size),
+        log1p(spaces),
+        log1p(lines),
+        digits * share,
+        upper * share,
+        symbols * share,
+        punctuation * share,
+        non_ascii * share,
+        log1p(questions),
+        1.0 if "```" in text else 0.0,
+        log1p(len(messages)),
+        1.0 if any(message.get("role") in ("system", "developer") for message in messages) else 0.0,
+        1.0 if has_image(request) else 0.0,
+        1.0 if request.tools else 0.0,
+        1.0 if request.json_schema else 0.0,
+        log1p(request.max_output_tokens or 0),
+    ]
+
+
+def feature_matrix(requests: Sequence[RouteRequest], texts: Sequence[str], workflows: Sequence[str]) -> Matrix:
+    """(n, len(SURFACE) + len(workflows)) float32: the surface features, then one column per workflow.
+
+    A missing or unknown workflow leaves its columns all zero.
+    """
+    surface = len(SURFACE)
+    matrix = np.zeros((len(texts), surface + len(workflows)), dtype=np.float32)
+    column = {workflow: surface + index for index, workflow in enumerate(workflows)}
+    for row, (request, text) in enumerate(zip(requests, texts, strict=True)):
+        matrix[row, :surface] = surface_features(request, text)
+        if request.workflow is not None and (at := column.get(request.workflow)) is not None:
+            matrix[row, at] = 1.0
+    return matrix

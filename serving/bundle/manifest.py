@@ -1,0 +1,259 @@
+"""The bundle: the folder that training writes and serving reads. JSON and ONNX only; loading it runs no pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from serving.bundle.catalogue import Candidate
+from serving.decide.policy import Objective, Setting
+
+# Raise it when a bundle written before can no longer be read by this code, or the other way round.
+FORMAT_VERSION = 4
+MANIFEST = "manifest.json"
+# What serving reads beside the manifest; a bundle may hold more (a report, a card).
+REQUIRED_FILES = ("encoder.onnx", "head.onnx", "tokenizer.json")
+
+
+class BundleError(ValueError):
+    """A bundle that cannot be used; the message names the folder, the file, what is wrong and what to do."""
+
+
+class _Frozen(BaseModel):
+    # A knob may be infinite, which JSON has no number for: as a string it survives writing and reading.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class EncoderSpec(_Frozen):
+    """Which encoder embeds; `max_tokens` is its window, `dim` the length of an embedding."""
+
+    name: str
+    source: str
+    max_tokens: int = Field(gt=1)
+    dim: int = Field(gt=0)
+
+
+class HeadSpec(_Frozen):
+    """What `head.onnx` predicts with: the estimator for tagged requests, and the one for requests without a tag."""
+
+    estimator: str
+    estimator_untagged: str
+    calibration: str
+    surface: tuple[str, ...]
+    workflows: tuple[str, ...]
+
+
+class Novelty(_Frozen):
+    """How unlike what was trained on a prompt has to be for the router to abstain, and how training prompts were spread.
+
+    `head.onnx` gives a prompt's novelty, near 1 for training prompts, and its cosine similarity to `shares` many cluster
+    centres of them. `threshold` is exceeded by few calibration prompts, `shares` are the clusters' shares in training.
+    """
+
+    threshold: float
+    shares: tuple[float, ...] = Field(min_length=1)
+
+
+class WorkflowBound(_Frozen):
+    """A certified knob within one workflow: what was seen, and the upper bound for this workflow taken alone."""
+
+    requests: int = Field(ge=0)
+    violation_rate: float | None
+    bound: float
+    saving: float
+
+
+class Certificate(_Frozen):
+    """With confidence 1 - delta, P(the chosen candidate fails and the reference would not have) <= alpha.
+
+    `bound` is the upper confidence bound that was compared with alpha, by `method`: "clopper-pearson" on requests with
+    every outcome known, "weighted" on requests with one outcome. The saving's interval is a 95% bootstrap interval. The
+    workflows' bounds hold one by one, not all at once.
+    """
+
+    alpha: float
+    delta: float
+    method: Literal["clopper-pearson", "weighted"]
+    requests: int
+    effective_requests: float
+    violation_rate: float
+    bound: float
+    saving_low: float
+    saving_high: float
+    workflows: dict[str, WorkflowBound]
+
+
+class OperatingPoint(_Frozen):
+    """A knob value and what it gave on the calibration data.
+
+    `guard` names the candidate against which the knob counts failures (`policy.guarded`); `always` one that is used for
+    every request instead of a knob. Quality is the share of acceptable answers, saving is relative to sending everything
+    to the reference candidate.
+    """
+
+    name: str
+    quality_target: float | None = None
+    knob: float = Field(ge=0)
+    guard: str | None = None
+    always: str | None = None
+    calibration_requests: int = Field(ge=0)
+    quality: float | None = None
+    cost_usd: float | None = None
+    saving: float | None = None
+    certificate: Certificate | None = None
+
+
+class Manifest(_Frozen):
+    """Everything about a bundle that is not a weight."""
+
+    format_version: int
+    version: str
+    created: str
+    data_fingerprint: str
+    simulated: bool
+    candidates: tuple[Candidate, ...] = Field(min_length=1)
+    cost_from: dict[str, str]
+    reference: str
+    acceptable: float
+    objective: Objective
+    graded: bool
+    encoder: EncoderSpec
+    head: HeadSpec
+    operating_points: tuple[OperatingPoint, ...] = Field(min_length=1)
+    default_point: str
+    knobs: tuple[float, ...]
+    novelty: Novelty
+    metrics: dict[str, Any]
+    files: dict[str, str]
+
+    def setting(self, point: OperatingPoint) -> Setting:
+        """The point as the policy takes it, candidates as columns."""
+        columns = {candidate.name: column for column, candidate in enumerate(self.candidates)}
+        return Setting(
+            point.knob,
+            guard=None if point.guard is None else columns[point.guard],
+            always=None if point.always is None else columns[point.always],
+        )
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Self:
+        names = {candidate.name for candidate in self.candidates}
+        if len(names) != len(self.candidates):
+            raise ValueError("two candidates have the same name")
+        if self.cost_from.keys() != names:
+            raise ValueError(f"cost_from is for {sorted(self.cost_from)}, the candidates are {sorted(names)}")
+        named = {name for point in self.operating_points for name in (point.always, point.guard) if name is not None}
+        if unknown := ({self.reference} | named) - names:
+            raise ValueError(f"{sorted(unknown)} is no candidate; the candidates are {sorted(names)}")
+        points = [point.name for point in self.operating_points]
+        if self.default_point not in points:
+            raise ValueError(f"default_point {self.default_point!r} is no operating point; these are {points}")
+        if missing := set(REQUIRED_FILES) - self.files.keys():
+            raise ValueError(f"files does not list {sorted(missing)}")
+        return self
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk whose files were all there and unchanged when it was opened."""
+
+    folder: Path
+    manifest: Manifest
+
+    def path(self, name: str) -> Path:
+        return self.folder / name
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Checks a bundle's format version and the sha256 of each of its files; raises BundleError."""
+    folder = folder.resolve()
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise BundleError(f"{folder} is not a bundle: it has no {MANIFEST}. `make train` writes one to models/current.")
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        version = _format_version(path)
+        if version not in (None, FORMAT_VERSION):
+            raise BundleError(_wrong_version(path, version)) from error
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the document"
+        raise BundleError(f"{path}: {where}: {first['msg']}. Train again, or restore the file.") from error
+    if manifest.format_version != FORMAT_VERSION:
+        raise BundleError(_wrong_version(path, manifest.format_version))
+    for name, expected in manifest.files.items():
+        file = folder / name
+        if not file.is_file():
+            raise BundleError(f"{file} is missing from the bundle. Copy the whole folder, or train again.")
+        if (arrived := sha256(file)) != expected:
+            raise BundleError(
+                f"{file} has sha256 {arrived[:12]}…, the manifest says {expected[:12]}…: the file was changed or cut "
+                f"short. Copy the bundle again, or train again."
+            )
+    return Bundle(folder, manifest)
+
+
+def _wrong_version(path: Path, version: object) -> str:
+    return (
+        f"{path}: format_version is {version}, this code reads {FORMAT_VERSION}. Train again with this version, or "
+        f"serve the bundle with the version that wrote it."
+    )
+
+
+def _format_version(path: Path) -> object:
+    class Header(BaseModel):
+        format_version: int | None = None
+
+    try:
+        return Header.model_validate_json(path.read_bytes()).format_version
+    except ValidationError:
+        return None
+
+
+def write_bundle(
+    root: Path, version: str, fill: Callable[[Path], None], manifest: Callable[[Mapping[str, str]], Manifest]
+) -> Bundle:
+    """Writes `root/version` atomically.
+
+    `fill` puts every file but the manifest into a temporary folder; `manifest` gets their sha256 by name. The folder is
+    renamed into place when all of it is there, so that a reader never sees half a bundle.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    final = root / version
+    if final.exists():
+        raise BundleError(f"{final} exists already; a bundle is never overwritten. Remove it or use another version.")
+    temporary = root / f".{version}.{secrets.token_hex(4)}"
+    temporary.mkdir()
+    try:
+        fill(temporary)
+        hashes = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
+        (temporary / MANIFEST).write_text(manifest(hashes).model_dump_json(indent=2), encoding="utf-8")
+        temporary.rename(final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return open_bundle(final)
+
+
+def switch_current(root: Path, version: str) -> None:
+    """Points `root/current`, which is served, at `root/version`."""
+    switch_link(root, "current", version)
+
+
+def switch_link(root: Path, name: str, version: str) -> None:
+    """Points `root/name` at `root/version`, atomically: a symbolic link is made beside it and renamed over it."""
+    link = root / f".{name}.{secrets.token_hex(4)}"
+    link.symlink_to(version, target_is_directory=True)
+    link.replace(root / name)

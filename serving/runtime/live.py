@@ -1,0 +1,258 @@
+"""The router that is being served, and its replacement while requests go on.
+
+A new bundle is loaded and warmed beside the old one and takes its place in one assignment, so that no request is dropped. A
+bundle that cannot be loaded is refused, with the reason, and the old one stays.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+from cachetools import LRUCache
+
+from serving.bundle.encoder import Matrix
+from serving.bundle.manifest import MANIFEST, BundleError, open_bundle
+from serving.decide.router import Router
+
+logger = logging.getLogger(__name__)
+
+_WARM_UP = ("Is it warm?", "", "A longer text, so that both paths have run. " * 500)
+MLFLOW = "models:/"
+_TIMED = "How long does it take to embed a prompt of about this length? " * 4
+_INLINE_SECONDS = 0.001
+_LONGEST_STOP = 5.0
+# A refused bundle is tried again after so long, for what was wrong may have been the network.
+_TRY_AGAIN_SECONDS = 60.0
+_ENCODER_FILES = ("encoder.onnx", "tokenizer.json")
+
+Identity = tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class Reload:
+    """What came of a reload: whether another bundle is served now, which one is, and why not where it was refused."""
+
+    changed: bool
+    version: str
+    refused: str | None = None
+
+
+class Embeddings:
+    """Embeddings of recent texts, at most `most`; the least recently used go. Keys are hashes: no text is held."""
+
+    def __init__(self, most: int) -> None:
+        self._known: LRUCache[bytes, Matrix] = LRUCache(most)
+        self._lock = threading.Lock()
+        self.hits = self.misses = 0
+
+    def get(self, text: str) -> Matrix | None:
+        """(1, dim) or None."""
+        with self._lock:
+            found: Matrix | None = self._known.get(_key(text))
+        if found is None:
+            self.misses += 1
+        else:
+            self.hits += 1
+        return found
+
+    def put(self, text: str, embedding: Matrix) -> None:
+        with self._lock:
+            self._known[_key(text)] = embedding
+
+
+def _key(text: str) -> bytes:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A loaded, warm router with its embedding cache: embeddings of one encoder are of no use to another."""
+
+    router: Router
+    embeddings: Embeddings
+    identity: Identity
+    inline: bool
+
+    def embed(self, text: str) -> Matrix:
+        """(1, dim), kept in the cache."""
+        return self.embed_many([text])
+
+    def embed_many(self, texts: Sequence[str]) -> Matrix:
+        """(n, dim), kept in the cache."""
+        embeddings = self.router.encoder.encode(texts)
+        for row, text in enumerate(texts):
+            self.embeddings.put(text, embeddings[row : row + 1].copy())  # a view would hold the whole batch
+        return embeddings
+
+    def same_encoder(self, other: Router) -> bool:
+        """Whether another router embeds as this one does."""
+        files, others = self.router.manifest.files, other.manifest.files
+        return all(files[name] == others[name] for name in _ENCODER_FILES)
+
+
+class Live:
+    """The current `Serving`, reloaded on demand (`reload`) or when the source comes to be another bundle (`watch`)."""
+
+    def __init__(self, source: str, *, threads: int, context_margin: float, cache: int) -> None:
+        self.source = source
+        self._threads = threads
+        self._margin = context_margin
+        self._cache = cache
+        self._loading = threading.Lock()
+        self._stop = threading.Event()
+        self._watcher: threading.Thread | None = None
+        self._tried: tuple[Identity | None, float] = (None, 0.0)
+        self.reloads = self.refusals = 0
+        self.refused: str | None = None
+        self.current = self._load(identity_of(source), None)
+
+    def reload(self) -> Reload:
+        """Loads the source again; what is served already is left as it is. Never raises for a bad bundle."""
+        with self._loading:
+            try:
+                identity = identity_of(self.source)
+                self._tried = (identity, time.monotonic())
+                if identity == self.current.identity:
+                    self.refused = None
+                    return Reload(False, self.version)
+                self.current = self._load(identity, self.current)
+            except (BundleError, OSError) as error:
+                return self._refuse(str(error))
+            self.refused = None
+            _give_back()
+            self.reloads += 1
+            logger.info("serving bundle %s", self.version)
+            return Reload(True, self.version)
+
+    def _refuse(self, why: str) -> Reload:
+        self.refusals += 1
+        if why != self.refused:
+            logger.error("the bundle at %s is refused, %s stays: %s", self.source, self.version, why)
+        self.refused = why
+        return Reload(False, self.version, why)
+
+    @property
+    def version(self) -> str:
+        """The version of the bundle that is served."""
+        return self.current.router.manifest.version
+
+    def _load(self, identity: Identity, previous: Serving | None) -> Serving:
+        """Loads and warms what `identity` names; raises BundleError.
+
+        The identity was taken before: a bundle that changes while it is read is then seen to be another one.
+        """
+        with opened(self.source, identity) as folder:
+            try:
+                router = Router.load(folder, self._threads, self._margin)
+                _warm(router)
+            except (BundleError, OSError):
+                raise
+            except Exception as error:  # a graph that loads and does not run, a tokenizer that is none
+                raise BundleError(f"{folder}: it cannot be used: {type(error).__name__}: {error}") from error
+        known = Embeddings(self._cache)
+        if previous is not None and previous.same_encoder(router):
+            known = previous.embeddings
+        return Serving(router, known, identity, _fast(router))
+
+    def watch(self, seconds: float, after: Callable[[], None] = lambda: None) -> None:
+        """Looks every so many seconds whether the source is another bundle now, and then calls `after`; until `stop`.
+
+        A bundle that was refused is tried again when anything of it has changed, or after a minute.
+        """
+
+        def look() -> None:
+            while not self._stop.wait(seconds):
+                try:
+                    self._look()
+                    after()
+                except Exception:  # the next look may succeed, and nobody else would look
+                    logger.exception("looking for a new bundle at %s failed", self.source)
+
+        self._watcher = threading.Thread(target=look, name="bundle-watch", daemon=True)
+        self._watcher.start()
+
+    def _look(self) -> None:
+        try:
+            identity = identity_of(self.source)
+        except (BundleError, OSError) as error:
+            if str(error) != self.refused:
+                self.reload()
+            return
+        tried, at = self._tried
+        again = time.monotonic() - at > _TRY_AGAIN_SECONDS
+        if identity != self.current.identity and (identity != tried or again):
+            self.reload()
+
+    def stop(self) -> None:
+        """Ends the watch."""
+        self._stop.set()
+        if self._watcher is not None:
+            self._watcher.join(_LONGEST_STOP)
+
+
+def _warm(router: Router) -> None:
+    """Runs both graphs on short and long texts, alone and together; raises BundleError if what they give is no estimate."""
+    for texts in (*([text] for text in _WARM_UP), list(_WARM_UP)):
+        chances = router.estimate(texts).acceptable
+        if chances.shape != (len(texts), len(router.candidates)) or not np.all((chances >= 0) & (chances <= 1)):
+            raise BundleError(
+                f"{router.bundle.folder}: head.onnx gives no probability for each of {len(router.candidates)} candidates. "
+                f"Train again."
+            )
+
+
+def _give_back() -> None:
+    """Hands the old bundle's memory back to the system; glibc keeps it otherwise, and every reload seems to cost some."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
+def _fast(router: Router) -> bool:
+    """Whether the encoder is quicker than handing a text to a thread: a look-up of word vectors is, a transformer is not."""
+
+    def taken() -> float:
+        started = time.perf_counter()
+        router.encoder.encode([_TIMED])
+        return time.perf_counter() - started
+
+    # The quickest of several: a busy machine makes any one of them slow.
+    return min(taken() for _ in range(20)) < _INLINE_SECONDS
+
+
+def identity_of(source: str) -> Identity:
+    """What tells one bundle from another without reading it; raises BundleError or OSError where there is none.
+
+    Of a folder: where it really is, and the name, time and size of each of its files. Of a registered model: its version.
+    """
+    if source.startswith(MLFLOW):
+        from serving.runtime.sources import version_of
+
+        return source, version_of(source)
+    folder = Path(source).resolve()
+    if not (folder / MANIFEST).is_file():
+        open_bundle(folder)  # says what is missing
+    found = [(path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
+    return str(folder), tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in found)
+
+
+@contextmanager
+def opened(source: str, identity: Identity) -> Iterator[Path]:
+    """The folder of an identified bundle; a registered model is there only as long as the context. Raises BundleError."""
+    if not source.startswith(MLFLOW):
+        yield Path(str(identity[0]))
+        return
+    from serving.runtime.sources import downloaded
+
+    with downloaded(source, int(str(identity[1]))) as folder:
+        yield folder

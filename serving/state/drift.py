@@ -1,0 +1,168 @@
+"""Drift: whether traffic still looks like the training data, and whether confidence still means what it says.
+
+Three figures over sliding windows: the population stability index of prompts' clusters against training's shares, the
+share of prompts unlike anything in training, and the calibration error of confidence against feedback.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from cachetools import LRUCache
+from numpy.typing import NDArray
+
+from serving.bundle.manifest import Manifest
+from serving.decide.router import Decision
+
+logger = logging.getLogger(__name__)
+
+Figure = Literal["psi", "novel_share", "calibration_error"]
+_BINS = 10
+# A cluster without a prompt counts as half a prompt: the index has no value for a share of nothing.
+_NONE_SEEN = 0.5
+# What was above its threshold is well again below this share of it, so that a figure at the threshold warns once.
+_WELL_BELOW = 0.8
+
+
+def psi(expected: Sequence[float], counts: Sequence[int]) -> float:
+    """Population stability index: sum of (a - e) ln(a / e) over k groups, 0 where the shares are the same.
+
+    `expected` (k,) are shares that sum to one, `counts` (k,) what was seen. A count of 0 is taken as half, an expected
+    share of 0 as half of one in the same number. By custom 0.1 is a small shift and 0.25 a large one. Raises ValueError for
+    lengths that differ.
+    """
+    if len(expected) != len(counts):
+        raise ValueError(f"{len(counts)} counts arrived for {len(expected)} expected shares; give one for each")
+    total = sum(counts)
+    if total == 0:
+        return 0.0
+    actual = np.maximum(np.asarray(counts, dtype=np.float64), _NONE_SEEN) / total
+    wanted = np.maximum(np.asarray(expected, dtype=np.float64), _NONE_SEEN / total)
+    return float(np.sum((actual - wanted) * np.log(actual / wanted)))
+
+
+def calibration_error(confidence: NDArray[np.float64], accepted: NDArray[np.float64]) -> float:
+    """Expected calibration error (Naeini et al., 2015) with 10 bins of equal width; 0 without any feedback.
+
+    `confidence` (n,) in [0, 1], `accepted` (n,) 0 or 1: the mean over bins of |mean confidence - share accepted|, each
+    weighted by its share of the n.
+    """
+    if len(confidence) == 0:
+        return 0.0
+    bins = np.minimum((confidence * _BINS).astype(np.intp), _BINS - 1)
+    gaps = np.bincount(bins, weights=confidence - accepted, minlength=_BINS)
+    return float(np.abs(gaps).sum() / len(confidence))
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """From where on a figure is worth a warning, and how much has to be seen (prompts, feedback) before it counts."""
+
+    psi: float
+    novel_share: float
+    calibration_error: float
+    prompts: int
+    feedback: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The figures over their windows; None where too little was seen."""
+
+    psi: float | None
+    novel_share: float | None
+    calibration_error: float | None
+
+
+class Drift:
+    """Keeps the last `window` prompts' clusters and the last `window` judged decisions. Safe to share between threads.
+
+    A new bundle has other clusters and another calibration, and starts the windows anew. Feedback counts if this process
+    made the decision and it is among the last `remembered`: with several workers, each sees its part.
+    """
+
+    def __init__(self, window: int, thresholds: Thresholds, remembered: int = 50_000) -> None:
+        self._thresholds = thresholds
+        self._lock = threading.Lock()
+        self._version: str | None = None
+        self._seen: deque[tuple[int, bool]] = deque(maxlen=window)
+        self._judged: deque[tuple[float, bool]] = deque(maxlen=window)
+        self._open: LRUCache[str, tuple[str, float]] = LRUCache(remembered)
+        self._counts: list[int] = []
+        self._novel = 0
+        self._shares: tuple[float, ...] = ()
+        self._threshold = self._acceptable = 0.0
+        self._high: set[Figure] = set()
+
+    def decided(self, identifier: str, decision: Decision, manifest: Manifest) -> None:
+        """Counts a prompt that was decided on with estimates; `manifest` is the current bundle's."""
+        if decision.cluster is None or decision.novelty is None or decision.bundle != manifest.version:
+            return
+        with self._lock:
+            if self._version != manifest.version:
+                self._start(manifest)
+            if len(self._seen) == self._seen.maxlen:
+                cluster, novel = self._seen.popleft()
+                self._counts[cluster] -= 1
+                self._novel -= novel
+            novel = decision.novelty > self._threshold
+            self._seen.append((decision.cluster, novel))
+            self._counts[decision.cluster] += 1
+            self._novel += novel
+            if decision.confidence is not None:
+                self._open[identifier] = (decision.candidate, decision.confidence)
+
+    def judged(self, identifier: str, quality: float, candidate: str | None) -> None:
+        """Counts feedback on the answer of the chosen candidate (`candidate` is who answered; None: that one)."""
+        with self._lock:
+            chosen, confidence = self._open.pop(identifier, (None, 0.0))
+            if chosen is not None and candidate in (None, chosen):
+                self._judged.append((confidence, quality >= self._acceptable))
+
+    def measure(self) -> Measured:
+        """The figures now."""
+        least = self._thresholds
+        with self._lock:
+            seen, counts, novel, shares = len(self._seen), list(self._counts), self._novel, self._shares
+            judged = np.array(self._judged, dtype=np.float64).reshape(-1, 2)
+        enough = seen >= least.prompts
+        return Measured(
+            psi=psi(shares, counts) if enough else None,
+            novel_share=novel / seen if enough else None,
+            calibration_error=calibration_error(judged[:, 0], judged[:, 1]) if len(judged) >= least.feedback else None,
+        )
+
+    def check(self) -> Measured:
+        """As `measure`, and one warning for each figure that has come to be above its threshold."""
+        measured = self.measure()
+        self._compare("psi", measured.psi, self._thresholds.psi)
+        self._compare("novel_share", measured.novel_share, self._thresholds.novel_share)
+        self._compare("calibration_error", measured.calibration_error, self._thresholds.calibration_error)
+        return measured
+
+    def _compare(self, figure: Figure, value: float | None, threshold: float) -> None:
+        if value is None:
+            return
+        if figure not in self._high and value > threshold:
+            self._high.add(figure)
+            logger.warning("drift: %s is %.3f, above %g: train again on recent traffic", figure, value, threshold)
+        elif figure in self._high and value < _WELL_BELOW * threshold:
+            self._high.discard(figure)
+            logger.info("drift: %s is %.3f, well below %g again", figure, value, threshold)
+
+    def _start(self, manifest: Manifest) -> None:
+        self._version = manifest.version
+        self._shares, self._threshold = manifest.novelty.shares, manifest.novelty.threshold
+        self._acceptable = manifest.acceptable
+        self._counts = [0] * len(self._shares)
+        self._novel = 0
+        self._seen.clear()
+        self._judged.clear()
+        self._open.clear()
+        self._high.clear()

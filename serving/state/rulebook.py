@@ -1,0 +1,184 @@
+"""The server's own rules, `policies.toml`: what holds for every request, for a workflow, and for an API key.
+
+They only tighten what a request asks (`Policy.tightened`). Keys are kept as SHA-256 hashes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import tomllib
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from limits import RateLimitItem, parse
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from serving.decide.policy import Capability, Objective, Policy
+
+Glob = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class RulesError(ValueError):
+    """A rule file that cannot be used; the message names the file and the field."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Budget(_Section):
+    """USD per UTC day and per calendar month, and what happens when one is spent.
+
+    With `pacing` the knob is tightened on the way, so that the budget lasts its period.
+    """
+
+    day_usd: float | None = Field(default=None, ge=0)
+    month_usd: float | None = Field(default=None, ge=0)
+    at_limit: Literal["cheapest", "reject", "warn"] = "cheapest"
+    pacing: bool = False
+
+    @model_validator(mode="after")
+    def _paces_something(self) -> Self:
+        if self.pacing and self.day_usd is None and self.month_usd is None:
+            raise ValueError("pacing is true and there is nothing to pace; expected day_usd or month_usd")
+        return self
+
+
+class Rules(_Section):
+    """What holds for one scope; the fields are those of `Policy`, and of a request."""
+
+    allow: tuple[Glob, ...] = ()
+    deny: tuple[Glob, ...] = ()
+    requires: frozenset[Capability] = frozenset()
+    zero_retention: bool = False
+    self_hosted: bool = False
+    no_training: bool = False
+    regions: frozenset[str] = frozenset()
+    max_cost_usd: float | None = Field(default=None, ge=0)
+    max_latency_ms: float | None = Field(default=None, gt=0)
+    quality_target: float | None = Field(default=None, gt=0, le=1)
+    cost_quality: float | None = Field(default=None, ge=0, le=10)
+    objective: Objective | None = None
+    abstain_below: float = Field(default=0.0, ge=0, le=1)
+    budget: Budget = Budget()
+    # Who answers when no candidate is eligible; without one the request is refused.
+    no_candidate: str | None = None
+
+    @model_validator(mode="after")
+    def _one_aim(self) -> Self:
+        if self.quality_target is not None and self.cost_quality is not None:
+            raise ValueError("give at most one of quality_target and cost_quality; both arrived")
+        return self
+
+    @cached_property
+    def tightening(self) -> Policy | None:
+        """The policy, None where it asks for nothing; made once, for it is asked for with every request."""
+        asked = self.policy()
+        return None if asked == Policy() else asked
+
+    def policy(self) -> Policy:
+        return Policy(
+            allow=(self.allow,) if self.allow else (),
+            deny=self.deny,
+            requires=self.requires,
+            zero_retention=self.zero_retention,
+            self_hosted=self.self_hosted,
+            no_training=self.no_training,
+            regions=(self.regions,) if self.regions else (),
+            max_cost_usd=self.max_cost_usd,
+            max_latency_ms=self.max_latency_ms,
+            quality_target=self.quality_target,
+            cost_quality=self.cost_quality,
+            objective=self.objective,
+            abstain_below=self.abstain_below,
+        )
+
+
+class Key(Rules):
+    """An API key: the SHA-256 of its text in hex, how often it may be used ("100/second"), and whether it may administer."""
+
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    rate: str | None = None
+    admin: bool = False
+
+    @field_validator("rate")
+    @classmethod
+    def _is_a_rate(cls, rate: str | None) -> str | None:
+        if rate is not None:
+            parse(rate)
+        return rate
+
+    @property
+    def limit(self) -> RateLimitItem | None:
+        return None if self.rate is None else parse(self.rate)
+
+
+class RuleBook(_Section):
+    """All rules. With any key, routing, feedback, budgets and reloading need one."""
+
+    default: Rules = Rules()
+    workflows: Mapping[str, Rules] = {}
+    keys: Mapping[str, Key] = {}
+
+    @model_validator(mode="after")
+    def _each_key_once(self) -> Self:
+        names = {key.sha256: name for name, key in self.keys.items()}
+        for name, key in self.keys.items():
+            if names[key.sha256] != name:
+                raise ValueError(
+                    f"keys.{name} and keys.{names[key.sha256]} have the same sha256; expected one name a key"
+                )
+        return self
+
+    def scopes(self, key: str | None, workflow: str | None) -> list[tuple[str, Rules]]:
+        """The scopes that a request is in, with their rules."""
+        found: list[tuple[str, Rules]] = [("default", self.default)]
+        if workflow is not None and workflow in self.workflows:
+            found.append((f"workflow:{workflow}", self.workflows[workflow]))
+        if key is not None:
+            found.append((f"key:{key}", self.keys[key]))
+        return found
+
+    def every_scope(self) -> list[tuple[str, Rules]]:
+        return [
+            ("default", self.default),
+            *((f"workflow:{name}", rules) for name, rules in self.workflows.items()),
+            *((f"key:{name}", rules) for name, rules in self.keys.items()),
+        ]
+
+    def key_of(self, secret: str) -> str | None:
+        """The name of the key with this text, None if there is none; takes as long whichever it is."""
+        digest = digest_of(secret)
+        found = None
+        for name, key in self.keys.items():
+            if hmac.compare_digest(key.sha256, digest):
+                found = name
+        return found
+
+
+def digest_of(secret: str) -> str:
+    """What `policies.toml` holds of an API key. Keys are long and random, so a plain hash cannot be reversed."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def load_rules(path: Path | None) -> RuleBook:
+    """Reads a rule file, or gives no rules for None; raises RulesError."""
+    if path is None:
+        return RuleBook()
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RulesError(
+            f"{path}: cannot be read ({error.strerror}); expected a rule file, see docs/serving.md"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RulesError(f"{path}: not valid TOML: {error}") from error
+    try:
+        return RuleBook.model_validate(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise RulesError(f"{path}: {where}: {first['msg']}") from error

@@ -1,0 +1,293 @@
+"""Three ways to part one log: at random by prompt, by time, and with whole workflows left out.
+
+A random split lets a router learn a data set's identity: the workflow of a test request was always in training. What it
+is worth on later traffic, and on workflows that nobody showed it, are other questions, asked here of the same log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from serving.decide.policy import Objective
+from training.config import ConfigError, Params
+from training.dataset.matrix import OutcomeMatrix
+from training.dataset.split import Split, SplitError, folds, split_requests
+from training.evaluate.evaluate import SplitLine
+from training.learn.costs import cost_sources
+from training.learn.estimators.base import Floats, Inputs, NotTrainableError
+from training.learn.estimators.registry import Factory, factories
+from training.learn.estimators.tables import WorkflowTable
+from training.learn.pipeline import Prepared, cost_model, fitting_weights, observation_propensity
+from training.measure.frontier import Frontier, Singles, bootstrap_aiq, bootstrap_weights, frontier, knob_grid, singles
+
+RANDOM, TIME, WORKFLOWS = "random by prompt", "by time", "workflows left out"
+# Each workflow is left out once, with others, in one of so many parts; each part is a training of its own.
+PARTS = 4
+_WORKERS = 2
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Tested:
+    """Complete outcomes of n test requests, with what they were expected to cost; `quality` and `cost` are (n, m)."""
+
+    knobs: Floats
+    expected_cost: Floats
+    quality: Floats
+    cost: Floats
+
+    @property
+    def alone(self) -> Singles:
+        return singles(self.quality, self.cost)
+
+    def points(self, estimate: Floats) -> Frontier:
+        return frontier(estimate, self.expected_cost, self.quality, self.cost, self.knobs)
+
+    def aiq(self, estimate: Floats) -> float:
+        points = self.points(estimate)
+        return self.alone.aiq(points.cost, points.quality)
+
+    def resampled(self, estimate: Floats, weights: Floats) -> Floats:
+        """(resamples,) AIQ with each row of `weights` (resamples, n)."""
+        return bootstrap_aiq(self.points(estimate), self.quality, self.cost, weights)
+
+
+def redraw(prepared: Prepared, train: Mask, test: Mask) -> Prepared:
+    """The same log with other parts; what is in neither part is the calibration part."""
+    nothing = np.zeros(len(train), dtype=np.bool_)
+    split = Split(train=train, calibration=~train & ~test, test=test, dropped=nothing, method="random", note="")
+    return replace(prepared, split=split)
+
+
+def by_prompt(prepared: Prepared, seed: int, train: float = 0.6, test: float = 0.3) -> Prepared:
+    """Random parts by prompt: whole groups of requests, about the given shares."""
+    labels, member = np.unique(prepared.groups, return_inverse=True)
+    place = np.random.default_rng(seed).permutation(len(labels))[member] / len(labels)
+    return redraw(prepared, place < train, place >= 1.0 - test)
+
+
+def by_time(prepared: Prepared, params: Params) -> Prepared:
+    """The newest groups are the test part, with the run's shares; raises SplitError where not every request has a time."""
+    stamps = prepared.matrix.timestamp
+    known = stamps[~np.isnat(stamps)]
+    if len(known) == len(stamps) and len(np.unique(known)) < 2:
+        raise SplitError(f"a split by time needs different timestamps; all {len(stamps)} requests have the same one")
+    shares = params.split.train, params.split.calibration, 1.0 - params.split.train - params.split.calibration
+    given = np.full(len(stamps), None, dtype=object)
+    split = split_requests(prepared.groups, stamps, given, fractions=shares, method="time", seed=params.split.seed)
+    return replace(prepared, split=split)
+
+
+def without_workflows(prepared: Prepared, seed: int, parts: int) -> list[Prepared]:
+    """Each workflow in the test part of exactly one of at most `parts` redraws, and never in that one's training part.
+
+    Requests without a workflow count as one. A conversation or a prompt of a left-out workflow that is in another one too
+    is kept out of training.
+    """
+    workflow = np.array(["(none)" if name is None else str(name) for name in prepared.matrix.workflow])
+    names = np.unique(workflow)
+    parts = min(parts, len(names))
+    place = np.random.default_rng(seed).permutation(len(names)) % parts
+    drawn = []
+    for part in range(parts):
+        left = np.isin(workflow, names[place == part])
+        shared = np.isin(prepared.groups, prepared.groups[left])
+        drawn.append(redraw(prepared, ~shared, left))
+    return drawn
+
+
+def quick_estimators(params: Params, mean_cost: Floats) -> dict[str, Factory]:
+    """Those of `evaluate.split_estimators`, each with its first settings; raises ConfigError.
+
+    Where graded quality is to be maximised, those that estimate it alone.
+    """
+    names = params.evaluate.split_estimators
+    if not names:
+        raise ConfigError("evaluate.split_estimators is empty: name an estimator, or set evaluate.splits=false")
+    kinds = factories(replace(params.fit, estimators=names), mean_cost)
+    if Objective(params.policy.objective) is Objective.ACCEPTABLE:
+        return kinds
+    return {name: kind for name, kind in kinds.items() if kind().graded}
+
+
+def split_figures(prepared: Prepared, inputs: Inputs, params: Params) -> tuple[SplitLine, ...]:
+    """The router's AIQ by each split, re-learnt with the quick estimators; a line without figures says why.
+
+    The router is the plain mean of the quick estimators, one model for requests with a workflow that was in training and
+    one for the others, as it is served. Raises ConfigError.
+    """
+    draws: dict[str, list[Prepared] | str] = {
+        RANDOM: [by_prompt(prepared, params.split.seed, params.split.train, _test_share(params))],
+        TIME: _or_reason(prepared, params),
+        WORKFLOWS: _each_left_out(prepared, params),
+    }
+    lines = []
+    # Parts side by side, a thread each: solves this small only wait for each other's threads.
+    with threadpool_limits(1), ThreadPoolExecutor(_WORKERS) as pool:
+        running = {
+            name: [pool.submit(_learnt, part, inputs, params) for part in drawn if _testable(part).any()]
+            for name, drawn in draws.items()
+            if not isinstance(drawn, str) and _enough(drawn, params)
+        }
+        for name, drawn in draws.items():
+            line = SplitLine(name, params.evaluate.split_estimators)
+            if isinstance(drawn, str):
+                lines.append(replace(line, why_not=drawn))
+                continue
+            line = replace(line, requests=_complete(drawn), parts=len(drawn))
+            if name not in running:
+                lines.append(replace(line, why_not=_too_few(line.requests, params)))
+                continue
+            try:
+                learnt = [part.result() for part in running[name]]
+            except (NotTrainableError, SplitError) as error:
+                lines.append(replace(line, why_not=str(error)))
+                continue
+            lines.append(_measured(line, learnt, params))
+    return tuple(lines)
+
+
+@dataclass(frozen=True)
+class _Learnt:
+    """What was learnt for one part's n complete test requests: estimates and expected cost (n, m), and the outcomes."""
+
+    router: Floats
+    table: Floats
+    expected_cost: Floats
+    quality: Floats
+    cost: Floats
+    groups: NDArray[np.intp]
+    workflow: NDArray[np.object_]
+
+
+def _learnt(part: Prepared, inputs: Inputs, params: Params) -> _Learnt:
+    """Fits the quick estimators, the workflow table and costs on the training part; raises NotTrainableError, SplitError."""
+    rows, tested = part.split.train, _testable(part)
+    value = part.value(Objective(params.policy.objective))
+    matrix, train, test = part.matrix.take(rows), inputs.take(rows), inputs.take(tested)
+    target = value[rows]
+    unjudged = np.array(matrix.candidates)[~np.isfinite(target).any(axis=0)]
+    if len(unjudged):
+        raise NotTrainableError(
+            f"no training request of this split has a judged outcome of {', '.join(unjudged)}; "
+            "figures need one of every candidate"
+        )
+    fold = folds(part.groups[rows], params.fit.folds, params.fit.seed)
+    propensity, _ = observation_propensity(matrix, target, train, fold)
+    weights = fitting_weights(propensity, params.fit.weight_clip)
+    kinds = quick_estimators(params, np.nanmean(matrix.cost_usd, axis=0))
+    table: dict[str, Factory] = {WorkflowTable.name: lambda: WorkflowTable(params.fit.table_strength[0])}
+    everything = np.ones(len(train), dtype=np.bool_)
+    costs = cost_model(part, _costs_alone(part, matrix), train, everything, params)
+    return _Learnt(
+        router=_estimate(kinds, train, target, weights, test),
+        table=_estimate(table, train, target, weights, test),
+        expected_cost=costs.cost_usd(test),
+        quality=value[tested],
+        cost=part.matrix.cost_usd[tested],
+        groups=part.groups[tested],
+        workflow=part.matrix.workflow[tested],
+    )
+
+
+def _estimate(kinds: Mapping[str, Factory], train: Inputs, target: Floats, weights: Floats, test: Inputs) -> Floats:
+    """(n, m) mean over estimators; requests of a workflow that training lacks by models that were fitted without tags."""
+    tagged = np.asarray(test.workflows[:, train.workflows.any(axis=0)].any(axis=1))
+    estimate = np.empty((len(test), target.shape[1]))
+    for rows, seen, asked in ((tagged, train, test), (~tagged, train.untagged(), test.untagged())):
+        if not rows.any():
+            continue
+        found, reasons = [], []
+        for name, kind in kinds.items():
+            try:
+                found.append(kind().fit(seen, target, weights).predict(asked.take(rows)))
+            except NotTrainableError as error:
+                reasons.append(f"{name}: {error}")
+        if not found:
+            raise NotTrainableError("no quick estimator could be trained: " + "; ".join(reasons))
+        estimate[rows] = np.mean(found, axis=0)
+    return estimate
+
+
+def _costs_alone(prepared: Prepared, matrix: OutcomeMatrix) -> OutcomeMatrix:
+    """Without what an expected cost does not rest on, so that nothing is fitted to it."""
+    sources = cost_sources(matrix, {c.name: c for c in prepared.candidates})
+    by_tokens = np.array([sources[name] == "tokens" for name in matrix.candidates])
+    return replace(
+        matrix,
+        latency_ms=np.full(matrix.latency_ms.shape, np.nan),
+        cost_usd=np.where(by_tokens, np.nan, matrix.cost_usd),
+        input_tokens=np.where(by_tokens, matrix.input_tokens, np.nan),
+        output_tokens=np.where(by_tokens, matrix.output_tokens, np.nan),
+    )
+
+
+def _measured(line: SplitLine, learnt: Sequence[_Learnt], params: Params) -> SplitLine:
+    """The figures over all parts together, and the paired interval of the router minus the table."""
+    expected = np.concatenate([part.expected_cost for part in learnt])
+    tested = Tested(
+        knobs=knob_grid(expected, params.policy.knob_steps),
+        expected_cost=expected,
+        quality=np.concatenate([part.quality for part in learnt]),
+        cost=np.concatenate([part.cost for part in learnt]),
+    )
+    router = np.concatenate([part.router for part in learnt])
+    table = np.concatenate([part.table for part in learnt])
+    workflow = np.concatenate([part.workflow for part in learnt])
+    weights = bootstrap_weights(
+        np.concatenate([part.groups for part in learnt]), params.evaluate.resamples, params.evaluate.seed, workflow
+    )
+    lead = tested.resampled(router, weights) - tested.resampled(table, weights)
+    low, high = np.quantile(lead, [0.025, 0.975])
+    return replace(
+        line,
+        workflows=len(set(workflow.tolist()) - {None}),
+        aiq=tested.aiq(router),
+        workflow_table=tested.aiq(table),
+        zero_router=tested.alone.zero_router,
+        lead=(float(low), float(high)),
+    )
+
+
+def _or_reason(prepared: Prepared, params: Params) -> list[Prepared] | str:
+    try:
+        return [by_time(prepared, params)]
+    except SplitError as error:
+        return str(error)
+
+
+def _each_left_out(prepared: Prepared, params: Params) -> list[Prepared] | str:
+    named = {name for name in prepared.matrix.workflow if name is not None}
+    if len(named) < 2:
+        return f"the log names {len(named) or 'no'} workflow; leaving one out takes at least 2"
+    return without_workflows(prepared, params.split.seed, PARTS)
+
+
+def _test_share(params: Params) -> float:
+    return 1.0 - params.split.train - params.split.calibration
+
+
+def _testable(part: Prepared) -> Mask:
+    return np.asarray(part.split.test & part.matrix.complete())
+
+
+def _complete(drawn: Sequence[Prepared]) -> int:
+    return sum(int(_testable(part).sum()) for part in drawn)
+
+
+def _enough(drawn: Sequence[Prepared], params: Params) -> bool:
+    return _complete(drawn) >= params.policy.minimum_requests
+
+
+def _too_few(found: int, params: Params) -> str:
+    return (
+        f"{found} test requests have a judged, costed outcome of every candidate; "
+        f"{params.policy.minimum_requests} are needed"
+    )

@@ -1,0 +1,222 @@
+"""What an answer will cost and how long it will take: tokens, cost and latency expected of each candidate.
+
+Tokens are predicted and priced when a decision is made, so a changed price needs no new training. Only a candidate
+without a price or without logged tokens has its cost predicted from logged costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.bundle.catalogue import Candidate
+from training.dataset.matrix import OutcomeMatrix
+from training.learn.estimators.base import Inputs
+from training.learn.estimators.linear import Design, stacked
+from training.learn.onnx_graph import Graph
+from training.prices.tokens import input_tokens as tokens_of
+
+Floats = NDArray[np.float64]
+CostFrom = Literal["tokens", "logged"]
+_ENOUGH_TOKENS = 20
+
+
+class CostError(ValueError):
+    """A candidate whose cost can be neither read nor computed."""
+
+
+@dataclass(frozen=True)
+class CostNotes:
+    """How many costs were logged or priced, and how many token counts that took were counted or estimated, over attempts."""
+
+    logged: int
+    priced: int
+    counted_input_tokens: int
+    estimated_input_tokens: int
+    estimated_output_tokens: int
+
+
+def fill_costs(
+    matrix: OutcomeMatrix, catalogue: Mapping[str, Candidate], assumed_output_tokens: float
+) -> tuple[OutcomeMatrix, CostNotes]:
+    """The same outcomes with every attempt's cost known: tokens times catalogue price where none was logged.
+
+    Missing input tokens are counted where the candidate's encoding is at hand, else estimated from the text's length
+    (`tokens.input_tokens`); missing output tokens are the candidate's mean, or `assumed_output_tokens` where it has none.
+    Both price attempts; they are not written into the token columns.
+    Raises CostError for a candidate with neither costs nor a price.
+    """
+    missing = matrix.attempted & np.isnan(matrix.cost_usd)
+    prices = [catalogue.get(name) for name in matrix.candidates]
+    hopeless = [
+        name
+        for column, (name, entry) in enumerate(zip(matrix.candidates, prices, strict=True))
+        if missing[:, column].any() and (entry is None or not entry.priced)
+    ]
+    if hopeless:
+        raise CostError(
+            f"no cost is known for {', '.join(hopeless)}: their rows have no cost_usd and the catalogue has no price. "
+            "Add input_usd_per_mtok and output_usd_per_mtok to data/candidates.toml, or log cost_usd."
+        )
+    unknown = missing & np.isnan(matrix.input_tokens)
+    entries = [catalogue.get(name, Candidate(name=name)) for name in matrix.candidates]
+    found, counted = tokens_of(list(matrix.requests), entries, unknown)
+    input_tokens = np.where(unknown, found, matrix.input_tokens)
+    seen = np.isfinite(matrix.output_tokens)
+    mean_output = np.where(
+        seen.any(axis=0),
+        np.nansum(matrix.output_tokens, axis=0) / np.maximum(seen.sum(axis=0), 1),
+        assumed_output_tokens,
+    )
+    output_tokens = np.where(seen, matrix.output_tokens, mean_output)
+    cost = matrix.cost_usd.copy()
+    for column, entry in enumerate(prices):
+        rows = missing[:, column]
+        if entry is not None and rows.any():
+            price_in, price_out = entry.input_usd_per_mtok or 0.0, entry.output_usd_per_mtok or 0.0
+            cost[rows, column] = (input_tokens[rows, column] * price_in + output_tokens[rows, column] * price_out) / 1e6
+    notes = CostNotes(
+        logged=int(np.isfinite(matrix.cost_usd).sum()),
+        priced=int(missing.sum()),
+        counted_input_tokens=int(counted.sum()),
+        estimated_input_tokens=int((unknown & ~counted).sum()),
+        estimated_output_tokens=int((missing & ~seen).sum()),
+    )
+    return replace(matrix, cost_usd=cost), notes
+
+
+def cost_sources(matrix: OutcomeMatrix, catalogue: Mapping[str, Candidate]) -> dict[str, CostFrom]:
+    """For each candidate whether its expected cost is tokens times price, or predicted from logged costs."""
+    tokens = np.isfinite(matrix.input_tokens) & np.isfinite(matrix.output_tokens)
+    return {
+        name: "tokens"
+        if (entry := catalogue.get(name)) is not None and entry.priced and tokens[:, column].sum() >= _ENOUGH_TOKENS
+        else "logged"
+        for column, name in enumerate(matrix.candidates)
+    }
+
+
+class LogRidge:
+    """E[y] of a positive quantity per candidate, by ridge regression of log y with a smearing factor.
+
+    What candidates have in common is learnt from all their rows, what sets one apart from its own with a stronger
+    penalty, so that a candidate with few rows borrows from the rest. Predictions stay within `stretch` times the range
+    that was seen. Source of the smearing factor: Duan 1983.
+    """
+
+    def __init__(self, shared: float, own: float, stretch: float = 1.0) -> None:
+        self.shared = shared
+        self.own = own
+        self.stretch = stretch
+
+    def fit(self, columns: Floats, design: Design, values: Floats) -> LogRidge:
+        """`columns` (n, d) standardised by `design`, `values` (n, m) >= 0 with NaN where not observed."""
+        observed = np.isfinite(values)
+        seen = observed & (values > 0)  # zeros have no logarithm; they count through their share of what was observed
+        self.known, positive = observed.any(axis=0), seen.any(axis=0)
+        logs = np.where(seen, np.log(np.where(seen, values, 1.0)), 0.0)
+        counts = np.maximum(seen.sum(axis=0), 1)
+        pooled = logs.sum() / max(seen.sum(), 1)
+        mean = np.where(positive, logs.sum(axis=0) / counts, pooled)
+        rest = np.where(seen, logs - mean, 0.0)
+        per_request = seen.sum(axis=1)
+        shared = _ridge(columns, rest.sum(axis=1) / np.maximum(per_request, 1), per_request.astype(float), self.shared)
+        weight = np.repeat(shared[:, None], values.shape[1], axis=1)
+        for candidate in np.flatnonzero(positive):
+            rows = seen[:, candidate]
+            left = rest[rows, candidate] - columns[rows] @ shared
+            shift = left.mean()
+            mean[candidate] += shift
+            weight[:, candidate] += _ridge(columns[rows], left - shift, np.ones(int(rows.sum())), self.own)
+        fitted = columns @ weight + mean
+        smear = np.where(seen, np.exp(np.clip(logs - fitted, -5, 5)), 0.0)
+        self.smear = (smear.sum(axis=0) + 20.0) / (seen.sum(axis=0) + 20.0)
+        self.smear *= seen.sum(axis=0) / np.maximum(observed.sum(axis=0), 1)
+        room = np.log(self.stretch)
+        # The tail is taken over all candidates: one alone has few of the rare slow answers.
+        self.tail = float(np.quantile((logs - fitted)[seen], 0.95)) if seen.any() else 0.0
+        self.low = np.where(positive, np.where(seen, logs, np.inf).min(axis=0), 0.0) - room
+        self.high = np.where(positive, np.where(seen, logs, -np.inf).max(axis=0), 0.0) + room
+        self.weight, self.bias = design.fold(weight, mean)
+        return self
+
+    def predict(self, inputs: Inputs) -> Floats:
+        """(n, m) expected values; NaN for a candidate of which none was observed."""
+        log = np.clip(stacked(inputs) @ self.weight + self.bias, self.low, self.high)
+        return np.where(self.known, np.exp(log) * self.smear, np.nan)
+
+    def predict_tail(self, inputs: Inputs) -> Floats:
+        """(n, m) 95th percentiles; NaN for a candidate of which none was observed."""
+        return np.asarray(self.predict(inputs) * self._tail_factor)
+
+    @property
+    def _tail_factor(self) -> Floats:
+        """(m,) from the mean to the 95th percentile; a candidate that is always at 0 stays there."""
+        return np.asarray(np.exp(self.tail) / np.where(self.smear > 0, self.smear, np.inf))
+
+    def tail_to_onnx(self, graph: Graph, mean: str) -> str:
+        """The 95th percentile from the tensor of the means."""
+        return graph.add("Mul", mean, graph.constant(self._tail_factor))
+
+    def to_onnx(self, graph: Graph) -> str:
+        log = graph.linear(graph.concat(graph.embedding, graph.features), self.weight, self.bias)
+        inside = graph.add("Min", graph.add("Max", log, graph.constant(self.low)), graph.constant(self.high))
+        return graph.add("Mul", graph.add("Exp", inside), graph.constant(np.where(self.known, self.smear, np.nan)))
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Expected tokens, logged cost and latency, each (n, m)."""
+
+    input_tokens: LogRidge
+    output_tokens: LogRidge
+    logged_cost: LogRidge
+    latency: LogRidge
+    candidates: tuple[Candidate, ...]
+    cost_from: dict[str, CostFrom]
+
+    def cost_usd(self, inputs: Inputs) -> Floats:
+        """(n, m) expected cost in USD, as the served router computes it."""
+        price_in = np.array([c.input_usd_per_mtok or 0.0 for c in self.candidates]) / 1e6
+        price_out = np.array([c.output_usd_per_mtok or 0.0 for c in self.candidates]) / 1e6
+        by_tokens = self.input_tokens.predict(inputs) * price_in + self.output_tokens.predict(inputs) * price_out
+        priced = np.array([self.cost_from[c.name] == "tokens" for c in self.candidates])
+        return np.where(priced, by_tokens, self.logged_cost.predict(inputs))
+
+
+def fit_costs(
+    inputs: Inputs,
+    matrix: OutcomeMatrix,
+    candidates: tuple[Candidate, ...],
+    cost_from: dict[str, CostFrom],
+    *,
+    shared: float,
+    own: float,
+) -> CostModel:
+    """Learns every part on the given requests; `matrix` has its costs filled in."""
+    design = Design.learn(inputs)
+    columns = design.columns(inputs)
+
+    def learn(values: Floats, stretch: float = 1.0) -> LogRidge:
+        return LogRidge(shared, own, stretch).fit(columns, design, values)
+
+    return CostModel(
+        input_tokens=learn(matrix.input_tokens, stretch=1000.0),  # a prompt may be far longer than any seen
+        output_tokens=learn(matrix.output_tokens),
+        logged_cost=learn(matrix.cost_usd, stretch=1000.0),
+        latency=learn(matrix.latency_ms),
+        candidates=candidates,
+        cost_from=cost_from,
+    )
+
+
+def _ridge(columns: Floats, target: Floats, weights: Floats, penalty: float) -> Floats:
+    """(d,) minimiser of sum w (y - Xb)^2 + penalty |b|^2."""
+    weighted = columns * weights[:, None]
+    gram = weighted.T @ columns
+    gram[np.diag_indices_from(gram)] += penalty
+    return np.asarray(np.linalg.solve(gram, weighted.T @ target), dtype=np.float64)

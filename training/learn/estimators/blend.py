@@ -1,0 +1,38 @@
+"""A convex average of a few estimators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import ClassVar, Self
+
+import numpy as np
+
+from training.learn.estimators.base import Estimator, Floats, Inputs
+from training.learn.onnx_graph import Graph
+
+
+class Blend(Estimator):
+    """The weighted mean of its members' probabilities; the weights were fitted out of fold and add up to 1."""
+
+    name: ClassVar[str] = "blend"
+    family: ClassVar[str] = ""
+    complexity: ClassVar[int] = 5
+
+    def __init__(self, members: Mapping[str, Callable[[], Estimator]], weights: Mapping[str, float]) -> None:
+        self.members = {name: members[name]() for name, weight in weights.items() if weight > 0}
+        self.weights = {name: weights[name] for name in self.members}
+
+    def fit(self, inputs: Inputs, labels: Floats, weights: Floats) -> Self:
+        for member in self.members.values():
+            member.fit(inputs, labels, weights)
+        return self
+
+    def predict(self, inputs: Inputs) -> Floats:
+        return np.asarray(sum(self.weights[name] * member.predict(inputs) for name, member in self.members.items()))
+
+    def to_onnx(self, graph: Graph) -> str:
+        parts = [
+            graph.add("Mul", member.to_onnx(graph), graph.constant(self.weights[name]))
+            for name, member in self.members.items()
+        ]
+        return parts[0] if len(parts) == 1 else graph.add("Sum", *parts)

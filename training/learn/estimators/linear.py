@@ -1,0 +1,317 @@
+"""Linear models of acceptability over the embedding, the surface features and the workflow."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+
+from training.dataset.label import cheapest_acceptable
+from training.learn.estimators.base import (
+    Estimator,
+    Floats,
+    Inputs,
+    NotTrainableError,
+    observed_mean,
+    priced_mean,
+    sigmoid,
+)
+from training.learn.estimators.tables import WorkflowTable
+from training.learn.onnx_graph import Graph
+
+
+@dataclass(frozen=True)
+class Design:
+    """The standardised design matrix: embedding, surface features and workflow columns side by side.
+
+    Each column is centred on its training mean and divided by its training deviation; embedding columns share one
+    deviation, so that no direction of the embedding is blown up.
+    """
+
+    mean: Floats
+    scale: Floats
+
+    @classmethod
+    def learn(cls, inputs: Inputs) -> Design:
+        columns = stacked(inputs)
+        deviation = columns.std(axis=0)
+        dim = inputs.embedding.shape[1]
+        deviation[:dim] = np.sqrt((deviation[:dim] ** 2).mean())
+        return cls(columns.mean(axis=0), np.where(deviation > 1e-9, 1.0 / np.maximum(deviation, 1e-9), 0.0))
+
+    def columns(self, inputs: Inputs) -> Floats:
+        """(n, dim + k) standardised."""
+        values: Floats = (stacked(inputs) - self.mean) * self.scale
+        return values
+
+    def fold(self, weight: Floats, bias: Floats) -> tuple[Floats, Floats]:
+        """Weight and bias that give the same values on the raw columns."""
+        raw = weight * self.scale[:, None]
+        return raw, bias - self.mean @ raw
+
+
+def stacked(inputs: Inputs) -> Floats:
+    return np.hstack([inputs.embedding, inputs.features]).astype(np.float64)
+
+
+class LogisticPerCandidate(Estimator):
+    """One logistic regression per candidate, on the requests that this candidate was judged on.
+
+    A candidate with fewer than `minimum` outcomes of either kind gets its shrunken mean instead.
+    """
+
+    name: ClassVar[str] = "logistic"
+    family: ClassVar[str] = "text"
+    complexity: ClassVar[int] = 2
+    minimum: ClassVar[int] = 5
+
+    def __init__(self, c: float = 0.003) -> None:
+        self.c = c
+
+    def fit(self, inputs: Inputs, labels: Floats, weights: Floats) -> Self:
+        self.design = Design.learn(inputs)
+        columns = self.design.columns(inputs)
+        m = labels.shape[1]
+        overall = np.clip(observed_mean(labels, weights), 1e-3, 1 - 1e-3)
+        weight, bias = np.zeros((columns.shape[1], m)), np.log(overall / (1 - overall))
+        for candidate in range(m):
+            seen = np.isfinite(labels[:, candidate]) & (weights[:, candidate] > 0)
+            y = labels[seen, candidate]
+            if min((y == 1).sum(), (y == 0).sum()) < self.minimum:
+                continue
+            model = logistic(self.c).fit(columns[seen], y, sample_weight=weights[seen, candidate])
+            weight[:, candidate], bias[candidate] = model.coef_[0], model.intercept_[0]
+        self.weight, self.bias = self.design.fold(weight, bias)
+        return self
+
+    def predict(self, inputs: Inputs) -> Floats:
+        return sigmoid(stacked(inputs) @ self.weight + self.bias)
+
+    def to_onnx(self, graph: Graph) -> str:
+        columns = graph.concat(graph.embedding, graph.features)
+        return graph.add("Sigmoid", graph.linear(columns, self.weight, self.bias))
+
+
+class LowRankResidual(Estimator):
+    """The workflow table, plus what text adds to it in the few directions in which candidates vary together.
+
+    A ridge regression of each candidate's residual (its label minus the table) on the standardised columns, weighted by
+    the observed cells; its fitted values are then projected on their `rank` leading directions across candidates
+    (reduced-rank regression, Izenman 1975). Few directions leave little room for one candidate to look best by luck.
+    """
+
+    name: ClassVar[str] = "table+low-rank"
+    family: ClassVar[str] = "low-rank"
+    complexity: ClassVar[int] = 2
+    graded: ClassVar[bool] = True
+    text_only: ClassVar[bool] = False
+
+    def __init__(self, penalty: float = 1000.0, rank: int = 2, strength: float = 10.0) -> None:
+        self.penalty = penalty
+        self.rank = rank
+        self.strength = strength
+
+    def fit(self, inputs: Inputs, labels: Floats, weights: Floats) -> Self:
+        used = inputs.untagged() if self.text_only else inputs
+        self.table = WorkflowTable(self.strength).fit(used, labels, weights)
+        seen = np.isfinite(labels)
+        weight = np.where(seen, weights, 0.0)
+        residual = np.where(seen, labels - self.table.predict(used), 0.0)
+        text = inputs.untagged()
+        design = Design.learn(text)
+        columns = design.columns(text)
+        coefficients = _ridge_per_candidate(columns, residual, weight, self.penalty)
+        m = labels.shape[1]
+        if self.rank < m:
+            fitted = columns @ coefficients
+            _, directions = np.linalg.eigh(fitted.T @ fitted)
+            leading = directions[:, -self.rank :]
+            coefficients = coefficients @ leading @ leading.T
+        self.weight, self.bias = design.fold(coefficients, np.zeros(m))
+        return self
+
+    def predict(self, inputs: Inputs) -> Floats:
+        text = inputs.untagged()
+        base = self.table.predict(text if self.text_only else inputs)
+        return np.asarray(base + stacked(text) @ self.weight + self.bias)
+
+    def to_onnx(self, graph: Graph) -> str:
+        # The workflow columns' weights are zero: they did not vary in what the ridge saw.
+        text = graph.linear(graph.concat(graph.embedding, graph.features), self.weight, self.bias)
+        if self.text_only:
+            return graph.add("Add", text, graph.constant(self.table.overall))
+        return graph.add("Add", text, self.table.to_onnx(graph))
+
+
+class ReducedRankRidge(LowRankResidual):
+    """The same without workflows: each candidate's mean, plus the low-rank part."""
+
+    name: ClassVar[str] = "reduced-rank-ridge"
+    family: ClassVar[str] = "text"
+    complexity: ClassVar[int] = 2
+    uses_workflow: ClassVar[bool] = False
+    text_only: ClassVar[bool] = True
+
+
+class Ridge(LowRankResidual):
+    """Each candidate's mean plus its own ridge regression on the text: full rank, no workflow."""
+
+    name: ClassVar[str] = "ridge"
+    family: ClassVar[str] = "text"
+    complexity: ClassVar[int] = 2
+    uses_workflow: ClassVar[bool] = False
+    text_only: ClassVar[bool] = True
+
+    def __init__(self, penalty: float = 1000.0) -> None:
+        super().__init__(penalty, rank=10**6)
+
+
+class HierarchicalRidge(Estimator):
+    """Each candidate's mean, plus a ridge regression on text and workflow whose coefficients candidates share in part.
+
+    The coefficients are b + d_c: b, what makes a request easy for everyone, is learnt from all outcomes together with the
+    penalty `shared`, and d_c, what sets candidate c apart, with the stronger penalty `own`. Where each request was tried on
+    one candidate only, most of what is known is thus known to all of them (a two-level random-effects model, solved
+    exactly: the d_c are eliminated candidate by candidate). Workflow columns count `tag` times, so that a tag is penalised
+    less than a direction of the text. The means are `priced_mean`.
+    """
+
+    name: ClassVar[str] = "hierarchical-ridge"
+    family: ClassVar[str] = "hierarchical"
+    complexity: ClassVar[int] = 2
+    graded: ClassVar[bool] = True
+
+    def __init__(self, mean_cost: Floats, shared: float = 1000.0, own: float = 10000.0, tag: float = 10.0) -> None:
+        self.mean_cost = mean_cost
+        self.shared = shared
+        self.own = own
+        self.tag = tag
+
+    def fit(self, inputs: Inputs, labels: Floats, weights: Floats) -> Self:
+        text = inputs.untagged()
+        self.design = Design.learn(text)
+        columns = self.design.columns(text)
+        if inputs.workflows.shape[1]:
+            columns[:, -inputs.workflows.shape[1] :] = self.tag * inputs.workflows
+        seen = np.isfinite(labels)
+        weight = np.where(seen, weights, 0.0)
+        mean = priced_mean(labels, weights, self.mean_cost)
+        residual = np.where(seen, labels - mean, 0.0)
+        d, m, tags = columns.shape[1], labels.shape[1], inputs.workflows.shape[1]
+        left, right = self.shared * np.eye(d), np.zeros(d)
+        eliminated = []
+        for candidate in range(m):
+            rows = weight[:, candidate] > 0
+            weighted = columns[rows] * weight[rows, candidate, None]
+            gram, cross = weighted.T @ columns[rows], weighted.T @ residual[rows, candidate]
+            solved = np.linalg.solve(gram + self.own * np.eye(d), np.column_stack([gram, cross]))
+            left += gram - gram @ solved[:, :d]
+            right += cross - gram @ solved[:, d]
+            eliminated.append(solved)
+        common = np.linalg.solve(left, right)
+        coefficients = np.column_stack([common + s[:, d] - s[:, :d] @ common for s in eliminated])
+        # The design knows of no workflows: their columns were untagged when it was learnt, and fold to nothing.
+        self.weight, self.bias = self.design.fold(coefficients, mean)
+        if tags:
+            self.weight[-tags:] = self.tag * coefficients[-tags:]
+        return self
+
+    def predict(self, inputs: Inputs) -> Floats:
+        return np.asarray(stacked(inputs) @ self.weight + self.bias)
+
+    def to_onnx(self, graph: Graph) -> str:
+        return graph.linear(graph.concat(graph.embedding, graph.features), self.weight, self.bias)
+
+
+class DirectClassifier(Estimator):
+    """One multinomial classifier of the cheapest acceptable candidate: the textbook way, kept to be compared with.
+
+    P(acceptable) of a candidate is taken as the probability that the cheapest acceptable one costs no more than it.
+    Needs requests for which the cheapest acceptable candidate is known.
+    """
+
+    name: ClassVar[str] = "direct-classifier"
+    family: ClassVar[str] = ""
+    complexity: ClassVar[int] = 3
+    minimum: ClassVar[int] = 50
+
+    def __init__(self, mean_cost: Floats, c: float = 0.003) -> None:
+        self.c = c
+        self.mean_cost = mean_cost
+
+    def fit(self, inputs: Inputs, labels: Floats, weights: Floats) -> Self:
+        target = cheapest_acceptable(labels, self.mean_cost)
+        known = target >= 0
+        classes = np.unique(target[known])
+        if known.sum() < self.minimum or len(classes) < 2:
+            raise NotTrainableError(
+                f"the cheapest acceptable candidate is known for {int(known.sum())} requests of {len(classes)} classes; "
+                f"{self.minimum} requests and 2 classes are needed"
+            )
+        self.design = Design.learn(inputs)
+        judged = np.where(np.isfinite(labels), weights, 0.0).max(axis=1)
+        model = _Quiet(C=self.c, max_iter=40, tol=1e-3).fit(
+            self.design.columns(inputs.take(known)), target[known], sample_weight=judged[known]
+        )
+        m = labels.shape[1]
+        weight, bias = np.zeros((model.coef_.shape[1], m)), np.full(m, -30.0)
+        if len(classes) == 2:  # scikit-learn keeps one row for two classes: softmax over (0, z)
+            weight[:, classes[1]], bias[classes] = model.coef_[0], [0.0, model.intercept_[0]]
+        else:
+            weight[:, classes], bias[classes] = model.coef_.T, model.intercept_
+        self.weight, self.bias = self.design.fold(weight, bias)
+        order = np.argsort(self.mean_cost, kind="stable")
+        self.cumulate = np.zeros((m, m))  # [class, candidate]: 1 where the class costs no more than the candidate
+        for position, candidate in enumerate(order):
+            self.cumulate[order[: position + 1], candidate] = 1.0
+        return self
+
+    def classes(self, inputs: Inputs) -> Floats:
+        """(n, m) probability that each candidate is the cheapest acceptable one."""
+        z = stacked(inputs) @ self.weight + self.bias
+        power = np.exp(z - z.max(axis=1, keepdims=True))
+        probability: Floats = power / power.sum(axis=1, keepdims=True)
+        return probability
+
+    def predict(self, inputs: Inputs) -> Floats:
+        return self.classes(inputs) @ self.cumulate
+
+    def to_onnx(self, graph: Graph) -> str:
+        columns = graph.concat(graph.embedding, graph.features)
+        classes = graph.add("Softmax", graph.linear(columns, self.weight, self.bias), axis=1)
+        return graph.add("MatMul", classes, graph.constant(self.cumulate))
+
+
+class _Quiet(LogisticRegression):  # type: ignore[misc]  # scikit-learn ships no types
+    def fit(self, X: Floats, y: Floats | NDArray[np.intp], sample_weight: Floats | None = None) -> Self:
+        with warnings.catch_warnings():
+            # A strongly regularised fit that stops at max_iter is still the fit that is scored out of fold.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            super().fit(X, y, sample_weight=sample_weight)
+        return self
+
+
+def logistic(c: float) -> LogisticRegression:
+    """L2-regularised logistic regression. Newton steps suit a few hundred columns: exact and deterministic."""
+    return _Quiet(C=c, max_iter=50, solver="newton-cholesky")
+
+
+def _ridge_per_candidate(columns: Floats, target: Floats, weight: Floats, penalty: float) -> Floats:
+    """(d, m) ridge coefficients, each candidate on its own weighted rows; one solve where all candidates share them."""
+    identity = penalty * np.eye(columns.shape[1])
+    if (weight == weight[:, :1]).all():
+        weighted = columns * weight[:, :1]
+        return np.asarray(np.linalg.solve(weighted.T @ columns + identity, weighted.T @ target))
+    solved = np.zeros((columns.shape[1], target.shape[1]))
+    for candidate in range(target.shape[1]):
+        rows = weight[:, candidate] > 0
+        weighted = columns[rows] * weight[rows, candidate, None]
+        solved[:, candidate] = np.linalg.solve(
+            weighted.T @ columns[rows] + identity, weighted.T @ target[rows, candidate]
+        )
+    return solved

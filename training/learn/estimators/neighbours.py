@@ -1,0 +1,77 @@
+"""The nearest neighbours' outcomes."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Self
+
+import numpy as np
+
+from training.learn.estimators.base import Estimator, Floats, Inputs, Matrix, observed_mean
+from training.learn.onnx_graph import Graph
+
+# Keeps the weights' denominator away from zero where all neighbours are equally near.
+_SPREAD_FLOOR = 0.01
+
+
+class NearestNeighbours(Estimator):
+    """Mean outcome of the `k` nearest prompts by cosine, each weighted by how much nearer it is than the k-th.
+
+    The weights fall to zero at the k-th neighbour, so that a tie there makes no difference. Prompts that recur are one
+    neighbour with all their outcomes. At most `prompts` are kept, drawn at random, so that the graph stays small.
+    Sources: RouterBench; arXiv 2505.12601.
+    """
+
+    name: ClassVar[str] = "knn"
+    family: ClassVar[str] = "neighbours"
+    complexity: ClassVar[int] = 3
+    graded: ClassVar[bool] = True
+    uses_workflow: ClassVar[bool] = False
+
+    def __init__(self, seed: int = 0, k: int = 100, strength: float = 1.0, prompts: int = 8000) -> None:
+        self.seed = seed
+        self.k = k
+        self.strength = strength
+        self.prompts = prompts
+
+    def fit(self, inputs: Inputs, labels: Floats, weights: Floats) -> Self:
+        self.overall = observed_mean(labels, weights)
+        seen = np.isfinite(labels)
+        weight = np.where(seen, weights, 0.0)
+        total = np.where(seen, labels, 0.0) * weight
+        distinct, member = np.unique(inputs.embedding, axis=0, return_inverse=True)
+        member = member.reshape(-1)
+        self.count, self.total = np.zeros((len(distinct), labels.shape[1])), np.zeros((len(distinct), labels.shape[1]))
+        np.add.at(self.count, member, weight)
+        np.add.at(self.total, member, total)
+        kept = np.random.default_rng(self.seed).permutation(len(distinct))[: self.prompts]
+        self.prompt: Matrix = distinct[kept]
+        self.count, self.total = self.count[kept], self.total[kept]
+        self.size = min(self.k, len(kept))
+        return self
+
+    def predict(self, inputs: Inputs) -> Floats:
+        nearness = (inputs.embedding @ self.prompt.T).astype(np.float64)
+        nearest = np.argpartition(-nearness, self.size - 1, axis=1)[:, : self.size]
+        near = np.take_along_axis(nearness, nearest, axis=1)
+        least, most = near.min(axis=1, keepdims=True), near.max(axis=1, keepdims=True)
+        weight = (near - least) / (most - least + _SPREAD_FLOOR)
+        total = np.einsum("nk,nkm->nm", weight, self.total[nearest])
+        count = np.einsum("nk,nkm->nm", weight, self.count[nearest])
+        return np.asarray((total + self.strength * self.overall) / (count + self.strength))
+
+    def to_onnx(self, graph: Graph) -> str:
+        nearness = graph.add("MatMul", graph.embedding, graph.constant(self.prompt.T))
+        near, nearest = graph.top(nearness, self.size)
+        axis = graph.constant([1], np.int64)
+        least, most = graph.add("ReduceMin", near, axis, keepdims=1), graph.add("ReduceMax", near, axis, keepdims=1)
+        spread = graph.add("Add", graph.add("Sub", most, least), graph.constant(_SPREAD_FLOOR))
+        weight = graph.add("Div", graph.add("Sub", near, least), spread)
+        row = graph.add("Unsqueeze", weight, axis)  # (n, 1, k)
+
+        def weighted(table: Floats) -> str:
+            gathered = graph.add("Gather", graph.constant(table), nearest, axis=0)  # (n, k, m)
+            return graph.add("Squeeze", graph.add("MatMul", row, gathered), axis)
+
+        total = graph.add("Add", weighted(self.total), graph.constant(self.strength * self.overall))
+        count = graph.add("Add", weighted(self.count), graph.constant(self.strength))
+        return graph.add("Div", total, count)

@@ -1,0 +1,97 @@
+"""Tables of means: the baseline that most published routers lose to."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Self
+
+import numpy as np
+from sklearn.cluster import KMeans
+
+from training.learn.estimators.base import Estimator, Floats, Inputs, Matrix, observed_mean
+from training.learn.onnx_graph import Graph
+
+
+class WorkflowTable(Estimator):
+    """Each workflow's mean per candidate, shrunk towards the candidate's overall mean.
+
+    A request without a known workflow gets the overall mean. `strength` is how many outcomes the overall mean counts
+    for (empirical-Bayes shrinkage with a Beta prior of that many pseudo-outcomes).
+    """
+
+    name: ClassVar[str] = "workflow-table"
+    family: ClassVar[str] = "table"
+    complexity: ClassVar[int] = 0
+    graded: ClassVar[bool] = True
+
+    def __init__(self, strength: float = 10.0) -> None:
+        self.strength = strength
+
+    def fit(self, inputs: Inputs, labels: Floats, weights: Floats) -> Self:
+        seen = np.isfinite(labels)
+        weight = np.where(seen, weights, 0.0)
+        total = np.where(seen, labels, 0.0) * weight
+        self.overall = observed_mean(labels, weights)
+        workflows = inputs.workflows.astype(np.float64)
+        table = (workflows.T @ total + self.strength * self.overall) / (workflows.T @ weight + self.strength)
+        self.offset = table - self.overall  # (workflows, m)
+        return self
+
+    def predict(self, inputs: Inputs) -> Floats:
+        probability: Floats = self.overall + inputs.workflows.astype(np.float64) @ self.offset
+        return probability
+
+    def to_onnx(self, graph: Graph) -> str:
+        weight = np.zeros((graph.feature_count, self.offset.shape[1]))
+        weight[graph.feature_count - len(self.offset) :] = self.offset
+        return graph.linear(graph.features, weight, self.overall)
+
+
+class ClusterTable(Estimator):
+    """Each k-means cluster's mean per candidate, shrunk as the workflow table is. Source: Avengers-Pro, arXiv 2508.12631.
+
+    It sees the embedding alone. There are at most `clusters` clusters, fewer where requests are few.
+    """
+
+    name: ClassVar[str] = "k-means-table"
+    family: ClassVar[str] = "neighbours"
+    complexity: ClassVar[int] = 1
+    graded: ClassVar[bool] = True
+    uses_workflow: ClassVar[bool] = False
+    per_cluster: ClassVar[int] = 25
+
+    def __init__(self, seed: int = 0, clusters: int = 32, strength: float = 10.0) -> None:
+        self.seed = seed
+        self.clusters = clusters
+        self.strength = strength
+
+    def fit(self, inputs: Inputs, labels: Floats, weights: Floats) -> Self:
+        k = max(1, min(self.clusters, len(inputs) // self.per_cluster))
+        # n_init=1 and one thread's worth of data: the same seed gives the same clusters
+        model = KMeans(k, n_init=1, random_state=self.seed).fit(inputs.embedding)
+        self.centres: Matrix = model.cluster_centers_.astype(np.float32)
+        self.overall = observed_mean(labels, weights)
+        seen = np.isfinite(labels)
+        weight = np.where(seen, weights, 0.0)
+        member = np.eye(k)[self.clusters_of(inputs)]
+        total = member.T @ (np.where(seen, labels, 0.0) * weight)
+        self.table = (total + self.strength * self.overall) / (member.T @ weight + self.strength)
+        return self
+
+    def clusters_of(self, inputs: Inputs) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+        """(n,) the nearest centre of each request."""
+        nearness = inputs.embedding @ self.centres.T - self._half_norms
+        return np.asarray(nearness.argmax(axis=1))
+
+    def predict(self, inputs: Inputs) -> Floats:
+        probability: Floats = self.table[self.clusters_of(inputs)]
+        return probability
+
+    def to_onnx(self, graph: Graph) -> str:
+        nearness = graph.linear(graph.embedding, self.centres.T, -self._half_norms)
+        cluster = graph.add("ArgMax", nearness, axis=1, keepdims=0)
+        return graph.add("Gather", graph.constant(self.table), cluster, axis=0)
+
+    @property
+    def _half_norms(self) -> Matrix:
+        # |x - c|^2 = |x|^2 - 2 (x.c - |c|^2 / 2): the nearest centre maximises what is in brackets
+        return np.asarray(0.5 * (self.centres**2).sum(axis=1), dtype=np.float32)

@@ -1,0 +1,117 @@
+"""Writes what a bundle runs on: heads, calibration and cost model as one `head.onnx`, checked against training."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from serving.bundle.encoder import onnx_session
+from serving.decide.router import HEAD_OUTPUTS, NEARNESS, NOVELTY
+from training.dataset.encoders import EncoderFiles
+from training.learn.estimators.base import Floats, Inputs
+from training.learn.onnx_graph import Graph
+from training.learn.pipeline import Learned, Pair
+from training.learn.select import Head
+
+
+class ParityError(ValueError):
+    """The exported graph does not compute what training computes; the bundle is not written."""
+
+
+def head_graph(learned: Learned, dim: int, features: int, surface: int) -> onnx.ModelProto:
+    """`embedding` (n, dim) and `features` (n, k) in; `HEAD_OUTPUTS`, all (n, m), `NEARNESS` and `NOVELTY` out."""
+    graph = Graph(dim, features)
+    costs = learned.costs
+    m = len(costs.candidates)
+    acceptable = _pair(graph, learned.acceptable, surface)
+    latency = costs.latency.to_onnx(graph)
+    tensors = {
+        "acceptable": acceptable,
+        "quality": acceptable if learned.quality is None else _pair(graph, learned.quality, surface),
+        "input_tokens": costs.input_tokens.to_onnx(graph),
+        "output_tokens": costs.output_tokens.to_onnx(graph),
+        "logged_cost_usd": costs.logged_cost.to_onnx(graph),
+        "latency_ms": latency,
+        "latency_p95_ms": costs.latency.tail_to_onnx(graph, latency),
+    }
+    for name in HEAD_OUTPUTS:
+        graph.output(tensors[name], name, m)
+    nearness = graph.add("MatMul", graph.embedding, graph.constant(learned.centres.T))
+    graph.output(nearness, NEARNESS, len(learned.centres))
+    graph.output(learned.spread.to_onnx(graph), NOVELTY, 1)
+    return graph.model()
+
+
+def _pair(graph: Graph, pair: Pair, surface: int) -> str:
+    """The tagged head where the features say a workflow, else the untagged one on features without any."""
+    tagged = _calibrated(graph, pair.tagged)
+    if pair.untagged is pair.tagged:
+        return tagged
+    features = graph.feature_count
+    mask = np.concatenate([np.ones(surface), np.zeros(features - surface)])
+    whole, tags = graph.features, graph.row_sum(graph.columns(graph.features, list(range(surface, features))))
+    graph.features = graph.add("Mul", graph.features, graph.constant(mask))
+    without = _calibrated(graph, pair.untagged)
+    graph.features = whole
+    return graph.where(graph.add("Greater", tags, graph.constant(0.0)), tagged, without)
+
+
+def _calibrated(graph: Graph, head: Head) -> str:
+    return head.calibrator.to_onnx(graph, head.estimator.to_onnx(graph))
+
+
+def check_parity(path: Path, learned: Learned, inputs: Inputs, tolerance: float) -> float:
+    """The largest |graph - training| of P(acceptable) and expected quality, over requests with and without their tags.
+
+    Expected costs are compared relative to their size. Raises ParityError above `tolerance` (ten times it for costs, which
+    pass through an exponential).
+    """
+    session = onnx_session(path)
+    worst = 0.0
+    for part in (inputs, inputs.untagged()):
+        feed = {"embedding": part.embedding, "features": part.features}
+        outputs = dict(zip(HEAD_OUTPUTS, session.run(list(HEAD_OUTPUTS), feed), strict=True))
+        worst = max(worst, _worst(outputs["acceptable"], learned.acceptable.predict(part), "P(acceptable)", tolerance))
+        quality = learned.quality or learned.acceptable
+        worst = max(worst, _worst(outputs["quality"], quality.predict(part), "expected quality", tolerance))
+        costs = learned.costs
+        for name, expected in (
+            ("input_tokens", costs.input_tokens.predict(part)),
+            ("output_tokens", costs.output_tokens.predict(part)),
+            ("logged_cost_usd", costs.logged_cost.predict(part)),
+            ("latency_ms", costs.latency.predict(part)),
+            ("latency_p95_ms", costs.latency.predict_tail(part)),
+        ):
+            scale = np.maximum(np.abs(expected), 1e-12)  # a free candidate is compared as it is
+            _worst(outputs[name] / scale, expected / scale, name, 10 * tolerance)
+        novelty = learned.spread.novelty(part.embedding)[:, None]
+        _worst(session.run([NOVELTY], feed)[0] / novelty, np.ones_like(novelty), NOVELTY, 10 * tolerance)
+    return worst
+
+
+def _worst(graph: Floats, training: Floats, what: str, tolerance: float) -> float:
+    if (np.isnan(graph) != np.isnan(training)).any():
+        raise ParityError(f"{what}: the exported graph and training disagree on what is unknown")
+    gaps = np.abs(graph - training)
+    if np.isnan(gaps).all():
+        return 0.0
+    worst = float(np.nanmax(gaps))
+    if worst > tolerance:
+        row, column = np.unravel_index(int(np.nanargmax(gaps)), gaps.shape)
+        raise ParityError(
+            f"{what}: the exported graph gives {graph[row, column]:.7g} where training gives {training[row, column]:.7g} "
+            f"(request {row}, candidate {column}); {tolerance:g} is allowed. The bundle was not written."
+        )
+    return worst
+
+
+def write_files(folder: Path, learned: Learned, encoder: EncoderFiles, inputs: Inputs, tolerance: float) -> float:
+    """Puts the encoder, the tokenizer and the head into `folder`; returns the parity measured on `inputs`."""
+    model = head_graph(learned, inputs.embedding.shape[1], inputs.features.shape[1], inputs.surface)
+    shutil.copyfile(encoder.onnx, folder / "encoder.onnx")
+    shutil.copyfile(encoder.tokenizer, folder / "tokenizer.json")
+    onnx.save(model, folder / "head.onnx")
+    return check_parity(folder / "head.onnx", learned, inputs, tolerance)

@@ -1,0 +1,50 @@
+"""How unlike the training prompts a prompt is: the Mahalanobis distance of its embedding from theirs.
+
+Nonsense and unknown scripts have embeddings that are near everything on average, and so near some cluster's middle; what gives
+them away is that they lie where training prompts hardly vary. Source: Lee et al. 2018, "A simple unified framework for
+detecting out-of-distribution samples", with one class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from training.learn.estimators.base import Floats, Matrix
+from training.learn.onnx_graph import Graph
+
+# The share of the mean variance that every direction is given, so that one without any divides by something.
+_SHRINKAGE = 0.02
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The training prompts' middle `mean` (dim,), and `whitening` (dim, dim), after which they vary alike everywhere."""
+
+    mean: Floats
+    whitening: Floats
+
+    def novelty(self, embedding: Matrix) -> Floats:
+        """(n,) the mean squared deviation of embeddings (n, dim) in standard deviations; near 1 for training prompts."""
+        deviation = (embedding - self.mean) @ self.whitening
+        novelty: Floats = np.square(deviation).mean(axis=1)
+        return novelty
+
+    def to_onnx(self, graph: Graph) -> str:
+        """The tensor (n, 1) that `novelty` gives."""
+        deviation = graph.linear(graph.embedding, self.whitening, -self.mean @ self.whitening)
+        total = graph.row_sum(graph.add("Mul", deviation, deviation))
+        return graph.add("Mul", total, graph.constant(1.0 / len(self.mean)))
+
+
+def spread_of(embedding: Matrix) -> Spread:
+    """The spread of n training embeddings (n, dim), its covariance shrunk a little towards an even one."""
+    values = embedding.astype(np.float64)
+    mean = values.mean(axis=0)
+    centred = values - mean
+    covariance = centred.T @ centred / max(len(values), 1)
+    even = max(float(np.trace(covariance)) / len(mean), 1e-12)
+    variance, directions = np.linalg.eigh(covariance)
+    scale = (1.0 - _SHRINKAGE) * np.maximum(variance, 0.0) + _SHRINKAGE * even
+    return Spread(mean, directions / np.sqrt(scale))

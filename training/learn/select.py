@@ -1,0 +1,322 @@
+"""Fits every estimator, scores each out of fold, and keeps the one whose decisions are worth most."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
+
+from training.learn.calibrate import Calibrator, fit_calibrator
+from training.learn.estimators.base import Estimator, Floats, Inputs, NotTrainableError
+from training.learn.estimators.blend import Blend
+from training.measure.frontier import bootstrap_aiq, bootstrap_weights, frontier, knob_grid, singles
+from training.measure.metrics import brier, expected_calibration_error
+from training.measure.offpolicy import pseudo_outcomes
+
+Factory = Callable[[], Estimator]
+# Below this many requests (complete ones, or effective ones where most have one outcome) AIQ is noise, and estimators
+# are compared by their Brier score instead.
+ENOUGH = 50
+# From this many complete requests on, they alone are what estimators are selected on.
+PLENTY_COMPLETE = 300
+_RESAMPLES = 60
+_WORKERS = 2
+
+
+@dataclass(frozen=True)
+class Training:
+    """The training part of the data. All arrays have n rows; (n, m) ones are NaN where nothing was observed.
+
+    `weights` (n, m) are what each cell counts for in fitting; `propensity` the probability with which it was observed
+    and judged. `expected_cost` is out of fold too, so that a score never rests on a cost model that has seen the row.
+    """
+
+    inputs: Inputs
+    labels: Floats
+    weights: Floats
+    propensity: Floats
+    cost: Floats
+    expected_cost: Floats
+    complete: NDArray[np.bool_]
+    groups: NDArray[np.intp]
+    folds: NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Blending:
+    """How the blend is made: of the families within `errors` standard errors of the best, with a share of `equal` weights."""
+
+    errors: float = 2.0
+    equal: float = 0.75
+
+
+@dataclass(frozen=True)
+class Score:
+    """An estimator's out-of-fold record.
+
+    `aiq` is NaN where it could not be measured; `shortfall_error` is the bootstrap standard error of the best estimator's
+    AIQ minus this one's. `why_not` says why an estimator could not be trained.
+    """
+
+    name: str
+    complexity: int
+    aiq: float = float("nan")
+    shortfall_error: float = float("nan")
+    brier: float = float("nan")
+    ece: float = float("nan")
+    why_not: str | None = None
+
+
+@dataclass(frozen=True)
+class Head:
+    """A fitted estimator with its calibration, and how it was selected; `name` is that of its score."""
+
+    name: str
+    estimator: Estimator
+    calibrator: Calibrator
+    scores: tuple[Score, ...]
+    selected_by: str
+
+    def predict(self, inputs: Inputs) -> Floats:
+        """(n, m) calibrated P(acceptable)."""
+        return self.calibrator.predict(self.estimator.predict(inputs))
+
+    @property
+    def description(self) -> str:
+        """The estimator's name; of a blend its members and weights too."""
+        if not isinstance(self.estimator, Blend):
+            return self.name
+        parts = sorted(self.estimator.weights.items(), key=lambda part: -part[1])
+        return "blend of " + ", ".join(f"{name} {weight:.2f}" for name, weight in parts)
+
+
+class OutOfFold:
+    """Out-of-fold predictions by estimator, kept so that what does not use workflow tags is fitted once for both heads."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Floats] = {}
+
+    def of(self, name: str, factory: Factory, data: Training) -> Floats:
+        if name in self._kept:
+            return self._kept[name]
+        predictions = out_of_fold(factory, data)
+        if not factory().uses_workflow:
+            self._kept[name] = predictions
+        return predictions
+
+
+def fit_head(
+    data: Training,
+    factories: Mapping[str, Factory],
+    *,
+    calibration: str,
+    blend: Blending | None,
+    knob_steps: int,
+    seed: int,
+    kept: OutOfFold | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Head:
+    """Scores every estimator out of fold, selects one, calibrates it on those predictions and refits it on all rows.
+
+    With a `blend` a convex average of the best of each family competes too. Raises NotTrainableError when none could learn.
+    """
+    kept = kept or OutOfFold()
+    predictions: dict[str, Floats] = {}
+    reasons: dict[str, str] = {}
+
+    def attempt(name: str) -> Floats | NotTrainableError:
+        if progress is not None:
+            progress(name)
+        try:
+            return kept.of(name, factories[name], data)
+        except NotTrainableError as error:
+            return error
+
+    # Estimators side by side, a thread each: within one, fits this small gain nothing from a second thread.
+    with threadpool_limits(1), ThreadPoolExecutor(_WORKERS) as pool:
+        for name, outcome in zip(factories, pool.map(attempt, factories), strict=True):
+            if isinstance(outcome, NotTrainableError):
+                reasons[name] = str(outcome)
+            else:
+                predictions[name] = outcome
+    if not predictions:
+        raise NotTrainableError("no estimator could be trained: " + "; ".join(f"{n}: {r}" for n, r in reasons.items()))
+    available = dict(factories)
+    complexity = {name: factory().complexity for name, factory in factories.items()}
+    ground = _ground(predictions, data)
+    values = {name: _bootstrapped_aiq(p, data, ground, knob_steps, seed) for name, p in predictions.items()}
+    scores = _scores(predictions, complexity, data, values)
+    best = _best_of_families(scores, values, factories, predictions, blend.errors) if blend is not None else {}
+    if blend is not None and len(best) > 1:
+        weights = blend_weights(best, data.labels, data.weights, blend.equal)
+        predictions[Blend.name] = _cross_fitted_blend(best, data, blend.equal)
+        available[Blend.name] = lambda: Blend(factories, weights)
+        complexity[Blend.name] = Blend.complexity
+        values[Blend.name] = _bootstrapped_aiq(predictions[Blend.name], data, ground, knob_steps, seed)
+        scores = _scores(predictions, complexity, data, values)
+    chosen, selected_by = select(scores, blend.errors if blend is not None else 1.0)
+    refused = [Score(name, complexity[name], why_not=why) for name, why in reasons.items()]
+    calibrator = fit_calibrator(calibration, predictions[chosen], data.labels, data.weights, data.folds)
+    estimator = available[chosen]().fit(data.inputs, data.labels, data.weights)
+    return Head(chosen, estimator, calibrator, (*scores, *refused), selected_by)
+
+
+def out_of_fold(factory: Factory, data: Training) -> Floats:
+    """(n, m) predictions for each request by an estimator that saw neither it nor any of its fold."""
+    predictions = np.full(data.labels.shape, np.nan)
+    for fold in np.unique(data.folds):
+        held = data.folds == fold
+        model = factory().fit(data.inputs.take(~held), data.labels[~held], data.weights[~held])
+        predictions[held] = model.predict(data.inputs.take(held))
+    return predictions
+
+
+def out_of_fold_aiq(prediction: Floats, data: Training, knob_steps: int, seed: int) -> tuple[float, Floats]:
+    """AIQ of out-of-fold predictions (n, m) and its resamples, NaN where it cannot be measured."""
+    return _bootstrapped_aiq(prediction, data, _ground({"": prediction}, data), knob_steps, seed)
+
+
+def select(scores: Sequence[Score], errors: float) -> tuple[str, str]:
+    """The estimator to use, and by what it was chosen.
+
+    By AIQ with a one-standard-error rule, the error being that of the paired difference to the best (after Breiman et al.
+    1984). The blend is kept unless one estimator beats it by more than `errors` of them: where several are as good as
+    equal, the best looking one of many is lucky, and their average is not. Without a blend, the simplest within one error
+    of the best. By the Brier score where AIQ could not be measured.
+    """
+    if any(np.isnan(score.aiq) for score in scores):
+        return min(scores, key=lambda score: score.brier).name, "Brier score"
+    best = max(scores, key=lambda score: score.aiq)
+    near = [score for score in scores if best.aiq - score.aiq <= score.shortfall_error]
+    blended = next((score for score in scores if score.name == Blend.name), None)
+    if blended is not None and best.aiq - blended.aiq <= errors * blended.shortfall_error:
+        return Blend.name, "AIQ"
+    return min(near, key=lambda score: (score.complexity, -score.aiq)).name, "AIQ"
+
+
+def _best_of_families(
+    scores: Sequence[Score],
+    values: Mapping[str, tuple[float, Floats]],
+    factories: Mapping[str, Factory],
+    predictions: Mapping[str, Floats],
+    errors: float,
+) -> dict[str, Floats]:
+    """The out-of-fold predictions of the best-scored estimator of each family.
+
+    Where AIQ could be measured, a family is left out if its best falls behind the very best by more than so many standard
+    errors of the paired difference.
+    """
+    ranked = sorted(scores, key=lambda score: score.brier if np.isnan(score.aiq) else -score.aiq)
+    best: dict[str, Floats] = {}
+    families: set[str] = set()
+    for score in ranked:
+        family = factories[score.name]().family
+        if not family or family in families:
+            continue
+        families.add(family)
+        top = next(iter(best), score.name)
+        gap, error = values[top][0] - values[score.name][0], float(np.std(values[top][1] - values[score.name][1]))
+        if np.isnan(gap) or gap <= errors * error:
+            best[score.name] = predictions[score.name]
+    return best
+
+
+def blend_weights(predictions: Mapping[str, Floats], labels: Floats, weights: Floats, equal: float) -> dict[str, float]:
+    """Convex weights: a share of `equal` ones, the rest those with the least squared error on the observed cells.
+
+    The least squares alone follow the sample and the Brier score, not the value of decisions; equal weights are hard to
+    beat out of sample.
+    """
+    seen = np.isfinite(labels) & (weights > 0)
+    columns = np.column_stack([prediction[seen] for prediction in predictions.values()])
+    w = weights[seen] / weights[seen].sum()
+    gram, cross = columns.T @ (columns * w[:, None]), columns.T @ (labels[seen] * w)
+    k = len(predictions)
+    solved = minimize(
+        lambda x: x @ gram @ x - 2 * x @ cross,
+        np.full(k, 1.0 / k),
+        jac=lambda x: 2 * (gram @ x - cross),
+        bounds=[(0.0, 1.0)] * k,
+        constraints={"type": "eq", "fun": lambda x: x.sum() - 1.0, "jac": lambda x: np.ones_like(x)},
+        method="SLSQP",
+        options={"ftol": 1e-12},  # Brier scores differ in the fourth decimal
+    ).x
+    mixed = (1.0 - equal) * np.clip(solved, 0.0, 1.0) + equal / k
+    return {name: float(x) for name, x in zip(predictions, mixed / mixed.sum(), strict=True)}
+
+
+def _cross_fitted_blend(members: Mapping[str, Floats], data: Training, equal: float) -> Floats:
+    """(n, m) the blend's predictions, each fold's with weights that were fitted on the other folds."""
+    blended = np.zeros(data.labels.shape)
+    for fold in np.unique(data.folds):
+        held = data.folds == fold
+        rest = {name: prediction[~held] for name, prediction in members.items()}
+        for name, weight in blend_weights(rest, data.labels[~held], data.weights[~held], equal).items():
+            blended[held] += weight * members[name][held]
+    return blended
+
+
+@dataclass(frozen=True)
+class _Ground:
+    """What estimators are scored on: outcomes (rows, m) of the requests `rows`, true or doubly robust; None: nothing."""
+
+    rows: NDArray[np.bool_]
+    quality: Floats
+    cost: Floats
+
+
+def _ground(predictions: Mapping[str, Floats], data: Training) -> _Ground | None:
+    """The complete requests where there are plenty, else doubly robust pseudo-outcomes of all of them.
+
+    The pseudo-outcomes rest on the mean of all estimators' out-of-fold predictions, the same for everyone compared.
+    """
+    complete = data.complete
+    if complete.sum() >= PLENTY_COMPLETE:
+        return _Ground(complete, data.labels[complete], data.cost[complete])
+    observed = np.isfinite(data.labels) & np.isfinite(data.propensity)
+    if observed.any(axis=1).sum() >= ENOUGH and observed.sum(axis=0).min() >= ENOUGH / 5:
+        model = np.mean(list(predictions.values()), axis=0)
+        return _Ground(
+            np.ones(len(complete), dtype=np.bool_),
+            pseudo_outcomes(data.labels, data.propensity, model),
+            pseudo_outcomes(np.where(observed, data.cost, np.nan), data.propensity, data.expected_cost),
+        )
+    if complete.sum() >= ENOUGH:
+        return _Ground(complete, data.labels[complete], data.cost[complete])
+    return None
+
+
+def _scores(
+    predictions: Mapping[str, Floats],
+    complexity: Mapping[str, int],
+    data: Training,
+    values: Mapping[str, tuple[float, Floats]],
+) -> list[Score]:
+    seen = np.isfinite(data.labels) & (data.weights > 0)
+    best = max(values, key=lambda name: values[name][0])
+    scores = []
+    for name, prediction in predictions.items():
+        p, y = np.clip(prediction[seen], 0, 1), data.labels[seen]
+        mean, resampled = values[name]
+        error = float(np.std(values[best][1] - resampled))
+        scores.append(Score(name, complexity[name], mean, error, brier(p, y), expected_calibration_error(p, y)))
+    return scores
+
+
+def _bootstrapped_aiq(
+    prediction: Floats, data: Training, ground: _Ground | None, knob_steps: int, seed: int
+) -> tuple[float, Floats]:
+    """An estimator's AIQ on the ground, and on resamples of it, whole groups of requests at a time."""
+    if ground is None:
+        return float("nan"), np.array([np.nan])
+    rows = ground.rows
+    expected = data.expected_cost[rows]
+    points = frontier(prediction[rows], expected, ground.quality, ground.cost, knob_grid(expected, knob_steps))
+    weights = bootstrap_weights(data.groups[rows], _RESAMPLES, seed)
+    value = singles(ground.quality, ground.cost).aiq(points.cost, points.quality)
+    return value, bootstrap_aiq(points, ground.quality, ground.cost, weights)

@@ -1,0 +1,137 @@
+"""A log of any size as a dataset on disk: the outcome table in Parquet files, what was skipped, and the account of it.
+
+The folder is a log itself (`--data folder`): canonical, checked, without repeats, one file for one partition.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import secrets
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import orjson
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from training.logs import outcomes
+from training.logs.outcomes import OutcomeError, Outcomes
+
+# Names that begin with _ are not data to whoever reads a folder of Parquet files, here as elsewhere.
+ACCOUNT = "_account.json"
+SKIPPED = "_skipped.csv"
+FORMAT_VERSION = 1
+_ENOUGH = 10_000  # rows that are worth a file of their own
+_SCHEMA = pa.schema(
+    [
+        ("request_id", pa.string()),
+        ("prompt", pa.string()),
+        ("messages", pa.string()),  # JSON: conversations have no common structure
+        ("candidate", pa.string()),
+        ("quality", pa.float64()),
+        ("cost_usd", pa.float64()),
+        ("input_tokens", pa.int64()),
+        ("output_tokens", pa.int64()),
+        ("latency_ms", pa.float64()),
+        ("timestamp", pa.timestamp("us", "UTC")),
+        ("session_id", pa.string()),
+        ("workflow", pa.string()),
+        ("propensity", pa.float64()),
+        ("status", pa.string()),
+        ("split", pa.string()),
+    ]
+)
+
+
+@dataclass
+class Account:
+    """What an import read and wrote: always `rows_read` = `rows_used` + the sum of `skipped`, which is by reason.
+
+    `cost_usd`, `input_tokens` and `output_tokens` are sums over the rows used. `files` has the rows of each. `redacted`
+    says how much of each kind was masked; None where nothing was looked for.
+    """
+
+    sources: list[str]
+    formats: list[str] = field(default_factory=list)
+    rows_read: int = 0
+    rows_used: int = 0
+    skipped: dict[str, int] = field(default_factory=dict)
+    cost_usd: float = 0.0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    redacted: Mapping[str, int] | None = None
+    files: dict[str, int] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    def add(self, part: Outcomes) -> None:
+        """Counts a partition."""
+        self.formats += [name for name in part.formats if name not in self.formats]
+        self.rows_read += part.rows_read
+        self.rows_used += len(part.frame)
+        self.skipped = dict((Counter(self.skipped) + Counter(part.reasons)).most_common())
+        self.cost_usd = math.fsum([self.cost_usd, *part.frame["cost_usd"].dropna()])
+        self.input_tokens += int(part.frame["input_tokens"].sum())
+        self.output_tokens += int(part.frame["output_tokens"].sum())
+
+
+def store(
+    parts: Iterable[Outcomes],
+    folder: Path,
+    account: Account,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Writes the parts, one at a time, into a new folder, and fills the account, which is written beside them.
+
+    The folder is written under another name and renamed when all of it is there. `progress` gets the rows read so far.
+    Raises OutcomeError where the folder exists.
+    """
+    if folder.exists():
+        raise OutcomeError(f"{folder} exists already; an import is never overwritten. Remove it, or give another --out")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
+    temporary.mkdir()
+    try:
+        waiting: list[pd.DataFrame] = []
+        for part in parts:
+            account.add(part)
+            _append(part.skipped, temporary / SKIPPED)
+            waiting.append(part.frame)
+            if sum(map(len, waiting)) >= _ENOUGH:
+                _write(waiting, temporary, account)
+                waiting = []
+            if progress is not None:
+                progress(account.rows_read)
+        _write(waiting, temporary, account)
+        (temporary / ACCOUNT).write_text(json.dumps(asdict(account), indent=1), encoding="utf-8")
+        temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _write(frames: list[pd.DataFrame], folder: Path, account: Account) -> None:
+    frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(outcomes.COLUMNS))
+    if frame.empty:
+        return
+    name = f"part-{len(account.files):05}.parquet"
+    as_text = frame.assign(messages=frame["messages"].map(_json, na_action="ignore"))
+    table = pa.Table.from_pandas(as_text, _SCHEMA, preserve_index=False)
+    pq.write_table(table, folder / name, compression="zstd")
+    account.files[name] = len(frame)
+
+
+def _json(messages: object) -> str:
+    try:
+        return orjson.dumps(messages).decode()
+    except orjson.JSONEncodeError:  # a whole number beyond 64 bits
+        return json.dumps(messages)
+
+
+def _append(skipped: pd.DataFrame, path: Path) -> None:
+    if len(skipped):
+        skipped.to_csv(path, mode="a", header=not path.exists(), index=False)

@@ -1,0 +1,92 @@
+"""Which rows of a log were there before, told by 64-bit hashes: 24 bytes for a row, whatever its text is long.
+
+At 1,000,000 rows the chance that any two different rows have the same hash is 3 in 100,000,000 (n^2 / 2^65), at
+100,000,000 rows 3 in 10,000; one of the two would be skipped as a duplicate.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from training.logs import cells as coerce
+
+Hashes = NDArray[np.uint64]
+Mask = NDArray[np.bool_]
+
+
+class Known:
+    """Keys with a value each, (n,) uint64 both: sorted runs that are merged when they are as long as the next one."""
+
+    def __init__(self) -> None:
+        self._runs: list[tuple[Hashes, Hashes]] = []
+
+    def find(self, keys: Hashes) -> tuple[Mask, Hashes]:
+        """Which of the keys are known, and the value of each that is (0 for the others)."""
+        known, values = np.zeros(len(keys), dtype=np.bool_), np.zeros(len(keys), dtype=np.uint64)
+        for run, run_values in self._runs:
+            place = np.minimum(np.searchsorted(run, keys), len(run) - 1)
+            here = run[place] == keys
+            known |= here
+            values[here] = run_values[place[here]]
+        return known, values
+
+    def add(self, keys: Hashes, values: Hashes) -> None:
+        """Adds keys that are not known yet; of equal ones among them the first counts."""
+        if not len(keys):
+            return
+        sorted_keys, first = np.unique(keys, return_index=True)
+        self._runs.append((sorted_keys, values[first]))
+        while len(self._runs) > 1 and len(self._runs[-1][0]) >= len(self._runs[-2][0]):
+            later, earlier = self._runs.pop(), self._runs.pop()
+            merged = np.concatenate([earlier[0], later[0]])
+            order = np.argsort(merged, kind="stable")
+            self._runs.append((merged[order], np.concatenate([earlier[1], later[1]])[order]))
+
+
+class Repeats:
+    """Finds, partition by partition, the rows that repeat or contradict an earlier row."""
+
+    def __init__(self) -> None:
+        self._rows = Known()
+        self._texts = Known()  # request -> the text of its first row
+
+    def find(self, frame: pd.DataFrame, beside: pd.DataFrame) -> tuple[Mask, Mask]:
+        """(n,) rows identical to an earlier one (in their answer too, where `beside` has it), and rows whose request
+        already has another prompt.
+
+        Earlier are the rows before it in this table, and those of the tables before.
+        """
+        text = _hashes(texts(frame))
+        attempts = frame.drop(columns=["prompt", "messages"]).assign(text=text)
+        if "answer" in beside:
+            attempts["answer"] = beside["answer"].to_numpy(dtype=object)
+        rows = _hashes(attempts)
+        request = _hashes(frame["request_id"])
+        known, _ = self._rows.find(rows)
+        identical = known | pd.Series(rows).duplicated().to_numpy()
+        met, first = self._texts.find(request)
+        _, place, of = np.unique(request, return_index=True, return_inverse=True)
+        other = (np.where(met, first, text[place][of]) != text) & ~identical
+        self._rows.add(rows[~known], rows[~known])
+        self._texts.add(request[~met], text[~met])
+        return identical, other
+
+
+def texts(frame: pd.DataFrame) -> pd.Series[Any]:
+    """(n,) text that is equal for requests that say the same, whether as a prompt or as messages."""
+    key = frame["prompt"].astype(object).copy()
+    conversations = frame["messages"].notna()
+    key[conversations] = frame.loc[conversations, "messages"].map(coerce.messages_key)
+    return key
+
+
+def _hashes(values: pd.Series[Any] | pd.DataFrame) -> Hashes:
+    """(n,) hashes of the values, or of the rows; 0.0 and -0.0 are the same."""
+    if isinstance(values, pd.DataFrame):
+        floats = values.select_dtypes("float64")
+        values = values.assign(**{str(name): floats[name] + 0.0 for name in floats})
+    return pd.util.hash_pandas_object(values, index=False).to_numpy().astype(np.uint64)

@@ -1,0 +1,124 @@
+"""The store of outcome-router's own service: each decision with the feedback on it, from its SQLite file or by URL.
+
+Feedback says what became of a decision: its row is the outcome, of the candidate that answered. The propensity is that of
+the decision, so it is known only where the chosen candidate answered; a fallback's answer has none. A decision without
+feedback is an attempt that nobody judged: it has no quality and no cost, but says how often each candidate was tried.
+Decisions that were stored without their prompt, and feedback on decisions that are not in the store, are skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import sqlalchemy as sa
+
+from serving.store.decisions import DECISIONS, FEEDBACK, STORE, STORE_VERSION
+from training.logs.io import database
+from training.logs.io.files import Records
+from training.logs.io.partitions import checked
+from training.logs.outcomes import OutcomeError, Outcomes, Unreadable
+from training.logs.sources.options import DEFAULT, ImportOptions
+
+NAME = "decisions"
+EXPECTS = "the store of router-serve (an SQLite file, sqlite:///decisions.db or postgresql://…)"
+COMPANIONS: frozenset[str] = frozenset()
+SCHEMES = database.SCHEMES
+SETTING = "ROUTER_STORE_PROMPTS"
+
+_DECIDED = ("id", "at", "workflow", "session_id", "prompt", "messages", "candidate", "propensity")
+_SAID = ("decision_id", "candidate", "quality", "cost_usd", "input_tokens", "output_tokens", "latency_ms", "error")
+_COLUMNS = (
+    "request_id", "timestamp", "workflow", "session_id", "prompt", "messages", "chosen", "propensity",
+    "fed_back", "answered", "quality", "cost_usd", "input_tokens", "output_tokens", "latency_ms", "error",
+)  # fmt: skip
+
+
+def recognises(path: Path) -> bool:
+    """Whether the file is an SQLite database with the store's tables; raises OutcomeError when it cannot be opened."""
+    return database.is_sqlite(path) and recognises_url(database.url_of(path))
+
+
+def read(path: Path, _options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
+    """As `read_url`, for an SQLite file."""
+    return read_url(database.url_of(path))
+
+
+def recognises_url(url: str) -> bool:
+    """Whether the database is a store; raises OutcomeError when it cannot be reached."""
+    return database.has_table(url, STORE.name)
+
+
+def read_url(url: str, _options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
+    """The outcomes in a store, by time; raises OutcomeError when it cannot be read or is of another version."""
+    return checked(_rows(url), source=f"{database.shown(url)} decisions", format=NAME, convert=convert)
+
+
+def _rows(url: str) -> Iterator[Records]:
+    with database.connected(url) as (connection, schema):
+        _check(connection, url, schema)
+        within = connection.execution_options(schema_translate_map={None: schema})
+        version = within.scalar(sa.select(STORE.c.version))
+        if version != STORE_VERSION:
+            raise OutcomeError(
+                f"{database.shown(url)}: the store's version is {version}, this code reads {STORE_VERSION}; "
+                "read it with the version of outcome-router that wrote it"
+            )
+        columns = [DECISIONS.c[name] for name in _DECIDED] + [FEEDBACK.c[name] for name in _SAID]
+        query = sa.select(*(column.label(name) for column, name in zip(columns, _COLUMNS, strict=True)))
+        query = query.select_from(DECISIONS.join(FEEDBACK, FEEDBACK.c.decision_id == DECISIONS.c.id, full=True))
+        query = query.order_by(DECISIONS.c.at, DECISIONS.c.id, FEEDBACK.c.decision_id)
+        yield from database.batches(within, query)
+
+
+def _check(connection: sa.Connection, url: str, schema: str | None) -> None:
+    inspector = sa.inspect(connection)
+    missing = [t.name for t in (STORE, DECISIONS, FEEDBACK) if not inspector.has_table(t.name, schema=schema)]
+    if missing:
+        raise OutcomeError(
+            f"{database.shown(url)}: no store of router-serve, expected the tables {STORE.name}, {DECISIONS.name} and "
+            f"{FEEDBACK.name}, but {', '.join(missing)} is not there. Give what ROUTER_STORE named when it was served"
+        )
+
+
+def convert(records: Records) -> Records:
+    """One partition of decisions, joined with their feedback, under the outcome table's names."""
+    kept: list[dict[str, Any]] = []
+    rows: list[int] = []
+    unreadable = list(records.unreadable)
+    for number, row in zip(records.rows, records.table.to_dict("records"), strict=True):
+        why = _unusable(number, row)
+        if why is None:
+            kept.append(_outcome(row))
+            rows.append(number)
+        else:
+            unreadable.append(why)
+    return Records(pd.DataFrame(kept, dtype=object), rows, unreadable)
+
+
+def _unusable(number: int, row: Mapping[Hashable, Any]) -> Unreadable | None:
+    if row["request_id"] is None:
+        arrived = "feedback on an id that is not in the store"
+        return Unreadable(number, "feedback without its decision", arrived, "feedback on a decision that is stored")
+    if row["prompt"] is None and row["messages"] is None:
+        return Unreadable(
+            number,
+            f"no prompt was stored (serve with {SETTING}=true)",
+            "a decision without its prompt",
+            f"a decision with its prompt: {SETTING}=true, which is the default",
+        )
+    return None
+
+
+def _outcome(row: Mapping[Hashable, Any]) -> dict[str, Any]:
+    answered = row["answered"] or row["chosen"]
+    kept = ("request_id", "timestamp", "workflow", "session_id", "prompt", "messages", "quality", "cost_usd")
+    measured = ("input_tokens", "output_tokens", "latency_ms")
+    return {
+        **{name: row[name] for name in (*kept, *measured)},
+        "candidate": answered,
+        "propensity": row["propensity"] if answered == row["chosen"] else None,
+        "status": "error" if row["error"] else "success",
+    }

@@ -1,0 +1,279 @@
+"""Langfuse's observations: the blob-storage export, the UI's export, and what `langfuse_live` downloads.
+
+A generation is one attempt. Generations of one trace with the same input are attempts of one request, whichever LLM
+they asked; its conversation is the session, else the trace. All other observations are counted and left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from training.logs import cells as coerce
+from training.logs.io import files
+from training.logs.io.files import Records
+from training.logs.io.partitions import outcomes_of
+from training.logs.outcomes import OutcomeError, Outcomes, Unreadable
+from training.logs.sources.langfuse import scores as langfuse_scores
+from training.logs.sources.langfuse.fields import (
+    Cells,
+    both,
+    column,
+    has,
+    identifier,
+    is_observations,
+    is_scores,
+    mapping,
+    missing,
+    number,
+)
+from training.logs.sources.langfuse.prompt import Asked, answered, asked
+from training.logs.sources.langfuse.scores import ENRICHED, LEGACY, Judgements, is_generation, is_internal
+from training.logs.sources.options import DEFAULT, ImportOptions
+
+NAME = "langfuse"
+EXPECTS = "observations exported from Langfuse (id, trace_id or traceId, type, start_time or startTime, ...)"
+COMPANIONS: frozenset[str] = frozenset()
+SCHEMES: frozenset[str] = frozenset({"langfuse"})
+
+# What an export has beside observations: scores (of some hours there are none), manifests, the older export's traces.
+_OTHER_TABLES = ("scores", "manifests", "traces")
+_FIELDS = (
+    "id", "trace_id", "type", "start_time", "end_time", "input", "provided_model_name", "model", "usage",
+    "usage_details", "input_usage", "output_usage", "total_cost", "cost_details", "latency", "level", "environment",
+    "session_id", "prompt_name", "trace_name", "name",
+)  # fmt: skip
+_TYPES = frozenset({
+    "SPAN", "EVENT", "AGENT", "TOOL", "CHAIN", "RETRIEVER", "EVALUATOR", "EMBEDDING", "GUARDRAIL",
+})  # fmt: skip
+_WANTED_TYPE = "an observation of type GENERATION"
+# Between a second and a thousand of it: a latency this many times its duration in seconds is in milliseconds.
+_BETWEEN_UNITS = 1000**0.5
+
+
+def recognises(path: Path) -> bool:
+    """Whether the head has an observation's fields, in either spelling."""
+    return is_observations(path)
+
+
+def accompanies(path: Path) -> bool:
+    """Whether a file is exported with observations: scores, which `read` looks up, or a table that it does not need."""
+    if is_scores(path):
+        return True
+    exported = path.parent.parent
+    return path.parent.name in _OTHER_TABLES and any((exported / name).is_dir() for name in (ENRICHED, LEGACY))
+
+
+def read(path: Path, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
+    """Read one file of observations, with the scores beside it; raises OutcomeError when it holds something else."""
+    if is_scores(path):
+        raise OutcomeError(f"{path}: holds scores, not observations; give the folder that has both")
+    if not recognises(path):
+        raise OutcomeError(f"{path}: not a {NAME} file; expected {EXPECTS}; arrived: {files.shown_columns(path)}")
+    reading = _Reading(langfuse_scores.judgements(path, options), options.answers, _exported_twice(path))
+    wanted = both((*_FIELDS, "output") if options.answers else _FIELDS)
+    for part in outcomes_of(path, format=NAME, convert=reading.convert, wanted=wanted):
+        yield replace(part, notes=(*reading.judgements.notes, *reading.notes))
+
+
+def recognises_url(url: str) -> bool:
+    """Whether the URL stands for a project on a Langfuse server (`langfuse_live`)."""
+    from training.logs.sources.langfuse import live as langfuse_live
+
+    return langfuse_live.recognises_url(url)
+
+
+def read_url(url: str, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
+    """Download a project's observations and scores as far as they are missing, and read them; raises OutcomeError."""
+    from training.logs.sources.langfuse import live as langfuse_live
+
+    return langfuse_live.read_url(url, options)
+
+
+def _exported_twice(path: Path) -> bool:
+    """Whether a file of the older export has the newer one of the same time window beside it."""
+    newer = path.parent.parent / ENRICHED
+    if path.parent.name != LEGACY or not newer.is_dir():
+        return False
+    return any(files.stem(file) == files.stem(path) for file in newer.iterdir())
+
+
+@dataclass
+class _Reading:
+    """One file on its way in: what has been seen of it so far."""
+
+    judgements: Judgements
+    answers: bool
+    twice: bool
+    seen: set[str] = field(default_factory=set)
+    milliseconds: bool | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """In which unit the latencies are, if there was a duration to tell it by."""
+        if self.milliseconds is None:
+            return ()
+        unit = "milliseconds" if self.milliseconds else "seconds"
+        return (f"langfuse: latency is in {unit}, as end_time - start_time shows",)
+
+    def convert(self, records: Records) -> Records:
+        """The generations among some observations as outcome columns, and why the others are none."""
+        reasons = self._reasons(records.table)
+        kept = [place for place, reason in enumerate(reasons) if reason is None]
+        left_out = [
+            Unreadable(row, reason.reason, reason.value, reason.expected)
+            for row, reason in zip(records.rows, reasons, strict=True)
+            if reason is not None
+        ]
+        table = records.table.iloc[kept].reset_index(drop=True)
+        rows = [records.rows[place] for place in kept]
+        return Records(self._outcomes(table), rows, [*records.unreadable, *left_out])
+
+    def _reasons(self, table: pd.DataFrame) -> list[Unreadable | None]:
+        columns = (column(table, name) for name in ("id", "type", "environment"))
+        return [self._reason(id, kind, environment) for id, kind, environment in zip(*columns, strict=True)]
+
+    def _reason(self, id: Any, kind: Any, environment: Any) -> Unreadable | None:
+        """Why an observation is no outcome (its row is filled in later), or None if it is one."""
+        if not is_generation(kind):
+            return _no_generation(kind)
+        if is_internal(environment):
+            return Unreadable(0, "call of Langfuse's own evaluator", "", "a call of the application")
+        if self.twice:
+            return Unreadable(0, "also exported in observations_v2", "", "each observation once")
+        known = identifier(id)
+        if known is None:
+            return Unreadable(0, "observation has no id", type(id).__name__, "text")
+        if known in self.seen:
+            return Unreadable(0, "duplicate observation id", "", "each observation once")
+        self.seen.add(known)
+        return None
+
+    def _outcomes(self, table: pd.DataFrame) -> pd.DataFrame:
+        ids = [identifier(cell) for cell in column(table, "id")]
+        traces = [identifier(cell) for cell in column(table, "trace_id")]
+        inputs = [asked(cell) for cell in column(table, "input")]
+        sessions = column(table, "session_id")
+        columns: dict[str, Cells] = {
+            "request_id": [_request_id(*parts) for parts in zip(ids, traces, inputs, strict=True)],
+            "trace_id": list(traces),
+            "prompt": [question.prompt for question in inputs],
+            "messages": [question.messages for question in inputs],
+            "candidate": column(table, "provided_model_name", "model"),
+            "quality": [self.judgements.of(id, trace) for id, trace in zip(ids, traces, strict=True)],
+            "cost_usd": _costs(table),
+            "input_tokens": _tokens(table, "input"),
+            "output_tokens": _tokens(table, "output"),
+            "latency_ms": self._latencies(table),
+            "timestamp": column(table, "start_time"),
+            "session_id": [trace if missing(own) else own for own, trace in zip(sessions, traces, strict=True)],
+            "workflow": column(table, "prompt_name", "trace_name", "name"),
+            "status": [_status(cell) for cell in column(table, "level")],
+        }
+        if self.answers:
+            columns["answer"] = [answered(cell) for cell in column(table, "output")]
+        return pd.DataFrame({name: _objects(cells) for name, cells in columns.items()}, index=range(len(table)))
+
+    def _latencies(self, table: pd.DataFrame) -> Cells:
+        """Milliseconds from `latency`, whose unit depends on the integration's age; without it, from the times."""
+        cells = column(table, "latency")
+        seconds = _durations(table)
+        given = np.array([np.nan if (value := number(cell)) is None else value for cell in cells], dtype="float64")
+        both_known = (given > 0) & (seconds > 0)
+        if self.milliseconds is None and both_known.any():
+            ratios = given[both_known] / seconds[both_known]
+            self.milliseconds = bool(np.median(ratios) > _BETWEEN_UNITS)
+        factor = 1.0 if self.milliseconds else 1000.0
+        return [_latency(*row, factor) for row in zip(cells, given.tolist(), seconds.tolist(), strict=True)]
+
+
+def _no_generation(kind: Any) -> Unreadable:
+    word = kind.strip().upper() if isinstance(kind, str) else ""
+    if word in _TYPES:
+        return Unreadable(0, f"{word.lower()}, not a generation", word, _WANTED_TYPE)
+    shown = f"text, {len(kind)} characters" if isinstance(kind, str) else type(kind).__name__
+    return Unreadable(0, "observation of no known type", shown, _WANTED_TYPE)
+
+
+def _request_id(id: str | None, trace: str | None, question: Asked) -> str | None:
+    """One for all generations of a trace with this input; a generation without trace or input is its own request."""
+    if question.messages is not None:
+        key = coerce.messages_key(question.messages)
+    elif isinstance(question.prompt, str):
+        key = question.prompt
+    else:
+        return id
+    if trace is None:
+        return id
+    return f"{trace}/{hashlib.blake2b(key.encode('utf-8', 'surrogatepass'), digest_size=8).hexdigest()}"
+
+
+def _costs(table: pd.DataFrame) -> Cells:
+    """US dollars. Nothing where Langfuse writes 0 because it knew no price: then there are no details either."""
+    totals = column(table, "total_cost")
+    detailed = has(table, "cost_details")
+    details = [mapping(cell) for cell in column(table, "cost_details")]
+    return [_cost(total, detail, detailed) for total, detail in zip(totals, details, strict=True)]
+
+
+def _cost(total: Any, details: Mapping[str, Any], detailed: bool) -> Any:
+    if missing(total):
+        return details.get("total") if not missing(details.get("total")) else _sum(details, "")
+    return None if detailed and not details and number(total) == 0 else total
+
+
+def _tokens(table: pd.DataFrame, side: str) -> Cells:
+    """Tokens of one side, "input" or "output": all their kinds together (cached, audio, reasoning ...)."""
+    details = [mapping(cell) for cell in column(table, "usage_details", "usage")]
+    return [_count(*row, side) for row in zip(details, column(table, f"{side}_usage"), strict=True)]
+
+
+def _count(usage: Mapping[str, Any], total: Any, side: str) -> Any:
+    """The details' sum, else the column's total, in which 0 means that nothing is known; None for other units."""
+    if not missing(usage.get("unit")) and str(usage["unit"]).upper() != "TOKENS":
+        return None
+    detailed = _sum(usage, side)
+    if detailed is not None:
+        return detailed
+    return None if number(total) == 0 else total
+
+
+def _sum(details: Mapping[str, Any], word: str) -> Any:
+    """The sum of the entries whose name has the word; the first that is no number, for validation to refuse; or None."""
+    cells = [cell for name, cell in details.items() if word in name and name != "total" and not missing(cell)]
+    if not cells:
+        return None
+    numbers = [number(cell) for cell in cells]
+    if None in numbers:
+        return next(cell for cell, value in zip(cells, numbers, strict=True) if value is None)
+    return sum(value for value in numbers if value is not None)
+
+
+def _status(level: Any) -> str | None:
+    return "error" if isinstance(level, str) and level.strip().upper() == "ERROR" else None
+
+
+def _durations(table: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """end_time - start_time in seconds, NaN where one of them is unknown; shape (n,)."""
+    start, end = (coerce.instant(_objects(column(table, name))).values for name in ("start_time", "end_time"))
+    return np.asarray((end - start).dt.total_seconds().to_numpy(dtype="float64", na_value=np.nan))
+
+
+def _latency(cell: Any, given: float, seconds: float, factor: float) -> Any:
+    if missing(cell):
+        return seconds * 1000 if seconds >= 0 else None
+    return cell if np.isnan(given) else given * factor
+
+
+def _objects(cells: Cells) -> pd.Series[Any]:
+    """A column of cells as they are: lists stay lists, and identifiers never become floats."""
+    values = np.empty(len(cells), dtype=object)
+    for place, cell in enumerate(cells):
+        values[place] = cell
+    return pd.Series(values, dtype=object)

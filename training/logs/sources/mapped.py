@@ -1,0 +1,255 @@
+"""Tables of any shape: a mapping says which column, or which nested field, is which column of the outcome table.
+
+A field is named by dots (`question.text`, `choices.0.message.content`); a name with dots in it wins over nesting, and
+JSON text in a cell is opened where the path goes on. Columns that are not mapped are read under their own names. A
+table without request_id has one per distinct prompt, so that answers to the same prompt are one request.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from training.logs import cells as coerce
+from training.logs.io import files
+from training.logs.io.files import Records
+from training.logs.io.partitions import outcomes_of
+from training.logs.outcomes import ALIASES, BESIDE, COLUMNS, OutcomeError, Outcomes, Unreadable
+from training.logs.sources.options import DEFAULT, ImportOptions
+from training.quality import rescale
+
+_TARGETS = (*COLUMNS, *BESIDE)
+_TEXTS = ("answer", "expected")
+_ABSENT: Any = object()
+_SHOWN_FIELDS, _SHOWN_DEPTH, _SHOWN_NAME = 60, 4, 40
+
+
+def parse_mapping(pairs: Sequence[str]) -> dict[str, str]:
+    """`COLUMN=FIELD` pairs as a mapping; raises OutcomeError for an unknown column, a repeated one, or no field."""
+    mapping: dict[str, str] = {}
+    for pair in pairs:
+        target, equals, field = (part.strip() for part in pair.partition("="))
+        if not equals or not field:
+            raise OutcomeError(
+                f"--map {pair!r}: expected COLUMN=FIELD, for example candidate=llm or prompt=question.text"
+            )
+        target = ALIASES.get(target, target)
+        if target not in _TARGETS:
+            raise OutcomeError(f"--map {pair!r}: {target!r} is no column of the outcome table: {', '.join(_TARGETS)}")
+        if target in mapping:
+            raise OutcomeError(f"--map {pair!r}: {target} is already mapped to {mapping[target]!r}; map it once")
+        mapping[target] = field
+    return mapping
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """The importer of tables that `mapping` (column of the outcome table -> field) describes.
+
+    The field of quality may end in the rule that rescales it: `rating:stars`, `score:minmax:0:10` (`training.quality.rescale`).
+    """
+
+    mapping: Mapping[str, str]
+    NAME: ClassVar[str] = "mapped"
+    EXPECTS: ClassVar[str] = "any table, with --map COLUMN=FIELD for the columns that are named otherwise"
+    COMPANIONS: ClassVar[frozenset[str]] = frozenset()
+
+    def recognises(self, path: Path) -> bool:
+        """Whether the file has the column of at least one mapped field. A broken Parquet file counts: reading says why."""
+        columns = files.columns(path)
+        if files.kind(path) == ".parquet" and not columns:
+            return True
+        return any(_prefixes(field) & columns for field in self._fields().values())
+
+    def read(self, path: Path, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
+        """Read one file; raises OutcomeError with the fields that were found when a mapped one is in no record."""
+        fields, rule = self._fields(), self._rule()
+        if not options.answers:
+            fields = {target: field for target, field in fields.items() if target not in _TEXTS}
+        own = (
+            frozenset(COLUMNS)
+            | frozenset(ALIASES)
+            | frozenset(BESIDE if options.answers else ("attempt_id", "trace_id"))
+        )
+        found: set[str] = set()
+        columns = files.columns(path)
+        if columns and files.kind(path) in (".csv", ".parquet"):  # all of them are known before anything is read
+            self._require(path, {target for target, field in fields.items() if _prefixes(field) & columns}, fields)
+
+        def convert(records: Records) -> Records:
+            return _rescaled(_convert(records, fields, own, found), rule)
+
+        wanted = own.union(*(_prefixes(field) for field in fields.values()))
+        read = 0
+        for part in outcomes_of(path, format=self.NAME, convert=convert, wanted=wanted):
+            read += part.rows_read
+            yield part
+        if read:
+            self._require(path, found, fields)
+
+    def _fields(self) -> dict[str, str]:
+        quality = self.mapping.get("quality", "").partition(":")[0]
+        return {**self.mapping, "quality": quality} if quality else dict(self.mapping)
+
+    def _rule(self) -> rescale.Rule | None:
+        name = self.mapping.get("quality", "").partition(":")[2]
+        return rescale.rule(name) if name else None
+
+    def _require(self, path: Path, found: set[str], fields: Mapping[str, str]) -> None:
+        missing = [f"{field} (for {target})" for target, field in fields.items() if target not in found]
+        if missing:
+            raise OutcomeError(
+                f"{path}: no {', '.join(missing)}; the columns found are: {_listed(path)}. Correct --map COLUMN=FIELD."
+            )
+
+
+def _convert(records: Records, fields: Mapping[str, str], own: frozenset[str], found: set[str]) -> Records:
+    """The outcome columns of one partition; the mapped columns that some record has are added to `found`."""
+    table = records.table.rename(columns=lambda name: str(name).strip())
+    table = table.loc[:, ~table.columns.duplicated()]
+    names = [str(name) for name in table.columns]
+    taken = {target: [name for name in names if name in _prefixes(field)] for target, field in fields.items()}
+    columns = {name: table[name].reset_index(drop=True) for name in names if name in own and name not in fields}
+    if "candidate" in fields:
+        columns.pop("model", None)
+    for target, field in fields.items():
+        cells = _cells(table[taken[target]], field)
+        if any(cell is not _ABSENT for cell in cells):
+            found.add(target)
+        columns[target] = _series([None if cell is _ABSENT else cell for cell in cells])
+    made = pd.DataFrame(columns, index=pd.RangeIndex(len(table)))
+    if "request_id" not in made:
+        made["request_id"] = _request_ids(made)
+    return records._replace(table=made)
+
+
+def _cells(table: pd.DataFrame, field: str) -> list[Any]:
+    """The field's cell in every row, `_ABSENT` where the row does not have it."""
+    if field in table.columns:
+        return list(table[field].astype(object))
+    path = field.split(".")
+    names = list(table.columns)
+    rows = zip(*(table[name].astype(object) for name in names), strict=True) if names else [()] * len(table)
+    return [_find(dict(zip(names, row, strict=True)), path) for row in rows]
+
+
+def _find(value: Any, path: Sequence[str]) -> Any:
+    """What a path leads to, `_ABSENT` where it ends early; the longest name that fits is taken at each step."""
+    if not path:
+        return value
+    if isinstance(value, str | bytes):
+        value = _opened(value)
+    if isinstance(value, Mapping):
+        for length in range(len(path), 0, -1):
+            name = ".".join(path[:length])
+            if name in value and (found := _find(value[name], path[length:])) is not _ABSENT:
+                return found
+        return _ABSENT
+    if isinstance(value, list | tuple | np.ndarray) and path[0].lstrip("-").isdecimal():
+        place = int(path[0])
+        return _find(value[place], path[1:]) if -len(value) <= place < len(value) else _ABSENT
+    return _ABSENT
+
+
+def _opened(text: str | bytes) -> Any:
+    """JSON text as what it says; anything else is no place for a path to go on."""
+    if text.lstrip()[:1] not in ("{", "[", b"{", b"["):
+        return None
+    try:
+        return coerce.parse_json(text)
+    except ValueError:
+        return None
+
+
+def _prefixes(field: str) -> frozenset[str]:
+    """The names of the columns that a path can start in."""
+    path = field.split(".")
+    return frozenset(".".join(path[:length]) for length in range(1, len(path) + 1))
+
+
+def _series(cells: list[Any]) -> pd.Series[Any]:
+    values = np.empty(len(cells), dtype=object)
+    for position, cell in enumerate(cells):  # assigning all at once would make a matrix of lists of equal length
+        values[position] = cell
+    return pd.Series(values, dtype=object)
+
+
+def _request_ids(table: pd.DataFrame) -> list[str | None]:
+    """An identifier per distinct conversation; None where there is nothing to tell it by, which validation reports."""
+    nothing = pd.Series([None] * len(table), dtype=object)
+    messages = coerce.messages(table.get("messages", nothing)).values
+    prompts = coerce.text(table.get("prompt", nothing), strip=False, numbers=False).values
+    keys = [
+        coerce.messages_key(conversation) if isinstance(conversation, list) else prompt
+        for conversation, prompt in zip(messages, prompts, strict=True)
+    ]
+    return [_digest(key) if isinstance(key, str) else "no-prompt" for key in keys]
+
+
+def _digest(text: str) -> str:
+    return "p-" + hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:24]
+
+
+def _rescaled(records: Records, rule: rescale.Rule | None) -> Records:
+    """Quality by the rule; rows whose rating does not fit it are unreadable ones."""
+    if rule is None:
+        return records
+    qualities = [rule.quality(cell) for cell in records.table["quality"]]
+    bad = np.fromiter((quality is rescale.BAD for quality in qualities), dtype=bool, count=len(qualities))
+    unfit = [
+        Unreadable(row, f"quality does not fit {rule.name}", rescale.shown(cell), rule.expects)
+        for row, cell, is_bad in zip(records.rows, records.table["quality"], bad, strict=True)
+        if is_bad
+    ]
+    table = records.table.assign(quality=_series([None if q is rescale.BAD else q for q in qualities]))
+    kept = [row for row, is_bad in zip(records.rows, bad, strict=True) if not is_bad]
+    return Records(table[~bad].reset_index(drop=True), kept, [*records.unreadable, *unfit])
+
+
+def _head(path: Path) -> list[dict[str, Any]]:
+    """The first records; for Parquet one whose values stand for the types of the columns."""
+    if files.kind(path) != ".parquet":
+        return [{str(name).strip(): cell for name, cell in record.items()} for record in files.head_records(path)]
+    try:
+        schema = pq.read_schema(path)
+    except pa.ArrowException:
+        return []
+    return [{field.name: _stand_in(field.type) for field in schema}]
+
+
+def _stand_in(kind: Any) -> Any:
+    if pa.types.is_struct(kind):
+        return {field.name: _stand_in(field.type) for field in kind}
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return [_stand_in(kind.value_type)]
+    return None
+
+
+def _listed(path: Path) -> str:
+    """The names of the fields in the head of a file, nested ones by dots; never what is in them."""
+    names = dict.fromkeys(name for record in _head(path) for name in _named(record, "", 0))
+    shown = [name[:_SHOWN_NAME] for name in list(names)[:_SHOWN_FIELDS]]
+    return (", ".join(shown) or "none") + (", …" if len(names) > _SHOWN_FIELDS else "")
+
+
+def _named(value: Any, prefix: str, depth: int) -> Iterator[str]:
+    if isinstance(value, str):
+        value = _opened(value)
+    inner: list[tuple[str, Any]] = []
+    if isinstance(value, Mapping):
+        inner = [(str(name)[:_SHOWN_NAME], item) for name, item in value.items()]
+    elif isinstance(value, list) and value:
+        inner = [("0", value[0])]
+    if not inner or depth == _SHOWN_DEPTH:
+        yield prefix.rstrip(".")
+        return
+    for name, item in inner:
+        yield from _named(item, f"{prefix}{name}.", depth + 1)

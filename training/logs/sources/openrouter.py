@@ -1,0 +1,235 @@
+"""OpenRouter: logged requests with their responses, joined on the generation's id with its generation records.
+
+The responses carry `usage.cost`; a generation record (GET /generation) adds what was billed, latency and session, and
+wins where both speak. It has no prompt: the requests have to be logged by the caller, as pairs of request and response
+bodies, or as {id, input, output} from GET /generation/content where OpenRouter was told to keep inputs and outputs.
+The candidate is the model that answered, which OpenRouter may choose itself.
+
+What makes one request: pairs that say the same `request_id`; otherwise every generation is a request of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from training.logs.io import files
+from training.logs.io.partitions import outcomes_of
+from training.logs.outcomes import COLUMNS, OutcomeError, Outcomes, Unreadable, validate
+from training.logs.sources import openai as openai_pairs
+from training.logs.sources.attempts import (
+    Row,
+    Skip,
+    beside,
+    first_of,
+    gather,
+    json_object,
+    remembered,
+    shown,
+    signature,
+)
+from training.logs.sources.options import DEFAULT, ImportOptions
+
+NAME = "openrouter"
+EXPECTS = (
+    "request and response bodies whose ids begin with gen-, and generation records (id, total_cost, ...) beside them"
+)
+COMPANIONS: frozenset[str] = frozenset()
+
+_KEPT = (
+    "model", "total_cost", "upstream_inference_cost", "is_byok", "created_at", "session_id", "cancelled",
+    "finish_reason", "tokens_prompt", "tokens_completion", "native_tokens_prompt", "native_tokens_completion",
+    "latency", "generation_time", "api_type", "response_cache_source_id",
+)  # fmt: skip
+_NOT_TEXT = frozenset({"embeddings", "rerank", "tts", "stt", "image", "video"})
+_GENERATION = "a generation record with an id"
+
+
+class _Generations:
+    """Generation records by id, where they stand, and what could not be used of their files."""
+
+    def __init__(self) -> None:
+        self.by_id: dict[str, Row] = {}
+        self.places: dict[str, tuple[str, int]] = {}
+        self.unreadable: dict[str, list[Unreadable]] = {}
+
+
+def recognises(path: Path) -> bool:
+    """Whether the head holds OpenRouter's pairs, or generation records without any pairs beside them."""
+    return _is_pairs(path) or (_is_generations(path) and not beside(path, _is_pairs))
+
+
+def accompanies(path: Path) -> bool:
+    """Whether the file holds generation records."""
+    return _is_generations(path)
+
+
+def read(path: Path, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
+    """Read one file of pairs; raises OutcomeError for generation records, which have no prompts.
+
+    A generation record without a logged request counts as a skipped row, once: with the folder's first file of pairs.
+    """
+    pairs = beside(path, _is_pairs)
+    if _is_generations(path):
+        raise OutcomeError(_no_prompts(path, pairs))
+    if not _is_pairs(path):
+        raise OutcomeError(f"{path}: not an {NAME} file; expected {EXPECTS}; arrived: {files.shown_columns(path)}")
+    generations = _generations(signature(beside(path, _is_generations)))
+    stem = files.stem(path)
+
+    def convert(records: files.Records) -> files.Records:
+        return gather(records, lambda pair, row: [_outcome(pair, row, stem, generations.by_id, options)])
+
+    yield from outcomes_of(path, format=NAME, convert=convert)
+    if path.name == pairs[0].name:
+        yield from _left_over(generations, pairs)
+
+
+def _outcome(pair: Row, row: int, stem: str, generations: dict[str, Row], options: ImportOptions) -> Row | Skip:
+    attempt = openai_pairs.attempt(_bare(pair), row, stem, options)
+    if isinstance(attempt, Skip):
+        return attempt
+    response = openai_pairs.response_body(pair)
+    # OpenRouter may answer with another LLM than was asked for: the model that answered is the candidate.
+    attempt["candidate"] = first_of(response.get("model"), attempt["candidate"])
+    generation = generations.get(str(_id(pair)))
+    return attempt if generation is None else _joined(attempt, generation)
+
+
+def _joined(attempt: Row, generation: Row) -> Row | Skip:
+    """The attempt with what its generation record says."""
+    if generation["cancelled"] is True:
+        return Skip("generation was cancelled", "", "a generation that was waited for")
+    if first_of(generation["response_cache_source_id"]) is not None:
+        return Skip("answered from a cache", "", "a generation of an LLM")
+    if generation["api_type"] in _NOT_TEXT:
+        return Skip("not a chat request", shown(generation["api_type"]), "a chat completion")
+    failed = generation["finish_reason"] == "error" or attempt["status"] == "error"
+    found = {
+        "candidate": generation["model"],
+        "cost_usd": _cost(generation),
+        # Prices are per token of the LLM's own tokenizer; tokens_prompt counts by one tokenizer for all.
+        "input_tokens": first_of(generation["native_tokens_prompt"], generation["tokens_prompt"]),
+        "output_tokens": first_of(generation["native_tokens_completion"], generation["tokens_completion"]),
+        "latency_ms": _latency(generation),
+        "timestamp": generation["created_at"],
+        "session_id": generation["session_id"],
+    }
+    known = {name: cell for name, cell in found.items() if first_of(cell) is not None}
+    return {**attempt, **known, "status": "error" if failed else attempt["status"]}
+
+
+def _cost(generation: Row) -> Any:
+    """USD; where the provider billed the caller's own key, its price as well as OpenRouter's."""
+    total, upstream = generation["total_cost"], generation["upstream_inference_cost"]
+    if generation["is_byok"] is True and isinstance(total, int | float) and isinstance(upstream, int | float):
+        return total + upstream
+    return total
+
+
+def _latency(generation: Row) -> Any:
+    """Milliseconds until the answer was whole: some records' `latency` ends at the first token."""
+    times = [generation["latency"], generation["generation_time"]]
+    numbers = [time for time in times if isinstance(time, int | float)]
+    return max(numbers) if len(numbers) == len(times) else first_of(*times)
+
+
+def _bare(pair: Row) -> Row:
+    """The pair with the input of GET /generation/content ({"messages": ...}, {"prompt": ...}) as its request."""
+    if _answered_content(pair) is None:
+        return pair
+    output = json_object(pair.get("output")) or {}
+    message = {"role": "assistant", "content": output.get("completion")}
+    return {**pair, "output": {"id": pair.get("id"), "choices": [{"message": message}]}}
+
+
+def _answered_content(pair: Row) -> Row | None:
+    output = json_object(pair.get("output"))
+    return output if output is not None and "completion" in output else None
+
+
+def _id(pair: Row) -> Any:
+    return first_of(openai_pairs.response_body(pair).get("id"), pair.get("id"))
+
+
+def _head(path: Path) -> list[Row]:
+    return files.head_records(path) if files.kind(path) in (*files.LINES, ".json") else []
+
+
+@remembered
+def _is_pairs(path: Path) -> bool:
+    return any(
+        openai_pairs.is_openrouter(record) and (openai_pairs.is_pair(record) or _answered_content(record) is not None)
+        for record in _head(path)
+    )
+
+
+@remembered
+def _is_generations(path: Path) -> bool:
+    return any(_generation(record) is not None for record in _head(path))
+
+
+def _generation(record: Row) -> Row | None:
+    """A generation record, bare or as the API answers with it, under `data`."""
+    inner = json_object(record.get("data")) if "total_cost" not in record else record
+    if inner is None or "total_cost" not in inner or not inner.keys() & {"tokens_prompt", "native_tokens_prompt"}:
+        return None
+    return inner
+
+
+@lru_cache(maxsize=1)  # for every file of pairs in a folder
+def _generations(paths: tuple[tuple[str, int, int], ...]) -> _Generations:
+    found = _Generations()
+    for name, _, _ in paths:
+        unreadable = found.unreadable.setdefault(name, [])
+        for records in files.partitions(Path(name)):
+            unreadable += records.unreadable
+            for line, row in zip(records.table.to_dict("records"), records.rows, strict=True):
+                if problem := _keep(found, {str(key): cell for key, cell in line.items()}, name, row):
+                    unreadable.append(problem)
+    return found
+
+
+def _keep(found: _Generations, line: Row, name: str, row: int) -> Unreadable | None:
+    generation = _generation({field: cell for field, cell in line.items() if first_of(cell) is not None})
+    identifier = None if generation is None else generation.get("id")
+    if generation is None or not isinstance(identifier, str):
+        return Unreadable(row, "not a generation record", "", _GENERATION)
+    if identifier in found.by_id:
+        return Unreadable(row, "duplicate generation", shown(identifier), "each generation once")
+    found.by_id[identifier] = {field: generation.get(field) for field in _KEPT}
+    found.places[identifier] = (name, row)
+    return None
+
+
+def _left_over(generations: _Generations, pairs: list[Path]) -> Iterator[Outcomes]:
+    """The generation records that are in no outcome, as skipped rows of their files."""
+    logged = {str(_id(pair)) for path in pairs for pair in _rows(path)}
+    left = {name: list(found) for name, found in generations.unreadable.items()}
+    for identifier, (name, row) in generations.places.items():
+        if identifier not in logged:
+            expected = "a logged request whose response has this id"
+            left[name].append(Unreadable(row, "no request with this generation id", shown(identifier), expected))
+    nothing = pd.DataFrame(columns=list(COLUMNS), dtype=object)
+    for name, unreadable in left.items():
+        yield validate(nothing, source=name, format=NAME, rows=[], unreadable=unreadable, partition=True)
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    for records in files.partitions(path):
+        for line in records.table.to_dict("records"):
+            yield {str(field): cell for field, cell in line.items()}
+
+
+def _no_prompts(path: Path, pairs: list[Path]) -> str:
+    start = f"{path}: holds generation records, and OpenRouter returns no prompts with them"
+    if pairs:
+        return f"{start}; give {pairs[0]}, which holds the requests, or the folder: the two are joined on the id"
+    return (
+        f"{start}; put a JSONL file with the logged requests into the same folder, one "
+        '{"request": {...}, "response": {"id": "gen-...", ...}} per line, and give the folder'
+    )

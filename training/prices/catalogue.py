@@ -1,0 +1,108 @@
+"""The catalogue: candidates.toml -> one validated Candidate per name."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from serving.bundle.catalogue import Candidate
+
+
+class CatalogueError(ValueError):
+    """A catalogue file that cannot be used; the message names the file, the table and the field."""
+
+
+def load_catalogue(path: Path) -> dict[str, Candidate]:
+    """Read the `[[candidate]]` tables of a TOML file, in file order.
+
+    Returns the candidates keyed by name. Raises CatalogueError when the file is missing or is not TOML, holds
+    no candidate, has a key that Candidate does not know or a value it refuses, names a candidate twice, or has an alias
+    that is another candidate's name or alias.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise CatalogueError(
+            f"{path}: cannot be read ({error.strerror}); expected a catalogue like data/candidates.toml"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise CatalogueError(f"{path}: not UTF-8 text ({error}); expected a TOML file") from error
+    return parse_catalogue(text, path)
+
+
+def parse_catalogue(text: str, path: Path) -> dict[str, Candidate]:
+    """The candidates in the text of a catalogue file, keyed by name; `path` is for the messages of its CatalogueError."""
+    catalogue: dict[str, Candidate] = {}
+    for number, table in enumerate(_tables(text, path), start=1):
+        where = f"{path}: candidate {number}{_named(table)}"
+        candidate = _candidate(table, where)
+        if candidate.name in catalogue:
+            raise CatalogueError(
+                f"{where}: name: {candidate.name!r} is already an earlier table's name; "
+                "expected each candidate once. Merge the two tables or rename one."
+            )
+        catalogue[candidate.name] = candidate
+    _check_aliases(catalogue, path)
+    return catalogue
+
+
+def alias_names(catalogue: Mapping[str, Candidate]) -> dict[str, str]:
+    """Each alias of the catalogue with the name of the candidate that it stands for."""
+    return {alias: entry.name for entry in catalogue.values() for alias in entry.aliases if alias != entry.name}
+
+
+def _check_aliases(catalogue: Mapping[str, Candidate], path: Path) -> None:
+    """Raises CatalogueError when a name could mean two candidates."""
+    claimed: dict[str, str] = {}
+    for entry in catalogue.values():
+        for alias in entry.aliases:
+            owner = alias if alias in catalogue else claimed.setdefault(alias, entry.name)
+            if owner != entry.name:
+                raise CatalogueError(
+                    f"{path}: aliases of {entry.name!r}: got {alias!r}, which already stands for {owner!r}; expected a name "
+                    "that means one candidate. Remove the alias, or the other table if both are the same LLM."
+                )
+
+
+def _tables(text: str, path: Path) -> list[object]:
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise CatalogueError(f"{path}: not valid TOML: {error}") from error
+    tables = document.pop("candidate", None)
+    if document:
+        raise CatalogueError(
+            f"{path}: unexpected top-level keys {sorted(document)}; expected [[candidate]] tables only"
+        )
+    if not isinstance(tables, list) or not tables:
+        raise CatalogueError(f"{path}: no candidates; expected at least one [[candidate]] table")
+    return tables
+
+
+def _named(table: object) -> str:
+    name = table.get("name") if isinstance(table, Mapping) else None
+    return f" ({name!r})" if name is not None else ""
+
+
+def _candidate(table: object, where: str) -> Candidate:
+    if not isinstance(table, Mapping):
+        raise CatalogueError(f"{where}: got {table!r}; expected a [[candidate]] table")
+    try:
+        return Candidate.model_validate(table)
+    except ValidationError as error:
+        problems = "; ".join(
+            _problem(detail["loc"], detail["type"], detail["msg"], detail["input"]) for detail in error.errors()
+        )
+        raise CatalogueError(f"{where}: {problems}") from error
+
+
+def _problem(location: tuple[int | str, ...], kind: str, message: str, got: object) -> str:
+    field = ".".join(str(part) for part in location)
+    if kind == "missing":
+        return f"{field}: missing; expected a value for it in the table"
+    if kind == "extra_forbidden":
+        return f"{field}: unknown field (got {got!r}); expected one of {', '.join(Candidate.model_fields)}"
+    return f"{field}: got {got!r}; expected: {message}"

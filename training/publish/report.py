@@ -1,0 +1,244 @@
+"""What a run has to say: a table for the terminal, `report.html`, `frontier.json` and `card.md` for the bundle."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from serving.bundle.manifest import Manifest, OperatingPoint
+from training.evaluate.evaluate import SPLIT, Evaluation, OffPolicyLine, SplitLine
+from training.learn.pipeline import Learned, Prepared
+from training.logs.outcomes import Outcomes
+from training.publish.figures import figures
+
+
+def write(
+    folder: Path, manifest: Manifest, evaluation: Evaluation, prepared: Prepared, learned: Learned, table: Outcomes
+) -> None:
+    """Writes `report.html`, `frontier.json`, `card.md`, and `skipped.csv` where rows were skipped, into the folder."""
+    document = frontier_document(manifest, evaluation)
+    context = _context(manifest, evaluation, prepared, learned, table)
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters |= {"percent": percent, "usd": usd, "figure": figure, "interval": interval, "left_out": left_out}
+    page = templates.get_template("report.html.j2").render(**context, figures=figures(evaluation, manifest, document))
+    (folder / "report.html").write_text(page, encoding="utf-8")
+    (folder / "card.md").write_text(templates.get_template("card.md.j2").render(**context), encoding="utf-8")
+    (folder / "frontier.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
+    if len(table.skipped):
+        table.skipped.to_csv(folder / "skipped.csv", index=False)
+
+
+def sentence(manifest: Manifest, evaluation: Evaluation) -> str:
+    """The result in one sentence, for whoever pays."""
+    if evaluation.why_not is not None:
+        return f"Nothing could be measured: {evaluation.why_not}"
+    router, reference = evaluation.line(), evaluation.line("always best")
+    kind = "simulated test requests" if manifest.simulated else "test requests"
+    return (
+        f"On {evaluation.complete_requests:,} {kind} that every candidate answered, routing costs "
+        f"{percent(router.saving)} less than sending everything to {manifest.reference} and keeps "
+        f"{percent(router.quality / reference.quality) if reference.quality else 'none'} of its quality "
+        f"({percent(router.quality)} against {percent(reference.quality)} acceptable)."
+    )
+
+
+def terminal(manifest: Manifest, evaluation: Evaluation) -> RenderableType:
+    """The result table as the terminal shows it at the end of a run."""
+    parts: list[RenderableType] = []
+    if evaluation.lines:
+        grid = Table(title="Simulated figures" if manifest.simulated else "Test figures", title_justify="left")
+        for name in ("router", "AIQ", "captured", "quality", "USD / 1k", "saving"):
+            if name == "router":
+                grid.add_column(name, no_wrap=True, max_width=24)  # the figures keep their width in 80 columns
+            else:
+                grid.add_column(name, justify="right", no_wrap=True, min_width=6)
+        for line in evaluation.lines:
+            grid.add_row(
+                line.name,
+                figure(line.aiq, 4),
+                percent(line.headroom),
+                percent(line.quality),
+                usd(line.cost_usd),
+                percent(line.saving),
+                style="bold" if line is evaluation.line() else None,
+            )
+        parts.append(grid)
+        parts.append(Text(_comparison(evaluation)))
+    parts += _splits(evaluation, simulated=manifest.simulated)
+    if evaluation.calibration is not None:
+        c = evaluation.calibration
+        parts.append(
+            Text(
+                f"calibration on {c.outcomes:,} outcomes: ECE {c.ece:.3f} (before {c.ece_before:.3f}), "
+                f"Brier {c.brier:.4f} (before {c.brier_before:.4f})"
+            )
+        )
+    parts += [Text(_off_policy(line)) for line in evaluation.off_policy]
+    parts.append(Text(sentence(manifest, evaluation), style="bold green" if evaluation.lines else "bold red"))
+    parts.append(Text(promise(manifest), style="bold green" if _default(manifest).certificate else "bold red"))
+    return Group(*parts)
+
+
+def promise(manifest: Manifest) -> str:
+    """What the default operating point is certified for, or loudly that it is not."""
+    point = _default(manifest)
+    if (proof := point.certificate) is None:
+        return (
+            f"NOTHING COULD BE CERTIFIED for {point.name} on {point.calibration_requests:,} calibration requests: every "
+            f"request goes to {point.always}. More requests with every candidate tried, or a lower target, would help."
+        )
+    return (
+        f"Certified at {percent(1 - proof.delta)} confidence: at most {percent(proof.alpha)} of requests fail where "
+        f"{manifest.reference} would not have (bound {percent(proof.bound)} on {proof.requests:,} calibration requests), "
+        f"saving {percent(point.saving)} (95% {percent(proof.saving_low)} … {percent(proof.saving_high)})."
+    )
+
+
+def _off_policy(line: OffPolicyLine) -> str:
+    q, c = line.quality, line.cost_usd
+    if q.refused is not None:
+        return f"off-policy, {line.name}: refused, {q.refused}"
+    return (
+        f"off-policy, {line.name}: quality {percent(q.value)} (95% {percent(q.low)} … {percent(q.high)}), USD per 1,000 "
+        f"{usd(c.value)}; {q.n:,} requests worth {q.effective_sample:,.0f} of its own"
+    )
+
+
+def _splits(evaluation: Evaluation, *, simulated: bool) -> list[RenderableType]:
+    """The table of the three splits, and below it why a split has no figures."""
+    if not evaluation.splits:
+        return []
+    title = "By three splits, quick estimators" + (" (simulated)" if simulated else "")
+    grid = Table(title=title, title_justify="left")
+    grid.add_column("split", no_wrap=True)
+    for name in ("tested", "AIQ", "table", "zero", "AIQ - table, 95%"):
+        grid.add_column(name, justify="right", no_wrap=True)
+    for line in evaluation.splits:
+        if line.why_not is None:
+            numbers = (line.aiq, line.workflow_table, line.zero_router)
+            grid.add_row(line.name, f"{line.requests:,}", *(figure(x, 4) for x in numbers), interval(line.lead))
+    refused = [
+        Text(f"no figures {line.name}: {line.why_not}") for line in evaluation.splits if line.why_not is not None
+    ]
+    return [grid, *refused] if grid.row_count else [*refused]
+
+
+def left_out(line: SplitLine) -> str:
+    """What was tested of a split with figures, in words."""
+    if line.parts < 2:
+        return f"{line.requests:,} requests"
+    return f"{line.requests:,} requests of {line.workflows} workflows, each left out once, in {line.parts} parts"
+
+
+def _comparison(evaluation: Evaluation) -> str:
+    text = f"AIQ of the zero router {evaluation.zero_router:.4f}"
+    for line in evaluation.lines:
+        if line.name == "workflow table":
+            low, high = line.beats
+            gap = evaluation.line().aiq - line.aiq
+            text += f"; ours minus the workflow table's {gap:+.4f} (95% {low:+.4f} … {high:+.4f})"
+    return text
+
+
+def percent(value: float | None) -> str:
+    return "" if value is None or math.isnan(value) else f"{100 * value:.1f}%"
+
+
+def usd(value: float | None) -> str:
+    """USD per 1,000 requests."""
+    return "" if value is None or math.isnan(value) else f"{1000 * value:.3f}"
+
+
+def figure(value: float | None, digits: int = 3) -> str:
+    return "" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def interval(bounds: tuple[float, float]) -> str:
+    return "" if math.isnan(bounds[0]) else f"{bounds[0]:+.4f} … {bounds[1]:+.4f}"
+
+
+def _context(
+    manifest: Manifest, evaluation: Evaluation, prepared: Prepared, learned: Learned, table: Outcomes
+) -> dict[str, Any]:
+    split = prepared.split
+    return {
+        "manifest": manifest,
+        "evaluation": evaluation,
+        "sentence": sentence(manifest, evaluation),
+        "scores": [("with a workflow tag", learned.acceptable.tagged), ("without one", learned.acceptable.untagged)],
+        "default": _default(manifest),
+        "split": split,
+        "figures_of_the_test_part": {
+            name: value for name, value in manifest.metrics.items() if not name.startswith(SPLIT)
+        },
+        "counts": {
+            "rows read": table.rows_read,
+            "rows used": len(table.frame),
+            "rows skipped": len(table.skipped),
+            "requests": len(prepared.matrix),
+            "requests with every candidate observed": int(prepared.matrix.complete().sum()),
+            "training requests": int(split.train.sum()),
+            "calibration requests": int(split.calibration.sum()),
+            "test requests": int(split.test.sum()),
+            "requests dropped to keep conversations together": int(split.dropped.sum()),
+            "costs logged": prepared.cost_notes.logged,
+            "costs computed from tokens and price": prepared.cost_notes.priced,
+            "input token counts not logged, counted with the LLM's encoding": prepared.cost_notes.counted_input_tokens,
+            "input token counts not logged, estimated from length": prepared.cost_notes.estimated_input_tokens,
+            "output token counts not logged, estimated": prepared.cost_notes.estimated_output_tokens,
+        },
+        "reasons": table.reasons,
+        "aliases": table.aliases,
+        "formats": table.formats,
+        "reference_note": learned.reference_note,
+        "propensity_note": learned.propensity_note,
+    }
+
+
+def _default(manifest: Manifest) -> OperatingPoint:
+    return next(point for point in manifest.operating_points if point.name == manifest.default_point)
+
+
+def frontier_document(manifest: Manifest, evaluation: Evaluation) -> dict[str, Any]:
+    """Everything the notebook and other tools need to redraw the frontier; no figure that could not be measured."""
+    return {
+        "version": manifest.version,
+        "simulated": manifest.simulated,
+        "test_requests": evaluation.test_requests,
+        "complete_requests": evaluation.complete_requests,
+        "why_not": evaluation.why_not,
+        "operating_point": manifest.default_point,
+        "reference": manifest.reference,
+        "curves": {
+            name: {"cost_usd": list(cost), "quality": list(quality)}
+            for name, (cost, quality) in (evaluation.curves or {}).items()
+        },
+        "routers": [_clean(vars(line)) for line in evaluation.lines],
+        "workflows": [_clean(vars(line)) for line in evaluation.workflows],
+        "splits": [_clean(vars(line)) for line in evaluation.splits],
+        "calibration": None if evaluation.calibration is None else _clean(vars(evaluation.calibration)),
+    }
+
+
+def _clean(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: what does not apply is null."""
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, tuple | list):
+            return [clean(item) for item in value]
+        return None if isinstance(value, float) and math.isnan(value) else value
+
+    return {key: clean(value) for key, value in values.items()}
