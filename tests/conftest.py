@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import postgres_server
 import pytest
+
+from tests import postgres_server
 
 ROOT = Path(__file__).parents[1]
 PUBLIC_DATA = Path(os.environ.get("BENCH_DATA", ROOT.parent / "shared" / "data"))

@@ -1,0 +1,113 @@
+"""The benchmark's own parts, on a small simulated log: its protocol must not leak, and its report must not invent."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.routing import benchmark as bench
+from benchmarks.routing.benchmark import DataSet
+from benchmarks.routing.benchmark_report import best_baseline, mean_lead, write
+from tests.conftest import ROOT
+from training.config import Params, load_params
+from training.evaluate.splits import by_prompt
+from training.learn.pipeline import encode, prepare
+from training.logs.outcomes import validate
+from training.prices.catalogue import load_catalogue
+from training.simulation.simulate import simulate
+
+QUICK = ("workflow-table", "k-means-table", "table+low-rank")
+
+
+@pytest.fixture(scope="module")
+def params() -> Params:
+    usual = load_params()
+    return replace(usual, fit=replace(usual.fit, estimators=QUICK), evaluate=replace(usual.evaluate, resamples=50))
+
+
+@pytest.fixture(scope="module")
+def complete(params: Params) -> DataSet:
+    """About 400 simulated requests, each tried on every candidate and judged."""
+    catalogue = load_catalogue(ROOT / "data" / "candidates.toml")
+    log = simulate([catalogue[name] for name in params.simulate.candidates], requests=1700, seed=3)
+    table = validate(log.outcomes, source="simulated", format="simulated").frame
+    judged = table["quality"].notna()
+    tried = table[judged].groupby("request_id")["candidate"].transform("nunique")
+    frame = table[judged][tried == 6]
+    prepared = prepare(frame, params, catalogue)
+    return DataSet("simulated", prepared, encode(prepared, params, ROOT / ".cache")[0], simulated=True)
+
+
+def test_parts_are_disjoint_and_no_group_straddles(complete: DataSet) -> None:
+    for seed in range(3):
+        split = by_prompt(complete.prepared, seed).split
+        assert (split.train.astype(int) + split.calibration + split.test == 1).all()
+        for group in np.unique(complete.prepared.groups):
+            inside = complete.prepared.groups == group
+            assert split.train[inside].all() or not split.train[inside].any()
+            assert split.test[inside].all() or not split.test[inside].any()
+    assert (by_prompt(complete.prepared, 0).split.test != by_prompt(complete.prepared, 1).split.test).any()
+
+
+def test_a_trial_compares_everyone_on_the_same_requests(complete: DataSet, params: Params) -> None:
+    prepared = by_prompt(complete.prepared, 0)
+    run = bench.trial(complete, prepared, params)
+    weights = bench.resampling(complete, run, 50, 0)
+    assert weights.sum(axis=1) == pytest.approx(1.0)
+    values = bench.compare(complete, run, params, weights, tagged=True)
+    assert {"router", "oracle", "zero router", "best single", *bench.BASELINES} <= values.keys()
+    assert all(len(value) == 51 for value in values.values())
+    assert values["oracle"][0] == max(value[0] for value in values.values())
+    assert values["zero router"][0] >= values["best single"][0]
+    figures = bench.calibration(complete, run, prepared)
+    assert figures["outcomes"] == 6 * prepared.split.test.sum()
+    assert 0 < figures["ece"] < 0.2
+
+
+def test_masking_leaves_one_training_outcome_each_and_does_not_touch_the_test_part(
+    complete: DataSet, params: Params
+) -> None:
+    prepared = by_prompt(complete.prepared, 0)
+    hidden = bench.masked(complete, prepared, 0).prepared
+    train, test = prepared.split.train, prepared.split.test
+    assert (hidden.matrix.attempted[train].sum(axis=1) == 1).all()
+    assert (np.isfinite(hidden.labels[train]).sum(axis=1) <= 1).all()
+    assert (np.isfinite(hidden.matrix.propensity[train]).sum(axis=1) == 1).all()
+    np.testing.assert_array_equal(hidden.labels[test], complete.prepared.labels[test])
+
+
+def test_certificates_are_checked_on_requests_that_did_not_choose_them(complete: DataSet, params: Params) -> None:
+    run = bench.trial(complete, by_prompt(complete.prepared, 0, train=0.4), params)
+    rows = bench.certificates(complete, run, params, 0, 6, target=0.8)
+    assert len({row["violation_rate"] for row in rows}) > 1
+    held = int((~run.train & complete.prepared.matrix.complete()).sum())
+    for row in rows:
+        assert 0.4 * held < row["requests"] < 0.6 * held
+        assert row["lower"] <= row["violation_rate"]
+        assert row["saving"] >= 0 or row["certified"]
+
+
+def entry(router: float, table: float, knn: float) -> dict[str, object]:
+    lines = {"router": router, "workflow-table": table, "knn": knn}
+    return {name: {"aiq": aiq, "lead": router - aiq, "low": -1.0, "high": 1.0} for name, aiq in lines.items()}
+
+
+def test_the_lead_is_over_the_best_baseline_of_each_set() -> None:
+    found = {
+        "sets": {
+            "a": {"tagged": entry(0.8, 0.7, 0.75), "untagged": entry(0.8, 0.6, 0.7)},
+            "b": {"tagged": entry(0.6, 0.65, 0.5), "untagged": entry(0.6, 0.5, 0.4)},
+        }
+    }
+    assert best_baseline(entry(0.9, 0.7, 0.75)) == "knn"
+    assert mean_lead(found) == pytest.approx({"tagged": 0.0, "untagged": 0.1})
+
+
+def test_a_readme_without_marks_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("nothing here")
+    with pytest.raises(ValueError, match="benchmark"):
+        write({"sets": {}, "machine": {"cores": "1", "processor": "", "system": "", "python": ""}, "seeds": [], "commits": {},
+               "encoder_speed": None, "large": None}, tmp_path / "b.md", tmp_path / "README.md")  # fmt: skip

@@ -1,0 +1,115 @@
+"""Serving's benchmark: its load, its checks by hand, and the report with and without it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from benchmarks.routing.benchmark_report import templates
+from benchmarks.serving import adversarial
+from benchmarks.serving.serve_benchmark import checks
+from benchmarks.serving.serve_load import LoadError, bodies, wrk
+from benchmarks.serving.serve_noop import create_app
+from serving.bundle.request import RouteRequest
+from serving.decide.policy import Policy
+from serving.decide.router import Router
+from tests import fake_bundle
+
+
+def figures(static: float = 0.9) -> dict[str, Any]:
+    """Figures of 100-token prompts; the router's p50 at one connection is `static` ms."""
+    rows = {
+        "no-op": (0.4, 4000.0),
+        "no-op, bare": (0.3, 5000.0),
+        "static": (static, 2100.0),
+        "transformer": (9.0, 170.0),
+    }
+    cells = [
+        {"endpoint": name, "tokens": 100, "prompts": "distinct", "connections": connections, "p50_ms": p50,
+         "p99_ms": 3 * p50, "per_second": per_second, "errors": 0}
+        for name, (p50, per_second) in rows.items() for connections in (1, 16, 64)
+    ]  # fmt: skip
+    by_tokens = {"10": 100.0, "100": 250.0, "1000": 900.0}
+    return {
+        "machine": {"cores": 2, "system": "Linux", "processor": "x86_64"}, "seconds": 5.0, "cells": cells,
+        "raw_us": {"static": by_tokens, "transformer": {**by_tokens, "100": 10_000.0}},
+    }  # fmt: skip
+
+
+def render(serve: dict[str, Any]) -> str:
+    return templates().get_template("bench_serve.md.j2").render(serve=serve)
+
+
+def test_the_checks_by_hand() -> None:
+    found = [(one["value"], one["limit"], one["holds"]) for one in checks(figures())]
+    assert found == [
+        (0.9, 0.9, True),  # 0.4 + 2 * 0.25
+        (0.9, 0.8, False),
+        (2.7, 4.5, True),
+        (2100.0, 2000.0, True),
+        (2100.0, 2500.0, False),
+        (170.0, 160.0, True),  # 0.8 * 2 / 0.01 s
+    ]
+
+
+def test_bodies_are_distinct_or_not_and_batches_have_their_size() -> None:
+    assert bodies(["a"], distinct=True) == ['{"prompt": "@@ a"}']
+    assert bodies(["a"], distinct=False) == ['{"prompt": "a"}']
+    batches = [json.loads(one) for one in bodies(["a"] * 7, distinct=True, batch=3)]
+    assert [len(one["requests"]) for one in batches] == [3, 3]
+
+
+def test_without_wrk_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    with pytest.raises(LoadError, match=r"wrk is not installed.*apt-get install wrk"):
+        wrk("http://127.0.0.1:1", ["{}"], tmp_path, connections=1, seconds=1)
+
+
+def test_the_no_op_takes_a_body_and_gives_the_document_either_way() -> None:
+    with TestClient(create_app()) as client:
+        framework, bare = (client.post(path, json={"prompt": "hello"}) for path in ("/v1/route", "/bare"))
+        assert framework.json() == bare.json()
+        assert len(bare.json()["candidates"]) == 6
+        assert client.post("/v1/route", json={}).status_code == 422
+
+
+def test_the_section_has_the_figures_there_are() -> None:
+    serve = figures()
+    section = render({**serve, "checks": checks(serve)})
+    assert "| static | 100 | distinct | 16 | 2,100 | 0.90 | 2.70 |" in section
+    assert len(re.findall(r"\| holds \|", section)) == 4
+    assert "A long load" not in section
+
+
+@pytest.fixture(scope="module")
+def router(tmp_path_factory: pytest.TempPathFactory) -> Router:
+    return Router.load(fake_bundle.build(tmp_path_factory.mktemp("models")))
+
+
+def test_an_attack_counts_only_prompts_that_went_elsewhere_before(router: Router) -> None:
+    # the fake bundle sends "hello" to the small candidate, and more of "prove" to the large one
+    requests = [RouteRequest(prompt="hello"), RouteRequest(prompt="hello world")]
+    knob = Policy(knob=0.5)
+    before = {one.candidate for one in router.route_many(requests, knob)}
+    assert before == {fake_bundle.LARGE}
+    outcome = adversarial._measured(router, requests, fake_bundle.LARGE, "prove", "append", knob)
+    assert (outcome.prompts, outcome.flipped, outcome.cost) == (0, 0.0, 1.0)
+    outcome = adversarial._measured(router, requests, fake_bundle.SMALL, "prove", "append", knob)
+    assert (outcome.prompts, outcome.flipped) == (2, 0.0)
+
+
+def test_the_search_finds_the_word_that_moves_decisions(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adversarial, "BY_HAND", {"strongest": ("prove",), "cheapest": ()})
+    requests = [RouteRequest(prompt="hello")]
+    assert "prove" in adversarial.search(router, requests, fake_bundle.LARGE, "append", steps=2).split()
+
+
+@pytest.mark.parametrize(("place", "prompt"), [("append", "hello\nprove"), ("prepend", "prove\nhello")])
+def test_where_a_text_is_added(place: adversarial.Place, prompt: str) -> None:
+    request = RouteRequest(prompt="hello", workflow="hard")
+    assert adversarial.added([request], "prove", place) == [RouteRequest(prompt=prompt, workflow="hard")]

@@ -1,0 +1,64 @@
+"""Requests made from the OpenAPI document, right and wrong ones: none is a server error, and every error is a problem."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis import Case, GenerationMode
+from schemathesis.schemas import BaseSchema
+from starlette.testclient import TestClient
+
+from serving.api.app import create_app
+from serving.api.schemas import Problem
+from serving.settings import Settings
+from tests import fake_bundle
+
+PATHS = [
+    "/healthz", "/metrics", "/readyz", "/v1/admin/reload", "/v1/budgets", "/v1/bundle", "/v1/candidates", "/v1/feedback",
+    "/v1/route", "/v1/route/batch",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    folder = tmp_path_factory.mktemp("models")
+    store = str(tmp_path_factory.mktemp("store") / "decisions.db")
+    app = create_app(Settings(bundle=str(fake_bundle.build(folder)), store=store))
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def document(client: TestClient) -> BaseSchema:
+    return schemathesis.openapi.from_dict(client.get("/openapi.json").json())
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode))
+@pytest.mark.parametrize("path", PATHS)
+def test_no_request_is_a_server_error_and_every_error_is_a_problem(
+    client: TestClient, document: BaseSchema, path: str, mode: GenerationMode
+) -> None:
+    (operation,) = document[path].values()
+
+    @given(case=operation.as_strategy(generation_mode=mode))
+    @settings(max_examples=30, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    def check(case: Case) -> None:
+        response = client.request(**case.as_transport_kwargs(base_url="http://testserver"))
+        assert response.status_code < 500, response.text
+        if response.status_code >= 400:
+            assert response.headers["content-type"] == "application/problem+json"
+            assert Problem.model_validate_json(response.content).status == response.status_code
+
+    try:
+        check()
+    except Unsatisfiable:
+        assert mode is GenerationMode.NEGATIVE  # a request without parameters and body cannot be wrong
+        assert operation.body == [] or not list(operation.body)
+
+
+def test_the_document_has_every_path(client: TestClient) -> None:
+    assert set(PATHS) <= client.get("/openapi.json").json()["paths"].keys()

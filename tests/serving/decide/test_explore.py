@@ -1,0 +1,164 @@
+"""Exploration: a logged propensity that is the true one, within the rules and within a certificate's room."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serving.bundle.manifest import Bundle, Certificate, open_bundle
+from serving.bundle.request import RouteRequest
+from serving.decide.policy import Policy, Reason
+from serving.decide.router import Decision, Router, Situation, _explore, _rate
+from tests import fake_bundle
+from tests.fake_bundle import LARGE, OPEN, SMALL
+
+DRAWS = 400
+ALPHA = {"q0.8": 0.2, "q0.9": 0.1}
+
+
+def certificate(alpha: float, bound: float) -> Certificate:
+    return Certificate(
+        alpha=alpha,
+        delta=0.1,
+        method="clopper-pearson",
+        requests=100,
+        effective_requests=100,
+        violation_rate=0.0,
+        bound=bound,
+        saving_low=0.1,
+        saving_high=0.2,
+        workflows={},
+    )
+
+
+@pytest.fixture(scope="module")
+def router(tmp_path_factory: pytest.TempPathFactory) -> Router:
+    """q0.8 has room for 0.05, q0.9 has a target and no certificate."""
+    opened = open_bundle(fake_bundle.build(tmp_path_factory.mktemp("models")))
+    points = tuple(
+        point.model_copy(update={"certificate": certificate(0.2, 0.15)}) if point.name == "q0.8" else point
+        for point in opened.manifest.operating_points
+    )
+    return Router(Bundle(opened.folder, opened.manifest.model_copy(update={"operating_points": points})))
+
+
+def over_draws(router: Router, policy: Policy, explore: float, request: str | RouteRequest = "hello") -> list[Decision]:
+    """The decisions at evenly spaced draws: their shares are the true propensities, to 1 / DRAWS a candidate."""
+    draws = (np.arange(DRAWS) + 0.5) / DRAWS
+    return [router.route(request, policy, Situation(explore=explore, draw=float(draw))) for draw in draws]
+
+
+def propensities(decisions: list[Decision]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for one in decisions:
+        assert found.setdefault(one.candidate, one.propensity) == one.propensity
+    return found
+
+
+# --- facts ---
+
+
+def test_the_draw_decides_by_hand() -> None:
+    order = [2, 0, 1]
+    chosen = [_explore(order, Reason.BEST_VALUE, 0.2, draw) for draw in (0.0, 0.0999, 0.1, 0.1999, 0.2, 0.999)]
+    assert [one.order[0] for one in chosen] == [0, 0, 1, 1, 2, 2]
+    assert [one.propensity for one in chosen] == [0.1, 0.1, 0.1, 0.1, 0.8, 0.8]
+    assert [one.reason for one in chosen] == [Reason.EXPLORE] * 4 + [Reason.BEST_VALUE] * 2
+    assert [one.order for one in chosen[::2]] == [[0, 2, 1], [1, 2, 0], [2, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("policy", "rate"),
+    [
+        (Policy(), 0.1),
+        (Policy(cost_quality=5), 0.1),
+        (Policy(knob=30.0), 0.1),
+        (Policy(quality_target=0.8), 0.05),
+        (Policy(quality_target=0.9), 0.0),
+        (Policy(quality_target=0.99), 0.0),
+        (Policy(allow=(("acme/small",),)), 0.0),
+    ],
+    ids=["default point", "cost_quality", "knob", "certified", "target, not certified", "always reference", "only one"],
+)
+def test_the_share_that_explores(router: Router, policy: Policy, rate: float) -> None:
+    explored = [one for one in over_draws(router, policy, 0.1) if one.reason is Reason.EXPLORE]
+    assert len(explored) / DRAWS == pytest.approx(rate)
+
+
+def test_what_overrules_the_choice_is_not_explored(router: Router) -> None:
+    spent = router.route("hello", Policy(), Situation(most_usd=0.0, explore=0.2, draw=0.0))
+    assert (spent.reason, spent.propensity) == (Reason.BUDGET, 1.0)
+    unsure = router.route("hello", Policy(knob=200.0, abstain_below=0.9), Situation(explore=0.2, draw=0.0))
+    assert (unsure.reason, unsure.candidate, unsure.propensity) == (Reason.LOW_CONFIDENCE, LARGE, 1.0)
+
+
+def test_a_certificate_holds_for_what_explores_from_a_certified_choice_alone(router: Router) -> None:
+    exploring = Situation(explore=0.2, draw=0.0)
+    free = router.route("hello", Policy(quality_target=0.8), exploring)
+    assert (free.reason, free.certificate) == (Reason.EXPLORE, certificate(0.2, 0.15))
+    paced = Situation(explore=0.2, draw=0.0, pace=1e6)
+    forced = router.route("hello", Policy(quality_target=0.8), paced)
+    assert (forced.reason, forced.certificate) == (Reason.BUDGET, None), (
+        "a choice that a budget changed is not explored"
+    )
+
+
+# --- properties ---
+
+
+@given(
+    order=st.permutations(range(5)).flatmap(lambda all_: st.integers(2, 5).map(lambda m: list(all_)[:m])),
+    rate=st.floats(0, 0.2),
+    draw=st.floats(0, 1, exclude_max=True),
+)
+def test_propensities_sum_to_one_whatever_is_drawn(order: list[int], rate: float, draw: float) -> None:
+    chosen = _explore(order, Reason.BEST_VALUE, rate, draw)
+    assert sorted(chosen.order) == sorted(order)
+    others = len(order) - 1
+    greedy, explored = (chosen.propensity, rate / others) if chosen.order == order else (1 - rate, chosen.propensity)
+    assert greedy + others * explored == pytest.approx(1.0)
+    assert 0 < chosen.propensity <= 1
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    explore=st.floats(0.01, 0.2),
+    knob=st.sampled_from([0.0, 1.0, 30.0, 200.0, float("inf")]),
+    deny=st.sets(st.sampled_from([SMALL, OPEN, LARGE]), max_size=2),
+    tools=st.booleans(),
+    session=st.sampled_from([None, SMALL, OPEN, LARGE, "unknown"]),
+)
+def test_the_propensity_is_how_often_a_candidate_is_chosen_and_none_is_ineligible(
+    router: Router, explore: float, knob: float, deny: set[str], tools: bool, session: str | None
+) -> None:
+    request = RouteRequest("hello", tools=tools)
+    policy = Policy(knob=knob, deny=tuple(deny))
+    eligible = {SMALL, OPEN, LARGE} - deny - ({SMALL} if tools else set())
+    if not eligible:
+        return
+    decisions = [
+        router.route(request, policy, Situation(session=session, explore=explore, draw=(k + 0.5) / DRAWS))
+        for k in range(DRAWS)
+    ]
+    found = propensities(decisions)
+    assert found.keys() <= eligible
+    assert sum(found.values()) <= 1 + 1e-9
+    for candidate, propensity in found.items():
+        share = sum(one.candidate == candidate for one in decisions) / DRAWS
+        assert share == pytest.approx(propensity, abs=1.5 / DRAWS)
+    if len(found) == len(eligible):
+        assert sum(found.values()) == pytest.approx(1.0)
+
+
+@given(explore=st.floats(0, 0.2), alpha=st.floats(0.001, 0.5), room=st.floats(-0.1, 0.5))
+def test_no_more_is_explored_than_the_certificate_has_room_for(
+    router: Router, explore: float, alpha: float, room: float
+) -> None:
+    bound = max(alpha - room, 0.0)
+    point = router.manifest.operating_points[1].model_copy(update={"certificate": certificate(alpha, bound)})
+    rate = _rate(explore, point)
+    assert 0 <= rate <= explore
+    assert rate <= max(alpha - bound, 0.0)
+    assert rate in (explore, pytest.approx(max(alpha - bound, 0.0)))

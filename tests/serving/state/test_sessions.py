@@ -1,0 +1,130 @@
+"""Conversations keep their candidate, unless a rule or a clear gain says otherwise."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.bundle.manifest import Bundle
+from serving.bundle.request import RouteRequest
+from serving.decide.policy import Policy, Reason
+from serving.decide.router import Router, Situation
+from serving.runtime.pipeline import Service
+from serving.settings import Settings
+from serving.state.sessions import OnCandidate, Sessions
+from tests import fake_bundle
+from tests.fake_bundle import LARGE, OPEN, SMALL
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fake_bundle.build(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def router(folder: Path) -> Router:
+    return Router.load(folder)
+
+
+@pytest.fixture
+def service(folder: Path) -> Iterator[Service]:
+    service = Service(Settings(bundle=str(folder), store=None))
+    yield service
+    service.close()
+
+
+def on(candidate: str, margin: float = 0.03, tokens: float = 0.0) -> Situation:
+    return Situation(session=candidate, session_margin=margin, cached_tokens=tokens)
+
+
+# On "hello" P is .7311, .8808, .9820 and the cost $.0000401, .001, .0060: at knob 20 OPEN is worth .8608, LARGE .8619.
+BALANCED = Policy(knob=20.0)
+
+
+def test_a_conversation_stays_while_little_is_to_be_gained(router: Router) -> None:
+    assert router.route("hello", BALANCED).candidate == LARGE
+    kept = router.route("hello", BALANCED, on(OPEN))
+    assert (kept.candidate, kept.reason, kept.fallbacks[0]) == (OPEN, Reason.SESSION, LARGE)
+    assert kept.certificate is None
+
+
+def test_a_conversation_moves_for_a_clear_gain(router: Router) -> None:
+    assert router.route("hello", BALANCED, on(SMALL)).candidate == LARGE  # .8619 against .7303
+    assert router.route("hello", BALANCED, on(SMALL, margin=0.14)).candidate == SMALL
+    moved = router.route("hello", BALANCED, on(OPEN, margin=0.001))
+    assert (moved.candidate, moved.reason) == (LARGE, Reason.BEST_VALUE)
+
+
+def test_a_constraint_moves_a_conversation(router: Router) -> None:
+    policy = Policy(knob=20.0, deny=(OPEN,))
+    assert router.route("hello", policy, on(OPEN, margin=1.0)).candidate == LARGE
+
+
+def test_at_an_infinite_knob_only_a_lower_cost_moves_it(router: Router) -> None:
+    assert router.route("hello", Policy(knob=inf), on(OPEN, margin=1.0)).candidate == SMALL
+    assert router.route("hello", Policy(knob=inf), on(SMALL)).candidate == SMALL
+
+
+def test_a_session_on_a_candidate_that_is_gone_is_free(router: Router) -> None:
+    assert router.route("hello", BALANCED, on("acme/retired")).candidate == LARGE
+
+
+def test_the_cached_part_is_priced_at_the_cache_read_price(router: Router) -> None:
+    cached = tuple(
+        c.model_copy(update={"cache_read_usd_per_mtok": 0.5}) if c.name == LARGE else c
+        for c in router.manifest.candidates
+    )
+    with_cache = Router(Bundle(router.bundle.folder, router.manifest.model_copy(update={"candidates": cached})))
+    prompt = "hello world " * 200  # 2,400 bytes: 600 tokens for LARGE, at $5 a million, $.5 from its cache
+
+    def cost(tokens: float, session: str = LARGE) -> float:
+        decision = with_cache.route(prompt, BALANCED, on(session, tokens=tokens))
+        return next(one.expected_cost_usd or 0.0 for one in decision.alternatives if one.candidate == LARGE)
+
+    assert cost(0.0) == pytest.approx(600 * 5e-6 + 300 * 20e-6, rel=1e-4)
+    assert cost(400.0) == pytest.approx(200 * 5e-6 + 400 * 0.5e-6 + 300 * 20e-6, rel=1e-4)
+    assert cost(10_000.0) == pytest.approx(600 * 0.5e-6 + 300 * 20e-6, rel=1e-4)  # never more than the prompt
+    assert cost(400.0, session=OPEN) == cost(0.0)
+    without = router.route(prompt, BALANCED, on(LARGE, tokens=400.0)).alternatives[2].expected_cost_usd
+    assert without == pytest.approx(600 * 5e-6 + 300 * 20e-6, rel=1e-4)  # no cache-read price known
+
+
+def test_sessions_are_forgotten_in_time_and_bounded_in_number() -> None:
+    sessions = Sessions(2, 0.05)
+    for name in ("a", "b", "c"):
+        sessions.put(name, OnCandidate(OPEN, 10.0))
+    assert (sessions.get("a"), sessions.get("c"), len(sessions)) == (None, OnCandidate(OPEN, 10.0), 2)
+    time.sleep(0.06)
+    assert (sessions.get("c"), len(sessions)) == (None, 0)
+
+
+def asked(service: Service, session: str | None, **policy: Any) -> Any:
+    return service.ask(RouteRequest("hello", session_id=session), Policy(**policy), None)
+
+
+def decided(service: Service, session: str | None, **policy: Any) -> Any:
+    serving = service.live.current
+    return service.decide(asked(service, session, **policy), serving, serving.embed("hello"), 0.0)[1]
+
+
+def test_the_service_remembers_where_a_conversation_is(service: Service) -> None:
+    assert decided(service, "one", knob=20.0, deny=(LARGE,)).candidate == OPEN
+    assert decided(service, "one", knob=20.0).candidate == OPEN
+    assert decided(service, "two", knob=20.0).candidate == LARGE
+    assert decided(service, None, knob=20.0).candidate == LARGE
+    assert service.sessions.get("one") == OnCandidate(OPEN, 1.25)  # five characters
+    assert decided(service, "one", knob=20.0, deny=(OPEN,)).candidate == LARGE
+    assert decided(service, "one", knob=20.0).candidate == LARGE
+
+
+def test_a_decision_made_in_haste_does_not_move_a_conversation(service: Service) -> None:
+    assert decided(service, "one", knob=20.0, deny=(LARGE,)).candidate == OPEN
+    hasty = service.fallback(asked(service, "one"), service.live.current, Reason.TIMEOUT)
+    assert hasty.candidate == LARGE
+    service._finish("id", asked(service, "one"), hasty, None, 0.0)
+    assert decided(service, "one", knob=20.0).candidate == OPEN

@@ -1,0 +1,209 @@
+"""The service's store as a log to train on: which candidate answered, with which propensity, and what is left out."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from serving.store.decisions import DECISIONS, FEEDBACK, STORE, open_engine
+from tests.postgres_server import needs_postgres, own_database
+from tests.serving.store.test_decisions import decision, feedback
+from training.logs import sources as traffic
+from training.logs.io import database
+from training.logs.outcomes import OutcomeError
+from training.logs.sources import decisions
+
+NO_PROMPT = "no prompt was stored (serve with ROUTER_STORE_PROMPTS=true)"
+ORPHAN = "feedback without its decision"
+
+
+def fill(url: str, decided: list[dict[str, Any]], said: list[dict[str, Any]]) -> str:
+    engine = open_engine(url)
+    with engine.begin() as connection:
+        if decided:
+            connection.execute(DECISIONS.insert(), decided)
+        if said:
+            connection.execute(FEEDBACK.insert(), [{"at": 200.0, **row} for row in said])
+    engine.dispose()
+    return url
+
+
+def sample(n: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    decided = [
+        decision(f"d{k}", at=1.7e9 + k, candidate="a" if k % 2 else "b", propensity=0.9, session_id=f"s{k // 2}")
+        for k in range(n)
+    ]
+    said = [feedback(f"d{k}", cost_usd=0.01 * k, input_tokens=k, output_tokens=2 * k, latency_ms=5.0) for k in range(n)]
+    return decided, said
+
+
+def test_a_row_by_hand(tmp_path: Path) -> None:
+    messages = '[{"role":"user","content":"h\\u0000i"}]'
+    made = decision("d1", at=1.7e9, workflow="sql", session_id="s", candidate="a", propensity=0.95, messages=messages)
+    said = feedback("d1", quality=0.75, cost_usd=0.25, input_tokens=7, output_tokens=9, latency_ms=12.5)
+    path = fill(str(tmp_path / "decisions.db"), [made | {"prompt": None}], [said])
+    result = traffic.read([path])
+    assert result.formats == ("decisions",)
+    row = result.frame.iloc[0]
+    assert row["messages"] == [{"role": "user", "content": "h\0i"}]
+    expected = {"request_id": "d1", "candidate": "a", "quality": 0.75, "cost_usd": 0.25, "input_tokens": 7}
+    expected |= {"output_tokens": 9, "latency_ms": 12.5, "session_id": "s", "workflow": "sql", "propensity": 0.95}
+    expected |= {"status": "success", "timestamp": pd.Timestamp(1.7e9, unit="s", tz="UTC")}
+    assert {name: row[name] for name in expected} == expected
+
+
+def test_a_fallbacks_answer_is_its_own_and_has_no_propensity(tmp_path: Path) -> None:
+    made = [decision(f"d{n}", candidate="a", propensity=0.9, at=1.7e9 + n) for n in range(3)]
+    said = [feedback("d0", candidate="b"), feedback("d1", candidate="a"), feedback("d2", error=True, quality=0.0)]
+    frame = traffic.read([fill(str(tmp_path / "decisions.db"), made, said)]).frame
+    assert frame["candidate"].tolist() == ["b", "a", "a"]
+    assert frame["propensity"].fillna(-1).tolist() == [-1, 0.9, 0.9]
+    assert frame["status"].tolist() == ["success", "success", "error"]
+    assert frame["quality"].tolist() == [1.0, 1.0, 0.0]
+
+
+def test_what_cannot_be_used_is_counted_with_its_reason(tmp_path: Path) -> None:
+    made = [decision("kept", at=1.7e9), decision("unsaid", at=1.7e9 + 1), decision("bare", at=1.7e9 + 2, prompt=None)]
+    said = [feedback("kept"), feedback("bare"), feedback("gone"), feedback("lost")]
+    result = traffic.read([fill(str(tmp_path / "decisions.db"), made, said)])
+    assert result.reasons == {ORPHAN: 2, NO_PROMPT: 1}
+    assert result.rows_read == 5
+    assert result.frame["request_id"].tolist() == ["kept", "unsaid"]
+    assert result.frame["quality"].fillna(-1).tolist() == [1.0, -1.0]
+    assert result.frame["cost_usd"].isna().tolist() == [True, True]
+    assert result.frame["propensity"].tolist() == [1.0, 1.0], "what nobody judged was tried all the same"
+
+
+def test_without_prompts_the_setting_is_named(tmp_path: Path) -> None:
+    path = fill(str(tmp_path / "decisions.db"), [decision(prompt=None)], [feedback()])
+    with pytest.raises(OutcomeError, match="ROUTER_STORE_PROMPTS"):
+        traffic.read([path])
+
+
+@pytest.mark.parametrize("kind", ["path", "url", "named", pytest.param("postgresql", marks=needs_postgres)])
+def test_totals_are_the_stores(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_PARTITION", 40)
+    path = str(tmp_path / "decisions.db")
+    url = path
+    if kind == "postgresql":
+        path = url = own_database(request.getfixturevalue("postgres"), f"log{time.monotonic_ns()}")
+    elif kind == "url":
+        url = f"sqlite:///{path}"
+    decided, said = sample(101)
+    fill(path, decided, [*said, feedback("gone")])
+    result = traffic.read([url], "decisions" if kind == "named" else "auto")
+    assert (len(result.frame), result.rows_read, result.reasons) == (101, 102, {ORPHAN: 1})
+    assert result.frame["cost_usd"].sum() == pytest.approx(50.5)
+    assert (result.frame["input_tokens"].sum(), result.frame["output_tokens"].sum()) == (5050, 10100)
+    if kind == "postgresql":
+        assert "***" in result.origin["source"][0]
+
+
+@needs_postgres
+def test_a_store_in_a_schema_of_its_own(postgres: str) -> None:
+    url = own_database(postgres, f"schema{time.monotonic_ns()}")
+    fill(url, *sample(5))
+    engine = open_engine(url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("CREATE SCHEMA router"))
+        for table in (STORE, DECISIONS, FEEDBACK):
+            connection.execute(sa.text(f"ALTER TABLE {table.name} SET SCHEMA router"))
+    engine.dispose()
+    assert len(traffic.read([f"{url}?schema=router"]).frame) == 5
+
+
+def test_the_file_is_recognised_by_its_own_importer_only(tmp_path: Path) -> None:
+    path = Path(fill(str(tmp_path / "decisions.db"), *sample(1)))
+    assert [one for one in traffic.IMPORTERS if one.recognises(path)] == [decisions]
+    other = tmp_path / "other.db"
+    with sa.create_engine(f"sqlite:///{other}").begin() as connection:
+        connection.execute(sa.text("CREATE TABLE decision (id text)"))
+    assert not decisions.recognises(other)
+    with pytest.raises(OutcomeError, match="not recognised"):
+        traffic.read([str(other)])
+    with pytest.raises(OutcomeError, match="expected the tables outcome_router_store, decision and feedback"):
+        traffic.read([str(other)], "decisions")
+
+
+@pytest.mark.parametrize("name", ["a b.db", "decisions", "50%.db", "what?.db", "no#1.sqlite3", "é.db"])
+def test_the_file_may_have_any_name(tmp_path: Path, name: str) -> None:
+    path = fill(str(tmp_path / name), *sample(2))
+    assert Path(path).is_file()
+    assert len(traffic.read([path]).frame) == 2
+
+
+def test_a_store_of_another_version_is_said(tmp_path: Path) -> None:
+    path = fill(str(tmp_path / "decisions.db"), *sample(1))
+    with sa.create_engine(f"sqlite:///{path}").begin() as connection:
+        connection.execute(sa.update(STORE).values(version=7))
+    with pytest.raises(OutcomeError, match="version is 7, this code reads 1"):
+        traffic.read([path])
+
+
+def test_an_empty_store_says_so(tmp_path: Path) -> None:
+    with pytest.raises(OutcomeError, match="no usable outcome"):
+        traffic.read([fill(str(tmp_path / "decisions.db"), [], [])])
+
+
+def test_a_store_is_read_while_it_is_written_to(tmp_path: Path) -> None:
+    path = fill(str(tmp_path / "decisions.db"), *sample(3))
+    engine = open_engine(path)
+    with engine.begin() as connection:
+        connection.execute(DECISIONS.insert(), [decision("open", at=1.7e9 + 9)])
+        assert len(traffic.read([path]).frame) == 3
+    assert len(traffic.read([path]).frame) == 4
+    engine.dispose()
+
+
+maybe = st.none() | st.sampled_from(["text", -1.0, 2.0, 0.5, 7])
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    cells=st.lists(
+        st.fixed_dictionaries(
+            {
+                "decision": st.fixed_dictionaries(
+                    {"propensity": maybe.filter(lambda cell: cell is not None), "messages": maybe, "prompt": maybe}
+                ),
+                "feedback": st.none()
+                | st.fixed_dictionaries({"quality": maybe, "cost_usd": maybe, "input_tokens": maybe}),
+                "orphan": st.booleans(),
+            }
+        ),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_whatever_the_store_holds_every_row_is_accounted_for(
+    tmp_path_factory: pytest.TempPathFactory, cells: list[dict[str, Any]]
+) -> None:
+    """SQLite keeps any type in any column."""
+    path = str(tmp_path_factory.mktemp("dirty") / "decisions.db")
+    open_engine(path).dispose()
+    with sa.create_engine(f"sqlite:///{path}").begin() as connection:
+        for number, cell in enumerate([*cells, {"decision": {}, "feedback": {}, "orphan": False}]):
+            made = decision(f"d{number}", at=1.7e9 + number) | cell["decision"]
+            insert(connection, DECISIONS, made)
+            if cell["feedback"] is not None:
+                identifier = f"{'x' if cell['orphan'] else 'd'}{number}"
+                insert(connection, FEEDBACK, feedback(identifier, at=1.0) | cell["feedback"])
+    result = traffic.read([path])
+    orphans = sum(cell["orphan"] and cell["feedback"] is not None for cell in cells)
+    assert result.reasons.get(ORPHAN, 0) == orphans
+    assert len(result.frame) + len(result.skipped) == result.rows_read == len(cells) + 1 + orphans
+
+
+def insert(connection: sa.Connection, table: sa.Table, row: dict[str, Any]) -> None:
+    names = ", ".join(row)
+    marks = ", ".join("?" * len(row))
+    connection.exec_driver_sql(f"INSERT INTO {table.name} ({names}) VALUES ({marks})", tuple(row.values()))
