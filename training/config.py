@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from training.errors import TrainingError
+
 DEFAULTS = Path(__file__).with_name("params.toml")
 
 
@@ -30,7 +32,7 @@ _RANGES = {
 }
 
 
-class ConfigError(ValueError):
+class ConfigError(TrainingError):
     """A parameter that does not exist or has the wrong type; the message names it and what there is."""
 
 

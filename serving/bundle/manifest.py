@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from serving.bundle.atomic_write import written_whole
 from serving.bundle.catalogue import Candidate
 from serving.decide.policy import Objective, Setting
 
@@ -230,20 +229,14 @@ def write_bundle(
     `fill` puts every file but the manifest into a temporary folder; `manifest` gets their sha256 by name. The folder is
     renamed into place when all of it is there, so that a reader never sees half a bundle.
     """
-    root.mkdir(parents=True, exist_ok=True)
     final = root / version
     if final.exists():
         raise BundleError(f"{final} exists already; a bundle is never overwritten. Remove it or use another version.")
-    temporary = root / f".{version}.{secrets.token_hex(4)}"
-    temporary.mkdir()
-    try:
-        fill(temporary)
-        hashes = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
-        (temporary / MANIFEST).write_text(manifest(hashes).model_dump_json(indent=2), encoding="utf-8")
-        temporary.rename(final)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    with written_whole(final) as folder:
+        folder.mkdir()
+        fill(folder)
+        hashes = {path.name: sha256(path) for path in sorted(folder.iterdir())}
+        (folder / MANIFEST).write_text(manifest(hashes).model_dump_json(indent=2), encoding="utf-8")
     return open_bundle(final)
 
 
@@ -254,6 +247,5 @@ def switch_current(root: Path, version: str) -> None:
 
 def switch_link(root: Path, name: str, version: str) -> None:
     """Points `root/name` at `root/version`, atomically: a symbolic link is made beside it and renamed over it."""
-    link = root / f".{name}.{secrets.token_hex(4)}"
-    link.symlink_to(version, target_is_directory=True)
-    link.replace(root / name)
+    with written_whole(root / name) as link:
+        link.symlink_to(version, target_is_directory=True)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from serving.bundle.manifest import Certificate, OperatingPoint, WorkflowBound
 from serving.decide.policy import Setting
+from training.dataset.matrix import workflow_names
 from training.learn.estimators.base import Floats
 from training.measure.bounds import clopper_pearson_upper, weighted_upper
 from training.measure.frontier import bootstrap_weights
@@ -203,7 +204,7 @@ def _point(
 def _by_workflow(
     test: _Tested, data: CalibrationData, spent: Floats, base: Floats, delta: float
 ) -> dict[str, WorkflowBound]:
-    names = np.array(["(none)" if name is None else name for name in data.workflow], dtype=object)
+    names = workflow_names(data.workflow)
     found = {}
     for name in sorted(set(names.tolist())):
         inside = names == name

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from serving.bundle.atomic_write import written_whole
 from training.cli.show import CatalogueOption, FormatOption, ParamsOption, SetOption, console, explained, read_logs
 from training.config import DEFAULTS, load_params
 from training.prices.catalogue import CatalogueError, load_catalogue
@@ -133,15 +132,7 @@ def _grid(*names: str) -> Table:
 def _replace(path: Path, text: str) -> None:
     """Write a file whole or not at all; a link is followed, and the mode kept."""
     target = path.resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    try:
-        with draft.open("wb") as file:
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
+    with written_whole(target) as draft:
+        draft.write_bytes(text.encode())
         if target.exists():
             draft.chmod(target.stat().st_mode)
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)

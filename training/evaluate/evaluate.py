@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.decide.policy import Setting, choose
+from training.dataset.matrix import workflow_names
 from training.evaluate.baselines import Contender
 from training.learn.estimators.base import Floats
 from training.measure.frontier import Frontier, Singles, bootstrap_aiq, bootstrap_weights, frontier, singles
@@ -309,7 +310,7 @@ def by_workflow(
     outcome: CompleteOutcomes, columns: NDArray[np.intp], reference: int, candidates: tuple[str, ...]
 ) -> tuple[WorkflowLine, ...]:
     """One line per workflow (requests without one are "(none)"), most requests first; `columns` (n,) is the routing."""
-    names = np.array(["(none)" if name is None else name for name in outcome.workflow], dtype=object)
+    names = workflow_names(outcome.workflow)
     rows = np.arange(len(outcome))
     quality, cost = outcome.quality[rows, columns], outcome.cost_usd[rows, columns]
     lines = []

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from serving.decide.policy import Objective
 from training.config import ConfigError, Params
-from training.dataset.matrix import OutcomeMatrix
+from training.dataset.matrix import OutcomeMatrix, workflow_names
 from training.dataset.split import Split, SplitError, folds, split_requests
 from training.evaluate.evaluate import SplitLine
 from training.learn.costs import cost_sources
@@ -91,7 +91,7 @@ def without_workflows(prepared: Prepared, seed: int, parts: int) -> list[Prepare
     Requests without a workflow count as one. A conversation or a prompt of a left-out workflow that is in another one too
     is kept out of training.
     """
-    workflow = np.array(["(none)" if name is None else str(name) for name in prepared.matrix.workflow])
+    workflow = workflow_names(prepared.matrix.workflow)
     names = np.unique(workflow)
     parts = min(parts, len(names))
     place = np.random.default_rng(seed).permutation(len(names)) % parts

@@ -12,7 +12,7 @@ import pandas as pd
 
 from serving.bundle.catalogue import Candidate
 from training.config import Params
-from training.dataset.matrix import build_matrix
+from training.dataset.matrix import NO_WORKFLOW, build_matrix
 from training.dataset.split import Split, SplitError, group_requests, split_requests
 from training.logs.outcomes import AliasUse, Outcomes
 from training.logs.same_llm import alike
@@ -138,7 +138,7 @@ def inspect_log(table: Outcomes, catalogue: Mapping[str, Candidate], params: Par
     candidates = tuple(
         _candidate(str(name), rows, catalogue, everywhere) for name, rows in frame.groupby("candidate", sort=True)
     )
-    workflows = frame["workflow"].fillna("(none)")
+    workflows = frame["workflow"].fillna(NO_WORKFLOW)
     targets = _targets(tries, split, len(candidates), params)
     stamps = frame["timestamp"]
     report = LogReport(
@@ -364,7 +364,7 @@ def _single_outcomes(report: LogReport) -> Finding:
 
 
 def _tags(report: LogReport) -> Finding:
-    tagged = sum(workflow.rows for workflow in report.workflows if workflow.name != "(none)")
+    tagged = sum(workflow.rows for workflow in report.workflows if workflow.name != NO_WORKFLOW)
     if not tagged:
         return Finding(False, "workflows: no row has a tag; the router goes by text alone")
     return Finding(True, f"workflows: {100 * tagged / report.rows_used:.1f}% of rows are tagged")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from serving.bundle.catalogue import Candidate
 from training.dataset.matrix import OutcomeMatrix
+from training.errors import TrainingError
 from training.learn.estimators.base import Inputs
 from training.learn.estimators.linear import Design, stacked
 from training.learn.onnx_graph import Graph
@@ -25,7 +26,7 @@ CostFrom = Literal["tokens", "logged"]
 _ENOUGH_TOKENS = 20
 
 
-class CostError(ValueError):
+class CostError(TrainingError):
     """A candidate whose cost can be neither read nor computed."""
 
 

@@ -11,13 +11,14 @@ import onnx
 from serving.bundle.encoder import onnx_session
 from serving.decide.router import HEAD_OUTPUTS, NEARNESS, NOVELTY
 from training.dataset.encoders import EncoderFiles
+from training.errors import TrainingError
 from training.learn.estimators.base import Floats, Inputs
 from training.learn.onnx_graph import Graph
 from training.learn.pipeline import Learned, Pair
 from training.learn.select import Head
 
 
-class ParityError(ValueError):
+class ParityError(TrainingError):
     """The exported graph does not compute what training computes; the bundle is not written."""
 
 

@@ -21,6 +21,7 @@ from training.dataset.encoders import EncoderFiles, Kind, make_encoder
 from training.dataset.label import acceptable
 from training.dataset.matrix import OutcomeMatrix, build_matrix
 from training.dataset.split import Split, folds, group_requests, split_requests
+from training.errors import TrainingError
 from training.learn.costs import CostModel, CostNotes, cost_sources, fill_costs, fit_costs
 from training.learn.estimators.base import Floats, Inputs, Matrix
 from training.learn.estimators.linear import LowRankResidual
@@ -32,7 +33,7 @@ from training.measure.offpolicy import estimate_propensities, judged_propensity
 Progress = Callable[[str, int | None, int | None], None]
 
 
-class PipelineError(ValueError):
+class PipelineError(TrainingError):
     """A log that is well formed but from which no router can be trained."""
 
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import secrets
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -19,6 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from serving.bundle.atomic_write import written_whole
 from training.logs import outcomes
 from training.logs.outcomes import OutcomeError, Outcomes
 
@@ -92,26 +91,20 @@ def store(
     """
     if folder.exists():
         raise OutcomeError(f"{folder} exists already; an import is never overwritten. Remove it, or give another --out")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
-    temporary.mkdir()
-    try:
+    with written_whole(folder) as draft:
+        draft.mkdir()
         waiting: list[pd.DataFrame] = []
         for part in parts:
             account.add(part)
-            _append(part.skipped, temporary / SKIPPED)
+            _append(part.skipped, draft / SKIPPED)
             waiting.append(part.frame)
             if sum(map(len, waiting)) >= _ENOUGH:
-                _write(waiting, temporary, account)
+                _write(waiting, draft, account)
                 waiting = []
             if progress is not None:
                 progress(account.rows_read)
-        _write(waiting, temporary, account)
-        (temporary / ACCOUNT).write_text(json.dumps(asdict(account), indent=1), encoding="utf-8")
-        temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        _write(waiting, draft, account)
+        (draft / ACCOUNT).write_text(json.dumps(asdict(account), indent=1), encoding="utf-8")
 
 
 def _write(frames: list[pd.DataFrame], folder: Path, account: Account) -> None:

@@ -15,6 +15,7 @@ import pandas as pd
 import pandera.errors
 import pandera.pandas as pa
 
+from training.errors import TrainingError
 from training.logs import cells as coerce
 from training.logs.cells import Mask
 from training.logs.repeats import Repeats
@@ -54,7 +55,7 @@ _SKIPPED_COLUMNS = ("source", "row", "reason", "field", "value", "expected")
 _SHOWN = 40
 
 
-class OutcomeError(ValueError):
+class OutcomeError(TrainingError):
     """A source from which nothing can be used: says which, what was expected, what arrived and what to do."""
 
 

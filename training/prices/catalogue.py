@@ -9,9 +9,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from serving.bundle.catalogue import Candidate
+from training.errors import TrainingError
 
 
-class CatalogueError(ValueError):
+class CatalogueError(TrainingError):
     """A catalogue file that cannot be used; the message names the file, the table and the field."""
 
 

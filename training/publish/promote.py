@@ -16,17 +16,18 @@ from serving.bundle.manifest import MANIFEST, Bundle, BundleError, open_bundle, 
 from serving.bundle.request import RouteRequest
 from serving.decide.policy import Policy, Setting, choose
 from serving.decide.router import Router
+from training.errors import TrainingError
 from training.measure.frontier import Floats, bootstrap_aiq, bootstrap_weights, frontier, singles
 
 CURRENT = "current"
 PREVIOUS = "previous"
 
 
-class PromotionError(ValueError):
+class PromotionError(TrainingError):
     """A bundle that cannot be made the champion; the message says why and what to do."""
 
 
-class NotComparableError(ValueError):
+class NotComparableError(TrainingError):
     """Two bundles that the test requests cannot compare; the message says what is missing."""
 
 

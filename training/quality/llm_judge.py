@@ -28,6 +28,7 @@ import tenacity
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from training.config import Judge
+from training.errors import TrainingError
 from training.logs.outcomes import Outcomes
 
 RUBRIC = """You grade how well an answer serves the request it was given to. The user message is a JSON object: "request" is \
@@ -54,7 +55,7 @@ Progress = Callable[[int, int], None]
 Cost = Callable[[int, int], float]
 
 
-class JudgeError(ValueError):
+class JudgeError(TrainingError):
     """A judge that cannot be asked: its price or its provider is unknown, or its provider refuses every call."""
 
 

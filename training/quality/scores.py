@@ -88,7 +88,7 @@ def join_scores(
             left_out += [why] if why else []
     account = _account(table, path, rule, read, given, left_out)
     if name is None and len(names) > 1:
-        shown = ", ".join(sorted(rescale.shown(each) if each else "(none)" for each in names)[:20])
+        shown = ", ".join(sorted(rescale.shown(each) if each else "(unnamed)" for each in names)[:20])
         raise OutcomeError(f"{path}: has judgements of several names: {shown}; choose one with --score-name")
     if read and not account.used:
         counts = "; ".join(f"{reason}: {count}" for reason, count in account.reasons.items())

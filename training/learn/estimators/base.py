@@ -9,6 +9,7 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from training.errors import TrainingError
 from training.learn.onnx_graph import Graph
 
 Floats = NDArray[np.float64]
@@ -18,7 +19,7 @@ Matrix = NDArray[np.float32]
 _PRICED = 4
 
 
-class NotTrainableError(ValueError):
+class NotTrainableError(TrainingError):
     """This estimator cannot learn from these outcomes; the message says what is missing."""
 
 

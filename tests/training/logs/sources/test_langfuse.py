@@ -606,7 +606,7 @@ def test_a_broken_download_goes_on_where_it_stopped(
         assert len(live("langfuse:", tmp_path).frame) == 5
     # Every page was asked for once, and none of them is left half written.
     assert len(server.asked) == 5
-    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.rglob(".*"))
 
 
 def test_the_importer_reads_its_url_from_the_usual_cache(

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qsl
 
+from serving.bundle.atomic_write import written_whole
 from training.logs.outcomes import OutcomeError, Outcomes
 from training.logs.sources.langfuse import export as langfuse_export
 from training.logs.sources.langfuse.scores import ENRICHED, SCORES
@@ -218,18 +219,12 @@ def _write_state(folder: Path, state: Mapping[str, Progress]) -> None:
 
 def _write_page(path: Path, rows: Sequence[str]) -> None:
     if rows:
-        path.parent.mkdir(exist_ok=True)
         _write(path, "".join(f"{row}\n" for row in rows))
 
 
 def _write(path: Path, text: str) -> None:
-    """The whole file or none of it."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    with written_whole(path) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def _utc(text: str, url: str) -> str:

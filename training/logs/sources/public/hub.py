@@ -14,7 +14,6 @@ import fnmatch
 import os
 import pickle
 import re
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from typing import Any
 
 import pandas as pd
 
+from serving.bundle.atomic_write import written_whole
 from training.logs.io import files
 from training.logs.outcomes import OutcomeError
 
@@ -180,8 +180,6 @@ def _as_csv(path: Path, folder: Path) -> Path:
     if made.exists():
         return made
     table = read_pickle(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{made.name}.{secrets.token_hex(4)}"
-    table.to_csv(temporary, index=False)
-    temporary.replace(made)
+    with written_whole(made) as draft:
+        table.to_csv(draft, index=False)
     return made

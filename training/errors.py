@@ -1,0 +1,23 @@
+"""What training raises when it cannot go on with what it was given; the message says what arrived and what to do.
+
+TrainingError                  the command line shows any of these as one message, with exit code 2
+├── ConfigError                params.toml or --set
+├── CatalogueError             candidates.toml, or a price list
+├── OutcomeError               a log, or judgements on it
+│   └── HubError               a public data set
+├── JudgeError                 the LLM that grades answers
+├── EncoderError               the encoder's source
+├── SplitError                 parting the requests
+├── PipelineError              what learning needs
+├── CostError                  prices and tokens
+├── NotTrainableError          too few outcomes for an estimator
+├── ParityError                the exported head differs from the trained one
+├── PromotionError             making a bundle the champion
+└── NotComparableError         two bundles that the test requests cannot compare
+"""
+
+from __future__ import annotations
+
+
+class TrainingError(ValueError):
+    """Something that a user can mend; every error class of training is one."""
