@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from serving.api.schemas import FeedbackBody
 from serving.bundle.catalogue import Candidate
 from serving.bundle.manifest import Bundle
 from serving.bundle.request import RouteRequest
@@ -26,6 +25,7 @@ from serving.decide.router import Estimates, Router
 from serving.runtime.pipeline import Service
 from serving.settings import Settings
 from serving.store.decisions import DecisionStore
+from serving.store.feedback import Feedback
 from training.config import Params
 from training.dataset.matrix import OutcomeMatrix, build_matrix
 from training.evaluate.baselines import Truth
@@ -92,7 +92,7 @@ async def serve(service: Service, traffic: Day, policy: Policy, rng: np.random.G
         good = bool(rng.random() < traffic.acceptable[place, column])
         cost = float(traffic.cost_usd[place, column] * rng.lognormal(-0.02, 0.2))
         assert isinstance(service.store, DecisionStore)
-        await service.feedback([FeedbackBody(decision_id=identifier, accepted=good, cost_usd=cost)])
+        await service.feedback([Feedback(identifier, quality=float(good), cost_usd=cost)])
 
 
 def close_loop(

@@ -65,6 +65,7 @@ from serving.settings import LogLevel, Settings, hand_on, share_metrics
 from serving.state.budgets import BudgetSpentError
 from serving.state.rulebook import RulesError
 from serving.store.decisions import NotStoredError, StoreError
+from serving.store.feedback import Feedback
 
 logger = logging.getLogger(__name__)
 
@@ -162,9 +163,9 @@ async def feedback(request: Request) -> Response:
     if service.store is None:
         raise HTTPException(404, "This service stores no decisions (ROUTER_STORE is empty).")
     body = await request.body()
-    document = await to_thread.run_sync(_feedback_bodies, body, service.settings.max_batch)
+    said = await to_thread.run_sync(_feedback, body, service.settings.max_batch)
     try:
-        recorded, repeated = await service.feedback(document)
+        recorded, repeated = await service.feedback(said)
     except NotStoredError as error:
         raise HTTPException(503, f"Feedback was not stored: {error}.", {"Retry-After": "1"}) from None
     except TimeoutError:
@@ -274,12 +275,12 @@ def _route_batch(service: Service, key: str | None, body: bytes, instance: str) 
     return orjson.dumps({"results": results})
 
 
-def _feedback_bodies(body: bytes, most: int) -> list[FeedbackBody]:
+def _feedback(body: bytes, most: int) -> list[Feedback]:
     if not _is_batch(body):
-        return [parse(FeedbackBody, body)]
+        return [parse(FeedbackBody, body).feedback()]
     bodies = parse(FeedbackBatchBody, body).feedback
     _check_batch("feedback", len(bodies), most)
-    return bodies
+    return [one.feedback() for one in bodies]
 
 
 def _is_batch(body: bytes) -> bool:

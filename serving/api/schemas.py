@@ -28,6 +28,7 @@ from serving.bundle.catalogue import Candidate
 from serving.bundle.request import RouteRequest
 from serving.decide.policy import Capability, Objective, Policy, Reason, Rule
 from serving.decide.router import Decision
+from serving.store.feedback import Feedback
 
 # What names a branch of a union in an error's location; a client sees only the path in its own document.
 BRANCH = "<"
@@ -310,12 +311,19 @@ class FeedbackBody(BaseModel):
             raise ValidationError.from_exception_data("FeedbackBody", [located], hide_input=True)
         return self
 
-    @property
-    def judged(self) -> float | None:
-        """The quality that was given, either way."""
-        if self.error:
-            return 0.0
-        return self.quality if self.accepted is None else float(self.accepted)
+    def feedback(self) -> Feedback:
+        """What the store keeps of it."""
+        judged = self.quality if self.accepted is None else float(self.accepted)
+        return Feedback(
+            decision_id=self.decision_id,
+            quality=0.0 if self.error else judged,
+            candidate=self.model,
+            cost_usd=self.cost_usd,
+            input_tokens=self.input_tokens,
+            output_tokens=self.output_tokens,
+            latency_ms=self.latency_ms,
+            error=self.error,
+        )
 
 
 class FeedbackBatchBody(BaseModel):

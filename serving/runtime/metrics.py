@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Literal
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from serving.api.schemas import FeedbackBody
 from serving.decide.router import Decision
 from serving.runtime.shadow import Outcome
 from serving.settings import metrics_folder, several_processes
+from serving.store.feedback import Feedback
 
 if TYPE_CHECKING:
     from serving.runtime.pipeline import Service
@@ -90,12 +90,12 @@ class Metrics:
                 cost = self._costs[decision.candidate] = self._expected.labels(decision.candidate)
             cost.inc(decision.expected_cost_usd)
 
-    def fed_back(self, body: FeedbackBody) -> None:
-        quality = body.judged
-        outcome = "error" if body.error else "unjudged" if quality is None else "good" if quality >= 0.5 else "bad"
+    def fed_back(self, said: Feedback) -> None:
+        quality = said.quality
+        outcome = "error" if said.error else "unjudged" if quality is None else "good" if quality >= 0.5 else "bad"
         self._feedback.labels(outcome).inc()
-        if body.cost_usd is not None:
-            self._actual.inc(body.cost_usd)
+        if said.cost_usd is not None:
+            self._actual.inc(said.cost_usd)
 
     def shadowed(self, outcome: Outcome) -> None:
         self._shadow.labels(outcome).inc()

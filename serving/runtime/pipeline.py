@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from math import isinf
 from typing import Any
@@ -18,7 +18,6 @@ import orjson
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
-from serving.api.schemas import FeedbackBody
 from serving.bundle.encoder import Matrix
 from serving.bundle.request import RouteRequest, has_image, text_of
 from serving.decide.policy import Demand, NoEligibleCandidateError, Policy, Reason, rule_out
@@ -33,6 +32,7 @@ from serving.state.drift import Drift, Thresholds
 from serving.state.rulebook import RuleBook, Rules, RulesError, load_rules
 from serving.state.sessions import OnCandidate, Sessions
 from serving.store.decisions import DecisionStore, open_engine, open_since, spent_since
+from serving.store.feedback import Feedback
 
 logger = logging.getLogger(__name__)
 
@@ -382,23 +382,23 @@ class Service:
             "shadow_expected_cost_usd": None if shadow is None else shadow.expected_cost_usd,
         }
 
-    async def feedback(self, bodies: Sequence[FeedbackBody]) -> tuple[int, int]:
+    async def feedback(self, said: Sequence[Feedback]) -> tuple[int, int]:
         """Stores feedback; (new, repeated) once all of it is on disk. Raises NotStoredError or TimeoutError."""
         assert self.store is not None
-        written = self.store.feedback([_feedback_row(body) for body in bodies])
-        waiting = [asyncio.wrap_future(self._counted(*one)) for one in zip(bodies, written, strict=True)]
+        written = self.store.feedback([asdict(one) for one in said])
+        waiting = [asyncio.wrap_future(self._counted(*one)) for one in zip(said, written, strict=True)]
         new = await asyncio.wait_for(asyncio.gather(*waiting), self.settings.feedback_seconds)
         return sum(new), len(new) - sum(new)
 
-    def _counted(self, body: FeedbackBody, written: Future[bool]) -> Future[bool]:
+    def _counted(self, said: Feedback, written: Future[bool]) -> Future[bool]:
         """Settles the budgets once it is on disk, whether or not somebody still waits for that then."""
 
         def count(done: Future[bool]) -> None:
             if done.exception() is None and done.result():
-                self.budgets.settle(body.decision_id, body.cost_usd)
-                self.metrics.fed_back(body)
-                if body.judged is not None and not body.error:  # a failed call says nothing of the answer
-                    self.drift.judged(body.decision_id, body.judged, body.model)
+                self.budgets.settle(said.decision_id, said.cost_usd)
+                self.metrics.fed_back(said)
+                if said.quality is not None and not said.error:  # a failed call says nothing of the answer
+                    self.drift.judged(said.decision_id, said.quality, said.candidate)
 
         written.add_done_callback(count)
         return written
@@ -459,16 +459,3 @@ def _thresholds(settings: Settings) -> Thresholds:
         prompts=settings.drift_prompts,
         feedback=settings.drift_feedback,
     )
-
-
-def _feedback_row(body: FeedbackBody) -> Mapping[str, Any]:
-    return {
-        "decision_id": body.decision_id,
-        "candidate": body.model,
-        "quality": body.judged,
-        "cost_usd": body.cost_usd,
-        "input_tokens": body.input_tokens,
-        "output_tokens": body.output_tokens,
-        "latency_ms": body.latency_ms,
-        "error": body.error,
-    }
