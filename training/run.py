@@ -285,7 +285,7 @@ def evaluate_router(
         learned.data, np.nanmean(learned.data.cost, axis=0), params.fit.logistic_c, inputs.take(complete)
     )
     manifest = router.manifest
-    point = next(p for p in manifest.operating_points if p.name == manifest.default_point)
+    point = manifest.default
     setting = manifest.setting(point)
     reference = router.candidates.index(manifest.reference)
     lines, curves, alone = evaluate(
@@ -334,7 +334,7 @@ def _off_policy(
     propensity, _ = observation_propensity(part, labels, inputs.take(rows), grouped)
     value = served.of(manifest.objective).astype(np.float64)
     cost = served.cost_usd.astype(np.float64)
-    point = next(p for p in manifest.operating_points if p.name == manifest.default_point)
+    point = manifest.default
     reference = np.full(len(part), router.candidates.index(manifest.reference))
     routed = manifest.setting(point).choose(value, cost)
     seen_cost = np.where(np.isfinite(labels), part.cost_usd, np.nan)

@@ -7,17 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from serving.bundle.request import head_and_tail
+from serving.bundle.arrays import Floats32
+from serving.bundle.request import BYTES_PER_TOKEN, head_and_tail
 from serving.bundle.wordpiece import AsciiWordPiece
 
-Matrix = NDArray[np.float32]
-
-# Characters per token of the window that are looked at. Prose runs to 4 or 5 characters per token, so this keeps the
-# window full while an 8,000-token prompt costs no more to tokenise than a 1,000-token one.
-CHARS_PER_TOKEN = 6
+# Of a long text as many characters are looked at as the window has tokens, and half as many again: prose may run to more
+# than the estimate for a token, and an 8,000-token prompt is to cost no more to tokenise than a 1,000-token one.
+CHARS_PER_WINDOW_TOKEN = int(1.5 * BYTES_PER_TOKEN)
 _BATCH_TOKENS = 16_384
 
 
@@ -48,9 +46,9 @@ class Encoder:
         self.max_tokens = max_tokens
         self.dim: int = self._session.get_outputs()[0].shape[1]
 
-    def encode(self, texts: Sequence[str]) -> Matrix:
+    def encode(self, texts: Sequence[str]) -> Floats32:
         """(n, dim) float32, one row per text, in the order given."""
-        cut = [head_and_tail(text, self.max_tokens * CHARS_PER_TOKEN) for text in texts]
+        cut = [head_and_tail(text, self.max_tokens * CHARS_PER_WINDOW_TOKEN) for text in texts]
         if len(cut) == 1:  # the serving path: no sorting, no padding
             ids = [self._window(self._ids(cut[0]))]
             return self._run(ids) if ids[0] else np.zeros((1, self.dim), dtype=np.float32)
@@ -71,7 +69,7 @@ class Encoder:
         head = self.max_tokens // 2
         return ids[:head] + ids[head - self.max_tokens :]
 
-    def _run(self, ids: list[list[int]]) -> Matrix:
+    def _run(self, ids: list[list[int]]) -> Floats32:
         length = max(map(len, ids))
         tokens = np.zeros((len(ids), length), dtype=np.int64)
         mask = np.zeros((len(ids), length), dtype=np.int64)
@@ -80,7 +78,7 @@ class Encoder:
             mask[row, : len(values)] = 1
         known = {"input_ids": tokens, "attention_mask": mask}
         feed = {name: known[name] if name in known else np.zeros_like(tokens) for name in self._inputs}
-        output: Matrix = self._session.run(None, feed)[0]
+        output: Floats32 = self._session.run(None, feed)[0]
         return output
 
 

@@ -9,11 +9,9 @@ from collections.abc import Sequence
 from math import log1p
 
 import numpy as np
-from numpy.typing import NDArray
 
+from serving.bundle.arrays import Floats, Floats32
 from serving.bundle.request import RouteRequest, has_image
-
-Matrix = NDArray[np.float32]
 
 SURFACE: tuple[str, ...] = (
     "log_bytes",
@@ -37,7 +35,7 @@ SURFACE: tuple[str, ...] = (
 _BYTES = 256
 
 
-def _byte_classes() -> NDArray[np.float64]:
+def _byte_classes() -> Floats:
     """(256, 8) one column per class of byte: space, newline, digit, upper case, symbol, punctuation, non-ASCII, '?'."""
     classes = np.zeros((_BYTES, 8))
     for column, members in enumerate((b" \t\n", b"\n", b"0123456789", None, b"{}[]()<>=+*/\\|&^%$#@_`~", b".,;:!'\"-")):
@@ -80,7 +78,7 @@ def surface_features(request: RouteRequest, text: str) -> list[float]:
     ]
 
 
-def feature_matrix(requests: Sequence[RouteRequest], texts: Sequence[str], workflows: Sequence[str]) -> Matrix:
+def feature_matrix(requests: Sequence[RouteRequest], texts: Sequence[str], workflows: Sequence[str]) -> Floats32:
     """(n, len(SURFACE) + len(workflows)) float32: the surface features, then one column per workflow.
 
     A missing or unknown workflow leaves its columns all zero.

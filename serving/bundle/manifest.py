@@ -132,6 +132,11 @@ class Manifest(_Frozen):
     metrics: dict[str, Any]
     files: dict[str, str]
 
+    @property
+    def default(self) -> OperatingPoint:
+        """The operating point for a request that asks for none."""
+        return next(point for point in self.operating_points if point.name == self.default_point)
+
     def setting(self, point: OperatingPoint) -> Setting:
         """The point as the policy takes it, candidates as columns."""
         columns = {candidate.name: column for column, candidate in enumerate(self.candidates)}

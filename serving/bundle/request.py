@@ -8,6 +8,9 @@ from typing import Any
 
 Message = Mapping[str, Any]
 
+# What a token is taken to be where nothing has counted it: about right for English.
+BYTES_PER_TOKEN = 4.0
+
 
 @dataclass(frozen=True, slots=True)
 class RouteRequest:
@@ -41,6 +44,11 @@ def text_of(request: RouteRequest) -> str:
     else:
         text = "\n".join(part for message in request.messages for part in _text_parts(message))
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def estimated_tokens(text: str) -> float:
+    """UTF-8 bytes / `BYTES_PER_TOKEN`: less wrong for other scripts than characters are."""
+    return len(text.encode("utf-8", "replace")) / BYTES_PER_TOKEN
 
 
 def has_image(request: RouteRequest) -> bool:

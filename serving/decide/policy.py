@@ -11,13 +11,10 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 
 import numpy as np
-from numpy.typing import NDArray
 
+from serving.bundle.arrays import AnyFloats, Bools, Columns
 from serving.bundle.catalogue import Candidate
 from serving.bundle.request import RouteRequest
-
-Vector = NDArray[np.floating]
-Matrix = NDArray[np.floating]
 
 
 class Rule(StrEnum):
@@ -236,13 +233,13 @@ def _matches(name: str, globs: Sequence[str]) -> bool:
     return any(fnmatchcase(name, glob) for glob in globs)
 
 
-def scores(value: Matrix, cost_usd: Matrix, knob: float) -> Matrix:
+def scores(value: AnyFloats, cost_usd: AnyFloats, knob: float) -> AnyFloats:
     """Worth of each candidate, `value - knob * cost_usd`: the Lagrangian of "most quality for a mean cost"."""
-    worth: Matrix = value - knob * cost_usd
+    worth: AnyFloats = value - knob * cost_usd
     return worth
 
 
-def choose(value: Matrix, cost_usd: Matrix, knob: float, eligible: NDArray[np.bool_] | None = None) -> NDArray[np.intp]:
+def choose(value: AnyFloats, cost_usd: AnyFloats, knob: float, eligible: Bools | None = None) -> Columns:
     """(n,) the column with the highest score in each row; among equal scores the cheaper, then the first.
 
     Parameters: value (n, m) in [0, 1]; cost_usd (n, m) >= 0; knob >= 0 in 1/USD, infinity = the cheapest; eligible
@@ -252,11 +249,11 @@ def choose(value: Matrix, cost_usd: Matrix, knob: float, eligible: NDArray[np.bo
     if eligible is not None:
         worth = np.where(eligible, worth, -np.inf)
     best = worth.max(axis=1, keepdims=True)
-    columns: NDArray[np.intp] = np.where(worth == best, cost_usd, np.inf).argmin(axis=1)
+    columns: Columns = np.where(worth == best, cost_usd, np.inf).argmin(axis=1)
     return columns
 
 
-def guarded(value: Matrix, guard: int) -> Matrix:
+def guarded(value: AnyFloats, guard: int) -> AnyFloats:
     """What choosing each candidate instead of column `guard` is expected to break, as a value to maximise: <= 0.
 
     With p the P(acceptable) in `value` (n, m), it is -P(the candidate fails and the guard would not have), taken as
@@ -264,7 +261,7 @@ def guarded(value: Matrix, guard: int) -> Matrix:
     this against cost is the Lagrangian of "least cost for a violation rate", which is what a certificate is about: what a
     candidate does where the guard would have failed as well is worth nothing to it.
     """
-    broken: Matrix = (value - 1.0) * value[:, guard : guard + 1]
+    broken: AnyFloats = (value - 1.0) * value[:, guard : guard + 1]
     broken[:, guard] = 0.0
     return broken
 
@@ -295,18 +292,18 @@ class Setting:
     guard: int | None = None
     always: int | None = None
 
-    def worth(self, value: Matrix) -> Matrix:
+    def worth(self, value: AnyFloats) -> AnyFloats:
         """(n, m) what the knob weighs against cost."""
         return value if self.guard is None else guarded(value, self.guard)
 
-    def choose(self, value: Matrix, cost_usd: Matrix) -> NDArray[np.intp]:
+    def choose(self, value: AnyFloats, cost_usd: AnyFloats) -> Columns:
         """(n,) the chosen columns, no rule applied; `value` and `cost_usd` (n, m)."""
         if self.always is not None:
             return np.full(len(value), self.always, dtype=np.intp)
         return choose(self.worth(value), cost_usd, self.knob)
 
 
-def rank(value: Vector, cost_usd: Vector, knob: float, eligible: Sequence[int]) -> list[int]:
+def rank(value: AnyFloats, cost_usd: AnyFloats, knob: float, eligible: Sequence[int]) -> list[int]:
     """The eligible columns of one row from best to worst, ordered as `choose` would."""
     worth = -cost_usd if np.isinf(knob) else scores(value, cost_usd, knob)
     return sorted(eligible, key=lambda column: (-worth[column], cost_usd[column], column))

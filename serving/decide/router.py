@@ -8,9 +8,9 @@ from math import inf, isinf, isnan
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf
 
+from serving.bundle.arrays import Floats, Floats32
 from serving.bundle.encoder import Encoder, onnx_session
 from serving.bundle.features import SURFACE, feature_matrix
 from serving.bundle.manifest import Bundle, BundleError, Certificate, Manifest, OperatingPoint, open_bundle
@@ -27,9 +27,6 @@ from serving.decide.policy import (
     rank,
     rule_out,
 )
-
-Matrix = NDArray[np.float32]
-Vector = NDArray[np.float64]
 
 # The operating point of a target above every one that the bundle has.
 ALWAYS_REFERENCE = "always-reference"
@@ -59,17 +56,17 @@ class Estimates:
     `nearness` (n, clusters) is the similarity to the centres of the training prompts, `novelty` (n, 1) the distance to all.
     """
 
-    acceptable: Matrix
-    quality: Matrix
-    cost_usd: Matrix
-    latency_ms: Matrix
-    latency_p95_ms: Matrix
-    input_tokens: Matrix
-    output_tokens: Matrix
-    nearness: Matrix
-    novelty: Matrix
+    acceptable: Floats32
+    quality: Floats32
+    cost_usd: Floats32
+    latency_ms: Floats32
+    latency_p95_ms: Floats32
+    input_tokens: Floats32
+    output_tokens: Floats32
+    nearness: Floats32
+    novelty: Floats32
 
-    def of(self, objective: Objective) -> Matrix:
+    def of(self, objective: Objective) -> Floats32:
         """(n, m) what the objective is about."""
         return self.acceptable if objective is Objective.ACCEPTABLE else self.quality
 
@@ -145,9 +142,9 @@ class _Asked:
     policy: Policy
     situation: Situation
     setting: Setting
-    worth: Vector
-    confidence: Vector
-    cost: Vector
+    worth: Floats
+    confidence: Floats
+    cost: Floats
     novelty: float
 
 
@@ -236,7 +233,7 @@ class Router:
         known = [as_request(request) for request in requests]
         return self._estimate(known, [text_of(request) for request in known])
 
-    def estimate_embedded(self, embeddings: Matrix, features: Matrix) -> Estimates:
+    def estimate_embedded(self, embeddings: Floats32, features: Floats32) -> Estimates:
         """As `estimate`, from embeddings (n, dim) and features (n, k) already at hand."""
         outputs = self._head.run(_OUTPUTS, {"embedding": embeddings, "features": features})
         acceptable, quality, input_tokens, output_tokens, logged_cost, latency, latency_p95, nearness, novelty = outputs
@@ -258,7 +255,7 @@ class Router:
         return [self._decide(request, policy, _USUAL, estimates, row) for row, request in enumerate(known)]
 
     def route_each(
-        self, requests: Sequence[tuple[str | RouteRequest, Policy, Situation]], embeddings: Matrix | None = None
+        self, requests: Sequence[tuple[str | RouteRequest, Policy, Situation]], embeddings: Floats32 | None = None
     ) -> list[Decision | NoEligibleCandidateError]:
         """Decisions for n requests, each under its own policy, with one forward pass; `embeddings` (n, dim) if known.
 
@@ -276,7 +273,7 @@ class Router:
                 decisions.append(error)
         return decisions
 
-    def decide(self, request: RouteRequest, policy: Policy, situation: Situation, embedding: Matrix) -> Decision:
+    def decide(self, request: RouteRequest, policy: Policy, situation: Situation, embedding: Floats32) -> Decision:
         """As `route`, for a request whose text is embedded already, as (1, dim)."""
         features = feature_matrix([request], [text_of(request)], self.manifest.head.workflows)
         return self._decide(request, policy, situation, self.estimate_embedded(embedding, features), 0)
@@ -416,7 +413,7 @@ class Router:
             return policy.knob
         return 0.0 if policy.cost_quality is None else knob_for(policy.cost_quality, self.manifest.knobs)
 
-    def _with_cache(self, cost: Vector, tokens: Sequence[float], situation: Situation) -> Vector:
+    def _with_cache(self, cost: Floats, tokens: Sequence[float], situation: Situation) -> Floats:
         """Expected costs (m,) where the session's candidate reads the part of the prompt that it has cached."""
         if situation.session not in self.candidates:
             return cost

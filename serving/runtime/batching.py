@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
-from serving.bundle.encoder import Matrix
+from serving.bundle.arrays import Floats32
 
 MOST_TOGETHER = 16
 # A longer text keeps a core busy by itself: with others in its batch it would gain nothing, and they would be padded.
@@ -23,7 +23,7 @@ LONGEST_TOGETHER = 400
 class Embedder(Protocol):
     """What embeds: (n, dim) for n texts."""
 
-    def embed_many(self, texts: Sequence[str]) -> Matrix: ...
+    def embed_many(self, texts: Sequence[str]) -> Floats32: ...
 
 
 class BusyError(RuntimeError):
@@ -34,7 +34,7 @@ class BusyError(RuntimeError):
 class _Waiting:
     embedder: Embedder
     text: str
-    done: Future[Matrix]
+    done: Future[Floats32]
 
 
 class Batching:
@@ -51,9 +51,9 @@ class Batching:
         for thread in self._threads:
             thread.start()
 
-    def embed(self, embedder: Embedder, text: str) -> Future[Matrix]:
+    def embed(self, embedder: Embedder, text: str) -> Future[Floats32]:
         """The text's embedding (1, dim), to come; raises BusyError. Cancelled before it is its turn, it is left out."""
-        done: Future[Matrix] = Future()
+        done: Future[Floats32] = Future()
         with self._there:
             if self._closed or len(self._waiting) >= self._most:
                 raise BusyError(f"{len(self._waiting)} texts wait to be embedded")

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from cachetools import LRUCache
 
-from serving.bundle.encoder import Matrix
+from serving.bundle.arrays import Floats32
 from serving.bundle.manifest import MANIFEST, BundleError, open_bundle
 from serving.decide.router import Router
 
@@ -51,21 +51,21 @@ class Embeddings:
     """Embeddings of recent texts, at most `most`; the least recently used go. Keys are hashes: no text is held."""
 
     def __init__(self, most: int) -> None:
-        self._known: LRUCache[bytes, Matrix] = LRUCache(most)
+        self._known: LRUCache[bytes, Floats32] = LRUCache(most)
         self._lock = threading.Lock()
         self.hits = self.misses = 0
 
-    def get(self, text: str) -> Matrix | None:
+    def get(self, text: str) -> Floats32 | None:
         """(1, dim) or None."""
         with self._lock:
-            found: Matrix | None = self._known.get(_key(text))
+            found: Floats32 | None = self._known.get(_key(text))
         if found is None:
             self.misses += 1
         else:
             self.hits += 1
         return found
 
-    def put(self, text: str, embedding: Matrix) -> None:
+    def put(self, text: str, embedding: Floats32) -> None:
         with self._lock:
             self._known[_key(text)] = embedding
 
@@ -83,11 +83,11 @@ class Serving:
     identity: Identity
     inline: bool
 
-    def embed(self, text: str) -> Matrix:
+    def embed(self, text: str) -> Floats32:
         """(1, dim), kept in the cache."""
         return self.embed_many([text])
 
-    def embed_many(self, texts: Sequence[str]) -> Matrix:
+    def embed_many(self, texts: Sequence[str]) -> Floats32:
         """(n, dim), kept in the cache."""
         embeddings = self.router.encoder.encode(texts)
         for row, text in enumerate(texts):

@@ -18,8 +18,8 @@ import orjson
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
-from serving.bundle.encoder import Matrix
-from serving.bundle.request import RouteRequest, has_image, text_of
+from serving.bundle.arrays import Floats32
+from serving.bundle.request import RouteRequest, estimated_tokens, has_image, text_of
 from serving.decide.policy import Demand, NoEligibleCandidateError, Policy, Reason, rule_out
 from serving.decide.router import Alternative, Decision, Situation
 from serving.runtime.batching import Batching, BusyError
@@ -38,7 +38,6 @@ logger = logging.getLogger(__name__)
 
 # Texts shorter than this are embedded in the event loop by a static encoder: handing them to a thread costs more.
 _INLINE_CHARS = 32 * 1024
-_CHARS_PER_TOKEN = 4.0
 _FREE = Allowance()
 
 
@@ -136,7 +135,7 @@ class Service:
         identifier, decision = self._reserved(asked, lambda _: self.fallback(asked, serving, reason))
         return self._finish(identifier, asked, decision, None, started)
 
-    async def _embedded(self, serving: Serving, text: str) -> Matrix:
+    async def _embedded(self, serving: Serving, text: str) -> Floats32:
         """(1, dim); raises TimeoutError."""
         known = serving.embeddings.get(text)
         if known is not None:
@@ -149,7 +148,7 @@ class Service:
             raise TimeoutError from error
         return await asyncio.wait_for(asyncio.wrap_future(embedding), self.settings.time_limit_ms / 1e3)
 
-    def decide(self, asked: Asked, serving: Serving, embedding: Matrix, started: float) -> tuple[str, Decision]:
+    def decide(self, asked: Asked, serving: Serving, embedding: Floats32, started: float) -> tuple[str, Decision]:
         """As `route`, once the text is embedded, as (1, dim)."""
 
         def decided(situation: Situation) -> Decision:
@@ -194,7 +193,7 @@ class Service:
         started = time.perf_counter()
         serving = self.live.current
         try:
-            embeddings: Matrix | None = serving.router.encoder.encode([text_of(one.request) for one in asked])
+            embeddings: Floats32 | None = serving.router.encoder.encode([text_of(one.request) for one in asked])
             came: Sequence[Decision | NoEligibleCandidateError | None] = [None] * len(asked)
             if not self.budgets.any:  # with budgets, what one decision takes the next one cannot have
                 situated = [(one.request, one.policy, self._situation(one, _FREE)) for one in asked]
@@ -213,7 +212,7 @@ class Service:
         self,
         asked: Asked,
         serving: Serving,
-        embedding: Matrix | None,
+        embedding: Floats32 | None,
         started: float,
         came: Decision | NoEligibleCandidateError | None,
     ) -> Answer:
@@ -256,7 +255,7 @@ class Service:
         dearest that they admit. Raises NoEligibleCandidateError where they admit none."""
         manifest = serving.router.manifest
         candidates = serving.router.candidates
-        tokens = len(text_of(asked.request)) / _CHARS_PER_TOKEN
+        tokens = estimated_tokens(text_of(asked.request))
         output = float(asked.request.max_output_tokens or 0)
         cost = [c.cost_usd(tokens, output) if c.priced else float("nan") for c in manifest.candidates]
         m = len(candidates)
@@ -300,13 +299,13 @@ class Service:
     # --- remembering ---
 
     def _finish(
-        self, identifier: str, asked: Asked, decision: Decision, embedding: Matrix | None, started: float
+        self, identifier: str, asked: Asked, decision: Decision, embedding: Floats32 | None, started: float
     ) -> tuple[str, Decision]:
         decided = time.perf_counter()
         request = asked.request
         # One decision made in haste does not take a conversation away from its candidate's cache.
         if request.session_id is not None and decision.confidence is not None:
-            tokens = len(text_of(request)) / _CHARS_PER_TOKEN
+            tokens = estimated_tokens(text_of(request))
             self.sessions.put(request.session_id, OnCandidate(decision.candidate, tokens))
         self._record(identifier, asked, decision, embedding)
         self.drift.decided(identifier, decision, self.live.current.router.manifest)
@@ -329,7 +328,7 @@ class Service:
             )
         return identifier, decision
 
-    def _record(self, identifier: str, asked: Asked, decision: Decision, embedding: Matrix | None) -> None:
+    def _record(self, identifier: str, asked: Asked, decision: Decision, embedding: Floats32 | None) -> None:
         """Stores the decision; where there is a shadow bundle, once that was asked too, which the answer does not wait for."""
         if self.shadow is None or embedding is None:
             self._store(identifier, asked, decision, None)

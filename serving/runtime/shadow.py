@@ -11,7 +11,7 @@ from typing import Literal
 
 from sqlalchemy import Engine, and_, case, func, select
 
-from serving.bundle.encoder import Matrix
+from serving.bundle.arrays import Floats32
 from serving.bundle.request import RouteRequest, text_of
 from serving.decide.policy import NoEligibleCandidateError, Policy, Reason
 from serving.decide.router import Decision, Situation
@@ -54,7 +54,7 @@ class Shadow:
         request: RouteRequest,
         policy: Policy,
         decision: Decision,
-        embedding: Matrix | None,
+        embedding: Floats32 | None,
         then: Callable[[Decision | None, Outcome], None],
     ) -> None:
         """Calls `then` with what the shadow would have decided (None if nothing) and how that compares.
@@ -79,7 +79,7 @@ class Shadow:
             then(None, "dropped")
 
     def _compare(
-        self, request: RouteRequest, policy: Policy, decision: Decision, embedding: Matrix | None
+        self, request: RouteRequest, policy: Policy, decision: Decision, embedding: Floats32 | None
     ) -> tuple[Decision | None, Outcome]:
         try:
             serving = self.live.current

@@ -15,8 +15,8 @@ from typing import Literal
 
 import numpy as np
 from cachetools import LRUCache
-from numpy.typing import NDArray
 
+from serving.bundle.arrays import Floats
 from serving.bundle.manifest import Manifest
 from serving.decide.router import Decision
 
@@ -47,7 +47,7 @@ def psi(expected: Sequence[float], counts: Sequence[int]) -> float:
     return float(np.sum((actual - wanted) * np.log(actual / wanted)))
 
 
-def calibration_error(confidence: NDArray[np.float64], accepted: NDArray[np.float64]) -> float:
+def calibration_error(confidence: Floats, accepted: Floats) -> float:
     """Expected calibration error (Naeini et al., 2015) with 10 bins of equal width; 0 without any feedback.
 
     `confidence` (n,) in [0, 1], `accepted` (n,) 0 or 1: the mean over bins of |mean confidence - share accepted|, each

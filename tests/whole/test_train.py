@@ -53,7 +53,7 @@ def test_the_router_beats_the_zero_router_and_does_not_beat_the_oracle(trained: 
 
 def test_the_default_point_is_certified_and_every_answer_says_so(trained: Trained) -> None:
     manifest = open_bundle(trained.bundle).manifest
-    point = next(p for p in manifest.operating_points if p.name == manifest.default_point)
+    point = manifest.default
     proof = point.certificate
     assert proof is not None
     assert proof.alpha == pytest.approx(0.05)

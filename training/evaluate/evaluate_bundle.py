@@ -65,7 +65,7 @@ def evaluate_bundle(
     groups = group_requests(list(matrix.texts), list(matrix.session_id))
     outcome = CompleteOutcomes(value[rows], matrix.cost_usd[rows], groups[rows], matrix.workflow[rows])
     reference = router.candidates.index(manifest.reference)
-    point = next(p for p in manifest.operating_points if p.name == manifest.default_point)
+    point = manifest.default
     setting = manifest.setting(point)
     lines, curves, alone = evaluate(
         Test(

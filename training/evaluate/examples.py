@@ -18,7 +18,7 @@ def write(folder: Path, router: Router, prepared: Prepared) -> None:
     rows = prepared.split.test
     part = prepared.matrix.take(rows)
     manifest = router.manifest
-    point = next(p for p in manifest.operating_points if p.name == manifest.default_point)
+    point = manifest.default
     estimates = router.estimate(list(part.requests))
     value = estimates.of(manifest.objective).astype(np.float64)
     columns = manifest.setting(point).choose(value, estimates.cost_usd.astype(np.float64))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tiktoken.model import encoding_name_for_model
 
 from serving.bundle.catalogue import Candidate
-from serving.bundle.request import Message, RouteRequest, text_of
+from serving.bundle.request import Message, RouteRequest, estimated_tokens, text_of
 from training.prices.litellm_package import litellm_folder
 
 Floats = NDArray[np.float64]
@@ -33,7 +33,6 @@ _FILES = {"cl100k_base": _CL100K, "o200k_base": _O200K, "o200k_harmony": _O200K}
 # OpenAI's chat format: every message opens and closes with three tokens, and so does the answer.
 _PER_MESSAGE = 3
 _ANSWER = 3
-_BYTES_PER_TOKEN = 4.0
 # tiktoken's pattern overflows its stack on much longer runs of white space; a cut costs a token at most.
 _LONGEST = 100_000
 
@@ -105,11 +104,6 @@ def chat_tokens(request: RouteRequest, encoding: tiktoken.Encoding) -> int | Non
         total += _PER_MESSAGE + sum(_count(text, encoding) for text in texts)
         total += 1 if message.get("name") else 0
     return total
-
-
-def estimated_tokens(text: str) -> float:
-    """UTF-8 bytes / 4: about right for English, and less wrong than characters / 4 for other scripts."""
-    return len(text.encode("utf-8", "replace")) / _BYTES_PER_TOKEN
 
 
 def _texts(message: Message) -> list[str] | None:

@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from serving.bundle.manifest import Manifest, OperatingPoint
+from serving.bundle.manifest import Manifest
 from training.evaluate.evaluate import SPLIT, Evaluation, OffPolicyLine, SplitLine
 from training.learn.pipeline import Learned, Prepared
 from training.logs.outcomes import Outcomes
@@ -88,13 +88,13 @@ def terminal(manifest: Manifest, evaluation: Evaluation) -> RenderableType:
         )
     parts += [Text(_off_policy(line)) for line in evaluation.off_policy]
     parts.append(Text(sentence(manifest, evaluation), style="bold green" if evaluation.lines else "bold red"))
-    parts.append(Text(promise(manifest), style="bold green" if _default(manifest).certificate else "bold red"))
+    parts.append(Text(promise(manifest), style="bold green" if manifest.default.certificate else "bold red"))
     return Group(*parts)
 
 
 def promise(manifest: Manifest) -> str:
     """What the default operating point is certified for, or loudly that it is not."""
-    point = _default(manifest)
+    point = manifest.default
     if (proof := point.certificate) is None:
         return (
             f"NOTHING COULD BE CERTIFIED for {point.name} on {point.calibration_requests:,} calibration requests: every "
@@ -179,7 +179,7 @@ def _context(
         "evaluation": evaluation,
         "sentence": sentence(manifest, evaluation),
         "scores": [("with a workflow tag", learned.acceptable.tagged), ("without one", learned.acceptable.untagged)],
-        "default": _default(manifest),
+        "default": manifest.default,
         "split": split,
         "figures_of_the_test_part": {
             name: value for name, value in manifest.metrics.items() if not name.startswith(SPLIT)
@@ -206,10 +206,6 @@ def _context(
         "reference_note": learned.reference_note,
         "propensity_note": learned.propensity_note,
     }
-
-
-def _default(manifest: Manifest) -> OperatingPoint:
-    return next(point for point in manifest.operating_points if point.name == manifest.default_point)
 
 
 def frontier_document(manifest: Manifest, evaluation: Evaluation) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.bundle.encoder import CHARS_PER_TOKEN, Encoder
+from serving.bundle.encoder import CHARS_PER_WINDOW_TOKEN, Encoder
 from tests import fake_bundle
 from tests.fake_bundle import MAX_TOKENS, WORDS
 
@@ -47,7 +47,7 @@ def test_head_and_tail_are_kept_and_the_middle_does_not_matter(encoder: Encoder,
 
 
 def test_a_long_text_without_spaces_is_cut_before_it_is_tokenised(encoder: Encoder) -> None:
-    half = MAX_TOKENS * CHARS_PER_TOKEN // 2
+    half = MAX_TOKENS * CHARS_PER_WINDOW_TOKEN // 2
     glued = "hello " + "x" * 10 * half + " world"
     embedding = encoder.encode([glued])[0]
     assert embedding[WORDS.index("hello")] > 0
