@@ -24,8 +24,8 @@ from serving.decide.policy import Policy, choose, knob_for
 from serving.decide.router import Estimates, Router
 from serving.runtime.pipeline import Service
 from serving.settings import Settings
-from serving.store.decisions import DecisionStore
 from serving.store.feedback import Feedback
+from serving.store.writer import DecisionStore
 from training.config import Params
 from training.dataset.matrix import OutcomeMatrix, build_matrix
 from training.evaluate.baselines import Truth

@@ -60,12 +60,13 @@ from serving.decide.policy import NoEligibleCandidateError
 from serving.runtime.logs import configure_logging
 from serving.runtime.metrics import CONTENT_TYPE as METRICS_TYPE
 from serving.runtime.pipeline import Service
-from serving.runtime.shadow import compared
 from serving.settings import LogLevel, Settings, hand_on, share_metrics
 from serving.state.budgets import BudgetSpentError
 from serving.state.rulebook import RulesError
-from serving.store.decisions import NotStoredError, StoreError
+from serving.store.engine import StoreError
 from serving.store.feedback import Feedback
+from serving.store.queries import compared
+from serving.store.writer import NotStoredError
 
 logger = logging.getLogger(__name__)
 

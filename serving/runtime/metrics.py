@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from serving.decide.router import Decision
-from serving.runtime.shadow import Outcome
+from serving.runtime.shadow import ShadowAnswer
 from serving.settings import metrics_folder, several_processes
 from serving.store.feedback import Feedback
 
@@ -97,8 +97,8 @@ class Metrics:
         if said.cost_usd is not None:
             self._actual.inc(said.cost_usd)
 
-    def shadowed(self, outcome: Outcome) -> None:
-        self._shadow.labels(outcome).inc()
+    def shadowed(self, answer: ShadowAnswer) -> None:
+        self._shadow.labels(answer).inc()
 
     def problem(self, status: int) -> None:
         self._problems.labels(str(status)).inc()

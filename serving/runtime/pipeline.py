@@ -25,14 +25,16 @@ from serving.decide.router import Alternative, Decision, Situation
 from serving.runtime.batching import Batching, BusyError
 from serving.runtime.live import Live, Serving
 from serving.runtime.metrics import Metrics
-from serving.runtime.shadow import Outcome, Shadow
+from serving.runtime.shadow import Shadow, ShadowAnswer
 from serving.settings import Settings, several_processes
 from serving.state.budgets import Allowance, Budgets, BudgetSpentError, Period, bounds
 from serving.state.drift import Drift, Thresholds
 from serving.state.rulebook import RuleBook, Rules, RulesError, load_rules
 from serving.state.sessions import OnCandidate, Sessions
-from serving.store.decisions import DecisionStore, open_engine, open_since, spent_since
+from serving.store.engine import open_engine
 from serving.store.feedback import Feedback
+from serving.store.queries import open_since, spent_since
+from serving.store.writer import DecisionStore
 
 logger = logging.getLogger(__name__)
 
@@ -334,8 +336,8 @@ class Service:
             self._store(identifier, asked, decision, None)
             return
 
-        def answered(would: Decision | None, outcome: Outcome) -> None:
-            self.metrics.shadowed(outcome)
+        def answered(would: Decision | None, answer: ShadowAnswer) -> None:
+            self.metrics.shadowed(answer)
             self._store(identifier, asked, decision, would)
 
         serving = self.live.current

@@ -1,0 +1,1 @@
+"""The store of decisions and of the feedback on them, which is itself a log to train on."""

@@ -15,7 +15,8 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from serving.store.decisions import DECISIONS, FEEDBACK, open_engine
+from serving.store.engine import open_engine
+from serving.store.tables import DECISIONS, FEEDBACK
 from tests import fake_bundle
 from tests.conftest import ROOT
 from tests.postgres_server import free_port, needs_postgres, own_database, wait_for

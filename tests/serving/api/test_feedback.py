@@ -14,7 +14,9 @@ from serving.api.app import create_app
 from serving.api.schemas import FeedbackResponse
 from serving.runtime.pipeline import Service
 from serving.settings import Settings
-from serving.store.decisions import DECISIONS, FEEDBACK, StoreFullError, open_engine
+from serving.store.engine import open_engine
+from serving.store.tables import DECISIONS, FEEDBACK
+from serving.store.writer import StoreFullError
 from tests import fake_bundle
 from tests.fake_bundle import LARGE
 

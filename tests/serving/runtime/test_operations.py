@@ -28,7 +28,7 @@ from serving.runtime.logs import JsonLines
 from serving.runtime.metrics import _forget_the_dead
 from serving.runtime.pipeline import Service
 from serving.settings import Settings
-from serving.store.decisions import DECISIONS, FEEDBACK
+from serving.store.tables import DECISIONS, FEEDBACK
 from tests import fake_bundle
 from tests.fake_bundle import LARGE, OPEN
 

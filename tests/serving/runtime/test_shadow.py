@@ -16,7 +16,7 @@ from serving.api.schemas import ShadowResponse
 from serving.runtime.pipeline import Service
 from serving.settings import Settings
 from serving.state.sessions import OnCandidate
-from serving.store.decisions import DECISIONS
+from serving.store.tables import DECISIONS
 from tests import fake_bundle
 from tests.fake_bundle import LARGE, OPEN, SMALL
 

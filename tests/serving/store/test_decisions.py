@@ -13,19 +13,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from serving.store import decisions as module
-from serving.store.decisions import (
-    DECISIONS,
-    FEEDBACK,
-    STORE,
-    STORE_VERSION,
-    DecisionStore,
-    NotStoredError,
-    StoreError,
-    StoreFullError,
-    open_engine,
-    spent_since,
-)
+from serving.store import writer as module
+from serving.store.engine import StoreError, open_engine
+from serving.store.queries import spent_since
+from serving.store.tables import DECISIONS, FEEDBACK, STORE, STORE_VERSION
+from serving.store.writer import DecisionStore, NotStoredError, StoreFullError
 from tests.postgres_server import PASSWORD, engine_of, needs_postgres, own_database, wait_for
 
 

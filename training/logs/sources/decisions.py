@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 import sqlalchemy as sa
 
-from serving.store.decisions import DECISIONS, FEEDBACK, STORE, STORE_VERSION
+from serving.store.tables import DECISIONS, FEEDBACK, STORE, STORE_VERSION
 from training.logs.io import database
 from training.logs.io.files import Records
 from training.logs.io.partitions import checked

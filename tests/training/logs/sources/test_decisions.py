@@ -12,7 +12,8 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serving.store.decisions import DECISIONS, FEEDBACK, STORE, open_engine
+from serving.store.engine import open_engine
+from serving.store.tables import DECISIONS, FEEDBACK, STORE
 from tests.postgres_server import needs_postgres, own_database
 from tests.serving.store.test_decisions import decision, feedback
 from training.logs import sources as traffic

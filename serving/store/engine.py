@@ -1,0 +1,116 @@
+"""A store's database, opened by its URL: SQLite (WAL) by default, PostgreSQL."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, event, inspect, select
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import (
+    ArgumentError,
+    IntegrityError,
+    NoSuchModuleError,
+    OperationalError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
+
+from serving.store.tables import METADATA, STORE, STORE_VERSION, insert_new
+
+_CONNECT_SECONDS = 10
+_HIDDEN = "***"
+_KINDS = "an SQLite file, sqlite:///file.db or postgresql://user@host/database"
+
+
+class StoreError(ValueError):
+    """A store that cannot be opened; the message says which and why, without a password."""
+
+
+def open_engine(url: str) -> Engine:
+    """An engine for a store's URL, its tables made if there are none; raises StoreError.
+
+    A bare path is an SQLite file. Workers share it: SQLite in WAL mode waits for another's write, PostgreSQL needs not.
+    """
+    parsed = _parsed(url)
+    shown = _shown(parsed)
+    options: dict[str, Any] = {"pool_pre_ping": True, "hide_parameters": True}
+    if parsed.get_backend_name() == "postgresql":
+        options["connect_args"] = {"connect_timeout": _CONNECT_SECONDS}
+    try:
+        if parsed.get_backend_name() == "sqlite" and parsed.database:
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(parsed, **options)
+    except (ImportError, OSError) as error:
+        raise StoreError(f"{shown}: cannot be used as a store: {error}") from None
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _pragmas)
+    try:
+        version = _made_tables(engine)
+    except SQLAlchemyError as error:
+        engine.dispose()
+        raise StoreError(f"{shown}: cannot be used as a store: {_said(error, parsed)}") from None
+    if version != STORE_VERSION:
+        engine.dispose()
+        raise StoreError(f"{shown}: store version is {version}, this code uses {STORE_VERSION}; give another store")
+    return engine
+
+
+def _parsed(url: str) -> URL:
+    try:
+        parsed = make_url(url) if "://" in url else URL.create("sqlite", database=url)
+        backend = parsed.get_backend_name()
+    except (ArgumentError, NoSuchModuleError, ValueError):
+        # What arrived may hold a password where nobody looks for one.
+        raise StoreError(f"{url.partition(':')[0]}://{_HIDDEN}: not a store's URL; expected {_KINDS}") from None
+    if parsed.drivername in ("postgresql", "postgres"):
+        return parsed.set(drivername="postgresql+psycopg")
+    if backend not in ("sqlite", "postgresql"):
+        raise StoreError(f"{_shown(parsed)}: {backend} is no store; expected {_KINDS}")
+    return parsed
+
+
+def _secrets(url: URL) -> dict[str, Any]:
+    return {name: value for name, value in url.query.items() if "password" in name.lower()}
+
+
+def _shown(url: URL) -> str:
+    return url.update_query_dict(dict.fromkeys(_secrets(url), _HIDDEN)).render_as_string(hide_password=True)
+
+
+def _said(error: SQLAlchemyError, url: URL) -> str:
+    text = str(getattr(error, "orig", None) or error).strip()
+    for secret in (url.password, *_secrets(url).values()):
+        text = text.replace(str(secret), _HIDDEN) if secret else text
+    return text
+
+
+def _made_tables(engine: Engine) -> int:
+    """Makes what is missing, and gives the store's version. Where several workers start, who comes second finds it made.
+
+    A store of another version is left as it is.
+    """
+    for wait in (0.1, 0.3, 0.6, None):
+        try:
+            if not inspect(engine).has_table(STORE.name):
+                METADATA.create_all(engine)
+            break
+        except (OperationalError, ProgrammingError, IntegrityError):
+            if wait is None:
+                raise
+            time.sleep(wait)
+    with engine.begin() as connection:
+        version = connection.scalar(select(STORE.c.version))
+        if version is None:
+            connection.execute(insert_new(engine, STORE, "version").values(version=STORE_VERSION))
+            return STORE_VERSION
+        return int(version)
+
+
+def _pragmas(connection: Any, _: object) -> None:
+    cursor = connection.cursor()
+    # In WAL mode, NORMAL survives a killed process; what it risks is a power cut.
+    for pragma in ("busy_timeout = 5000", "journal_mode = wal", "synchronous = normal"):
+        cursor.execute(f"pragma {pragma}")
+    cursor.close()

@@ -1,0 +1,117 @@
+"""What is asked of the store: what was spent, what is still open, and how a shadow bundle compares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Engine, and_, case, func, select
+
+from serving.decide.policy import Reason
+from serving.store.tables import DECISIONS, FEEDBACK
+
+# The decisions that a bundle makes by itself. The others depend on the conversation, a budget or a draw as well, or were
+# made without the bundle; the shadow is asked without any of these.
+COMPARED = (Reason.BEST_VALUE, Reason.ONLY_ELIGIBLE, Reason.REFERENCE, Reason.NOVEL, Reason.LOW_CONFIDENCE)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Live against shadow over some decisions; `workflow` None is requests without a tag, or all of them in the total."""
+
+    workflow: str | None
+    decisions: int
+    agreement: float
+    live_cost_usd: float | None
+    shadow_cost_usd: float | None
+    live_confidence: float | None
+    shadow_confidence: float | None
+
+
+def spent_since(
+    engine: Engine, since: float, reserved_since: float
+) -> list[tuple[str | None, str | None, float, float]]:
+    """What decisions since a time cost: (key, workflow, settled USD, reserved USD) for each pair of the two.
+
+    Settled is the cost that feedback reports (the expected one where it reports none), reserved the expected cost of
+    decisions since `reserved_since` without feedback.
+    """
+    settled = func.coalesce(FEEDBACK.c.cost_usd, DECISIONS.c.expected_cost_usd)
+    joined = DECISIONS.join(FEEDBACK, FEEDBACK.c.decision_id == DECISIONS.c.id, isouter=True)
+    has = FEEDBACK.c.decision_id.is_not(None)
+    columns = (DECISIONS.c.key, DECISIONS.c.workflow)
+    with engine.connect() as connection:
+        done = connection.execute(
+            select(*columns, func.sum(settled))
+            .select_from(joined)
+            .where(DECISIONS.c.at >= since, has)
+            .group_by(*columns)
+        ).all()
+        open_ = connection.execute(
+            select(*columns, func.sum(DECISIONS.c.expected_cost_usd))
+            .select_from(joined)
+            .where(DECISIONS.c.at >= max(since, reserved_since), ~has)
+            .group_by(*columns)
+        ).all()
+    found: dict[tuple[str | None, str | None], list[float]] = {}
+    for place, rows in enumerate((done, open_)):
+        for key, workflow, usd in rows:
+            found.setdefault((key, workflow), [0.0, 0.0])[place] = float(usd or 0.0)
+    return [(key, workflow, settled_usd, open_usd) for (key, workflow), (settled_usd, open_usd) in found.items()]
+
+
+def open_since(engine: Engine, since: float) -> list[tuple[str, str | None, str | None, float, float]]:
+    """The decisions since a time that have no feedback: (id, key, workflow, expected USD, epoch seconds), oldest first."""
+    columns = (DECISIONS.c.id, DECISIONS.c.key, DECISIONS.c.workflow, DECISIONS.c.expected_cost_usd, DECISIONS.c.at)
+    asked = (
+        select(*columns)
+        .join(FEEDBACK, FEEDBACK.c.decision_id == DECISIONS.c.id, isouter=True)
+        .where(DECISIONS.c.at >= since, FEEDBACK.c.decision_id.is_(None), DECISIONS.c.expected_cost_usd.is_not(None))
+        .order_by(DECISIONS.c.at)
+    )
+    with engine.connect() as connection:
+        return [(row[0], row[1], row[2], float(row[3]), float(row[4])) for row in connection.execute(asked)]
+
+
+def compared(engine: Engine, live: str, shadow: str, since: float) -> list[Compared]:
+    """What the store says of two bundles, by their versions: the total first, then each workflow, the busiest first.
+
+    Counts decisions since a time (seconds since the epoch) that both bundles made by themselves; empty if there are none.
+    Costs are means in USD.
+    """
+    d = DECISIONS.c
+    priced = and_(d.expected_cost_usd.is_not(None), d.shadow_expected_cost_usd.is_not(None))
+    query = (
+        select(
+            d.workflow,
+            func.count(),
+            func.sum(case((d.candidate == d.shadow_candidate, 1), else_=0)),
+            func.sum(case((priced, 1), else_=0)),
+            func.sum(case((priced, d.expected_cost_usd), else_=0.0)),
+            func.sum(case((priced, d.shadow_expected_cost_usd), else_=0.0)),
+            func.sum(d.confidence),
+            func.sum(d.shadow_confidence),
+        )
+        .where(d.at >= since, d.bundle == live, d.shadow_bundle == shadow, d.shadow_confidence.is_not(None))
+        .where(d.confidence.is_not(None), d.reason.in_([reason.value for reason in COMPARED]))
+        .group_by(d.workflow)
+        .order_by(func.count().desc(), d.workflow)
+    )
+    with engine.connect() as connection:
+        rows = [(row[0], [float(value or 0) for value in row[1:]]) for row in connection.execute(query)]
+    if not rows:
+        return []
+    total = [sum(column) for column in zip(*(sums for _, sums in rows), strict=True)]
+    return [_means(workflow, sums) for workflow, sums in [(None, total), *rows]]
+
+
+def _means(workflow: str | None, sums: list[float]) -> Compared:
+    count, agreeing, priced, live_usd, shadow_usd, live_confidence, shadow_confidence = sums
+    return Compared(
+        workflow,
+        int(count),
+        agreeing / count,
+        live_usd / priced if priced else None,
+        shadow_usd / priced if priced else None,
+        live_confidence / count,
+        shadow_confidence / count,
+    )
