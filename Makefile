@@ -51,10 +51,10 @@ mlflow: $(READY) ## Open MLflow's pages on http://127.0.0.1:5000
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db --host 127.0.0.1 --port 5000
 
 benchmark: $(READY) ## Measure on five seeds and write docs/benchmarks.md (BENCH_DATA=folder of public outcomes)
-	$(BIN)/python -m benchmarks.routing.benchmark_run $(ARGS)
+	$(BIN)/python -m benchmarks.routing.run $(ARGS)
 
 bench-serve: $(READY) ## Measure serving with wrk and write docs/bench-serve.json (ARGS="--soak-minutes 10" for a long load)
-	$(BIN)/python -m benchmarks.serving.serve_benchmark $(ARGS)
+	$(BIN)/python -m benchmarks.serving.run $(ARGS)
 
 clean: ## Remove what was installed, cached and trained
 	rm -rf $(VENV) .cache mlruns $(filter-out models/README.md,$(wildcard models/*))

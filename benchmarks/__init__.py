@@ -1,0 +1,1 @@
+"""What docs/benchmarks.md is made by; not in the wheel."""

@@ -1,0 +1,1 @@
+"""`make benchmark`: the router against baselines on public outcome data and on the simulated log."""

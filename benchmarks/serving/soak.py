@@ -20,8 +20,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks.serving.serve_benchmark import environment, serve
-from benchmarks.serving.serve_load import LoadError, prompts, start
+from benchmarks.serving.load import LoadError, environment, prompts, serve, start
 from serving.bundle.manifest import switch_current
 
 CONNECTIONS = 16

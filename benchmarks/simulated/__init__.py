@@ -1,0 +1,1 @@
+"""Pacing, abstaining and learning from decisions, compared with the simulator's truth."""

@@ -7,7 +7,7 @@ from math import inf
 
 import numpy as np
 
-from benchmarks.simulated.pacing_benchmark import traffic_of
+from benchmarks.simulated.pacing import traffic_of
 from serving.bundle.manifest import Bundle
 from serving.decide.policy import Policy, Reason
 from serving.decide.router import Router, Situation

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.routing import benchmark as bench
-from benchmarks.routing.benchmark import DataSet
-from benchmarks.routing.benchmark_report import best_baseline, mean_lead, write
+from benchmarks.routing import protocol
+from benchmarks.routing.protocol import DataSet
+from benchmarks.routing.report import best_baseline, mean_lead, write
 from tests.conftest import ROOT
 from training.config import Params, load_params
 from training.evaluate.splits import by_prompt
@@ -54,15 +54,15 @@ def test_parts_are_disjoint_and_no_group_straddles(complete: DataSet) -> None:
 
 def test_a_trial_compares_everyone_on_the_same_requests(complete: DataSet, params: Params) -> None:
     prepared = by_prompt(complete.prepared, 0)
-    run = bench.trial(complete, prepared, params)
-    weights = bench.resampling(complete, run, 50, 0)
+    run = protocol.trial(complete, prepared, params)
+    weights = protocol.resampling(complete, run, 50, 0)
     assert weights.sum(axis=1) == pytest.approx(1.0)
-    values = bench.compare(complete, run, params, weights, tagged=True)
-    assert {"router", "oracle", "zero router", "best single", *bench.BASELINES} <= values.keys()
+    values = protocol.compare(complete, run, params, weights, tagged=True)
+    assert {"router", "oracle", "zero router", "best single", *protocol.BASELINES} <= values.keys()
     assert all(len(value) == 51 for value in values.values())
     assert values["oracle"][0] == max(value[0] for value in values.values())
     assert values["zero router"][0] >= values["best single"][0]
-    figures = bench.calibration(complete, run, prepared)
+    figures = protocol.calibration(complete, run, prepared)
     assert figures["outcomes"] == 6 * prepared.split.test.sum()
     assert 0 < figures["ece"] < 0.2
 
@@ -71,7 +71,7 @@ def test_masking_leaves_one_training_outcome_each_and_does_not_touch_the_test_pa
     complete: DataSet, params: Params
 ) -> None:
     prepared = by_prompt(complete.prepared, 0)
-    hidden = bench.masked(complete, prepared, 0).prepared
+    hidden = protocol.masked(complete, prepared, 0).prepared
     train, test = prepared.split.train, prepared.split.test
     assert (hidden.matrix.attempted[train].sum(axis=1) == 1).all()
     assert (np.isfinite(hidden.labels[train]).sum(axis=1) <= 1).all()
@@ -80,8 +80,8 @@ def test_masking_leaves_one_training_outcome_each_and_does_not_touch_the_test_pa
 
 
 def test_certificates_are_checked_on_requests_that_did_not_choose_them(complete: DataSet, params: Params) -> None:
-    run = bench.trial(complete, by_prompt(complete.prepared, 0, train=0.4), params)
-    rows = bench.certificates(complete, run, params, 0, 6, target=0.8)
+    run = protocol.trial(complete, by_prompt(complete.prepared, 0, train=0.4), params)
+    rows = protocol.certificates(complete, run, params, 0, 6, target=0.8)
     assert len({row["violation_rate"] for row in rows}) > 1
     held = int((~run.train & complete.prepared.matrix.complete()).sum())
     for row in rows:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.simulated.loop_benchmark import close_loop
+from benchmarks.simulated.loop import close_loop
 from serving.bundle.manifest import open_bundle
 from tests.conftest import ROOT, router_train
 from training.config import DEFAULTS, load_params

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.simulated.pacing_benchmark import Traffic, pacing_figures, stream
+from benchmarks.simulated.pacing import Traffic, pacing_figures, stream
 from serving.bundle.request import RouteRequest
 from serving.decide.policy import Policy
 from serving.decide.router import Router

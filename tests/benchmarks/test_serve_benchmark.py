@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from benchmarks.routing.benchmark_report import templates
+from benchmarks.routing.report import templates
 from benchmarks.serving import adversarial
-from benchmarks.serving.serve_benchmark import checks
-from benchmarks.serving.serve_load import LoadError, bodies, wrk
-from benchmarks.serving.serve_noop import create_app
+from benchmarks.serving.load import LoadError, bodies, wrk
+from benchmarks.serving.noop import create_app
+from benchmarks.serving.run import checks
 from serving.bundle.request import RouteRequest
 from serving.decide.policy import Policy
 from serving.decide.router import Router

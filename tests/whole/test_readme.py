@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from benchmarks.routing.benchmark_report import SERVE, write
+from benchmarks.routing.report import SERVE, write
 from serving.api.app import create_app
 from serving.decide.router import Router
 from serving.settings import Settings

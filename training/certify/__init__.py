@@ -1,0 +1,1 @@
+"""Operating points: knobs that are chosen and certified on the calibration part."""

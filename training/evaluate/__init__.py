@@ -1,0 +1,1 @@
+"""The router as it is served, against baselines on requests whose outcomes are known."""

@@ -1,0 +1,1 @@
+"""What a run leaves behind: the bundle's manifest and report, its promotion, and its entry in MLflow."""

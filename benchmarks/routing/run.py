@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 import os
 import platform
-import random
-import resource
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -23,16 +20,17 @@ import typer
 from rich.console import Console
 from threadpoolctl import threadpool_limits
 
-from benchmarks.routing import benchmark as bench
-from benchmarks.routing.benchmark import LIGHT, DataSet
-from serving.bundle.encoder import Encoder
+from benchmarks.routing import protocol
+from benchmarks.routing.protocol import LIGHT, DataSet
+from benchmarks.routing.report import write
+from benchmarks.routing.scale import encoder_speed, large_import, large_run
 from training.config import Params, load_params
-from training.dataset.encoders import Kind, make_encoder
 from training.dataset.split import SplitError
 from training.evaluate.splits import by_prompt, by_time
 from training.learn.pipeline import encode, prepare
 from training.logs.outcomes import validate
 from training.prices.catalogue import load_catalogue
+from training.publish.figures import draw_frontier_document, svg
 from training.simulation.simulate import simulate
 
 CACHE = Path(".cache")
@@ -49,8 +47,8 @@ def main(
         Path, typer.Option(envvar="BENCH_DATA", help="Folder of RouterBench's and RouteLLM's outcomes.")
     ] = Path("../shared/data"),
     out: Annotated[Path, typer.Option(help="Where the report goes.")] = Path("docs"),
-    seeds: int = bench.SEEDS,
-    first_seed: Annotated[int, typer.Option(help="The first of the seeds.")] = bench.FIRST_SEED,
+    seeds: int = protocol.SEEDS,
+    first_seed: Annotated[int, typer.Option(help="The first of the seeds.")] = protocol.FIRST_SEED,
     max_workers: Annotated[int, typer.Option(help="Data sets worked on at once.")] = 2,
     rows: Annotated[int, typer.Option(help="Rows of the large simulated log; 0 leaves it out.")] = 100_000,
     import_rows: Annotated[int, typer.Option(help="Rows of the log that is imported; 0 leaves it out.")] = 1_000_000,
@@ -91,13 +89,13 @@ def main(
             _console.print(f"{name} is done")
             measured(name)
     if "encoders" in wanted:
-        found["encoder_speed"] = _encoder_speed(params)
+        found["encoder_speed"] = encoder_speed(params, CACHE)
         measured("encoders")
     if "large" in wanted and rows:
-        found["large"] = _large(rows)
+        found["large"] = large_run(rows)
         measured("large")
     if "import" in wanted and import_rows:
-        found["import"] = _import(import_rows)
+        found["import"] = large_import(import_rows)
         measured("import")
     if "picture" in wanted:
         draw_picture(out / "frontier.svg")
@@ -113,8 +111,6 @@ def _commit() -> str:
 
 def draw_picture(path: Path) -> None:
     """The README's picture: the frontier of a router trained on the default simulated log."""
-    from training.publish.figures import draw_frontier_document, svg
-
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "training.cli.main", "run", "--out", folder, "--no-track"]
         subprocess.run(command, check=True, stdout=sys.stderr)
@@ -124,8 +120,6 @@ def draw_picture(path: Path) -> None:
 
 
 def _save(out: Path, found: Mapping[str, Any]) -> None:
-    from benchmarks.routing.benchmark_report import write
-
     out.mkdir(exist_ok=True)
     (out / "benchmarks.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
     write(found, out / "benchmarks.md", Path("README.md"))
@@ -139,7 +133,7 @@ def _load(name: str, data: Path, params: Params, seed: int) -> DataSet:
     """A data set; the simulated log is another one for each seed."""
     catalogue = load_catalogue(Path("data/candidates.toml"))
     if name != SIMULATED:
-        return bench.load(name, [data / PUBLIC[name]], params, catalogue, CACHE)
+        return protocol.load(name, [data / PUBLIC[name]], params, catalogue, CACHE)
     log = simulate(
         [catalogue[name] for name in params.simulate.candidates], requests=params.simulate.requests, seed=seed
     )
@@ -170,23 +164,25 @@ def _one_set(name: str, folder: Path, params: Params, seeds: Sequence[int]) -> d
             data = _load(name, folder, params, seed)
         seeded = replace(params, fit=replace(params.fit, seed=seed))
         prepared = by_prompt(data.prepared, seed)
-        run = bench.trial(data, prepared, seeded)
+        run = protocol.trial(data, prepared, seeded)
         chosen.append(run.learned.acceptable.tagged.description)
         # Parts of one data set share its resamples; another log has its own.
-        weights = bench.resampling(data, run, params.evaluate.resamples, seed if data.simulated else 0)
+        weights = protocol.resampling(data, run, params.evaluate.resamples, seed if data.simulated else 0)
         for key, tagged in (("tagged", True), ("untagged", False)):
-            results[key].append(bench.compare(data, run, seeded, weights, tagged=tagged))
-        results["calibration"].append(bench.calibration(data, run, prepared))
+            results[key].append(protocol.compare(data, run, seeded, weights, tagged=tagged))
+        results["calibration"].append(protocol.calibration(data, run, prepared))
         target = params.policy.quality_target
-        results["certificates"] += bench.certificates(data, run, seeded, seed, bench.RESPLITS // len(seeds), target)
-        results["strong_weak"].append(bench.strong_weak(data, run))
-        results["collapse"].append(bench.collapse(data, run))
+        results["certificates"] += protocol.certificates(
+            data, run, seeded, seed, protocol.RESPLITS // len(seeds), target
+        )
+        results["strong_weak"].append(protocol.strong_weak(data, run))
+        results["collapse"].append(protocol.collapse(data, run))
         if data.prepared.matrix.attempted.all():
-            repeats = bench.REPEATS // len(seeds)
-            results["one"].append(bench.one_outcome(data, prepared, run, seeded, seed, repeats))
+            repeats = protocol.REPEATS // len(seeds)
+            results["one"].append(protocol.one_outcome(data, prepared, run, seeded, seed, repeats))
         if seed == seeds[0]:
             light = replace(seeded, fit=replace(seeded.fit, estimators=LIGHT))
-            results["unseen"].append(bench.unseen_workflows(data, light, seed, parts=8))
+            results["unseen"].append(protocol.unseen_workflows(data, light, seed, parts=8))
             results["time"].append(_by_time(data, seeded))
         _console.print(f"  {data.name} seed {seed}: {chosen[-1]}")
     matrix = data.prepared.matrix
@@ -214,8 +210,8 @@ def _by_time(data: DataSet, params: Params) -> dict[str, float] | None:
         prepared = by_time(data.prepared, params)
     except SplitError:
         return None
-    run = bench.trial(data, prepared, params)
-    values = bench.compare(data, run, params, bench.resampling(data, run, 10, 0), tagged=True)
+    run = protocol.trial(data, prepared, params)
+    values = protocol.compare(data, run, params, protocol.resampling(data, run, 10, 0), tagged=True)
     return {name: float(value[0]) for name, value in values.items()}
 
 
@@ -229,90 +225,10 @@ def _encoders(name: str, folder: Path, params: Params, seeds: Sequence[int]) -> 
         for seed in seeds:
             if name == SIMULATED and seed != seeds[0]:
                 data = _load(name, folder, chosen, seed)
-            run = bench.trial(data, by_prompt(data.prepared, seed), chosen)
+            run = protocol.trial(data, by_prompt(data.prepared, seed), chosen)
             captured.append(run.headroom(run.learned.acceptable.predict(data.inputs.take(run.test))))
         headroom[kind] = float(np.mean(captured))
     return headroom
-
-
-def _encoder_speed(params: Params) -> dict[str, float]:
-    """Microseconds for one 33-token prompt on one thread, medians, in turns, in one run."""
-    prompt = "Write a query that lists, for each customer, the three most recent orders and their total, newest first, "
-    prompt += "leaving out cancelled ones."
-    encoders = {}
-    windows: dict[Kind, int] = {
-        "static": params.embed.static_max_tokens,
-        "transformer": params.embed.transformer_max_tokens,
-    }
-    for kind, window in windows.items():
-        files = make_encoder(
-            kind, params.embed.source, CACHE / "encoders", static_dim=params.embed.static_dim, max_tokens=window
-        )
-        encoders[kind] = Encoder(files.onnx, files.tokenizer, files.spec.max_tokens, threads=1)
-    found = {}
-    # In turns of fifty each keeps its caches, one by one each finds them emptied by the other.
-    for turn in (50, 1):
-        taken: dict[str, list[float]] = {kind: [] for kind in encoders}
-        for _ in range(300 // turn):
-            for kind, encoder in encoders.items():
-                for _ in range(turn):
-                    started = time.perf_counter()
-                    encoder.encode([prompt])
-                    taken[kind].append(time.perf_counter() - started)
-        for name, times in taken.items():
-            found[name if turn > 1 else f"{name}_alternating"] = 1e6 * float(np.median(times))
-    return found
-
-
-def _large(rows: int) -> dict[str, float]:
-    """A large simulated log, trained on from the command line in a process of its own."""
-    requests = int(rows / 2.25)
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "log.parquet"
-        command = [sys.executable, "-m", "training.cli.main"]
-        subprocess.run([*command, "simulate", str(log), "--set", f"simulate.requests={requests}"], check=True)
-        started = time.monotonic()
-        out = str(Path(folder) / "models")
-        subprocess.run([*command, "run", "--data", str(log), "--out", out, "--no-track"], check=True, stdout=sys.stderr)
-        seconds = time.monotonic() - started
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-        import pyarrow.parquet as pq
-
-        return {"rows": float(pq.ParquetFile(log).metadata.num_rows), "seconds": seconds, "peak_mib": peak}
-
-
-def _import(rows: int = 1_000_000) -> dict[str, float]:
-    """A JSONL log of prompts of about 1 kB, two attempts each, imported from the command line in a process of its own."""
-    words = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in ("n", "r", "sting", "lo", "mara")]
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "log.jsonl"
-        draw = random.Random(0)
-        with log.open("w", encoding="utf-8") as file:
-            for number in range(0, rows, 2):
-                prompt = " ".join(draw.choices(words, k=170))
-                for candidate in ("small", "large")[: rows - number]:
-                    cells = {
-                        "request_id": f"request-{number}", "prompt": prompt, "candidate": candidate,
-                        "quality": float(draw.random() < 0.8), "cost_usd": round(draw.random() / 100, 6),
-                        "input_tokens": 250, "output_tokens": draw.randrange(1000), "latency_ms": 1000 * draw.random(),
-                        "timestamp": 1_767_225_600 + number, "session_id": f"session-{number // 8}", "workflow": "support",
-                    }  # fmt: skip
-                    file.write(json.dumps(cells) + "\n")
-        # The peak of all children of a process is the largest one's: the import needs a parent of its own.
-        measure = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=sys.stderr); "
-        measure += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
-        imported = ["-m", "training.cli.main", "import", "--data", str(log), "--out", str(Path(folder) / "dataset")]
-        started = time.monotonic()
-        command = [sys.executable, "-c", measure, sys.executable, *imported]
-        peak = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
-        seconds = time.monotonic() - started
-        return {
-            "rows": float(rows),
-            "seconds": seconds,
-            "rows_per_second": rows / seconds,
-            "peak_mib": int(peak) / 1024,
-            "bytes": float(log.stat().st_size),
-        }
 
 
 def _intervals(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

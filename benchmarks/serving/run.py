@@ -23,7 +23,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from benchmarks.serving.serve_load import LoadError, bodies, post, process, prompts, wrk
+from benchmarks.routing.report import SERVE, write
+from benchmarks.serving.adversarial import attack
+from benchmarks.serving.load import LoadError, bodies, environment, post, process, prompts, serve, wrk
+from benchmarks.serving.soak import soak
+from benchmarks.simulated.abstention import abstention_figures
+from benchmarks.simulated.loop import close_loop
+from benchmarks.simulated.pacing import pacing_figures
 from serving.bundle.request import RouteRequest
 from serving.decide.router import Router
 from training.config import load_params
@@ -58,7 +64,7 @@ def main(
     simulations: Annotated[bool, typer.Option(help="Simulate pacing, abstaining, and learning from decisions.")] = True,
 ) -> None:
     """Measure serving and write docs/bench-serve.json and docs/benchmarks.md."""
-    path = out / "bench-serve.json"
+    path = out / SERVE
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     bundles = {kind: bundle(kind, cache) for kind in KINDS}
     try:
@@ -66,16 +72,12 @@ def main(
             found |= measure(bundles, seconds, port)
             save(out, found)
         if soak_minutes:
-            from benchmarks.serving.soak import soak
-
             found["soak"] = soak([bundles["static"], bundle("static", cache, seed=1)], soak_minutes, port)
             save(out, found)
     except LoadError as error:
         _console.print(f"[bold red]error:[/] {error}")
         raise typer.Exit(2) from None
     if attacks:
-        from benchmarks.serving.adversarial import attack
-
         found["adversarial"] = attack(bundles["static"])
         save(out, found)
     if simulations:
@@ -89,10 +91,6 @@ def main(
 
 def _simulations(folder: Path, cache: Path) -> dict[str, Any]:
     """What pacing and abstaining give, and a router trained on another's decisions, judged by the simulator's truth."""
-    from benchmarks.simulated.abstention import abstention_figures
-    from benchmarks.simulated.loop_benchmark import close_loop
-    from benchmarks.simulated.pacing_benchmark import pacing_figures
-
     router = Router.load(folder)
     log = simulate(list(router.manifest.candidates), requests=_ABSTAINED, seed=_ABSTENTION_SEED)
     params = load_params(overrides=("evaluate.splits=false", "evaluate.resamples=10"))
@@ -103,10 +101,8 @@ def _simulations(folder: Path, cache: Path) -> dict[str, Any]:
 
 def save(out: Path, found: Mapping[str, Any]) -> None:
     """Writes the figures, and the report where the rest of its figures are there."""
-    from benchmarks.routing.benchmark_report import write
-
     out.mkdir(parents=True, exist_ok=True)
-    (out / "bench-serve.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (out / SERVE).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     benchmark = out / "benchmarks.json"
     if benchmark.is_file():
         write(json.loads(benchmark.read_text(encoding="utf-8")), out / "benchmarks.md", Path("README.md"))
@@ -165,7 +161,7 @@ def _cells(tokenizer: Path) -> Iterator[dict[str, Any]]:
 def _servers(bundles: Mapping[str, Path], folder: Path, port: int) -> Iterator[dict[str, str]]:
     """The no-op and one router for each bundle, each a process of its own; gives the endpoints' URLs."""
     bases = [f"http://127.0.0.1:{port + place}" for place in range(3)]
-    uvicorn = ["-m", "uvicorn", "--factory", "benchmarks.serving.serve_noop:create_app", "--log-level", "critical"]
+    uvicorn = ["-m", "uvicorn", "--factory", "benchmarks.serving.noop:create_app", "--log-level", "critical"]
     with (
         process([*uvicorn, "--port", str(port)], f"{bases[0]}/openapi.json"),
         process(serve(bundles["static"], port + 1, folder / "static.db"), f"{bases[1]}/readyz", environment()),
@@ -176,17 +172,6 @@ def _servers(bundles: Mapping[str, Path], folder: Path, port: int) -> Iterator[d
             "static": f"{bases[1]}/v1/route", "transformer": f"{bases[2]}/v1/route",
             "static, batch": f"{bases[1]}/v1/route/batch", "transformer, batch": f"{bases[2]}/v1/route/batch",
         }  # fmt: skip
-
-
-def serve(folder: Path, port: int, store: Path) -> list[str]:
-    """`router-serve`, as arguments to Python."""
-    options = ["--bundle", str(folder), "--port", str(port), "--store", str(store), "--log-level", "error"]
-    return ["-c", "from serving.api.app import main; main()", *options]
-
-
-def environment() -> dict[str, str]:
-    """Serving's own settings are the defaults, but for a time limit that no decision meets: each one is to be made."""
-    return {**os.environ, "ROUTER_TIME_LIMIT_MS": "10000"}
 
 
 def raw(folder: Path, seconds: float = 1.0) -> dict[str, float]:

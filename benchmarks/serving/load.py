@@ -1,8 +1,9 @@
-"""Load for a server: prompts of a given length, and wrk to send them."""
+"""A server and its load: `router-serve` as a process, prompts of a given length, and wrk to send them."""
 
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -96,6 +97,17 @@ def wrk(url: str, sent: Sequence[str], folder: Path, *, connections: int, second
         raise LoadError(f"wrk gave no figures: {(finished.stderr or finished.stdout).strip()[-500:]}")
     found = json.loads(line.removeprefix("FIGURES "))
     return Load(found["requests"] / found["seconds"], found["p50_ms"], found["p99_ms"], found["errors"])
+
+
+def serve(folder: Path, port: int, store: Path) -> list[str]:
+    """`router-serve`, as arguments to Python."""
+    options = ["--bundle", str(folder), "--port", str(port), "--store", str(store), "--log-level", "error"]
+    return ["-c", "from serving.api.app import main; main()", *options]
+
+
+def environment() -> dict[str, str]:
+    """Serving's own settings are the defaults, but for a time limit that no decision meets: each one is to be made."""
+    return {**os.environ, "ROUTER_TIME_LIMIT_MS": "10000"}
 
 
 @contextmanager
