@@ -1,4 +1,4 @@
-"""One full training run on the default log, shared by every test that needs a real bundle."""
+"""What tests share: the environment, a full training run on the default log, a PostgreSQL, `router-train`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
-from tests import postgres_server
+from tests import environment, postgres_server
+
+environment.settle()
+
+# The same examples on every machine, however long one takes. HYPOTHESIS_PROFILE=random looks for others.
+settings.register_profile(
+    "suite",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile("random", settings.get_profile("suite"), derandomize=False)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 ROOT = Path(__file__).parents[1]
 PUBLIC_DATA = Path(os.environ.get("BENCH_DATA", ROOT.parent / "shared" / "data"))
@@ -32,8 +47,7 @@ class Trained:
 def router_train(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Runs `router-train` as a user does, from the project's folder."""
     command = [sys.executable, "-m", "training.cli.main", *map(str, arguments)]
-    environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800, check=False)
 
 
 def tracked_in(folder: Path) -> list[str]:
@@ -46,12 +60,14 @@ def tracked_in(folder: Path) -> list[str]:
     ]
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _no_store() -> Iterator[None]:
-    """A service under test stores nothing, unless the test gives it a store; from before any other fixture is made."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ROUTER_STORE", "")
-        yield
+@pytest.fixture(autouse=True)
+def _environment() -> Iterator[None]:
+    """What a test, or a library in it, puts into the environment is gone after it."""
+    before = dict(os.environ)
+    yield
+    if dict(os.environ) != before:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

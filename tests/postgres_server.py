@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
+import signal
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
+from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
+
+from tests.patience import reserved_port, until
 
 PASSWORD = "p@ss/w:rd"
 
@@ -29,13 +31,7 @@ needs_postgres = pytest.mark.skipif(
 )
 
 
-def wait_for(ready: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Waits until it is true; raises TimeoutError."""
-    end = time.monotonic() + seconds
-    while not ready():
-        if time.monotonic() > end:
-            raise TimeoutError(f"not ready after {seconds:g} s")
-        time.sleep(0.05)
+wait_for = until
 
 
 def url_of(port: int, database: str = "postgres") -> str:
@@ -47,8 +43,9 @@ def engine_of(url: str) -> sa.Engine:
     return sa.create_engine(sa.make_url(url).set(drivername="postgresql+psycopg"), poolclass=sa.NullPool)
 
 
-def own_database(url: str, name: str) -> str:
-    """Makes a database on the server of a URL, and gives its URL."""
+def own_database(url: str, name: str = "") -> str:
+    """Makes a database on the server of a URL, of a name that no other has, and gives its URL."""
+    name = f"{name}_{uuid4().hex}"
     with engine_of(url).connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(sa.text(f'CREATE DATABASE "{name}"'))
     return sa.make_url(url).set(database=name).render_as_string(hide_password=False)
@@ -70,25 +67,17 @@ def running() -> Iterator[str]:
             shutil.chown(secret, owner)
         initdb = [str(_binary("initdb")), "-D", str(home / "data"), "-U", "tester", "-A", "scram-sha-256"]
         subprocess.run([*initdb, f"--pwfile={secret}", "-N"], check=True, capture_output=True, user=owner, cwd=home)
-        port = free_port()
-        command = [str(_binary("postgres")), "-D", str(home / "data"), "-p", str(port), "-k", str(home)]
-        server = subprocess.Popen(
-            [*command, "-c", "listen_addresses=127.0.0.1", "-F"],
-            user=owner, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        try:
-            wait_for(lambda: _answers(url_of(port)))
-            yield url_of(port)
-        finally:
-            server.terminate()
-            server.wait(timeout=20)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        command = [str(_binary("postgres")), "-D", str(home / "data"), "-k", str(home)]
+        command += ["-c", "listen_addresses=127.0.0.1", "-F"]
+        with reserved_port() as port, (folder / "log").open("wb") as log:
+            server = subprocess.Popen([*command, "-p", str(port)], user=owner, cwd=home, stdout=log, stderr=log)
+            try:
+                until(lambda: server.poll() is not None or _answers(url_of(port)), "PostgreSQL is ready")
+                assert server.poll() is None, (folder / "log").read_text()
+                yield url_of(port)
+            finally:
+                server.send_signal(signal.SIGINT)  # fast: whoever is still connected is not waited for
+                server.wait(timeout=60)
 
 
 def _answers(url: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -19,7 +18,8 @@ from serving.store.engine import open_engine
 from serving.store.tables import DECISIONS, FEEDBACK
 from tests import fake_bundle
 from tests.conftest import ROOT
-from tests.postgres_server import free_port, needs_postgres, own_database, wait_for
+from tests.patience import PATIENCE, reserved_port, until
+from tests.postgres_server import needs_postgres, own_database
 from training.logs import sources as traffic
 
 THREADS = 6
@@ -35,10 +35,10 @@ class Load:
     other: list[int] = field(default_factory=list)  # statuses but 200
     broken: int = 0  # calls that the end of the server cut off
 
-    def run(self, number: int, until: threading.Event) -> None:
-        with httpx.Client(base_url=self.base, timeout=10) as client:
+    def run(self, number: int, over: threading.Event) -> None:
+        with httpx.Client(base_url=self.base, timeout=PATIENCE) as client:
             try:
-                while not until.is_set():
+                while not over.is_set():
                     self._one(client, number)
             except httpx.TransportError:
                 self.broken += 1
@@ -68,10 +68,9 @@ def start(bundle: Path, store: str, port: int) -> subprocess.Popen[bytes]:
     """`router-serve`, ready."""
     code = "from serving.api.app import main; main()"
     options = ["--bundle", str(bundle), "--store", store, "--port", str(port), "--log-level", "warning"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    server = subprocess.Popen([sys.executable, "-c", code, *options], cwd=ROOT, env=environment)
+    server = subprocess.Popen([sys.executable, "-c", code, *options], cwd=ROOT)
     try:
-        wait_for(lambda: ready(port) or server.poll() is not None)
+        until(lambda: ready(port) or server.poll() is not None, "the server is ready")
         assert server.poll() is None, "the server ended by itself"
     except BaseException:
         server.kill()
@@ -87,13 +86,8 @@ def ready(port: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=needs_postgres)])
-def test_no_acknowledged_feedback_is_lost(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    bundle = fake_bundle.build(tmp_path / "models")
-    store = str(tmp_path / "decisions.db")
-    if kind == "postgresql":
-        store = own_database(request.getfixturevalue("postgres"), "killed")
-    port = free_port()
+def killed_twice(bundle: Path, store: str, port: int) -> Load:
+    """Load on three servers, one after the other; the first two are killed in the middle of it."""
     load = Load(f"http://127.0.0.1:{port}")
     for kill in (True, True, False):
         server = start(bundle, store, port)
@@ -102,16 +96,27 @@ def test_no_acknowledged_feedback_is_lost(kind: str, tmp_path: Path, request: py
         try:
             for thread in threads:
                 thread.start()
-            wait_for(lambda before=before: len(load.acknowledged) > before + 150)
+            until(lambda before=before: len(load.acknowledged) > before + 150, "150 are acknowledged")
             if kill:
                 server.send_signal(signal.SIGKILL)
-                server.wait(timeout=20)
+                server.wait(timeout=PATIENCE)
         finally:
             done.set()
             for thread in threads:
-                thread.join(20)
+                thread.join(PATIENCE)
             server.terminate()
-            server.wait(timeout=20)
+            server.wait(timeout=PATIENCE)
+    return load
+
+
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=needs_postgres)])
+def test_no_acknowledged_feedback_is_lost(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    bundle = fake_bundle.build(tmp_path / "models")
+    store = str(tmp_path / "decisions.db")
+    if kind == "postgresql":
+        store = own_database(request.getfixturevalue("postgres"))
+    with reserved_port() as port:
+        load = killed_twice(bundle, store, port)
     assert load.other == [], "statuses but 200"
     assert load.broken > 0, "the kill fell into no call"
     engine = open_engine(store)
