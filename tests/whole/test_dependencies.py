@@ -8,7 +8,6 @@ import re
 import sys
 import tomllib
 from importlib.metadata import packages_distributions, version
-from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
