@@ -6,18 +6,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event, inspect, select
+from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import (
-    ArgumentError,
-    IntegrityError,
-    NoSuchModuleError,
-    OperationalError,
-    ProgrammingError,
-    SQLAlchemyError,
-)
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
-from serving.store.tables import METADATA, STORE, STORE_VERSION, insert_new
+from serving.store.upgrade import UnusableError, upgrade
 
 _CONNECT_SECONDS = 10
 _HIDDEN = "***"
@@ -29,7 +22,7 @@ class StoreError(ValueError):
 
 
 def open_engine(url: str) -> Engine:
-    """An engine for a store's URL, its tables made if there are none; raises StoreError.
+    """An engine for a store's URL, its tables made or brought to this version; raises StoreError.
 
     A bare path is an SQLite file. Workers share it: SQLite in WAL mode waits for another's write, PostgreSQL needs not.
     """
@@ -47,13 +40,10 @@ def open_engine(url: str) -> Engine:
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _pragmas)
     try:
-        version = _made_tables(engine)
-    except SQLAlchemyError as error:
+        _upgraded(engine)
+    except (SQLAlchemyError, UnusableError) as error:
         engine.dispose()
         raise StoreError(f"{shown}: cannot be used as a store: {_said(error, parsed)}") from None
-    if version != STORE_VERSION:
-        engine.dispose()
-        raise StoreError(f"{shown}: store version is {version}, this code uses {STORE_VERSION}; give another store")
     return engine
 
 
@@ -79,33 +69,22 @@ def _shown(url: URL) -> str:
     return url.update_query_dict(dict.fromkeys(_secrets(url), _HIDDEN)).render_as_string(hide_password=True)
 
 
-def _said(error: SQLAlchemyError, url: URL) -> str:
+def _said(error: Exception, url: URL) -> str:
     text = str(getattr(error, "orig", None) or error).strip()
     for secret in (url.password, *_secrets(url).values()):
         text = text.replace(str(secret), _HIDDEN) if secret else text
     return text
 
 
-def _made_tables(engine: Engine) -> int:
-    """Makes what is missing, and gives the store's version. Where several workers start, who comes second finds it made.
-
-    A store of another version is left as it is.
-    """
+def _upgraded(engine: Engine) -> None:
+    """Brings the tables to this version; an SQLite file that other workers open at the same time may be locked for a moment."""
     for wait in (0.1, 0.3, 0.6, None):
         try:
-            if not inspect(engine).has_table(STORE.name):
-                METADATA.create_all(engine)
-            break
-        except (OperationalError, ProgrammingError, IntegrityError):
+            return upgrade(engine)
+        except OperationalError:
             if wait is None:
                 raise
             time.sleep(wait)
-    with engine.begin() as connection:
-        version = connection.scalar(select(STORE.c.version))
-        if version is None:
-            connection.execute(insert_new(engine, STORE, "version").values(version=STORE_VERSION))
-            return STORE_VERSION
-        return int(version)
 
 
 def _pragmas(connection: Any, _: object) -> None:

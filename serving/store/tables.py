@@ -1,4 +1,4 @@
-"""The tables of decisions and of feedback on them."""
+"""The tables of decisions and of feedback on them, as the last of the migrations leaves them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Boolean, Column, Engine, Float, Index, Integer, MetaData, String, Table, Text
 from sqlalchemy.dialects import postgresql, sqlite
 
-# Raise it when a store written before can no longer be used by this code.
-STORE_VERSION = 1
-
 METADATA = MetaData()
-STORE = Table("outcome_router_store", METADATA, Column("version", Integer, primary_key=True, autoincrement=False))
 DECISIONS = Table(
     "decision",
     METADATA,

@@ -15,7 +15,6 @@ from typing import Any
 import pandas as pd
 import sqlalchemy as sa
 
-from serving.store.tables import DECISIONS, FEEDBACK, STORE, STORE_VERSION
 from training.logs.io import database
 from training.logs.io.files import Records
 from training.logs.io.partitions import checked
@@ -27,6 +26,11 @@ EXPECTS = "the store of router-serve (an SQLite file, sqlite:///decisions.db or 
 COMPANIONS: frozenset[str] = frozenset()
 SCHEMES = database.SCHEMES
 SETTING = "ROUTER_STORE_PROMPTS"
+
+# The tables, as they are in the database: the service that writes them is not asked.
+_MARKER, _DECISIONS, _FEEDBACK = "outcome_router_store", "decision", "feedback"
+# The store's version that is read here; version 0.1 wrote the same one as a number.
+_VERSION = "1"
 
 _DECIDED = ("id", "at", "workflow", "session_id", "prompt", "messages", "candidate", "propensity")
 _SAID = ("decision_id", "candidate", "quality", "cost_usd", "input_tokens", "output_tokens", "latency_ms", "error")
@@ -48,7 +52,7 @@ def read(path: Path, _options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
 
 def recognises_url(url: str) -> bool:
     """Whether the database is a store; raises OutcomeError when it cannot be reached."""
-    return database.has_table(url, STORE.name)
+    return database.has_table(url, _MARKER)
 
 
 def read_url(url: str, _options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
@@ -58,29 +62,31 @@ def read_url(url: str, _options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
 
 def _rows(url: str) -> Iterator[Records]:
     with database.connected(url) as (connection, schema):
-        _check(connection, url, schema)
-        within = connection.execution_options(schema_translate_map={None: schema})
-        version = within.scalar(sa.select(STORE.c.version))
-        if version != STORE_VERSION:
+        marker, decisions, feedback = _tables(connection, url, schema)
+        version = connection.scalar(sa.select(sa.cast(marker.columns[0], sa.Text)))
+        if version != _VERSION:
             raise OutcomeError(
-                f"{database.shown(url)}: the store's version is {version}, this code reads {STORE_VERSION}; "
+                f"{database.shown(url)}: the store's version is {version}, this code reads {_VERSION}; "
                 "read it with the version of outcome-router that wrote it"
             )
-        columns = [DECISIONS.c[name] for name in _DECIDED] + [FEEDBACK.c[name] for name in _SAID]
+        columns = [decisions.c[name] for name in _DECIDED] + [feedback.c[name] for name in _SAID]
         query = sa.select(*(column.label(name) for column, name in zip(columns, _COLUMNS, strict=True)))
-        query = query.select_from(DECISIONS.join(FEEDBACK, FEEDBACK.c.decision_id == DECISIONS.c.id, full=True))
-        query = query.order_by(DECISIONS.c.at, DECISIONS.c.id, FEEDBACK.c.decision_id)
-        yield from database.batches(within, query)
+        query = query.select_from(decisions.join(feedback, feedback.c.decision_id == decisions.c.id, full=True))
+        query = query.order_by(decisions.c.at, decisions.c.id, feedback.c.decision_id)
+        yield from database.batches(connection, query)
 
 
-def _check(connection: sa.Connection, url: str, schema: str | None) -> None:
+def _tables(connection: sa.Connection, url: str, schema: str | None) -> list[sa.Table]:
+    """The store's tables by reflection; raises OutcomeError where one is missing."""
+    names = (_MARKER, _DECISIONS, _FEEDBACK)
     inspector = sa.inspect(connection)
-    missing = [t.name for t in (STORE, DECISIONS, FEEDBACK) if not inspector.has_table(t.name, schema=schema)]
+    missing = [name for name in names if not inspector.has_table(name, schema=schema)]
     if missing:
         raise OutcomeError(
-            f"{database.shown(url)}: no store of router-serve, expected the tables {STORE.name}, {DECISIONS.name} and "
-            f"{FEEDBACK.name}, but {', '.join(missing)} is not there. Give what ROUTER_STORE named when it was served"
+            f"{database.shown(url)}: no store of router-serve, expected the tables {', '.join(names[:2])} and {names[2]}, "
+            f"but {', '.join(missing)} is not there. Give what ROUTER_STORE named when it was served"
         )
+    return [sa.Table(name, sa.MetaData(), schema=schema, autoload_with=connection) for name in names]
 
 
 def convert(records: Records) -> Records:

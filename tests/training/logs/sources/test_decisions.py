@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serving.store.engine import open_engine
-from serving.store.tables import DECISIONS, FEEDBACK, STORE
+from serving.store.tables import DECISIONS, FEEDBACK
+from serving.store.upgrade import MARKER
 from tests.postgres_server import needs_postgres, own_database
-from tests.serving.store.test_decisions import decision, feedback
+from tests.serving.store.rows import decision, feedback
 from training.logs import sources as traffic
 from training.logs.io import database
 from training.logs.outcomes import OutcomeError
@@ -116,8 +117,8 @@ def test_a_store_in_a_schema_of_its_own(postgres: str) -> None:
     engine = open_engine(url)
     with engine.begin() as connection:
         connection.execute(sa.text("CREATE SCHEMA router"))
-        for table in (STORE, DECISIONS, FEEDBACK):
-            connection.execute(sa.text(f"ALTER TABLE {table.name} SET SCHEMA router"))
+        for table in (MARKER, DECISIONS.name, FEEDBACK.name):
+            connection.execute(sa.text(f"ALTER TABLE {table} SET SCHEMA router"))
     engine.dispose()
     assert len(traffic.read([f"{url}?schema=router"]).frame) == 5
 
@@ -145,9 +146,18 @@ def test_the_file_may_have_any_name(tmp_path: Path, name: str) -> None:
 def test_a_store_of_another_version_is_said(tmp_path: Path) -> None:
     path = fill(str(tmp_path / "decisions.db"), *sample(1))
     with sa.create_engine(f"sqlite:///{path}").begin() as connection:
-        connection.execute(sa.update(STORE).values(version=7))
+        connection.execute(sa.text(f"UPDATE {MARKER} SET version_num = '7'"))
     with pytest.raises(OutcomeError, match="version is 7, this code reads 1"):
         traffic.read([path])
+
+
+def test_a_store_that_version_0_1_wrote_is_read_as_it_is(tmp_path: Path) -> None:
+    path = fill(str(tmp_path / "decisions.db"), *sample(3))
+    with sa.create_engine(f"sqlite:///{path}").begin() as connection:
+        connection.execute(sa.text(f"DROP TABLE {MARKER}"))
+        connection.execute(sa.text(f"CREATE TABLE {MARKER} (version INTEGER NOT NULL, PRIMARY KEY (version))"))
+        connection.execute(sa.text(f"INSERT INTO {MARKER} VALUES (1)"))
+    assert len(traffic.read([path]).frame) == 3
 
 
 def test_an_empty_store_says_so(tmp_path: Path) -> None:

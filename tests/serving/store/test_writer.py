@@ -1,4 +1,4 @@
-"""The store of decisions and feedback: what is acknowledged is on disk, and what cannot be written is said and counted."""
+"""What is written: what is acknowledged is on disk, and what cannot be written is said and counted."""
 
 from __future__ import annotations
 
@@ -14,50 +14,11 @@ import pytest
 import sqlalchemy as sa
 
 from serving.store import writer as module
-from serving.store.engine import StoreError, open_engine
-from serving.store.queries import spent_since
-from serving.store.tables import DECISIONS, FEEDBACK, STORE, STORE_VERSION
+from serving.store.engine import open_engine
+from serving.store.tables import DECISIONS, FEEDBACK
 from serving.store.writer import DecisionStore, NotStoredError, StoreFullError
-from tests.postgres_server import PASSWORD, engine_of, needs_postgres, own_database, wait_for
-
-
-def decision(identifier: str = "d1", **changes: Any) -> dict[str, Any]:
-    row: dict[str, Any] = dict.fromkeys(column.name for column in DECISIONS.columns)
-    row |= {"id": identifier, "at": 100.0, "prompt": "hello", "candidate": "acme/small", "reason": "best_value"}
-    return row | {"propensity": 1.0, "expected_cost_usd": 0.5} | changes
-
-
-def feedback(identifier: str = "d1", **changes: Any) -> dict[str, Any]:
-    row: dict[str, Any] = dict.fromkeys(column.name for column in FEEDBACK.columns if column.name != "at")
-    return row | {"decision_id": identifier, "quality": 1.0, "error": False} | changes
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=needs_postgres)])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty store of either kind."""
-    if request.param == "sqlite":
-        return str(tmp_path / "deep" / "decisions.db")
-    return own_database(request.getfixturevalue("postgres"), f"store{time.monotonic_ns()}")
-
-
-@pytest.fixture
-def store(url: str) -> Iterator[DecisionStore]:
-    made = DecisionStore(open_engine(url))
-    yield made
-    made.close()
-
-
-def stored(url: str, table: sa.Table) -> list[Any]:
-    engine = open_engine(url)
-    with engine.connect() as connection:
-        rows = list(connection.execute(sa.select(table).order_by(*table.primary_key.columns)).mappings())
-    engine.dispose()
-    return rows
-
-
-def acknowledged(store: DecisionStore, *rows: dict[str, Any]) -> list[bool]:
-    return [done.result(timeout=20) for done in store.feedback(rows)]
-
+from tests.postgres_server import engine_of, needs_postgres, own_database, wait_for
+from tests.serving.store.rows import acknowledged, decision, feedback, stored
 
 # --- facts, SQLite and PostgreSQL ---
 
@@ -139,37 +100,6 @@ def test_text_that_a_database_cannot_hold_is_stored_without_it(url: str, store: 
     store.close()
     first, second = stored(url, DECISIONS)
     assert (first["prompt"], second["prompt"]) == ("a\ufffdb\ufffdc", "plain")
-
-
-def test_several_workers_may_make_the_tables_at_once(url: str) -> None:
-    with ThreadPoolExecutor(4) as pool:
-        for engine in pool.map(lambda _: open_engine(url), range(4)):
-            engine.dispose()
-    assert [row["version"] for row in stored(url, STORE)] == [STORE_VERSION]
-
-
-def test_a_store_of_another_version_is_refused_and_left_alone(url: str) -> None:
-    engine = open_engine(url)
-    with engine.begin() as connection:
-        connection.execute(sa.update(STORE).values(version=99))
-        DECISIONS.drop(connection)
-    with pytest.raises(StoreError, match=r"store version is 99, this code uses 1"):
-        open_engine(url)
-    assert not sa.inspect(engine).has_table("decision")
-    engine.dispose()
-
-
-def test_spending_counts_actual_over_expected_and_open_apart(url: str, store: DecisionStore) -> None:
-    store.decided(decision("old", at=10.0))
-    store.decided(decision("said", key="k"))
-    store.decided(decision("unsaid", key="k"))
-    store.decided(decision("open", key="k", workflow="w", at=150.0))
-    store.decided(decision("lapsed", key="k", workflow="w", at=101.0))
-    acknowledged(store, feedback("said", cost_usd=2.0), feedback("unsaid"), feedback("old", cost_usd=9.0))
-    store.close()
-    spent = spent_since(store.engine, since=50.0, reserved_since=140.0)
-    assert sorted(spent, key=str) == [("k", "w", 0.0, 0.5), ("k", None, 2.5, 0.0)]
-    store.engine.dispose()
 
 
 # --- a database that is full, locked or away ---
@@ -302,32 +232,3 @@ def test_a_decision_is_never_behind_its_feedback(tmp_path: Path) -> None:
         assert set(pool.map(one, range(100))) == {1}
     store.close()
     reader.dispose()
-
-
-# --- URLs ---
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        f"postgresql://user:{PASSWORD.replace('/', '%2F').replace('@', '%40')}@127.0.0.1:1/db",
-        f"postgres://user@127.0.0.1:1/db?password={PASSWORD.replace('/', '%2F')}&connect_timeout=2",
-        f"postgresql://user:{PASSWORD}@host:port/db",
-        f"mysql://user:{PASSWORD.replace('/', '%2F').replace('@', '%40')}@host/db",
-        f"nonsense://user:{PASSWORD.replace('/', '%2F').replace('@', '%40')}@host/db",
-    ],
-)
-def test_no_error_says_a_password(url: str) -> None:
-    with pytest.raises(StoreError) as caught:
-        open_engine(url)
-    for said in (PASSWORD, PASSWORD.replace("/", "%2F"), PASSWORD.replace("/", "%2F").replace("@", "%40")):
-        assert said not in str(caught.value)
-
-
-def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "d.db").write_text("not a database at all, and long enough to be looked at" * 20)
-    with pytest.raises(StoreError, match=r"d\.db: cannot be used as a store: file is not a database"):
-        open_engine(str(tmp_path / "d.db"))
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="cannot be used as a store"):
-        open_engine(str(tmp_path / "file" / "d.db"))

@@ -1,0 +1,36 @@
+"""Opening a store: its URL, and errors without a password."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from serving.store.engine import StoreError, open_engine
+from tests.postgres_server import PASSWORD
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql://user:{PASSWORD.replace('/', '%2F').replace('@', '%40')}@127.0.0.1:1/db",
+        f"postgres://user@127.0.0.1:1/db?password={PASSWORD.replace('/', '%2F')}&connect_timeout=2",
+        f"postgresql://user:{PASSWORD}@host:port/db",
+        f"mysql://user:{PASSWORD.replace('/', '%2F').replace('@', '%40')}@host/db",
+        f"nonsense://user:{PASSWORD.replace('/', '%2F').replace('@', '%40')}@host/db",
+    ],
+)
+def test_no_error_says_a_password(url: str) -> None:
+    with pytest.raises(StoreError) as caught:
+        open_engine(url)
+    for said in (PASSWORD, PASSWORD.replace("/", "%2F"), PASSWORD.replace("/", "%2F").replace("@", "%40")):
+        assert said not in str(caught.value)
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "d.db").write_text("not a database at all, and long enough to be looked at" * 20)
+    with pytest.raises(StoreError, match=r"d\.db: cannot be used as a store: file is not a database"):
+        open_engine(str(tmp_path / "d.db"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot be used as a store"):
+        open_engine(str(tmp_path / "file" / "d.db"))

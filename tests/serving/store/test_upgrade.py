@@ -1,0 +1,193 @@
+"""A store of version 0.1 is upgraded in place and keeps every row; what is no store, or a later one, is left alone."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+
+from serving.store import upgrade as module
+from serving.store.engine import StoreError, open_engine
+from serving.store.tables import DECISIONS, FEEDBACK, METADATA
+from serving.store.upgrade import MARKER
+from tests.postgres_server import engine_of
+from tests.serving.store.rows import decision, feedback, stored
+
+# As version 0.1 made them, on either database.
+OLD = """
+CREATE TABLE decision (
+    id VARCHAR(64) NOT NULL, at FLOAT NOT NULL, "key" VARCHAR(256), workflow TEXT, session_id TEXT, prompt TEXT,
+    messages TEXT, candidate VARCHAR(256) NOT NULL, reason VARCHAR(32) NOT NULL, propensity FLOAT NOT NULL, knob FLOAT,
+    operating_point VARCHAR(256), quality_target FLOAT, confidence FLOAT, expected_quality FLOAT, expected_cost_usd FLOAT,
+    expected_latency_ms FLOAT, novelty FLOAT, cluster INTEGER, tools BOOLEAN, json_schema BOOLEAN,
+    max_output_tokens BIGINT, bundle VARCHAR(256), shadow_bundle VARCHAR(256), shadow_candidate VARCHAR(256),
+    shadow_confidence FLOAT, shadow_expected_cost_usd FLOAT, PRIMARY KEY (id)
+);
+CREATE INDEX decision_at ON decision (at);
+CREATE TABLE feedback (
+    decision_id VARCHAR(64) NOT NULL, at FLOAT NOT NULL, candidate VARCHAR(256), quality FLOAT, cost_usd FLOAT,
+    input_tokens BIGINT, output_tokens BIGINT, latency_ms FLOAT, error BOOLEAN NOT NULL, PRIMARY KEY (decision_id)
+);
+CREATE INDEX feedback_at ON feedback (at);
+CREATE TABLE outcome_router_store (version INTEGER NOT NULL, PRIMARY KEY (version))
+"""
+MADE = [decision(f"d{n}", at=float(n), tools=bool(n % 2), max_output_tokens=10**12, knob=2.5) for n in range(50)]
+SAID = [feedback(f"d{n}", at=float(n), cost_usd=0.25, input_tokens=10**12) for n in range(30)]
+NEXT = """
+import sqlalchemy as sa
+revision = "2"
+down_revision = "1"
+def upgrade(op):
+    op.add_column("decision", sa.Column("later", sa.Integer, nullable=False, server_default="7"))
+    op.rename_table("feedback", "said")
+"""
+
+
+def plain(url: str) -> sa.Engine:
+    """An engine that makes no tables."""
+    if "://" in url:
+        return engine_of(url)
+    Path(url).parent.mkdir(parents=True, exist_ok=True)
+    return sa.create_engine(f"sqlite:///{url}", poolclass=sa.NullPool)
+
+
+def run(url: str, *statements: str) -> None:
+    with plain(url).begin() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+
+
+def old(url: str, version: int | None = 1) -> str:
+    """A store of version 0.1 with rows."""
+    run(url, *OLD.split(";"))
+    with plain(url).begin() as connection:
+        connection.execute(DECISIONS.insert(), MADE)
+        connection.execute(FEEDBACK.insert(), SAID)
+        if version is not None:
+            connection.exec_driver_sql(f"INSERT INTO {MARKER} VALUES ({version})")
+    return url
+
+
+def version(url: str) -> list[Any]:
+    with plain(url).connect() as connection:
+        return [tuple(row) for row in connection.exec_driver_sql(f"SELECT * FROM {MARKER}")]
+
+
+def everything(url: str) -> dict[str, list[Any]]:
+    """Every table's rows, in their order."""
+    with plain(url).connect() as connection:
+        names = sorted(sa.inspect(connection).get_table_names())
+        return {name: sorted(map(tuple, connection.exec_driver_sql(f"SELECT * FROM {name}"))) for name in names}
+
+
+def differences(url: str) -> list[Any]:
+    """How the database's tables differ from those that the code uses."""
+    with plain(url).connect() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": MARKER})
+        return list(compare_metadata(context, METADATA))
+
+
+@pytest.fixture
+def following(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The migrations with one more, that a later version might bring."""
+    folder = tmp_path / "migrations"
+    shutil.copytree(module.MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "v2.py").write_text(NEXT)
+    monkeypatch.setattr(module, "MIGRATIONS", folder)
+    return folder / "v2.py"
+
+
+@pytest.mark.parametrize("made_by", ["this", "0.1"])
+def test_the_migrations_make_the_tables_that_the_code_uses(url: str, made_by: str) -> None:
+    open_engine(old(url) if made_by == "0.1" else url).dispose()
+    assert differences(url) == []
+    run(url, "DROP INDEX feedback_at")
+    assert len(differences(url)) == 1, "a difference is seen"
+
+
+@pytest.mark.parametrize("written", [1, None])
+def test_a_store_of_version_0_1_is_upgraded_and_keeps_every_row(url: str, written: int | None) -> None:
+    before = everything(old(url, written))
+    open_engine(url).dispose()
+    assert everything(url) == before | {MARKER: [("1",)]}
+    assert [dict(row) for row in stored(url, DECISIONS)] == sorted(MADE, key=lambda row: row["id"])
+    assert [dict(row) for row in stored(url, FEEDBACK)] == sorted(SAID, key=lambda row: row["decision_id"])
+
+
+def test_several_workers_may_make_the_tables_at_once(url: str) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        for engine in pool.map(lambda _: open_engine(url), range(4)):
+            engine.dispose()
+    assert version(url) == [("1",)]
+
+
+def test_several_workers_may_upgrade_at_once(url: str, following: Path) -> None:
+    before = everything(old(url))
+    together = threading.Barrier(4)
+
+    def start() -> None:
+        together.wait(20)
+        open_engine(url).dispose()
+
+    with ThreadPoolExecutor(4) as pool:
+        for one in [pool.submit(start) for _ in range(4)]:
+            one.result()
+    after = everything(url)
+    assert version(url) == [("2",)]
+    assert after["decision"] == [(*row, 7) for row in before["decision"]]
+    assert after["said"] == before["feedback"]
+
+
+def test_an_upgrade_that_fails_leaves_the_store_as_it_was(url: str, following: Path) -> None:
+    following.write_text(NEXT + '    op.execute("SELECT 1 FROM nowhere")\n')
+    before = everything(old(url))
+    with pytest.raises(StoreError, match="nowhere"):
+        open_engine(url)
+    assert everything(url) == before
+    following.write_text(NEXT)
+    open_engine(url).dispose()
+    assert everything(url)["said"] == before["feedback"]
+
+
+@pytest.mark.parametrize("at", ["made by this code", "made by 0.1"])
+def test_a_store_of_another_version_is_refused_and_left_alone(url: str, at: str) -> None:
+    if at == "made by 0.1":
+        old(url, version=99)
+    else:
+        open_engine(url).dispose()
+        run(url, f"UPDATE {MARKER} SET version_num = '99'", "DROP TABLE decision")
+    before = everything(url)
+    with pytest.raises(
+        StoreError, match=r"store version is 99, this code uses 1: a later outcome-router wrote it. Serve"
+    ):
+        open_engine(url)
+    assert everything(url) == before
+
+
+def test_tables_of_somebody_else_are_left_alone(url: str) -> None:
+    run(url, "CREATE TABLE decision (id INTEGER)", "INSERT INTO decision VALUES (1)")
+    with pytest.raises(StoreError, match=r"it has a table decision, and is no store .*; give another database"):
+        open_engine(url)
+    assert everything(url) == {"decision": [(1,)]}
+
+
+def test_other_tables_beside_the_store_do_not_matter(url: str) -> None:
+    run(url, "CREATE TABLE alembic_version (version_num VARCHAR(32))", "INSERT INTO alembic_version VALUES ('abc')")
+    open_engine(url).dispose()
+    assert everything(url) == {"alembic_version": [("abc",)], "decision": [], "feedback": [], MARKER: [("1",)]}
+
+
+def test_a_store_is_opened_while_another_writes(tmp_path: Path) -> None:
+    path = str(tmp_path / "d.db")
+    open_engine(path).dispose()
+    with plain(path).connect() as connection:
+        connection.exec_driver_sql("begin immediate")
+        open_engine(path).dispose()
+        connection.rollback()
