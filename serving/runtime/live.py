@@ -11,7 +11,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -23,6 +23,7 @@ from cachetools import LRUCache
 from serving.bundle.arrays import Floats32
 from serving.bundle.manifest import MANIFEST, BundleError, open_bundle
 from serving.decide.router import Router
+from serving.runtime.upkeep import Periodic
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,6 @@ _WARM_UP = ("Is it warm?", "", "A longer text, so that both paths have run. " * 
 MLFLOW = "models:/"
 _TIMED = "How long does it take to embed a prompt of about this length? " * 4
 _INLINE_SECONDS = 0.001
-_LONGEST_STOP = 5.0
 # A refused bundle is tried again after so long, for what was wrong may have been the network.
 _TRY_AGAIN_SECONDS = 60.0
 _ENCODER_FILES = ("encoder.onnx", "tokenizer.json")
@@ -58,7 +58,7 @@ class Embeddings:
     def get(self, text: str) -> Floats32 | None:
         """(1, dim) or None."""
         with self._lock:
-            found: Floats32 | None = self._known.get(_key(text))
+            found: Floats32 | None = self._known.get(_hashed(text))
         if found is None:
             self.misses += 1
         else:
@@ -67,10 +67,10 @@ class Embeddings:
 
     def put(self, text: str, embedding: Floats32) -> None:
         with self._lock:
-            self._known[_key(text)] = embedding
+            self._known[_hashed(text)] = embedding
 
 
-def _key(text: str) -> bytes:
+def _hashed(text: str) -> bytes:
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
@@ -109,8 +109,7 @@ class Live:
         self._margin = context_margin
         self._cache = cache
         self._loading = threading.Lock()
-        self._stop = threading.Event()
-        self._watcher: threading.Thread | None = None
+        self._watcher: Periodic | None = None
         self._tried: tuple[Identity | None, float] = (None, 0.0)
         self.reloads = self.refusals = 0
         self.refused: str | None = None
@@ -164,22 +163,12 @@ class Live:
             known = previous.embeddings
         return Serving(router, known, identity, _fast(router))
 
-    def watch(self, seconds: float, after: Callable[[], None] = lambda: None) -> None:
-        """Looks every so many seconds whether the source is another bundle now, and then calls `after`; until `stop`.
+    def watch(self, seconds: float) -> None:
+        """Looks every so many seconds whether the source is another bundle now, until `stop`.
 
         A bundle that was refused is tried again when anything of it has changed, or after a minute.
         """
-
-        def look() -> None:
-            while not self._stop.wait(seconds):
-                try:
-                    self._look()
-                    after()
-                except Exception:  # the next look may succeed, and nobody else would look
-                    logger.exception("looking for a new bundle at %s failed", self.source)
-
-        self._watcher = threading.Thread(target=look, name="bundle-watch", daemon=True)
-        self._watcher.start()
+        self._watcher = Periodic("bundle-watch", seconds, self._look)
 
     def _look(self) -> None:
         try:
@@ -195,9 +184,8 @@ class Live:
 
     def stop(self) -> None:
         """Ends the watch."""
-        self._stop.set()
         if self._watcher is not None:
-            self._watcher.join(_LONGEST_STOP)
+            self._watcher.stop()
 
 
 def _warm(router: Router) -> None:

@@ -2,32 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
 
 from serving.decide.router import Decision
 from serving.runtime.shadow import ShadowAnswer
 from serving.settings import metrics_folder, several_processes
 from serving.store.feedback import Feedback
 
-if TYPE_CHECKING:
-    from serving.runtime.pipeline import Service
-
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # From a tenth of a millisecond on: a decision takes well under one.
 _SECONDS = (1e-4, 2e-4, 3e-4, 5e-4, 7.5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 1.0)
 Among = Literal["livesum", "livemin", "livemax", "livemostrecent"]
+# What is read when somebody asks: name, meaning, labels, and how the workers' values make one.
+GAUGES: tuple[tuple[str, str, tuple[str, ...], Among], ...] = (
+    ("router_store_queue_rows", "Rows that wait to be written.", (), "livesum"),
+    ("router_store_dropped_decisions", "Decisions not stored: the queue was full.", (), "livesum"),
+    ("router_store_retries", "Writes that had to be tried again.", (), "livesum"),
+    ("router_budget_left_usd", "What is left of a budget.", ("scope", "period"), "livemin"),
+    ("router_budget_pace", "What a budget adds to the knob, 1/USD.", ("scope", "period"), "livemax"),
+    ("router_bundle_info", "The bundle that is served.", ("version",), "livesum"),
+    ("router_bundle_reloads", "Bundles taken over since the start.", (), "livesum"),
+    ("router_bundle_refusals", "Bundles refused since the start.", (), "livesum"),
+    ("router_embedding_cache_hit_share", "Share of embeddings known.", (), "livemostrecent"),
+    ("router_drift_psi", "Stability index of prompts' clusters; 0 until enough are seen.", (), "livemax"),
+    ("router_novel_share", "Share of novel prompts; 0 until enough.", (), "livemax"),
+    ("router_feedback_calibration_error", "Calibration error on feedback; 0 until enough.", (), "livemax"),
+)
+# For each gauge its values, by those of its labels.
+Snapshot = Mapping[str, Mapping[tuple[str, ...], float]]
+
+
+class _Gauges(Collector):
+    """The gauges of this process, read when they are collected."""
+
+    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
+        self._snapshot = snapshot
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        now = self._snapshot()
+        for name, text, labels, _ in GAUGES:
+            family = GaugeMetricFamily(name, text, labels=labels)
+            for values, value in now[name].items():
+                family.add_metric(values, value)
+            yield family
+
+
+class _SharedGauges:
+    """The gauges of this worker in files that all workers share, where a label that was written stays."""
+
+    def __init__(self) -> None:
+        self._gauges = {
+            name: Gauge(name, text, labels, registry=None, multiprocess_mode=among)
+            for name, text, labels, among in GAUGES
+        }
+        self._written: dict[str, set[tuple[str, ...]]] = {name: set() for name in self._gauges}
+
+    def write(self, now: Snapshot) -> None:
+        for name, gauge in self._gauges.items():
+            self._written[name] = written = self._written[name] | now[name].keys()
+            for values in written:
+                (gauge.labels(*values) if values else gauge).set(now[name].get(values, 0.0))
 
 
 class Metrics:
-    """Counters and histograms that are kept as requests go by, and gauges that are read when they are asked for."""
+    """Counters and histograms that are kept as requests go by, and gauges: what `snapshot` says when they are asked for."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
         self.registry = CollectorRegistry()
         self._stages = self._histogram("router_stage_seconds", "Time by stage.", ["stage"])
         self._decisions = self._counter("router_decisions", "Decisions.", ["candidate", "reason"])
@@ -38,26 +85,9 @@ class Metrics:
         self._shadow = self._counter(
             "router_shadow_decisions", "What the shadow bundle would have decided.", ["outcome"]
         )
-        self._queue = self._gauge("router_store_queue_rows", "Rows that wait to be written.")
-        self._dropped = self._gauge("router_store_dropped_decisions", "Decisions not stored: the queue was full.")
-        self._retries = self._gauge("router_store_retries", "Writes that had to be tried again.")
-        scope = ["scope", "period"]
-        self._budget = self._gauge("router_budget_left_usd", "What is left of a budget.", scope, "livemin")
-        self._pace = self._gauge("router_budget_pace", "What a budget adds to the knob, 1/USD.", scope, "livemax")
-        self._bundle = self._gauge("router_bundle_info", "The bundle that is served.", ["version"])
-        self._reloads = self._gauge("router_bundle_reloads", "Bundles taken over since the start.")
-        self._refusals = self._gauge("router_bundle_refusals", "Bundles refused since the start.")
-        self._served: str | None = None
-        self._cache = self._gauge(
-            "router_embedding_cache_hit_share", "Share of embeddings known.", (), "livemostrecent"
-        )
-        self._psi = self._gauge(
-            "router_drift_psi", "Stability index of prompts' clusters; 0 until enough are seen.", (), "livemax"
-        )
-        self._novel = self._gauge("router_novel_share", "Share of novel prompts; 0 until enough.", (), "livemax")
-        self._calibration = self._gauge(
-            "router_feedback_calibration_error", "Calibration error on feedback; 0 until enough.", (), "livemax"
-        )
+        self._snapshot = snapshot
+        self.registry.register(_Gauges(snapshot))
+        self._shared = _SharedGauges() if several_processes() else None
         self._children: dict[tuple[str, str], Counter] = {}
         self._costs: dict[str, Counter] = {}
         self._timers: dict[str, Histogram] = {}
@@ -67,10 +97,6 @@ class Metrics:
 
     def _counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:
         return Counter(name, text, labels, registry=self.registry)
-
-    def _gauge(self, name: str, text: str, labels: Sequence[str] = (), among: Among = "livesum") -> Gauge:
-        """A gauge; `among` says how the workers' values make one."""
-        return Gauge(name, text, labels, registry=self.registry, multiprocess_mode=among)
 
     def stage(self, name: str, seconds: float) -> None:
         timer = self._timers.get(name)
@@ -105,44 +131,18 @@ class Metrics:
 
     def document(self) -> bytes:
         """All metrics in Prometheus's text format."""
-        self.read()
-        if not several_processes():
+        if self._shared is None:
             return generate_latest(self.registry)
-        _forget_the_dead(Path(metrics_folder()))
+        self.share()
         everyone = CollectorRegistry()
         MultiProcessCollector(everyone)  # type: ignore[no-untyped-call]
         return generate_latest(everyone)
 
-    def read(self) -> None:
-        """Takes the gauges' values."""
-        service = self._service
-        if service.store is not None:
-            self._queue.set(service.store.waiting)
-            self._dropped.set(service.store.dropped)
-            self._retries.set(service.store.retries)
-        for account in service.budgets.lines():
-            self._budget.labels(account.scope, account.period).set(account.left)
-            self._pace.labels(account.scope, account.period).set(account.pace)
-        serving = service.live.current
-        self._show_version(serving.router.manifest.version)
-        self._reloads.set(service.live.reloads)
-        self._refusals.set(service.live.refusals)
-        asked = serving.embeddings.hits + serving.embeddings.misses
-        self._cache.set(serving.embeddings.hits / asked if asked else 0.0)
-        measured = service.drift.measure()
-        self._psi.set(measured.psi or 0.0)
-        self._novel.set(measured.novel_share or 0.0)
-        self._calibration.set(measured.calibration_error or 0.0)
-
-    def _show_version(self, version: str) -> None:
-        """1 for the bundle that is served; the one before goes, or is 0 where workers share files, which keep labels."""
-        if self._served not in (None, version):
-            if several_processes():
-                self._bundle.labels(self._served).set(0)
-            else:
-                self._bundle.remove(self._served)
-        self._served = version
-        self._bundle.labels(version).set(1)
+    def share(self) -> None:
+        """Where there are several workers: shows the others this one's gauges, and takes those of the dead away."""
+        if self._shared is not None:
+            self._shared.write(self._snapshot())
+            _forget_the_dead(Path(metrics_folder()))
 
 
 def _forget_the_dead(folder: Path) -> None:

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from functools import partial
 from math import isinf
 from typing import Any
 
@@ -26,14 +26,15 @@ from serving.runtime.batching import Batching, BusyError
 from serving.runtime.live import Live, Serving
 from serving.runtime.metrics import Metrics
 from serving.runtime.shadow import Shadow, ShadowAnswer
-from serving.settings import Settings, several_processes
-from serving.state.budgets import Allowance, Budgets, BudgetSpentError, Period, bounds
+from serving.runtime.telemetry import snapshot_of
+from serving.runtime.upkeep import Periodic, refresh_budgets, restore_budgets
+from serving.settings import Settings
+from serving.state.budgets import Allowance, Budgets, BudgetSpentError
 from serving.state.drift import Drift, Thresholds
 from serving.state.rulebook import RuleBook, Rules, RulesError, load_rules
 from serving.state.sessions import OnCandidate, Sessions
 from serving.store.engine import open_engine
 from serving.store.feedback import Feedback
-from serving.store.queries import open_since, spent_since
 from serving.store.writer import DecisionStore
 
 logger = logging.getLogger(__name__)
@@ -75,12 +76,14 @@ class Service:
         self.budgets = Budgets(self.rules, time.time, settings.reserve_seconds)
         self.sessions = Sessions(settings.sessions, settings.session_seconds)
         self.drift = Drift(settings.drift_window, _thresholds(settings))
-        self.metrics = Metrics(self)
+        self.metrics = Metrics(lambda: snapshot_of(self.live, self.store, self.budgets, self.drift))
         self._random = random.Random()
         self._rates = {name: key.limit for name, key in self.rules.keys.items()}
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
         self._batching = Batching(settings.encoders)
-        self._restore_budgets()
+        self._upkeep: Periodic | None = None
+        if self.store is not None and self.budgets.any:
+            restore_budgets(self.budgets, self.store.engine)
 
     def _load(self, source: str) -> Live:
         options = self.settings
@@ -406,45 +409,23 @@ class Service:
 
     # --- upkeep ---
 
-    def _restore_budgets(self) -> None:
-        """Takes from the store what decisions made before this process have spent, and holds what has no feedback yet."""
-        if self.store is None or not self.budgets.any:
-            return
-        self.budgets.restore(open_since(self.store.engine, time.time() - self.settings.reserve_seconds))
-        self.refresh_budgets()
-
-    def refresh_budgets(self) -> None:
-        """Takes what was spent from the store: at the start, and again and again where several workers share it.
-
-        Between two times a worker does not see what the others spend.
-        """
-        if self.store is None or not self.budgets.any:
-            return
-        now = time.time()
-        periods: tuple[Period, ...] = ("day", "month")
-        for period in periods:
-            begins, _ = bounds(period, datetime.fromtimestamp(now, UTC))
-            spent = spent_since(self.store.engine, begins.timestamp(), now - self.settings.reserve_seconds)
-            self.budgets.load(spent, period)
-
     def start(self) -> None:
-        """Begins to watch for new bundles."""
-        if several_processes():
-            self.metrics.read()
-        self.live.watch(self.settings.watch_seconds, self._upkeep)
+        """Begins to watch for new bundles, and what else is done again and again."""
+        seconds = self.settings.watch_seconds
+        self.live.watch(seconds)
         if self.shadow is not None:
-            self.shadow.live.watch(self.settings.watch_seconds)
-
-    def _upkeep(self) -> None:
-        if self.settings.workers > 1:
-            self.refresh_budgets()
-        self.drift.check()
-        if several_processes():
-            self.metrics.read()  # the document is another worker's too
+            self.shadow.live.watch(seconds)
+        tasks: list[Callable[[], object]] = [self.drift.check, self.metrics.share]
+        if self.store is not None and self.budgets.any and self.settings.workers > 1:
+            tasks.append(partial(refresh_budgets, self.budgets, self.store.engine))
+        self.metrics.share()
+        self._upkeep = Periodic("upkeep", seconds, *tasks)
 
     def close(self) -> None:
-        """Stops watching, and writes what waits to be written."""
+        """Stops what `start` began, and writes what waits to be written."""
         self.live.stop()
+        if self._upkeep is not None:
+            self._upkeep.stop()
         if self.shadow is not None:
             self.shadow.close()
         self._batching.close()
