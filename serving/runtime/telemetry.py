@@ -26,8 +26,8 @@ def snapshot_of(live: Live, store: DecisionStore | None, budgets: Budgets, drift
         "router_novel_share": measured.novel_share or 0.0,
         "router_feedback_calibration_error": measured.calibration_error or 0.0,
     }
-    return {name: {(): value} for name, value in plain.items()} | {
-        "router_budget_left_usd": {(line.scope, line.period): line.left for line in lines},
-        "router_budget_pace": {(line.scope, line.period): line.pace for line in lines},
-        "router_bundle_info": {(live.version,): 1.0},
-    }
+    shown: dict[str, dict[tuple[str, ...], float]] = {name: {(): value} for name, value in plain.items()}
+    shown["router_budget_left_usd"] = {(line.scope, line.period): line.left for line in lines}
+    shown["router_budget_pace"] = {(line.scope, line.period): line.pace for line in lines}
+    shown["router_bundle_info"] = {(live.version,): 1.0}
+    return shown

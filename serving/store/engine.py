@@ -80,7 +80,8 @@ def _upgraded(engine: Engine) -> None:
     """Brings the tables to this version; an SQLite file that other workers open at the same time may be locked for a moment."""
     for wait in (0.1, 0.3, 0.6, None):
         try:
-            return upgrade(engine)
+            upgrade(engine)
+            return
         except OperationalError:
             if wait is None:
                 raise

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from serving.runtime.batching import LONGEST_TOGETHER, MOST_TOGETHER, Batching, BusyError
+from tests.patience import PATIENCE
 
 
 class Lengths:
@@ -22,7 +23,7 @@ class Lengths:
     def embed_many(self, texts: Sequence[str]) -> NDArray[np.float32]:
         self.batches.append(len(texts))
         self.begun.set()
-        assert self.go.wait(5)
+        assert self.go.wait(PATIENCE)
         if "fail" in texts:
             raise ValueError("no")
         return np.array([[len(text)] for text in texts], dtype=np.float32)
@@ -39,7 +40,7 @@ def held(batching: Batching) -> Lengths:
     """An embedder that is busy with one text, so that what comes next has to wait."""
     lengths = Lengths()
     batching.embed(lengths, "first")
-    assert lengths.begun.wait(5)
+    assert lengths.begun.wait(PATIENCE)
     return lengths
 
 
@@ -47,7 +48,7 @@ def test_what_waits_goes_together_and_each_gets_its_own(batching: Batching) -> N
     lengths = held(batching)
     waiting = [batching.embed(lengths, "x" * n) for n in range(20)]
     lengths.go.set()
-    assert [float(one.result(5)[0, 0]) for one in waiting] == list(range(20))
+    assert [float(one.result(PATIENCE)[0, 0]) for one in waiting] == list(range(20))
     assert lengths.batches == [1, MOST_TOGETHER, 4]
 
 
@@ -55,7 +56,7 @@ def test_a_long_text_goes_alone(batching: Batching) -> None:
     lengths = held(batching)
     waiting = [batching.embed(lengths, text) for text in ("a", "b" * (LONGEST_TOGETHER + 1), "c")]
     lengths.go.set()
-    assert [one.result(5).shape for one in waiting] == [(1, 1)] * 3
+    assert [one.result(PATIENCE).shape for one in waiting] == [(1, 1)] * 3
     assert lengths.batches == [1, 1, 1, 1]
 
 
@@ -64,7 +65,7 @@ def test_two_embedders_are_never_mixed(batching: Batching) -> None:
     other.go.set()
     waiting = [batching.embed(one, "text") for one in (lengths, other, lengths)]
     lengths.go.set()
-    assert [one.result(5).tolist() for one in waiting] == [[[4.0]]] * 3
+    assert [one.result(PATIENCE).tolist() for one in waiting] == [[[4.0]]] * 3
     assert other.batches == [1]
 
 
@@ -75,7 +76,7 @@ def test_what_was_cancelled_is_left_out_and_more_than_the_most_is_refused(batchi
         batching.embed(lengths, "one more")
     assert waiting[3].cancel()
     lengths.go.set()
-    waiting[-1].result(5)
+    waiting[-1].result(PATIENCE)
     assert sum(lengths.batches) == 20
 
 
@@ -84,8 +85,8 @@ def test_an_error_goes_to_those_who_wait_and_the_thread_lives_on(batching: Batch
     waiting = batching.embed(lengths, "fail")
     lengths.go.set()
     with pytest.raises(ValueError, match="no"):
-        waiting.result(5)
-    assert batching.embed(lengths, "text").result(5).tolist() == [[4.0]]
+        waiting.result(PATIENCE)
+    assert batching.embed(lengths, "text").result(PATIENCE).tolist() == [[4.0]]
 
 
 def test_after_the_end_nothing_is_taken(batching: Batching) -> None:

@@ -6,15 +6,14 @@ import json
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from serving.settings import Settings
 from serving.store.tables import DECISIONS, FEEDBACK
 from tests import fake_bundle
 from tests.fake_bundle import LARGE, OPEN
+from tests.patience import PATIENCE, reserved_port, until
 
 ROOT = Path(__file__).parents[3]
 CANARY = "canary-5f1d-never-to-be-logged"
@@ -65,17 +65,24 @@ def test_not_ready_before_it_is_warm_and_after_it_stops(folder: Path) -> None:
     assert TestClient(app).get("/healthz").json() == {"status": "ok", "bundle": None}
 
 
-def slow(service: Service, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Makes the service's encoder one that sleeps, and not so quick as to run in the event loop."""
+@contextmanager
+def held(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Makes the encoder one that is too slow for the event loop and waits until the block ends; the event: it began."""
     service.live.current = replace(service.live.current, inline=False)
     encoder = service.live.current.router.encoder
     encode = encoder.encode
+    begun, go = threading.Event(), threading.Event()
 
-    def sleepy(texts: Any) -> Any:
-        time.sleep(seconds)
+    def wait(texts: Any) -> Any:
+        begun.set()
+        assert go.wait(PATIENCE)
         return encode(texts)
 
-    monkeypatch.setattr(encoder, "encode", sleepy)
+    monkeypatch.setattr(encoder, "encode", wait)
+    try:
+        yield begun
+    finally:
+        go.set()
 
 
 def test_a_decision_that_takes_too_long_is_the_references(
@@ -84,11 +91,9 @@ def test_a_decision_that_takes_too_long_is_the_references(
     rules = tmp_path / "policies.toml"
     rules.write_text(f'[workflows.hard]\ndeny = ["{LARGE}"]\n')
     service = Service(Settings(bundle=str(folder), time_limit_ms=50, policies=rules))
-    with served(service) as client:
-        slow(service, monkeypatch, 0.4)
-        started = time.monotonic()
+    with served(service) as client, held(service, monkeypatch) as begun:
         answer = client.post("/v1/route", json={"prompt": "hello"}).json()
-        assert time.monotonic() - started < 0.35
+        assert begun.wait(PATIENCE)
         assert (answer["model"], answer["reason"], answer["confidence"]) == (LARGE, "timeout", None)
         answer = client.post("/v1/route", json={"prompt": "theorem", "deny": ["acme/*"]}).json()
         assert (answer["model"], answer["reason"]) == (OPEN, "timeout")
@@ -140,9 +145,7 @@ def test_drift_is_measured_on_what_is_served(folder: Path, tmp_path: Path, caplo
         feedback = [{"decision_id": one["id"], "accepted": False} for one in answers]
         client.post("/v1/feedback", json={"feedback": feedback})
         text = client.get("/metrics").text
-        ends = time.monotonic() + 10
-        while not any("calibration_error" in one.getMessage() for one in caplog.records) and time.monotonic() < ends:
-            time.sleep(0.02)
+        until(lambda: any("calibration_error" in one.getMessage() for one in caplog.records), "a warning")
     # all of 20 prompts in one of nine clusters
     assert metric(text, "router_drift_psi") > 1
     assert metric(text, "router_novel_share") == 0
@@ -152,19 +155,19 @@ def test_drift_is_measured_on_what_is_served(folder: Path, tmp_path: Path, caplo
     assert sum("calibration_error" in one for one in warned) == 1
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="who is alive is read from /proc")
 def test_the_gauges_of_a_worker_that_was_killed_go_and_its_counters_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait(30)
-    for pid in (dead.pid, os.getpid()):
+    dead = 2**22 + 1  # no process has so high a number
+    for pid in (dead, os.getpid()):
         for kind in ("gauge_livesum", "gauge_livemax", "counter"):
             (tmp_path / f"{kind}_{pid}.db").touch()
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     _forget_the_dead(tmp_path)
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {
-        f"counter_{dead.pid}.db",
+        f"counter_{dead}.db",
         *(f"{kind}_{os.getpid()}.db" for kind in ("gauge_livesum", "gauge_livemax", "counter")),
     }
 
@@ -235,29 +238,26 @@ def test_a_request_makes_a_span_without_its_prompt(folder: Path) -> None:
 
 @contextmanager
 def server(folder: Path, log: Path, **settings: object) -> Iterator[tuple[httpx.Client, subprocess.Popen[bytes]]]:
-    """`router-serve` in a process of its own, ready, and killed at the end if it still runs."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = [
-        f"--{name.replace('_', '-')}={value}" for name, value in {"bundle": folder, "port": port, **settings}.items()
-    ]
-    command = [sys.executable, "-c", "from serving.api.app import main; main()", *options]
-    with log.open("wb") as stderr:
-        environment = {**os.environ, "TMPDIR": str(log.parent)}
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=stderr)
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
-            ends = time.monotonic() + 60
-            while not _ready(client):
+    """`router-serve` in a process of its own, ready, and killed at the end if it still runs. It has no drift to warn of."""
+    with reserved_port() as port:
+        options = [
+            f"--{name.replace('_', '-')}={value}"
+            for name, value in {"bundle": folder, "port": port, **settings}.items()
+        ]
+        command = [sys.executable, "-c", "from serving.api.app import main; main()", *options]
+        never = dict.fromkeys(("ROUTER_DRIFT_PROMPTS", "ROUTER_DRIFT_FEEDBACK"), "1000000000")
+        with log.open("wb") as stderr:
+            environment = {**os.environ, **never, "TMPDIR": str(log.parent)}
+            process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=stderr)
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:
+                until(lambda: _ready(client) or process.poll() is not None, "ready")
                 assert process.poll() is None, log.read_text()
-                assert time.monotonic() < ends, log.read_text()
-                time.sleep(0.1)
-            yield client, process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait(20)
+                yield client, process
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait(PATIENCE)
 
 
 def _ready(client: httpx.Client) -> bool:
@@ -267,7 +267,7 @@ def _ready(client: httpx.Client) -> bool:
         return False
 
 
-def count(store: Path, table: Any) -> int:
+def rows_of(store: Path, table: Any) -> int:
     engine = create_engine(f"sqlite:///{store}")
     with engine.connect() as connection:
         rows = connection.scalar(select(func.count()).select_from(table))
@@ -278,42 +278,34 @@ def count(store: Path, table: Any) -> int:
 def test_two_workers_share_metrics_and_stop_with_everything_written(folder: Path, tmp_path: Path) -> None:
     store = tmp_path / "decisions.db"
     acknowledged: set[str] = set()
-    over = threading.Event()
     with server(folder, tmp_path / "log", workers=2, store=store) as (client, process):
 
-        def send(number: int) -> int:
-            routed = 0
-            with httpx.Client(base_url=client.base_url, timeout=20) as own:
-                while not over.is_set():
-                    try:
-                        answer = own.post("/v1/route", json={"prompt": f"hello {number}"})
-                        routed += 1
-                        body = {"decision_id": answer.json()["id"], "accepted": True, "cost_usd": 0.001}
-                        if own.post("/v1/feedback", json=body).status_code == 200:
-                            acknowledged.add(body["decision_id"])
-                    except httpx.TransportError:
-                        break
-            return routed
+        def send(number: int, times: int | None) -> None:
+            """So many requests with their feedback; None: until the server is gone."""
+            with httpx.Client(base_url=client.base_url, timeout=PATIENCE) as own:
+                for _ in repeat(None, times) if times else repeat(None):
+                    answer = own.post("/v1/route", json={"prompt": f"hello {number}"})
+                    body = {"decision_id": answer.json()["id"], "accepted": True, "cost_usd": 0.001}
+                    if own.post("/v1/feedback", json=body).status_code == 200:
+                        acknowledged.add(body["decision_id"])
 
         with ThreadPoolExecutor(4) as pool:
-            first = [pool.submit(send, number) for number in range(4)]
-            time.sleep(2)
-            over.set()
-            routed = sum(one.result() for one in first)
+            for one in [pool.submit(send, number, 25) for number in range(4)]:
+                one.result()
         text = client.get("/metrics").text
         decided = sum(
             float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith("router_decisions_total{")
         )
-        assert decided == routed > 0
-        assert metric(text, "router_actual_cost_usd_total") == pytest.approx(0.001 * len(acknowledged))
-        over.clear()
+        assert decided == len(acknowledged) == 100
+        assert metric(text, "router_actual_cost_usd_total") == pytest.approx(0.1)
+        version = f'router_bundle_info{{version="{fake_bundle.VERSION}"}}'
+        until(lambda: metric(client.get("/metrics").text, version) == 2, "both workers show their bundle")
         with ThreadPoolExecutor(4) as pool:
             for number in range(4):
-                pool.submit(send, number)
-            time.sleep(0.5)
+                pool.submit(send, number, None)
+            until(lambda: len(acknowledged) >= 150, "50 more are acknowledged")
             process.send_signal(signal.SIGTERM)  # in the middle of it
-            code = process.wait(30)
-            over.set()
+            code = process.wait(PATIENCE)
     log = (tmp_path / "log").read_text()
     assert code in (0, -signal.SIGTERM), log
     assert list(tmp_path.glob("router-metrics-*")) == []
@@ -338,11 +330,15 @@ def test_at_debug_level_every_line_is_json_and_none_has_a_prompt(folder: Path, t
         client.post("/v1/route", content=f'{{"prompt": "{CANARY}'.encode())
         client.post("/v1/route/batch", json={"requests": [{"prompt": CANARY}, {"prompt": CANARY, "deny": ["*"]}]})
         client.post("/v1/feedback", json={"decision_id": answer.json()["id"], "accepted": True})
-        checked = subprocess.run(_health_check(), env={"ROUTER_PORT": str(client.base_url.port)}, check=False)
+        checked = subprocess.run(
+            _health_check(), env={**os.environ, "ROUTER_PORT": str(client.base_url.port)}, check=False
+        )
         assert checked.returncode == 0
         process.send_signal(signal.SIGTERM)
-        process.wait(30)
-        checked = subprocess.run(_health_check(), env={"ROUTER_PORT": str(client.base_url.port)}, check=False)
+        process.wait(PATIENCE)
+        checked = subprocess.run(
+            _health_check(), env={**os.environ, "ROUTER_PORT": str(client.base_url.port)}, check=False
+        )
         assert checked.returncode != 0
     text = (tmp_path / "log").read_text()
     lines = [json.loads(line) for line in text.splitlines()]
@@ -352,7 +348,7 @@ def test_at_debug_level_every_line_is_json_and_none_has_a_prompt(folder: Path, t
     assert decided[0]["id"] == answer.json()["id"]
     assert decided[0]["reason"] == answer.json()["reason"]
     assert any("POST /v1/route" in line["message"] for line in lines)
-    assert count(tmp_path / "decisions.db", DECISIONS) == 3
+    assert rows_of(tmp_path / "decisions.db", DECISIONS) == 3
 
 
 def _health_check() -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from serving.state.sessions import OnCandidate
 from serving.store.tables import DECISIONS
 from tests import fake_bundle
 from tests.fake_bundle import LARGE, OPEN, SMALL
+from tests.patience import PATIENCE, until
 
 
 @pytest.fixture
@@ -32,10 +33,11 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 
 
 @pytest.fixture
-def service(folders: tuple[Path, Path], tmp_path: Path) -> Service:
+def service(folders: tuple[Path, Path], tmp_path: Path) -> Iterator[Service]:
     live, shadow = folders
-    store = str(tmp_path / "decisions.db")
-    return Service(Settings(bundle=str(live), shadow=str(shadow), store=store))
+    made = Service(Settings(bundle=str(live), shadow=str(shadow), store=str(tmp_path / "decisions.db")))
+    yield made
+    made.close()
 
 
 @pytest.fixture
@@ -47,14 +49,30 @@ def client(service: Service) -> Iterator[TestClient]:
 def stored(client: TestClient, service: Service, count: int) -> list[Any]:
     """The decisions, once so many are in the store."""
     assert service.store is not None
-    ends = time.monotonic() + 20
-    rows: list[Any] = []
-    while len(rows) < count and time.monotonic() < ends:
-        with service.store.engine.connect() as connection:
-            rows = list(connection.execute(select(DECISIONS)))
-        time.sleep(0.01)
-    assert len(rows) == count
-    return rows
+    engine = service.store.engine
+
+    def rows() -> list[Any]:
+        with engine.connect() as connection:
+            return list(connection.execute(select(DECISIONS)))
+
+    until(lambda: len(rows()) >= count, f"{count} decisions are stored")
+    found = rows()
+    assert len(found) == count
+    return found
+
+
+def held(service: Service, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Keeps the shadow from deciding until the event is set."""
+    assert service.shadow is not None
+    router, go = service.shadow.live.current.router, threading.Event()
+    decide = router.decide
+
+    def wait(*arguments: Any) -> Any:
+        assert go.wait(PATIENCE)
+        return decide(*arguments)
+
+    monkeypatch.setattr(router, "decide", wait)
+    return go
 
 
 def metric(client: TestClient, line: str) -> float:
@@ -121,36 +139,22 @@ def test_a_failing_shadow_hurts_nobody(client: TestClient, service: Service, mon
 
 
 def test_a_slow_shadow_is_not_waited_for(client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert service.shadow is not None
-    decide = service.shadow.live.current.router.decide
-
-    def slow(*arguments: Any) -> Any:
-        time.sleep(0.5)
-        return decide(*arguments)
-
-    monkeypatch.setattr(service.shadow.live.current.router, "decide", slow)
-    client.post("/v1/route", json={"prompt": "hello"})
-    started = time.monotonic()
-    for _ in range(3):
+    go = held(service, monkeypatch)
+    for _ in range(4):
         assert client.post("/v1/route", json={"prompt": "hello"}).status_code == 200
-    assert time.monotonic() - started < 0.5
+    assert stored(client, service, 0) == []
+    go.set()
     assert len(stored(client, service, 4)) == 4
 
 
 def test_the_shadow_finishes_before_the_store_closes(
     service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert service.shadow is not None
-    decide = service.shadow.live.current.router.decide
-
-    def slow(*arguments: Any) -> Any:
-        time.sleep(0.1)
-        return decide(*arguments)
-
-    monkeypatch.setattr(service.shadow.live.current.router, "decide", slow)
+    go = held(service, monkeypatch)
     with TestClient(create_app(service.settings, service)) as client:
         for _ in range(5):
             client.post("/v1/route", json={"prompt": "hello"})
+        go.set()  # all five still wait
     engine = create_engine(f"sqlite:///{tmp_path / 'decisions.db'}")
     with engine.connect() as connection:
         shadowed = connection.scalars(select(DECISIONS.c.shadow_candidate)).all()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +17,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty store of either kind."""
     if request.param == "sqlite":
         return str(tmp_path / "deep" / "decisions.db")
-    return own_database(request.getfixturevalue("postgres"), f"store{time.monotonic_ns()}")
+    return own_database(request.getfixturevalue("postgres"))
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from serving.store.engine import open_engine
 from serving.store.tables import DECISIONS, FEEDBACK
 from serving.store.writer import DecisionStore
+from tests.patience import PATIENCE
 
 
 def decision(identifier: str = "d1", **changes: Any) -> dict[str, Any]:
@@ -31,4 +32,4 @@ def stored(url: str, table: sa.Table) -> list[Any]:
 
 
 def acknowledged(store: DecisionStore, *rows: dict[str, Any]) -> list[bool]:
-    return [done.result(timeout=20) for done in store.feedback(rows)]
+    return [done.result(PATIENCE) for done in store.feedback(rows)]

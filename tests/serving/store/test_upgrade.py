@@ -17,6 +17,7 @@ from serving.store import upgrade as module
 from serving.store.engine import StoreError, open_engine
 from serving.store.tables import DECISIONS, FEEDBACK, METADATA
 from serving.store.upgrade import MARKER
+from tests.patience import PATIENCE
 from tests.postgres_server import engine_of
 from tests.serving.store.rows import decision, feedback, stored
 
@@ -133,7 +134,7 @@ def test_several_workers_may_upgrade_at_once(url: str, following: Path) -> None:
     together = threading.Barrier(4)
 
     def start() -> None:
-        together.wait(20)
+        together.wait(PATIENCE)
         open_engine(url).dispose()
 
     with ThreadPoolExecutor(4) as pool:

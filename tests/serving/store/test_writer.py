@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,11 +12,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from serving.store import writer as module
 from serving.store.engine import open_engine
 from serving.store.tables import DECISIONS, FEEDBACK
 from serving.store.writer import DecisionStore, NotStoredError, StoreFullError
-from tests.postgres_server import engine_of, needs_postgres, own_database, wait_for
+from tests.patience import PATIENCE, until
+from tests.postgres_server import engine_of, needs_postgres, own_database
 from tests.serving.store.rows import acknowledged, decision, feedback, stored
 
 # --- facts, SQLite and PostgreSQL ---
@@ -30,7 +29,7 @@ def test_what_is_taken_is_stored_as_it_is(url: str, store: DecisionStore) -> Non
     assert acknowledged(store, said) == [True]
     assert dict(stored(url, DECISIONS)[0]) == row
     assert dict(stored(url, FEEDBACK)[0]) == said
-    wait_for(lambda: store.written == 2)
+    until(lambda: store.written == 2)
 
 
 def test_feedback_is_acknowledged_once_and_the_first_counts(url: str, store: DecisionStore) -> None:
@@ -89,8 +88,8 @@ def test_a_row_that_cannot_be_stored_harms_no_other(
 def test_feedback_that_cannot_be_stored_is_not_acknowledged(url: str, store: DecisionStore) -> None:
     bad, good = store.feedback([feedback("d1", error=None), feedback("d2")])
     with pytest.raises(NotStoredError, match="does not take it"):
-        bad.result(timeout=20)
-    assert good.result(timeout=20) is True
+        bad.result(PATIENCE)
+    assert good.result(PATIENCE) is True
     assert [row["decision_id"] for row in stored(url, FEEDBACK)] == ["d2"]
 
 
@@ -105,30 +104,30 @@ def test_text_that_a_database_cannot_hold_is_stored_without_it(url: str, store: 
 # --- a database that is full, locked or away ---
 
 
-def hold(store: DecisionStore, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Keeps the store from writing until the event is set."""
-    held, write = threading.Event(), store._transaction
+def hold(store: DecisionStore, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """Keeps the store from writing: the first event is set when it begins to, it goes on when the second is."""
+    begun, held, write = threading.Event(), threading.Event(), store._transaction
 
     def transaction(items: Any) -> set[int]:
-        held.wait(20)
+        begun.set()
+        held.wait(PATIENCE)
         return write(items)
 
     monkeypatch.setattr(store, "_transaction", transaction)
-    return held
+    return begun, held
 
 
 def test_a_full_queue_drops_decisions_and_refuses_feedback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = DecisionStore(open_engine(str(tmp_path / "d.db")), most_waiting=3)
-    held = hold(store, monkeypatch)
+    begun, held = hold(store, monkeypatch)
     store.decided(decision("writing"))
-    wait_for(lambda: store.waiting == 0)
-    time.sleep(2 * module._LINGER)
+    assert begun.wait(PATIENCE)
     assert [store.decided(decision(f"d{n}")) for n in range(5)] == [True, True, True, False, False]
     assert (store.dropped, store.waiting) == (2, 3)
     with pytest.raises(StoreFullError, match="3 rows wait to be written, of at most 3"):
         store.feedback([feedback()])
     held.set()
-    wait_for(lambda: store.waiting == 0)
+    until(lambda: store.waiting == 0)
     assert acknowledged(store, *(feedback(f"d{n}") for n in range(5))) == [True] * 5, "an empty queue takes any batch"
     store.close()
     assert len(stored(str(tmp_path / "d.db"), DECISIONS)) == 4
@@ -136,10 +135,9 @@ def test_a_full_queue_drops_decisions_and_refuses_feedback(tmp_path: Path, monke
 
 def test_a_batch_of_feedback_is_taken_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = DecisionStore(open_engine(str(tmp_path / "d.db")), most_waiting=3)
-    held = hold(store, monkeypatch)
+    begun, held = hold(store, monkeypatch)
     store.decided(decision("writing"))
-    wait_for(lambda: store.waiting == 0)
-    time.sleep(2 * module._LINGER)
+    assert begun.wait(PATIENCE)
     store.decided(decision())
     with pytest.raises(StoreFullError):
         store.feedback([feedback(f"d{n}") for n in range(3)])
@@ -170,10 +168,10 @@ def test_a_locked_database_is_tried_again(tmp_path: Path, monkeypatch: pytest.Mo
     store = impatient_store(path)
     with locked(path) as connection:
         (waiting,) = store.feedback([feedback()])
-        wait_for(lambda: store.retries >= 2)
+        until(lambda: store.retries >= 2)
         assert not waiting.done()
         connection.rollback()
-    assert waiting.result(timeout=20) is True
+    assert waiting.result(PATIENCE) is True
     store.close()
     assert len(stored(str(path), FEEDBACK)) == 1
 
@@ -183,7 +181,7 @@ def test_a_database_that_stays_away_is_given_up_at_close_and_said(tmp_path: Path
     store = impatient_store(path)
     with locked(path) as connection:
         (waiting,) = store.feedback([feedback()])
-        wait_for(lambda: store.retries >= 1)
+        until(lambda: store.retries >= 1)
         store.close(timeout=0.2)
         with pytest.raises(NotStoredError, match="service stopped"):
             waiting.result(timeout=0)
@@ -193,7 +191,7 @@ def test_a_database_that_stays_away_is_given_up_at_close_and_said(tmp_path: Path
 
 @needs_postgres
 def test_a_lost_connection_loses_nothing(postgres: str) -> None:
-    url = own_database(postgres, f"lost{time.monotonic_ns()}")
+    url = own_database(postgres)
     store = DecisionStore(open_engine(url))
     assert acknowledged(store, feedback("d0")) == [True]
     cut = sa.text(
@@ -209,11 +207,11 @@ def test_a_lost_connection_loses_nothing(postgres: str) -> None:
 
 def test_who_stops_waiting_does_not_stop_the_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = DecisionStore(open_engine(str(tmp_path / "d.db")))
-    held = hold(store, monkeypatch)
+    _, held = hold(store, monkeypatch)
     (waiting,) = store.feedback([feedback()])
     assert not waiting.cancel()
     held.set()
-    assert waiting.result(timeout=20) is True
+    assert waiting.result(PATIENCE) is True
     store.close()
 
 

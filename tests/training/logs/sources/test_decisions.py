@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,11 @@ from training.logs.sources import decisions
 
 NO_PROMPT = "no prompt was stored (serve with ROUTER_STORE_PROMPTS=true)"
 ORPHAN = "feedback without its decision"
+
+
+def plain(path: str) -> sa.Engine:
+    """An engine that makes no tables and keeps no connection."""
+    return sa.create_engine(f"sqlite:///{path}", poolclass=sa.NullPool)
 
 
 def fill(url: str, decided: list[dict[str, Any]], said: list[dict[str, Any]]) -> str:
@@ -97,7 +101,7 @@ def test_totals_are_the_stores(
     path = str(tmp_path / "decisions.db")
     url = path
     if kind == "postgresql":
-        path = url = own_database(request.getfixturevalue("postgres"), f"log{time.monotonic_ns()}")
+        path = url = own_database(request.getfixturevalue("postgres"))
     elif kind == "url":
         url = f"sqlite:///{path}"
     decided, said = sample(101)
@@ -112,7 +116,7 @@ def test_totals_are_the_stores(
 
 @needs_postgres
 def test_a_store_in_a_schema_of_its_own(postgres: str) -> None:
-    url = own_database(postgres, f"schema{time.monotonic_ns()}")
+    url = own_database(postgres)
     fill(url, *sample(5))
     engine = open_engine(url)
     with engine.begin() as connection:
@@ -127,7 +131,7 @@ def test_the_file_is_recognised_by_its_own_importer_only(tmp_path: Path) -> None
     path = Path(fill(str(tmp_path / "decisions.db"), *sample(1)))
     assert [one for one in traffic.IMPORTERS if one.recognises(path)] == [decisions]
     other = tmp_path / "other.db"
-    with sa.create_engine(f"sqlite:///{other}").begin() as connection:
+    with plain(str(other)).begin() as connection:
         connection.execute(sa.text("CREATE TABLE decision (id text)"))
     assert not decisions.recognises(other)
     with pytest.raises(OutcomeError, match="not recognised"):
@@ -145,7 +149,7 @@ def test_the_file_may_have_any_name(tmp_path: Path, name: str) -> None:
 
 def test_a_store_of_another_version_is_said(tmp_path: Path) -> None:
     path = fill(str(tmp_path / "decisions.db"), *sample(1))
-    with sa.create_engine(f"sqlite:///{path}").begin() as connection:
+    with plain(path).begin() as connection:
         connection.execute(sa.text(f"UPDATE {MARKER} SET version_num = '7'"))
     with pytest.raises(OutcomeError, match="version is 7, this code reads 1"):
         traffic.read([path])
@@ -153,7 +157,7 @@ def test_a_store_of_another_version_is_said(tmp_path: Path) -> None:
 
 def test_a_store_that_version_0_1_wrote_is_read_as_it_is(tmp_path: Path) -> None:
     path = fill(str(tmp_path / "decisions.db"), *sample(3))
-    with sa.create_engine(f"sqlite:///{path}").begin() as connection:
+    with plain(path).begin() as connection:
         connection.execute(sa.text(f"DROP TABLE {MARKER}"))
         connection.execute(sa.text(f"CREATE TABLE {MARKER} (version INTEGER NOT NULL, PRIMARY KEY (version))"))
         connection.execute(sa.text(f"INSERT INTO {MARKER} VALUES (1)"))
@@ -201,7 +205,7 @@ def test_whatever_the_store_holds_every_row_is_accounted_for(
     """SQLite keeps any type in any column."""
     path = str(tmp_path_factory.mktemp("dirty") / "decisions.db")
     open_engine(path).dispose()
-    with sa.create_engine(f"sqlite:///{path}").begin() as connection:
+    with plain(path).begin() as connection:
         for number, cell in enumerate([*cells, {"decision": {}, "feedback": {}, "orphan": False}]):
             made = decision(f"d{number}", at=1.7e9 + number) | cell["decision"]
             insert(connection, DECISIONS, made)
