@@ -38,8 +38,7 @@ def embed(
         first.setdefault(key, row)
     cache.mkdir(parents=True, exist_ok=True)
     matrix = np.empty((len(texts), files.spec.dim), dtype=np.float32)
-    with closing(sqlite3.connect(cache / f"{files.fingerprint()[:32]}.sqlite")) as database:
-        database.execute("pragma journal_mode = wal")
+    with closing(sqlite3.connect(cache / f"{files.fingerprint()[:32]}.sqlite", timeout=60)) as database:
         database.execute("create table if not exists embedding (text blob primary key, vector blob not null)")
         missing = list(_missing(database, first, matrix))
         encoder: Encoder | None = None

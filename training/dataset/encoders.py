@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
@@ -76,15 +75,18 @@ def make_encoder(kind: Kind, source: str, cache: Path, *, static_dim: int, max_t
     }
     folder = cache / f"{kind}-{hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]}"
     if not (folder / "spec.json").is_file():
-        with written_whole(folder) as draft:
-            draft.mkdir()
-            spec = (
-                _write_static(draft, source, static_dim, max_tokens)
-                if kind == "static"
-                else _write_transformer(draft, source, max_tokens)
-            )
-            (draft / "spec.json").write_text(spec.model_dump_json(), encoding="utf-8")
-            shutil.rmtree(folder, ignore_errors=True)
+        try:
+            with written_whole(folder) as draft:
+                draft.mkdir()
+                spec = (
+                    _write_static(draft, source, static_dim, max_tokens)
+                    if kind == "static"
+                    else _write_transformer(draft, source, max_tokens)
+                )
+                (draft / "spec.json").write_text(spec.model_dump_json(), encoding="utf-8")
+        except OSError:
+            if not (folder / "spec.json").is_file():  # else another run has made the same one meanwhile
+                raise
     return EncoderFiles(folder, EncoderSpec.model_validate_json((folder / "spec.json").read_bytes()))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,6 +120,13 @@ def test_more_texts_than_one_look_up_takes_are_all_found(files: EncoderFiles, tm
     first = embed(texts, files, tmp_path)
     assert (embed(texts, files, tmp_path, progress=counted(calls)) == first).all()
     assert calls == []
+
+
+def test_runs_at_the_same_time_share_a_cache(files: EncoderFiles, tmp_path: Path) -> None:
+    texts = [f"hello {'world ' * (n % 7)}{n}" for n in range(50)]
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda _: embed(texts, files, tmp_path), range(8)))
+    assert all((one == made[0]).all() for one in made)
 
 
 @settings(max_examples=20, deadline=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -13,8 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import numpy_helper
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.normalizers import Lowercase
@@ -23,8 +21,12 @@ from tokenizers.processors import TemplateProcessing
 
 import training.dataset.encoders
 from serving.bundle.encoder import Encoder
+from serving.bundle.manifest import EncoderSpec
 from training.config import load_params
 from training.dataset.encoders import PACKAGED, EncoderError, EncoderFiles, make_encoder, model_folder, static_graph
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 WORDS = ("[UNK]", "[CLS]", "[SEP]", "hello", "world", "prove", "the", "theorem")
 DIM = 6
@@ -40,6 +42,20 @@ TEXTS = (
 )
 
 
+def sentence_transformer(source: str | Any) -> SentenceTransformer:
+    """The model in a folder, or of one module; imported late, for every process that collects tests comes by here."""
+    from sentence_transformers import SentenceTransformer
+
+    modules = {"model_name_or_path": source} if isinstance(source, str) else {"modules": [source]}
+    return SentenceTransformer(**modules, device="cpu")
+
+
+def static_module(tokenizer: Tokenizer, weights: Any) -> Any:
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    return StaticEmbedding(tokenizer, embedding_weights=weights)
+
+
 def tiny(folder: Path, *, special_tokens: bool = False) -> str:
     """Saves a static sentence-transformers model of eight words and gives its folder."""
     tokenizer = Tokenizer(WordLevel({word: n for n, word in enumerate(WORDS)}, unk_token="[UNK]"))
@@ -49,8 +65,7 @@ def tiny(folder: Path, *, special_tokens: bool = False) -> str:
         marks = [(word, WORDS.index(word)) for word in ("[CLS]", "[SEP]")]
         tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=marks)
     weights = np.random.default_rng(0).normal(size=(len(WORDS), DIM)).astype(np.float32)
-    module = StaticEmbedding(tokenizer, embedding_weights=weights)
-    SentenceTransformer(modules=[module], device="cpu").save(str(folder))
+    sentence_transformer(static_module(tokenizer, weights)).save(str(folder))
     return str(folder)
 
 
@@ -118,7 +133,7 @@ def test_a_static_model_is_taken_as_it_is(tiny_model: str, tmp_path: Path) -> No
 def test_it_embeds_as_sentence_transformers_does(special_tokens: bool, tmp_path: Path) -> None:
     source = tiny(tmp_path / "model", special_tokens=special_tokens)
     texts = ["hello world", "Prove the theorem", "the the unknown", "world"]
-    expected = SentenceTransformer(source, device="cpu").encode(texts, normalize_embeddings=True)
+    expected = sentence_transformer(source).encode(texts, normalize_embeddings=True)
     assert encoder_of(make(source, tmp_path / "cache")).encode(texts) == pytest.approx(expected, abs=1e-5)
 
 
@@ -133,6 +148,24 @@ def test_an_encoder_is_made_once(tiny_model: str, tmp_path: Path, monkeypatch: p
     with pytest.raises(AssertionError, match="made a second time"):
         make(tiny_model, tmp_path, max_tokens=8)  # another recipe is another encoder
     assert [path.name for path in tmp_path.iterdir()] == [first.folder.name]  # and what failed leaves nothing behind
+
+
+def test_an_encoder_that_another_run_makes_meanwhile_is_taken(
+    tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = training.dataset.encoders._write_static
+
+    def meanwhile(*given: Any) -> EncoderSpec:
+        monkeypatch.setattr(training.dataset.encoders, "_write_static", write)
+        make(tiny_model, tmp_path)
+        (folder,) = (path for path in tmp_path.iterdir() if not path.name.startswith("."))
+        (folder / "of the other").touch()
+        return write(*given)
+
+    monkeypatch.setattr(training.dataset.encoders, "_write_static", meanwhile)
+    files = make(tiny_model, tmp_path)
+    assert (files.folder / "of the other").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [files.folder.name]
 
 
 def test_the_fingerprint_is_that_of_the_files(tiny_model: str, tmp_path: Path) -> None:
@@ -160,23 +193,17 @@ def test_the_packaged_model_is_a_folder_or_an_error_that_says_what_to_install(mo
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where earlier runs left their encoders, so that tests need not make them again."""
-    return KEPT if KEPT.is_dir() else tmp_path_factory.mktemp("encoders")
-
-
-@pytest.fixture(scope="session")
-def packaged_static(cache: Path) -> EncoderFiles:
+def packaged_static() -> EncoderFiles:
     embed = load_params().embed
-    return make_encoder("static", PACKAGED, cache, static_dim=embed.static_dim, max_tokens=embed.static_max_tokens)
+    return make_encoder("static", PACKAGED, KEPT, static_dim=embed.static_dim, max_tokens=embed.static_max_tokens)
 
 
 @pytest.fixture(scope="session")
-def packaged_transformer(cache: Path) -> Encoder:
+def packaged_transformer() -> Encoder:
     embed = load_params().embed
     return encoder_of(
         make_encoder(
-            "transformer", PACKAGED, cache, static_dim=embed.static_dim, max_tokens=embed.transformer_max_tokens
+            "transformer", PACKAGED, KEPT, static_dim=embed.static_dim, max_tokens=embed.transformer_max_tokens
         )
     )
 
@@ -185,8 +212,8 @@ def test_the_packaged_static_encoder_agrees_with_sentence_transformers(packaged_
     graph = onnx.load(packaged_static.onnx).graph
     tensors = {tensor.name: numpy_helper.to_array(tensor).copy() for tensor in graph.initializer}
     tokenizer = Tokenizer.from_file(str(packaged_static.tokenizer))
-    module = StaticEmbedding(tokenizer, embedding_weights=tensors["weights"])
-    expected = SentenceTransformer(modules=[module], device="cpu").encode(list(TEXTS), show_progress_bar=False)
+    model = sentence_transformer(static_module(tokenizer, tensors["weights"]))
+    expected = model.encode(list(TEXTS), show_progress_bar=False)
     made = encoder_of(packaged_static).encode(TEXTS)
     assert made.shape == (len(TEXTS), load_params().embed.static_dim)
     assert cosines(made, expected).min() > 0.999
@@ -204,7 +231,7 @@ def test_the_packaged_static_encoder_puts_like_beside_like(packaged_static: Enco
 
 def test_the_packaged_int8_transformer_agrees_with_sentence_transformers(packaged_transformer: Encoder) -> None:
     with training.dataset.encoders._quiet():
-        model = SentenceTransformer(model_folder(PACKAGED), device="cpu")
+        model = sentence_transformer(model_folder(PACKAGED))
         expected = model.encode(list(TEXTS), show_progress_bar=False)
     made = packaged_transformer.encode(TEXTS)
     assert made.shape == (len(TEXTS), 384)
