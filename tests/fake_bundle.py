@@ -24,16 +24,18 @@ from serving.bundle.catalogue import Candidate
 from serving.bundle.features import SURFACE
 from serving.bundle.manifest import (
     FORMAT_VERSION,
+    HEAD_OUTPUTS,
+    NEARNESS,
+    NOVELTY,
     EncoderSpec,
     HeadSpec,
     Manifest,
     Novelty,
+    Objective,
     OperatingPoint,
     switch_current,
     write_bundle,
 )
-from serving.decide.policy import Objective
-from serving.decide.router import HEAD_OUTPUTS, NEARNESS, NOVELTY
 
 VERSION = "fake-1"
 WORKFLOWS = ("easy", "hard")

@@ -14,18 +14,21 @@ import numpy as np
 from serving.bundle.catalogue import Candidate
 from serving.bundle.features import SURFACE
 from serving.bundle.manifest import (
+    ALWAYS_REFERENCE,
     FORMAT_VERSION,
     Bundle,
     EncoderSpec,
     HeadSpec,
     Manifest,
     Novelty,
+    Objective,
     OperatingPoint,
     sha256,
     write_bundle,
 )
-from serving.decide.policy import Objective
-from serving.decide.router import ALWAYS_REFERENCE, Estimates, Router
+from serving.decide.decision import Estimates
+from serving.decide.router import Router
+from serving.decide.value import Setting
 from training.certify.operating import CalibrationData, operating_points
 from training.config import Params
 from training.dataset.split import folds
@@ -286,7 +289,7 @@ def evaluate_router(
     )
     manifest = router.manifest
     point = manifest.default
-    setting = manifest.setting(point)
+    setting = Setting.of(manifest, point)
     reference = router.candidates.index(manifest.reference)
     lines, curves, alone = evaluate(
         Test(
@@ -336,7 +339,7 @@ def _off_policy(
     cost = served.cost_usd.astype(np.float64)
     point = manifest.default
     reference = np.full(len(part), router.candidates.index(manifest.reference))
-    routed = manifest.setting(point).choose(value, cost)
+    routed = Setting.of(manifest, point).choose(value, cost)
     seen_cost = np.where(np.isfinite(labels), part.cost_usd, np.nan)
     return tuple(
         OffPolicyLine(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.bundle.catalogue import Candidate
-from serving.decide.policy import Setting, choose
+from serving.decide.value import Setting, choose
 from training.certify.operating import CalibrationData, operating_points, violations
 from training.config import Params
 from training.evaluate.splits import Tested, without_workflows

@@ -16,8 +16,9 @@ from typing import Any, Literal
 import numpy as np
 
 from serving.bundle.request import RouteRequest
-from serving.decide.policy import Policy, Reason
-from serving.decide.router import Decision, Router, Situation
+from serving.decide.decision import Decision, Reason, Situation
+from serving.decide.policy import Policy
+from serving.decide.router import Router
 from training.config import load_params
 from training.prices.catalogue import load_catalogue
 from training.simulation.simulate import simulate

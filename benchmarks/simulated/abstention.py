@@ -9,8 +9,9 @@ import numpy as np
 
 from benchmarks.simulated.pacing import traffic_of
 from serving.bundle.manifest import Bundle
-from serving.decide.policy import Policy, Reason
-from serving.decide.router import Router, Situation
+from serving.decide.decision import Reason, Situation
+from serving.decide.policy import Policy
+from serving.decide.router import Router
 from training.simulation.simulate import SimulatedLog
 
 _NEVER = inf

@@ -20,8 +20,10 @@ import pandas as pd
 from serving.bundle.catalogue import Candidate
 from serving.bundle.manifest import Bundle
 from serving.bundle.request import RouteRequest
-from serving.decide.policy import Policy, choose, knob_for
-from serving.decide.router import Estimates, Router
+from serving.decide.decision import Estimates
+from serving.decide.policy import Policy
+from serving.decide.router import Router
+from serving.decide.value import choose, knob_for
 from serving.runtime.pipeline import Service
 from serving.settings import Settings
 from serving.store.feedback import Feedback
@@ -87,7 +89,7 @@ def _request(row: Mapping[Any, Any]) -> RouteRequest:
 async def serve(service: Service, traffic: Day, policy: Policy, rng: np.random.Generator) -> None:
     """Routes each request and feeds back what became of it, as the truth has it."""
     for place, request in enumerate(traffic.requests):
-        identifier, decision = await service.route(service.ask(request, policy, None))
+        identifier, decision = await service.route(service.case(request, policy, None))
         column = traffic.candidates.index(decision.candidate)
         good = bool(rng.random() < traffic.acceptable[place, column])
         cost = float(traffic.cost_usd[place, column] * rng.lognormal(-0.02, 0.2))

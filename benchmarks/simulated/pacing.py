@@ -16,9 +16,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from serving.bundle.request import RouteRequest, text_of
-from serving.decide.policy import Policy, Reason
-from serving.decide.router import Router, Situation
+from serving.bundle.request import RouteRequest, read
+from serving.decide.decision import Reason, Situation
+from serving.decide.policy import Policy
+from serving.decide.router import Router
 from serving.state.budgets import Allowance, Budgets
 from serving.state.rulebook import Budget, RuleBook, Rules
 from training.simulation.simulate import SimulatedLog, simulate
@@ -62,7 +63,7 @@ def traffic_of(log: SimulatedLog, router: Router) -> Traffic:
     since = pd.to_datetime(rows["timestamp"], utc=True) - pd.Timestamp(0, tz="UTC")
     return Traffic(
         requests,
-        router.encoder.encode([text_of(request) for request in requests]),
+        router.encoder.encode([read(request).text for request in requests]),
         np.asarray(since.dt.total_seconds(), dtype=np.float64),
         log.acceptable.loc[rows["request_id"], router.candidates].to_numpy(),
         log.cost_usd.loc[rows["request_id"], router.candidates].to_numpy(),
@@ -79,7 +80,7 @@ def stream(router: Router, traffic: Traffic, way: Way, day_usd: float, policy: P
         now[0] = float(traffic.at[row])
         left = Allowance(most_usd=0.0) if way == "cheapest" else budgets.allowance(_SCOPES)
         situation = Situation(pace=left.pace, most_usd=left.most_usd)
-        decision = router.decide(request, policy, situation, traffic.embeddings[row : row + 1])
+        decision = router.decide(read(request), policy, situation, traffic.embeddings[row : row + 1])
         columns[row] = router.candidates.index(decision.candidate)
         expected = decision.expected_cost_usd or 0.0
         cheapest[row] = decision.reason is Reason.BUDGET and expected > left.most_usd

@@ -56,7 +56,7 @@ from serving.api.schemas import (
     decision_document,
 )
 from serving.bundle.manifest import BundleError, Manifest
-from serving.decide.policy import NoEligibleCandidateError
+from serving.decide.eligibility import NoEligibleCandidateError
 from serving.runtime.logs import configure_logging
 from serving.runtime.metrics import CONTENT_TYPE as METRICS_TYPE
 from serving.runtime.pipeline import Service
@@ -134,7 +134,7 @@ async def route(request: Request) -> Response:
     key = _key(request, service)
     body = await request.body()
     asked = parse(RouteBody, body) if len(body) <= _INLINE_BYTES else await to_thread.run_sync(parse, RouteBody, body)
-    identifier, decision = await service.route(service.ask(asked.request(), asked.policy(), key))
+    identifier, decision = await service.route(service.case(asked.request(), asked.policy(), key))
     if service.settings.otel:
         from serving.runtime.traces import annotate
 
@@ -264,9 +264,9 @@ def _route_batch(service: Service, key: str | None, body: bytes, instance: str) 
     _check_batch("requests", len(bodies), service.settings.max_batch)
     if key is not None and len(bodies) > 1:
         _keep_rate(service, key, len(bodies) - 1)
-    asked = [service.ask(one.request(), one.policy(), key) for one in bodies]
+    cases = [service.case(one.request(), one.policy(), key) for one in bodies]
     results = []
-    for place, came in enumerate(service.route_batch(asked)):
+    for place, came in enumerate(service.route_batch(cases)):
         if isinstance(came, NoEligibleCandidateError):
             results.append(no_candidate_problem(came, f"{instance}#{place}"))
         elif isinstance(came, BudgetSpentError):

@@ -25,7 +25,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.api.schemas import BRANCH
-from serving.decide.policy import NoEligibleCandidateError
+from serving.decide.eligibility import NoEligibleCandidateError
 from serving.state.budgets import BudgetSpentError
 
 logger = logging.getLogger(__name__)

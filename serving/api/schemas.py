@@ -25,9 +25,11 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from serving.bundle.catalogue import Candidate
+from serving.bundle.manifest import Objective
 from serving.bundle.request import RouteRequest
-from serving.decide.policy import Capability, Objective, Policy, Reason, Rule
-from serving.decide.router import Decision
+from serving.decide.decision import Decision, Reason
+from serving.decide.eligibility import Rule
+from serving.decide.policy import Capability, Policy
 from serving.store.feedback import Feedback
 
 # What names a branch of a union in an error's location; a client sees only the path in its own document.

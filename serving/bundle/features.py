@@ -11,7 +11,7 @@ from math import log1p
 import numpy as np
 
 from serving.bundle.arrays import Floats, Floats32
-from serving.bundle.request import RouteRequest, has_image
+from serving.bundle.request import ReadRequest, RouteRequest, read
 
 SURFACE: tuple[str, ...] = (
     "log_bytes",
@@ -27,9 +27,6 @@ SURFACE: tuple[str, ...] = (
     "log_messages",
     "has_system",
     "has_image",
-    "has_tools",
-    "wants_json",
-    "log_max_output_tokens",
 )
 
 _BYTES = 256
@@ -50,14 +47,14 @@ def _byte_classes() -> Floats:
 _CLASSES = _byte_classes()
 
 
-def surface_features(request: RouteRequest, text: str) -> list[float]:
-    """The features named in `SURFACE`, in that order, for one request and its text."""
-    data = np.frombuffer(text.encode("utf-8", "replace"), dtype=np.uint8)
+def surface_features(request: ReadRequest) -> list[float]:
+    """The features named in `SURFACE`, in that order, for one request."""
+    data = np.frombuffer(request.data, dtype=np.uint8)
     size = data.size
     counts = np.bincount(data, minlength=_BYTES) @ _CLASSES if size else np.zeros(8)
     spaces, lines, digits, upper, symbols, punctuation, non_ascii, questions = counts.tolist()
     share = 1.0 / max(size, 1)
-    messages = request.messages or ()
+    messages = request.request.messages or ()
     return [
         log1p(size),
         log1p(spaces),
@@ -68,26 +65,25 @@ def surface_features(request: RouteRequest, text: str) -> list[float]:
         punctuation * share,
         non_ascii * share,
         log1p(questions),
-        1.0 if "```" in text else 0.0,
+        1.0 if "```" in request.text else 0.0,
         log1p(len(messages)),
         1.0 if any(message.get("role") in ("system", "developer") for message in messages) else 0.0,
-        1.0 if has_image(request) else 0.0,
-        1.0 if request.tools else 0.0,
-        1.0 if request.json_schema else 0.0,
-        log1p(request.max_output_tokens or 0),
+        1.0 if request.image else 0.0,
     ]
 
 
-def feature_matrix(requests: Sequence[RouteRequest], texts: Sequence[str], workflows: Sequence[str]) -> Floats32:
+def feature_matrix(requests: Sequence[RouteRequest | ReadRequest], workflows: Sequence[str]) -> Floats32:
     """(n, len(SURFACE) + len(workflows)) float32: the surface features, then one column per workflow.
 
     A missing or unknown workflow leaves its columns all zero.
     """
     surface = len(SURFACE)
-    matrix = np.zeros((len(texts), surface + len(workflows)), dtype=np.float32)
+    matrix = np.zeros((len(requests), surface + len(workflows)), dtype=np.float32)
     column = {workflow: surface + index for index, workflow in enumerate(workflows)}
-    for row, (request, text) in enumerate(zip(requests, texts, strict=True)):
-        matrix[row, :surface] = surface_features(request, text)
-        if request.workflow is not None and (at := column.get(request.workflow)) is not None:
+    for row, one in enumerate(requests):
+        request = read(one)
+        matrix[row, :surface] = surface_features(request)
+        workflow = request.request.workflow
+        if workflow is not None and (at := column.get(workflow)) is not None:
             matrix[row, at] = 1.0
     return matrix

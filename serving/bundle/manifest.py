@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -12,13 +13,35 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from serving.bundle.atomic_write import written_whole
 from serving.bundle.catalogue import Candidate
-from serving.decide.policy import Objective, Setting
 
 # Raise it when a bundle written before can no longer be read by this code, or the other way round.
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 MANIFEST = "manifest.json"
 # What serving reads beside the manifest; a bundle may hold more (a report, a card).
 REQUIRED_FILES = ("encoder.onnx", "head.onnx", "tokenizer.json")
+# The outputs of head.onnx for n requests and m candidates, all (n, m).
+HEAD_OUTPUTS = (
+    "acceptable",
+    "quality",
+    "input_tokens",
+    "output_tokens",
+    "logged_cost_usd",
+    "latency_ms",
+    "latency_p95_ms",
+)
+# Its output (n, clusters): cosine similarity to the centres of the training prompts.
+NEARNESS = "nearness"
+# And (n, 1): how far from the training prompts as a whole, in units of how far these are on average.
+NOVELTY = "novelty"
+# The operating point that sends every request to the reference candidate.
+ALWAYS_REFERENCE = "always-reference"
+
+
+class Objective(StrEnum):
+    """What a decision maximises for its cost: the chance of an acceptable answer, or its expected quality."""
+
+    ACCEPTABLE = "acceptable"
+    QUALITY = "quality"
 
 
 class BundleError(ValueError):
@@ -92,9 +115,9 @@ class Certificate(_Frozen):
 class OperatingPoint(_Frozen):
     """A knob value and what it gave on the calibration data.
 
-    `guard` names the candidate against which the knob counts failures (`policy.guarded`); `always` one that is used for
-    every request instead of a knob. Quality is the share of acceptable answers, saving is relative to sending everything
-    to the reference candidate.
+    `guard` names the candidate against which the knob counts failures (`serving.decide.value.guarded`); `always` one that is
+    used for every request instead of a knob. Quality is the share of acceptable answers, saving is relative to sending
+    everything to the reference candidate.
     """
 
     name: str
@@ -136,15 +159,6 @@ class Manifest(_Frozen):
     def default(self) -> OperatingPoint:
         """The operating point for a request that asks for none."""
         return next(point for point in self.operating_points if point.name == self.default_point)
-
-    def setting(self, point: OperatingPoint) -> Setting:
-        """The point as the policy takes it, candidates as columns."""
-        columns = {candidate.name: column for column, candidate in enumerate(self.candidates)}
-        return Setting(
-            point.knob,
-            guard=None if point.guard is None else columns[point.guard],
-            always=None if point.always is None else columns[point.always],
-        )
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:

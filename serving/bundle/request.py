@@ -1,4 +1,7 @@
-"""A request, and the text of it that is embedded. Training and serving share this one definition."""
+"""A request, and what is read of it: its text, which is embedded, its length and whether it shows an image.
+
+Training and serving share this one definition.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +31,31 @@ class RouteRequest:
     max_output_tokens: int | None = None
 
 
-def as_request(request: str | RouteRequest) -> RouteRequest:
-    """A bare string is a request with that prompt and nothing else."""
-    return RouteRequest(prompt=request) if isinstance(request, str) else request
+@dataclass(frozen=True, slots=True)
+class ReadRequest:
+    """A request that was read once, which every later step takes.
+
+    `text` is what is embedded, `data` the same in UTF-8; `image` says whether any message carries an image.
+    """
+
+    request: RouteRequest
+    text: str
+    data: bytes
+    image: bool
+
+    @property
+    def tokens(self) -> float:
+        """The tokens of its text, estimated: UTF-8 bytes are less wrong than characters where a script is not Latin."""
+        return len(self.data) / BYTES_PER_TOKEN
+
+
+def read(request: str | RouteRequest | ReadRequest) -> ReadRequest:
+    """A bare string is a request with that prompt and nothing else; what was read before is given back."""
+    if isinstance(request, ReadRequest):
+        return request
+    known = RouteRequest(prompt=request) if isinstance(request, str) else request
+    text = text_of(known)
+    return ReadRequest(known, text, text.encode(), has_image(known))
 
 
 def text_of(request: RouteRequest) -> str:
@@ -47,7 +72,7 @@ def text_of(request: RouteRequest) -> str:
 
 
 def estimated_tokens(text: str) -> float:
-    """UTF-8 bytes / `BYTES_PER_TOKEN`: less wrong for other scripts than characters are."""
+    """As `ReadRequest.tokens`, of any text."""
     return len(text.encode("utf-8", "replace")) / BYTES_PER_TOKEN
 
 

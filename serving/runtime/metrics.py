@@ -11,7 +11,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
-from serving.decide.router import Decision
+from serving.decide.decision import Decision
 from serving.runtime.shadow import ShadowAnswer
 from serving.settings import metrics_folder, several_processes
 from serving.store.feedback import Feedback

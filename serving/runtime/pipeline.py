@@ -19,9 +19,10 @@ from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
 from serving.bundle.arrays import Floats32
-from serving.bundle.request import RouteRequest, estimated_tokens, has_image, text_of
-from serving.decide.policy import Demand, NoEligibleCandidateError, Policy, Reason, rule_out
-from serving.decide.router import Alternative, Decision, Situation
+from serving.bundle.request import ReadRequest, RouteRequest, read
+from serving.decide.decision import Decision, Reason, Situation
+from serving.decide.eligibility import NoEligibleCandidateError
+from serving.decide.policy import Policy
 from serving.runtime.batching import Batching, BusyError
 from serving.runtime.live import Live, Serving
 from serving.runtime.metrics import Metrics
@@ -31,7 +32,7 @@ from serving.runtime.upkeep import Periodic, refresh_budgets, restore_budgets
 from serving.settings import Settings
 from serving.state.budgets import Allowance, Budgets, BudgetSpentError
 from serving.state.drift import Drift, Thresholds
-from serving.state.rulebook import RuleBook, Rules, RulesError, load_rules
+from serving.state.rulebook import RuleBook, RulesError, load_rules
 from serving.state.sessions import OnCandidate, Sessions
 from serving.store.engine import open_engine
 from serving.store.feedback import Feedback
@@ -45,17 +46,18 @@ _FREE = Allowance()
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """One request with what is asked of it, by whom: `key` is the API key's name, `scopes` the rules it is under."""
+class Case:
+    """One request to decide under the rules: `policy` is what it asks itself, tightened by them.
 
-    request: RouteRequest
+    `key` is the name of the caller's API key, `scopes` are the names of the rules that it is under, and `no_candidate` is
+    who answers by these when nobody is eligible.
+    """
+
+    request: ReadRequest
     policy: Policy
     key: str | None
-    scopes: Sequence[tuple[str, Rules]]
-
-    @property
-    def scope_names(self) -> list[str]:
-        return [name for name, _ in self.scopes]
+    scopes: Sequence[str]
+    no_candidate: str | None
 
 
 Answer = tuple[str, Decision] | NoEligibleCandidateError | BudgetSpentError
@@ -101,17 +103,19 @@ class Service:
                     f"bundle's candidates: {', '.join(known)}"
                 )
 
-    # --- asking ---
+    # --- one request ---
 
-    def ask(self, request: RouteRequest, policy: Policy, key: str | None) -> Asked:
-        """The request under the server's rules, which only tighten what it asks itself."""
-        scopes = self.rules.scopes(key, request.workflow)
-        for _, rules in scopes:
+    def case(self, request: RouteRequest, policy: Policy, key: str | None) -> Case:
+        """The request, read, under the server's rules, which only tighten what it asks itself."""
+        scopes, no_candidate = [], None
+        for name, rules in self.rules.scopes(key, request.workflow):
+            scopes.append(name)
+            no_candidate = rules.no_candidate or no_candidate  # the key's before the workflow's
             if rules.tightening is not None:
                 policy = policy.tightened(rules.tightening)
-        return Asked(request, policy, key, scopes)
+        return Case(read(request), policy, key, scopes, no_candidate)
 
-    async def route(self, asked: Asked) -> tuple[str, Decision]:
+    async def route(self, case: Case) -> tuple[str, Decision]:
         """The decision's id and the decision; raises NoEligibleCandidateError or BudgetSpentError.
 
         A decision that takes longer than the time limit is not waited for, and one that fails is logged: the reference
@@ -119,12 +123,12 @@ class Service:
         """
         started = time.perf_counter()
         if self.budgets.any:
-            self.budgets.allowance(asked.scope_names)  # a spent budget that rejects is not worth embedding for
+            self.budgets.allowance(case.scopes)  # a spent budget that rejects is not worth embedding for
         serving = self.live.current
         try:
-            embedding = await self._embedded(serving, text_of(asked.request))
+            embedding = await self._embedded(serving, case.request.text)
             self.metrics.stage("encode", time.perf_counter() - started)
-            return self.decide(asked, serving, embedding, started)
+            return self.decide(case, serving, embedding, started)
         except (NoEligibleCandidateError, BudgetSpentError):
             raise
         except TimeoutError:
@@ -132,13 +136,14 @@ class Service:
         except Exception:  # whatever it is, the caller still needs to know where to send the request
             logger.exception("a decision failed, the reference answers")
             reason = Reason.FAULT
-        return self._without_estimates(asked, serving, reason, started)
+        return self._without_estimates(case, serving, reason, started)
 
-    def _without_estimates(
-        self, asked: Asked, serving: Serving, reason: Reason, started: float
-    ) -> tuple[str, Decision]:
-        identifier, decision = self._reserved(asked, lambda _: self.fallback(asked, serving, reason))
-        return self._finish(identifier, asked, decision, None, started)
+    def _without_estimates(self, case: Case, serving: Serving, reason: Reason, started: float) -> tuple[str, Decision]:
+        identifier, decision = self._reserved(
+            case,
+            lambda situation: serving.router.decide_without_estimates(case.request, case.policy, situation, reason),
+        )
+        return self._finish(identifier, case, decision, None, started)
 
     async def _embedded(self, serving: Serving, text: str) -> Floats32:
         """(1, dim); raises TimeoutError."""
@@ -153,69 +158,57 @@ class Service:
             raise TimeoutError from error
         return await asyncio.wait_for(asyncio.wrap_future(embedding), self.settings.time_limit_ms / 1e3)
 
-    def decide(self, asked: Asked, serving: Serving, embedding: Floats32, started: float) -> tuple[str, Decision]:
+    def decide(self, case: Case, serving: Serving, embedding: Floats32, started: float) -> tuple[str, Decision]:
         """As `route`, once the text is embedded, as (1, dim)."""
-
-        def decided(situation: Situation) -> Decision:
-            try:
-                return serving.router.decide(asked.request, asked.policy, situation, embedding)
-            except NoEligibleCandidateError as error:
-                return self._default(asked, serving, error)
-
         embedded = time.perf_counter()
-        identifier, decision = self._reserved(asked, decided)
+        identifier, decision = self._reserved(
+            case, lambda situation: serving.router.decide(case.request, case.policy, situation, embedding)
+        )
         self.metrics.stage("decide", time.perf_counter() - embedded)
-        return self._finish(identifier, asked, decision, embedding, started)
+        return self._finish(identifier, case, decision, embedding, started)
 
-    def _reserved(self, asked: Asked, decide: Callable[[Situation], Decision]) -> tuple[str, Decision]:
+    def _reserved(self, case: Case, decide: Callable[[Situation], Decision]) -> tuple[str, Decision]:
         """A decision whose cost its budgets hold, and its id.
 
         Where another thread took the money in between it is decided once more, on what is left; raises BudgetSpentError.
         """
         identifier = uuid.uuid4().hex
         if not self.budgets.any:
-            return identifier, decide(self._situation(asked, _FREE))
+            return identifier, decide(self._situation(case, _FREE))
         for last in (False, True):
-            allowance = self.budgets.allowance(asked.scope_names)
-            decision = decide(self._situation(asked, allowance))
+            allowance = self.budgets.allowance(case.scopes)
+            decision = decide(self._situation(case, allowance))
             try:
-                self.budgets.reserve(identifier, asked.scope_names, decision.expected_cost_usd or 0.0)
+                self.budgets.reserve(identifier, case.scopes, decision.expected_cost_usd or 0.0)
                 break
             except BudgetSpentError:
                 if last:
                     raise
         return identifier, replace(decision, warnings=allowance.warned) if allowance.warned else decision
 
-    def _default(self, asked: Asked, serving: Serving, error: NoEligibleCandidateError) -> Decision:
-        """Who answers when nobody is eligible, if a rule names one, the key's before the workflow's; raises the error."""
-        default = next((rules.no_candidate for _, rules in reversed(asked.scopes) if rules.no_candidate), None)
-        if default is None or default not in serving.router.candidates:
-            raise error
-        return self.fallback(asked, serving, Reason.NO_CANDIDATE, default)
-
-    def route_batch(self, asked: Sequence[Asked]) -> list[Answer]:
+    def route_batch(self, cases: Sequence[Case]) -> list[Answer]:
         """As `route` for several requests with one forward pass, each with its error in its place; no time limit holds."""
         started = time.perf_counter()
         serving = self.live.current
         try:
-            embeddings: Floats32 | None = serving.router.encoder.encode([text_of(one.request) for one in asked])
-            came: Sequence[Decision | NoEligibleCandidateError | None] = [None] * len(asked)
+            embeddings: Floats32 | None = serving.router.encoder.encode([one.request.text for one in cases])
+            came: Sequence[Decision | NoEligibleCandidateError | None] = [None] * len(cases)
             if not self.budgets.any:  # with budgets, what one decision takes the next one cannot have
-                situated = [(one.request, one.policy, self._situation(one, _FREE)) for one in asked]
+                situated = [(one.request, one.policy, self._situation(one, _FREE)) for one in cases]
                 came = serving.router.route_each(situated, embeddings)
         except Exception:  # as in `route`: nobody's call may fail because of this
             logger.exception("a batch of decisions failed, the reference answers")
-            embeddings, came = None, [None] * len(asked)
+            embeddings, came = None, [None] * len(cases)
         answers = [
             self._answer(one, serving, None if embeddings is None else embeddings[row : row + 1], started, came[row])
-            for row, one in enumerate(asked)
+            for row, one in enumerate(cases)
         ]
         self.metrics.stage("batch", time.perf_counter() - started)
         return answers
 
     def _answer(
         self,
-        asked: Asked,
+        case: Case,
         serving: Serving,
         embedding: Floats32 | None,
         started: float,
@@ -227,11 +220,12 @@ class Service:
         """
         try:
             if embedding is None:
-                return self._without_estimates(asked, serving, Reason.FAULT, started)
+                return self._without_estimates(case, serving, Reason.FAULT, started)
             if came is None:
-                return self.decide(asked, serving, embedding, started)
-            decision = came if isinstance(came, Decision) else self._default(asked, serving, came)
-            return self._finish(uuid.uuid4().hex, asked, decision, embedding, started)
+                return self.decide(case, serving, embedding, started)
+            if isinstance(came, NoEligibleCandidateError):
+                return came
+            return self._finish(uuid.uuid4().hex, case, came, embedding, started)
         except (NoEligibleCandidateError, BudgetSpentError) as error:
             return error
 
@@ -242,8 +236,8 @@ class Service:
             return None
         return float(self._limiter.get_window_stats(limit, key).reset_time - time.time())
 
-    def _situation(self, asked: Asked, allowance: Allowance) -> Situation:
-        session = asked.request.session_id
+    def _situation(self, case: Case, allowance: Allowance) -> Situation:
+        session = case.request.request.session_id
         on = self.sessions.get(session) if session is not None else None
         return Situation(
             session=None if on is None else on.candidate,
@@ -253,48 +247,7 @@ class Service:
             most_usd=allowance.most_usd,
             explore=self.settings.explore,
             draw=self._random.random() if self.settings.explore else 0.0,
-        )
-
-    def fallback(self, asked: Asked, serving: Serving, reason: Reason, name: str | None = None) -> Decision:
-        """A decision without estimates: the named candidate, or the reference, or, where the rules exclude that one, the
-        dearest that they admit. Raises NoEligibleCandidateError where they admit none."""
-        manifest = serving.router.manifest
-        candidates = serving.router.candidates
-        tokens = estimated_tokens(text_of(asked.request))
-        output = float(asked.request.max_output_tokens or 0)
-        cost = [c.cost_usd(tokens, output) if c.priced else float("nan") for c in manifest.candidates]
-        m = len(candidates)
-        demand = Demand(has_image(asked.request), [tokens] * m, cost, [float("nan")] * m)
-        rules = rule_out(manifest.candidates, asked.request, asked.policy, demand, margin=self.settings.context_margin)
-        if name is None:
-            eligible = [column for column, rule in enumerate(rules) if rule is None]
-            if not eligible:
-                raise NoEligibleCandidateError(candidates, rules)
-            reference = candidates.index(manifest.reference)
-            chosen = reference if reference in eligible else max(eligible, key=lambda column: (cost[column], column))
-        else:
-            chosen = candidates.index(name)
-        others = tuple(c for column, c in enumerate(candidates) if column != chosen and rules[column] is None)
-        return Decision(
-            candidate=candidates[chosen],
-            confidence=None,
-            expected_cost_usd=None if cost[chosen] != cost[chosen] else cost[chosen],
-            fallbacks=others,
-            reason=reason,
-            operating_point=None,
-            quality_target=None,
-            certificate=None,
-            knob=0.0,
-            propensity=1.0,
-            novelty=None,
-            cluster=None,
-            alternatives=tuple(
-                Alternative(
-                    c, None, None if cost[column] != cost[column] else cost[column], None, None, None, rules[column]
-                )
-                for column, c in enumerate(candidates)
-            ),
-            bundle=manifest.version,
+            no_candidate=case.no_candidate,
         )
 
     def may_see(self, key: str | None, scope: str) -> bool:
@@ -304,15 +257,14 @@ class Service:
     # --- remembering ---
 
     def _finish(
-        self, identifier: str, asked: Asked, decision: Decision, embedding: Floats32 | None, started: float
+        self, identifier: str, case: Case, decision: Decision, embedding: Floats32 | None, started: float
     ) -> tuple[str, Decision]:
         decided = time.perf_counter()
-        request = asked.request
+        session = case.request.request.session_id
         # One decision made in haste does not take a conversation away from its candidate's cache.
-        if request.session_id is not None and decision.confidence is not None:
-            tokens = estimated_tokens(text_of(request))
-            self.sessions.put(request.session_id, OnCandidate(decision.candidate, tokens))
-        self._record(identifier, asked, decision, embedding)
+        if session is not None and decision.confidence is not None:
+            self.sessions.put(session, OnCandidate(decision.candidate, case.request.tokens))
+        self._record(identifier, case, decision, embedding)
         self.drift.decided(identifier, decision, self.live.current.router.manifest)
         self.metrics.decided(decision)
         finished = time.perf_counter()
@@ -333,33 +285,33 @@ class Service:
             )
         return identifier, decision
 
-    def _record(self, identifier: str, asked: Asked, decision: Decision, embedding: Floats32 | None) -> None:
+    def _record(self, identifier: str, case: Case, decision: Decision, embedding: Floats32 | None) -> None:
         """Stores the decision; where there is a shadow bundle, once that was asked too, which the answer does not wait for."""
         if self.shadow is None or embedding is None:
-            self._store(identifier, asked, decision, None)
+            self._store(identifier, case, decision, None)
             return
 
         def answered(would: Decision | None, answer: ShadowAnswer) -> None:
             self.metrics.shadowed(answer)
-            self._store(identifier, asked, decision, would)
+            self._store(identifier, case, decision, would)
 
         serving = self.live.current
         usable = serving.router.manifest.version == decision.bundle
         usable = usable and serving.same_encoder(self.shadow.live.current.router)
-        self.shadow.ask(asked.request, asked.policy, decision, embedding if usable else None, answered)
+        self.shadow.ask(case.request, case.policy, decision, embedding if usable else None, answered)
 
-    def _store(self, identifier: str, asked: Asked, decision: Decision, shadow: Decision | None) -> None:
+    def _store(self, identifier: str, case: Case, decision: Decision, shadow: Decision | None) -> None:
         if self.store is not None:
-            self.store.decided(self._row(identifier, asked, decision, shadow))
+            self.store.decided(self._row(identifier, case, decision, shadow))
 
-    def _row(self, identifier: str, asked: Asked, decision: Decision, shadow: Decision | None) -> Mapping[str, Any]:
-        request = asked.request
+    def _row(self, identifier: str, case: Case, decision: Decision, shadow: Decision | None) -> Mapping[str, Any]:
+        request = case.request.request
         keep = self.settings.store_prompts
         seen = next(one for one in decision.alternatives if one.candidate == decision.candidate)
         return {
             "id": identifier,
             "at": time.time(),
-            "key": asked.key,
+            "key": case.key,
             "workflow": request.workflow,
             "session_id": request.session_id,
             "prompt": request.prompt if keep else None,

@@ -9,9 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 from serving.bundle.arrays import Floats32
-from serving.bundle.request import RouteRequest, text_of
-from serving.decide.policy import NoEligibleCandidateError, Policy
-from serving.decide.router import Decision, Situation
+from serving.bundle.request import ReadRequest
+from serving.decide.decision import Decision, Situation
+from serving.decide.eligibility import NoEligibleCandidateError
+from serving.decide.policy import Policy
 from serving.runtime.live import Live
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ class Shadow:
 
     def ask(
         self,
-        request: RouteRequest,
+        request: ReadRequest,
         policy: Policy,
         decision: Decision,
         embedding: Floats32 | None,
@@ -59,11 +60,11 @@ class Shadow:
             then(None, "dropped")
 
     def _compare(
-        self, request: RouteRequest, policy: Policy, decision: Decision, embedding: Floats32 | None
+        self, request: ReadRequest, policy: Policy, decision: Decision, embedding: Floats32 | None
     ) -> tuple[Decision | None, ShadowAnswer]:
         try:
             serving = self.live.current
-            own = serving.embed(text_of(request)) if embedding is None else embedding
+            own = serving.embed(request.text) if embedding is None else embedding
             would = serving.router.decide(request, policy, Situation(), own)
         except NoEligibleCandidateError:
             return None, "no_candidate"

@@ -10,7 +10,7 @@ from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-from serving.decide.router import Decision
+from serving.decide.decision import Decision
 
 _NAME = "outcome-router"
 

@@ -18,7 +18,7 @@ from cachetools import LRUCache
 
 from serving.bundle.arrays import Floats
 from serving.bundle.manifest import Manifest
-from serving.decide.router import Decision
+from serving.decide.decision import Decision
 
 logger = logging.getLogger(__name__)
 

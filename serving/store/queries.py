@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine, and_, case, func, select
 
-from serving.decide.policy import Reason
+from serving.decide.decision import Reason
 from serving.store.tables import DECISIONS, FEEDBACK
 
 # The decisions that a bundle makes by itself. The others depend on the conversation, a budget or a draw as well, or were

@@ -8,8 +8,9 @@ import pytest
 from benchmarks.simulated.abstention import abstention_figures
 from serving.bundle.manifest import Bundle, Novelty
 from serving.bundle.request import RouteRequest
-from serving.decide.policy import Policy, Reason
-from serving.decide.router import Router, Situation
+from serving.decide.decision import Reason, Situation
+from serving.decide.policy import Policy
+from serving.decide.router import Router
 from tests import fake_bundle
 from tests.conftest import Trained
 from tests.fake_bundle import LARGE, OPEN, SMALL

@@ -7,8 +7,8 @@ import pytest
 
 from serving.bundle.manifest import Bundle
 from serving.bundle.request import RouteRequest
-from serving.decide.policy import choose
 from serving.decide.router import Router
+from serving.decide.value import choose
 from tests.conftest import Trained
 
 PROMPTS = [

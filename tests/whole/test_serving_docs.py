@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from serving.api.schemas import FeedbackBody, RouteBody
-from serving.decide.policy import Reason, Rule
+from serving.decide.decision import Reason
+from serving.decide.eligibility import Rule
 from serving.runtime.pipeline import Service
 from serving.settings import Settings
 from serving.state.rulebook import Budget, Key, Rules, load_rules

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.bundle.manifest import Certificate, OperatingPoint, WorkflowBound
-from serving.decide.policy import Setting
+from serving.decide.value import Setting
 from training.dataset.matrix import workflow_names
 from training.learn.estimators.base import Floats
 from training.measure.bounds import clopper_pearson_upper, weighted_upper

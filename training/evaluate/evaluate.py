@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.decide.policy import Setting, choose
+from serving.decide.value import Setting, choose
 from training.dataset.matrix import workflow_names
 from training.evaluate.baselines import Contender
 from training.learn.estimators.base import Floats

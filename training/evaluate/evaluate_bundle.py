@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from serving.bundle.catalogue import Candidate
-from serving.bundle.manifest import Bundle
-from serving.decide.policy import Objective
+from serving.bundle.manifest import Bundle, Objective
 from serving.decide.router import Router
+from serving.decide.value import Setting
 from training.dataset.label import acceptable
 from training.dataset.matrix import build_matrix
 from training.dataset.split import group_requests
@@ -66,7 +66,7 @@ def evaluate_bundle(
     outcome = CompleteOutcomes(value[rows], matrix.cost_usd[rows], groups[rows], matrix.workflow[rows])
     reference = router.candidates.index(manifest.reference)
     point = manifest.default
-    setting = manifest.setting(point)
+    setting = Setting.of(manifest, point)
     lines, curves, alone = evaluate(
         Test(
             calibration=outcome,

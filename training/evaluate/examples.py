@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from serving.decide.router import Router
+from serving.decide.value import Setting
 from training.learn.pipeline import Prepared
 
 NAME = "test_requests.csv"
@@ -21,7 +22,7 @@ def write(folder: Path, router: Router, prepared: Prepared) -> None:
     point = manifest.default
     estimates = router.estimate(list(part.requests))
     value = estimates.of(manifest.objective).astype(np.float64)
-    columns = manifest.setting(point).choose(value, estimates.cost_usd.astype(np.float64))
+    columns = Setting.of(manifest, point).choose(value, estimates.cost_usd.astype(np.float64))
     place = np.arange(len(part))
     table = {
         "request_id": part.request_id,

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from serving.decide.policy import Objective
+from serving.bundle.manifest import Objective
 from training.config import ConfigError, Params
 from training.dataset.matrix import OutcomeMatrix, workflow_names
 from training.dataset.split import Split, SplitError, folds, split_requests

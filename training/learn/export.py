@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from serving.bundle.encoder import onnx_session
-from serving.decide.router import HEAD_OUTPUTS, NEARNESS, NOVELTY
+from serving.bundle.manifest import HEAD_OUTPUTS, NEARNESS, NOVELTY
 from training.dataset.encoders import EncoderFiles
 from training.errors import TrainingError
 from training.learn.estimators.base import Floats, Inputs

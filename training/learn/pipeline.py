@@ -14,7 +14,7 @@ from sklearn.cluster import MiniBatchKMeans
 
 from serving.bundle.catalogue import Candidate
 from serving.bundle.features import SURFACE, feature_matrix
-from serving.decide.policy import Objective
+from serving.bundle.manifest import Objective
 from training.config import Params
 from training.dataset.embed import embed
 from training.dataset.encoders import EncoderFiles, Kind, make_encoder
@@ -198,7 +198,7 @@ def _encode_with(
         threads=params.embed.threads,
         progress=lambda done, total: progress(f"embed ({kind})", done, total),
     )
-    features = feature_matrix(list(prepared.matrix.requests), list(prepared.matrix.texts), prepared.workflows)
+    features = feature_matrix(list(prepared.matrix.requests), prepared.workflows)
     return Inputs(embedding, features, len(SURFACE)), files
 
 

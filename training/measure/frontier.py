@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.decide.policy import choose
+from serving.decide.value import choose
 from training.measure.metrics import aiq
 
 Floats = NDArray[np.float64]

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from serving.bundle.manifest import MANIFEST, Bundle, BundleError, open_bundle, switch_current, switch_link
 from serving.bundle.request import RouteRequest
-from serving.decide.policy import Policy, Setting, choose
+from serving.decide.policy import Policy
 from serving.decide.router import Router
+from serving.decide.value import Setting, choose
 from training.errors import TrainingError
 from training.measure.frontier import Floats, bootstrap_aiq, bootstrap_weights, frontier, singles
 
@@ -142,7 +143,7 @@ def _measure(
     expected_cost = estimates.cost_usd[:, columns].astype(np.float64)
     points = frontier(estimate, expected_cost, quality, cost_usd, np.array(router.manifest.knobs))
     point = router.operating_point(Policy())
-    setting = Setting(0.0) if point is None else router.manifest.setting(point)
+    setting = Setting(0.0) if point is None else Setting.of(router.manifest, point)
     if point is not None and point.always in candidates:
         chosen = np.full(len(quality), candidates.index(point.always), dtype=np.intp)
     else:

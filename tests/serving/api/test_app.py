@@ -26,7 +26,7 @@ from serving.api.schemas import (
     RouteResponse,
 )
 from serving.bundle.manifest import BundleError
-from serving.decide.policy import Reason
+from serving.decide.decision import Reason
 from serving.decide.router import Router
 from serving.runtime.pipeline import Service
 from serving.settings import Settings
@@ -317,7 +317,7 @@ def test_an_unexpected_error_says_nothing_and_is_logged(
         raise RuntimeError("inside")
 
     with TestClient(create_app(Settings(bundle=folder))) as client:
-        monkeypatch.setattr(Service, "ask", fail)
+        monkeypatch.setattr(Service, "case", fail)
         response = client.post("/v1/route", json={"prompt": "my secret"})
     problem_of(response, 500)
     assert "inside" not in response.text

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.bundle.features import SURFACE, feature_matrix, surface_features
-from serving.bundle.request import RouteRequest, text_of
+from serving.bundle.request import RouteRequest, read, text_of
 
 
 def features(request: RouteRequest) -> dict[str, float]:
-    return dict(zip(SURFACE, surface_features(request, text_of(request)), strict=True))
+    return dict(zip(SURFACE, surface_features(read(request)), strict=True))
 
 
 def test_counts_by_hand() -> None:
@@ -42,22 +42,24 @@ def test_what_is_known_beside_the_text() -> None:
                 {"role": "system", "content": "```"},
                 {"role": "user", "content": [{"type": "image_url"}, {"type": "text", "text": "hi"}]},
                 {"role": "assistant", "content": None, "tool_calls": []},
-            ),
-            tools=True,
-            json_schema=True,
-            max_output_tokens=99,
+            )
         )
     )
     assert found["log_bytes"] == pytest.approx(log1p(len("```\nhi")))
     assert found["log_messages"] == pytest.approx(log1p(3))
-    assert found["log_max_output_tokens"] == pytest.approx(log1p(99))
-    for name in ("code_fences", "has_system", "has_image", "has_tools", "wants_json"):
+    for name in ("code_fences", "has_system", "has_image"):
         assert found[name] == 1.0
+
+
+def test_what_no_log_has_is_no_feature() -> None:
+    assert features(RouteRequest("x", tools=True, json_schema=True, max_output_tokens=99)) == features(
+        RouteRequest("x")
+    )
 
 
 @pytest.mark.parametrize(("workflow", "expected"), [("a", [1, 0]), ("b", [0, 1]), ("c", [0, 0]), (None, [0, 0])])
 def test_a_workflow_has_a_column_and_an_unknown_one_has_none(workflow: str | None, expected: list[int]) -> None:
-    matrix = feature_matrix([RouteRequest("x", workflow=workflow)], ["x"], ("a", "b"))
+    matrix = feature_matrix([RouteRequest("x", workflow=workflow)], ("a", "b"))
     assert matrix.dtype == np.float32
     assert matrix[0, len(SURFACE) :].tolist() == expected
     assert len(SURFACE) + 2 == matrix.shape[1]
@@ -68,6 +70,16 @@ def test_any_text_has_finite_features_and_shares_within_one(text: str) -> None:
     found = features(RouteRequest(text))
     assert all(np.isfinite(value) for value in found.values())
     assert all(0 <= value <= 1 for name, value in found.items() if name.endswith("_share"))
+
+
+def test_a_request_is_read_once_by_hand() -> None:
+    messages = ({"content": [{"type": "text", "text": "é?"}, {"type": "image_url"}]}, {"content": "ab"})
+    found = read(RouteRequest(messages=messages))
+    assert (found.text, found.data, found.image) == ("é?\nab", b"\xc3\xa9?\nab", True)
+    assert found.tokens == 6 / 4
+    assert read(found) is found
+    assert read("ab") == read(RouteRequest("ab"))
+    assert read("a\ud800b").data == "a\ufffdb".encode()
 
 
 def test_a_lone_surrogate_is_the_replacement_character() -> None:

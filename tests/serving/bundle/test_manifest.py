@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from serving.bundle.features import SURFACE
 from serving.bundle.manifest import (
     FORMAT_VERSION,
     MANIFEST,
@@ -123,6 +124,20 @@ def test_other_surface_features_are_a_bundle_error(folder: Path) -> None:
     edit_manifest(folder, lambda m: m["head"].update(surface=["log_bytes"]))
     with pytest.raises(BundleError, match="surface features log_bytes;"):
         Router.load(folder)
+
+
+def test_a_bundle_of_format_4_with_its_surface_features_is_refused_by_its_version(folder: Path) -> None:
+    old = [*SURFACE, "has_tools", "wants_json", "log_max_output_tokens"]
+    edit_manifest(folder, lambda m: (m["head"].update(surface=old), m.update(format_version=4)))
+    with pytest.raises(
+        BundleError, match=r"format_version is 4, this code reads 5\. Train again with this version, or"
+    ):
+        Router.load(folder)
+
+
+def test_the_default_point_is_found_by_its_name(folder: Path) -> None:
+    manifest = open_bundle(folder).manifest
+    assert manifest.default.name == manifest.default_point == "balanced"
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from serving.bundle.manifest import Bundle, Certificate, open_bundle
 from serving.bundle.request import RouteRequest
-from serving.decide.policy import Policy, Reason
-from serving.decide.router import Decision, Router, Situation, _explore, _rate
+from serving.decide.decision import Decision, Reason, Situation
+from serving.decide.exploration import explored, rate_of
+from serving.decide.policy import Policy
+from serving.decide.router import Router
 from tests import fake_bundle
 from tests.fake_bundle import LARGE, OPEN, SMALL
 
@@ -62,7 +64,7 @@ def propensities(decisions: list[Decision]) -> dict[str, float]:
 
 def test_the_draw_decides_by_hand() -> None:
     order = [2, 0, 1]
-    chosen = [_explore(order, Reason.BEST_VALUE, 0.2, draw) for draw in (0.0, 0.0999, 0.1, 0.1999, 0.2, 0.999)]
+    chosen = [explored(order, Reason.BEST_VALUE, 0.2, draw) for draw in (0.0, 0.0999, 0.1, 0.1999, 0.2, 0.999)]
     assert [one.order[0] for one in chosen] == [0, 0, 1, 1, 2, 2]
     assert [one.propensity for one in chosen] == [0.1, 0.1, 0.1, 0.1, 0.8, 0.8]
     assert [one.reason for one in chosen] == [Reason.EXPLORE] * 4 + [Reason.BEST_VALUE] * 2
@@ -114,11 +116,11 @@ def test_a_certificate_holds_for_what_explores_from_a_certified_choice_alone(rou
     draw=st.floats(0, 1, exclude_max=True),
 )
 def test_propensities_sum_to_one_whatever_is_drawn(order: list[int], rate: float, draw: float) -> None:
-    chosen = _explore(order, Reason.BEST_VALUE, rate, draw)
+    chosen = explored(order, Reason.BEST_VALUE, rate, draw)
     assert sorted(chosen.order) == sorted(order)
     others = len(order) - 1
-    greedy, explored = (chosen.propensity, rate / others) if chosen.order == order else (1 - rate, chosen.propensity)
-    assert greedy + others * explored == pytest.approx(1.0)
+    greedy, other = (chosen.propensity, rate / others) if chosen.order == order else (1 - rate, chosen.propensity)
+    assert greedy + others * other == pytest.approx(1.0)
     assert 0 < chosen.propensity <= 1
 
 
@@ -158,7 +160,7 @@ def test_no_more_is_explored_than_the_certificate_has_room_for(
 ) -> None:
     bound = max(alpha - room, 0.0)
     point = router.manifest.operating_points[1].model_copy(update={"certificate": certificate(alpha, bound)})
-    rate = _rate(explore, point)
+    rate = rate_of(explore, point)
     assert 0 <= rate <= explore
     assert rate <= max(alpha - bound, 0.0)
     assert rate in (explore, pytest.approx(max(alpha - bound, 0.0)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf
 
 import numpy as np
@@ -10,20 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.bundle.catalogue import Candidate
-from serving.bundle.request import RouteRequest
-from serving.decide.policy import (
-    Capability,
-    Demand,
-    NoEligibleCandidateError,
-    Policy,
-    Rule,
-    Setting,
-    choose,
-    guarded,
-    knob_for,
-    rank,
-    rule_out,
-)
+from serving.bundle.request import RouteRequest, read
+from serving.decide.eligibility import Demand, NoEligibleCandidateError, Rule, rule_out
+from serving.decide.policy import Capability, Policy
+from serving.decide.value import Setting, choose, guarded, knob_for, rank
 
 # Eighths and 64ths add and multiply exactly, so that a tie is a tie whatever the order of the sums.
 values = st.integers(0, 64).map(lambda n: n / 64)
@@ -147,10 +138,10 @@ def test_what_two_policies_admit_together_is_what_each_of_them_admits(
     amounts = st.lists(
         st.sampled_from([0.25, 1.0, 4.0, float("nan")]), min_size=len(candidates), max_size=len(candidates)
     )
-    demand = Demand(False, [10.0] * len(candidates), data.draw(amounts), data.draw(amounts))
+    demand = Demand([10.0] * len(candidates), data.draw(amounts), data.draw(amounts))
 
     def admitted(policy: Policy) -> set[int]:
-        rules = rule_out(candidates, RouteRequest(""), policy, demand)
+        rules = rule_out(candidates, read(""), policy, demand)
         return {column for column, rule in enumerate(rules) if rule is None}
 
     assert admitted(one.tightened(other)) == admitted(one) & admitted(other)
@@ -180,7 +171,9 @@ def test_what_two_policies_admit_together_is_what_each_of_them_admits(
 def test_hard_rules(
     candidate: Candidate, request_: RouteRequest, policy: Policy, image: bool, rule: Rule | None
 ) -> None:
-    assert rule_out([candidate], request_, policy, Demand(image, [100.0], [0.01], [500.0])) == [rule]
+    assert rule_out([candidate], replace(read(request_), image=image), policy, Demand([100.0], [0.01], [500.0])) == [
+        rule
+    ]
 
 
 def test_no_eligible_candidate_says_what_excludes_each() -> None:
@@ -209,18 +202,18 @@ def test_no_eligible_candidate_says_what_excludes_each() -> None:
     ],
 )
 def test_what_a_policy_demands(candidate: Candidate, policy: Policy, rule: Rule | None) -> None:
-    assert rule_out([candidate], RouteRequest(""), policy, Demand(False, [100.0], [0.01], [500.0])) == [rule]
+    assert rule_out([candidate], read(""), policy, Demand([100.0], [0.01], [500.0])) == [rule]
 
 
 def test_a_limit_is_not_kept_by_what_is_not_known() -> None:
-    demand = Demand(False, [100.0], [0.01], [float("nan")])
-    assert rule_out([Candidate(name="a")], RouteRequest(""), Policy(max_latency_ms=1e9), demand) == [Rule.MAX_LATENCY]
+    demand = Demand([100.0], [0.01], [float("nan")])
+    assert rule_out([Candidate(name="a")], read(""), Policy(max_latency_ms=1e9), demand) == [Rule.MAX_LATENCY]
 
 
 def test_the_prompt_has_to_fit_with_the_margin() -> None:
-    demand, tight = Demand(False, [95.0], [0.0], [0.0]), Candidate(name="a", context_window=100)
-    assert rule_out([tight], RouteRequest(""), Policy(), demand) == [None]
-    assert rule_out([tight], RouteRequest(""), Policy(), demand, margin=1.1) == [Rule.CONTEXT_WINDOW]
+    demand, tight = Demand([95.0], [0.0], [0.0]), Candidate(name="a", context_window=100)
+    assert rule_out([tight], read(""), Policy(), demand) == [None]
+    assert rule_out([tight], read(""), Policy(), demand, margin=1.1) == [Rule.CONTEXT_WINDOW]
 
 
 def test_from_cheap_to_good_by_hand() -> None:

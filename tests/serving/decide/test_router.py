@@ -10,8 +10,10 @@ import pytest
 
 from serving.bundle.manifest import Bundle, Certificate, open_bundle
 from serving.bundle.request import RouteRequest
-from serving.decide.policy import NoEligibleCandidateError, Policy, Reason, Rule
-from serving.decide.router import Router, Situation
+from serving.decide.decision import Reason, Situation
+from serving.decide.eligibility import NoEligibleCandidateError, Rule
+from serving.decide.policy import Policy
+from serving.decide.router import Router
 from tests import fake_bundle
 from tests.fake_bundle import LARGE, OPEN, SMALL
 

@@ -12,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from serving.bundle.manifest import Bundle, Novelty
+from serving.bundle.manifest import Bundle, Novelty, Objective
 from serving.bundle.request import RouteRequest
-from serving.decide.policy import Capability, NoEligibleCandidateError, Objective, Policy, Reason
-from serving.decide.router import Router, Situation
+from serving.decide.decision import Reason, Situation
+from serving.decide.eligibility import NoEligibleCandidateError
+from serving.decide.policy import Capability, Policy
+from serving.decide.router import Router
 from tests import fake_bundle
 from tests.fake_bundle import LARGE, OPEN, SMALL
 

@@ -400,7 +400,7 @@ def test_what_another_thread_takes_in_between_is_decided_again(bundle: Path, tmp
     service = Service(Settings(bundle=str(bundle), policies=rules, store=None))
     from serving.bundle.request import RouteRequest
 
-    asked = service.ask(RouteRequest("hello"), Policy(cost_quality=10), None)
+    case = service.case(RouteRequest("hello"), Policy(cost_quality=10), None)
     serving = service.live.current
     decide, taken = serving.router.decide, []
 
@@ -412,7 +412,7 @@ def test_what_another_thread_takes_in_between_is_decided_again(bundle: Path, tmp
         return decision
 
     object.__setattr__(serving.router, "decide", slow)
-    _, decision = service.decide(asked, serving, serving.embed("hello"), 0.0)
+    _, decision = service.decide(case, serving, serving.embed("hello"), 0.0)
     service.close()
     assert taken == [LARGE]
     assert decision.candidate == OPEN

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.decide.router import Decision, Router
+from serving.decide.decision import Decision
+from serving.decide.router import Router
 from serving.state.drift import Drift, Thresholds, calibration_error, psi
 from tests import fake_bundle
 

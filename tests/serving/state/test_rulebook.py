@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from serving.api.app import create_app
+from serving.bundle.manifest import Objective
 from serving.bundle.request import RouteRequest
-from serving.decide.policy import Capability, Objective, Policy
+from serving.decide.policy import Capability, Policy
 from serving.runtime.pipeline import Service
 from serving.settings import Settings
 from serving.state.rulebook import RuleBook, Rules, RulesError, digest_of, load_rules
@@ -173,7 +174,7 @@ def service(bundle: Path) -> Iterator[Service]:
 def test_server_rules_only_tighten(
     service: Service, default: dict[str, Any], workflow: dict[str, Any], own: dict[str, Any]
 ) -> None:
-    from serving.decide.policy import NoEligibleCandidateError
+    from serving.decide.eligibility import NoEligibleCandidateError
 
     policy = Rules.model_validate(own).policy()
     request = RouteRequest("hello", workflow="easy")
@@ -187,12 +188,12 @@ def test_server_rules_only_tighten(
         return {one.candidate for one in alternatives if one.ruled_out is None}
 
     service.rules = RuleBook.model_validate({"default": default, "workflows": {"easy": workflow}})
-    asked = service.ask(request, policy, None)
+    case = service.case(request, policy, None)
     service.rules = RuleBook()
     theirs = [Rules.model_validate(one).policy() for one in (default, workflow)]
-    assert admitted(asked.policy) == admitted(policy) & admitted(theirs[0]) & admitted(theirs[1])
+    assert admitted(case.policy) == admitted(policy) & admitted(theirs[0]) & admitted(theirs[1])
     highest = max((p.quality_target or 0.0) for p in (policy, *theirs))
-    assert (asked.policy.quality_target or 0.0) == highest
+    assert (case.policy.quality_target or 0.0) == highest
 
 
 # --- at the start, and over HTTP ---

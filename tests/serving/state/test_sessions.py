@@ -12,8 +12,9 @@ import pytest
 
 from serving.bundle.manifest import Bundle
 from serving.bundle.request import RouteRequest
-from serving.decide.policy import Policy, Reason
-from serving.decide.router import Router, Situation
+from serving.decide.decision import Reason, Situation
+from serving.decide.policy import Policy
+from serving.decide.router import Router
 from serving.runtime.pipeline import Service
 from serving.settings import Settings
 from serving.state.sessions import OnCandidate, Sessions
@@ -103,13 +104,13 @@ def test_sessions_are_forgotten_in_time_and_bounded_in_number() -> None:
     assert (sessions.get("c"), len(sessions)) == (None, 0)
 
 
-def asked(service: Service, session: str | None, **policy: Any) -> Any:
-    return service.ask(RouteRequest("hello", session_id=session), Policy(**policy), None)
+def case_of(service: Service, session: str | None, **policy: Any) -> Any:
+    return service.case(RouteRequest("hello", session_id=session), Policy(**policy), None)
 
 
 def decided(service: Service, session: str | None, **policy: Any) -> Any:
     serving = service.live.current
-    return service.decide(asked(service, session, **policy), serving, serving.embed("hello"), 0.0)[1]
+    return service.decide(case_of(service, session, **policy), serving, serving.embed("hello"), 0.0)[1]
 
 
 def test_the_service_remembers_where_a_conversation_is(service: Service) -> None:
@@ -124,7 +125,6 @@ def test_the_service_remembers_where_a_conversation_is(service: Service) -> None
 
 def test_a_decision_made_in_haste_does_not_move_a_conversation(service: Service) -> None:
     assert decided(service, "one", knob=20.0, deny=(LARGE,)).candidate == OPEN
-    hasty = service.fallback(asked(service, "one"), service.live.current, Reason.TIMEOUT)
+    _, hasty = service._without_estimates(case_of(service, "one"), service.live.current, Reason.TIMEOUT, 0.0)
     assert hasty.candidate == LARGE
-    service._finish("id", asked(service, "one"), hasty, None, 0.0)
     assert decided(service, "one", knob=20.0).candidate == OPEN

@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
-from serving.bundle.manifest import Bundle, BundleError, open_bundle, switch_current
-from serving.decide.policy import Objective
-from serving.decide.router import Estimates, Router
+from serving.bundle.manifest import Bundle, BundleError, Objective, open_bundle, switch_current
+from serving.decide.decision import Estimates
+from serving.decide.router import Router
 from tests import fake_bundle
 from tests.conftest import ROOT, tracked_in
 from tests.fake_bundle import LARGE, OPEN, SMALL

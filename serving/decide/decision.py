@@ -1,0 +1,113 @@
+"""What a decision is made of, and what it says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from math import inf
+from typing import NamedTuple
+
+from serving.bundle.arrays import Floats32
+from serving.bundle.manifest import Certificate, Objective
+from serving.decide.eligibility import Rule
+
+
+class Reason(StrEnum):
+    """Why the chosen candidate was chosen. This list is closed: docs/serving.md explains each."""
+
+    BEST_VALUE = "best_value"
+    ONLY_ELIGIBLE = "only_eligible"
+    REFERENCE = "reference"
+    SESSION = "session"
+    NOVEL = "novel"
+    LOW_CONFIDENCE = "low_confidence"
+    BUDGET = "budget"
+    EXPLORE = "explore"
+    NO_CANDIDATE = "no_candidate"
+    TIMEOUT = "timeout"
+    FAULT = "fault"
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """What is expected of each candidate on each request; every array is (n, m), columns as `Router.candidates`.
+
+    `acceptable` is the calibrated P(quality >= threshold), `quality` the expected quality (the same array where logged
+    quality is 0/1), cost in USD, latency and its 95th percentile in milliseconds (NaN where no latency was logged).
+    `nearness` (n, clusters) is the similarity to the centres of the training prompts, `novelty` (n, 1) the distance to all.
+    """
+
+    acceptable: Floats32
+    quality: Floats32
+    cost_usd: Floats32
+    latency_ms: Floats32
+    latency_p95_ms: Floats32
+    input_tokens: Floats32
+    output_tokens: Floats32
+    nearness: Floats32
+    novelty: Floats32
+
+    def of(self, objective: Objective) -> Floats32:
+        """(n, m) what the objective is about."""
+        return self.acceptable if objective is Objective.ACCEPTABLE else self.quality
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What bears on one decision beyond the request and its policy.
+
+    `session` is the candidate that the conversation is on, `cached_tokens` how much of the prompt it has in its cache;
+    another is chosen only if it is worth `session_margin` more. `pace` (1/USD) is added to the knob, so that a budget
+    lasts. `most_usd` is what the budgets still hold: a candidate that is expected to cost more is left out, unless all are,
+    and then the cheapest is used. `explore` is the share of such requests that may go elsewhere, and `draw` this
+    request's own number in [0, 1) that decides whether and where to. `no_candidate` names who answers when the rules leave
+    nobody.
+    """
+
+    session: str | None = None
+    cached_tokens: float = 0.0
+    session_margin: float = 0.0
+    pace: float = 0.0
+    most_usd: float = inf
+    explore: float = 0.0
+    draw: float = 0.0
+    no_candidate: str | None = None
+
+
+class Alternative(NamedTuple):
+    """One candidate as this request saw it, what is not known None; `ruled_out` is the rule that excluded it, or None."""
+
+    candidate: str
+    confidence: float | None
+    expected_cost_usd: float | None
+    expected_quality: float | None
+    expected_latency_ms: float | None
+    expected_latency_p95_ms: float | None
+    ruled_out: Rule | None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The recommended candidate; `confidence` is its calibrated P(acceptable), `fallbacks` are best first.
+
+    `propensity` is the probability with which this candidate was chosen: 1 unless the router explores. `novelty` says how
+    unlike the training prompts the prompt is, `cluster` which of their clusters it is nearest to. Where a decision was made
+    without estimates (it took too long, or none was eligible and a rule names who answers then), these are None.
+    `warnings` names the budgets that are spent and only warn, as "<scope>/<period>".
+    """
+
+    candidate: str
+    confidence: float | None
+    expected_cost_usd: float | None
+    fallbacks: tuple[str, ...]
+    reason: Reason
+    operating_point: str | None
+    quality_target: float | None
+    certificate: Certificate | None
+    knob: float
+    propensity: float
+    novelty: float | None
+    cluster: int | None
+    alternatives: tuple[Alternative, ...]
+    bundle: str
+    warnings: tuple[str, ...] = ()

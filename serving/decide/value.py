@@ -1,0 +1,98 @@
+"""What each candidate is worth at a knob, and which one that makes the best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isinf
+
+import numpy as np
+
+from serving.bundle.arrays import AnyFloats, Bools, Columns
+from serving.bundle.manifest import Manifest, OperatingPoint
+
+
+def scores(value: AnyFloats, cost_usd: AnyFloats, knob: float) -> AnyFloats:
+    """Worth of each candidate, `value - knob * cost_usd`: the Lagrangian of "most quality for a mean cost"."""
+    worth: AnyFloats = value - knob * cost_usd
+    return worth
+
+
+def choose(value: AnyFloats, cost_usd: AnyFloats, knob: float, eligible: Bools | None = None) -> Columns:
+    """(n,) the column with the highest score in each row; among equal scores the cheaper, then the first.
+
+    Parameters: value (n, m) in [0, 1]; cost_usd (n, m) >= 0; knob >= 0 in 1/USD, infinity = the cheapest; eligible
+    (n, m), of which every row has a candidate.
+    """
+    worth = -cost_usd if np.isinf(knob) else scores(value, cost_usd, knob)
+    if eligible is not None:
+        worth = np.where(eligible, worth, -np.inf)
+    best = worth.max(axis=1, keepdims=True)
+    columns: Columns = np.where(worth == best, cost_usd, np.inf).argmin(axis=1)
+    return columns
+
+
+def guarded(value: AnyFloats, guard: int) -> AnyFloats:
+    """What choosing each candidate instead of column `guard` is expected to break, as a value to maximise: <= 0.
+
+    With p the P(acceptable) in `value` (n, m), it is -P(the candidate fails and the guard would not have), taken as
+    -(1 - p) p_guard, which treats the two as independent given the request; 0 for the guard itself. A knob that weighs
+    this against cost is the Lagrangian of "least cost for a violation rate", which is what a certificate is about: what a
+    candidate does where the guard would have failed as well is worth nothing to it.
+    """
+    broken: AnyFloats = (value - 1.0) * value[:, guard : guard + 1]
+    broken[:, guard] = 0.0
+    return broken
+
+
+def knob_for(cost_quality: float, knobs: Sequence[float]) -> float:
+    """The knob at `cost_quality` from 0 (the cheapest) to 10 (quality alone), by its place in the bundle's sweep.
+
+    `knobs` rise from 0. Places in between are interpolated in the logarithm, as the sweep is spaced.
+    """
+    if cost_quality <= 0 or len(knobs) < 2:
+        return float("inf") if cost_quality <= 0 else float(knobs[0])
+    if cost_quality >= 10:
+        return 0.0
+    inside = np.log([knob for knob in knobs if 0 < knob < float("inf")])
+    place = (1.0 - cost_quality / 10.0) * (len(inside) - 1)
+    return float(np.exp(np.interp(place, np.arange(len(inside)), inside)))
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How one operating point decides; candidates are columns.
+
+    By the knob, on the value as it is or, with a `guard`, on `guarded(value, guard)`; with `always`, one column whatever
+    the request.
+    """
+
+    knob: float
+    guard: int | None = None
+    always: int | None = None
+
+    @classmethod
+    def of(cls, manifest: Manifest, point: OperatingPoint) -> Setting:
+        """How a bundle's operating point decides."""
+        columns = {candidate.name: column for column, candidate in enumerate(manifest.candidates)}
+        return cls(
+            point.knob,
+            guard=None if point.guard is None else columns[point.guard],
+            always=None if point.always is None else columns[point.always],
+        )
+
+    def worth(self, value: AnyFloats) -> AnyFloats:
+        """(n, m) what the knob weighs against cost."""
+        return value if self.guard is None else guarded(value, self.guard)
+
+    def choose(self, value: AnyFloats, cost_usd: AnyFloats) -> Columns:
+        """(n,) the chosen columns, no rule applied; `value` and `cost_usd` (n, m)."""
+        if self.always is not None:
+            return np.full(len(value), self.always, dtype=np.intp)
+        return choose(self.worth(value), cost_usd, self.knob)
+
+
+def rank(value: Sequence[float], cost_usd: Sequence[float], knob: float, eligible: Sequence[int]) -> list[int]:
+    """The eligible columns of one request from best to worst, ordered as `choose` would; `value` and `cost_usd` (m,)."""
+    worth = [-cost if isinf(knob) else one - knob * cost for one, cost in zip(value, cost_usd, strict=True)]
+    return sorted(eligible, key=lambda column: (-worth[column], cost_usd[column], column))
