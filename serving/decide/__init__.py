@@ -1,0 +1,1 @@
+"""From estimates to a decision: pure, with no clock, no lock and no I/O."""

@@ -1,0 +1,27 @@
+"""What `from serving import ...` gives, and what it does not load."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import serving
+from serving.bundle.request import RouteRequest
+from serving.decide.policy import Policy
+from serving.decide.router import Router
+
+
+def test_the_public_names_are_those_of_the_rooms() -> None:
+    assert (serving.Router, serving.RouteRequest, serving.Policy) == (Router, RouteRequest, Policy)
+    assert sorted(serving.__all__) == ["Policy", "RouteRequest", "Router"]
+    unknown = "Nothing"
+    with pytest.raises(AttributeError, match="it has Policy, RouteRequest, Router"):
+        getattr(serving, unknown)
+
+
+def test_the_catalogue_is_read_without_a_runtime() -> None:
+    code = "import sys, serving.bundle.catalogue; print({'onnxruntime', 'tokenizers', 'numpy'} & set(sys.modules))"
+    came = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert came.stdout.strip() == "set()"
