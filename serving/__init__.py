@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Policy", "RouteRequest", "Router"]
 
-_ROOMS = {"Policy": "serving.decide.policy", "RouteRequest": "serving.bundle.request", "Router": "serving.decide.router"}
+_ROOMS = {
+    "Policy": "serving.decide.policy",
+    "RouteRequest": "serving.bundle.request",
+    "Router": "serving.decide.router",
+}
 
 
 def __getattr__(name: str) -> object:
