@@ -7,14 +7,11 @@ import logging
 import random
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from math import isinf
-from typing import Any
 
-import orjson
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
@@ -36,6 +33,7 @@ from serving.state.rulebook import RuleBook, RulesError, load_rules
 from serving.state.sessions import OnCandidate, Sessions
 from serving.store.engine import open_engine
 from serving.store.feedback import Feedback
+from serving.store.rows import decision_row
 from serving.store.writer import DecisionStore
 
 logger = logging.getLogger(__name__)
@@ -302,41 +300,8 @@ class Service:
 
     def _store(self, identifier: str, case: Case, decision: Decision, shadow: Decision | None) -> None:
         if self.store is not None:
-            self.store.decided(self._row(identifier, case, decision, shadow))
-
-    def _row(self, identifier: str, case: Case, decision: Decision, shadow: Decision | None) -> Mapping[str, Any]:
-        request = case.request.request
-        keep = self.settings.store_prompts
-        seen = next(one for one in decision.alternatives if one.candidate == decision.candidate)
-        return {
-            "id": identifier,
-            "at": time.time(),
-            "key": case.key,
-            "workflow": request.workflow,
-            "session_id": request.session_id,
-            "prompt": request.prompt if keep else None,
-            "messages": orjson.dumps(request.messages).decode() if keep and request.messages is not None else None,
-            "candidate": decision.candidate,
-            "reason": decision.reason.value,
-            "propensity": decision.propensity,
-            "knob": None if isinf(decision.knob) else decision.knob,
-            "operating_point": decision.operating_point,
-            "quality_target": decision.quality_target,
-            "confidence": decision.confidence,
-            "expected_quality": seen.expected_quality,
-            "expected_cost_usd": decision.expected_cost_usd,
-            "expected_latency_ms": seen.expected_latency_ms,
-            "novelty": decision.novelty,
-            "cluster": decision.cluster,
-            "tools": request.tools,
-            "json_schema": request.json_schema,
-            "max_output_tokens": request.max_output_tokens,
-            "bundle": decision.bundle,
-            "shadow_bundle": None if shadow is None else shadow.bundle,
-            "shadow_candidate": None if shadow is None else shadow.candidate,
-            "shadow_confidence": None if shadow is None else shadow.confidence,
-            "shadow_expected_cost_usd": None if shadow is None else shadow.expected_cost_usd,
-        }
+            request, keep = case.request.request, self.settings.store_prompts
+            self.store.decided(decision_row(identifier, time.time(), case.key, request, decision, shadow, prompt=keep))
 
     async def feedback(self, said: Sequence[Feedback]) -> tuple[int, int]:
         """Stores feedback; (new, repeated) once all of it is on disk. Raises NotStoredError or TimeoutError."""

@@ -1,0 +1,58 @@
+"""A decision as a row of the store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import isinf
+from typing import Any
+
+import orjson
+
+from serving.bundle.request import RouteRequest
+from serving.decide.decision import Decision
+
+
+def decision_row(
+    identifier: str,
+    at: float,
+    key: str | None,
+    request: RouteRequest,
+    decision: Decision,
+    shadow: Decision | None = None,
+    *,
+    prompt: bool = True,
+) -> Mapping[str, Any]:
+    """What `tables.DECISIONS` keeps, by column; `at` in epoch seconds, `prompt` whether the request's text is kept.
+
+    `shadow` is what the shadow bundle would have decided.
+    """
+    chosen = next(one for one in decision.alternatives if one.candidate == decision.candidate)
+    return {
+        "id": identifier,
+        "at": at,
+        "key": key,
+        "workflow": request.workflow,
+        "session_id": request.session_id,
+        "prompt": request.prompt if prompt else None,
+        "messages": orjson.dumps(request.messages).decode() if prompt and request.messages is not None else None,
+        "candidate": decision.candidate,
+        "reason": decision.reason.value,
+        "propensity": decision.propensity,
+        "knob": None if isinf(decision.knob) else decision.knob,
+        "operating_point": decision.operating_point,
+        "quality_target": decision.quality_target,
+        "confidence": decision.confidence,
+        "expected_quality": chosen.expected_quality,
+        "expected_cost_usd": decision.expected_cost_usd,
+        "expected_latency_ms": chosen.expected_latency_ms,
+        "novelty": decision.novelty,
+        "cluster": decision.cluster,
+        "tools": request.tools,
+        "json_schema": request.json_schema,
+        "max_output_tokens": request.max_output_tokens,
+        "bundle": decision.bundle,
+        "shadow_bundle": None if shadow is None else shadow.bundle,
+        "shadow_candidate": None if shadow is None else shadow.candidate,
+        "shadow_confidence": None if shadow is None else shadow.confidence,
+        "shadow_expected_cost_usd": None if shadow is None else shadow.expected_cost_usd,
+    }
