@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 from serving.runtime.metrics import GAUGES, Metrics, Snapshot
@@ -55,7 +56,7 @@ def test_workers_add_up_and_a_dead_ones_gauges_go(tmp_path: Path) -> None:
 
     def document(process: subprocess.Popen[str]) -> dict[str, float]:
         assert process.stdout is not None
-        return values("".join(iter(process.stdout.readline, "\n")))
+        return values("".join(takewhile(str.strip, process.stdout)))  # up to the empty line, or the end
 
     first = worker("2", "v1")
     assert document(first)["router_store_queue_rows"] == 2.0
