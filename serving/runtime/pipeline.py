@@ -75,7 +75,7 @@ class Service:
             self.store = DecisionStore(open_engine(settings.store), settings.store_queue)
         self.budgets = Budgets(self.rules, time.time, settings.reserve_seconds)
         self.sessions = Sessions(settings.sessions, settings.session_seconds)
-        self.drift = Drift(settings.drift_window, _thresholds(settings))
+        self.drift = Drift(settings.drift_window, Thresholds.of(settings))
         self.metrics = Metrics(lambda: snapshot_of(self.live, self.store, self.budgets, self.drift))
         self._random = random.Random()
         self._rates = {name: key.limit for name, key in self.rules.keys.items()}
@@ -348,13 +348,3 @@ class Service:
         self._batching.close()
         if self.store is not None:
             self.store.close()
-
-
-def _thresholds(settings: Settings) -> Thresholds:
-    return Thresholds(
-        psi=settings.drift_psi,
-        novel_share=settings.drift_novel_share,
-        calibration_error=settings.drift_calibration_error,
-        prompts=settings.drift_prompts,
-        feedback=settings.drift_feedback,
-    )

@@ -19,6 +19,7 @@ from cachetools import LRUCache
 from serving.bundle.arrays import Floats
 from serving.bundle.manifest import Manifest
 from serving.decide.decision import Decision
+from serving.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,16 @@ class Thresholds:
     calibration_error: float
     prompts: int
     feedback: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> Thresholds:
+        return cls(
+            psi=settings.drift_psi,
+            novel_share=settings.drift_novel_share,
+            calibration_error=settings.drift_calibration_error,
+            prompts=settings.drift_prompts,
+            feedback=settings.drift_feedback,
+        )
 
 
 @dataclass(frozen=True)
