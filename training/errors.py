@@ -5,7 +5,7 @@ TrainingError                  the command line shows any of these as one messag
 ├── CatalogueError             candidates.toml, or a price list
 ├── OutcomeError               a log, or judgements on it
 │   └── HubError               a public data set
-├── JudgeError                 the LLM that grades answers
+├── GraderError                the LLM that grades answers
 ├── EncoderError               the encoder's source
 ├── SplitError                 parting the requests
 ├── PipelineError              what learning needs

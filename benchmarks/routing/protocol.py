@@ -20,7 +20,7 @@ from training.evaluate.splits import Tested, without_workflows
 from training.learn.estimators.base import Estimator, Floats, Inputs, NotTrainableError
 from training.learn.estimators.registry import factories
 from training.learn.pipeline import Learned, Prepared, encode, learn, prepare
-from training.logs.sources import read
+from training.logs.sources.reading import read
 from training.measure import metrics
 from training.measure.bounds import clopper_pearson_upper
 from training.measure.frontier import Singles, bootstrap_weights, frontier, knob_grid

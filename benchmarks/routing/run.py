@@ -28,7 +28,7 @@ from training.config import Params, load_params
 from training.dataset.split import SplitError
 from training.evaluate.splits import by_prompt, by_time
 from training.learn.pipeline import encode, prepare
-from training.logs.outcomes import validate
+from training.logs.validate import validate
 from training.prices.catalogue import load_catalogue
 from training.publish.figures import draw_frontier_document, svg
 from training.simulation.simulate import simulate

@@ -31,8 +31,8 @@ from serving.store.writer import DecisionStore
 from training.config import Params
 from training.dataset.matrix import OutcomeMatrix, build_matrix
 from training.evaluate.baselines import Truth
-from training.logs import sources as traffic
-from training.logs.outcomes import validate
+from training.logs.sources import reading
+from training.logs.validate import validate
 from training.measure.frontier import frontier, knob_grid, singles
 from training.measure.offpolicy import Columns, Estimate, Floats, doubly_robust, snips
 from training.run import train
@@ -124,7 +124,7 @@ def close_loop(
     stores = [folder / "decisions.db", folder / "later.db"]
     for store, one in zip(stores, (served, later), strict=True):
         _serve_all(before, store, one, Policy(knob=knob), explore, rng)
-    outcomes = traffic.read([str(stores[0])])
+    outcomes = reading.read([str(stores[0])])
     after = train(outcomes, params, catalogue, out=folder / "after", cache=cache).bundle
     return {
         "requests": {
@@ -153,7 +153,7 @@ def _serve_all(
 def _compared(bundles: Mapping[str, Bundle], later: Day, store: Path, knob: float) -> dict[str, Any]:
     estimates = {name: Router(bundle).estimate(later.requests) for name, bundle in bundles.items()}
     columns = {name: _choices(Router(bundles[name]), later, seen, knob) for name, seen in estimates.items()}
-    log = build_matrix(traffic.read([str(store)]).frame, later.candidates)
+    log = build_matrix(reading.read([str(store)]).frame, later.candidates)
     model = _in_order(Router(bundles["after"]), later.candidates, estimates["after"])
     knobs = knob_grid(later.cost_usd, 62)
     found: dict[str, Any] = {}

@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 from training.config import Params, load_params
 from training.evaluate.splits import by_prompt
 from training.learn.pipeline import encode, prepare
-from training.logs.outcomes import validate
+from training.logs.validate import validate
 from training.prices.catalogue import load_catalogue
 from training.simulation.simulate import simulate
 

@@ -11,7 +11,7 @@ from benchmarks.simulated.loop import close_loop
 from serving.bundle.manifest import open_bundle
 from tests.conftest import ROOT, router_train
 from training.config import DEFAULTS, load_params
-from training.logs import sources as traffic
+from training.logs.sources import reading
 from training.prices.catalogue import load_catalogue
 
 FAST = ["fit.estimators=workflow-table,logistic", "evaluate.splits=false", "evaluate.resamples=50"]
@@ -45,7 +45,7 @@ def test_the_log_alone_says_what_the_truth_is(figures: dict[str, Any], name: str
 
 
 def test_every_decision_is_in_the_store_with_its_feedback(figures: dict[str, Any], folder: Path) -> None:
-    outcomes = traffic.read([str(folder / "decisions.db")])
+    outcomes = reading.read([str(folder / "decisions.db")])
     assert len(outcomes.frame) == outcomes.rows_read == figures["requests"]["served"]
     assert outcomes.frame["quality"].notna().all()
     assert 0.1 < figures["explored"] <= 0.25

@@ -11,7 +11,7 @@ import typer
 
 from tests.conftest import ROOT
 from training.cli.main import app
-from training.logs.sources import IMPORTERS
+from training.logs.sources.reading import IMPORTERS
 
 COMMANDS = typer.main.get_command(app)
 SECTIONS = {

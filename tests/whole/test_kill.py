@@ -20,7 +20,7 @@ from tests import fake_bundle
 from tests.conftest import ROOT
 from tests.patience import PATIENCE, reserved_port, until
 from tests.postgres_server import needs_postgres, own_database
-from training.logs import sources as traffic
+from training.logs.sources import reading
 
 THREADS = 6
 
@@ -127,6 +127,6 @@ def test_no_acknowledged_feedback_is_lost(kind: str, tmp_path: Path, request: py
     assert len(load.acknowledged) > 450
     assert {key: stored.get(key) for key in load.acknowledged} == load.acknowledged
     assert load.acknowledged.keys() <= decided, "feedback came on disk before its decision"
-    outcomes = traffic.read([store])
+    outcomes = reading.read([store])
     judged = outcomes.frame.set_index("request_id")["quality"]
     assert judged[list(load.acknowledged)].to_dict() == load.acknowledged

@@ -162,15 +162,19 @@ def run(
 def _simulated(settings: Params, prices: dict[str, Candidate]) -> tuple[Outcomes, Truth]:
     """The simulated log as an outcome table, and the truth behind it."""
     from training.evaluate.baselines import Truth
-    from training.logs.outcomes import validate
+    from training.logs.validate import validate
 
     log = _simulated_log(settings, prices)
     return validate(log.outcomes, source="simulated", format="simulated"), Truth(log.acceptable, log.cost_usd)
 
 
 def _simulated_log(settings: Params, prices: dict[str, Candidate]) -> SimulatedLog:
-    from training.simulation.simulate import simulate as make
-
+    try:
+        from training.simulation.simulate import simulate as make
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            "the simulated log comes with the repository, not with the installed package: give a log of your own with --data"
+        ) from error
     wanted = settings.simulate
     missing = [name for name in wanted.candidates if name not in prices]
     if missing:

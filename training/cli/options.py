@@ -17,17 +17,18 @@ from rich.table import Table
 from serving.bundle.catalogue import Candidate
 from training.cli import show as terminal
 from training.config import Judge
+from training.logs import rescale
 from training.logs.outcomes import OutcomeError, Outcomes
 from training.logs.sources.mapped import parse_mapping
 from training.logs.sources.options import ImportOptions
 from training.quality import checks as judges
-from training.quality import llm_judge, rescale, scores
+from training.quality import llm_grader, llm_prices, scores
 
 if TYPE_CHECKING:
     from training.logs.redact import Redactor
 
 Progress = Callable[[str, int | None, int | None], None]
-Account = scores.ScoreAccount | judges.CheckAccount | llm_judge.JudgeAccount
+Account = scores.ScoreAccount | judges.CheckAccount | llm_grader.GraderAccount
 
 
 class TraceScores(StrEnum):
@@ -73,7 +74,7 @@ class Judging:
     checks: tuple[judges.Check, ...]
     judge: str | None
     budget_usd: float
-    price: llm_judge.Price | None
+    price: llm_prices.Price | None
 
     def require_nothing(self) -> None:
         """Raises OutcomeError where something was asked for that needs a log."""
@@ -92,7 +93,7 @@ def judging(
     budget_usd: float | None,
     price: str | None,
 ) -> Judging:
-    """The options as they were given, checked; raises OutcomeError or JudgeError before anything is read."""
+    """The options as they were given, checked; raises OutcomeError or GraderError before anything is read."""
     rules = [rescale.rule(text) for text in score_rules or ()]
     paths = list(score_paths or ())
     if len(rules) > 1 and len(rules) != len(paths):
@@ -100,7 +101,7 @@ def judging(
             f"--score-rule was given {len(rules)} times, --scores {len(paths)} times: give one rule, or one per file"
         )
     if (judge is None) != (budget_usd is None):
-        raise llm_judge.JudgeError(
+        raise llm_prices.GraderError(
             "--judge and --judge-budget-usd belong together: a judge without a budget is not asked"
         )
     own = rules[0] if len(rules) == 1 else None
@@ -119,7 +120,7 @@ def judging(
         checks=tuple(judges.check(text) for text in checks or ()),
         judge=judge,
         budget_usd=budget_usd or 0.0,
-        price=llm_judge.parse_price(price) if price is not None else None,
+        price=llm_prices.parse_price(price) if price is not None else None,
     )
 
 
@@ -173,7 +174,7 @@ def judge(
         table, account = judges.apply_checks(table, judging.checks, failures_only=judging.judge is not None)
         accounts.append(account)
     if judging.judge is not None:
-        table, account = llm_judge.apply_judge(
+        table, account = llm_grader.grade_answers(
             table,
             judging.judge,
             budget_usd=judging.budget_usd,

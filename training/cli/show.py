@@ -74,18 +74,19 @@ def read_logs(
     """
     from dataclasses import replace
 
-    from training.logs import aliases, outcomes
-    from training.logs import sources as traffic
+    from training.logs import aliases
+    from training.logs.repeats import concat
+    from training.logs.sources import reading
 
     def read(names: Sequence[str]) -> Outcomes:
-        parts = traffic.stream(named(names, cache, allow_pickle=allow_pickle), format, options)
-        return outcomes.concat(parts if redactor is None else map(redactor.outcomes, parts))
+        parts = reading.stream(named(names, cache, allow_pickle=allow_pickle), format, options)
+        return concat(parts if redactor is None else map(redactor.outcomes, parts))
 
     table = read(data)
     if not test:
         return aliases.resolve(table, catalogue)
     held_out = read(test)
-    together = outcomes.concat(
+    together = concat(
         [
             replace(table, frame=table.frame.assign(split="train")),
             replace(held_out, frame=held_out.frame.assign(split="test")),

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from training.cli import options as cli_import
 from training.cli import show as terminal
-from training.logs.dataset import Account
+from training.logs.dataset import ImportAccount
 from training.logs.io import database
 from training.logs.outcomes import OutcomeError
 from training.logs.sources.mapped import parse_mapping
@@ -44,12 +44,12 @@ def import_log(
     cache: Annotated[Path, typer.Option(help="Where pickles are kept as CSV.")] = Path(".cache"),
 ) -> None:
     """Import a log of any size, a partition at a time, as Parquet files."""
-    from training.logs import sources as traffic
-    from training.logs.dataset import Account, store
+    from training.logs.dataset import ImportAccount, store
+    from training.logs.sources import reading
 
     options = ImportOptions(mapping=parse_mapping(map or ()))
     named = terminal.named(data, cache, allow_pickle=allow_pickle)
-    account = Account([database.shown(name) for name in data])
+    account = ImportAccount([database.shown(name) for name in data])
     masked = redactor(phone_region) if redact else None
     if masked is not None:
         account.redacted = masked.counts
@@ -61,7 +61,7 @@ def import_log(
         def progress(rows: int) -> None:
             bar.update(task, description=f"import: {rows:,} rows, {_rate(rows, started)}")
 
-        parts = traffic.stream(named, format, options)
+        parts = reading.stream(named, format, options)
         store(parts if masked is None else (masked.outcomes(part) for part in parts), out, account, progress)
     _print(account, out, _rate(account.rows_read, started))
 
@@ -96,7 +96,7 @@ def _rate(rows: int, started: float) -> str:
     return f"{rows / max(time.monotonic() - started, 1e-9):,.0f} rows/s"
 
 
-def _print(account: Account, out: Path, rate: str) -> None:
+def _print(account: ImportAccount, out: Path, rate: str) -> None:
     skipped = sum(account.skipped.values())
     _console.print(
         f"{account.rows_read:,} rows read as {', '.join(account.formats)}: {account.rows_used:,} used, {skipped:,} skipped "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,119 +14,10 @@ from serving.bundle.catalogue import Candidate
 from training.config import Params
 from training.dataset.matrix import NO_WORKFLOW, build_matrix
 from training.dataset.split import Split, SplitError, group_requests, split_requests
-from training.logs.outcomes import AliasUse, Outcomes
-from training.logs.same_llm import alike
-from training.measure.offpolicy import MINIMUM_EFFECTIVE, effective_sample_size
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """How many rows were skipped for one reason, and where the first of them is."""
-
-    reason: str
-    rows: int
-    source: str
-    row: int
-    field: str
-    value: str
-    expected: str
-
-
-@dataclass(frozen=True)
-class Summary:
-    """The outcomes of one candidate, or of one workflow.
-
-    `judged` and `errors` are shares of the rows; `quality` is the mean of those judged. Costs (USD), tokens and latency (ms)
-    are as logged: `cost_usd`, `input_tokens` and `output_tokens` are sums, and `costed` is the share of rows with a cost.
-    """
-
-    name: str
-    rows: int
-    requests: int
-    judged: float
-    quality: float | None
-    errors: float
-    costed: float
-    cost_usd: float
-    input_tokens: int
-    output_tokens: int
-    latency_ms: float | None
-
-
-@dataclass(frozen=True)
-class CandidateSummary(Summary):
-    """`in_catalogue` and `priced` as the catalogue has it; `effective_sample` is how many requests its judged outcomes are
-    worth to an off-policy estimate of sending everything there, None where propensities are not known."""
-
-    in_catalogue: bool
-    priced: bool
-    effective_sample: float | None
-
-
-@dataclass(frozen=True)
-class Target:
-    """What it takes to certify that at most `alpha` of requests fail where the reference would not have.
-
-    `requests` complete calibration requests are there; with no violation among them the bound is `best_bound`, and
-    `requests_needed` would bring it down to alpha. `possible` says whether they suffice, in that best case. Otherwise
-    about `more_requests` more requests have to become complete, of all parts together, which takes `more_judged_rows`
-    judged outcomes: those that lack the fewest first.
-    """
-
-    quality_target: float
-    alpha: float
-    delta: float
-    requests: int
-    best_bound: float
-    requests_needed: int
-    possible: bool
-    more_requests: int
-    more_judged_rows: int
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing the log supports, or does not."""
-
-    supported: bool
-    what: str
-
-
-@dataclass(frozen=True)
-class LogReport:
-    """Everything `router-train inspect` says. Shares are of rows, or of requests where they are called so.
-
-    `complete` requests have a judged outcome of every candidate. `first` and `last` are UTC.
-    """
-
-    formats: tuple[str, ...]
-    rows_read: int
-    rows_used: int
-    rows_skipped: int
-    skipped: tuple[Skipped, ...]
-    aliases: tuple[AliasUse, ...]
-    requests: int
-    requests_of_several_candidates: int
-    requests_of_all_candidates: int
-    complete: int
-    sessions: int
-    judged: float
-    cost_usd: float
-    input_tokens: int
-    output_tokens: int
-    first: str | None
-    last: str | None
-    timestamped_requests: int
-    split: str
-    propensities: int
-    candidates: tuple[CandidateSummary, ...]
-    workflows: tuple[Summary, ...]
-    targets: tuple[Target, ...]
-    findings: tuple[Finding, ...]
-
-    def document(self) -> dict[str, Any]:
-        """The report as JSON takes it."""
-        return {**asdict(self), "aliases": [use._asdict() for use in self.aliases]}
+from training.inspect.findings import findings
+from training.inspect.report import CandidateSummary, LogReport, Skipped, Summary, Target
+from training.logs.outcomes import Outcomes
+from training.measure.offpolicy import effective_sample_size
 
 
 def inspect_log(table: Outcomes, catalogue: Mapping[str, Candidate], params: Params) -> LogReport:
@@ -167,7 +58,7 @@ def inspect_log(table: Outcomes, catalogue: Mapping[str, Candidate], params: Par
         targets=targets,
         findings=(),
     )
-    return replace(report, findings=_findings(report, catalogue, params))
+    return replace(report, findings=findings(report, catalogue, params))
 
 
 def requests_needed(alpha: float, delta: float, minimum: int) -> int:
@@ -262,112 +153,6 @@ def _targets(tries: pd.DataFrame, split: Split | None, m: int, params: Params) -
             Target(target, alpha, delta, calibration, best_bound(calibration, delta), needed, more == 0, more, rows)
         )
     return tuple(found)
-
-
-def _findings(report: LogReport, catalogue: Mapping[str, Candidate], params: Params) -> tuple[Finding, ...]:
-    return (
-        _choice(report),
-        *_names(report, catalogue),
-        _judgements(report),
-        _costs(report),
-        *_certificates(report, params),
-        _single_outcomes(report),
-        Finding(not report.split.startswith("not possible"), f"a split: {report.split}"),
-        _tags(report),
-    )
-
-
-def _choice(report: LogReport) -> Finding:
-    names = [candidate.name for candidate in report.candidates]
-    if len(names) < 2:
-        return Finding(
-            False,
-            f"a choice: every outcome is of {names[0]}. Send a share of the traffic to a second candidate, or import an "
-            "evaluation run",
-        )
-    return Finding(True, f"a choice: {len(names)} candidates")
-
-
-def _names(report: LogReport, catalogue: Mapping[str, Candidate]) -> list[Finding]:
-    """Names that may be one LLM's, which would count apart and never be complete together."""
-    rows = {candidate.name: candidate.rows for candidate in report.candidates}
-    return [
-        Finding(
-            False,
-            f"names: {', '.join(names.aliases)} may be {names.candidate} by another name. If so, make them its aliases in the "
-            "catalogue",
-        )
-        for names in alike(rows, tuple(catalogue))
-    ]
-
-
-def _judgements(report: LogReport) -> Finding:
-    silent = [candidate.name for candidate in report.candidates if candidate.judged == 0]
-    if silent:
-        return Finding(
-            False,
-            f"quality: no outcome of {', '.join(silent)} was judged. Add quality for some of its rows, or leave it out",
-        )
-    return Finding(True, f"quality: {100 * report.judged:.1f}% of rows are judged, some of every candidate")
-
-
-def _costs(report: LogReport) -> Finding:
-    hopeless = [c.name for c in report.candidates if c.costed < 1 and not c.priced]
-    if hopeless:
-        return Finding(
-            False,
-            f"costs: rows of {', '.join(hopeless)} have no cost and the catalogue has no price for them. "
-            "`router-train catalogue` looks prices up",
-        )
-    computed = sum(round((1 - c.costed) * c.rows) for c in report.candidates)
-    return Finding(True, f"costs: logged for {report.rows_used - computed:,} rows, {computed:,} are priced from tokens")
-
-
-def _certificates(report: LogReport, params: Params) -> list[Finding]:
-    found = []
-    for target in report.targets:
-        claim = f"a certificate at {100 * target.alpha:g}% with {100 * (1 - target.delta):g}% confidence"
-        if target.possible:
-            what = (
-                f"{claim}: {target.requests:,} complete calibration requests, {target.requests_needed:,} do if the router "
-                f"violates none of them (bound then {100 * target.best_bound:.2f}%)"
-            )
-        else:
-            what = (
-                f"{claim}: {target.requests:,} complete calibration requests (best bound {100 * target.best_bound:.2f}%), "
-                f"{target.requests_needed:,} are needed without a violation among them: about {target.more_requests:,} more "
-                f"requests judged on every candidate, {target.more_judged_rows:,} judged rows"
-            )
-            if target.requests < params.policy.minimum_requests:
-                what += "; single outcomes can stand in, weighted by propensity, at a looser bound"
-        found.append(Finding(target.possible, what))
-    return found
-
-
-def _single_outcomes(report: LogReport) -> Finding:
-    if report.requests_of_all_candidates == report.requests and len(report.candidates) > 1:
-        return Finding(True, "single outcomes: none, every candidate was tried on every request")
-    if not report.propensities:
-        return Finding(
-            False,
-            "propensities: not logged. Training estimates them from text and workflow, which is right only if nothing else "
-            "moved the choice; log the probability with which each candidate was chosen",
-        )
-    thin = [c.name for c in report.candidates if (c.effective_sample or 0.0) < MINIMUM_EFFECTIVE]
-    known = f"propensities: logged for {report.propensities:,} of {report.rows_used:,} rows"
-    if thin:
-        return Finding(
-            False,
-            f"{known}; too few for off-policy estimates of {', '.join(thin)} (effective sample below {MINIMUM_EFFECTIVE:g})",
-        )
-    return Finding(True, f"{known}, an effective sample of at least {MINIMUM_EFFECTIVE:g} for every candidate")
-
-
-def _tags(report: LogReport) -> Finding:
-    tagged = sum(workflow.rows for workflow in report.workflows if workflow.name != NO_WORKFLOW)
-    if not tagged:
-        return Finding(False, "workflows: no row has a tag; the router goes by text alone")
-    return Finding(True, f"workflows: {100 * tagged / report.rows_used:.1f}% of rows are tagged")
 
 
 def _skipped(table: Outcomes) -> tuple[Skipped, ...]:

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from training.inspect.log import Finding, LogReport, Summary
+from training.inspect.report import Finding, LogReport, Summary
 from training.logs.outcomes import AliasUse
 
 _SHOWN = 30

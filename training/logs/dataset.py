@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import orjson
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from serving.bundle.atomic_write import written_whole
-from training.logs import outcomes
-from training.logs.outcomes import OutcomeError, Outcomes
+from training.logs.cells import json_text
+from training.logs.outcomes import COLUMNS, OutcomeError, Outcomes
 
 # Names that begin with _ are not data to whoever reads a folder of Parquet files, here as elsewhere.
 ACCOUNT = "_account.json"
@@ -48,7 +47,7 @@ _SCHEMA = pa.schema(
 
 
 @dataclass
-class Account:
+class ImportAccount:
     """What an import read and wrote: always `rows_read` = `rows_used` + the sum of `skipped`, which is by reason.
 
     `cost_usd`, `input_tokens` and `output_tokens` are sums over the rows used. `files` has the rows of each. `redacted`
@@ -81,7 +80,7 @@ class Account:
 def store(
     parts: Iterable[Outcomes],
     folder: Path,
-    account: Account,
+    account: ImportAccount,
     progress: Callable[[int], None] | None = None,
 ) -> None:
     """Writes the parts, one at a time, into a new folder, and fills the account, which is written beside them.
@@ -107,22 +106,15 @@ def store(
         (draft / ACCOUNT).write_text(json.dumps(asdict(account), indent=1), encoding="utf-8")
 
 
-def _write(frames: list[pd.DataFrame], folder: Path, account: Account) -> None:
-    frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(outcomes.COLUMNS))
+def _write(frames: list[pd.DataFrame], folder: Path, account: ImportAccount) -> None:
+    frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(COLUMNS))
     if frame.empty:
         return
     name = f"part-{len(account.files):05}.parquet"
-    as_text = frame.assign(messages=frame["messages"].map(_json, na_action="ignore"))
+    as_text = frame.assign(messages=frame["messages"].map(json_text, na_action="ignore"))
     table = pa.Table.from_pandas(as_text, _SCHEMA, preserve_index=False)
     pq.write_table(table, folder / name, compression="zstd")
     account.files[name] = len(frame)
-
-
-def _json(messages: object) -> str:
-    try:
-        return orjson.dumps(messages).decode()
-    except orjson.JSONEncodeError:  # a whole number beyond 64 bits
-        return json.dumps(messages)
 
 
 def _append(skipped: pd.DataFrame, path: Path) -> None:

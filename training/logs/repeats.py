@@ -6,16 +6,19 @@ At 1,000,000 rows the chance that any two different rows have the same hash is 3
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from training.logs import cells as coerce
+from training.logs.failures import Failure, failed, report
+from training.logs.outcomes import OutcomeError, Outcomes
+from training.logs.typed import Mask, messages_key
 
 Hashes = NDArray[np.uint64]
-Mask = NDArray[np.bool_]
 
 
 class Known:
@@ -61,10 +64,10 @@ class Repeats:
         Earlier are the rows before it in this table, and those of the tables before.
         """
         text = _hashes(texts(frame))
-        attempts = frame.drop(columns=["prompt", "messages"]).assign(text=text)
+        tries = frame.drop(columns=["prompt", "messages"]).assign(text=text)
         if "answer" in beside:
-            attempts["answer"] = beside["answer"].to_numpy(dtype=object)
-        rows = _hashes(attempts)
+            tries["answer"] = beside["answer"].to_numpy(dtype=object)
+        rows = _hashes(tries)
         request = _hashes(frame["request_id"])
         known, _ = self._rows.find(rows)
         identical = known | pd.Series(rows).duplicated().to_numpy()
@@ -76,11 +79,58 @@ class Repeats:
         return identical, other
 
 
+def unrepeated(parts: Iterable[Outcomes]) -> Iterator[Outcomes]:
+    """The parts, one by one, without rows that repeat or contradict an earlier row; these are skipped and counted.
+
+    Of the earlier rows only hashes are kept, so that a log of any length goes through.
+    """
+    earlier = Repeats()
+    for part in parts:
+        identical, other = earlier.find(part.frame, part.beside)
+        failures = (
+            Failure("request_id", "duplicate row", identical),
+            Failure("request_id", "request has two different prompts", other),
+        )
+        bad = failed(failures, len(part.frame))
+        if not bad.any():
+            yield part
+            continue
+        repeats = []
+        for source, rows in part.origin[bad].groupby("source", sort=False)["row"]:
+            here = [failure._replace(mask=failure.mask[rows.index]) for failure in failures]
+            repeats.append(report(part.frame.loc[rows.index], here, str(source), rows.to_numpy()))
+        yield replace(
+            part,
+            frame=part.frame[~bad].reset_index(drop=True),
+            skipped=pd.concat([part.skipped, *repeats], ignore_index=True),
+            origin=part.origin[~bad].reset_index(drop=True),
+            beside=part.beside.reindex(range(len(bad)))[~bad].reset_index(drop=True),
+        )
+
+
+def concat(parts: Iterable[Outcomes]) -> Outcomes:
+    """One table from several, in order; repeats and contradictions between the parts are skipped and counted."""
+    kept = list(unrepeated(parts))
+    if not kept:
+        raise OutcomeError("no outcomes to put together: expected at least one table, got none")
+    if len(kept) == 1:
+        return kept[0]
+    return Outcomes(
+        frame=pd.concat([part.frame for part in kept], ignore_index=True),
+        skipped=pd.concat([part.skipped for part in kept], ignore_index=True),
+        rows_read=sum(part.rows_read for part in kept),
+        formats=tuple(dict.fromkeys(name for part in kept for name in part.formats)),
+        origin=pd.concat([part.origin for part in kept], ignore_index=True),
+        beside=pd.concat([part.beside.reindex(range(len(part.frame))) for part in kept], ignore_index=True),
+        notes=tuple(dict.fromkeys(note for part in kept for note in part.notes)),
+    )
+
+
 def texts(frame: pd.DataFrame) -> pd.Series[Any]:
     """(n,) text that is equal for requests that say the same, whether as a prompt or as messages."""
     key = frame["prompt"].astype(object).copy()
     conversations = frame["messages"].notna()
-    key[conversations] = frame.loc[conversations, "messages"].map(coerce.messages_key)
+    key[conversations] = frame.loc[conversations, "messages"].map(messages_key)
     return key
 
 

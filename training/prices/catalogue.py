@@ -50,11 +50,6 @@ def parse_catalogue(text: str, path: Path) -> dict[str, Candidate]:
     return catalogue
 
 
-def alias_names(catalogue: Mapping[str, Candidate]) -> dict[str, str]:
-    """Each alias of the catalogue with the name of the candidate that it stands for."""
-    return {alias: entry.name for entry in catalogue.values() for alias in entry.aliases if alias != entry.name}
-
-
 def _check_aliases(catalogue: Mapping[str, Candidate], path: Path) -> None:
     """Raises CatalogueError when a name could mean two candidates."""
     claimed: dict[str, str] = {}

@@ -16,7 +16,7 @@ import tomlkit
 from tomlkit.items import AoT, Table
 
 from serving.bundle.catalogue import Candidate
-from training.logs.same_llm import Alike, alike
+from training.logs.aliases import Alike, alike
 from training.prices.catalogue import CatalogueError, parse_catalogue
 from training.prices.price_map import PRICES, Facts, PriceList, Value
 

@@ -9,11 +9,12 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from training.prices.catalogue import CatalogueError
-from training.prices.litellm_package import litellm_folder, litellm_version
 
 PRICES = ("input_usd_per_mtok", "output_usd_per_mtok", "cache_read_usd_per_mtok")
 # What generates text; the rest of the map (embeddings, images, speech) is no candidate.
@@ -87,7 +88,7 @@ def litellm_prices() -> PriceList:
     if not isinstance(entries, dict):
         raise CatalogueError(f"{path}: got a JSON {type(entries).__name__}; expected one object per LLM, by name")
     return _price_list(
-        f"LiteLLM price map {litellm_version()}",
+        f"LiteLLM price map {version('litellm')}",
         {key: _from_litellm(entry) for key, entry in entries.items() if _generates(key, entry)},
     )
 
@@ -101,6 +102,14 @@ def openrouter_prices(path: Path) -> PriceList:
             f'{path}: expected what https://openrouter.ai/api/v1/models answers, {{"data": [{{"id": ..., "pricing": ...}}]}}'
         )
     return _price_list(f"OpenRouter {path.name}", {str(one["id"]): _from_openrouter(one) for one in models})
+
+
+def litellm_folder() -> Path | None:
+    """The folder of the installed litellm package, whose data are read as files, for importing it takes seconds; or None."""
+    spec = find_spec("litellm")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(next(iter(spec.submodule_search_locations)))
 
 
 def _price_list(name: str, fields: Mapping[str, Mapping[str, Value]]) -> PriceList:

@@ -20,7 +20,7 @@ from tiktoken.model import encoding_name_for_model
 
 from serving.bundle.catalogue import Candidate
 from serving.bundle.request import Message, RouteRequest, estimated_tokens, text_of
-from training.prices.litellm_package import litellm_folder
+from training.prices.price_map import litellm_folder
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

@@ -1,7 +1,7 @@
-"""Deterministic judges of answers that were logged with their text: JSON, schema, exact, regex, numeric, answered.
+"""Deterministic checks of answers that were logged with their text: JSON, schema, exact, regex, numeric, answered.
 
-They read `Outcomes.beside`, fill the quality of attempts that nobody judged with 1 or 0, and leave everything else
-alone. Where several apply to an attempt, all of them have to pass.
+They read `Outcomes.beside`, fill the quality of tries that nobody judged with 1 or 0, and leave everything else
+alone. Where several apply to a try, all of them have to pass.
 """
 
 from __future__ import annotations
@@ -52,21 +52,21 @@ _REFUSAL = re.compile(
 )
 
 # An answer and what was expected of it (None: not logged) -> whether it passes; None: cannot be said.
-Verdict = Callable[[str, str | None], bool | None]
+Passes = Callable[[str, str | None], bool | None]
 
 
 @dataclass(frozen=True)
 class Check:
-    """One judge, the workflows (glob) it judges, and its name as it was given."""
+    """One check, the workflows (glob) it applies to, and its name as it was given."""
 
     name: str
     workflow: str
-    passes: Verdict
+    passes: Passes
 
 
 @dataclass(frozen=True)
 class CheckAccount:
-    """What the checks did: attempts that `passed`, that `failed`, and that were left alone, by reason."""
+    """What the checks did: tries that `passed`, that `failed`, and that were left alone, by reason."""
 
     checks: tuple[str, ...]
     passed: int
@@ -76,12 +76,12 @@ class CheckAccount:
 
 def check(text: str) -> Check:
     """A check as the command line names it, `[WORKFLOW=]CHECK` (`NAMES`); raises OutcomeError."""
-    workflow, judge = "*", text.strip()
-    if not _is_known(judge):
-        glob, equals, rest = judge.partition("=")
+    workflow, named = "*", text.strip()
+    if not _is_known(named):
+        glob, equals, rest = named.partition("=")
         if equals and _is_known(rest.strip()):
-            workflow, judge = glob.strip(), rest.strip()
-    name, _, argument = judge.partition(":")
+            workflow, named = glob.strip(), rest.strip()
+    name, _, argument = named.partition(":")
     if name not in _MAKERS:
         raise OutcomeError(f"check {text!r} is not known; expected [WORKFLOW=]CHECK with one of: {NAMES}")
     return Check(text.strip(), workflow, _MAKERS[name](argument, text))
@@ -92,7 +92,7 @@ def apply_checks(
 ) -> tuple[Outcomes, CheckAccount]:
     """The outcomes with 1 or 0 where nobody judged an answer that some check applies to.
 
-    With `failures_only` an answer that passes stays unjudged, for another judge to grade. Raises OutcomeError when no
+    With `failures_only` an answer that passes stays unjudged, for an LLM to grade. Raises OutcomeError when no
     answer text came with the log.
     """
     _require_answers(table, "answer")
@@ -105,13 +105,13 @@ def apply_checks(
         if np.isfinite(quality[row]):
             left_out["already judged"] += 1
             continue
-        verdict = _verdict(checks, workflows[row] or "", answers[row], expected[row])
-        if isinstance(verdict, str):
-            left_out[verdict] += 1
+        passes = _passes(checks, workflows[row] or "", answers[row], expected[row])
+        if isinstance(passes, str):
+            left_out[passes] += 1
             continue
-        passed, failed = passed + verdict, failed + (not verdict)
-        if not (verdict and failures_only):
-            quality[row] = float(verdict)
+        passed, failed = passed + passes, failed + (not passes)
+        if not (passes and failures_only):
+            quality[row] = float(passes)
     account = CheckAccount(tuple(each.name for each in checks), passed, failed, dict(left_out.most_common()))
     return replace(table, frame=table.frame.assign(quality=quality)), account
 
@@ -134,27 +134,27 @@ def _texts_of(cells: Sequence[Any]) -> list[str | None]:
     return [cell if isinstance(cell, str) else None for cell in cells]
 
 
-def _verdict(checks: Sequence[Check], workflow: str, answer: str | None, expected: str | None) -> bool | str:
+def _passes(checks: Sequence[Check], workflow: str, answer: str | None, expected: str | None) -> bool | str:
     """Whether all checks that apply pass; or the reason why that cannot be said."""
     applying = [each for each in checks if fnmatchcase(workflow, each.workflow)]
     if not applying:
         return "no check for its workflow"
     if answer is None:
         return "no answer text"
-    verdicts = [each.passes(answer, expected) for each in applying]
-    if False in verdicts:
+    found = [each.passes(answer, expected) for each in applying]
+    if False in found:
         return False
-    return "nothing to compare with" if None in verdicts else True
+    return "nothing to compare with" if None in found else True
 
 
 def _is_known(text: str) -> bool:
     return text.partition(":")[0] in _MAKERS
 
 
-def _plain(make: Verdict) -> Callable[[str, str], Verdict]:
+def _plain(make: Passes) -> Callable[[str, str], Passes]:
     """A maker of a check that takes no argument."""
 
-    def maker(argument: str, text: str) -> Verdict:
+    def maker(argument: str, text: str) -> Passes:
         if argument:
             raise OutcomeError(f"check {text!r}: takes nothing after the colon; expected one of: {NAMES}")
         return make
@@ -177,7 +177,7 @@ def _is_json(answer: str, _expected: str | None) -> bool:
     return True
 
 
-def _json_schema(argument: str, text: str) -> Verdict:
+def _json_schema(argument: str, text: str) -> Passes:
     if not argument:
         raise OutcomeError(f"check {text!r}: expected json_schema:FILE")
     path = Path(argument)
@@ -204,7 +204,7 @@ def _json_schema(argument: str, text: str) -> Verdict:
     return passes
 
 
-def _regex(argument: str, text: str) -> Verdict:
+def _regex(argument: str, text: str) -> Passes:
     try:
         pattern = re.compile(argument)
     except re.error as error:
@@ -223,7 +223,7 @@ def _normal(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def _numeric(argument: str, text: str) -> Verdict:
+def _numeric(argument: str, text: str) -> Passes:
     try:
         tolerance = float(argument) if argument else _TOLERANCE
     except ValueError:
@@ -252,7 +252,7 @@ def _answered(answer: str, _expected: str | None) -> bool:
     return bool(answer.strip()) and _REFUSAL.search(answer.strip()[:_OPENING]) is None
 
 
-_MAKERS: Mapping[str, Callable[[str, str], Verdict]] = {
+_MAKERS: Mapping[str, Callable[[str, str], Passes]] = {
     "json": _plain(_is_json),
     "json_schema": _json_schema,
     "exact": _plain(_exact),

@@ -1,8 +1,8 @@
 """Judgements that lie elsewhere (CSV, JSONL, Parquet) joined onto imported outcomes, each used or counted with a reason.
 
 A judgement names what it judges by the most specific of request_id, trace_id and session_id that it has, and a candidate
-where a request has several. Its value is rescaled by a named rule (`training.quality.rescale`). Several judgements of one
-attempt are averaged; a judgement wins over a quality that was logged; an attempt that failed stays at 0.
+where a request has several. Its value is rescaled by a named rule (`training.logs.rescale`). Several judgements of one
+try are averaged; a judgement wins over a quality that was logged; a try that failed stays at 0.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from training.logs import cells as coerce
+from training.logs import rescale, typed
+from training.logs.cells import blank, shown
 from training.logs.io import files
 from training.logs.outcomes import OutcomeError, Outcomes, Unreadable, unreadable_rows
-from training.quality import rescale
 
 _KEYS = ("request_id", "trace_id", "session_id")
 _SPELLINGS: Mapping[str, tuple[str, ...]] = {
@@ -38,7 +38,7 @@ EXPECTS = "request_id, trace_id or session_id, and one of value, score, rating, 
 class ScoreAccount:
     """What became of one file of judgements: always `read == used + len(left_out)`.
 
-    `left_out` has the columns of `Outcomes.skipped`. `judged` is the number of attempts that took their quality from
+    `left_out` has the columns of `Outcomes.skipped`. `judged` is the number of tries that took their quality from
     the file, `replaced` how many of these had another quality in the log before, `averaged` how many had several.
     """
 
@@ -67,7 +67,7 @@ def join_scores(
 ) -> tuple[Outcomes, ScoreAccount]:
     """The outcomes with the quality that the judgements in `path` say; if `name` is given, none of another name.
 
-    `trace_scores`: whether a judgement of a trace or a session applies to its last attempt or to every one of them.
+    `trace_scores`: whether a judgement of a trace or a session applies to its last try or to every one of them.
     Raises OutcomeError when the file cannot be read, has judgements of several names of which none was chosen, or has
     none that fits.
     """
@@ -88,8 +88,8 @@ def join_scores(
             left_out += [why] if why else []
     account = _account(table, path, rule, read, given, left_out)
     if name is None and len(names) > 1:
-        shown = ", ".join(sorted(rescale.shown(each) if each else "(unnamed)" for each in names)[:20])
-        raise OutcomeError(f"{path}: has judgements of several names: {shown}; choose one with --score-name")
+        listed = ", ".join(sorted(shown(each, phrase=True) or "(unnamed)" for each in names)[:20])
+        raise OutcomeError(f"{path}: has judgements of several names: {listed}; choose one with --score-name")
     if read and not account.used:
         counts = "; ".join(f"{reason}: {count}" for reason, count in account.reasons.items())
         raise OutcomeError(
@@ -119,10 +119,10 @@ class _Index:
         requests = frame["request_id"]
         # A log without traces of its own often calls the trace's identifier the request's.
         traces = table.beside["trace_id"].fillna(requests) if "trace_id" in table.beside else requests
-        attempts = _rows_by(table.beside["attempt_id"]) if "attempt_id" in table.beside else {}
-        # What its source calls a request may be one attempt here: the identifier of one is the more specific.
+        tries = _rows_by(table.beside["try_id"]) if "try_id" in table.beside else {}
+        # What its source calls a request may be one try here: the identifier of one is the more specific.
         self._rows = {
-            "request_id": {**_rows_by(requests), **attempts},
+            "request_id": {**_rows_by(requests), **tries},
             "trace_id": _rows_by(traces),
             "session_id": _rows_by(frame["session_id"]),
         }
@@ -142,7 +142,7 @@ class _Index:
                 return "the request has no outcome of this candidate"
         answered = [row for row in found if not self._failed[row]]
         if not answered:
-            return "the attempt failed: its quality is 0"
+            return "the try failed: its quality is 0"
         if judgement.key != "request_id" and self._last_only:
             return [max(answered, key=self._age)]
         if judgement.key == "request_id" and len({self._candidate[row] for row in answered}) > 1:
@@ -182,7 +182,7 @@ def _first_text(table: pd.DataFrame, names: Sequence[str]) -> list[str]:
     """Each row's first text among some columns, "" where there is none."""
     found = [""] * len(table)
     for name in names:
-        cells = coerce.text(table[name]).values.tolist()
+        cells = typed.text(table[name]).values.tolist()
         found = [old or (cell if isinstance(cell, str) else "") for old, cell in zip(found, cells, strict=True)]
     return found
 
@@ -191,12 +191,8 @@ def _first_present(table: pd.DataFrame, names: Sequence[str]) -> list[Any]:
     found: list[Any] = [None] * len(table)
     for name in names:
         cells = table[name].astype(object).tolist()
-        found = [cell if _empty(old) else old for old, cell in zip(found, cells, strict=True)]
+        found = [cell if blank(old) else old for old, cell in zip(found, cells, strict=True)]
     return found
-
-
-def _empty(cell: Any) -> bool:
-    return cell is None or (isinstance(cell, float) and cell != cell) or (isinstance(cell, str) and not cell.strip())
 
 
 def _apply(
@@ -209,17 +205,17 @@ def _apply(
 ) -> Unreadable | None:
     """Notes the judgement under the rows it is about in `given`; or says why it is left out."""
     if name is not None and judgement.name not in ("", name):
-        return Unreadable(row, "of another name", rescale.shown(judgement.name), f"the name {name}")
+        return Unreadable(row, "of another name", shown(judgement.name), f"the name {name}")
     if not judgement.key:
         return Unreadable(row, "says not what it judges", "", "request_id, trace_id or session_id")
     quality = rule.quality(judgement.value)
     if quality is None:
         return Unreadable(row, "has no value", "", rule.expects)
     if quality is rescale.BAD:
-        return Unreadable(row, f"value does not fit {rule.name}", rescale.shown(judgement.value), rule.expects)
+        return Unreadable(row, f"value does not fit {rule.name}", shown(judgement.value), rule.expects)
     rows = index.rows(judgement)
     if isinstance(rows, str):
-        return Unreadable(row, rows, f"{judgement.key} {rescale.shown(judgement.identifier)}", "an attempt in the log")
+        return Unreadable(row, rows, f"{judgement.key} {shown(judgement.identifier)}", "a try in the log")
     for place in rows:
         given[place].append(quality)
     return None

@@ -10,15 +10,18 @@ from typing import TypeVar
 
 import numpy as np
 
-from training.simulation.languages import (
-    ASSISTANT_REPLIES,
-    CUSTOMER_SENTENCES,
-    ENGLISH_SOURCES,
+from training.simulation.vocabulary import (
+    CUSTOMERS,
+    ENGLISH,
+    FOLLOW_UPS,
+    LADDERS,
+    PARTS,
+    REPLIES,
+    SLOTS,
     SYSTEM_MESSAGES,
     TARGETS,
-    TRANSLATION_ASKS,
+    Rung,
 )
-from training.simulation.vocabulary import FOLLOW_UPS, LADDERS, SLOTS, Rung
 
 T = TypeVar("T")
 
@@ -87,7 +90,7 @@ def follow_up(workflow: str, level: float, draw: Draw) -> tuple[str, float]:
 
 def reply(workflow: str, draw: Draw) -> str:
     """What the assistant answered on an earlier turn."""
-    return " ".join(draw.fill(draw.one(ASSISTANT_REPLIES[workflow])) for _ in range(draw.number(1, 4)))
+    return " ".join(draw.fill(draw.one(REPLIES[workflow])) for _ in range(draw.number(1, 4)))
 
 
 def system_message(workflow: str, draw: Draw) -> str:
@@ -148,126 +151,35 @@ def _maths(level: float, draw: Draw) -> Composed:
     return Composed(text, _combined(weights), answer)
 
 
-_SNIPPETS = (
-    "def {verb}_{noun}(self, {noun}s):\n    for item in {noun}s:\n"
-    "        self.{verb}(item, retries={n1})\n    return len({noun}s)",
-    "func {verb}(ctx context.Context, id int) error {\n\tmu.Lock()\n\tdefer mu.Unlock()\n"
-    "\treturn store.{verb}(ctx, id, {n2})\n}",
-    "export async function {verb}(id: string) {\n"
-    "  const {noun} = await db.{verb}(id, { limit: {n2} });\n  return {noun}?.id;\n}",
-    "public {noun} {verb}(long id) {\n    return repository.{verb}(id).orElseThrow(() -> new NotFound({n3}));\n}",
-    "fn {verb}(&mut self, {noun}: Vec<u8>) -> Result<usize> {\n    self.buffer.extend({noun});\n"
-    "    Ok(self.buffer.len() + {n1})\n}",
-    "@app.post('/{noun}/{verb}')\ndef {verb}(body: dict):\n"
-    "    rows = query('{noun}', body, limit={n2})\n    return {'{noun}': rows}",
-)
-# What hard reviews are about is in the code as well as in the question.
-_HARD_SNIPPETS = (
-    "unsafe fn {verb}(p: *mut {noun}) {\n    let old = HEAD.swap(p, Ordering::AcqRel);\n"
-    "    (*p).next.store(old, Ordering::Release);\n}",
-    "async def {verb}(self):\n    async with self.lock:\n        if not self.{noun}:\n"
-    "            await asyncio.wait_for(self.{verb}_all(), {n1})",
-    "void {verb}({noun}_t *n) {\n    pthread_mutex_lock(&n->a);\n    pthread_mutex_lock(&n->b);\n"
-    "    atomic_fetch_sub(&n->refs, 1);\n}",
-    "go func() {\n\tselect {\n\tcase {noun} := <-ch:\n\t\t{verb}({noun})\n\tcase <-ctx.Done():\n\t}\n}()",
-)
-
-
 def _code_review(level: float, draw: Draw) -> Composed:
     asks = [_rung(LADDERS["code-review"], level, draw)]
     if draw.chance(0.4):
         asks.append(_rung(LADDERS["code-review"], level * float(draw.rng.random()), draw))
     asked = " ".join(draw.fill(template) for _, template in asks)
     blocks = 1 + int(draw.rng.exponential(1.0 + 5.0 * level))
-    code = "\n\n".join(draw.fill(draw.one(_HARD_SNIPPETS if draw.chance(level) else _SNIPPETS)) for _ in range(blocks))
+    # What hard reviews are about is in the code as well as in the question.
+    kinds = ("hard_snippets" if draw.chance(level) else "snippets" for _ in range(blocks))
+    code = "\n\n".join(draw.fill(draw.one(PARTS[kind])) for kind in kinds)
     lead = draw.one(("Review: ", "PR review. ", "", "", "Please review this diff. "))
     text = f"{lead}{asked}\n\n```\n{code}\n```" if draw.chance(0.7) else f"```\n{code}\n```\n\n{lead}{asked}"
     return Composed(text, _combined([weight for weight, _ in asks]), 0.7 + 0.1 * min(blocks, 15))
 
 
-_FIELDS = (
-    "vendor",
-    "invoice_number",
-    "issue_date",
-    "due_date",
-    "currency",
-    "net_total",
-    "vat_rate",
-    "iban",
-    "address",
-    "postal_code",
-    "contact_name",
-    "phone",
-    "email",
-    "line_items",
-    "discount",
-    "delivery_terms",
-    "purchase_order",
-    "tax_id",
-    "country",
-    "payment_method",
-    "notes",
-    "weight",
-    "carrier",
-    "tracking_code",
-)
-_NESTING = (
-    "a flat object",
-    "an object with one nested address",
-    "an array of objects, each with its own totals",
-    "nested arrays of line items, each with taxes and allowances",
-    "a tree: parties, their sites, each site's deliveries, each delivery's lines",
-)
-_JSON_RULES = (
-    "dates as ISO 8601",
-    "amounts as integers in cents",
-    "null when absent, never a guess",
-    "resolve 'the same as above' to its value",
-    "give a character offset for every value",
-    "choose `kind` by the rule: credit note when totals are negative, otherwise invoice",
-    "merge duplicate lines and reconcile them with the stated total",
-)
-
-
 def _json(level: float, draw: Draw) -> Composed:
     wished = draw.near(level, 0.12)
+    names, nesting, known = PARTS["fields"], PARTS["nesting"], PARTS["json_rules"]
     count = 2 + int(wished * 18)
-    depth = min(len(_NESTING) - 1, int(draw.near(level, 0.12) * len(_NESTING)))
-    rules = min(len(_JSON_RULES), int(draw.near(level, 0.15) * 6))
-    fields = [_FIELDS[i] for i in draw.rng.permutation(len(_FIELDS))[:count]]
-    wanted = [_JSON_RULES[i] for i in np.sort(draw.rng.permutation(len(_JSON_RULES))[:rules])]
+    depth = min(len(nesting) - 1, int(draw.near(level, 0.12) * len(nesting)))
+    rules = min(len(known), int(draw.near(level, 0.15) * 6))
+    fields = [names[i] for i in draw.rng.permutation(len(names))[:count]]
+    wanted = [known[i] for i in np.sort(draw.rng.permutation(len(known))[:rules])]
     lead = draw.one(("Extract", "Return as JSON", "Pull out", "Parse into JSON", "I need these fields as JSON"))
-    text = f"{lead}: {', '.join(fields)}. Shape: {_NESTING[depth]}."
+    text = f"{lead}: {', '.join(fields)}. Shape: {nesting[depth]}."
     if wanted:
         text += " Rules: " + "; ".join(wanted) + "."
-    text += "\n\n" + _document(2 + int(draw.rng.exponential(3 + 10 * level)), draw, _PAPERS)
-    difficulty = 0.4 * min(1.0, (count - 2) / 18) + 0.35 * depth / (len(_NESTING) - 1) + 0.25 * rules / 6
+    text += "\n\n" + _document(2 + int(draw.rng.exponential(3 + 10 * level)), draw, PARTS["papers"])
+    difficulty = 0.4 * min(1.0, (count - 2) / 18) + 0.35 * depth / (len(nesting) - 1) + 0.25 * rules / 6
     return Composed(text, min(1.0, difficulty), 0.3 + count / 9 + 0.25 * depth)
-
-
-_PAPERS = (
-    "{company}, {n2} Mill Road, {city}.",
-    "Invoice {n3}-{n2}, issued {day} {month}.",
-    "{n1} x {item} at {money} each.",
-    "Terms: {n2} days net, {n1}% discount if paid within {n1} days.",
-    "Contact: {person}, extension {n3}.",
-    "VAT {day}% included, total due {money}.",
-    "Ship to: the same as above, attention {person}.",
-    "Carrier reference {n3}{n3}, weight {n2} kg.",
-    "Credit of {money} carried over from {month}.",
-)
-_REPORTS = (
-    "In {month}, {subject} {claim} {reason}.",
-    "{person}, who speaks for {company}, said that {subject} {claim}.",
-    "The cost rose from {money} to {money} {reason}.",
-    "By contrast, {subject} {claim}, which {person} disputes.",
-    "Of {n3} households in {city}, {n2} percent agreed.",
-    "A second source says that {subject} never {claim}.",
-    "The committee met {n1} times and decided nothing {reason}.",
-    "{company} {claim} {reason}, according to {person}.",
-    "Local {job}s in {city} remain unconvinced.",
-    "The next review is due in {month}.",
-)
 
 
 def _document(sentences: int, draw: Draw, templates: Sequence[str]) -> str:
@@ -280,31 +192,31 @@ def _summarising(level: float, draw: Draw) -> Composed:
         asks.append(_rung(LADDERS["summarising"], level * float(draw.rng.random()), draw))
     sentences = min(320, 4 + int(draw.rng.exponential(12 + 60 * level)))
     asked = " ".join(draw.fill(template) for _, template in asks)
-    body = _document(sentences, draw, _REPORTS)
+    body = _document(sentences, draw, PARTS["reports"])
     text = f"{asked}\n\n{body}" if draw.chance(0.75) else f"{body}\n\n{asked}"
     difficulty = 0.8 * _combined([weight for weight, _ in asks]) + 0.2 * min(1.0, sentences / 120)
     return Composed(text, difficulty, 0.35 + 0.8 * asks[0][0] + 0.3 * min(2.0, sentences / 80))
 
 
-_KINDS = tuple(ENGLISH_SOURCES)
+_KINDS = tuple(ENGLISH)
 _TARGET_NAMES = tuple(name for name in TARGETS if name != "English")
 
 
 def _translation(level: float, draw: Draw) -> Composed:
     if draw.chance(0.4):
-        language = draw.one(tuple(CUSTOMER_SENTENCES))
+        language = draw.one(tuple(CUSTOMERS))
         target, source = "English", language
-        pairs = [_rung(CUSTOMER_SENTENCES[language], level, draw) for _ in range(_sentence_count(level, draw))]
+        pairs = [_rung(CUSTOMERS[language], level, draw) for _ in range(_sentence_count(level, draw))]
         base = 0.9 * max(weight for weight, _ in pairs)
         sentences = [template for _, template in pairs]
     else:
         target = source = draw.one(_TARGET_NAMES)
         wished = draw.near(level - TARGETS[target], 0.08)
-        kind = min(_KINDS, key=lambda name: abs(ENGLISH_SOURCES[name][0] - wished))
-        base, templates = ENGLISH_SOURCES[kind]
+        kind = min(_KINDS, key=lambda name: abs(ENGLISH[name][0] - wished))
+        base, templates = ENGLISH[kind]
         sentences = [draw.one(templates) for _ in range(_sentence_count(level, draw))]
     body = " ".join(draw.fill(template) for template in sentences)
-    ask = draw.one(TRANSLATION_ASKS).replace("{target}", target)
+    ask = draw.one(PARTS["translation_asks"]).replace("{target}", target)
     difficulty = base + TARGETS[source] if source in TARGETS else base
     answer = max(0.1, len(body.encode()) / 400)
     return Composed(ask + body, min(1.0, difficulty + 0.02 * min(len(sentences), 6)), answer, _family(source))
@@ -344,8 +256,8 @@ def _creative(level: float, draw: Draw) -> Composed:
 
 def _support(level: float, draw: Draw) -> Composed:
     if draw.chance(0.3):
-        language = draw.one(tuple(CUSTOMER_SENTENCES))
-        ladder, family = CUSTOMER_SENTENCES[language], _family(language)
+        language = draw.one(tuple(CUSTOMERS))
+        ladder, family = CUSTOMERS[language], _family(language)
     else:
         ladder, family = LADDERS["support-triage"], "english"
     issues = [_rung(ladder, level, draw)]

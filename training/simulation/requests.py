@@ -21,7 +21,7 @@ NOISE = 0.06  # standard deviation of the part of difficulty that no text shows
 MEAN_TURNS = 1.8  # of conversations in the workflows that have them
 
 
-class Traffic(NamedTuple):
+class Share(NamedTuple):
     """A workflow's share of requests on the first and on the last day, and its usual answer's length in tokens."""
 
     first_share: float
@@ -29,18 +29,18 @@ class Traffic(NamedTuple):
     answer_tokens: int
 
 
-TRAFFIC = {
-    "support-triage": Traffic(0.26, 0.12, 140),
-    "sql": Traffic(0.12, 0.13, 150),
-    "code-review": Traffic(0.10, 0.19, 320),
-    "json-extraction": Traffic(0.14, 0.12, 130),
-    "summarising": Traffic(0.12, 0.12, 260),
-    "maths": Traffic(0.06, 0.14, 380),
-    "translation": Traffic(0.12, 0.10, 90),
-    "creative-writing": Traffic(0.08, 0.08, 420),
+MIX = {
+    "support-triage": Share(0.26, 0.12, 140),
+    "sql": Share(0.12, 0.13, 150),
+    "code-review": Share(0.10, 0.19, 320),
+    "json-extraction": Share(0.14, 0.12, 130),
+    "summarising": Share(0.12, 0.12, 260),
+    "maths": Share(0.06, 0.14, 380),
+    "translation": Share(0.12, 0.10, 90),
+    "creative-writing": Share(0.08, 0.08, 420),
 }
-WORKFLOWS: tuple[str, ...] = tuple(TRAFFIC)
-# Traffic by hour of the day (UTC) and by weekday, relative.
+WORKFLOWS: tuple[str, ...] = tuple(MIX)
+# Requests by hour of the day (UTC) and by weekday, relative.
 _HOURS = (2, 1, 1, 1, 2, 3, 5, 9, 14, 17, 18, 17, 14, 16, 18, 18, 16, 13, 10, 8, 7, 6, 4, 3)
 _WEEKDAYS = (1.0, 1.08, 1.1, 1.05, 0.9, 0.4, 0.35)
 
@@ -114,8 +114,8 @@ def _start_times(count: int, days: float, rng: np.random.Generator) -> Floats:
 
 def _workflows(elapsed: Floats, rng: np.random.Generator) -> NDArray[np.intp]:
     """The workflow of each conversation, as an index into WORKFLOWS; the mix shifts with the elapsed share of time."""
-    first = np.array([TRAFFIC[name].first_share for name in WORKFLOWS])
-    last = np.array([TRAFFIC[name].last_share for name in WORKFLOWS])
+    first = np.array([MIX[name].first_share for name in WORKFLOWS])
+    last = np.array([MIX[name].last_share for name in WORKFLOWS])
     mix = first + elapsed[:, None] * (last - first)
     # A conversation brings several requests; the shares are of requests.
     mix /= np.where([has_conversations(name) for name in WORKFLOWS], MEAN_TURNS, 1.0)
@@ -163,7 +163,7 @@ def _conversation(workflow: str, turns: int, draw: Draw) -> list[Content]:
 
 
 def _level(draw: Draw) -> float:
-    """A wished difficulty; most traffic is easy to middling, with a long hard tail."""
+    """A wished difficulty; most requests are easy to middling, with a long hard tail."""
     return float(draw.rng.beta(1.0, 1.45))
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from serving.bundle.catalogue import Candidate
-from training.simulation.requests import START, TRAFFIC, WORKFLOWS, Floats, Message, Requests, drawn, write_requests
+from training.simulation.requests import MIX, START, WORKFLOWS, Floats, Message, Requests, drawn, write_requests
 
 ACCEPTABLE_SCORE = 0.75
 SHADOW_SHARE = 0.25
@@ -83,7 +83,7 @@ def simulate(
 ) -> SimulatedLog:
     """Simulate the log of `requests` distinct requests over `days` days.
 
-    A quarter of the requests are shadow traffic (one row per candidate, propensity 1); the others have the one row
+    A quarter of the requests are shadow requests (one row per candidate, propensity 1); the others have the one row
     that a stochastic logging policy chose. The same arguments give the same log. Raises ValueError when there are
     fewer than two candidates, two of one name, one without a price, no request, or less than a day.
     """
@@ -131,7 +131,7 @@ def _truth(asked: Requests, candidates: Sequence[Candidate], profiles: Sequence[
     tokens = np.array([content.tokens for content in asked.contents], dtype=float)
     answer = np.array([content.answer for content in asked.contents])
     families = np.array([content.family for content in asked.contents])
-    usual = answer * np.array([TRAFFIC[name].answer_tokens for name in WORKFLOWS], dtype=float)[asked.workflow]
+    usual = answer * np.array([MIX[name].answer_tokens for name in WORKFLOWS], dtype=float)[asked.workflow]
     answers, output, cost = (np.empty((len(tokens), len(candidates))) for _ in range(3))
     for j, (candidate, profile) in enumerate(zip(candidates, profiles, strict=True)):
         ability = np.array(profile.ability)[asked.workflow]
@@ -168,7 +168,7 @@ def _rows(
     rng: np.random.Generator,
 ) -> pd.DataFrame:
     """The log: which rows exist, what came of each, and what the gateway failed to write down."""
-    request, arm, propensity = _attempts(asked, profiles, rng)
+    request, arm, propensity = _tries(asked, profiles, rng)
     n = len(request)
     shadow = propensity == 1.0
     failed = rng.random(n) < np.array([profile.error_rate for profile in profiles])[arm]
@@ -209,7 +209,7 @@ def _rows(
     )
 
 
-def _attempts(
+def _tries(
     asked: Requests, profiles: Sequence[_Profile], rng: np.random.Generator
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], Floats]:
     """Which requests went where: request index, candidate index and propensity of each row, in time order."""

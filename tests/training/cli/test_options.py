@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import ROOT, router_train, tracked_in
 from training.cli import options as cli_import
 from training.logs.outcomes import OutcomeError
-from training.quality.llm_judge import JudgeError
+from training.quality.llm_prices import GraderError
 
 MAP = ["candidate=llm", "prompt=question.text", "answer=choices.0.message.content", "cost_usd=usd", "trace_id=trace"]
 
@@ -87,7 +87,7 @@ def test_a_check_fails_answers_before_the_judge_grades_the_rest(
         assert table.beside["answer"].str.contains("CANARYANSWER").all()
         return table, options["budget_usd"]
 
-    monkeypatch.setattr(cli_import.llm_judge, "apply_judge", graded)
+    monkeypatch.setattr(cli_import.llm_grader, "grade_answers", graded)
     judging = given(
         map=MAP, score_paths=[stars], score_rules=["stars"], checks=["regex:1"], judge="x/y", budget_usd=2.5
     )
@@ -102,8 +102,8 @@ def test_a_check_fails_answers_before_the_judge_grades_the_rest(
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"judge": "x/y"}, JudgeError, "belong together"),
-        ({"budget_usd": 1.0}, JudgeError, "belong together"),
+        ({"judge": "x/y"}, GraderError, "belong together"),
+        ({"budget_usd": 1.0}, GraderError, "belong together"),
         ({"score_rules": ["stars", "ten"], "score_paths": [Path("a")]}, OutcomeError, "--score-rule was given 2 times"),
         ({"score_rules": ["five"]}, OutcomeError, "rule 'five' is not known"),
         ({"checks": ["jsn"]}, OutcomeError, "check 'jsn' is not known"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from serving.bundle.request import RouteRequest
 from training.dataset.matrix import OutcomeMatrix, build_matrix
-from training.logs.outcomes import validate
+from training.logs.validate import validate
 
 
 def frame(*rows: dict[str, Any]) -> pd.DataFrame:

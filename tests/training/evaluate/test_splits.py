@@ -16,7 +16,7 @@ from training.evaluate.evaluate import Evaluation, SplitLine
 from training.learn.estimators.base import Inputs
 from training.learn.estimators.tables import WorkflowTable
 from training.learn.pipeline import Prepared, encode, prepare
-from training.logs.outcomes import validate
+from training.logs.validate import validate
 from training.prices.catalogue import load_catalogue
 from training.simulation.simulate import simulate
 

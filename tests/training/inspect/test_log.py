@@ -16,11 +16,12 @@ from rich.console import Console
 from serving.bundle.catalogue import Candidate
 from tests.conftest import router_train
 from training.config import DEFAULTS, Params, load_params
-from training.inspect.log import Finding, LogReport, best_bound, inspect_log, requests_needed
+from training.inspect.log import best_bound, inspect_log, requests_needed
 from training.inspect.page import page
-from training.logs import sources as traffic
+from training.inspect.report import Finding, LogReport
 from training.logs.aliases import resolve
-from training.logs.outcomes import validate
+from training.logs.sources import reading
+from training.logs.validate import validate
 from training.measure.bounds import clopper_pearson_upper
 
 PARAMS = load_params(DEFAULTS, ())
@@ -185,7 +186,7 @@ def test_every_row_of_a_dirty_log_is_used_or_skipped(
     clean = [json.dumps({"prompt": f"p é {row['request_id']}", **row}, ensure_ascii=False) for row in shadowed(5, 3)]
     path = tmp_path_factory.mktemp("log") / "log.jsonl"
     path.write_text("\n".join([*clean, *dirt]), encoding=encoding)
-    report = inspect_log(resolve(traffic.read([path]), PRICED), PRICED, PARAMS)
+    report = inspect_log(resolve(reading.read([path]), PRICED), PRICED, PARAMS)
     assert report.rows_used + report.rows_skipped == report.rows_read == len(clean) + len(dirt)
     assert sum(skip.rows for skip in report.skipped) == report.rows_skipped
     assert sum(one.rows for one in report.candidates) == sum(one.rows for one in report.workflows) == report.rows_used

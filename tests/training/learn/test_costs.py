@@ -18,7 +18,7 @@ from training.learn.costs import CostError, CostModel, CostNotes, Floats, LogRid
 from training.learn.estimators.base import Inputs
 from training.learn.estimators.linear import Design, stacked
 from training.learn.onnx_graph import Graph
-from training.logs.outcomes import validate
+from training.logs.validate import validate
 
 NAN = float("nan")
 DIM, SURFACE = 4, 3

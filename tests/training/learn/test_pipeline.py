@@ -21,7 +21,7 @@ from training.learn.pipeline import (
     prepare,
     training_data,
 )
-from training.logs.outcomes import validate
+from training.logs.validate import validate
 from training.measure.offpolicy import pseudo_outcomes
 from training.prices.catalogue import load_catalogue
 from training.simulation.simulate import simulate

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from serving.bundle.catalogue import Candidate
 from training.dataset.matrix import build_matrix
-from training.logs.aliases import resolve
-from training.logs.outcomes import AliasUse, Outcomes, validate
-from training.logs.same_llm import Alike, alike
+from training.logs.aliases import Alike, alike, resolve
+from training.logs.outcomes import AliasUse, Outcomes
+from training.logs.validate import validate
 from training.prices.catalogue import CatalogueError, load_catalogue
 
 CATALOGUE = {
@@ -42,7 +42,7 @@ def test_without_an_alias_in_the_log_nothing_changes() -> None:
     assert resolve(table, {}) is table
 
 
-def test_one_request_s_outcomes_under_two_names_are_two_attempts() -> None:
+def test_one_request_s_outcomes_under_two_names_are_two_tries() -> None:
     rows = [
         {"request_id": "1", "prompt": "p", "candidate": "gpt-4o", "quality": 1.0},
         {"request_id": "1", "prompt": "p", "candidate": "azure/gpt-4o", "quality": 0.0},

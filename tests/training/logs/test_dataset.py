@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from training.cli.main import app
-from training.logs import sources as traffic
-from training.logs.dataset import ACCOUNT, SKIPPED, Account, store
+from training.logs.dataset import ACCOUNT, SKIPPED, ImportAccount, store
 from training.logs.io import files
-from training.logs.outcomes import OutcomeError, validate
+from training.logs.outcomes import OutcomeError
 from training.logs.repeats import Known
+from training.logs.sources import reading
+from training.logs.validate import validate
 
 TALK = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": [{"type": "text", "text": "é"}]}]
 
@@ -46,7 +47,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 @pytest.fixture
 def small_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Partitions of four records; JSON arrays are streamed from 64 bytes."""
-    monkeypatch.setattr(files, "_PARTITION", files._Size(4, 1 << 20))
+    monkeypatch.setattr(files, "_RECORDS", 4)
     monkeypatch.setattr(files, "_WHOLE_ARRAY", 64)
 
 
@@ -60,11 +61,11 @@ def test_a_log_in_partitions_is_the_log(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / name, [*rows, rows[0], row(1, prompt="something else")])
     assert [len(part.table) for part in files.partitions(path)] == [4, 4, 4]
     whole = validate(pd.DataFrame([*rows, rows[0], row(1, prompt="something else")]), source="", format="")
-    found = traffic.read([path])
+    found = reading.read([path])
     pd.testing.assert_frame_equal(found.frame, whole.frame)
     assert found.reasons == whole.reasons == {"duplicate row": 1, "request has two different prompts": 1}
     assert found.origin["row"].tolist()[:2] == [n for part in files.partitions(path) for n in part.rows][:2]
-    assert len(files.read_records(path).table) == 12
+    assert sum(len(part.table) for part in files.partitions(path)) == 12
 
 
 @pytest.mark.usefixtures("small_partitions")
@@ -83,7 +84,7 @@ def test_a_large_array_that_breaks_off_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "log.json"
     path.write_bytes(orjson.dumps([row(number) for number in range(9)])[:-20])
     with pytest.raises(OutcomeError, match="not valid JSON"):
-        traffic.read([path])
+        reading.read([path])
 
 
 @settings(max_examples=40, deadline=None)
@@ -102,10 +103,10 @@ def test_where_a_log_is_cut_makes_no_difference(
     tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]], size: int
 ) -> None:
     path = write(tmp_path_factory.mktemp("cut") / "log.jsonl", [row(0), *rows])
-    whole = traffic.read([path])
+    whole = reading.read([path])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "_PARTITION", files._Size(size, 1 << 20))
-        cut = traffic.read([path])
+        patch.setattr(files, "_RECORDS", size)
+        cut = reading.read([path])
     pd.testing.assert_frame_equal(cut.frame, whole.frame)
     assert len(cut.frame) + len(cut.skipped) == cut.rows_read == whole.rows_read == len(rows) + 1
 
@@ -146,9 +147,9 @@ def test_an_import_is_a_log_with_an_account_to_the_cent(tmp_path: Path, monkeypa
     assert (account["cost_usd"], account["input_tokens"], account["output_tokens"]) == (0.1, 36, 18)
     assert list(account["files"].values()) == [4, 4, 2]
     assert pd.read_csv(out / SKIPPED)["row"].tolist() == [12, 11]
-    again = traffic.read([out])
+    again = reading.read([out])
     assert (again.formats, again.reasons) == (("canonical",), {})
-    pd.testing.assert_frame_equal(again.frame, traffic.read([path]).frame)
+    pd.testing.assert_frame_equal(again.frame, reading.read([path]).frame)
 
 
 def test_an_import_that_fails_leaves_nothing(tmp_path: Path) -> None:
@@ -159,4 +160,4 @@ def test_an_import_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == [good, bad]
     out.mkdir()
     with pytest.raises(OutcomeError, match="exists already"):
-        store([], out, Account([]))
+        store([], out, ImportAccount([]))

@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.logs.outcomes import COLUMNS, OutcomeError, Outcomes, Unreadable, concat, validate
+from training.logs.outcomes import COLUMNS, OutcomeError, Outcomes, Unreadable
+from training.logs.repeats import concat
+from training.logs.validate import validate
 
 GOOD: dict[str, Any] = {"request_id": "r", "prompt": "hello", "candidate": "a", "quality": 1.0}
 DTYPES = {

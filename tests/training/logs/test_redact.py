@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from training.cli.main import app
-from training.logs.dataset import Account, store
+from training.logs.dataset import ImportAccount, store
 from training.logs.redact import STAND_INS, Redactor
 
 CANARY = "zyxcanary"
@@ -122,7 +122,7 @@ def test_what_is_nobodys_stays(text: str) -> None:
 
 
 def test_an_import_is_masked_and_its_identifiers_still_group(tmp_path: Path) -> None:
-    from training.logs.outcomes import validate
+    from training.logs.validate import validate
 
     talk = [{"role": "user", "content": [{"type": "text", "text": f"I am {EMAIL}"}], "name": EMAIL}]
     rows = [
@@ -132,7 +132,7 @@ def test_an_import_is_masked_and_its_identifiers_still_group(tmp_path: Path) -> 
     ]
     redactor = Redactor()
     part = redactor.outcomes(validate(pd.DataFrame(rows), source="s", format="f"))
-    store([part], tmp_path / "out", Account(["s"]))
+    store([part], tmp_path / "out", ImportAccount(["s"]))
     assert holding(tmp_path, EMAIL, CARD) == set()
     assert part.frame["session_id"].nunique() == 1
     assert part.frame["session_id"][0].startswith("redacted-")

@@ -71,7 +71,7 @@ def prices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PriceList:
     file = tmp_path / "model_prices_and_context_window_backup.json"
     file.write_text(json.dumps(MAP), encoding="utf-8")
     monkeypatch.setattr(price_map, "litellm_folder", lambda: tmp_path)
-    monkeypatch.setattr(price_map, "litellm_version", lambda: "1.2.3")
+    monkeypatch.setattr(price_map, "version", lambda _name: "1.2.3")
     return litellm_prices()
 
 

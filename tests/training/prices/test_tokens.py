@@ -19,9 +19,9 @@ from serving.bundle.catalogue import Candidate
 from serving.bundle.request import RouteRequest
 from training.dataset.matrix import build_matrix
 from training.learn.costs import fill_costs
-from training.logs.outcomes import validate
+from training.logs.validate import validate
 from training.prices import tokens
-from training.prices.litellm_package import litellm_folder
+from training.prices.price_map import litellm_folder
 
 O200K, CL100K = Candidate(name="gpt-4o"), Candidate(name="azure/gpt-4-0613")
 UNKNOWN = Candidate(name="claude-opus-5-5")

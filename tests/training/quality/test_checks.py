@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.logs import sources as traffic
-from training.logs.outcomes import OutcomeError, Outcomes, validate
+from training.logs.outcomes import OutcomeError, Outcomes
+from training.logs.sources import reading
 from training.logs.sources.options import ImportOptions
+from training.logs.validate import validate
 from training.quality.checks import apply_checks, check, last_number
 
 SCHEMA = {
@@ -172,10 +173,10 @@ def test_answers_of_the_outcome_table_are_read_on_demand_and_repeats_with_other_
     path = tmp_path / "log.jsonl"
     row = {"request_id": "1", "prompt": "p", "candidate": "a"}
     path.write_text("".join(json.dumps({**row, "answer": a}) + "\n" for a in ("x", "y", "x", "")), encoding="utf-8")
-    read = traffic.read([path], "auto", ImportOptions(answers=True))
+    read = reading.read([path], "auto", ImportOptions(answers=True))
     assert read.beside["answer"].tolist() == ["x", "y", ""]
     assert read.reasons == {"duplicate row": 1}
-    assert traffic.read([path]).beside.get("answer", pd.Series(dtype=str)).dropna().empty
+    assert reading.read([path]).beside.get("answer", pd.Series(dtype=str)).dropna().empty
 
 
 @given(st.text(max_size=60), st.none() | st.text(max_size=20))
@@ -205,8 +206,8 @@ def test_litellms_responses_are_answers(tmp_path: Path) -> None:
     rows = [{**call, "id": f"c{n}", "startTime": 1.7e9 + n, "response": reply} for n, reply in enumerate(replies)]
     path = tmp_path / "log.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    read = traffic.read([path], "auto", ImportOptions(answers=True))
+    read = reading.read([path], "auto", ImportOptions(answers=True))
     assert (read.formats, read.reasons) == (("litellm",), {})
     assert read.beside["answer"].fillna("none").tolist() == ["{}", *["none"] * 4]
-    assert read.beside["attempt_id"].tolist() == [f"c{n}" for n in range(5)]
-    assert traffic.read([path]).beside["answer"].isna().all()
+    assert read.beside["try_id"].tolist() == [f"c{n}" for n in range(5)]
+    assert reading.read([path]).beside["answer"].isna().all()

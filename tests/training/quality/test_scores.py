@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.logs.outcomes import OutcomeError, Outcomes, validate
-from training.quality import rescale
+from training.logs import rescale
+from training.logs.outcomes import OutcomeError, Outcomes
+from training.logs.validate import validate
 from training.quality.scores import ScoreAccount, join_scores
 
 
@@ -135,13 +136,13 @@ def test_what_cannot_be_used_is_counted_with_its_reason(tmp_path: Path) -> None:
         "no such request_id in the log": 1,
         "has no value": 1,
         "says not what it judges": 1,
-        "the attempt failed: its quality is 0": 1,
+        "the try failed: its quality is 0": 1,
     }
     assert "secret" not in account.left_out.to_csv()
 
 
 @pytest.mark.parametrize(("which", "expected"), [("last", [-1, 1.0, -1]), ("all", [1.0, 1.0, -1])])
-def test_a_judgement_of_a_trace_applies_to_its_last_attempt_or_to_all(
+def test_a_judgement_of_a_trace_applies_to_its_last_try_or_to_all(
     tmp_path: Path, which: Any, expected: list[float]
 ) -> None:
     table = log(trace_id=["t", "t", "u"], timestamp=["2026-01-01T00:00:01", "2026-01-01T00:00:09", "2026-01-02"])
@@ -219,7 +220,7 @@ def test_used_and_left_out_make_up_what_was_read(
     assert all(value == -1 or 0 <= value <= 1 for value in quality)
 
 
-def test_an_attempt_of_its_own_identifier_is_found_by_it(tmp_path: Path) -> None:
-    table = log(request_id=["t:1", "t:1"], prompt=["p", "p"], candidate=["a", "b"], attempt_id=["call-1", "call-2"])
+def test_a_try_of_its_own_identifier_is_found_by_it(tmp_path: Path) -> None:
+    table = log(request_id=["t:1", "t:1"], prompt=["p", "p"], candidate=["a", "b"], try_id=["call-1", "call-2"])
     rows = [{"request_id": "call-2", "value": 1}, {"request_id": "t:1", "candidate": "a", "value": 0}]
     assert judged(table, tmp_path / "s.jsonl", rows)[0] == [0.0, 1.0]

@@ -27,8 +27,13 @@ _HEAD_BYTES = 1 << 20
 _CHUNK = 1 << 16
 _BUFFER = 1 << 20
 _WHOLE_ARRAY = 64 << 20
+# How much goes into one partition.
+_RECORDS, _BYTES = 20_000, 64 << 20
 # Above any cell that fits in memory; the standard limit of 128 KiB is shorter than a long prompt.
 _LONGEST_CELL = 2**31 - 1
+
+
+Row = dict[str, Any]
 
 
 class Records(NamedTuple):
@@ -37,6 +42,13 @@ class Records(NamedTuple):
     table: pd.DataFrame
     rows: list[int]
     unreadable: list[Unreadable]
+
+    def numbered(self) -> Iterator[tuple[int, Row]]:
+        """Each row's number, and its cells by the names of their columns."""
+        names = [str(name).strip() for name in self.table.columns]
+        columns = [self.table.iloc[:, place].astype(object).tolist() for place in range(len(names))]
+        cells = zip(*columns, strict=True) if names else ((),) * len(self.rows)
+        return ((row, dict(zip(names, line, strict=True))) for row, line in zip(self.rows, cells, strict=True))
 
 
 def kind(path: Path) -> str:
@@ -52,12 +64,23 @@ def stem(path: Path) -> str:
     return (path.with_suffix("") if path.suffix.lower() == ".gz" else path).stem
 
 
+def in_folder(folder: Path) -> list[Path]:
+    """The files in a folder that look like logs and are not hidden or empty, by name; [] where there is no folder."""
+    below = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [file for file in below if is_data(file) and file.stat().st_size]
+
+
+def is_data(path: Path) -> bool:
+    """Whether a path is a file that by its name may be a log."""
+    return bool(kind(path)) and not path.name.startswith((".", "_")) and path.is_file()
+
+
 def head_text(path: Path) -> str:
     """The first megabyte of a text file, unpacked, without a byte order mark; undecodable bytes become U+FFFD."""
     return _head(path).decode("utf-8-sig", "replace")
 
 
-def head_records(path: Path) -> list[dict[str, Any]]:
+def head_records(path: Path) -> list[Row]:
     """The first records in the first megabyte of a text file (CSV: one, with text cells); [] if none is readable."""
     suffix = kind(path)
     text = head_text(path)
@@ -73,6 +96,11 @@ def head_records(path: Path) -> list[dict[str, Any]]:
     lines = (line for line in text.splitlines() if line.strip())
     parsed = (_parse_or_none(line) for line, _ in zip(lines, range(20), strict=False))
     return [record for record in parsed if isinstance(record, dict)]
+
+
+def head_objects(path: Path) -> list[Row]:
+    """The first records of a file of JSON objects; [] for any other file."""
+    return head_records(path) if kind(path) in (*LINES, ".json") else []
 
 
 def columns(path: Path) -> frozenset[str]:
@@ -97,29 +125,7 @@ def partitions(path: Path, wanted: frozenset[str] | None = None) -> Iterator[Rec
     parsed whole up to 64 MB; a larger one is streamed, by a parser that takes neither NaN nor half a surrogate pair.
     Raises OutcomeError when the file cannot be opened or, in the middle of it, when the format survives no damage.
     """
-    yield from _read_parquet(path, wanted) if kind(path) == ".parquet" else _read_text(path, wanted, _PARTITION)
-
-
-def read_records(path: Path, wanted: frozenset[str] | None = None) -> Records:
-    """Parse a whole file (only the `wanted` fields of it, if given); raises OutcomeError when it cannot be opened."""
-    if kind(path) != ".parquet":
-        return next(_read_text(path, wanted, _WHOLE))
-    parts = [part.table for part in _read_parquet(path, wanted)]
-    return _numbered(pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0], 0)
-
-
-class _Size(NamedTuple):
-    """How much goes into one partition."""
-
-    records: float
-    bytes: float
-
-    def reached(self, partition: _Partition) -> bool:
-        return len(partition.found) + len(partition.unreadable) >= self.records or partition.bytes >= self.bytes
-
-
-_PARTITION = _Size(20_000, 64 << 20)
-_WHOLE = _Size(float("inf"), float("inf"))
+    yield from _read_parquet(path, wanted) if kind(path) == ".parquet" else _read_text(path, wanted)
 
 
 @dataclass
@@ -130,6 +136,10 @@ class _Partition:
     rows: list[int] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
     bytes: int = 0
+
+    @property
+    def full(self) -> bool:
+        return len(self.found) + len(self.unreadable) >= _RECORDS or self.bytes >= _BYTES
 
     def keep(self, row: int, record: Any) -> None:
         self.found.append(record)
@@ -145,15 +155,15 @@ class _Partition:
             self.unreadable.append(Unreadable(row, "truncated gzip", damage, expected))
 
 
-def _read_text(path: Path, wanted: frozenset[str] | None, size: _Size) -> Iterator[Records]:
+def _read_text(path: Path, wanted: frozenset[str] | None) -> Iterator[Records]:
     with closing(Unpacked(path)) as raw:
         source = io.BufferedReader(raw, _BUFFER)
         if kind(path) == ".csv":
-            yield from _read_csv(source, raw, wanted, size)
+            yield from _read_csv(source, raw, wanted)
         elif kind(path) == ".json" and source.peek(_CHUNK).lstrip().startswith(b"["):
-            yield from _read_array(path, source, raw, wanted, size)
+            yield from _read_array(path, source, raw, wanted)
         else:
-            yield from _read_lines(source, raw, wanted, size)
+            yield from _read_lines(source, raw, wanted)
 
 
 def _read_parquet(path: Path, wanted: frozenset[str] | None) -> Iterator[Records]:
@@ -162,12 +172,12 @@ def _read_parquet(path: Path, wanted: frozenset[str] | None) -> Iterator[Records
             names = [name for name in file.schema_arrow.names if wanted is None or name.strip() in wanted]
             groups = [file.metadata.row_group(place) for place in range(file.metadata.num_row_groups)]
             width = sum(group.total_byte_size for group in groups) / max(file.metadata.num_rows, 1)
-            count = max(1, min(int(_PARTITION.records), int(_PARTITION.bytes / max(width, 1.0))))
+            count = max(1, min(_RECORDS, int(_BYTES / max(width, 1.0))))
             start, waiting, rows = 0, [], 0
             for batch in file.iter_batches(count, columns=names):
                 waiting.append(batch)
                 rows += batch.num_rows
-                if rows >= count or sum(part.nbytes for part in waiting) >= _PARTITION.bytes:
+                if rows >= count or sum(part.nbytes for part in waiting) >= _BYTES:
                     yield _numbered(_frame(pa.Table.from_batches(waiting)), start)
                     start, waiting, rows = start + rows, [], 0
             if waiting or not start:
@@ -187,9 +197,7 @@ def _numbered(frame: pd.DataFrame, start: int) -> Records:
     return Records(frame, list(range(start + 1, start + len(frame) + 1)), [])
 
 
-def _read_lines(
-    source: io.BufferedReader[Unpacked], raw: Unpacked, wanted: frozenset[str] | None, size: _Size
-) -> Iterator[Records]:
+def _read_lines(source: io.BufferedReader[Unpacked], raw: Unpacked, wanted: frozenset[str] | None) -> Iterator[Records]:
     part, number = _Partition(), 0
     for line in source:
         if raw.damage and not line.endswith(b"\n"):
@@ -204,7 +212,7 @@ def _read_lines(
             part.keep(number, record)
         else:
             part.refuse(number, f"a line of {len(line)} bytes", "one JSON object per line")
-        if size.reached(part):
+        if part.full:
             yield _records(part, wanted)
             part = _Partition()
     part.lose_rest(number + 1, raw.damage)
@@ -213,7 +221,7 @@ def _read_lines(
 
 
 def _read_array(
-    path: Path, source: io.BufferedReader[Unpacked], raw: Unpacked, wanted: frozenset[str] | None, size: _Size
+    path: Path, source: io.BufferedReader[Unpacked], raw: Unpacked, wanted: frozenset[str] | None
 ) -> Iterator[Records]:
     part, number, before = _Partition(), 0, 0
     try:
@@ -224,7 +232,7 @@ def _read_array(
             else:
                 part.refuse(number, f"an item of type {type(item).__name__}", "a JSON object")
             part.bytes = raw.given - before
-            if size.reached(part):
+            if part.full:
                 yield _records(part, wanted)
                 part, before = _Partition(), raw.given
     except (ValueError, ijson.JSONError) as error:
@@ -247,9 +255,7 @@ def _items(source: io.BufferedReader[Unpacked], raw: Unpacked) -> Iterator[Any]:
     yield from ijson.items(io.BufferedReader(raw, _BUFFER), "item", use_float=True)
 
 
-def _read_csv(
-    source: io.BufferedReader[Unpacked], raw: Unpacked, wanted: frozenset[str] | None, size: _Size
-) -> Iterator[Records]:
+def _read_csv(source: io.BufferedReader[Unpacked], raw: Unpacked, wanted: frozenset[str] | None) -> Iterator[Records]:
     text = io.TextIOWrapper(source, "utf-8", "replace", newline="")
     reader = csv.reader(line for line in text if not raw.damage or line.endswith("\n"))
     with _long_cells():
@@ -259,7 +265,7 @@ def _read_csv(
     more, first = True, True
     while more:
         with _long_cells():
-            more, part = _next_cells(reader, len(header), keep, size)
+            more, part = _next_cells(reader, len(header), keep)
         if not more:
             part.lose_rest(reader.line_num + 1, raw.damage)
         if part.found or part.unreadable or first:
@@ -270,7 +276,7 @@ def _read_csv(
         first = False
 
 
-def _next_cells(reader: Any, width: int, keep: list[int], size: _Size) -> tuple[bool, _Partition]:
+def _next_cells(reader: Any, width: int, keep: list[int]) -> tuple[bool, _Partition]:
     """The next rows of a CSV file, the cells to `keep` of each, and whether there may be more."""
     part, last = _Partition(), reader.line_num
     for row in reader:
@@ -280,7 +286,7 @@ def _next_cells(reader: Any, width: int, keep: list[int], size: _Size) -> tuple[
             part.bytes += sum(map(len, row))
         elif row:
             part.refuse(start, f"{len(row)} cells in {last - start + 1} lines", f"{width} cells")
-        if size.reached(part):
+        if part.full:
             return True, part
     return False, part
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from training.logs.io import files
 from training.logs.io.files import Records
-from training.logs.outcomes import Outcomes, validate
+from training.logs.outcomes import Outcomes
+from training.logs.validate import validate
 
 # Raw records of one partition -> the same rows under the outcome table's column names, cells still as they arrived.
 Convert = Callable[[Records], Records]

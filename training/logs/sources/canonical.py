@@ -1,4 +1,4 @@
-"""Logs that already are the outcome table: one record per attempt, columns named as in data/README.md."""
+"""Logs that already are the outcome table: one record per try, columns named as in data/README.md."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EXPECTS = (
 )
 COMPANIONS: frozenset[str] = frozenset()
 
-_FIELDS = frozenset(COLUMNS) | frozenset(ALIASES) | {"attempt_id", "trace_id"}
+_FIELDS = frozenset(COLUMNS) | frozenset(ALIASES) | {"try_id", "trace_id"}
 # LiteLLM_SpendLogs has a request_id, a model and messages as well, but they mean something else.
 _SPEND_LOGS = frozenset({"call_type", "spend", "startTime"})
 

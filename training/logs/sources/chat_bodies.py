@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from training.logs.sources.attempts import Row, Skip, first_of, json_object, shown
+from training.logs.cells import fields, first_of, json_object, parsed, shown
+from training.logs.io.files import Row
+from training.logs.sources.tries import Skip
 
 _NOT_A_CHAT = Skip("not a chat request", "", "a chat completion, completion or response")
 _FAILED = ("failed", "cancelled")
@@ -36,12 +38,13 @@ def prompt_cells(request: Row) -> Row:
 
 def answer_cells(response: Row) -> Row:
     """Model, tokens, cost, time and status of a response body, as cells; None where it does not say."""
-    usage = json_object(response.get("usage")) or {}
-    cells = {name: first_of(*(usage.get(field) for field in fields)) for name, *fields in _COUNTS}
+    usage = fields(response.get("usage"))
+    details = fields(usage.get("cost_details"))
+    cells = {name: first_of(*(usage.get(place) for place in places)) for name, *places in _COUNTS}
     return {
         **cells,
         "candidate": response.get("model"),
-        "cost_usd": _cost(usage),
+        "cost_usd": billed(usage.get("cost"), usage.get("is_byok"), details.get("upstream_inference_cost")),
         "timestamp": first_of(response.get("created"), response.get("created_at")),
         "status": "error" if _is_error(response) else None,
     }
@@ -58,8 +61,7 @@ def not_a_chat(request: Row, response: Row, url: Any = None) -> Skip | None:
 
 def body(cell: Any) -> Row | None:
     """A response body from a cell: an object, its JSON text, or streamed chunks (the last usage counts); else None."""
-    if isinstance(cell, str) and cell.lstrip().startswith("["):
-        cell = (json_object(f'{{"chunks":{cell}}}') or {}).get("chunks")
+    cell = parsed(cell)
     if not isinstance(cell, list):
         return json_object(cell)
     chunks = [chunk for chunk in cell if isinstance(chunk, dict)]
@@ -73,7 +75,7 @@ def answer_text(response: Row) -> str | None:
     """The text that was answered, of the first choice; None where there is none (a tool call, an error)."""
     choices = response.get("choices")
     if isinstance(choices, list) and choices and isinstance(choices[0], dict):
-        message = json_object(choices[0].get("message")) or {}
+        message = fields(choices[0].get("message"))
         return _text(first_of(message.get("content"), choices[0].get("text")))
     output = response.get("output")
     if not isinstance(output, list):
@@ -99,12 +101,9 @@ def _input_item(item: Any) -> Any:
     return {"role": "assistant", "content": None}
 
 
-def _cost(usage: Row) -> Any:
-    """USD: `cost`, which is OpenRouter's fee alone where the provider bills the caller's own key."""
-    cost = usage.get("cost")
-    details = json_object(usage.get("cost_details")) or {}
-    upstream = details.get("upstream_inference_cost")
-    if usage.get("is_byok") is True and isinstance(cost, int | float) and isinstance(upstream, int | float):
+def billed(cost: Any, own_key: Any, upstream: Any) -> Any:
+    """USD: the cost, which is OpenRouter's fee alone where the provider bills the caller's own key as well."""
+    if own_key is True and isinstance(cost, int | float) and isinstance(upstream, int | float):
         return cost + upstream
     return cost
 

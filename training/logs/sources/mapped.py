@@ -18,13 +18,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.logs import cells as coerce
+from training.logs import rescale, typed
+from training.logs.cells import parsed, shown
 from training.logs.io import files
 from training.logs.io.files import Records
 from training.logs.io.partitions import outcomes_of
 from training.logs.outcomes import ALIASES, BESIDE, COLUMNS, OutcomeError, Outcomes, Unreadable
 from training.logs.sources.options import DEFAULT, ImportOptions
-from training.quality import rescale
 
 _TARGETS = (*COLUMNS, *BESIDE)
 _TEXTS = ("answer", "expected")
@@ -54,7 +54,7 @@ def parse_mapping(pairs: Sequence[str]) -> dict[str, str]:
 class Mapped:
     """The importer of tables that `mapping` (column of the outcome table -> field) describes.
 
-    The field of quality may end in the rule that rescales it: `rating:stars`, `score:minmax:0:10` (`training.quality.rescale`).
+    The field of quality may end in the rule that rescales it: `rating:stars`, `score:minmax:0:10` (`training.logs.rescale`).
     """
 
     mapping: Mapping[str, str]
@@ -77,7 +77,7 @@ class Mapped:
         own = (
             frozenset(COLUMNS)
             | frozenset(ALIASES)
-            | frozenset(BESIDE if options.answers else ("attempt_id", "trace_id"))
+            | frozenset(BESIDE if options.answers else ("try_id", "trace_id"))
         )
         found: set[str] = set()
         columns = files.columns(path)
@@ -124,7 +124,7 @@ def _convert(records: Records, fields: Mapping[str, str], own: frozenset[str], f
         cells = _cells(table[taken[target]], field)
         if any(cell is not _ABSENT for cell in cells):
             found.add(target)
-        columns[target] = _series([None if cell is _ABSENT else cell for cell in cells])
+        columns[target] = pd.Series([None if cell is _ABSENT else cell for cell in cells], dtype=object)
     made = pd.DataFrame(columns, index=pd.RangeIndex(len(table)))
     if "request_id" not in made:
         made["request_id"] = _request_ids(made)
@@ -146,7 +146,7 @@ def _find(value: Any, path: Sequence[str]) -> Any:
     if not path:
         return value
     if isinstance(value, str | bytes):
-        value = _opened(value)
+        value = parsed(value)
     if isinstance(value, Mapping):
         for length in range(len(path), 0, -1):
             name = ".".join(path[:length])
@@ -159,36 +159,19 @@ def _find(value: Any, path: Sequence[str]) -> Any:
     return _ABSENT
 
 
-def _opened(text: str | bytes) -> Any:
-    """JSON text as what it says; anything else is no place for a path to go on."""
-    if text.lstrip()[:1] not in ("{", "[", b"{", b"["):
-        return None
-    try:
-        return coerce.parse_json(text)
-    except ValueError:
-        return None
-
-
 def _prefixes(field: str) -> frozenset[str]:
     """The names of the columns that a path can start in."""
     path = field.split(".")
     return frozenset(".".join(path[:length]) for length in range(1, len(path) + 1))
 
 
-def _series(cells: list[Any]) -> pd.Series[Any]:
-    values = np.empty(len(cells), dtype=object)
-    for position, cell in enumerate(cells):  # assigning all at once would make a matrix of lists of equal length
-        values[position] = cell
-    return pd.Series(values, dtype=object)
-
-
 def _request_ids(table: pd.DataFrame) -> list[str | None]:
     """An identifier per distinct conversation; None where there is nothing to tell it by, which validation reports."""
     nothing = pd.Series([None] * len(table), dtype=object)
-    messages = coerce.messages(table.get("messages", nothing)).values
-    prompts = coerce.text(table.get("prompt", nothing), strip=False, numbers=False).values
+    messages = typed.messages(table.get("messages", nothing)).values
+    prompts = typed.text(table.get("prompt", nothing), strip=False, numbers=False).values
     keys = [
-        coerce.messages_key(conversation) if isinstance(conversation, list) else prompt
+        typed.messages_key(conversation) if isinstance(conversation, list) else prompt
         for conversation, prompt in zip(messages, prompts, strict=True)
     ]
     return [_digest(key) if isinstance(key, str) else "no-prompt" for key in keys]
@@ -205,11 +188,11 @@ def _rescaled(records: Records, rule: rescale.Rule | None) -> Records:
     qualities = [rule.quality(cell) for cell in records.table["quality"]]
     bad = np.fromiter((quality is rescale.BAD for quality in qualities), dtype=bool, count=len(qualities))
     unfit = [
-        Unreadable(row, f"quality does not fit {rule.name}", rescale.shown(cell), rule.expects)
+        Unreadable(row, f"quality does not fit {rule.name}", shown(cell), rule.expects)
         for row, cell, is_bad in zip(records.rows, records.table["quality"], bad, strict=True)
         if is_bad
     ]
-    table = records.table.assign(quality=_series([None if q is rescale.BAD else q for q in qualities]))
+    table = records.table.assign(quality=pd.Series([None if q is rescale.BAD else q for q in qualities], dtype=object))
     kept = [row for row, is_bad in zip(records.rows, bad, strict=True) if not is_bad]
     return Records(table[~bad].reset_index(drop=True), kept, [*records.unreadable, *unfit])
 
@@ -236,13 +219,13 @@ def _stand_in(kind: Any) -> Any:
 def _listed(path: Path) -> str:
     """The names of the fields in the head of a file, nested ones by dots; never what is in them."""
     names = dict.fromkeys(name for record in _head(path) for name in _named(record, "", 0))
-    shown = [name[:_SHOWN_NAME] for name in list(names)[:_SHOWN_FIELDS]]
-    return (", ".join(shown) or "none") + (", …" if len(names) > _SHOWN_FIELDS else "")
+    first = [name[:_SHOWN_NAME] for name in list(names)[:_SHOWN_FIELDS]]
+    return (", ".join(first) or "none") + (", …" if len(names) > _SHOWN_FIELDS else "")
 
 
 def _named(value: Any, prefix: str, depth: int) -> Iterator[str]:
     if isinstance(value, str):
-        value = _opened(value)
+        value = parsed(value)
     inner: list[tuple[str, Any]] = []
     if isinstance(value, Mapping):
         inner = [(str(name)[:_SHOWN_NAME], item) for name, item in value.items()]

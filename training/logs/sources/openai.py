@@ -6,7 +6,7 @@ beside `response` or `choices`. The outcome table's own names beside them (quali
 to lie in the same folder. An error is an outcome, but a request that the batch never ran is none.
 
 What makes one request: pairs that say the same `request_id`, and answers with the same custom_id to the same messages
-(custom ids start again in every batch). Attempts that only share their text are grouped when the data is split.
+(custom ids start again in every batch). Tries that only share their text are grouped when the data is split.
 """
 
 from __future__ import annotations
@@ -18,22 +18,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from training.logs.cells import fields, first_of, json_object, shown
 from training.logs.io import files
+from training.logs.io.files import Row
 from training.logs.io.partitions import outcomes_of
 from training.logs.outcomes import COLUMNS, OutcomeError, Outcomes
 from training.logs.sources import chat_bodies
-from training.logs.sources.attempts import (
-    Row,
-    Skip,
-    beside,
-    first_of,
-    gather,
-    json_object,
-    remembered,
-    shown,
-    signature,
-)
 from training.logs.sources.options import DEFAULT, ImportOptions
+from training.logs.sources.tries import Signature, Skip, beside, gather, remembered, signature
 
 NAME = "openai"
 EXPECTS = (
@@ -60,7 +52,7 @@ def recognises(path: Path) -> bool:
 @remembered
 def accompanies(path: Path) -> bool:
     """Whether the file holds the requests of a batch."""
-    return any(record.keys() >= _BATCH_INPUT for record in _head(path))
+    return any(record.keys() >= _BATCH_INPUT for record in files.head_objects(path))
 
 
 def read(path: Path, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
@@ -76,7 +68,7 @@ def read(path: Path, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
     return outcomes_of(
         path,
         format=NAME,
-        convert=lambda records: gather(records, lambda pair, row: [attempt(pair, row, stem, options)]),
+        convert=lambda records: gather(records, lambda pair, row: [outcome_of(pair, row, stem, options)]),
     )
 
 
@@ -114,12 +106,12 @@ def response_body(record: Row) -> Row:
         return record
     response = chat_bodies.body(first_of(record.get("response"), record.get("output")))
     if response is not None and "body" in response:  # logged with its HTTP status around it
-        inner = json_object(response["body"]) or {}
+        inner = fields(response["body"])
         return inner if _status_code(response) < 400 else {**inner, "error": inner.get("error") or "HTTP status"}
     return response or {}
 
 
-def attempt(record: Row, row: int, stem: str, options: ImportOptions) -> Row | Skip:
+def outcome_of(record: Row, row: int, stem: str, options: ImportOptions) -> Row | Skip:
     """The outcome of one pair; `row` and the file's `stem` make an id for a pair without any."""
     flat = first_of(record.get("request"), record.get("input")) is None or "messages" in record
     request = record if flat else json_object(first_of(record.get("request"), record.get("input")))
@@ -143,7 +135,7 @@ def attempt(record: Row, row: int, stem: str, options: ImportOptions) -> Row | S
 def _cells(record: Row, request: Row, response: Row, *, failed: bool) -> Row:
     answered = chat_bodies.answer_cells(response)
     own = {name: record[name] for name in _OWN if first_of(record.get(name)) is not None}
-    metadata = json_object(request.get("metadata")) or {}
+    metadata = fields(request.get("metadata"))
     known = {
         # What was asked for is what a router can choose again; the answer names a dated snapshot of it.
         "candidate": first_of(request.get("model"), answered["candidate"]),
@@ -157,13 +149,9 @@ def _cells(record: Row, request: Row, response: Row, *, failed: bool) -> Row:
     return {**cells, "status": "error"} if failed else cells
 
 
-def _head(path: Path) -> list[Row]:
-    return files.head_records(path) if files.kind(path) in (*files.LINES, ".json") else []
-
-
 def _first(path: Path) -> Row | None:
     """The first record of the head that is a pair or a batch's answer; it says what the file holds."""
-    return next((record for record in _head(path) if is_pair(record) or is_answer(record)), None)
+    return next((record for record in files.head_objects(path) if is_pair(record) or is_answer(record)), None)
 
 
 def _is_outcome(record: Row) -> bool:
@@ -202,13 +190,13 @@ def _read_answers(path: Path, options: ImportOptions) -> Iterator[Outcomes]:
 
 
 @lru_cache(maxsize=1)  # a batch has an output and an error file, and both need them
-def _requests(inputs: tuple[tuple[str, int, int], ...]) -> dict[str, list[Row]]:
+def _requests(inputs: Signature) -> dict[str, list[Row]]:
     """The requests of all input files by custom_id; different ones under one id are kept apart."""
     found: dict[str, list[Row]] = {}
     for name, _, _ in inputs:
         for records in files.partitions(Path(name), _BATCH_INPUT):
-            for line in records.table.to_dict("records"):
-                _add(found, {str(field): cell for field, cell in line.items()})
+            for _, line in records.numbered():
+                _add(found, line)
     return found
 
 
@@ -216,7 +204,7 @@ def _add(found: dict[str, list[Row]], line: Row) -> None:
     request, custom_id = json_object(line.get("body")), line.get("custom_id")
     if request is None or not isinstance(custom_id, str):
         return
-    metadata = json_object(request.get("metadata")) or {}
+    metadata = fields(request.get("metadata"))
     kept = {
         "url": line.get("url"),
         "model": request.get("model"),
@@ -231,10 +219,10 @@ def _add(found: dict[str, list[Row]], line: Row) -> None:
 
 def _answered(line: Row, requests: dict[str, list[Row]], options: ImportOptions) -> Row | Skip:
     """The outcome of one line of an output or error file."""
-    envelope, error = json_object(line.get("response")) or {}, json_object(line.get("error")) or {}
+    envelope, error = fields(line.get("response")), fields(line.get("error"))
     if error.get("code") in _NOT_RUN:
         return Skip("request was not run", str(error["code"]), "an answer or an error of the LLM")
-    response = json_object(envelope.get("body")) or {}
+    response = fields(envelope.get("body"))
     if not envelope and not error:
         return Skip("no response", "", "an answer or an error")
     request = _match(requests.get(str(line.get("custom_id")), []), response.get("model"))

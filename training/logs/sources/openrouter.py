@@ -15,24 +15,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
+from training.logs.cells import fields, first_of, json_object, shown
 from training.logs.io import files
+from training.logs.io.files import Row
 from training.logs.io.partitions import outcomes_of
-from training.logs.outcomes import COLUMNS, OutcomeError, Outcomes, Unreadable, validate
-from training.logs.sources import openai as openai_pairs
-from training.logs.sources.attempts import (
-    Row,
-    Skip,
-    beside,
-    first_of,
-    gather,
-    json_object,
-    remembered,
-    shown,
-    signature,
-)
+from training.logs.outcomes import OutcomeError, Outcomes, Unreadable
+from training.logs.sources import openai
+from training.logs.sources.chat_bodies import billed
 from training.logs.sources.options import DEFAULT, ImportOptions
+from training.logs.sources.tries import Signature, Skip, beside, gather, remembered, signature
+from training.logs.validate import refused
 
 NAME = "openrouter"
 EXPECTS = (
@@ -90,28 +82,28 @@ def read(path: Path, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
 
 
 def _outcome(pair: Row, row: int, stem: str, generations: dict[str, Row], options: ImportOptions) -> Row | Skip:
-    attempt = openai_pairs.attempt(_bare(pair), row, stem, options)
-    if isinstance(attempt, Skip):
-        return attempt
-    response = openai_pairs.response_body(pair)
+    found = openai.outcome_of(_bare(pair), row, stem, options)
+    if isinstance(found, Skip):
+        return found
+    response = openai.response_body(pair)
     # OpenRouter may answer with another LLM than was asked for: the model that answered is the candidate.
-    attempt["candidate"] = first_of(response.get("model"), attempt["candidate"])
+    found["candidate"] = first_of(response.get("model"), found["candidate"])
     generation = generations.get(str(_id(pair)))
-    return attempt if generation is None else _joined(attempt, generation)
+    return found if generation is None else _joined(found, generation)
 
 
-def _joined(attempt: Row, generation: Row) -> Row | Skip:
-    """The attempt with what its generation record says."""
+def _joined(outcome: Row, generation: Row) -> Row | Skip:
+    """The outcome with what its generation record says."""
     if generation["cancelled"] is True:
         return Skip("generation was cancelled", "", "a generation that was waited for")
     if first_of(generation["response_cache_source_id"]) is not None:
         return Skip("answered from a cache", "", "a generation of an LLM")
     if generation["api_type"] in _NOT_TEXT:
         return Skip("not a chat request", shown(generation["api_type"]), "a chat completion")
-    failed = generation["finish_reason"] == "error" or attempt["status"] == "error"
+    failed = generation["finish_reason"] == "error" or outcome["status"] == "error"
     found = {
         "candidate": generation["model"],
-        "cost_usd": _cost(generation),
+        "cost_usd": billed(*(generation[name] for name in ("total_cost", "is_byok", "upstream_inference_cost"))),
         # Prices are per token of the LLM's own tokenizer; tokens_prompt counts by one tokenizer for all.
         "input_tokens": first_of(generation["native_tokens_prompt"], generation["tokens_prompt"]),
         "output_tokens": first_of(generation["native_tokens_completion"], generation["tokens_completion"]),
@@ -120,15 +112,7 @@ def _joined(attempt: Row, generation: Row) -> Row | Skip:
         "session_id": generation["session_id"],
     }
     known = {name: cell for name, cell in found.items() if first_of(cell) is not None}
-    return {**attempt, **known, "status": "error" if failed else attempt["status"]}
-
-
-def _cost(generation: Row) -> Any:
-    """USD; where the provider billed the caller's own key, its price as well as OpenRouter's."""
-    total, upstream = generation["total_cost"], generation["upstream_inference_cost"]
-    if generation["is_byok"] is True and isinstance(total, int | float) and isinstance(upstream, int | float):
-        return total + upstream
-    return total
+    return {**outcome, **known, "status": "error" if failed else outcome["status"]}
 
 
 def _latency(generation: Row) -> Any:
@@ -142,7 +126,7 @@ def _bare(pair: Row) -> Row:
     """The pair with the input of GET /generation/content ({"messages": ...}, {"prompt": ...}) as its request."""
     if _answered_content(pair) is None:
         return pair
-    output = json_object(pair.get("output")) or {}
+    output = fields(pair.get("output"))
     message = {"role": "assistant", "content": output.get("completion")}
     return {**pair, "output": {"id": pair.get("id"), "choices": [{"message": message}]}}
 
@@ -153,24 +137,20 @@ def _answered_content(pair: Row) -> Row | None:
 
 
 def _id(pair: Row) -> Any:
-    return first_of(openai_pairs.response_body(pair).get("id"), pair.get("id"))
-
-
-def _head(path: Path) -> list[Row]:
-    return files.head_records(path) if files.kind(path) in (*files.LINES, ".json") else []
+    return first_of(openai.response_body(pair).get("id"), pair.get("id"))
 
 
 @remembered
 def _is_pairs(path: Path) -> bool:
     return any(
-        openai_pairs.is_openrouter(record) and (openai_pairs.is_pair(record) or _answered_content(record) is not None)
-        for record in _head(path)
+        openai.is_openrouter(record) and (openai.is_pair(record) or _answered_content(record) is not None)
+        for record in files.head_objects(path)
     )
 
 
 @remembered
 def _is_generations(path: Path) -> bool:
-    return any(_generation(record) is not None for record in _head(path))
+    return any(_generation(record) is not None for record in files.head_objects(path))
 
 
 def _generation(record: Row) -> Row | None:
@@ -182,14 +162,14 @@ def _generation(record: Row) -> Row | None:
 
 
 @lru_cache(maxsize=1)  # for every file of pairs in a folder
-def _generations(paths: tuple[tuple[str, int, int], ...]) -> _Generations:
+def _generations(paths: Signature) -> _Generations:
     found = _Generations()
     for name, _, _ in paths:
         unreadable = found.unreadable.setdefault(name, [])
         for records in files.partitions(Path(name)):
             unreadable += records.unreadable
-            for line, row in zip(records.table.to_dict("records"), records.rows, strict=True):
-                if problem := _keep(found, {str(key): cell for key, cell in line.items()}, name, row):
+            for row, line in records.numbered():
+                if problem := _keep(found, line, name, row):
                     unreadable.append(problem)
     return found
 
@@ -208,21 +188,14 @@ def _keep(found: _Generations, line: Row, name: str, row: int) -> Unreadable | N
 
 def _left_over(generations: _Generations, pairs: list[Path]) -> Iterator[Outcomes]:
     """The generation records that are in no outcome, as skipped rows of their files."""
-    logged = {str(_id(pair)) for path in pairs for pair in _rows(path)}
+    logged = {str(_id(pair)) for path in pairs for part in files.partitions(path) for _, pair in part.numbered()}
     left = {name: list(found) for name, found in generations.unreadable.items()}
     for identifier, (name, row) in generations.places.items():
         if identifier not in logged:
             expected = "a logged request whose response has this id"
             left[name].append(Unreadable(row, "no request with this generation id", shown(identifier), expected))
-    nothing = pd.DataFrame(columns=list(COLUMNS), dtype=object)
     for name, unreadable in left.items():
-        yield validate(nothing, source=name, format=NAME, rows=[], unreadable=unreadable, partition=True)
-
-
-def _rows(path: Path) -> Iterator[Row]:
-    for records in files.partitions(path):
-        for line in records.table.to_dict("records"):
-            yield {str(field): cell for field, cell in line.items()}
+        yield refused(name, unreadable)
 
 
 def _no_prompts(path: Path, pairs: list[Path]) -> str:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from training.logs.cells import shown
 from training.logs.outcomes import OutcomeError
 from training.logs.sources.options import ImportOptions
 
@@ -32,13 +33,8 @@ class Tally:
 
     def __str__(self) -> str:
         numbers = [f"{self.numbers:,} numbers from {self.lowest:g} to {self.highest:g}"] if self.numbers else []
-        labels = [f"{count:,} {_shown(label)}" for label, count in self.labels.most_common(_LISTED)]
+        labels = [f"{count:,} {shown(label, phrase=True)}" for label, count in self.labels.most_common(_LISTED)]
         return ", ".join([*numbers, *labels])
-
-
-def _shown(label: str) -> str:
-    """A label, or only its length: free text may be among the labels, and it may quote a prompt."""
-    return label if len(label) <= _SHOWN else f"(text of {len(label)} characters)"
 
 
 @dataclass(frozen=True)

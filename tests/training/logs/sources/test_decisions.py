@@ -15,11 +15,11 @@ from serving.store.engine import open_engine
 from serving.store.tables import DECISIONS, FEEDBACK
 from serving.store.upgrade import MARKER
 from tests.postgres_server import needs_postgres, own_database
-from tests.serving.store.rows import decision, feedback
-from training.logs import sources as traffic
+from tests.serving.store.rows import decision
+from tests.serving.store.rows import feedback
 from training.logs.io import database
 from training.logs.outcomes import OutcomeError
-from training.logs.sources import decisions
+from training.logs.sources import decisions, reading
 
 NO_PROMPT = "no prompt was stored (serve with ROUTER_STORE_PROMPTS=true)"
 ORPHAN = "feedback without its decision"
@@ -55,7 +55,7 @@ def test_a_row_by_hand(tmp_path: Path) -> None:
     made = decision("d1", at=1.7e9, workflow="sql", session_id="s", candidate="a", propensity=0.95, messages=messages)
     said = feedback("d1", quality=0.75, cost_usd=0.25, input_tokens=7, output_tokens=9, latency_ms=12.5)
     path = fill(str(tmp_path / "decisions.db"), [made | {"prompt": None}], [said])
-    result = traffic.read([path])
+    result = reading.read([path])
     assert result.formats == ("decisions",)
     row = result.frame.iloc[0]
     assert row["messages"] == [{"role": "user", "content": "h\0i"}]
@@ -68,7 +68,7 @@ def test_a_row_by_hand(tmp_path: Path) -> None:
 def test_a_fallbacks_answer_is_its_own_and_has_no_propensity(tmp_path: Path) -> None:
     made = [decision(f"d{n}", candidate="a", propensity=0.9, at=1.7e9 + n) for n in range(3)]
     said = [feedback("d0", candidate="b"), feedback("d1", candidate="a"), feedback("d2", error=True, quality=0.0)]
-    frame = traffic.read([fill(str(tmp_path / "decisions.db"), made, said)]).frame
+    frame = reading.read([fill(str(tmp_path / "decisions.db"), made, said)]).frame
     assert frame["candidate"].tolist() == ["b", "a", "a"]
     assert frame["propensity"].fillna(-1).tolist() == [-1, 0.9, 0.9]
     assert frame["status"].tolist() == ["success", "success", "error"]
@@ -78,7 +78,7 @@ def test_a_fallbacks_answer_is_its_own_and_has_no_propensity(tmp_path: Path) -> 
 def test_what_cannot_be_used_is_counted_with_its_reason(tmp_path: Path) -> None:
     made = [decision("kept", at=1.7e9), decision("unsaid", at=1.7e9 + 1), decision("bare", at=1.7e9 + 2, prompt=None)]
     said = [feedback("kept"), feedback("bare"), feedback("gone"), feedback("lost")]
-    result = traffic.read([fill(str(tmp_path / "decisions.db"), made, said)])
+    result = reading.read([fill(str(tmp_path / "decisions.db"), made, said)])
     assert result.reasons == {ORPHAN: 2, NO_PROMPT: 1}
     assert result.rows_read == 5
     assert result.frame["request_id"].tolist() == ["kept", "unsaid"]
@@ -90,7 +90,7 @@ def test_what_cannot_be_used_is_counted_with_its_reason(tmp_path: Path) -> None:
 def test_without_prompts_the_setting_is_named(tmp_path: Path) -> None:
     path = fill(str(tmp_path / "decisions.db"), [decision(prompt=None)], [feedback()])
     with pytest.raises(OutcomeError, match="ROUTER_STORE_PROMPTS"):
-        traffic.read([path])
+        reading.read([path])
 
 
 @pytest.mark.parametrize("kind", ["path", "url", "named", pytest.param("postgresql", marks=needs_postgres)])
@@ -106,7 +106,7 @@ def test_totals_are_the_stores(
         url = f"sqlite:///{path}"
     decided, said = sample(101)
     fill(path, decided, [*said, feedback("gone")])
-    result = traffic.read([url], "decisions" if kind == "named" else "auto")
+    result = reading.read([url], "decisions" if kind == "named" else "auto")
     assert (len(result.frame), result.rows_read, result.reasons) == (101, 102, {ORPHAN: 1})
     assert result.frame["cost_usd"].sum() == pytest.approx(50.5)
     assert (result.frame["input_tokens"].sum(), result.frame["output_tokens"].sum()) == (5050, 10100)
@@ -124,27 +124,27 @@ def test_a_store_in_a_schema_of_its_own(postgres: str) -> None:
         for table in (MARKER, DECISIONS.name, FEEDBACK.name):
             connection.execute(sa.text(f"ALTER TABLE {table} SET SCHEMA router"))
     engine.dispose()
-    assert len(traffic.read([f"{url}?schema=router"]).frame) == 5
+    assert len(reading.read([f"{url}?schema=router"]).frame) == 5
 
 
 def test_the_file_is_recognised_by_its_own_importer_only(tmp_path: Path) -> None:
     path = Path(fill(str(tmp_path / "decisions.db"), *sample(1)))
-    assert [one for one in traffic.IMPORTERS if one.recognises(path)] == [decisions]
+    assert [one for one in reading.IMPORTERS if one.recognises(path)] == [decisions]
     other = tmp_path / "other.db"
     with plain(str(other)).begin() as connection:
         connection.execute(sa.text("CREATE TABLE decision (id text)"))
     assert not decisions.recognises(other)
     with pytest.raises(OutcomeError, match="not recognised"):
-        traffic.read([str(other)])
+        reading.read([str(other)])
     with pytest.raises(OutcomeError, match="expected the tables outcome_router_store, decision and feedback"):
-        traffic.read([str(other)], "decisions")
+        reading.read([str(other)], "decisions")
 
 
 @pytest.mark.parametrize("name", ["a b.db", "decisions", "50%.db", "what?.db", "no#1.sqlite3", "é.db"])
 def test_the_file_may_have_any_name(tmp_path: Path, name: str) -> None:
     path = fill(str(tmp_path / name), *sample(2))
     assert Path(path).is_file()
-    assert len(traffic.read([path]).frame) == 2
+    assert len(reading.read([path]).frame) == 2
 
 
 def test_a_store_of_another_version_is_said(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_store_of_another_version_is_said(tmp_path: Path) -> None:
     with plain(path).begin() as connection:
         connection.execute(sa.text(f"UPDATE {MARKER} SET version_num = '7'"))
     with pytest.raises(OutcomeError, match="version is 7, this code reads 1"):
-        traffic.read([path])
+        reading.read([path])
 
 
 def test_a_store_that_version_0_1_wrote_is_read_as_it_is(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_store_that_version_0_1_wrote_is_read_as_it_is(tmp_path: Path) -> None
 
 def test_an_empty_store_says_so(tmp_path: Path) -> None:
     with pytest.raises(OutcomeError, match="no usable outcome"):
-        traffic.read([fill(str(tmp_path / "decisions.db"), [], [])])
+        reading.read([fill(str(tmp_path / "decisions.db"), [], [])])
 
 
 def test_a_store_is_read_while_it_is_written_to(tmp_path: Path) -> None:
@@ -174,8 +174,8 @@ def test_a_store_is_read_while_it_is_written_to(tmp_path: Path) -> None:
     engine = open_engine(path)
     with engine.begin() as connection:
         connection.execute(DECISIONS.insert(), [decision("open", at=1.7e9 + 9)])
-        assert len(traffic.read([path]).frame) == 3
-    assert len(traffic.read([path]).frame) == 4
+        assert len(reading.read([path]).frame) == 3
+    assert len(reading.read([path]).frame) == 4
     engine.dispose()
 
 
@@ -212,7 +212,7 @@ def test_whatever_the_store_holds_every_row_is_accounted_for(
             if cell["feedback"] is not None:
                 identifier = f"{'x' if cell['orphan'] else 'd'}{number}"
                 insert(connection, FEEDBACK, feedback(identifier, at=1.0) | cell["feedback"])
-    result = traffic.read([path])
+    result = reading.read([path])
     orphans = sum(cell["orphan"] and cell["feedback"] is not None for cell in cells)
     assert result.reasons.get(ORPHAN, 0) == orphans
     assert len(result.frame) + len(result.skipped) == result.rows_read == len(cells) + 1 + orphans

@@ -18,7 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 from training.cli.main import app
-from training.logs import sources as traffic
+from training.logs.sources import reading
 from training.logs.sources.public import hub
 from training.logs.sources.public.hub import HubError
 
@@ -94,7 +94,7 @@ def test_routerbench_by_name_is_its_first_table_at_a_commit(
     assert done.exit_code == 0, done.output
     first, path = done.stdout.split()
     assert first == f"hf:{REPOSITORY}@{SHA}"
-    table = traffic.read([Path(path)])
+    table = reading.read([Path(path)])
     assert table.formats == ("routerbench",)
     assert table.frame["candidate"].tolist() == ["small", "large"] * 2
     assert table.frame["quality"].tolist() == [0, 1, 1, 1]
@@ -113,7 +113,7 @@ def test_a_revision_and_a_pattern_choose_the_files(served: tuple[dict[str, bytes
     assert found.revision == SHA
     assert [path.name for path in found.paths] == ["a.jsonl", "b.jsonl"]
     assert f"GET /api/datasets/{REPOSITORY}/revision/v1" in asked
-    assert len(traffic.read(found.paths).frame) == 1
+    assert len(reading.read(found.paths).frame) == 1
 
 
 @pytest.mark.usefixtures("served")

@@ -25,12 +25,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import router_train
-from training.logs import sources as traffic
 from training.logs.outcomes import OutcomeError, Outcomes
+from training.logs.repeats import concat
+from training.logs.sources import reading
 from training.logs.sources.langfuse import export as langfuse_export
 from training.logs.sources.langfuse import live as langfuse_live
 from training.logs.sources.langfuse.fields import camel
-from training.logs.sources.langfuse.live import Account, Query
+from training.logs.sources.langfuse.live import Project, Query
 from training.logs.sources.options import ImportOptions
 
 Row = dict[str, Any]
@@ -141,7 +142,7 @@ def export(folder: Path, observations: list[Row], scores: list[Row], kind: str =
 
 
 def imported(folder: Path, **options: Any) -> Outcomes:
-    return traffic.read([folder], options=ImportOptions(**options))
+    return reading.read([folder], options=ImportOptions(**options))
 
 
 CLEAN = [
@@ -180,7 +181,7 @@ def test_every_format_of_the_export_reads_as_the_same_outcomes(tmp_path: Path, k
     assert frame["status"].tolist() == ["success", "error", "success", "success"]
 
 
-def test_one_input_in_one_trace_is_one_request_with_an_attempt_for_each_llm(tmp_path: Path) -> None:
+def test_one_input_in_one_trace_is_one_request_with_a_try_for_each_llm(tmp_path: Path) -> None:
     ids = imported(export(tmp_path, CLEAN, SCORES)).frame["request_id"].tolist()
     assert ids[0] == ids[1]
     assert len(set(ids)) == 3
@@ -253,8 +254,8 @@ def test_the_export_of_the_ui_has_its_scores_in_columns(tmp_path: Path, kind: st
     path = tmp_path / f"1780000000-lf-observations-export-p1.{kind}"
     path.write_bytes(WRITERS[kind](rows))
     with pytest.raises(OutcomeError, match=r"'helpful' is not in \[0, 1\] \(2 numbers from 4 to 5\)"):
-        traffic.read([path])
-    result = traffic.read([path], options=ImportOptions(score_range=(1, 5)))
+        reading.read([path])
+    result = reading.read([path], options=ImportOptions(score_range=(1, 5)))
     frame = result.frame
     assert frame["quality"].fillna(-1).tolist() == [0.875, -1]
     assert frame["cost_usd"].fillna(-1).tolist() == [0.003, -1]  # 0 without details: no price was known
@@ -283,7 +284,7 @@ def test_the_documented_example_of_the_ui_is_recognised_with_its_file_of_scores(
     assert (row["input_tokens"], row["output_tokens"], round(row["latency_ms"])) == (412, 87, 1596)
     assert result.rows_read == 1
     with pytest.raises(OutcomeError, match="holds scores, not observations"):
-        traffic.read([tmp_path / "judged.csv"])
+        reading.read([tmp_path / "judged.csv"])
 
 
 @pytest.mark.parametrize(
@@ -313,7 +314,7 @@ def test_what_was_asked_is_found_in_the_input(tmp_path: Path, cell: str, prompt:
 def test_answers_travel_only_when_asked_for(tmp_path: Path) -> None:
     file = next((export(tmp_path, CLEAN[:1], SCORES) / "observations_v2").iterdir())
     reading = langfuse_export._Reading(langfuse_export.Judgements(), True, False)
-    records = next(iter(traffic.files.partitions(file)))
+    records = next(iter(reading.files.partitions(file)))
     assert reading.convert(records).table["answer"].tolist() == ["Là-bas."]
     assert "answer" not in langfuse_export._Reading(langfuse_export.Judgements(), False, False).convert(records).table
 
@@ -449,7 +450,7 @@ def test_used_and_skipped_are_all_rows(
     spelt = [{camel(name): cell for name, cell in row.items()} for row in rows] if camelled else rows
     lines = [json.dumps(row).encode("utf-8", "surrogatepass") for row in spelt]
     (folder / "w.jsonl").write_bytes(b"\n".join(lines) + b"\n" + lines[0][:cut])
-    result = traffic.read([folder])
+    result = reading.read([folder])
     assert result.rows_read == len(rows) + (cut > 0)
     assert len(result.frame) + len(result.skipped) == result.rows_read
     assert (result.skipped["reason"] != "").all()
@@ -574,7 +575,7 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def live(url: str, cache: Path) -> Outcomes:
-    return traffic.outcomes.concat(list(langfuse_live.read_url(url, cache=cache)))
+    return concat(list(langfuse_export.read_url(url, cache=cache)))
 
 
 def test_a_project_is_read_over_the_api(server: Server, keys: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -645,7 +646,7 @@ def test_a_refusal_says_what_to_do(
 ) -> None:
     server.status = status
     with serving(server) as url, pytest.raises(OutcomeError) as error:
-        langfuse_live.download(Query(), Account(url, "pk", "sk-secret"), tmp_path)
+        langfuse_live.download(Query(), Project(url, "pk", "sk-secret"), tmp_path)
     assert message in str(error.value)
     assert "sk-secret" not in str(error.value)
 
@@ -684,11 +685,11 @@ def test_wrong_urls_missing_keys_and_damaged_states_are_errors(tmp_path: Path) -
     with pytest.raises(OutcomeError, match="'may' is not a time"):
         langfuse_live.parse_url("langfuse:?from=may")
     with pytest.raises(OutcomeError, match="needs LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY"):
-        langfuse_live.account({})
-    assert langfuse_live.account({"LANGFUSE_PUBLIC_KEY": "a", "LANGFUSE_SECRET_KEY": "b"}).server == (
+        langfuse_live.project({})
+    assert langfuse_live.project({"LANGFUSE_PUBLIC_KEY": "a", "LANGFUSE_SECRET_KEY": "b"}).server == (
         "https://cloud.langfuse.com"
     )
-    account = Account("http://127.0.0.1:9", "pk", "sk")
+    account = Project("http://127.0.0.1:9", "pk", "sk")
     folder = tmp_path / langfuse_live._key(Query(), account)
     folder.mkdir()
     (folder / "state.json").write_text('{"scores": {"page": 1}}')

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from sqlalchemy.dialects.postgresql import JSONB
 
 from tests.postgres_server import PASSWORD, needs_postgres, wait_for
-from training.logs import sources as traffic
 from training.logs.io import database
 from training.logs.outcomes import OutcomeError
+from training.logs.sources import reading
 from training.logs.sources.litellm import payload as litellm_payload
 from training.logs.sources.litellm import spend as litellm_spend
 
@@ -139,11 +139,11 @@ def write(path: Path, content: bytes) -> Path:
 
 
 def read_payloads(tmp_path: Path, *records: dict[str, Any]) -> Any:
-    return traffic.read([write(tmp_path / "calls.jsonl", lines(list(records)))])
+    return reading.read([write(tmp_path / "calls.jsonl", lines(list(records)))])
 
 
 def read_rows(tmp_path: Path, *rows: dict[str, Any]) -> Any:
-    return traffic.read([write(tmp_path / "rows.jsonl", lines(list(rows)))])
+    return reading.read([write(tmp_path / "rows.jsonl", lines(list(rows)))])
 
 
 # --- payloads: facts ---
@@ -164,7 +164,7 @@ def test_a_payload_is_one_outcome(tmp_path: Path) -> None:
     assert np.isnan(row["propensity"])
 
 
-def test_calls_of_a_trace_with_one_prompt_are_attempts_on_one_request(tmp_path: Path) -> None:
+def test_calls_of_a_trace_with_one_prompt_are_tries_of_one_request(tmp_path: Path) -> None:
     failed = payload(1, trace_id="t", status="failure", model="openai/gpt-4o", response_cost=0.0, response={})
     fallback = payload(2, trace_id="t", messages=failed["messages"])
     next_step = payload(3, trace_id="t")
@@ -185,9 +185,9 @@ def test_without_a_trace_a_call_is_its_own_request(tmp_path: Path) -> None:
 
 
 def test_the_converted_table_keeps_the_identifiers_that_judgements_join_on() -> None:
-    records = traffic.files.Records(pd.DataFrame([payload(7)]), [1], [])
+    records = reading.files.Records(pd.DataFrame([payload(7)]), [1], [])
     table = litellm_payload.convert(records, litellm_payload.SETTING).table
-    assert table.loc[0, "attempt_id"] == "chatcmpl-7"
+    assert table.loc[0, "try_id"] == "chatcmpl-7"
     assert table.loc[0, "trace_id"] == "trace-7"
 
 
@@ -305,7 +305,7 @@ def test_a_clean_export_has_the_totals_of_its_source(tmp_path: Path, name: str) 
     else:
         contents = {"calls.jsonl": lines(records), "calls.json": orjson.dumps(records), "calls.csv": csv_bytes(records)}
         path.write_bytes(contents[name])
-    result = traffic.read([path])
+    result = reading.read([path])
     assert result.skipped.empty
     total = sum(record["response_cost"] for record in records)
     assert_totals(result.frame, 50, total, (5000, sum(record["completion_tokens"] for record in records)))
@@ -316,7 +316,7 @@ def test_a_clean_export_has_the_totals_of_its_source(tmp_path: Path, name: str) 
 def test_truncated_lines_and_mixed_encodings_are_counted(tmp_path: Path) -> None:
     good = lines([payload(1), payload(2)])
     latin = lines([payload(3, messages="caf\u00e9")]).decode().encode("latin-1")
-    result = traffic.read([write(tmp_path / "calls.jsonl", good + b'{"id": "cut\n' + latin + b"[1]\n")])
+    result = reading.read([write(tmp_path / "calls.jsonl", good + b'{"id": "cut\n' + latin + b"[1]\n")])
     assert result.reasons == {"unreadable line": 2}
     assert (len(result.frame), result.rows_read) == (3, 5)
     assert result.frame.loc[2, "prompt"] == "caf\ufffd"
@@ -347,7 +347,7 @@ def test_what_litellm_itself_logs_is_imported(tmp_path: Path) -> None:
     finally:
         litellm.callbacks = before
     logged = [json.loads(line) for line in path.read_text().splitlines()]
-    result = traffic.read([path])
+    result = reading.read([path])
     assert (result.formats, len(result.frame), result.rows_read) == (("litellm",), 3, 3)
     by_model = result.frame.set_index("candidate")
     assert by_model.loc["gpt-4o-mini", "messages"] == prompt
@@ -415,7 +415,7 @@ def test_a_spend_log_is_no_canonical_log(tmp_path: Path) -> None:
     ]
     owners = [litellm_payload, litellm_spend, litellm_spend]
     for path, owner in zip(paths, owners, strict=True):
-        assert [importer for importer in traffic.IMPORTERS if importer.recognises(path)] == [owner]
+        assert [importer for importer in reading.IMPORTERS if importer.recognises(path)] == [owner]
 
 
 def dirty(records: list[dict[str, Any]], kind: str) -> bytes:
@@ -441,7 +441,7 @@ def test_every_row_of_a_dirty_export_is_used_or_skipped(tmp_path: Path, data: An
     content = dirty(records, kind)
     if cut := data.draw(st.booleans()) and kind == "jsonl":
         content += b'{"id": "cu'
-    result = traffic.read([write(tmp_path / f"log.{kind}", content)])
+    result = reading.read([write(tmp_path / f"log.{kind}", content)])
     assert result.rows_read == len(records) + bool(cut)
     assert len(result.frame) + len(result.skipped) == result.rows_read
     assert len(result.frame) >= 1
@@ -486,7 +486,7 @@ def test_a_database_has_the_totals_of_its_table_and_equals_its_export(
     insert(engine, create_table(engine), rows)
     monkeypatch.setattr(database, "_PARTITION", 10)
     assert [len(part.frame) for part in litellm_spend.read_url(url)] == [10, 10, 5]
-    result = traffic.read([url])
+    result = reading.read([url])
     assert_totals(result.frame, 25, sum(row["spend"] for row in rows), (2500, sum(20 + n for n in range(1, 26))))
     assert result.origin["row"].tolist() == list(range(1, 26))
     pd.testing.assert_frame_equal(result.frame, read_rows(tmp_path, *rows).frame)
@@ -498,7 +498,7 @@ def test_a_broken_json_cell_costs_its_row_only(sqlite: tuple[str, sa.Engine]) ->
     with engine.begin() as connection:
         broken = """UPDATE "LiteLLM_SpendLogs" SET proxy_server_request = '{"mess' WHERE request_id = 'chatcmpl-2'"""
         connection.execute(sa.text(broken))
-    result = traffic.read([url])
+    result = reading.read([url])
     assert result.reasons == {"prompt redacted by the proxy": 1}
     assert result.frame["latency_ms"].tolist() == [1500.0]
 
@@ -508,27 +508,27 @@ def test_url_errors_say_what_to_do(sqlite: tuple[str, sa.Engine], tmp_path: Path
     with engine.begin() as connection:
         connection.execute(sa.text("CREATE TABLE other (a int)"))
     with pytest.raises(OutcomeError, match="expected the table LiteLLM_SpendLogs, but it is not there; tables: other"):
-        traffic.read([url], "litellm-spend")
+        reading.read([url], "litellm-spend")
     with pytest.raises(OutcomeError, match="no such file"):
-        traffic.read([f"sqlite:///{tmp_path / 'missing.db'}"])
+        reading.read([f"sqlite:///{tmp_path / 'missing.db'}"])
     assert not (tmp_path / "missing.db").exists(), "reading creates nothing"
     with pytest.raises(OutcomeError, match=r"schemes that can be read: .*postgresql"):
-        traffic.read([f"mysql://user:{PASSWORD}@host/db"])
+        reading.read([f"mysql://user:{PASSWORD}@host/db"])
     with pytest.raises(OutcomeError, match="schemes that can be read: none"):
-        traffic.read([url], format="canonical")
+        reading.read([url], format="canonical")
     create_table(engine, without=("spend",))
     with pytest.raises(OutcomeError, match="LiteLLM_SpendLogs lacks spend; it has agent_id, api_base"):
-        traffic.read([url])
+        reading.read([url])
 
 
 def test_an_empty_table_and_one_without_prompts_are_errors(sqlite: tuple[str, sa.Engine]) -> None:
     url, engine = sqlite
     table = create_table(engine)
     with pytest.raises(OutcomeError, match="no usable outcome"):
-        traffic.read([url])
+        reading.read([url])
     insert(engine, table, [spend(n, proxy_server_request={}) for n in (1, 2)])
     with pytest.raises(OutcomeError, match=r"2 of the 2 rows .*store_prompts_in_spend_logs: true"):
-        traffic.read([url])
+        reading.read([url])
 
 
 def test_several_importers_of_a_scheme_are_told_apart_by_looking(
@@ -541,19 +541,19 @@ def test_several_importers_of_a_scheme_are_told_apart_by_looking(
         read = read_url = staticmethod(lambda source: iter(()))
 
     url, engine = sqlite
-    monkeypatch.setattr(traffic, "IMPORTERS", (Other(), *traffic.IMPORTERS))
+    monkeypatch.setattr(reading, "IMPORTERS", (Other(), *reading.IMPORTERS))
     with engine.begin() as connection:
         connection.execute(sa.text("CREATE TABLE other (a int)"))
     with pytest.raises(OutcomeError, match=r"not recognised.*a table of others"):
-        traffic.read([url])
+        reading.read([url])
     insert(engine, create_table(engine), [spend(1)])
-    assert traffic.read([url]).formats == ("litellm-spend",)
+    assert reading.read([url]).formats == ("litellm-spend",)
 
 
 def test_a_file_whose_name_looks_like_a_url_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write(Path("day:one.jsonl"), lines([payload(1)]))
-    assert len(traffic.read(["day:one.jsonl"]).frame) == 1
+    assert len(reading.read(["day:one.jsonl"]).frame) == 1
 
 
 @pytest.mark.parametrize(
@@ -567,7 +567,7 @@ def test_a_file_whose_name_looks_like_a_url_is_a_file(tmp_path: Path, monkeypatc
 )
 def test_no_error_says_a_password(url: str) -> None:
     with pytest.raises(OutcomeError) as caught:
-        traffic.read([url])
+        reading.read([url])
     said = "".join(traceback.format_exception(caught.value))
     assert "postgres" in str(caught.value)
     for secret in (PASSWORD, quote(PASSWORD, safe="")):
@@ -591,7 +591,7 @@ def test_postgresql_is_read_as_the_proxy_writes_it(
     url = f"{postgres}?schema=proxy&connection_limit=5&pool_timeout=10"
     parts = list(litellm_spend.read_url(url))
     assert [part.rows_read for part in parts] == [500, 500, 200]
-    result = traffic.read([url])
+    result = reading.read([url])
     assert result.reasons == {"cache hit is no outcome of a candidate": 1}
     cost = sum(row["spend"] for row in rows) - rows[4]["spend"]
     tokens = sum(row["completion_tokens"] for row in rows) - rows[4]["completion_tokens"]
@@ -619,5 +619,5 @@ def test_of_postgresql_one_partition_is_held_at_a_time(postgres: str, monkeypatc
 def test_a_refused_password_is_not_repeated(postgres: str) -> None:
     wrong = sa.make_url(postgres).set(password="wr0ng-s3cret").render_as_string(hide_password=False)
     with pytest.raises(OutcomeError, match="password authentication failed") as caught:
-        traffic.read([wrong])
+        reading.read([wrong])
     assert "wr0ng-s3cret" not in str(caught.value)

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.logs import sources as traffic
 from training.logs.outcomes import OutcomeError, Outcomes
+from training.logs.sources import reading
 from training.logs.sources.mapped import parse_mapping
 from training.logs.sources.options import ImportOptions
 
@@ -55,7 +55,7 @@ PAIRS = [
 
 
 def mapped(path: Path, pairs: list[str], *, answers: bool = True) -> Outcomes:
-    return traffic.read([path], "auto", ImportOptions(mapping=parse_mapping(pairs), answers=answers))
+    return reading.read([path], "auto", ImportOptions(mapping=parse_mapping(pairs), answers=answers))
 
 
 def jsonl(path: Path, records: list[Any]) -> Path:
@@ -149,9 +149,9 @@ def test_a_wrong_mapping_says_what_is_wrong(pairs: list[str], message: str) -> N
 def test_a_mapping_and_another_format_exclude_each_other(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "t.jsonl", RECORDS)
     with pytest.raises(OutcomeError, match="no other format"):
-        traffic.read([path], "canonical", ImportOptions(mapping={"candidate": "llm"}))
+        reading.read([path], "canonical", ImportOptions(mapping={"candidate": "llm"}))
     with pytest.raises(OutcomeError, match="needs a mapping"):
-        traffic.read([path], "mapped")
+        reading.read([path], "mapped")
 
 
 def test_a_folder_is_read_where_the_mapping_fits_and_the_rest_is_counted(tmp_path: Path) -> None:

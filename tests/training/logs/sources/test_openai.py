@@ -15,10 +15,9 @@ from openai.types.chat.chat_completion import Choice
 from openai.types.responses import Response, ResponseUsage
 from openai.types.responses.response_usage import InputTokensDetails, OutputTokensDetails
 
-from training.logs import outcomes
-from training.logs import sources as traffic
 from training.logs.outcomes import OutcomeError
-from training.logs.sources import openai as openai_pairs
+from training.logs.repeats import concat
+from training.logs.sources import openai, reading
 from training.logs.sources.options import ImportOptions
 
 
@@ -62,7 +61,7 @@ def write(path: Path, lines: list[Any]) -> Path:
 
 def test_a_pair_becomes_an_outcome(tmp_path: Path) -> None:
     fields = {"quality": 0.5, "latency_ms": 321, "session_id": "s", "workflow": "mail", "propensity": 0.2}
-    result = traffic.read([write(tmp_path / "log.jsonl", [pair(1, **fields)])])
+    result = reading.read([write(tmp_path / "log.jsonl", [pair(1, **fields)])])
     assert result.formats == ("openai",)
     row = result.frame.iloc[0]
     assert row["messages"] == [{"role": "user", "content": "q1"}]
@@ -88,17 +87,17 @@ def test_a_pair_becomes_an_outcome(tmp_path: Path) -> None:
 )
 def test_each_shape_of_a_pair_reads_as_the_same_outcome(tmp_path: Path, record: dict[str, Any]) -> None:
     path = write(tmp_path / "log.jsonl", [record])
-    frame = outcomes.concat(list(openai_pairs.read(path, ImportOptions(answers=True)))).frame
+    frame = concat(list(openai.read(path, ImportOptions(answers=True)))).frame
     assert frame["messages"].tolist() == [[{"role": "user", "content": "q1"}]]
     assert frame["candidate"].str.startswith("gpt-4o-mini").all()
     assert frame[["input_tokens", "output_tokens"]].to_numpy().tolist() == [[11, 5]]
     assert frame["request_id"].tolist() == ["chatcmpl-1"]
-    assert [importer for importer in traffic.IMPORTERS if importer.recognises(path)] == [openai_pairs]
+    assert [importer for importer in reading.IMPORTERS if importer.recognises(path)] == [openai]
 
 
 def test_an_answer_may_be_bare_text(tmp_path: Path) -> None:
     rows = [{"messages": chat(n)["messages"], "model": "m", "response": "text"} for n in range(2)]
-    result = traffic.read([write(tmp_path / "log.jsonl", rows)])
+    result = reading.read([write(tmp_path / "log.jsonl", rows)])
     assert result.frame["candidate"].tolist() == ["m", "m"]
     assert result.frame["request_id"].tolist() == ["log-1", "log-2"]
 
@@ -124,7 +123,7 @@ def test_responses_and_completions_are_read_too(tmp_path: Path) -> None:
         {"request": {"model": "gpt-5", "input": items}, "response": {**response, "id": "resp_2"}},
         {"request": {"model": "old", "prompt": ["hi"]}, "response": {"id": "cmpl-1", "choices": [{"text": "yes"}]}},
     ]
-    frame = traffic.read([write(tmp_path / "log.jsonl", rows)]).frame
+    frame = reading.read([write(tmp_path / "log.jsonl", rows)]).frame
     assert [message["role"] for message in frame["messages"][0]] == ["system", "user"]
     assert frame["messages"][1][0] == items[0]
     assert frame["input_tokens"].fillna(-1).tolist() == [3, 3, -1]
@@ -142,7 +141,7 @@ def test_errors_are_outcomes_and_other_calls_are_not(tmp_path: Path) -> None:
         {"request": {"model": "text-embedding-3-small", "input": "x"}, "response": embedding},
         {"request": "lost", "response": completion(6)},
     ]
-    result = traffic.read([write(tmp_path / "log.jsonl", rows)])
+    result = reading.read([write(tmp_path / "log.jsonl", rows)])
     assert result.frame["status"].tolist() == ["success", "error", "error", "error"]
     assert result.frame["quality"].fillna(-1).tolist() == [-1.0, 0.0, 0.0, 0.0]
     assert result.reasons == {"no response": 1, "not a chat request": 1, "request is not an object": 1}
@@ -150,7 +149,7 @@ def test_errors_are_outcomes_and_other_calls_are_not(tmp_path: Path) -> None:
 
 def test_counts_and_sums_are_those_of_the_source(tmp_path: Path) -> None:
     rows = [pair(n, response=completion(n, cost=0.001 * n + 0.00001)) for n in range(100)]
-    result = traffic.read([write(tmp_path / "log.jsonl", rows)])
+    result = reading.read([write(tmp_path / "log.jsonl", rows)])
     usages = [row["response"]["usage"] for row in rows]
     assert (len(result.frame), result.rows_read) == (100, 100)
     assert result.frame["input_tokens"].sum() == sum(usage["prompt_tokens"] for usage in usages)
@@ -172,7 +171,7 @@ def test_a_batch_is_joined_with_its_requests(tmp_path: Path) -> None:
     write(tmp_path / "input.jsonl", requests)
     write(tmp_path / "batch_1_output.jsonl", [answered(2), answered(1), refused, answered(7), embedding])
     write(tmp_path / "batch_1_error.jsonl", [error, expired])
-    result = traffic.read([tmp_path])
+    result = reading.read([tmp_path])
     assert result.formats == ("openai",)
     frame = result.frame.sort_values("request_id", ignore_index=True)
     assert [messages[0]["content"] for messages in frame["messages"]] == ["q1", "q2", "q3", "q4"]
@@ -182,7 +181,7 @@ def test_a_batch_is_joined_with_its_requests(tmp_path: Path) -> None:
     reasons = {"no request with this custom_id": 1, "request was not run": 1, "not a chat request": 1}
     assert result.reasons == reasons
     assert result.rows_read == 7
-    assert len(traffic.read([tmp_path / "batch_1_output.jsonl"]).frame) == 3
+    assert len(reading.read([tmp_path / "batch_1_output.jsonl"]).frame) == 3
 
 
 def test_one_custom_id_in_several_batches_is_told_apart(tmp_path: Path) -> None:
@@ -190,7 +189,7 @@ def test_one_custom_id_in_several_batches_is_told_apart(tmp_path: Path) -> None:
     write(tmp_path / "b_input.jsonl", [asked(1, "x", model="gpt-4o"), asked(5, "z"), asked(2, "y")])
     large = {"status_code": 200, "request_id": "x", "body": completion(2, "gpt-4o-2024-08-06")}
     output = [answered(1, "x"), answered(1, "x", response=large), answered(2, "y"), answered(3, "z")]
-    result = traffic.read([write(tmp_path / "out.jsonl", output)])
+    result = reading.read([write(tmp_path / "out.jsonl", output)])
     assert result.frame["candidate"].tolist() == ["gpt-4o-mini", "gpt-4o", "gpt-4o-mini"]
     assert result.frame["request_id"].nunique() == 2
     assert result.frame["request_id"][0] == result.frame["request_id"][1]
@@ -199,9 +198,9 @@ def test_one_custom_id_in_several_batches_is_told_apart(tmp_path: Path) -> None:
 
 def test_half_a_batch_is_refused_with_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(OutcomeError, match="put the batch's input file"):
-        traffic.read([write(tmp_path / "output" / "o.jsonl", [answered(1)])])
+        reading.read([write(tmp_path / "output" / "o.jsonl", [answered(1)])])
     with pytest.raises(OutcomeError, match="give the output file beside it"):
-        traffic.read([write(tmp_path / "input" / "i.jsonl", [asked(1)])])
+        reading.read([write(tmp_path / "input" / "i.jsonl", [asked(1)])])
 
 
 def test_a_dirty_log_is_counted_to_the_last_row(tmp_path: Path) -> None:
@@ -217,7 +216,7 @@ def test_a_dirty_log_is_counted_to_the_last_row(tmp_path: Path) -> None:
         pair(8, request=None),
         b"[1]",
     ]
-    result = traffic.read([write(tmp_path / "log.jsonl", rows)])
+    result = reading.read([write(tmp_path / "log.jsonl", rows)])
     assert result.frame["messages"].map(lambda m: m[0]["content"]).tolist() == ["q1", "caf\ufffd"]
     assert result.rows_read == len(result.frame) + len(result.skipped) == len(rows)
     assert result.reasons["duplicate row"] == 1
@@ -232,7 +231,7 @@ def test_other_tools_records_are_left_to_their_importers(tmp_path: Path) -> None
         {"input": chat(1), "output": {"role": "assistant", "content": "yes"}, "traceId": "t"},
     ]
     for number, row in enumerate(rows):
-        assert not openai_pairs.recognises(write(tmp_path / f"{number}.jsonl", [row]))
+        assert not openai.recognises(write(tmp_path / f"{number}.jsonl", [row]))
 
 
 CELL = st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=3)
@@ -276,6 +275,6 @@ def test_every_line_is_used_or_skipped(
     path = write(folder / "log.jsonl", [answered(1) if batch else pair(1), *cleaned])
     if batch:
         write(folder / "input.jsonl", [asked(1), *cleaned])
-    result = outcomes.concat(list(openai_pairs.read(path)))
+    result = concat(list(openai.read(path)))
     assert result.rows_read == len(result.frame) + len(result.skipped)
     assert result.rows_read == 1 + sum(bool(one.strip()) for one in cleaned)

@@ -10,11 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.logs import outcomes
-from training.logs import sources as traffic
 from training.logs.outcomes import OutcomeError
-from training.logs.sources import openai as openai_pairs
-from training.logs.sources import openrouter
+from training.logs.repeats import concat
+from training.logs.sources import openai, openrouter, reading
 
 
 def generation(number: int, **changes: Any) -> dict[str, Any]:
@@ -89,8 +87,8 @@ def write(path: Path, lines: list[Any]) -> Path:
 def test_responses_alone_carry_their_cost(tmp_path: Path) -> None:
     byok = {"is_byok": True, "cost": 0.05, "cost_details": {"upstream_inference_cost": 1.0}}
     path = write(tmp_path / "log.jsonl", [logged(1), logged(2, usage=byok)])
-    assert [importer for importer in traffic.IMPORTERS if importer.recognises(path)] == [openrouter]
-    result = traffic.read([path])
+    assert [importer for importer in reading.IMPORTERS if importer.recognises(path)] == [openrouter]
+    result = reading.read([path])
     assert result.formats == ("openrouter",)
     assert result.frame["candidate"].tolist() == ["openai/gpt-4o-mini"] * 2
     assert result.frame["cost_usd"].tolist() == [0.95, 1.05]
@@ -103,14 +101,14 @@ def test_a_generation_record_says_more_than_its_response(tmp_path: Path, wrapped
     record = generation(1)
     write(tmp_path / "generations.jsonl", [{"data": record} if wrapped else record])
     write(tmp_path / "requests.jsonl", [logged(1)])
-    result = traffic.read([tmp_path])
+    result = reading.read([tmp_path])
     assert (result.rows_read, result.reasons) == (1, {})
     row = result.frame.iloc[0]
     assert row["messages"] == [{"role": "user", "content": "q1"}]
     assert (row["cost_usd"], row["latency_ms"], row["session_id"]) == (0.0015, 1250, "session-1")
     assert (row["input_tokens"], row["output_tokens"]) == (101, 25)
     assert row["timestamp"].isoformat() == "2026-03-01T10:00:01.433273+00:00"
-    pd_frame = traffic.read([tmp_path / "requests.jsonl"]).frame
+    pd_frame = reading.read([tmp_path / "requests.jsonl"]).frame
     assert pd_frame["cost_usd"].tolist() == [0.0015]
 
 
@@ -121,7 +119,7 @@ def test_stored_content_is_a_logged_request_too(tmp_path: Path) -> None:
     }
     write(tmp_path / "content.jsonl", [{"id": "gen-1", **stored}])
     write(tmp_path / "generations.jsonl", [generation(1)])
-    frame = traffic.read([tmp_path]).frame
+    frame = reading.read([tmp_path]).frame
     assert frame["messages"].tolist() == [[{"role": "user", "content": "hi"}]]
     assert frame["candidate"].tolist() == ["openai/gpt-4o-mini"]
 
@@ -142,7 +140,7 @@ def test_what_is_no_outcome_is_counted(tmp_path: Path) -> None:
     write(tmp_path / "generations.jsonl", records)
     write(tmp_path / "a.jsonl", [logged(n) for n in (1, 2, 3)])
     write(tmp_path / "b.jsonl", [logged(n) for n in (4, 5, 6)])
-    result = traffic.read([tmp_path])
+    result = reading.read([tmp_path])
     assert result.reasons == {
         "generation was cancelled": 1,
         "answered from a cache": 1,
@@ -161,7 +159,7 @@ def test_counts_and_sums_are_those_of_the_source(tmp_path: Path) -> None:
     records = [generation(n, total_cost=0.00017 * n) for n in range(150)]
     write(tmp_path / "generations.jsonl", records)
     write(tmp_path / "requests.jsonl", [logged(n) for n in range(150)])
-    result = traffic.read([tmp_path])
+    result = reading.read([tmp_path])
     assert (len(result.frame), result.rows_read) == (150, 150)
     assert result.frame["cost_usd"].sum() == pytest.approx(sum(record["total_cost"] for record in records), abs=1e-9)
     assert result.frame["input_tokens"].sum() == sum(record["native_tokens_prompt"] for record in records)
@@ -172,17 +170,17 @@ def test_generations_without_prompts_say_what_to_put_beside_them(tmp_path: Path)
     path = write(tmp_path / "generations.jsonl", [generation(1)])
     for source in (path, tmp_path):
         with pytest.raises(OutcomeError, match="OpenRouter returns no prompts with them; put a JSONL file"):
-            traffic.read([source])
+            reading.read([source])
     write(tmp_path / "requests.jsonl", [logged(1)])
     with pytest.raises(OutcomeError, match=r"give .*requests\.jsonl"):
-        traffic.read([path])
+        reading.read([path])
 
 
 def test_pairs_of_other_services_are_not_openrouters(tmp_path: Path) -> None:
     path = write(tmp_path / "log.jsonl", [logged(1, id="chatcmpl-1")])
     assert not openrouter.recognises(path)
-    assert openai_pairs.recognises(path)
-    assert not openai_pairs.recognises(write(tmp_path / "own.jsonl", [logged(1)]))
+    assert openai.recognises(path)
+    assert not openai.recognises(write(tmp_path / "own.jsonl", [logged(1)]))
 
 
 VALUE = st.none() | st.booleans() | st.integers(-2, 2) | st.text(max_size=3)
@@ -207,7 +205,7 @@ def test_every_pair_and_every_generation_is_used_or_skipped(
     folder = tmp_path_factory.mktemp("openrouter")
     write(folder / "generations.jsonl", [generation(90), *records])
     path = write(folder / "log.jsonl", [logged(90), *pairs])
-    result = outcomes.concat(list(openrouter.read(path)))
+    result = concat(list(openrouter.read(path)))
     assert result.rows_read == len(result.frame) + len(result.skipped)
     of_pairs = {source.endswith("log.jsonl") for source in result.origin["source"]}
     assert of_pairs == {True}

@@ -19,11 +19,11 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, ScopeL
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
 
-from training.logs import outcomes
-from training.logs import sources as traffic
 from training.logs.outcomes import OutcomeError, Outcomes
+from training.logs.repeats import concat
+from training.logs.sources import reading
 from training.logs.sources.options import ImportOptions
-from training.logs.sources.otel import otel_genai
+from training.logs.sources.otel import genai
 
 TRACE = bytes(range(16))
 START = 1_760_000_000_123_456_789
@@ -137,7 +137,7 @@ def write(path: Path, content: bytes) -> Path:
 
 
 def read(path: Path, **options: Any) -> Outcomes:
-    return outcomes.concat(list(otel_genai.read(path, ImportOptions(**options))))
+    return concat(list(genai.read(path, ImportOptions(**options))))
 
 
 def test_a_span_becomes_an_outcome(tmp_path: Path) -> None:
@@ -149,8 +149,8 @@ def test_a_span_becomes_an_outcome(tmp_path: Path) -> None:
     }
     one = span(1, attributes=attributes, events=[event("gen_ai.evaluation.result", **evaluation("ok", value=0.75))])
     path = write(tmp_path / "traces.jsonl", line(one))
-    assert [importer for importer in traffic.IMPORTERS if importer.recognises(path)] == [otel_genai]
-    result = traffic.read([path])
+    assert [importer for importer in reading.IMPORTERS if importer.recognises(path)] == [genai]
+    result = reading.read([path])
     assert result.formats == ("otel",)
     row = result.frame.iloc[0]
     assert row["request_id"] == f"{TRACE.hex()}-0000000000000001"
@@ -177,7 +177,7 @@ def test_every_encoding_reads_as_the_same_table(tmp_path: Path, encoding: str) -
         "array": ("t.json", json.dumps([MessageToDict(request(one)) for one in spans]).encode()),
         "gzip": ("t.jsonl.gz", gzip.compress(line(*spans))),
     }
-    result = traffic.read([write(tmp_path / contents[encoding][0], contents[encoding][1])])
+    result = reading.read([write(tmp_path / contents[encoding][0], contents[encoding][1])])
     assert result.rows_read == 3
     assert result.frame["request_id"].tolist() == [f"{TRACE.hex()}-{n:016x}" for n in (1, 2, 3)]
     assert result.frame["input_tokens"].tolist() == [101, 102, 103]
@@ -210,7 +210,7 @@ def test_each_way_to_record_a_prompt_gives_the_same_messages(
     tmp_path: Path, attributes: dict[str, Any], events: list[Span.Event]
 ) -> None:
     one = span(1, attributes={"gen_ai.input.messages": None} | attributes, events=events)
-    frame = traffic.read([write(tmp_path / "t.jsonl", line(one))]).frame
+    frame = reading.read([write(tmp_path / "t.jsonl", line(one))]).frame
     assert frame["messages"].tolist() == [[{"role": "user", "content": "hi"}]]
 
 
@@ -227,7 +227,7 @@ def test_plain_text_prompts_images_and_older_token_names(tmp_path: Path) -> None
         "gen_ai.usage.completion_tokens": 8,
     }
     image = {"gen_ai.input.messages": json.dumps([{"role": "user", "parts": parts}])}
-    frame = traffic.read(
+    frame = reading.read(
         [write(tmp_path / "t.jsonl", line(span(1, attributes=older), span(2, attributes=image)))]
     ).frame
     assert frame["prompt"][0] == "plain text"
@@ -244,7 +244,7 @@ def test_spans_that_are_no_generation_are_counted(tmp_path: Path) -> None:
     ]
     unprompted = span(9, attributes={"gen_ai.input.messages": None})
     content = line(*spans, http, unprompted) + json.dumps({"resourceSpans": []}).encode() + b"\n"
-    result = traffic.read([write(tmp_path / "t.jsonl", content)])
+    result = reading.read([write(tmp_path / "t.jsonl", content)])
     expected = {"operation is no generation": 3, "not a GenAI span": 1, "no prompt": 1, "no spans": 1}
     assert result.reasons == expected
     assert (len(result.frame), result.rows_read) == (1, 7)
@@ -253,7 +253,7 @@ def test_spans_that_are_no_generation_are_counted(tmp_path: Path) -> None:
 def test_counts_and_sums_are_those_of_the_source(tmp_path: Path) -> None:
     costs = [round(0.0001 * number + 0.00003, 8) for number in range(200)]
     lines = [line(span(number, attributes={"gen_ai.usage.cost": cost})) for number, cost in enumerate(costs, start=1)]
-    result = traffic.read([write(tmp_path / "t.jsonl", b"".join(lines))])
+    result = reading.read([write(tmp_path / "t.jsonl", b"".join(lines))])
     assert (result.rows_read, len(result.frame)) == (200, 200)
     assert result.frame["cost_usd"].sum() == pytest.approx(sum(costs), abs=1e-9)
     assert result.frame["input_tokens"].sum() == sum(100 + number for number in range(1, 201))
@@ -274,7 +274,7 @@ def test_a_dirty_export_is_counted_to_the_last_row(tmp_path: Path) -> None:
         json.dumps(broken_span).encode(),
         '{"resourceSpans": "caf\xe9"}'.encode("latin-1"),
     ]
-    result = traffic.read([write(tmp_path / "t.jsonl", b"\n".join(rows))])
+    result = reading.read([write(tmp_path / "t.jsonl", b"\n".join(rows))])
     assert len(result.frame) == 1
     assert result.rows_read == len(result.frame) + len(result.skipped) == 12
     assert result.reasons == {
@@ -300,7 +300,7 @@ def test_evaluations_are_found_as_events_log_records_and_spans(tmp_path: Path) -
     by_response = LogRecord(event_name="gen_ai.evaluation.result", attributes=pairs(named))
     write(tmp_path / "traces.jsonl", line(judged, span(2), span(3), span(4), span(5), judge))
     write(tmp_path / "logs.jsonl", logs(by_span, by_response))
-    result = traffic.read([tmp_path])
+    result = reading.read([tmp_path])
     assert result.frame["quality"].fillna(-1).tolist() == [0.25, 0.5, 1.0, 0.0, -1.0]
     assert result.reasons == {"not a GenAI span": 1}
 
@@ -327,10 +327,10 @@ def test_the_evaluation_is_chosen_by_name_and_rescaled(tmp_path: Path) -> None:
 def test_what_holds_no_spans_is_refused_with_a_hint(tmp_path: Path) -> None:
     path = write(tmp_path / "logs.jsonl", logs(LogRecord(attributes=pairs(evaluation("ok", value=1)))))
     with pytest.raises(OutcomeError, match="give the file with the spans beside it"):
-        traffic.read([path])
+        reading.read([path])
     truncated = write(tmp_path / "whole.json", MessageToJson(request(span(1))).encode()[:-40])
     with pytest.raises(OutcomeError, match="not valid JSON"):
-        traffic.read([truncated])
+        reading.read([truncated])
 
 
 def test_reports_carry_no_prompt_text(tmp_path: Path) -> None:
@@ -341,7 +341,7 @@ def test_reports_carry_no_prompt_text(tmp_path: Path) -> None:
         span(3, attributes={"gen_ai.operation.name": f"chat {canary} " + "x" * 40}),
         span(4, attributes={"gen_ai.usage.cost": -1.0, "gen_ai.prompt": canary}),
     ]
-    result = traffic.read([write(tmp_path / "t.jsonl", line(*spans))])
+    result = reading.read([write(tmp_path / "t.jsonl", line(*spans))])
     assert len(result.skipped) == 3
     assert canary not in result.skipped.to_csv()
 
@@ -382,7 +382,7 @@ REQUEST = st.fixed_dictionaries(
 def test_every_row_is_used_or_skipped(tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]) -> None:
     cleaned = [one.replace(b"\n", b"").replace(b"\r", b"") for one in lines]
     path = write(tmp_path_factory.mktemp("otel") / "t.jsonl", line(span(1)) + b"\n".join(cleaned))
-    result = traffic.read([path])
+    result = reading.read([path])
     assert result.rows_read == len(result.frame) + len(result.skipped)
     rows = set(result.origin["row"]) | set(result.skipped["row"])
     assert rows == {1} | {place for place, one in enumerate(cleaned, start=2) if one.strip()}

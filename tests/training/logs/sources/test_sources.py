@@ -15,10 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.logs import sources as traffic
 from training.logs.io import files
 from training.logs.outcomes import OutcomeError
-from training.logs.sources import canonical
+from training.logs.sources import canonical, reading
 from training.logs.sources.public import routellm, routerbench
 
 DATA = Path(os.environ.get("BENCH_DATA", Path(__file__).parents[5] / "shared" / "data"))
@@ -59,7 +58,7 @@ WRITERS: dict[str, Callable[[], bytes]] = {
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_every_text_format_reads_as_the_same_table(tmp_path: Path, name: str) -> None:
-    result = traffic.read([write(tmp_path / name, WRITERS[name]())])
+    result = reading.read([write(tmp_path / name, WRITERS[name]())])
     assert result.formats == ("canonical",)
     assert result.reasons == {}
     assert result.frame["prompt"].tolist() == [row["prompt"] for row in ROWS]
@@ -71,22 +70,22 @@ def test_parquet_with_messages_reads_back(tmp_path: Path) -> None:
     conversations = [[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes", "name": "bot"}]]
     table = pd.DataFrame({"request_id": ["1"], "model": ["x"], "messages": conversations})
     table.to_parquet(tmp_path / "log.parquet")
-    result = traffic.read([tmp_path / "log.parquet"])
+    result = reading.read([tmp_path / "log.parquet"])
     assert result.frame["messages"].tolist() == conversations
     assert result.frame["candidate"].tolist() == ["x"]
 
 
 def test_the_outcome_table_itself_is_a_log(tmp_path: Path) -> None:
-    first = traffic.read([write(tmp_path / "log.jsonl", jsonl(ROWS))])
+    first = reading.read([write(tmp_path / "log.jsonl", jsonl(ROWS))])
     first.frame.to_parquet(tmp_path / "table.parquet")
-    pd.testing.assert_frame_equal(traffic.read([tmp_path / "table.parquet"]).frame, first.frame)
+    pd.testing.assert_frame_equal(reading.read([tmp_path / "table.parquet"]).frame, first.frame)
 
 
 def test_damaged_lines_are_skipped_and_numbered(tmp_path: Path) -> None:
     good = jsonl(ROWS[:1])
     bad = b'{"request_id": "3", "pro\n[1]\n\n' + b"[" * 100_000 + b"\n"
     latin = b'{"request_id": "4", "prompt": "caf\xe9", "candidate": "x", "quality": NaN}\n'
-    result = traffic.read([write(tmp_path / "log.jsonl", good + bad + latin)])
+    result = reading.read([write(tmp_path / "log.jsonl", good + bad + latin)])
     assert result.reasons == {"unreadable line": 3}
     assert result.skipped["row"].tolist() == [2, 3, 5]
     assert result.frame["prompt"].tolist() == [ROWS[0]["prompt"], "caf\ufffd"]
@@ -95,7 +94,7 @@ def test_damaged_lines_are_skipped_and_numbered(tmp_path: Path) -> None:
 
 def test_csv_rows_of_the_wrong_width_are_skipped_by_line(tmp_path: Path) -> None:
     text = 'request_id,prompt,candidate\n1,"two\nlines",x\n2,too,many,cells\n3,short\n\n4,fine,' + "y" * 200_000
-    result = traffic.read([write(tmp_path / "log.csv", text.encode())])
+    result = reading.read([write(tmp_path / "log.csv", text.encode())])
     assert result.frame["request_id"].tolist() == ["1", "4"]
     assert result.skipped["row"].tolist() == [4, 5]
     assert result.skipped["value"].tolist() == ["4 cells in 1 lines", "2 cells in 1 lines"]
@@ -105,7 +104,7 @@ def test_csv_rows_of_the_wrong_width_are_skipped_by_line(tmp_path: Path) -> None
 def test_truncated_gzip_keeps_what_could_be_read(tmp_path: Path, name: str) -> None:
     rows = [{"request_id": f"{i}", "prompt": f"question {i * 7919 % 10007}", "candidate": "x"} for i in range(4000)]
     packed = gzip.compress(jsonl(rows) if "jsonl" in name else csv_bytes(rows))
-    result = traffic.read([write(tmp_path / name, packed[: len(packed) // 2])])
+    result = reading.read([write(tmp_path / name, packed[: len(packed) // 2])])
     assert 500 < len(result.frame) < 4000
     assert result.reasons == {"truncated gzip": 1}
     assert result.rows_read == len(result.frame) + 1
@@ -128,7 +127,7 @@ def test_truncated_gzip_keeps_what_could_be_read(tmp_path: Path, name: str) -> N
 def test_a_hopeless_file_is_an_error_that_says_why(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     path = write(tmp_path / name, content)
     with pytest.raises(OutcomeError) as error:
-        traffic.read([path])
+        reading.read([path])
     assert str(path) in str(error.value)
     assert message in str(error.value)
 
@@ -138,17 +137,17 @@ def test_wrong_arguments_are_errors_that_list_the_choices(tmp_path: Path) -> Non
     with pytest.raises(
         OutcomeError, match="'csv' is not known; expected one of: auto, canonical, routerbench, routellm"
     ):
-        traffic.read([path], format="csv")
+        reading.read([path], format="csv")
     with pytest.raises(OutcomeError, match="does not exist"):
-        traffic.read([tmp_path / "missing.csv"])
+        reading.read([tmp_path / "missing.csv"])
     with pytest.raises(OutcomeError, match="at least one file"):
-        traffic.read([])
+        reading.read([])
     with pytest.raises(OutcomeError, match="holds no log"):
-        traffic.read([write(tmp_path / "docs" / "README.md", b"x").parent])
+        reading.read([write(tmp_path / "docs" / "README.md", b"x").parent])
     with pytest.raises(OutcomeError, match="not a routerbench file"):
-        traffic.read([write(tmp_path / "log.csv", csv_bytes(ROWS))], format="routerbench")
+        reading.read([write(tmp_path / "log.csv", csv_bytes(ROWS))], format="routerbench")
     with pytest.raises(OutcomeError, match="expected gzip"):
-        traffic.read([write(tmp_path / "log.csv.gz", b"plain text")], format="canonical")
+        reading.read([write(tmp_path / "log.csv.gz", b"plain text")], format="canonical")
 
 
 def test_a_folder_is_read_whole_and_its_strangers_are_counted(tmp_path: Path) -> None:
@@ -158,17 +157,17 @@ def test_a_folder_is_read_whole_and_its_strangers_are_counted(tmp_path: Path) ->
     write(tmp_path / "today.jsonl", b"")
     write(tmp_path / "README.md", b"notes")
     write(tmp_path / ".hidden.csv", b"id\n1\n")
-    result = traffic.read([tmp_path])
+    result = reading.read([tmp_path])
     assert result.frame["request_id"].tolist() == ["1", "2"]
     assert result.reasons == {"file not recognised": 1, "file is empty": 1}
     assert result.rows_read == 4
     with pytest.raises(OutcomeError, match="not recognised"):
-        traffic.read([tmp_path / "other.csv"])
+        reading.read([tmp_path / "other.csv"])
 
 
 def test_the_same_file_twice_is_used_once(tmp_path: Path) -> None:
     path = write(tmp_path / "log.jsonl", jsonl(ROWS))
-    result = traffic.read([path, tmp_path])
+    result = reading.read([path, tmp_path])
     assert len(result.frame) == 2
     assert result.reasons == {"duplicate row": 2}
 
@@ -181,7 +180,7 @@ def wide(**cells: str) -> dict[str, str]:
 def test_routerbench_cells_become_rows(tmp_path: Path) -> None:
     rows = [wide(), wide(sample_id="s.2", prompt="['one', 'two']", m1=""), wide(sample_id="s.3", prompt="['p' + 1]")]
     path = write(tmp_path / "arc_test.csv", csv_bytes(rows))
-    result = traffic.read([path])
+    result = reading.read([path])
     frame = result.frame
     assert result.formats == ("routerbench",)
     assert frame["candidate"].tolist() == ["m1", "m2"] * 3
@@ -195,7 +194,7 @@ def test_routerbench_cells_become_rows(tmp_path: Path) -> None:
 
 def test_routerbench_rows_that_complete_each_other_are_one_request(tmp_path: Path) -> None:
     rows = [wide(m1=""), wide(prompt="['p', 'p']", m2="")]
-    frame = traffic.read([write(tmp_path / "arc.csv", csv_bytes(rows))]).frame
+    frame = reading.read([write(tmp_path / "arc.csv", csv_bytes(rows))]).frame
     assert frame.groupby(["request_id", "candidate"])["quality"].sum().tolist() == [1.0, 0.0]
     assert frame["split"].isna().all()
 
@@ -208,7 +207,7 @@ def test_routellm_tables_and_judgements(tmp_path: Path) -> None:
     verdicts = [("strong", 10, 1), ("strong", 4, 2), ("weak", -1, 2), ("weak", 5, 3), ("weak", "?", 1)]
     judged = [{"question_id": 7, "model": m, "score": s, "turn": t, "tstamp": 1.0} for m, s, t in verdicts]
     write(tmp_path / "judgements.jsonl", jsonl(judged))
-    result = traffic.read([tmp_path])
+    result = reading.read([tmp_path])
     assert result.formats == ("routellm",)
     assert result.reasons == {"no prompt": 1, "quality is not a number": 1}
     assert result.rows_read == 7
@@ -225,7 +224,7 @@ def test_routellm_tables_and_judgements(tmp_path: Path) -> None:
 def test_judgements_without_their_questions_say_where_these_belong(tmp_path: Path) -> None:
     path = write(tmp_path / "judgements.jsonl", jsonl([{"question_id": 1, "model": "m", "score": 1, "turn": 1}]))
     with pytest.raises(OutcomeError, match=r"question\.jsonl, which is missing"):
-        traffic.read([path])
+        reading.read([path])
 
 
 def test_each_format_is_recognised_by_its_own_importer_only(tmp_path: Path) -> None:
@@ -235,7 +234,7 @@ def test_each_format_is_recognised_by_its_own_importer_only(tmp_path: Path) -> N
         routellm: write(tmp_path / "l.csv", csv_bytes([{"prompt": "p", "m": "True"}])),
     }
     for owner, path in samples.items():
-        assert [importer for importer in traffic.IMPORTERS if importer.recognises(path)] == [owner]
+        assert [importer for importer in reading.IMPORTERS if importer.recognises(path)] == [owner]
 
 
 @settings(max_examples=60, deadline=None)
@@ -244,7 +243,7 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory,
     path = write(tmp_path_factory.mktemp("any") / name, content)
     for format in ("auto", "canonical", "routerbench", "routellm"):
         with pytest.raises(OutcomeError, match="x\\."):
-            traffic.read([path], format=format)
+            reading.read([path], format=format)
 
 
 LINE = st.one_of(
@@ -261,7 +260,7 @@ def test_every_line_that_is_not_blank_is_used_or_skipped(
     tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]
 ) -> None:
     path = write(tmp_path_factory.mktemp("lines") / "log.jsonl", jsonl(ROWS[:1]) + b"\n".join(lines))
-    result = traffic.read([path])
+    result = reading.read([path])
     assert result.rows_read == len(result.frame) + len(result.skipped) == 1 + sum(bool(line.strip()) for line in lines)
 
 
@@ -273,7 +272,7 @@ def test_the_suffix_says_the_kind() -> None:
 
 @needs_routerbench
 def test_routerbench_data() -> None:
-    result = traffic.read([DATA / "routerbench"])
+    result = reading.read([DATA / "routerbench"])
     assert (result.rows_read, len(result.frame), len(result.skipped)) == (34_958, 34_958, 0)
     assert result.frame["candidate"].nunique() == 11
     assert result.frame["request_id"].nunique() == 3_164
@@ -287,7 +286,7 @@ def test_routerbench_data() -> None:
 
 @needs_routellm
 def test_routellm_data() -> None:
-    result = traffic.read([DATA / "routellm"])
+    result = reading.read([DATA / "routellm"])
     assert (result.rows_read, len(result.frame), len(result.skipped)) == (31_042, 31_042, 0)
     assert result.frame["request_id"].nunique() == 15_521
     assert result.frame["quality"].notna().all()

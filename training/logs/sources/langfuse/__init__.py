@@ -1,0 +1,1 @@
+"""Langfuse: exports of observations and scores, and the same over its API."""

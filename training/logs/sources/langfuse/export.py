@@ -1,6 +1,6 @@
-"""Langfuse's observations: the blob-storage export, the UI's export, and what `langfuse_live` downloads.
+"""Langfuse's observations: the blob-storage export, the UI's export, and what `live` downloads.
 
-A generation is one attempt. Generations of one trace with the same input are attempts of one request, whichever LLM
+A generation is one try. Generations of one trace with the same input are tries of one request, whichever LLM
 they asked; its conversation is the session, else the trace. All other observations are counted and left out.
 """
 
@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from training.logs import cells as coerce
+from training.logs import typed
+from training.logs.cells import blank, shown
 from training.logs.io import files
 from training.logs.io.files import Records
 from training.logs.io.partitions import outcomes_of
 from training.logs.outcomes import OutcomeError, Outcomes, Unreadable
-from training.logs.sources.langfuse import scores as langfuse_scores
+from training.logs.sources.langfuse import live
 from training.logs.sources.langfuse.fields import (
     Cells,
     both,
@@ -30,11 +31,17 @@ from training.logs.sources.langfuse.fields import (
     is_observations,
     is_scores,
     mapping,
-    missing,
     number,
 )
 from training.logs.sources.langfuse.prompt import Asked, answered, asked
-from training.logs.sources.langfuse.scores import ENRICHED, LEGACY, Judgements, is_generation, is_internal
+from training.logs.sources.langfuse.scores import (
+    ENRICHED,
+    LEGACY,
+    Judgements,
+    is_generation,
+    is_internal,
+    judgements,
+)
 from training.logs.sources.options import DEFAULT, ImportOptions
 
 NAME = "langfuse"
@@ -76,24 +83,24 @@ def read(path: Path, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
         raise OutcomeError(f"{path}: holds scores, not observations; give the folder that has both")
     if not recognises(path):
         raise OutcomeError(f"{path}: not a {NAME} file; expected {EXPECTS}; arrived: {files.shown_columns(path)}")
-    reading = _Reading(langfuse_scores.judgements(path, options), options.answers, _exported_twice(path))
+    reading = _Reading(judgements(path, options), options.answers, _exported_twice(path))
     wanted = both((*_FIELDS, "output") if options.answers else _FIELDS)
     for part in outcomes_of(path, format=NAME, convert=reading.convert, wanted=wanted):
         yield replace(part, notes=(*reading.judgements.notes, *reading.notes))
 
 
 def recognises_url(url: str) -> bool:
-    """Whether the URL stands for a project on a Langfuse server (`langfuse_live`)."""
-    from training.logs.sources.langfuse import live as langfuse_live
-
-    return langfuse_live.recognises_url(url)
+    """Whether the URL stands for a project on a Langfuse server (`live`)."""
+    return live.recognises_url(url)
 
 
-def read_url(url: str, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
-    """Download a project's observations and scores as far as they are missing, and read them; raises OutcomeError."""
-    from training.logs.sources.langfuse import live as langfuse_live
+def read_url(url: str, options: ImportOptions = DEFAULT, cache: Path = Path(".cache")) -> Iterator[Outcomes]:
+    """Download a project's observations and scores as far as they are missing into the cache, and read them.
 
-    return langfuse_live.read_url(url, options)
+    Raises OutcomeError, after which it can be run again.
+    """
+    for page in live.pages(url, cache):
+        yield from read(page, options)
 
 
 def _exported_twice(path: Path) -> bool:
@@ -172,13 +179,15 @@ class _Reading:
             "output_tokens": _tokens(table, "output"),
             "latency_ms": self._latencies(table),
             "timestamp": column(table, "start_time"),
-            "session_id": [trace if missing(own) else own for own, trace in zip(sessions, traces, strict=True)],
+            "session_id": [trace if blank(own) else own for own, trace in zip(sessions, traces, strict=True)],
             "workflow": column(table, "prompt_name", "trace_name", "name"),
             "status": [_status(cell) for cell in column(table, "level")],
         }
         if self.answers:
             columns["answer"] = [answered(cell) for cell in column(table, "output")]
-        return pd.DataFrame({name: _objects(cells) for name, cells in columns.items()}, index=range(len(table)))
+        return pd.DataFrame(
+            {name: pd.Series(cells, dtype=object) for name, cells in columns.items()}, index=range(len(table))
+        )
 
     def _latencies(self, table: pd.DataFrame) -> Cells:
         """Milliseconds from `latency`, whose unit depends on the integration's age; without it, from the times."""
@@ -197,14 +206,13 @@ def _no_generation(kind: Any) -> Unreadable:
     word = kind.strip().upper() if isinstance(kind, str) else ""
     if word in _TYPES:
         return Unreadable(0, f"{word.lower()}, not a generation", word, _WANTED_TYPE)
-    shown = f"text, {len(kind)} characters" if isinstance(kind, str) else type(kind).__name__
-    return Unreadable(0, "observation of no known type", shown, _WANTED_TYPE)
+    return Unreadable(0, "observation of no known type", shown(kind), _WANTED_TYPE)
 
 
 def _request_id(id: str | None, trace: str | None, question: Asked) -> str | None:
     """One for all generations of a trace with this input; a generation without trace or input is its own request."""
     if question.messages is not None:
-        key = coerce.messages_key(question.messages)
+        key = typed.messages_key(question.messages)
     elif isinstance(question.prompt, str):
         key = question.prompt
     else:
@@ -223,8 +231,8 @@ def _costs(table: pd.DataFrame) -> Cells:
 
 
 def _cost(total: Any, details: Mapping[str, Any], detailed: bool) -> Any:
-    if missing(total):
-        return details.get("total") if not missing(details.get("total")) else _sum(details, "")
+    if blank(total):
+        return details.get("total") if not blank(details.get("total")) else _sum(details, "")
     return None if detailed and not details and number(total) == 0 else total
 
 
@@ -236,7 +244,7 @@ def _tokens(table: pd.DataFrame, side: str) -> Cells:
 
 def _count(usage: Mapping[str, Any], total: Any, side: str) -> Any:
     """The details' sum, else the column's total, in which 0 means that nothing is known; None for other units."""
-    if not missing(usage.get("unit")) and str(usage["unit"]).upper() != "TOKENS":
+    if not blank(usage.get("unit")) and str(usage["unit"]).upper() != "TOKENS":
         return None
     detailed = _sum(usage, side)
     if detailed is not None:
@@ -246,7 +254,7 @@ def _count(usage: Mapping[str, Any], total: Any, side: str) -> Any:
 
 def _sum(details: Mapping[str, Any], word: str) -> Any:
     """The sum of the entries whose name has the word; the first that is no number, for validation to refuse; or None."""
-    cells = [cell for name, cell in details.items() if word in name and name != "total" and not missing(cell)]
+    cells = [cell for name, cell in details.items() if word in name and name != "total" and not blank(cell)]
     if not cells:
         return None
     numbers = [number(cell) for cell in cells]
@@ -261,19 +269,13 @@ def _status(level: Any) -> str | None:
 
 def _durations(table: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.float64]]:
     """end_time - start_time in seconds, NaN where one of them is unknown; shape (n,)."""
-    start, end = (coerce.instant(_objects(column(table, name))).values for name in ("start_time", "end_time"))
+    start, end = (
+        typed.instant(pd.Series(column(table, name), dtype=object)).values for name in ("start_time", "end_time")
+    )
     return np.asarray((end - start).dt.total_seconds().to_numpy(dtype="float64", na_value=np.nan))
 
 
 def _latency(cell: Any, given: float, seconds: float, factor: float) -> Any:
-    if missing(cell):
+    if blank(cell):
         return seconds * 1000 if seconds >= 0 else None
     return cell if np.isnan(given) else given * factor
-
-
-def _objects(cells: Cells) -> pd.Series[Any]:
-    """A column of cells as they are: lists stay lists, and identifiers never become floats."""
-    values = np.empty(len(cells), dtype=object)
-    for place, cell in enumerate(cells):
-        values[place] = cell
-    return pd.Series(values, dtype=object)

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from training.logs.cells import parse_json, replace_surrogates
+from training.logs.cells import blank, parsed, replace_surrogates
 from training.logs.io import files
 
 Cells = list[Any]
 
 _HUMP = re.compile(r"(?<=[a-z0-9])([A-Z])")
-_JSON_START = ("{", "[", '"')
+# Exports as CSV put even plain text into JSON.
+JSON = '{["'
 
 
 def snake(name: str) -> str:
@@ -48,13 +49,6 @@ def is_scores(path: Path) -> bool:
     return names >= {"id", "name", "value", "data_type"} and bool(names & {"trace_id", "subject"})
 
 
-def missing(cell: Any) -> bool:
-    """Whether the cell holds nothing: null, NaN or blank text."""
-    if isinstance(cell, str):
-        return not cell.strip()
-    return cell is None or cell is pd.NA or cell is pd.NaT or (isinstance(cell, float) and cell != cell)
-
-
 def column(table: pd.DataFrame, *names: str) -> Cells:
     """For every row, the first of the named fields (snake_case) that holds something, or None; shape (n,)."""
     found: Cells = [None] * len(table)
@@ -62,7 +56,7 @@ def column(table: pd.DataFrame, *names: str) -> Cells:
     for name in names:
         if name in spelt:
             cells = table.iloc[:, spelt[name]].astype(object).tolist()
-            found = [new if old is None and not missing(new) else old for old, new in zip(found, cells, strict=True)]
+            found = [new if old is None and not blank(new) else old for old, new in zip(found, cells, strict=True)]
     return found
 
 
@@ -79,23 +73,9 @@ def identifier(cell: Any) -> str | None:
     return str(cell) if whole and abs(int(cell)) < 2**63 else None
 
 
-def parsed(cell: Any) -> Any:
-    """The value of a cell that is JSON text; other cells as they are, arrays as lists."""
-    if isinstance(cell, bytes):
-        cell = cell.decode("utf-8", "replace")
-    if isinstance(cell, np.ndarray):
-        return cell.tolist()
-    if not isinstance(cell, str) or not cell.lstrip().startswith(_JSON_START):
-        return cell
-    try:
-        return parse_json(cell.encode("utf-8", "surrogatepass"))
-    except ValueError:
-        return cell
-
-
 def mapping(cell: Any) -> Mapping[str, Any]:
     """An object, from JSON, JSON text or the (key, value) pairs of a Parquet map; {} for anything else."""
-    value = parsed(cell)
+    value = parsed(cell, JSON)
     if isinstance(value, Mapping):
         return value
     pairs = isinstance(value, Sequence) and all(isinstance(item, tuple) and len(item) == 2 for item in value)
@@ -104,7 +84,7 @@ def mapping(cell: Any) -> Mapping[str, Any]:
 
 def number(cell: Any) -> float | None:
     """A finite number, also from text; None for anything else."""
-    if isinstance(cell, bool | np.bool_) or missing(cell):
+    if isinstance(cell, bool | np.bool_) or blank(cell):
         return None
     try:
         value = float(cell)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,10 +21,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qsl
 
 from serving.bundle.atomic_write import written_whole
-from training.logs.outcomes import OutcomeError, Outcomes
-from training.logs.sources.langfuse import export as langfuse_export
+from training.logs.outcomes import OutcomeError
 from training.logs.sources.langfuse.scores import ENRICHED, SCORES
-from training.logs.sources.options import DEFAULT, ImportOptions
 
 if TYPE_CHECKING:
     from langfuse.api.client import LangfuseAPI
@@ -38,7 +36,7 @@ _FIELDS = "core,basic,io,model,usage,prompt,metrics,trace_context"
 _OBSERVATIONS, _SCORES = 500, 100
 
 
-class Account(NamedTuple):
+class Project(NamedTuple):
     """A server and a project's keys on it."""
 
     server: str
@@ -79,14 +77,13 @@ def recognises_url(url: str) -> bool:
     return url.lower().startswith(SCHEME)
 
 
-def read_url(url: str, options: ImportOptions = DEFAULT, cache: Path = Path(".cache")) -> Iterator[Outcomes]:
-    """Download what is missing into the cache, then import it; raises OutcomeError, after which it can be run again."""
-    folder = download(parse_url(url), account(os.environ), cache / "langfuse")
-    pages = sorted((folder / ENRICHED).glob("*.jsonl"))
-    if not pages:
+def pages(url: str, cache: Path) -> list[Path]:
+    """The files of observations, scores beside them, after what is missing was downloaded; raises OutcomeError."""
+    folder = download(parse_url(url), project(os.environ), cache / "langfuse")
+    found = sorted((folder / ENRICHED).glob("*.jsonl"))
+    if not found:
         raise OutcomeError(f"{url}: the project has no generation there; check the time, the filters and the keys")
-    for page in pages:
-        yield from langfuse_export.read(page, options)
+    return found
 
 
 def parse_url(url: str) -> Query:
@@ -100,22 +97,22 @@ def parse_url(url: str) -> Query:
     return Query(since, until, given.get("name"), given.get("environment"))
 
 
-def account(environment: Mapping[str, str]) -> Account:
-    """The account that Langfuse's usual variables name; raises OutcomeError when a key is missing."""
+def project(environment: Mapping[str, str]) -> Project:
+    """The project that Langfuse's usual variables name; raises OutcomeError when a key is missing."""
     keys = ("LANGFUSE_PUBLIC_KEY", "LANGFUSE_SECRET_KEY")
     absent = [name for name in keys if not environment.get(name)]
     if absent:
         raise OutcomeError(f"{SCHEME} needs {' and '.join(absent)} in the environment: a project's API keys")
     server = environment.get("LANGFUSE_BASE_URL") or environment.get("LANGFUSE_HOST") or DEFAULT_SERVER
-    return Account(server.rstrip("/"), *(environment[name] for name in keys))
+    return Project(server.rstrip("/"), *(environment[name] for name in keys))
 
 
-def download(query: Query, account: Account, root: Path) -> Path:
+def download(query: Query, project: Project, root: Path) -> Path:
     """The folder of the download, complete up to now (or `query.until`); raises OutcomeError when it breaks off."""
-    folder = root / _key(query, account)
+    folder = root / _key(query, project)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # it holds prompts
     now = datetime.now(UTC).isoformat()
-    client = _client(account)
+    client = _client(project)
     state = _load_state(folder)
     fresh = all(progress.done for progress in state.values()) and len(state) != 1
     for table, until in ((ENRICHED, query.until or now), (SCORES, now)):
@@ -123,7 +120,7 @@ def download(query: Query, account: Account, root: Path) -> Path:
         if fresh and progress.done and progress.until < until:  # a broken-off download is completed before
             progress = Progress(progress.until, until, pages=progress.pages)
         while not progress.done:
-            page = _page(client, account, table, query, progress)
+            page = _page(client, project, table, query, progress)
             _write_page(folder / table / f"{progress.pages + 1:06d}.jsonl", page.rows)
             progress = replace(progress, cursor=page.cursor, pages=progress.pages + 1, done=page.cursor is None)
             state[table] = progress
@@ -131,12 +128,12 @@ def download(query: Query, account: Account, root: Path) -> Path:
     return folder
 
 
-def _page(client: LangfuseAPI, account: Account, table: str, query: Query, progress: Progress) -> Page:
+def _page(client: LangfuseAPI, project: Project, table: str, query: Query, progress: Progress) -> Page:
     import httpx
     import pydantic
     from langfuse.api.core.api_error import ApiError
 
-    so_far = f"{account.server}: the download of {table} broke off after {progress.pages} pages"
+    so_far = f"{project.server}: the download of {table} broke off after {progress.pages} pages"
     again = "run it again and it goes on from there"
     try:
         page = _observations(client, query, progress) if table == ENRICHED else _scores(client, progress)
@@ -148,7 +145,7 @@ def _page(client: LangfuseAPI, account: Account, table: str, query: Query, progr
         fields = ", ".join(dict.fromkeys(".".join(map(str, found["loc"][-1:])) for found in error.errors()))
         raise OutcomeError(f"{so_far}: a row does not fit the API's own types ({fields}); export to files") from None
     if page.cursor is not None and page.cursor == progress.cursor:
-        raise OutcomeError(f"{account.server}: gives the same page of {table} again and again; download stopped")
+        raise OutcomeError(f"{project.server}: gives the same page of {table} again and again; download stopped")
     return page
 
 
@@ -186,20 +183,20 @@ def _scores(client: LangfuseAPI, progress: Progress) -> Page:
     return Page([row.json() for row in answer.data], answer.meta.cursor or None)
 
 
-def _client(account: Account) -> LangfuseAPI:
+def _client(project: Project) -> LangfuseAPI:
     from langfuse.api.client import LangfuseAPI
 
     return LangfuseAPI(
-        base_url=account.server,
-        username=account.public_key,
-        password=account.secret_key,
-        x_langfuse_public_key=account.public_key,
+        base_url=project.server,
+        username=project.public_key,
+        password=project.secret_key,
+        x_langfuse_public_key=project.public_key,
     )
 
 
-def _key(query: Query, account: Account) -> str:
+def _key(query: Query, project: Project) -> str:
     """The folder's name: one per server, project and query; the secret has no part in it."""
-    known = json.dumps([account.server, account.public_key, asdict(query)])
+    known = json.dumps([project.server, project.public_key, asdict(query)])
     return hashlib.blake2b(known.encode(), digest_size=8).hexdigest()
 
 

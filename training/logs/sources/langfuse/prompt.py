@@ -10,7 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from training.logs.sources.langfuse.fields import missing, parsed
+from training.logs.cells import blank, first_of, parsed
+from training.logs.sources.langfuse.fields import JSON
 
 # Where clients keep the conversation, and the instructions that come before it.
 _CONVERSATIONS = ("messages", "input", "contents", "prompt")
@@ -26,8 +27,8 @@ class Asked(NamedTuple):
 
 def asked(cell: Any) -> Asked:
     """The conversation or the text in an observation's `input`."""
-    value = parsed(cell)
-    if missing(value):
+    value = parsed(cell, JSON)
+    if blank(value):
         return Asked(None, None)
     if isinstance(value, list | tuple):
         return _from_list(list(value))
@@ -38,12 +39,12 @@ def asked(cell: Any) -> Asked:
 
 def answered(cell: Any) -> str | None:
     """The text of an observation's `output`: the content of a message, plain text, or JSON as it is; None if none."""
-    value = parsed(cell)
+    value = parsed(cell, JSON)
     if isinstance(value, list | tuple) and len(value) == 1:
         value = value[0]
     if isinstance(value, Mapping) and isinstance(value.get("content"), str):
         value = value["content"]
-    if missing(value):
+    if blank(value):
         return None
     return value if isinstance(value, str) else _json(value)
 
@@ -59,7 +60,7 @@ def _from_list(items: list[Any]) -> Asked:
 def _from_call(call: Mapping[str, Any]) -> Asked:
     if _is_message(call):
         return Asked(None, [_message(call)])
-    conversation = next((call[name] for name in _CONVERSATIONS if not missing(call.get(name))), None)
+    conversation = first_of(*(call.get(name) for name in _CONVERSATIONS))
     if isinstance(conversation, str | list | tuple):
         return _after_instructions(call, asked(conversation))
     return Asked(_json(call) if call else None, None)

@@ -17,9 +17,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from training.logs import cells as coerce
+from training.logs import typed
+from training.logs.cells import first_of, parsed
 from training.logs.io import files
 from training.logs.sources.langfuse.fields import (
+    JSON,
     Cells,
     both,
     column,
@@ -27,13 +29,12 @@ from training.logs.sources.langfuse.fields import (
     is_observations,
     is_scores,
     mapping,
-    missing,
     number,
-    parsed,
     snake,
 )
 from training.logs.sources.options import ImportOptions
 from training.logs.sources.scores_rule import ScoreRule, Tally, choose
+from training.logs.sources.tries import Signature, signature
 
 ENRICHED, LEGACY, SCORES = "observations_v2", "observations", "scores"
 # The words for a generation, and the environments of the calls that Langfuse's own evaluators make.
@@ -80,14 +81,6 @@ class _Score(NamedTuple):
     version: str
 
 
-class _Stamp(NamedTuple):
-    """A file as it is now, so that what was read of it is not read again."""
-
-    path: Path
-    modified_ns: int
-    size: int
-
-
 @dataclass
 class _Found:
     """Scores by name and id, and how many of each name judge no answer."""
@@ -111,24 +104,24 @@ def judgements(path: Path, options: ImportOptions) -> Judgements:
     They are in the folder `scores` beside the observations' folder, in a file of scores beside this one, or in
     columns of the observations (the UI's export). Raises OutcomeError when it is not clear which score is quality.
     """
-    scores = tuple(_stamp(file) for file in _score_files(path))
-    siblings = tuple(_stamp(file) for file in _observation_files(path))
+    scores = signature(_score_files(path))
+    observations = signature(file for file in files.in_folder(path.parent) if file == path or is_observations(file))
     known = tuple(sorted(options.score_mapping.items()))
-    return _judgements(scores, siblings, options.score_name, options.score_range, known, options.trace_scores)
+    return _judgements(scores, observations, options.score_name, options.score_range, known, options.trace_scores)
 
 
 @lru_cache(maxsize=2)  # every file of a folder asks for the same
 def _judgements(
-    scores: tuple[_Stamp, ...],
-    observations: tuple[_Stamp, ...],
+    scores: Signature,
+    observations: Signature,
     score_name: str | None,
     score_range: tuple[float, float] | None,
     score_mapping: tuple[tuple[str, float], ...],
     trace_scores: Literal["last", "all"],
 ) -> Judgements:
     options = ImportOptions(score_name, score_range, dict(score_mapping), trace_scores)
-    score_paths = [stamp.path for stamp in scores]
-    observation_paths = [stamp.path for stamp in observations]
+    score_paths = [Path(name) for name, _, _ in scores]
+    observation_paths = [Path(name) for name, _, _ in observations]
     found = _from_score_files(score_paths) if scores else _from_columns(observation_paths)
     where = str((score_paths or observation_paths)[0].parent)
     rule = choose(found.tallies, options, where)
@@ -145,24 +138,8 @@ def _judgements(
 def _score_files(path: Path) -> list[Path]:
     in_export = path.parent.name in (ENRICHED, LEGACY)
     beside = (path.parent.parent if in_export else path.parent) / SCORES
-    found = [file for file in _data_files(beside) if is_scores(file)]
-    return found if in_export else [*found, *(file for file in _data_files(path.parent) if is_scores(file))]
-
-
-def _observation_files(path: Path) -> list[Path]:
-    return [file for file in _data_files(path.parent) if file == path or is_observations(file)]
-
-
-def _data_files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    named = [file for file in folder.iterdir() if files.kind(file) and not file.name.startswith((".", "_"))]
-    return sorted(file for file in named if file.is_file() and file.stat().st_size)
-
-
-def _stamp(path: Path) -> _Stamp:
-    state = path.stat()
-    return _Stamp(path, state.st_mtime_ns, state.st_size)
+    found = [file for file in files.in_folder(beside) if is_scores(file)]
+    return found if in_export else [*found, *(file for file in files.in_folder(path.parent) if is_scores(file))]
 
 
 def _from_score_files(paths: Iterable[Path]) -> _Found:
@@ -206,8 +183,7 @@ def _value(row: Mapping[str, Any]) -> float | str | None:
     if kind not in _JUDGING:
         return None
     if kind == "CATEGORICAL":
-        label = row["string_value"] if not missing(row["string_value"]) else row["value"]
-        return identifier(label)
+        return identifier(first_of(row["string_value"], row["value"]))
     value = row["value"]
     if kind == "BOOLEAN" and str(value).strip().lower() in ("true", "false"):
         return float(str(value).strip().lower() == "true")
@@ -235,7 +211,7 @@ def _raw_column(table: pd.DataFrame, name: str) -> Cells:
 
 def _add_column(found: _Found, name: str, ids: Cells, cells: Cells) -> None:
     for id, cell in zip(ids, cells, strict=True):
-        values, target = parsed(cell), identifier(id)
+        values, target = parsed(cell, JSON), identifier(id)
         if target is None or not isinstance(values, list):
             continue
         for place, value in enumerate(values):
@@ -272,7 +248,7 @@ def _last_generations(paths: Iterable[Path], traces: Iterable[str]) -> dict[str,
 def _generations(path: Path) -> Iterator[tuple[str, float, str]]:
     """Trace, start (epoch seconds, -inf if unknown) and id of the generations in a file."""
     for records in files.partitions(path, both(_CORE_FIELDS)):
-        starts = coerce.instant(pd.Series(column(records.table, "start_time"), dtype=object)).values
+        starts = typed.instant(pd.Series(column(records.table, "start_time"), dtype=object)).values
         seconds = np.where(starts.isna(), -np.inf, starts.astype("int64") / 1e6).tolist()
         columns = [column(records.table, name) for name in ("trace_id", "id", "type", "environment")]
         for trace, id, kind, environment, started in zip(*columns, seconds, strict=True):

@@ -1,0 +1,1 @@
+"""LiteLLM: the payloads of its loggers, and its table of spending."""

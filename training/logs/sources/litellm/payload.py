@@ -3,9 +3,9 @@
 How a record is read (`litellm_spend` translates its rows to these fields and shares all of it):
 
 - candidate: `model`, the LLM that was called; `model_group`, the proxy's public name, only where `model` is blank.
-- request: the calls of one trace that sent the same prompt are attempts on one request (a retry, a fallback, a second
+- request: the calls of one trace that sent the same prompt are tries of one request (a retry, a fallback, a second
   candidate); a trace's other prompts are other requests. So the request is the trace and a digest of the prompt, which
-  needs no memory of the records before. The table also carries `attempt_id` and `trace_id`, for joining judgements.
+  needs no memory of the records before. The table also carries `try_id` and `trace_id`, for joining judgements.
 - session: `session_id`, of the record or of its metadata; else the trace.
 - workflow: the tag `workflow:NAME`; else the first tag that LiteLLM did not make of the user agent or a credential.
 - latency: end minus start. `response_time` is the time to the first token where the answer was streamed.
@@ -20,15 +20,14 @@ for itself, requests that the proxy refused, and prompts that the proxy redacted
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from training.logs import cells as coerce
+from training.logs import typed
+from training.logs.cells import blank, fields, first_of, parsed, shown
 from training.logs.io import files
 from training.logs.io.files import Records
 from training.logs.io.partitions import outcomes_of
@@ -58,7 +57,6 @@ _MADE_TAGS = ("User-Agent:", "Credential:")
 _WORKFLOW_TAG = "workflow:"
 # Where a sender's own keys end up, depending on how they were sent.
 _NESTED_METADATA = ("requester_metadata", "spend_logs_metadata")
-_IDENTIFIER = re.compile(r"[A-Za-z_]{1,40}")
 
 
 def recognises(path: Path) -> bool:
@@ -78,7 +76,7 @@ def convert(records: Records, setting: str) -> Records:
     found: list[dict[str, Any]] = []
     rows: list[int] = []
     skipped: list[Unreadable] = []
-    for row, record in zip(records.rows, _rows(records.table), strict=True):
+    for row, record in records.numbered():
         if reason := _no_outcome(record, row, setting):
             skipped.append(reason)
         else:
@@ -102,45 +100,14 @@ def require_prompts(parts: Iterator[Outcomes], source: str, setting: str) -> Ite
         )
 
 
-def parsed(cell: Any) -> Any:
-    """A nested cell: the JSON text of an object or a list as what it is, anything else as it arrived."""
-    if isinstance(cell, np.ndarray):
-        return cell.tolist()
-    if not isinstance(cell, str) or not cell.lstrip().startswith(("{", "[")):
-        return cell
-    try:
-        return coerce.parse_json(cell)
-    except ValueError:
-        return cell
-
-
-def fields(cell: Any) -> dict[str, Any]:
-    """A nested cell as an object; {} for anything else."""
-    found = parsed(cell)
-    return found if isinstance(found, dict) else {}
-
-
-def blank(cell: Any) -> bool:
-    """Whether a cell says nothing: null, NaN, or only white space."""
-    if isinstance(cell, str):
-        return not cell.strip()
-    return cell is None or (pd.api.types.is_scalar(cell) and bool(pd.isna(cell)))
-
-
-def _rows(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    names = [str(name).strip() for name in table.columns]
-    columns = [table.iloc[:, place].astype(object).tolist() for place in range(len(names))]
-    return (dict(zip(names, cells, strict=True)) for cells in zip(*columns, strict=True)) if names else iter(())
-
-
 def _no_outcome(record: Mapping[str, Any], row: int, setting: str) -> Unreadable | None:
     """Why a record is no outcome of a candidate, or None."""
     if str(record.get("cache_hit")).strip().lower() == "true":
         return Unreadable(row, "cache hit is no outcome of a candidate", "cache_hit true", "an answer of an LLM")
     if not _is_completion(record):
-        return Unreadable(row, "call completes no text", _shown(record.get("call_type")), "a chat or text completion")
+        return Unreadable(row, "call completes no text", shown(record.get("call_type")), "a chat or text completion")
     if origin := _own(fields(record.get("metadata")), "internal_call_origin"):
-        return Unreadable(row, "call that LiteLLM made for itself", _shown(origin), "a call that a client asked for")
+        return Unreadable(row, "call that LiteLLM made for itself", shown(origin), "a call that a client asked for")
     if blank(record.get("call_type")) and blank(fields(record.get("error_information")).get("llm_provider")):
         return Unreadable(row, "refused before it reached a candidate", "failure", "a call that reached an LLM")
     texts = list(_texts(parsed(record.get("messages"))))
@@ -183,25 +150,21 @@ def _outcome(record: Mapping[str, Any]) -> dict[str, Any]:
     metadata = fields(record.get("metadata"))
     messages = parsed(record.get("messages"))
     status = record.get("status")
-    model = record.get("model")
-    trace = record.get("trace_id")
-    session = record.get("session_id")
-    session = _own(metadata, "session_id") if blank(session) else session
-    quality = record.get("quality")
+    trace = first_of(record.get("trace_id"))
     return {
-        "attempt_id": record.get("id"),
-        "trace_id": None if blank(trace) else trace,
+        "try_id": record.get("id"),
+        "trace_id": trace,
         "prompt": messages if isinstance(messages, str) else None,
         "messages": None if isinstance(messages, str) else messages,
-        "candidate": record.get("model_group") if blank(model) else model,
-        "quality": _own(metadata, "quality") if blank(quality) else quality,
+        "candidate": first_of(record.get("model"), record.get("model_group")),
+        "quality": first_of(record.get("quality"), _own(metadata, "quality")),
         "cost_usd": _cost(record),
         "input_tokens": record.get("prompt_tokens"),
         "output_tokens": record.get("completion_tokens"),
         "started": record.get("startTime"),
         "ended": record.get("endTime"),
         "latency_ms": record.get("request_duration_ms"),
-        "session_id": trace if blank(session) else session,
+        "session_id": first_of(record.get("session_id"), _own(metadata, "session_id"), trace),
         "workflow": _workflow(record.get("request_tags")),
         "propensity": _propensity(record, metadata),
         "answer": _answer(parsed(record.get("response"))),
@@ -235,20 +198,20 @@ def _table(found: list[dict[str, Any]]) -> pd.DataFrame:
 
 def _requests(table: pd.DataFrame) -> list[Any]:
     """Trace and digest of the prompt; the record's own identifier where it belongs to no trace."""
-    conversations = coerce.messages(table["messages"]).values
+    conversations = typed.messages(table["messages"]).values
     keys = [
-        prompt if conversation is None else coerce.messages_key(conversation)
+        prompt if conversation is None else typed.messages_key(conversation)
         for prompt, conversation in zip(table["prompt"], conversations, strict=True)
     ]
     return [
-        _request(attempt, trace, key)
-        for attempt, trace, key in zip(table["attempt_id"], table["trace_id"], keys, strict=True)
+        _request(call, trace, key)
+        for call, trace, key in zip(table["try_id"], table["trace_id"], keys, strict=True)
     ]
 
 
-def _request(attempt: Any, trace: Any, prompt: str | None) -> Any:
+def _request(call: Any, trace: Any, prompt: str | None) -> Any:
     if trace is None:
-        return attempt
+        return call
     if prompt is None or not isinstance(trace, str | int):
         return trace  # such a row is skipped: for its prompt, or for this
     # Salted with the trace, so that nobody can look prompts up by their digest alone.
@@ -258,8 +221,8 @@ def _request(attempt: Any, trace: Any, prompt: str | None) -> Any:
 
 def _latency(known: list[Any], started: list[Any], ended: list[Any]) -> list[Any]:
     """Milliseconds, as logged or from start and end; None where neither is there."""
-    start = coerce.instant(pd.Series(started, dtype=object)).values
-    end = coerce.instant(pd.Series(ended, dtype=object)).values
+    start = typed.instant(pd.Series(started, dtype=object)).values
+    end = typed.instant(pd.Series(ended, dtype=object)).values
     taken = ((end - start).dt.total_seconds() * 1000).tolist()
     return [value if blank(cell) else cell for cell, value in zip(known, taken, strict=True)]
 
@@ -291,11 +254,4 @@ def _propensity(record: Mapping[str, Any], metadata: dict[str, Any]) -> Any:
 def _own(metadata: dict[str, Any], key: str) -> Any:
     """What the sender put into the metadata under this key, at the top or where LiteLLM moves it."""
     places = (metadata, *(fields(metadata.get(name)) for name in _NESTED_METADATA))
-    return next((place[key] for place in places if not blank(place.get(key))), None)
-
-
-def _shown(cell: Any) -> str:
-    """An identifier as it is; any other text only measured, for in a shifted row it may be a prompt."""
-    if isinstance(cell, str) and not _IDENTIFIER.fullmatch(cell.strip()):
-        return f"text, {len(cell)} characters" if cell.strip() else "blank"
-    return cell if isinstance(cell, str) else type(cell).__name__
+    return first_of(*(place.get(key) for place in places))

@@ -1,6 +1,6 @@
 """LiteLLM_SpendLogs, the table in which LiteLLM's proxy keeps its calls: exported rows, or the database itself.
 
-A row says what a StandardLoggingPayload says under other names, and is read as one (see `litellm_payload`). The proxy
+A row says what a StandardLoggingPayload says under other names, and is read as one (see `payload`). The proxy
 stores prompts only with `store_prompts_in_spend_logs`, and then as the request's body in `proxy_server_request`; older
 ones in `messages`. Its `session_id` is the payload's trace. A database is read through a cursor on the server, a
 partition at a time, in a transaction that cannot write.
@@ -14,12 +14,12 @@ from typing import Any
 
 import pandas as pd
 
+from training.logs.cells import blank, fields, first_of, parsed
 from training.logs.io import database, files
 from training.logs.io.files import Records
 from training.logs.io.partitions import checked, outcomes_of
 from training.logs.outcomes import Outcomes
-from training.logs.sources.litellm import payload as litellm_payload
-from training.logs.sources.litellm.payload import blank, fields, parsed
+from training.logs.sources.litellm import payload
 from training.logs.sources.options import DEFAULT, ImportOptions
 
 NAME = "litellm-spend"
@@ -50,7 +50,7 @@ def read(path: Path, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
     """Read one export; raises OutcomeError when it cannot be opened or when no prompt was stored."""
     wanted = frozenset(_PLAIN) | frozenset(_nested(options))
     parts = outcomes_of(path, format=NAME, convert=convert, wanted=wanted)
-    return litellm_payload.require_prompts(parts, str(path), SETTING)
+    return payload.require_prompts(parts, str(path), SETTING)
 
 
 def recognises_url(url: str) -> bool:
@@ -65,7 +65,7 @@ def read_url(url: str, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
     )
     source = f"{database.shown(url)} {TABLE}"
     parts = checked(batches, source=source, format=NAME, convert=convert)
-    return litellm_payload.require_prompts(parts, source, SETTING)
+    return payload.require_prompts(parts, source, SETTING)
 
 
 def _nested(options: ImportOptions) -> tuple[str, ...]:
@@ -74,23 +74,19 @@ def _nested(options: ImportOptions) -> tuple[str, ...]:
 
 def convert(records: Records) -> Records:
     """One partition of rows under the outcome table's names."""
-    names = [str(name).strip() for name in records.table.columns]
-    columns = [records.table.iloc[:, place].astype(object).tolist() for place in range(len(names))]
-    rows = (dict(zip(names, cells, strict=True)) for cells in zip(*columns, strict=True))
-    payloads = [_payload(row) for row in rows]
+    payloads = [_payload(row) for _, row in records.numbered()]
     table = pd.DataFrame(payloads, dtype=object) if payloads else pd.DataFrame()
-    return litellm_payload.convert(records._replace(table=table), SETTING)
+    return payload.convert(records._replace(table=table), SETTING)
 
 
 def _payload(row: Mapping[str, Any]) -> dict[str, Any]:
     metadata = fields(row.get("metadata"))
-    status = row.get("status")
     return {
         **{name: row.get(name) for name in _SAME},
         "id": row.get("request_id"),
         "trace_id": row.get("session_id"),
         "response_cost": row.get("spend"),
-        "status": metadata.get("status") if blank(status) else status,
+        "status": first_of(row.get("status"), metadata.get("status")),
         "metadata": metadata,
         "error_information": metadata.get("error_information"),
         "messages": _prompt(row),
@@ -101,11 +97,11 @@ def _payload(row: Mapping[str, Any]) -> dict[str, Any]:
 def _prompt(row: Mapping[str, Any]) -> Any:
     """The prompt of the request's body, else that of `messages`; {} where the proxy stored neither."""
     body = fields(row.get("proxy_server_request"))
-    turns = next((body[name] for name in ("messages", "input", "prompt") if not blank(body.get(name))), None)
+    turns = first_of(*(body.get(name) for name in ("messages", "input", "prompt")))
     if turns is None:
         stored = parsed(row.get("messages"))
         return {} if blank(stored) else stored
-    system = next((body[name] for name in ("system", "instructions") if not blank(body.get(name))), None)
+    system = first_of(*(body.get(name) for name in ("system", "instructions")))
     if system is None:
         return turns
     turns = [{"role": "user", "content": turns}] if isinstance(turns, str) else turns

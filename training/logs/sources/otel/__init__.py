@@ -1,0 +1,1 @@
+"""OpenTelemetry: GenAI spans and evaluations in OTLP JSON."""

@@ -20,8 +20,8 @@ import pandas as pd
 
 from training.logs.cells import parse_json
 from training.logs.io import files
+from training.logs.io.files import Row
 from training.logs.outcomes import OutcomeError
-from training.logs.sources.attempts import Row
 
 SPANS = ("resourceSpans", "resource_spans")
 LOGS = ("resourceLogs", "resource_logs")

@@ -1,0 +1,1 @@
+"""Public data sets: the Hugging Face Hub, RouterBench, RouteLLM."""

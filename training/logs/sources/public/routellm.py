@@ -9,13 +9,16 @@ those of judging, not of traffic, so both stay null.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from training.logs.io import files
-from training.logs.outcomes import OutcomeError, Outcomes, validate
+from training.logs.io.files import Records
+from training.logs.io.partitions import Convert, outcomes_of
+from training.logs.outcomes import OutcomeError, Outcomes
 from training.logs.sources.options import DEFAULT, ImportOptions
 
 NAME = "routellm"
@@ -45,45 +48,45 @@ def read(path: Path, _options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
         raise OutcomeError(f"{path}: holds questions, not outcomes; give judgements.jsonl beside it, or the folder")
     if not recognises(path):
         raise OutcomeError(f"{path}: not a {NAME} file; expected {EXPECTS}; arrived: {files.shown_columns(path)}")
-    yield _read_table(path) if files.kind(path) == ".csv" else _read_judgements(path)
+    if files.kind(path) != ".csv":
+        return outcomes_of(path, format=NAME, convert=_judgements(path), wanted=_JUDGEMENT)
+    counted = count(1)
+    return outcomes_of(path, format=NAME, convert=lambda records: _answers(records, files.stem(path), counted))
 
 
 def _candidates(names: list[str]) -> list[str]:
     return [name for name in names if name != "prompt" and not name.endswith("_response")]
 
 
-def _read_table(path: Path) -> Outcomes:
-    records = files.read_records(path)
+def _answers(records: Records, name: str, counted: Iterator[int]) -> Records:
+    """Every row as m rows, one for each candidate; requests are `counted` through the file."""
     wide = records.table
     candidates = _candidates(list(wide.columns))
-    name = files.stem(path)
+    m = len(candidates)
     per_row = pd.DataFrame(
         {
-            "request_id": [f"{name}-{number}" for number in range(1, len(wide) + 1)],
+            "request_id": [f"{name}-{next(counted)}" for _ in range(len(wide))],
             "prompt": wide["prompt"],
             "workflow": name.removesuffix("_responses"),
         }
     )
-    m = len(candidates)
     long = per_row.loc[per_row.index.repeat(m)].reset_index(drop=True)
     long["candidate"] = candidates * len(wide)
     long["quality"] = wide[candidates].to_numpy(dtype=object).ravel()
-    rows = [row for row in records.rows for _ in range(m)]
-    return validate(long, source=str(path), format=NAME, rows=rows, unreadable=records.unreadable)
+    return Records(long, [row for row in records.rows for _ in range(m)], records.unreadable)
 
 
-def _read_judgements(path: Path) -> Outcomes:
+def _judgements(path: Path) -> Convert:
     beside = path.with_name(QUESTIONS)
     if not beside.is_file():
         raise OutcomeError(f"{path}: the questions it judges are expected in {beside}, which is missing; copy it there")
-    questions = {_key(q.get("question_id")): q for q in _rows(files.read_records(beside).table)}
-    records = files.read_records(path, _JUDGEMENT)
-    raw = pd.DataFrame([_outcome(judgement, questions) for judgement in _rows(records.table)], dtype=object)
-    return validate(raw, source=str(path), format=NAME, rows=records.rows, unreadable=records.unreadable)
+    questions = {_key(q.get("question_id")): q for part in files.partitions(beside) for _, q in part.numbered()}
 
+    def convert(records: Records) -> Records:
+        rows = [_outcome(judgement, questions) for _, judgement in records.numbered()]
+        return records._replace(table=pd.DataFrame(rows, dtype=object))
 
-def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(name): cell for name, cell in row.items()} for row in table.to_dict("records")]
+    return convert
 
 
 def _outcome(judgement: dict[str, Any], questions: dict[str, dict[str, Any]]) -> dict[str, Any]:

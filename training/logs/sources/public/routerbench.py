@@ -15,7 +15,9 @@ from pathlib import Path
 import pandas as pd
 
 from training.logs.io import files
-from training.logs.outcomes import OutcomeError, Outcomes, validate
+from training.logs.io.files import Records
+from training.logs.io.partitions import outcomes_of
+from training.logs.outcomes import OutcomeError, Outcomes
 from training.logs.sources.options import DEFAULT, ImportOptions
 
 NAME = "routerbench"
@@ -36,7 +38,12 @@ def read(path: Path, _options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
     """Read one table of n prompts and m candidates as n x m outcomes; `*_train` and `*_test` files set the split."""
     if not recognises(path):
         raise OutcomeError(f"{path}: not a {NAME} file; expected {EXPECTS}; arrived: {files.shown_columns(path)}")
-    records = files.read_records(path)
+    split = next((part for part in ("train", "test") if files.stem(path).endswith(f"_{part}")), None)
+    return outcomes_of(path, format=NAME, convert=lambda records: _outcomes(records, split))
+
+
+def _outcomes(records: Records, split: str | None) -> Records:
+    """Every row as m rows, one for each candidate."""
     wide = records.table
     candidates = _candidates(wide.columns)
     m = len(candidates)
@@ -45,15 +52,14 @@ def read(path: Path, _options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
             "request_id": wide["sample_id"],
             "prompt": wide["prompt"].map(_prompt),
             "workflow": wide["eval_name"],
-            "split": next((part for part in ("train", "test") if files.stem(path).endswith(f"_{part}")), None),
+            "split": split,
         }
     )
     long = per_row.loc[per_row.index.repeat(m)].reset_index(drop=True)
     long["candidate"] = candidates * len(wide)
     long["quality"] = wide[candidates].to_numpy(dtype=object).ravel()
     long["cost_usd"] = wide[[name + _COST for name in candidates]].to_numpy(dtype=object).ravel()
-    rows = [row for row in records.rows for _ in range(m)]
-    yield validate(long, source=str(path), format=NAME, rows=rows, unreadable=records.unreadable)
+    return Records(long, [row for row in records.rows for _ in range(m)], records.unreadable)
 
 
 def _candidates(names: frozenset[str] | pd.Index[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The LLM judge against a stand-in server on loopback that speaks the chat completions protocol."""
+"""The LLM that grades, against a stand-in server on loopback that speaks the chat completions protocol."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ import pandas as pd
 import pytest
 
 from training.config import Judge, load_params
-from training.logs.outcomes import Outcomes, validate
-from training.quality.llm_judge import RUBRIC, JudgeError, Price, apply_judge, parse_price
+from training.logs.outcomes import Outcomes
+from training.logs.validate import validate
+from training.quality.llm_calls import RUBRIC
+from training.quality.llm_grader import grade_answers
+from training.quality.llm_prices import GraderError, Price, parse_price
 
 ROOT = Path(__file__).parents[3]
 MODEL = "openai/stand-in"
@@ -43,7 +46,7 @@ class StandIn:
 
     @property
     def seen(self) -> list[dict[str, Any]]:
-        """What the judge was sent as its user message, one per call."""
+        """What the grader was sent as its user message, one per call."""
         return [json.loads(body["messages"][1]["content"]) for body in self.bodies]
 
 
@@ -108,21 +111,21 @@ def log(answers: list[Any], **columns: list[Any]) -> Outcomes:
     return validate(pd.DataFrame(rows | columns, dtype=object), source="log", format="test")
 
 
-def judge(table: Outcomes, cache: Path, settings: Judge = SETTINGS, **kw: Any) -> tuple[list[float], Any]:
+def grade(table: Outcomes, cache: Path, settings: Judge = SETTINGS, **kw: Any) -> tuple[list[float], Any]:
     arguments: dict[str, Any] = {"budget_usd": 1.0, "price": PRICE, **kw}
-    result, account = apply_judge(table, MODEL, cache=cache, settings=settings, **arguments)
+    result, account = grade_answers(table, MODEL, cache=cache, settings=settings, **arguments)
     return result.frame["quality"].fillna(-1).tolist(), account
 
 
 def score_of(body: dict[str, Any]) -> Answer:
-    """The score that the answer itself states, so that every verdict is known whatever the order."""
+    """The score that the answer itself states, so that every grade is known whatever the order."""
     return says(int(json.loads(body["messages"][1]["content"])["answer"][-1]))
 
 
-def test_verdicts_become_quality_where_nobody_judged(serve: Any, tmp_path: Path) -> None:
+def test_grades_become_quality_where_nobody_judged(serve: Any, tmp_path: Path) -> None:
     stand_in = serve(lambda n, body: score_of(body))
     table = log(["is 1", "is 2", "is 3", "is 4", "is 5", "is 5", None, " "], quality=[None] * 5 + [0.1, None, None])
-    quality, account = judge(table, tmp_path)
+    quality, account = grade(table, tmp_path)
     assert quality == [0.0, 0.25, 0.5, 0.75, 1.0, 0.1, -1, -1]
     assert (account.judged, account.cached, account.left, account.calls) == (5, 0, 0, 5)
     assert account.left_out == {"already judged": 1, "no answer text": 1, "empty answer": 1}
@@ -131,7 +134,7 @@ def test_verdicts_become_quality_where_nobody_judged(serve: Any, tmp_path: Path)
     assert stand_in.bodies[0]["messages"][0] == {"role": "system", "content": RUBRIC}
 
 
-def test_the_judge_is_blind_and_its_order_is_random_by_the_seed(serve: Any, tmp_path: Path) -> None:
+def test_the_grader_is_blind_and_its_order_is_random_by_the_seed(serve: Any, tmp_path: Path) -> None:
     stand_in = serve(lambda n, body: says(4))
     messages = [
         [
@@ -147,7 +150,7 @@ def test_the_judge_is_blind_and_its_order_is_random_by_the_seed(serve: Any, tmp_
         candidate=["lab/acme-large-9", "plain"] * 6,
         expected=["ref", *[None] * 11],
     )
-    judge(table, tmp_path / "a")
+    grade(table, tmp_path / "a")
     sent = json.dumps(stand_in.bodies)
     assert "large-9" not in sent.lower()
     assert "plain" not in sent
@@ -155,17 +158,17 @@ def test_the_judge_is_blind_and_its_order_is_random_by_the_seed(serve: Any, tmp_
     assert first["answer"] == "I am [model], version 9 of acme"
     assert [set(message) for message in first["request"]] == [{"role", "content"}] * 3
     order = [seen["answer"] for seen in stand_in.seen]
-    judge(table, tmp_path / "b")
+    grade(table, tmp_path / "b")
     assert [seen["answer"] for seen in stand_in.seen[12:]] == order != sorted(order)
-    judge(table, tmp_path / "c", replace(SETTINGS, seed=1))
+    grade(table, tmp_path / "c", replace(SETTINGS, seed=1))
     assert [seen["answer"] for seen in stand_in.seen[24:]] != order
 
 
 def test_what_was_judged_is_not_judged_again_and_equal_answers_once(serve: Any, tmp_path: Path) -> None:
     stand_in = serve(lambda n, body: score_of(body))
     table = log(["is 5", "is 5", "is 2"], prompt=["same", "same", "same"], candidate=["a", "b", "c"])
-    assert judge(table, tmp_path)[0] == [1.0, 1.0, 0.25]
-    quality, account = judge(table, tmp_path)
+    assert grade(table, tmp_path)[0] == [1.0, 1.0, 0.25]
+    quality, account = grade(table, tmp_path)
     assert len(stand_in.bodies) == 2
     assert quality == [1.0, 1.0, 0.25]
     assert (account.judged, account.cached, account.calls, account.spent_usd) == (0, 3, 0, 0.0)
@@ -173,7 +176,7 @@ def test_what_was_judged_is_not_judged_again_and_equal_answers_once(serve: Any, 
 
 def test_the_cache_holds_no_text(serve: Any, tmp_path: Path) -> None:
     serve(lambda n, body: says(4))
-    judge(log(["canary-answer-7f3a"], prompt=["canary-prompt-91bc"], expected=["canary-expected-55d0"]), tmp_path)
+    grade(log(["canary-answer-7f3a"], prompt=["canary-prompt-91bc"], expected=["canary-expected-55d0"]), tmp_path)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert [path.name for path in files] == ["judgements.sqlite"]
     assert all(b"canary" not in path.read_bytes() for path in files)
@@ -182,7 +185,7 @@ def test_the_cache_holds_no_text(serve: Any, tmp_path: Path) -> None:
 def test_rate_limits_and_faults_are_waited_out(serve: Any, tmp_path: Path) -> None:
     replies = [(429, "", None), (500, "", None), says(5)]
     stand_in = serve(lambda n, body: replies[n - 1])
-    quality, account = judge(log(["x"]), tmp_path)
+    quality, account = grade(log(["x"]), tmp_path)
     assert quality == [1.0]
     assert len(stand_in.bodies) == 3
     assert account.spent_usd == pytest.approx(0.0002)
@@ -202,23 +205,23 @@ def test_rate_limits_and_faults_are_waited_out(serve: Any, tmp_path: Path) -> No
         '```{"score": 4}```',
     ],
 )
-def test_a_malformed_verdict_is_asked_for_again_and_paid(serve: Any, tmp_path: Path, content: str) -> None:
+def test_a_malformed_grade_is_asked_for_again_and_paid(serve: Any, tmp_path: Path, content: str) -> None:
     stand_in = serve(lambda n, body: (200, content, (100, 10)) if n == 1 else says(3))
-    quality, account = judge(log(["x"]), tmp_path)
+    quality, account = grade(log(["x"]), tmp_path)
     assert (quality, len(stand_in.bodies)) == ([0.5], 2)
     assert account.spent_usd == pytest.approx(0.0004)
 
 
-def test_a_judge_that_never_answers_in_form_is_counted(serve: Any, tmp_path: Path) -> None:
+def test_a_grader_that_never_answers_in_form_is_counted(serve: Any, tmp_path: Path) -> None:
     stand_in = serve(lambda n, body: says("high"))
-    quality, account = judge(log(["x", "y"]), tmp_path)
+    quality, account = grade(log(["x", "y"]), tmp_path)
     assert (quality, len(stand_in.bodies)) == ([-1, -1], 6)
-    assert account.left_out == {"the judge gave no valid verdict": 2}
+    assert account.left_out == {"the grader gave no valid grade": 2}
     assert account.spent_usd == pytest.approx(6 * 0.0002)
 
 
 def most(answer: str = "answer 00") -> float:
-    """What one call is reserved for, by hand: a token per byte, 64 for the format, and the longest verdict."""
+    """What one call is reserved for, by hand: a token per byte, 64 for the format, and the longest grade."""
     content = json.dumps({"request": "question 0", "answer": answer})
     tokens = len(RUBRIC.encode()) + len(content) + 64
     return (tokens * 1.0 + SETTINGS.max_output_tokens * 10.0) / 1e6
@@ -233,31 +236,30 @@ def test_it_stops_before_the_budget_is_exceeded_and_says_what_is_left(
     table = log([f"answer {i:02}" for i in range(20)], prompt=["question 0"] * 20)
     budget = 3.5 * most()
     settings = replace(SETTINGS, parallel=parallel)
-    quality, account = judge(table, tmp_path, settings, budget_usd=budget)
+    quality, account = grade(table, tmp_path, settings, budget_usd=budget)
     assert len(stand_in.bodies) == account.calls == account.judged == 3
     assert account.left == quality.count(-1) == 17
     assert 0 < account.spent_usd <= budget
-    quality, account = judge(table, tmp_path, settings, budget_usd=budget)  # a run that ended leaves a new budget
+    quality, account = grade(table, tmp_path, settings, budget_usd=budget)  # a run that ended leaves a new budget
     assert (account.judged, account.cached, account.left) == (3, 3, 14)
 
 
 def test_a_budget_too_small_for_one_call_makes_none(serve: Any, tmp_path: Path) -> None:
     stand_in = serve(lambda n, body: says(4))
-    _, account = judge(log(["answer 00"]), tmp_path, budget_usd=most() * 0.99)
+    _, account = grade(log(["answer 00"]), tmp_path, budget_usd=most() * 0.99)
     assert (stand_in.bodies, account.left, account.spent_usd) == ([], 1, 0.0)
 
 
 def test_a_response_without_usage_counts_at_its_most(serve: Any, tmp_path: Path) -> None:
     serve(lambda n, body: says(4, None))
-    _, account = judge(log(["answer 00"]), tmp_path)
+    _, account = grade(log(["answer 00"]), tmp_path)
     assert account.spent_usd == pytest.approx(most())
 
 
 KILLED = """
-import sys, os, pathlib
-sys.path.insert(0, "tests")
-import test_llm_judge as t
-t.judge(t.log([f"answer {i:02}" for i in range(20)]), pathlib.Path(sys.argv[1]))
+import pathlib, sys
+from tests.training.quality import test_llm_grader as t
+t.grade(t.log([f"answer {i:02}" for i in range(20)]), pathlib.Path(sys.argv[1]))
 """
 
 
@@ -275,7 +277,7 @@ def test_a_killed_run_is_taken_up_with_what_it_judged_and_spent(serve: Any, tmp_
     stand_in = serve(behave)
     running.append(subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], cwd=ROOT, env=dict(os.environ)))
     assert killed.wait(120)
-    quality, account = judge(log([f"answer {i:02}" for i in range(20)]), tmp_path)
+    quality, account = grade(log([f"answer {i:02}" for i in range(20)]), tmp_path)
     assert quality == [0.75] * 20
     assert (account.cached, account.judged, account.calls) == (3, 17, 17)
     assert len(stand_in.bodies) == 4 + 17
@@ -284,11 +286,11 @@ def test_a_killed_run_is_taken_up_with_what_it_judged_and_spent(serve: Any, tmp_
 
 def test_an_interrupted_budget_is_not_spent_twice(serve: Any, tmp_path: Path) -> None:
     serve(lambda n, body: says(4))
-    judge(log(["warm up"]), tmp_path)
+    grade(log(["warm up"]), tmp_path)
     with sqlite3.connect(tmp_path / "judgements.sqlite") as database:
         database.execute("insert into spending (model, usd, open) values (?, 0.9, 1)", (MODEL,))
     database.close()
-    _, account = judge(log(["answer 00"]), tmp_path, budget_usd=0.9 + most() / 2)
+    _, account = grade(log(["answer 00"]), tmp_path, budget_usd=0.9 + most() / 2)
     assert (account.calls, account.left, account.spent_usd) == (0, 1, 0.9)
 
 
@@ -297,20 +299,20 @@ def test_a_provider_that_refuses_ends_it_at_once_without_quoting_anyone(
     serve: Any, tmp_path: Path, status: int
 ) -> None:
     stand_in = serve(lambda n, body: (status, "", None))
-    with pytest.raises(JudgeError, match=rf"\({status}\)\. Check the model's name") as error:
-        judge(log(["secret answer", "other"]), tmp_path)
+    with pytest.raises(GraderError, match=rf"\({status}\)\. Check the model's name") as error:
+        grade(log(["secret answer", "other"]), tmp_path)
     assert len(stand_in.bodies) == 1
     assert "secret" not in str(error.value)
 
 
 def test_refused_answers_are_counted_but_not_for_ever(serve: Any, tmp_path: Path) -> None:
     serve(lambda n, body: (400, "", None) if "bad" in body["messages"][1]["content"] else says(4))
-    quality, account = judge(log(["bad one", "good one"]), tmp_path)
+    quality, account = grade(log(["bad one", "good one"]), tmp_path)
     assert quality == [-1, 0.75]
     assert account.left_out == {"BadRequestError (400)": 1}
     stand_in = serve(lambda n, body: (400, "", None))
-    with pytest.raises(JudgeError, match="10 calls in a row failed, the last because BadRequestError"):
-        judge(log([f"answer {i}" for i in range(30)]), tmp_path)
+    with pytest.raises(GraderError, match="10 calls in a row failed, the last because BadRequestError"):
+        grade(log([f"answer {i}" for i in range(30)]), tmp_path)
     assert len(stand_in.bodies) == 10
 
 
@@ -319,29 +321,29 @@ def test_a_server_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch,
         free.bind(("127.0.0.1", 0))
         monkeypatch.setenv("OPENAI_API_BASE", f"http://127.0.0.1:{free.getsockname()[1]}/v1")
     monkeypatch.setenv("OPENAI_API_KEY", "none")
-    with pytest.raises(JudgeError, match="calls in a row failed"):
-        judge(log([f"answer {i}" for i in range(12)]), tmp_path, replace(SETTINGS, attempts=1))
+    with pytest.raises(GraderError, match="calls in a row failed"):
+        grade(log([f"answer {i}" for i in range(12)]), tmp_path, replace(SETTINGS, attempts=1))
 
 
 def test_the_price_is_the_maps_unless_it_is_given(serve: Any, tmp_path: Path) -> None:
     stand_in = serve(lambda n, body: says(4, (1000, 100)))
-    _, account = apply_judge(log(["x"]), "openai/gpt-4o-mini", budget_usd=1, cache=tmp_path, settings=SETTINGS)
+    _, account = grade_answers(log(["x"]), "openai/gpt-4o-mini", budget_usd=1, cache=tmp_path, settings=SETTINGS)
     assert account.spent_usd == pytest.approx(1000 * 0.15e-6 + 100 * 0.6e-6)
     for model, message in [
         ("openai/nobody-knows", "no price for it.*--judge-price"),
         ("nobody", "provider is not known"),
     ]:
-        with pytest.raises(JudgeError, match=message):
-            apply_judge(log(["x"]), model, budget_usd=1, cache=tmp_path, settings=SETTINGS)
-    with pytest.raises(JudgeError, match="above 0"):
-        judge(log(["x"]), tmp_path, budget_usd=0)
+        with pytest.raises(GraderError, match=message):
+            grade_answers(log(["x"]), model, budget_usd=1, cache=tmp_path, settings=SETTINGS)
+    with pytest.raises(GraderError, match="above 0"):
+        grade(log(["x"]), tmp_path, budget_usd=0)
     assert len(stand_in.bodies) == 1
 
 
 def test_prices_are_read() -> None:
     assert parse_price("0.15:0.6") == Price(0.15, 0.6)
     for text in ("1", "1:2:3", "a:b", "-1:2", "inf:1"):
-        with pytest.raises(JudgeError, match="expected INPUT:OUTPUT"):
+        with pytest.raises(GraderError, match="expected INPUT:OUTPUT"):
             parse_price(text)
 
 
@@ -350,7 +352,7 @@ import socket
 def refuse(*a, **k):
     raise AssertionError("a network call at import")
 socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
-from training.llm_judge import quiet_litellm
+from training.quality.llm_prices import quiet_litellm
 litellm = quiet_litellm()
 print(litellm.telemetry, len(litellm.model_cost) > 500)
 """

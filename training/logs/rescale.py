@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from training.logs import cells as coerce
+from training.logs.cells import blank
 from training.logs.outcomes import OutcomeError
 
 BAD: Any = object()
@@ -23,7 +23,6 @@ _DOWN = frozenset(
     {"down", "thumbs_down", "thumbs-down", "thumbsdown", "thumbs down", "dislike", "-1", "-1.0", "false", "👎"}
 )
 _SPANS = {"unit": (0.0, 1.0), "stars": (1.0, 5.0), "ten": (1.0, 10.0), "percent": (0.0, 100.0)}
-_LONGEST_SHOWN = 40
 
 
 @dataclass(frozen=True)
@@ -41,11 +40,7 @@ class Rule:
         """Quality in [0, 1], None for an empty cell, `BAD` for one that the rule does not know."""
         if isinstance(cell, np.generic):
             cell = cell.item()
-        if cell is None or (isinstance(cell, float) and math.isnan(cell)):
-            return None
-        if isinstance(cell, str) and not cell.strip():
-            return None
-        return self.convert(cell)
+        return None if blank(cell) else self.convert(cell)
 
 
 def rule(text: str) -> Rule:
@@ -68,15 +63,6 @@ def categorical(name: str, labels: Mapping[str, float]) -> Rule:
     """A rule that reads labels, in any case, as the quality that each stands for."""
     known = {label.strip().lower(): quality for label, quality in labels.items()}
     return Rule(name, f"one of {', '.join(labels)}", lambda cell: known.get(_spelt(cell), BAD), labels=labels)
-
-
-def shown(cell: Any) -> str:
-    """A rating for a report: numbers and single short words; anything longer is measured, for it may be a comment."""
-    if isinstance(cell, str) and (len(cell) > _LONGEST_SHOWN or len(cell.split()) > 1):
-        return f"text, {len(cell)} characters"
-    if isinstance(cell, str):
-        return coerce.replace_surrogates(cell)
-    return str(cell)[:_LONGEST_SHOWN] if isinstance(cell, bool | int | float | np.number) else type(cell).__name__
 
 
 def _numeric(name: str, worst: float, best: float) -> Rule:

@@ -15,16 +15,18 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from training.logs.cells import first_of, shown
+from training.logs.io.files import Row
 from training.logs.outcomes import OutcomeError
-from training.logs.sources.attempts import Row, first_of, shown, signature
 from training.logs.sources.options import ImportOptions
 from training.logs.sources.otel import otlp
+from training.logs.sources.tries import Signature, signature
 
 _NAME = "gen_ai.evaluation.name"
 _VALUE = "gen_ai.evaluation.score.value"
 _LABEL = "gen_ai.evaluation.score.label"
 _RESPONSE = "gen_ai.response.id"
-# The operations whose spans are attempts, of which evaluations are made.
+# The operations whose spans are tries, of which evaluations are made.
 GENERATIONS = frozenset({"chat", "text_completion", "generate_content"})
 _CHUNK = 1 << 20
 Key = tuple[str | None, str | None]
@@ -91,7 +93,7 @@ def _chosen(counts: Counter[str], name: str | None, paths: Sequence[Path]) -> st
 
 
 def _require_numbers(chosen: Sequence[Evaluation], options: ImportOptions, paths: Sequence[Path]) -> None:
-    labels = Counter(shown(e.label) for e in chosen if first_of(e.value) is None)
+    labels = Counter(shown(e.label, phrase=True) for e in chosen if first_of(e.value) is None)
     if labels and not options.score_mapping:
         listed = ", ".join(f"{label} ({count})" for label, count in labels.most_common(20))
         raise OutcomeError(
@@ -117,7 +119,7 @@ def _quality(evaluation: Evaluation, options: ImportOptions) -> Any:
 
 
 @lru_cache(maxsize=1)  # rotated files of one folder are read one after the other, and each needs them all
-def _evaluations(paths: tuple[tuple[str, int, int], ...]) -> tuple[Evaluation, ...]:
+def _evaluations(paths: Signature) -> tuple[Evaluation, ...]:
     found: list[Evaluation] = []
     for name, _, _ in paths:
         if _mentions(Path(name)):
@@ -141,8 +143,7 @@ def _mentions(path: Path) -> bool:
 
 def _in_file(path: Path) -> Iterator[Evaluation]:
     for records in otlp.partitions(path, (*otlp.SPANS, *otlp.LOGS)):
-        for line in records.table.to_dict("records"):
-            request = {str(name): cell for name, cell in line.items()}
+        for _, request in records.numbered():
             for _, span in otlp.spans(request):
                 yield from _of_span(span)
             for _, record in otlp.log_records(request):

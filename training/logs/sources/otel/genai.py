@@ -1,8 +1,8 @@
 """OpenTelemetry GenAI spans as OTLP JSON: one export request per line, an array of them, or one document.
 
-Each chat, text_completion or generate_content span is an attempt. Names of the semantic conventions are read, and the
+Each chat, text_completion or generate_content span is a try. Names of the semantic conventions are read, and the
 older ones: prompt_tokens and completion_tokens, gen_ai.prompt, gen_ai.content.prompt events, message events, and
-gen_ai.prompt.0.content. Evaluations (`otel_evaluations`) become quality. Ids may be hex, as OTLP/JSON has them, or
+gen_ai.prompt.0.content. Evaluations (`evaluations`) become quality. Ids may be hex, as OTLP/JSON has them, or
 base64, as protobuf's own JSON mapping writes them; enums may be numbers or names.
 
 What makes one request: each span is a request of its own. Spans of one conversation (gen_ai.conversation.id, else
@@ -15,14 +15,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from training.logs.cells import first_of, shown
 from training.logs.io import files
-from training.logs.io.partitions import outcomes_of
-from training.logs.outcomes import OutcomeError, Outcomes, validate
-from training.logs.sources.attempts import Row, Skip, beside, first_of, gather, remembered, shown
+from training.logs.io.files import Row
+from training.logs.io.partitions import checked, outcomes_of
+from training.logs.outcomes import OutcomeError, Outcomes
 from training.logs.sources.options import DEFAULT, ImportOptions
 from training.logs.sources.otel import otlp
-from training.logs.sources.otel.otel_evaluations import GENERATIONS, Quality, quality_of
-from training.logs.sources.otel.otel_messages import answer_text, prompt_cells
+from training.logs.sources.otel.evaluations import GENERATIONS, Quality, quality_of
+from training.logs.sources.otel.messages import answer_text, prompt_cells
+from training.logs.sources.tries import Skip, beside, gather, remembered
 
 NAME = "otel"
 EXPECTS = "OTLP JSON with resourceSpans that hold gen_ai.* attributes, one export request per line or one document"
@@ -55,25 +57,24 @@ def read(path: Path, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
     quality = quality_of(beside(path, lambda file: recognises(file) or accompanies(file)), options)
 
     def convert(records: files.Records) -> files.Records:
-        return gather(records, lambda line, _: _attempts(line, quality, options))
+        return gather(records, lambda line, _: _tries(line, quality, options))
 
     if not otlp.is_document(path):
         return outcomes_of(path, format=NAME, convert=convert, wanted=frozenset(otlp.SPANS))
-    made = convert(otlp.read_document(path))
-    return iter([validate(made.table, source=str(path), format=NAME, rows=made.rows, unreadable=made.unreadable)])
+    return checked([otlp.read_document(path)], source=str(path), format=NAME, convert=convert)
 
 
-def _attempts(line: Row, quality: Quality, options: ImportOptions) -> Iterator[Row | Skip]:
+def _tries(line: Row, quality: Quality, options: ImportOptions) -> Iterator[Row | Skip]:
     """A row or a skip for each span of an export request; a skip if it has none."""
     empty = True
     for resource, span in otlp.spans(line):
         empty = False
-        yield _attempt(span, resource, quality, options)
+        yield _try(span, resource, quality, options)
     if empty:
         yield Skip("no spans", "", "resourceSpans with spans")
 
 
-def _attempt(span: Any, resource: Row, quality: Quality, options: ImportOptions) -> Row | Skip:
+def _try(span: Any, resource: Row, quality: Quality, options: ImportOptions) -> Row | Skip:
     if not isinstance(span, dict):
         return Skip("not a span", type(span).__name__, "a span with attributes")
     said = otlp.with_event_attributes(span)

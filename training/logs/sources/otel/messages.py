@@ -10,8 +10,8 @@ import json
 import re
 from typing import Any
 
-from training.logs.cells import parse_json
-from training.logs.sources.attempts import Row, first_of, json_object
+from training.logs.cells import fields, first_of, parsed
+from training.logs.io.files import Row
 from training.logs.sources.otel import otlp
 
 _INDEXED = re.compile(r"gen_ai\.prompt\.(\d{1,6})\.(role|content)")
@@ -20,9 +20,9 @@ _MESSAGE_EVENT = re.compile(r"gen_ai\.(system|user|assistant|tool)\.message")
 
 def prompt_cells(span: Row, said: Row) -> Row:
     """`messages` or `prompt` of a span whose attributes are `said`, as cells; both None when it was not recorded."""
-    current = _json(said.get("gen_ai.input.messages"))
+    current = parsed(said.get("gen_ai.input.messages"), "")
     if current is not None:
-        system = _system(_json(said.get("gen_ai.system_instructions")))
+        system = _system(parsed(said.get("gen_ai.system_instructions"), ""))
         messages = [chat for message in current for chat in _chat(message)] if isinstance(current, list) else current
         return {"messages": [*system, *messages] if isinstance(messages, list) else messages, "prompt": None}
     if found := _indexed(said) or _from_events(span):
@@ -32,7 +32,7 @@ def prompt_cells(span: Row, said: Row) -> Row:
 
 def answer_text(said: Row) -> str | None:
     """The text of the first answer, where it was recorded."""
-    messages = _json(said.get("gen_ai.output.messages"))
+    messages = parsed(said.get("gen_ai.output.messages"), "")
     if isinstance(messages, list) and messages:
         content = [chat.get("content") for chat in _chat(messages[0]) if isinstance(chat, dict)]
         return next((text for text in content if isinstance(text, str)), None)
@@ -42,7 +42,7 @@ def answer_text(said: Row) -> str | None:
 
 def _older(cell: Any) -> Row:
     """gen_ai.prompt: JSON of messages or of one message, else plain text."""
-    value = _json(cell)
+    value = parsed(cell, "")
     if isinstance(value, dict):
         value = [value]
     if isinstance(value, list):
@@ -60,7 +60,7 @@ def _indexed(said: Row) -> list[Row]:
 
 def _content(cell: Any) -> Any:
     """The content of an indexed message: text, or the JSON of a list of parts in OpenAI's form."""
-    parts = _json(cell) if isinstance(cell, str) and cell.lstrip().startswith("[{") else None
+    parts = parsed(cell, "") if isinstance(cell, str) and cell.lstrip().startswith("[{") else None
     return parts if isinstance(parts, list) and all(isinstance(p, dict) and "type" in p for p in parts) else cell
 
 
@@ -71,7 +71,7 @@ def _from_events(span: Row) -> list[Row]:
         if match is None:
             continue
         said = otlp.attributes(event)
-        inner = json_object(said.get("gen_ai.event.content")) or {}
+        inner = fields(said.get("gen_ai.event.content"))
         content = first_of(said.get("content"), inner.get("content"))
         found.append({"role": first_of(said.get("role"), inner.get("role"), match.group(1)), "content": content})
     return found
@@ -125,13 +125,3 @@ def _tool_result(part: Row) -> Row:
     result = first_of(part.get("response"), part.get("result"))
     text = result if isinstance(result, str) else json.dumps(result)
     return {"role": "tool", "tool_call_id": part.get("id"), "content": text}
-
-
-def _json(cell: Any) -> Any:
-    """A structured attribute: as it is, or parsed from its JSON text; text that is no JSON stays text."""
-    if not isinstance(cell, str):
-        return cell
-    try:
-        return parse_json(cell.encode("utf-8", "surrogatepass"))
-    except ValueError:
-        return cell

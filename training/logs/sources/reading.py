@@ -1,0 +1,247 @@
+"""One importer per kind of log, each giving partitions of outcomes, and the choice between them by looking at the file.
+
+An importer is a module with the attributes of `Importer`; adding one means adding it to `IMPORTERS`. One that can also
+read from a URL (a database, a service) has those of `UrlImporter` too. URLs may hold passwords: nothing here says one
+other than through `database.shown`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from training.logs.io import database, files
+from training.logs.outcomes import COLUMNS, OutcomeError, Outcomes, Unreadable, require_usable
+from training.logs.repeats import concat, unrepeated
+from training.logs.sources import canonical, decisions, openai, openrouter
+from training.logs.sources.langfuse import export
+from training.logs.sources.litellm import payload, spend
+from training.logs.sources.mapped import Mapped
+from training.logs.sources.options import DEFAULT, ImportOptions
+from training.logs.sources.otel import genai
+from training.logs.sources.public import routellm, routerbench
+from training.logs.validate import refused
+
+
+class Importer(Protocol):
+    """What a module has to offer to import a kind of log."""
+
+    @property
+    def NAME(self) -> str:  # noqa: N802
+        """The name that `--format` takes."""
+
+    @property
+    def EXPECTS(self) -> str:  # noqa: N802
+        """What such a file looks like, in one line, for error messages."""
+
+    @property
+    def COMPANIONS(self) -> frozenset[str]:  # noqa: N802
+        """Names of files that belong to the format without being logs."""
+
+    def recognises(self, path: Path) -> bool:
+        """Whether the file is of this kind, from its name and its head only."""
+
+    def read(self, path: Path, options: ImportOptions, /) -> Iterator[Outcomes]:
+        """The outcomes of one file, a partition at a time (`partitions.outcomes_of`); raises OutcomeError."""
+
+
+@runtime_checkable
+class UrlImporter(Importer, Protocol):
+    """What a module has to offer to import from a URL as well."""
+
+    @property
+    def SCHEMES(self) -> frozenset[str]:  # noqa: N802
+        """The schemes of its URLs, without a driver: "postgresql" for postgresql+psycopg://…"""
+
+    def recognises_url(self, url: str) -> bool:
+        """Whether what the URL names is of this kind; asked only if several importers have its scheme."""
+
+    def read_url(self, url: str, options: ImportOptions, /) -> Iterator[Outcomes]:
+        """The outcomes behind the URL, a partition at a time, their source without secrets; raises OutcomeError."""
+
+
+@runtime_checkable
+class Accompanied(Protocol):
+    """What an importer adds if files of any name can belong to its format without being logs."""
+
+    def accompanies(self, path: Path) -> bool:
+        """Whether the file is read together with logs of this kind, from its head and the files beside it."""
+
+
+IMPORTERS: tuple[Importer, ...] = (
+    canonical,
+    routerbench,
+    routellm,
+    payload,
+    spend,
+    export,
+    genai,
+    openrouter,
+    openai,
+    decisions,
+)
+
+# At least two letters: a single one is a drive of Windows.
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9.-]+)(?:\+[A-Za-z0-9]+)?:")
+
+
+def read(data: Sequence[Path | str], format: str = "auto", options: ImportOptions = DEFAULT) -> Outcomes:
+    """Read files, folders with every log below them, and URLs (as text) into one outcome table.
+
+    `format` is an importer's name, or "auto" to recognise each file; with `options.mapping` every file is read by that.
+    A file of a known suffix that is no log, or an empty one, is an error if it was named or if nothing else in its
+    folder is a log; otherwise it counts as one skipped row. Other files in a folder are passed over. A log without a
+    usable row is an error if it was named; in a folder, one usable row in all is enough. Raises OutcomeError.
+    """
+    return concat(_partitions(data, format, options))
+
+
+def stream(data: Sequence[Path | str], format: str = "auto", options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
+    """What `read` reads, a partition at a time; none holds a row that repeats or contradicts one of an earlier one."""
+    return unrepeated(_partitions(data, format, options))
+
+
+def _partitions(data: Sequence[Path | str], format: str, options: ImportOptions) -> Iterator[Outcomes]:
+    importers = (Mapped(options.mapping),) if options.mapping else _importers(format)
+    if options.mapping and format not in ("auto", Mapped.NAME):
+        raise OutcomeError(f"format {format!r} and a mapping were given; a mapped table has no other format: drop one")
+    if not data:
+        raise OutcomeError("no data given: expected at least one file, folder or URL, got none")
+    for named in data:
+        if scheme := _scheme(named):
+            yield from _read_url(str(named), scheme, importers, options)
+            continue
+        path, strangers = Path(named), list[Path]()
+        if _is_database(path):
+            yield from _read_url(database.url_of(path), "sqlite", importers, options)
+            continue
+        if path.is_dir():
+            found, strangers = _sort_folder(path, importers)
+        else:
+            found = [(path, _choose(path, importers, Mapped.NAME if options.mapping else format))]
+        formats = ", ".join(dict.fromkeys(importer.NAME for _, importer in found))
+        parts = (part for file, importer in found for part in _read(file, importer, options))
+        # An export by the hour has hours without a usable row; a folder without any is an error.
+        yield from _usable(parts, str(path), formats, sorted(files.columns(found[0][0])))
+        for file in strangers:
+            yield refused(str(file), [_not_recognised(file, importers)])
+
+
+def _usable(parts: Iterable[Outcomes], source: str, format: str, arrived: Sequence[str]) -> Iterator[Outcomes]:
+    """The parts; raises OutcomeError at their end when none had a usable row."""
+    unusable: list[Outcomes] | None = []
+    for part in parts:
+        unusable = None if unusable is None or len(part.frame) else [*unusable, part]
+        yield part
+    if unusable is not None:
+        require_usable(unusable, source=source, format=format, arrived=arrived)
+
+
+def _importers(format: str) -> tuple[Importer, ...]:
+    if format == "auto":
+        return IMPORTERS
+    named = tuple(importer for importer in IMPORTERS if format == importer.NAME)
+    if format == Mapped.NAME:
+        raise OutcomeError("format 'mapped' needs a mapping: give --map COLUMN=FIELD, for example --map candidate=llm")
+    if not named:
+        names = ", ".join(["auto", *(importer.NAME for importer in IMPORTERS)])
+        raise OutcomeError(f"format {format!r} is not known; expected one of: {names}")
+    return named
+
+
+def _choose(path: Path, importers: tuple[Importer, ...], format: str) -> Importer:
+    """The importer of a file that was named."""
+    if not path.exists():
+        raise OutcomeError(f"{path}: does not exist; expected a file or a folder with logs")
+    if path.stat().st_size == 0:
+        raise OutcomeError(f"{path}: is empty; expected a log with at least one try")
+    if not files.kind(path):
+        raise OutcomeError(f"{path}: its suffix is not one of {', '.join(files.SUFFIXES)} (text also with .gz)")
+    if format != "auto":
+        return importers[0]
+    if chosen := _recogniser(path, importers):
+        return chosen
+    for importer in importers:
+        if _accompanies(path, importer):
+            return importer
+    raise OutcomeError(_unknown(path, importers))
+
+
+def _sort_folder(folder: Path, importers: tuple[Importer, ...]) -> tuple[list[tuple[Path, Importer]], list[Path]]:
+    """The logs below a folder with their importers, and the files that look like data but are not logs."""
+    found, unrecognised = [], []
+    for file in sorted(filter(files.is_data, folder.rglob("*"))):
+        importer = _recogniser(file, importers) if file.stat().st_size else None
+        if importer is not None:
+            found.append((file, importer))
+        elif not any(_accompanies(file, importer) for importer in importers):
+            unrecognised.append(file)
+    if found:
+        return found, unrecognised
+    if unrecognised:
+        raise OutcomeError(_unknown(unrecognised[0], importers))
+    raise OutcomeError(
+        f"{folder}: holds no log; expected files ending in {', '.join(files.SUFFIXES)} (text also with .gz)"
+    )
+
+
+def _accompanies(path: Path, importer: Importer) -> bool:
+    if path.name in importer.COMPANIONS:
+        return True
+    return isinstance(importer, Accompanied) and importer.accompanies(path)
+
+
+def _recogniser(path: Path, importers: tuple[Importer, ...]) -> Importer | None:
+    try:
+        return next((importer for importer in importers if importer.recognises(path)), None)
+    except OSError as error:
+        raise OutcomeError(f"{path}: cannot be opened ({error}); check the file and its permissions") from error
+
+
+def _read(path: Path, importer: Importer, options: ImportOptions) -> Iterator[Outcomes]:
+    try:
+        yield from importer.read(path, options)
+    except OSError as error:
+        raise OutcomeError(f"{path}: cannot be read ({error}); check the file and its permissions") from error
+
+
+def _scheme(named: Path | str) -> str:
+    """The scheme of a URL in lower case, without a driver; "" for anything else, and for a file that has such a name."""
+    found = _URL.match(named) if isinstance(named, str) else None
+    return "" if found is None or Path(named).exists() else found.group(1).lower()
+
+
+def _is_database(path: Path) -> bool:
+    try:
+        return path.is_file() and database.is_sqlite(path)
+    except OSError as error:
+        raise OutcomeError(f"{path}: cannot be opened ({error}); check the file and its permissions") from error
+
+
+def _read_url(url: str, scheme: str, importers: tuple[Importer, ...], options: ImportOptions) -> Iterator[Outcomes]:
+    shown = database.shown(url)
+    sources = [importer for importer in importers if isinstance(importer, UrlImporter)]
+    able = [importer for importer in sources if scheme in importer.SCHEMES]
+    if not able:
+        known = ", ".join(sorted({name for importer in sources for name in importer.SCHEMES})) or "none"
+        raise OutcomeError(f"{shown}: nothing reads a URL of this kind; schemes that can be read: {known}")
+    chosen = able[0] if len(able) == 1 else next((source for source in able if source.recognises_url(url)), None)
+    if chosen is None:
+        formats = "; ".join(f"{importer.NAME}: {importer.EXPECTS}" for importer in able)
+        raise OutcomeError(f"{shown}: not recognised. Formats: {formats}.")
+    yield from _usable(chosen.read_url(url, options), shown, chosen.NAME, COLUMNS)
+
+
+def _unknown(path: Path, importers: tuple[Importer, ...]) -> str:
+    if path.stat().st_size == 0:
+        return f"{path}: is empty; expected a log with at least one try"
+    formats = "; ".join(f"{importer.NAME}: {importer.EXPECTS}" for importer in importers)
+    return f"{path}: not recognised. Arrived: {files.shown_columns(path)}. Formats: {formats}."
+
+
+def _not_recognised(path: Path, importers: tuple[Importer, ...]) -> Unreadable:
+    size = path.stat().st_size
+    reason = "file not recognised" if size else "file is empty"
+    return Unreadable(1, reason, f"a file of {size} bytes", ", ".join(importer.NAME for importer in importers))

@@ -1,0 +1,195 @@
+"""A raw log table, cell types unknown -> checked outcomes: typed columns, and a reason for each row left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pandera.errors
+import pandera.pandas as pa
+
+from training.logs import typed
+from training.logs.cells import blank
+from training.logs.failures import Failure, failed, report
+from training.logs.outcomes import (
+    ALIASES,
+    BESIDE,
+    COLUMNS,
+    Outcomes,
+    Unreadable,
+    origin,
+    require_usable,
+    unreadable_rows,
+)
+from training.logs.repeats import unrepeated
+from training.logs.typed import Mask
+
+_TEXTS = ("request_id", "candidate", "session_id", "workflow")
+_NUMBERS = ("quality", "cost_usd", "input_tokens", "output_tokens", "latency_ms", "propensity")
+_TOKENS = ("input_tokens", "output_tokens")
+# float64 holds every whole number up to here, so reading a count as a float loses nothing.
+_MAX_TOKENS = 2**53
+
+
+def validate(
+    raw: pd.DataFrame,
+    *,
+    source: str,
+    format: str,
+    rows: Sequence[int] | None = None,
+    unreadable: Sequence[Unreadable] = (),
+    partition: bool = False,
+) -> Outcomes:
+    """Check a raw log table of n rows, cell types unknown, and keep the rows that can be used.
+
+    `rows` are the 1-based row or line numbers in the source, shape (n,) (default: 1 to n); `unreadable` are the rows
+    that never became part of `raw`. `model` stands for `candidate` where that is absent; other unknown columns are
+    ignored, and missing ones are null. A row with messages and a prompt keeps the messages, which say more. An error
+    row has quality 0. Raises OutcomeError when no row is usable. In a `partition` of a source there need be none, and
+    repeats stay in it: which row is the first only `unrepeated` can tell, which sees all partitions.
+    """
+    arrived = [str(name).strip() for name in raw.columns]
+    table = _select(raw, arrived)
+    numbers = np.asarray(range(1, len(raw) + 1) if rows is None else rows, dtype="int64")
+    coerced, failures = _coerce(table)
+    failures += _check(coerced)
+    failures.sort(key=lambda failure: COLUMNS.index(failure.field))
+    good = ~failed(failures, len(raw))
+    skipped = pd.concat([unreadable_rows(source, unreadable), report(table, failures, source, numbers)])
+    part = Outcomes(
+        frame=coerced[good].reset_index(drop=True).astype(dict.fromkeys(_TOKENS, "Int64")),
+        skipped=skipped.sort_values("row", kind="stable", ignore_index=True),
+        rows_read=len(raw) + len(unreadable),
+        formats=(format,),
+        origin=origin(source, numbers[good]),
+        beside=_beside(raw, arrived)[good].reset_index(drop=True),
+    )
+    if partition:
+        return part
+    (part,) = unrepeated([part])
+    require_usable([part], source=source, format=format, arrived=arrived)
+    return replace(part, skipped=part.skipped.sort_values("row", kind="stable", ignore_index=True))
+
+
+def refused(source: str, rows: Iterable[Unreadable]) -> Outcomes:
+    """No outcome at all, only rows that could not be read."""
+    skipped = unreadable_rows(source, rows)
+    nothing = validate(pd.DataFrame(), source=source, format="", partition=True)
+    return replace(nothing, skipped=skipped, rows_read=len(skipped), formats=())
+
+
+def _select(raw: pd.DataFrame, arrived: list[str]) -> pd.DataFrame:
+    """Exactly `COLUMNS`, cells untouched, null where the column did not arrive; the first of two namesakes counts."""
+    names = [ALIASES.get(name, name) if ALIASES.get(name) not in arrived else name for name in arrived]
+    position = {name: place for place, name in reversed(list(enumerate(names)))}
+    nothing = pd.Series([None] * len(raw), dtype=object)
+    columns = {
+        name: raw.iloc[:, position[name]].reset_index(drop=True) if name in position else nothing for name in COLUMNS
+    }
+    return pd.DataFrame(columns, index=pd.RangeIndex(len(raw)))
+
+
+def _beside(raw: pd.DataFrame, arrived: list[str]) -> pd.DataFrame:
+    """The columns of `BESIDE` that arrived, as text; what is no text is null, for no row is skipped over it."""
+    columns = {name: _text_beside(raw.iloc[:, arrived.index(name)]) for name in BESIDE if name in arrived}
+    return pd.DataFrame(columns, index=pd.RangeIndex(len(raw)))
+
+
+def _text_beside(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Text as it is, "" too: an answer without text is one that can be judged, unlike an answer that was not logged."""
+    empty = np.array([isinstance(cell, str) and blank(cell) for cell in column.astype(object)], dtype=bool)
+    return typed.text(column, strip=False).values.mask(empty, "")
+
+
+def _coerce(table: pd.DataFrame) -> tuple[pd.DataFrame, list[Failure]]:
+    """Typed columns and what could not be read; tokens stay float64 until the bad ones are gone."""
+    columns: dict[str, pd.Series[Any]] = {}
+    failures: list[Failure] = []
+
+    def keep(name: str, coerced: typed.Coerced, reason: str) -> Mask:
+        columns[name] = coerced.values
+        failures.append(Failure(name, reason, coerced.bad))
+        return coerced.bad
+
+    for name in _TEXTS:
+        keep(name, typed.text(table[name]), f"{name} is not text")
+    bad = keep("prompt", typed.text(table["prompt"], strip=False, numbers=False), "prompt is not text")
+    bad = bad | keep("messages", typed.messages(table["messages"]), "messages is not a list of messages")
+    for name in _NUMBERS:
+        keep(name, typed.number(table[name], booleans=name == "quality"), f"{name} is not a number")
+    keep("timestamp", typed.instant(table["timestamp"]), "timestamp is not a date")
+    keep("status", typed.text(table["status"]), "status is neither success nor error")
+    keep("split", typed.text(table["split"]), "split is neither train nor test")
+
+    frame = pd.DataFrame({name: columns[name] for name in COLUMNS})
+    frame["prompt"] = frame["prompt"].mask(frame["messages"].notna())
+    frame["status"] = frame["status"].str.lower().fillna("success")
+    frame["split"] = frame["split"].str.lower()
+    erred = (frame["status"] == "error").to_numpy()
+    frame["quality"] = frame["quality"].mask(erred, 0.0)
+    # Whatever an error row says about quality, its quality is 0.
+    failures = [f._replace(mask=f.mask & ~erred) if f.field == "quality" else f for f in failures]
+    empty = (frame["prompt"].isna() & frame["messages"].isna()).to_numpy() & ~bad
+    return frame, [*failures, Failure("prompt", "no prompt", empty)]
+
+
+def _schema() -> Any:
+    """Types and ranges of the coerced table; each check's error is the reason a row is skipped for."""
+    check = pa.Check
+
+    def tokens(name: str) -> Any:
+        whole = check(lambda cell: cell % 1 == 0, error=f"{name} is not a whole number")
+        large = check.le(_MAX_TOKENS, error=f"{name} is too large")
+        return pa.Column(float, [check.ge(0, error=f"{name} is negative"), large, whole], nullable=True)
+
+    def amount(name: str) -> Any:
+        return pa.Column(float, check.ge(0, error=f"{name} is negative"), nullable=True)
+
+    statuses = check.isin(("success", "error"), error="status is neither success nor error")
+    splits = check.isin(("train", "test"), error="split is neither train nor test")
+    return pa.DataFrameSchema(
+        {
+            "request_id": pa.Column(str, nullable=False),
+            "prompt": pa.Column(str, nullable=True),
+            "messages": pa.Column(object, nullable=True),
+            "candidate": pa.Column(str, nullable=False),
+            "quality": pa.Column(float, check.in_range(0, 1, error="quality outside [0, 1]"), nullable=True),
+            "cost_usd": amount("cost_usd"),
+            "input_tokens": tokens("input_tokens"),
+            "output_tokens": tokens("output_tokens"),
+            "latency_ms": amount("latency_ms"),
+            "timestamp": pa.Column(pd.DatetimeTZDtype("us", "UTC"), nullable=True),
+            "session_id": pa.Column(str, nullable=True),
+            "workflow": pa.Column(str, nullable=True),
+            "propensity": pa.Column(
+                float,
+                check.in_range(0, 1, include_min=False, error="propensity outside (0, 1]"),
+                nullable=True,
+            ),
+            "status": pa.Column(str, statuses, nullable=False),
+            "split": pa.Column(str, splits, nullable=True),
+        },
+        strict=True,
+        ordered=True,
+    )
+
+
+def _check(frame: pd.DataFrame) -> list[Failure]:
+    """Run the schema; one failure per (column, check) that some row did not pass."""
+    try:
+        _schema().validate(frame, lazy=True)
+    except pandera.errors.SchemaErrors as error:
+        cases: pd.DataFrame = error.failure_cases
+        if cases["index"].isna().any():  # a whole column of the wrong type: coercion is broken, not the data
+            raise
+    else:
+        return []
+    failures = []
+    for (name, check), group in cases.groupby(["column", "check"], sort=False):
+        mask = np.zeros(len(frame), dtype=bool)
+        mask[group["index"].to_numpy(dtype="int64")] = True
+        failures.append(Failure(str(name), f"no {name}" if check == "not_nullable" else str(check), mask))
+    return failures
