@@ -74,11 +74,7 @@ class Mapped:
         fields, rule = self._fields(), self._rule()
         if not options.answers:
             fields = {target: field for target, field in fields.items() if target not in _TEXTS}
-        own = (
-            frozenset(COLUMNS)
-            | frozenset(ALIASES)
-            | frozenset(BESIDE if options.answers else ("try_id", "trace_id"))
-        )
+        own = frozenset(COLUMNS) | frozenset(ALIASES) | frozenset(BESIDE if options.answers else ("try_id", "trace_id"))
         found: set[str] = set()
         columns = files.columns(path)
         if columns and files.kind(path) in (".csv", ".parquet"):  # all of them are known before anything is read

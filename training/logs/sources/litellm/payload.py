@@ -204,8 +204,7 @@ def _requests(table: pd.DataFrame) -> list[Any]:
         for prompt, conversation in zip(table["prompt"], conversations, strict=True)
     ]
     return [
-        _request(call, trace, key)
-        for call, trace, key in zip(table["try_id"], table["trace_id"], keys, strict=True)
+        _request(call, trace, key) for call, trace, key in zip(table["try_id"], table["trace_id"], keys, strict=True)
     ]
 
 
