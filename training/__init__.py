@@ -1,19 +1,14 @@
-"""Training: logs in, a bundle out. The stages, in order, and the file of each:
+"""Training: logs in, a bundle out. The way of the data, a room each:
 
-    traffic/      one importer per kind of log, and the simulator
-    outcomes      the outcome table: validation and the account of skipped rows
-    matrix        outcomes as (request, candidate) matrices
-    label         which answers were acceptable
-    split         training, calibration and test parts, whole conversations each
-    encoders, embed    the exported encoder, and cached embeddings made with it
-    costs         tokens, cost and latency expected of each candidate
-    estimators/, fit   estimators of P(acceptable), scored out of fold, one selected
-    calibrate     probabilities that mean what they say
-    export        one head.onnx, checked against training
-    operating     operating points, chosen on the calibration part
-    evaluate      the served router against baselines, on the test part
-    report, tracking   what a person reads, and MLflow
+    logs        logs of any kind as one outcome table, every row used or skipped with a reason
+    quality, prices, inspect    judgements from elsewhere; what a token costs; what a log can support
+    dataset     outcomes as (request, candidate) matrices, labels, parts, embeddings
+    learn       estimators of P(acceptable), costs, calibration, one head.onnx
+    certify     operating points, and what they hold to
+    evaluate    the served router against baselines
+    publish     the report, the promotion gate, MLflow
+    run, cli    all of it in order, and the command line
 
-`pipeline` learns, `train` runs everything into a bundle, `cli` is the command line. Training imports serving, never
-the other way round.
+`measure` is statistics, `simulation` a log to try it on. Training imports serving.bundle and serving.decide alone; serving
+never imports training.
 """

@@ -32,8 +32,8 @@ from training.logs.sources.langfuse.fields import (
     number,
     snake,
 )
+from training.logs.sources.langfuse.scores_rule import ScoreRule, Tally, choose
 from training.logs.sources.options import ImportOptions
-from training.logs.sources.scores_rule import ScoreRule, Tally, choose
 from training.logs.sources.tries import Signature, signature
 
 ENRICHED, LEGACY, SCORES = "observations_v2", "observations", "scores"
