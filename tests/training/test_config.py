@@ -86,16 +86,16 @@ def test_the_last_override_counts_and_the_rest_stays() -> None:
         ("folds=3", r"--set 'folds=3': expected stage\.key=value"),
         ("fti.folds=3", r"fti\.folds=3: 'fti' is no stage; there are simulate, split, "),
         ("fit.fold=3", r"fit\.fold=3: 'fold' is no parameter of fit; there are estimators, "),
-        ("fit.folds=three", r"fit\.folds is 'three'; int is expected"),
-        ("fit.folds=3.5", r"fit\.folds is 3\.5; int is expected"),
-        ("fit.folds=true", r"fit\.folds is True; int is expected"),
-        ("label.acceptable=true", r"label\.acceptable is True; float is expected"),
-        ("label.acceptable=", r"label\.acceptable is ''; float is expected"),
-        ("tracking.model=7", r"tracking\.model is 7; str is expected"),
-        ("embed.encoder=lstm", r"embed\.encoder is 'lstm'; it is one of 'auto', 'static', 'transformer'"),
-        ("policy.targets=high", r"policy\.targets is '\[high\]'; a list is expected|policy\.targets is 'high'"),
-        ('policy.targets=["high"]', r"policy\.targets is 'high'; float is expected"),
-        ("fit.estimators=[1]", r"fit\.estimators is 1; str is expected"),
+        ("fit.folds=three", r"fit\.folds is 'three'; it has to be a valid integer"),
+        ("fit.folds=3.5", r"fit\.folds is 3\.5; it has to be a valid integer"),
+        ("fit.folds=true", r"fit\.folds is True; it has to be a valid integer"),
+        ("label.acceptable=true", r"label\.acceptable is True; it has to be a valid number"),
+        ("label.acceptable=", r"label\.acceptable is ''; it has to be a valid number"),
+        ("tracking.model=7", r"tracking\.model is 7; it has to be a valid string"),
+        ("embed.encoder=lstm", r"embed\.encoder is 'lstm'; it has to be 'auto', 'static' or 'transformer'"),
+        ("policy.targets=high", r"policy\.targets is 'high'; it has to be a valid number"),
+        ('policy.targets=["high"]', r"policy\.targets is 'high'; it has to be a valid number"),
+        ("fit.estimators=[1]", r"fit\.estimators is 1; it has to be a valid string"),
     ],
 )
 def test_an_override_that_cannot_be(override: str, message: str) -> None:
@@ -110,9 +110,9 @@ def test_an_override_that_cannot_be(override: str, message: str) -> None:
         ("[label]\nacceptable = 0.75", "[split.more]\nacceptable = 0.75", r"params\.toml: no \[label\] table"),
         ("acceptable = 0.75", "accept = 0.75", r"params\.toml: label: 'accept' is no parameter; there are acceptable"),
         ("folds = 5\n", "", r"params\.toml: fit: folds is missing"),
-        ("folds = 5", 'folds = "5"', r"params\.toml: fit\.folds is '5'; int is expected"),
-        ('encoder = "static"', 'encoder = "Static"', r"embed\.encoder is 'Static'; it is one of"),
-        ("targets = [0.99, 0.975, 0.95, 0.9]", "targets = 0.9", r"policy\.targets is 0\.9; a list is expected"),
+        ("folds = 5", 'folds = "5"', r"params\.toml: fit\.folds is '5'; it has to be a valid integer"),
+        ('encoder = "static"', 'encoder = "Static"', r"embed\.encoder is 'Static'; it has to be 'auto',"),
+        ("targets = [0.99, 0.975, 0.95, 0.9]", "targets = 0.9", r"policy\.targets is 0\.9; it has to be a list"),
         ("folds = 5", "folds = ", r"params\.toml: Invalid value"),
     ],
 )
@@ -125,7 +125,7 @@ def test_a_stage_that_is_no_table_is_named(tmp_path: Path) -> None:
     path = tmp_path / "params.toml"
     path.write_text("label = 0.75\n", encoding="utf-8")
     for overrides in ([], ["label.acceptable=0.5"]):
-        with pytest.raises(ConfigError, match=r"params\.toml: label is 0\.75; a table is expected"):
+        with pytest.raises(ConfigError, match=r"params\.toml: label is 0\.75; it has to be a table"):
             load_params(path, overrides)
 
 
