@@ -8,7 +8,7 @@ TrainingError                  the command line shows any of these as one messag
 ├── GraderError                the LLM that grades answers
 ├── EncoderError               the encoder's source
 ├── SplitError                 parting the requests
-├── PipelineError              what learning needs
+├── PrepareError               what learning needs
 ├── CostError                  prices and tokens
 ├── NotTrainableError          too few outcomes for an estimator
 ├── ParityError                the exported head differs from the trained one

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from serving.bundle.arrays import Floats, Floats32
 from serving.bundle.catalogue import Candidate
 from serving.bundle.features import SURFACE
 from serving.bundle.manifest import (
@@ -31,7 +32,7 @@ from serving.decide.router import Router
 from serving.decide.value import Setting
 from training.certify.operating import CalibrationData, operating_points
 from training.config import Params
-from training.dataset.split import folds
+from training.dataset.inputs import Inputs, Progress, silent
 from training.evaluate import examples
 from training.evaluate.baselines import Contender, Truth, direct_choice, fixed_points, learnt_baselines
 from training.evaluate.evaluate import (
@@ -46,9 +47,10 @@ from training.evaluate.evaluate import (
     evaluate,
 )
 from training.evaluate.splits import quick_estimators, split_figures
-from training.learn.estimators.base import Floats, Inputs, Matrix
+from training.learn.encode import encode
 from training.learn.export import write_files
-from training.learn.pipeline import Learned, Prepared, Progress, encode, learn, observation_propensity, prepare, silent
+from training.learn.learn import Learned, learn
+from training.learn.prepare import Prepared, prepare
 from training.logs.outcomes import Outcomes as OutcomeTable
 from training.measure.frontier import knob_grid
 from training.measure.offpolicy import doubly_robust, ips, snips
@@ -100,7 +102,7 @@ def train(
         )
         router = Router(Bundle(folder, draft), threads=params.embed.threads)
         knobs = knob_grid(learned.data.expected_cost, params.policy.certificate_knobs)
-        made["manifest"] = _operate(router, prepared, inputs, knobs, params)
+        made["manifest"] = _operate(router, prepared, inputs, learned.propensity, knobs, params)
         progress("evaluate", None, None)
         router = Router(Bundle(folder, made["manifest"]), threads=params.embed.threads)
         evaluation = evaluate_router(router, prepared, inputs, learned, params, truth)
@@ -186,7 +188,7 @@ def _draft(
     )
 
 
-def _novelty(learned: Learned, calibration: Matrix, share: float) -> Novelty:
+def _novelty(learned: Learned, calibration: Floats32, share: float) -> Novelty:
     """The threshold that this share of the `calibration` embeddings (n, dim) exceeds, and the training clusters' shares."""
     member = (learned.data.inputs.embedding @ learned.centres.T).argmax(axis=1)
     counts = np.bincount(member, minlength=len(learned.centres))
@@ -195,22 +197,21 @@ def _novelty(learned: Learned, calibration: Matrix, share: float) -> Novelty:
     return Novelty(threshold=threshold, shares=tuple((counts / counts.sum()).tolist()))
 
 
-def _operate(router: Router, prepared: Prepared, inputs: Inputs, knobs: Floats, params: Params) -> Manifest:
-    """The manifest with its operating points, chosen and certified on the calibration part."""
+def _operate(
+    router: Router, prepared: Prepared, inputs: Inputs, propensity: Floats, knobs: Floats, params: Params
+) -> Manifest:
+    """The manifest with its operating points, chosen and certified on the calibration part; `propensity` (n, m) of all."""
     manifest = router.manifest
     rows = prepared.split.calibration
     part = prepared.matrix.take(rows)
-    labels = prepared.labels[rows]
     estimate, expected = _estimate(router, inputs, rows)
-    grouped = folds(prepared.groups[rows], params.fit.folds, params.fit.seed)
-    propensity, _ = observation_propensity(part, labels, inputs.take(rows), grouped)
     points = operating_points(
         CalibrationData(
             acceptable=estimate,
             expected_cost=expected,
-            labels=labels,
+            labels=prepared.labels[rows],
             cost=part.cost_usd,
-            propensity=propensity,
+            propensity=propensity[rows],
             complete=part.complete(),
             groups=prepared.groups[rows],
             workflow=part.workflow,
@@ -245,7 +246,7 @@ def evaluate_router(
     served = router.estimate(list(matrix.requests[tested]))
     raw = learned.acceptable.raw(inputs.take(tested))
     calibration = calibration_figures(raw, served.acceptable.astype(np.float64), labels)
-    off_policy = _off_policy(router, prepared, inputs, served, params)
+    off_policy = _off_policy(router, prepared, learned.propensity, served)
     if not complete.any():
         return Evaluation(
             test_requests=int(tested.sum()),
@@ -321,7 +322,7 @@ def evaluate_router(
 
 
 def _off_policy(
-    router: Router, prepared: Prepared, inputs: Inputs, served: Estimates, params: Params
+    router: Router, prepared: Prepared, propensities: Floats, served: Estimates
 ) -> tuple[OffPolicyLine, ...]:
     """What the test part's single outcomes say of the operating point and of the reference; empty for a full matrix.
 
@@ -333,8 +334,7 @@ def _off_policy(
         return ()
     manifest = router.manifest
     labels = prepared.value(manifest.objective)[rows]
-    grouped = folds(prepared.groups[rows], params.fit.folds, params.fit.seed)
-    propensity, _ = observation_propensity(part, labels, inputs.take(rows), grouped)
+    propensity = propensities[rows]
     value = served.of(manifest.objective).astype(np.float64)
     cost = served.cost_usd.astype(np.float64)
     point = manifest.default

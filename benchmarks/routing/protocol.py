@@ -12,14 +12,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.bundle.arrays import Floats
 from serving.bundle.catalogue import Candidate
 from serving.decide.value import Setting, choose
 from training.certify.operating import CalibrationData, operating_points, violations
 from training.config import Params
+from training.dataset.inputs import Inputs
 from training.evaluate.splits import Tested, without_workflows
-from training.learn.estimators.base import Estimator, Floats, Inputs, NotTrainableError
+from training.learn.encode import encode
+from training.learn.estimators.base import Estimator, NotTrainableError
 from training.learn.estimators.registry import factories
-from training.learn.pipeline import Learned, Prepared, encode, learn, prepare
+from training.learn.learn import Learned
+from training.learn.learn import learn
+from training.learn.prepare import Prepared
+from training.learn.prepare import prepare
 from training.logs.sources.reading import read
 from training.measure import metrics
 from training.measure.bounds import clopper_pearson_upper

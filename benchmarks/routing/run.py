@@ -27,7 +27,8 @@ from benchmarks.routing.scale import encoder_speed, large_import, large_run
 from training.config import Params, load_params
 from training.dataset.split import SplitError
 from training.evaluate.splits import by_prompt, by_time
-from training.learn.pipeline import encode, prepare
+from training.learn.encode import encode
+from training.learn.prepare import prepare
 from training.logs.validate import validate
 from training.prices.catalogue import load_catalogue
 from training.publish.figures import draw_frontier_document, svg

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from serving.bundle.arrays import Columns, Floats
 from serving.bundle.catalogue import Candidate
 from serving.bundle.manifest import Bundle
 from serving.bundle.request import RouteRequest
@@ -34,7 +35,7 @@ from training.evaluate.baselines import Truth
 from training.logs.sources import reading
 from training.logs.validate import validate
 from training.measure.frontier import frontier, knob_grid, singles
-from training.measure.offpolicy import Columns, Estimate, Floats, doubly_robust, snips
+from training.measure.offpolicy import Estimate, doubly_robust, snips
 from training.run import train
 from training.simulation.simulate import ACCEPTABLE_SCORE, SimulatedLog, simulate
 

@@ -14,7 +14,8 @@ from benchmarks.routing.report import best_baseline, mean_lead, write
 from tests.conftest import ROOT
 from training.config import Params, load_params
 from training.evaluate.splits import by_prompt
-from training.learn.pipeline import encode, prepare
+from training.learn.encode import encode
+from training.learn.prepare import prepare
 from training.logs.validate import validate
 from training.prices.catalogue import load_catalogue
 from training.simulation.simulate import simulate

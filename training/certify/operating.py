@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.bundle.arrays import Floats
 from serving.bundle.manifest import Certificate, OperatingPoint, WorkflowBound
 from serving.decide.value import Setting
 from training.dataset.matrix import workflow_names
-from training.learn.estimators.base import Floats
 from training.measure.bounds import clopper_pearson_upper, weighted_upper
 from training.measure.frontier import bootstrap_weights
 from training.measure.offpolicy import importance_weights, pseudo_outcomes

@@ -40,8 +40,8 @@ from training.logs.sources.public import hub
 from training.prices.catalogue import load_catalogue
 
 if TYPE_CHECKING:
+    from training.dataset.inputs import Progress as ReportProgress
     from training.evaluate.baselines import Truth
-    from training.learn.pipeline import Progress as ReportProgress
     from training.publish.promote import Verdict
     from training.simulation.simulate import SimulatedLog
 

@@ -9,12 +9,11 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from serving.bundle.arrays import Floats32
 from serving.bundle.encoder import Encoder
 from training.dataset.encoders import EncoderFiles
 
-Matrix = NDArray[np.float32]
 _CHUNK = 512
 _LOOK_UP = 900  # bound variables that every SQLite allows in one statement
 
@@ -26,7 +25,7 @@ def embed(
     *,
     threads: int = 2,
     progress: Callable[[int, int], None] | None = None,
-) -> Matrix:
+) -> Floats32:
     """(n, dim) float32: the embedding of each text by the exported encoder.
 
     The cache is one SQLite file per encoder, named by the hash of its files, keyed by the sha256 of the text; it holds
@@ -60,7 +59,7 @@ def embed(
     return matrix
 
 
-def _missing(database: sqlite3.Connection, first: Mapping[bytes, int], matrix: Matrix) -> Iterator[bytes]:
+def _missing(database: sqlite3.Connection, first: Mapping[bytes, int], matrix: Floats32) -> Iterator[bytes]:
     """The keys that the cache does not have; the vectors of the others go into their rows of the matrix."""
     keys = list(first)
     for start in range(0, len(keys), _LOOK_UP):

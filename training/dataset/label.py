@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from serving.bundle.arrays import Columns, Floats
 
 
 def acceptable(quality: Floats, threshold: float) -> Floats:
@@ -14,7 +13,7 @@ def acceptable(quality: Floats, threshold: float) -> Floats:
     return labels
 
 
-def cheapest_acceptable(labels: Floats, cost_usd: Floats) -> NDArray[np.intp]:
+def cheapest_acceptable(labels: Floats, cost_usd: Floats) -> Columns:
     """(n,) the column of the cheapest acceptable candidate, -1 where none was acceptable or it cannot be known.
 
     It is known where every cheaper candidate was judged too: `cost_usd` (m,) or (n, m) gives the order, ties going to
@@ -28,5 +27,5 @@ def cheapest_acceptable(labels: Floats, cost_usd: Floats) -> NDArray[np.intp]:
     stops = np.take_along_axis(ordered, first[:, None], axis=1)[:, 0]
     column = np.take_along_axis(order, first[:, None], axis=1)[:, 0]
     known = (stops == 1.0) & (ordered != 0.0).any(axis=1)
-    result: NDArray[np.intp] = np.where(known, column, -1)
+    result: Columns = np.where(known, column, -1)
     return result

@@ -10,10 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from serving.bundle.arrays import Bools, Floats
 from serving.bundle.request import RouteRequest, text_of
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 Objects = NDArray[np.object_]
 
 NO_WORKFLOW = "(none)"  # what reports call the requests without one

@@ -6,7 +6,6 @@ has seen the same text, or the turn before, would be tested on its memory.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -16,11 +15,11 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from sklearn.model_selection import GroupKFold
 
+from serving.bundle.arrays import Bools, Columns
 from training.errors import TrainingError
 
-Mask = npt.NDArray[np.bool_]
-Ids = npt.NDArray[np.int64]
 Order = Literal["time", "random"]
 
 _WORDS: dict[Order, str] = {"time": "by time", "random": "at random"}
@@ -38,15 +37,15 @@ class Split:
     for the report.
     """
 
-    train: Mask
-    calibration: Mask
-    test: Mask
-    dropped: Mask
+    train: Bools
+    calibration: Bools
+    test: Bools
+    dropped: Bools
     method: Literal["time", "random", "given"]
     note: str
 
 
-def group_requests(texts: Sequence[str], sessions: Sequence[str | None]) -> Ids:
+def group_requests(texts: Sequence[str], sessions: Sequence[str | None]) -> Columns:
     """Group ids, shape (n,), 0 to g-1 by first appearance: connected by the same session or the same text.
 
     Texts that differ only in case and whitespace are the same. A null session connects nothing.
@@ -55,7 +54,7 @@ def group_requests(texts: Sequence[str], sessions: Sequence[str | None]) -> Ids:
         raise SplitError(f"expected one session per text, got {len(texts)} texts and {len(sessions)} sessions")
     n = len(texts)
     if n == 0:
-        return np.zeros(0, dtype="int64")
+        return np.zeros(0, dtype=np.intp)
     text = pd.factorize(np.array([" ".join(t.split()).casefold() for t in texts], dtype=object))[0]
     session = pd.factorize(np.array(list(sessions), dtype=object))[0]
     known = session >= 0
@@ -66,11 +65,11 @@ def group_requests(texts: Sequence[str], sessions: Sequence[str | None]) -> Ids:
     size = int(columns.max()) + 1
     graph = coo_array((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(size, size))
     labels = connected_components(graph, directed=False)[1]
-    return np.asarray(pd.factorize(labels[:n])[0], dtype="int64")
+    return np.asarray(pd.factorize(labels[:n])[0], dtype=np.intp)
 
 
 def split_requests(
-    groups: Ids,
+    groups: Columns,
     timestamps: npt.NDArray[np.datetime64],
     given: npt.NDArray[np.object_],
     *,
@@ -104,24 +103,21 @@ def split_requests(
     return Split(train, calibration, test, dropped=np.zeros(n, dtype=bool), method=chosen, note=note)
 
 
-def folds(groups: Ids, k: int, seed: int = 0) -> Ids:
+def folds(groups: Columns, k: int, seed: int = 0) -> Columns:
     """Fold ids 0 to k-1, shape (n,): whole groups, sizes as equal as the groups allow; raises SplitError."""
-    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    if k < 2 or len(sizes) < k:
-        raise SplitError(f"expected 2 folds or more and a group for each, got {k} folds for {len(sizes)} groups")
-    order = np.random.default_rng(seed).permutation(len(sizes))
-    order = order[np.argsort(-sizes[order], kind="stable")]
-    fold_of = np.zeros(len(sizes), dtype="int64")
-    loads = [(0, fold) for fold in range(k)]
-    for index in order:  # the largest first, each to the lightest fold
-        load, fold = heapq.heappop(loads)
-        fold_of[index] = fold
-        heapq.heappush(loads, (load + int(sizes[index]), fold))
-    return fold_of[group]
+    labels, group = np.unique(groups, return_inverse=True)
+    if k < 2 or len(labels) < k:
+        raise SplitError(f"expected 2 folds or more and a group for each, got {k} folds for {len(labels)} groups")
+    # The largest groups come first, each to the lightest fold; which of equal ones comes first the seed decides.
+    shuffled = np.argsort(np.random.default_rng(seed).permutation(len(labels))[::-1])[group]
+    fold = np.zeros(len(groups), dtype=np.intp)
+    for held, (_, rows) in enumerate(GroupKFold(k).split(shuffled, groups=shuffled)):
+        fold[rows] = held
+    return fold
 
 
 def _split_given(
-    groups: Ids, stamps: npt.NDArray[np.datetime64], tested: Mask, fractions: tuple[float, ...], seed: int
+    groups: Columns, stamps: npt.NDArray[np.datetime64], tested: Bools, fractions: tuple[float, ...], seed: int
 ) -> Split:
     if not tested.any():
         raise SplitError(f"a given split needs requests whose split is 'test'; none of {len(groups)} has it")
@@ -143,8 +139,8 @@ def _by(stamps: npt.NDArray[np.datetime64]) -> Order:
 
 
 def _cut(
-    groups: Ids, stamps: npt.NDArray[np.datetime64], fractions: Sequence[float], by: Order, seed: int
-) -> list[Mask]:
+    groups: Columns, stamps: npt.NDArray[np.datetime64], fractions: Sequence[float], by: Order, seed: int
+) -> list[Bools]:
     """One mask per fraction: whole groups in order, cut where the share of requests comes closest."""
     parts = len(fractions)
     _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
@@ -160,7 +156,7 @@ def _cut(
         # Stable on the shuffled order: among equal times the log's own order, often by workflow, decides nothing.
         order = order[np.argsort(last[order], kind="stable")]
     ends = np.cumsum(sizes[order])
-    part_of = np.zeros(len(sizes), dtype="int64")
+    part_of = np.zeros(len(sizes), dtype=np.intp)
     start = 0
     for part, share in enumerate(np.cumsum(fractions)[:-1]):
         closest = int(np.abs(ends - share * len(groups)).argmin()) + 1
@@ -169,7 +165,7 @@ def _cut(
     return [part_of[group] == part for part in range(parts)]
 
 
-def _note(by: Order, method: str, stamps: npt.NDArray[np.datetime64], *masks: Mask) -> str:
+def _note(by: Order, method: str, stamps: npt.NDArray[np.datetime64], *masks: Bools) -> str:
     note = f"whole groups {_WORDS[by]}; {_sizes(*masks)}"
     if by == "time" or method == "random":
         return note
@@ -178,6 +174,6 @@ def _note(by: Order, method: str, stamps: npt.NDArray[np.datetime64], *masks: Ma
     return f"{note}; not by time: {why}"
 
 
-def _sizes(*masks: Mask) -> str:
+def _sizes(*masks: Bools) -> str:
     names = ("train", "calibration", "test")
     return ", ".join(f"{name} {mask.sum()}" for name, mask in zip(names, masks, strict=True))

@@ -9,13 +9,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from serving.bundle.arrays import Floats
 from training.config import Params
-from training.learn.estimators.base import Floats, Inputs, NotTrainableError
+from training.dataset.inputs import Inputs
+from training.learn.estimators.base import NotTrainableError
 from training.learn.estimators.linear import DirectClassifier, Ridge
 from training.learn.estimators.neighbours import NearestNeighbours
 from training.learn.estimators.registry import factories
 from training.learn.estimators.tables import ClusterTable, WorkflowTable
-from training.learn.select import Training
+from training.learn.training_data import TrainingData
 
 # What the name of a single candidate's line begins with.
 ONLY = "only "
@@ -51,7 +53,7 @@ class Truth:
 
 
 def learnt_baselines(
-    data: Training, params: Params, calibration: tuple[Inputs, Floats], test: tuple[Inputs, Floats]
+    data: TrainingData, params: Params, calibration: tuple[Inputs, Floats], test: tuple[Inputs, Floats]
 ) -> list[Contender]:
     """The estimators one would try first, fitted on the training part; each tuple is inputs and expected cost (n, m)."""
     named = {
@@ -70,7 +72,7 @@ def learnt_baselines(
     return contenders
 
 
-def direct_choice(data: Training, mean_cost: Floats, c: float, test: Inputs) -> NDArray[np.intp] | None:
+def direct_choice(data: TrainingData, mean_cost: Floats, c: float, test: Inputs) -> NDArray[np.intp] | None:
     """(n,) the class that the direct classifier of the cheapest acceptable candidate predicts, None if untrainable."""
     try:
         classifier = DirectClassifier(mean_cost, c).fit(data.inputs, data.labels, data.weights)

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.bundle.arrays import Floats
 from serving.decide.value import Setting, choose
 from training.dataset.matrix import workflow_names
 from training.evaluate.baselines import Contender
-from training.learn.estimators.base import Floats
 from training.measure.frontier import Frontier, Singles, bootstrap_aiq, bootstrap_weights, frontier, singles
 from training.measure.metrics import (
     apgr,

@@ -23,9 +23,9 @@ from training.evaluate.evaluate import (
     calibration_figures,
     evaluate,
 )
-from training.learn.costs import fill_costs
-from training.learn.pipeline import PipelineError
+from training.learn.prepare import PrepareError
 from training.logs.outcomes import Outcomes
+from training.prices.costs import fill_costs
 
 
 def evaluate_bundle(
@@ -39,13 +39,13 @@ def evaluate_bundle(
 ) -> Evaluation:
     """The bundle's figures on a log; outcomes of candidates that the bundle does not know are left out.
 
-    Raises PipelineError when the log has no outcome of any candidate of the bundle.
+    Raises PrepareError when the log has no outcome of any candidate of the bundle.
     """
     router = Router(bundle)
     manifest = router.manifest
     frame = table.frame[table.frame["candidate"].isin(router.candidates)]
     if not len(frame):
-        raise PipelineError(
+        raise PrepareError(
             f"the log has no outcome of the bundle's candidates ({', '.join(router.candidates)}); it has "
             f"{', '.join(sorted(table.frame['candidate'].unique()))}"
         )

@@ -9,7 +9,7 @@ import pandas as pd
 
 from serving.decide.router import Router
 from serving.decide.value import Setting
-from training.learn.pipeline import Prepared
+from training.learn.prepare import Prepared
 
 NAME = "test_requests.csv"
 

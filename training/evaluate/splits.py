@@ -14,24 +14,26 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from serving.bundle.arrays import Bools, Columns, Floats
 from serving.bundle.manifest import Objective
 from training.config import ConfigError, Params
+from training.dataset.inputs import Inputs
 from training.dataset.matrix import OutcomeMatrix, workflow_names
-from training.dataset.split import Split, SplitError, folds, split_requests
+from training.dataset.split import Split, SplitError, split_requests
 from training.evaluate.evaluate import SplitLine
 from training.learn.costs import cost_sources
-from training.learn.estimators.base import Floats, Inputs, NotTrainableError
-from training.learn.estimators.registry import Factory, factories
+from training.learn.estimators.base import Factory, NotTrainableError
+from training.learn.estimators.registry import factories
 from training.learn.estimators.tables import WorkflowTable
-from training.learn.pipeline import Prepared, cost_model, fitting_weights, observation_propensity
+from training.learn.prepare import Prepared
+from training.learn.training_data import cost_model, part_propensity
 from training.measure.frontier import Frontier, Singles, bootstrap_aiq, bootstrap_weights, frontier, knob_grid, singles
+from training.measure.propensity import fitting_weights
 
 RANDOM, TIME, WORKFLOWS = "random by prompt", "by time", "workflows left out"
 # Each workflow is left out once, with others, in one of so many parts; each part is a training of its own.
 PARTS = 4
 _WORKERS = 2
-
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Tested:
         return bootstrap_aiq(self.points(estimate), self.quality, self.cost, weights)
 
 
-def redraw(prepared: Prepared, train: Mask, test: Mask) -> Prepared:
+def redraw(prepared: Prepared, train: Bools, test: Bools) -> Prepared:
     """The same log with other parts; what is in neither part is the calibration part."""
     nothing = np.zeros(len(train), dtype=np.bool_)
     split = Split(train=train, calibration=~train & ~test, test=test, dropped=nothing, method="random", note="")
@@ -163,7 +165,7 @@ class _Learnt:
     expected_cost: Floats
     quality: Floats
     cost: Floats
-    groups: NDArray[np.intp]
+    groups: Columns
     workflow: NDArray[np.object_]
 
 
@@ -179,8 +181,7 @@ def _learnt(part: Prepared, inputs: Inputs, params: Params) -> _Learnt:
             f"no training request of this split has a judged outcome of {', '.join(unjudged)}; "
             "figures need one of every candidate"
         )
-    fold = folds(part.groups[rows], params.fit.folds, params.fit.seed)
-    propensity, _ = observation_propensity(matrix, target, train, fold)
+    propensity, _ = part_propensity(part, inputs, rows, params)
     weights = fitting_weights(propensity, params.fit.weight_clip)
     kinds = quick_estimators(params, np.nanmean(matrix.cost_usd, axis=0))
     table: dict[str, Factory] = {WorkflowTable.name: lambda: WorkflowTable(params.fit.table_strength[0])}
@@ -274,7 +275,7 @@ def _test_share(params: Params) -> float:
     return 1.0 - params.split.train - params.split.calibration
 
 
-def _testable(part: Prepared) -> Mask:
+def _testable(part: Prepared) -> Bools:
     return np.asarray(part.split.test & part.matrix.complete())
 
 

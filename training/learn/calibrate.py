@@ -1,4 +1,4 @@
-"""Calibration: probabilities that mean what they say, learnt from out-of-fold predictions with scikit-learn."""
+"""Calibration: probabilities that mean what they say, learned from out-of-fold predictions with scikit-learn."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ from abc import ABC, abstractmethod
 from typing import ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
+from serving.bundle.arrays import Columns, Floats
 from training.learn.estimators.base import sigmoid
 from training.learn.onnx_graph import Graph, logit
 from training.measure.metrics import brier
 
-Floats = NDArray[np.float64]
 # No answer is certain: a probability is kept this far from 0 and 1.
 FLOOR = 1e-3
 # Fewer outcomes than this of either kind cannot bear a candidate's own map; it gets the one of all candidates.
@@ -119,9 +118,7 @@ class Isotonic(Calibrator):
 METHODS: dict[str, type[Calibrator]] = {kind.name: kind for kind in (Uncalibrated, Sigmoid, Isotonic)}
 
 
-def fit_calibrator(
-    method: str, probability: Floats, labels: Floats, weights: Floats, folds: NDArray[np.intp]
-) -> Calibrator:
+def fit_calibrator(method: str, probability: Floats, labels: Floats, weights: Floats, folds: Columns) -> Calibrator:
     """The calibrator called `method`, or for "auto" the one with the lowest Brier score over the given folds."""
     if method != "auto":
         return METHODS[method]().fit(probability, labels, weights)

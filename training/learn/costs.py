@@ -7,87 +7,20 @@ without a price or without logged tokens has its cost predicted from logged cost
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from serving.bundle.arrays import Floats
 from serving.bundle.catalogue import Candidate
+from training.dataset.inputs import Inputs
 from training.dataset.matrix import OutcomeMatrix
-from training.errors import TrainingError
-from training.learn.estimators.base import Inputs
-from training.learn.estimators.linear import Design, stacked
+from training.learn.estimators.design import Design, ridge, stacked
 from training.learn.onnx_graph import Graph
-from training.prices.tokens import input_tokens as tokens_of
 
-Floats = NDArray[np.float64]
 CostFrom = Literal["tokens", "logged"]
 _ENOUGH_TOKENS = 20
-
-
-class CostError(TrainingError):
-    """A candidate whose cost can be neither read nor computed."""
-
-
-@dataclass(frozen=True)
-class CostNotes:
-    """How many costs were logged or priced, and how many token counts that took were counted or estimated, over attempts."""
-
-    logged: int
-    priced: int
-    counted_input_tokens: int
-    estimated_input_tokens: int
-    estimated_output_tokens: int
-
-
-def fill_costs(
-    matrix: OutcomeMatrix, catalogue: Mapping[str, Candidate], assumed_output_tokens: float
-) -> tuple[OutcomeMatrix, CostNotes]:
-    """The same outcomes with every attempt's cost known: tokens times catalogue price where none was logged.
-
-    Missing input tokens are counted where the candidate's encoding is at hand, else estimated from the text's length
-    (`tokens.input_tokens`); missing output tokens are the candidate's mean, or `assumed_output_tokens` where it has none.
-    Both price attempts; they are not written into the token columns.
-    Raises CostError for a candidate with neither costs nor a price.
-    """
-    missing = matrix.attempted & np.isnan(matrix.cost_usd)
-    prices = [catalogue.get(name) for name in matrix.candidates]
-    hopeless = [
-        name
-        for column, (name, entry) in enumerate(zip(matrix.candidates, prices, strict=True))
-        if missing[:, column].any() and (entry is None or not entry.priced)
-    ]
-    if hopeless:
-        raise CostError(
-            f"no cost is known for {', '.join(hopeless)}: their rows have no cost_usd and the catalogue has no price. "
-            "Add input_usd_per_mtok and output_usd_per_mtok to data/candidates.toml, or log cost_usd."
-        )
-    unknown = missing & np.isnan(matrix.input_tokens)
-    entries = [catalogue.get(name, Candidate(name=name)) for name in matrix.candidates]
-    found, counted = tokens_of(list(matrix.requests), entries, unknown)
-    input_tokens = np.where(unknown, found, matrix.input_tokens)
-    seen = np.isfinite(matrix.output_tokens)
-    mean_output = np.where(
-        seen.any(axis=0),
-        np.nansum(matrix.output_tokens, axis=0) / np.maximum(seen.sum(axis=0), 1),
-        assumed_output_tokens,
-    )
-    output_tokens = np.where(seen, matrix.output_tokens, mean_output)
-    cost = matrix.cost_usd.copy()
-    for column, entry in enumerate(prices):
-        rows = missing[:, column]
-        if entry is not None and rows.any():
-            price_in, price_out = entry.input_usd_per_mtok or 0.0, entry.output_usd_per_mtok or 0.0
-            cost[rows, column] = (input_tokens[rows, column] * price_in + output_tokens[rows, column] * price_out) / 1e6
-    notes = CostNotes(
-        logged=int(np.isfinite(matrix.cost_usd).sum()),
-        priced=int(missing.sum()),
-        counted_input_tokens=int(counted.sum()),
-        estimated_input_tokens=int((unknown & ~counted).sum()),
-        estimated_output_tokens=int((missing & ~seen).sum()),
-    )
-    return replace(matrix, cost_usd=cost), notes
 
 
 def cost_sources(matrix: OutcomeMatrix, catalogue: Mapping[str, Candidate]) -> dict[str, CostFrom]:
@@ -104,7 +37,7 @@ def cost_sources(matrix: OutcomeMatrix, catalogue: Mapping[str, Candidate]) -> d
 class LogRidge:
     """E[y] of a positive quantity per candidate, by ridge regression of log y with a smearing factor.
 
-    What candidates have in common is learnt from all their rows, what sets one apart from its own with a stronger
+    What candidates have in common is learned from all their rows, what sets one apart from its own with a stronger
     penalty, so that a candidate with few rows borrows from the rest. Predictions stay within `stretch` times the range
     that was seen. Source of the smearing factor: Duan 1983.
     """
@@ -125,14 +58,14 @@ class LogRidge:
         mean = np.where(positive, logs.sum(axis=0) / counts, pooled)
         rest = np.where(seen, logs - mean, 0.0)
         per_request = seen.sum(axis=1)
-        shared = _ridge(columns, rest.sum(axis=1) / np.maximum(per_request, 1), per_request.astype(float), self.shared)
+        shared = ridge(columns, rest.sum(axis=1) / np.maximum(per_request, 1), per_request.astype(float), self.shared)
         weight = np.repeat(shared[:, None], values.shape[1], axis=1)
         for candidate in np.flatnonzero(positive):
             rows = seen[:, candidate]
             left = rest[rows, candidate] - columns[rows] @ shared
             shift = left.mean()
             mean[candidate] += shift
-            weight[:, candidate] += _ridge(columns[rows], left - shift, np.ones(int(rows.sum())), self.own)
+            weight[:, candidate] += ridge(columns[rows], left - shift, np.ones(int(rows.sum())), self.own)
         fitted = columns @ weight + mean
         smear = np.where(seen, np.exp(np.clip(logs - fitted, -5, 5)), 0.0)
         self.smear = (smear.sum(axis=0) + 20.0) / (seen.sum(axis=0) + 20.0)
@@ -213,11 +146,3 @@ def fit_costs(
         candidates=candidates,
         cost_from=cost_from,
     )
-
-
-def _ridge(columns: Floats, target: Floats, weights: Floats, penalty: float) -> Floats:
-    """(d,) minimiser of sum w (y - Xb)^2 + penalty |b|^2."""
-    weighted = columns * weights[:, None]
-    gram = weighted.T @ columns
-    gram[np.diag_indices_from(gram)] += penalty
-    return np.asarray(np.linalg.solve(gram, weighted.T @ target), dtype=np.float64)

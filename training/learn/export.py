@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from serving.bundle.arrays import Floats
 from serving.bundle.encoder import onnx_session
 from serving.bundle.manifest import HEAD_OUTPUTS, NEARNESS, NOVELTY
 from training.dataset.encoders import EncoderFiles
+from training.dataset.inputs import Inputs
 from training.errors import TrainingError
-from training.learn.estimators.base import Floats, Inputs
+from training.learn.learn import Learned, Pair
 from training.learn.onnx_graph import Graph
-from training.learn.pipeline import Learned, Pair
 from training.learn.select import Head
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from sklearn.cluster import MiniBatchKMeans
 
-from training.learn.estimators.base import Floats, Matrix
+from serving.bundle.arrays import Floats, Floats32
 from training.learn.onnx_graph import Graph
 
 # The share of the mean variance that every direction is given, so that one without any divides by something.
@@ -25,7 +26,7 @@ class Spread:
     mean: Floats
     whitening: Floats
 
-    def novelty(self, embedding: Matrix) -> Floats:
+    def novelty(self, embedding: Floats32) -> Floats:
         """(n,) the mean squared deviation of embeddings (n, dim) in standard deviations; near 1 for training prompts."""
         deviation = (embedding - self.mean) @ self.whitening
         novelty: Floats = np.square(deviation).mean(axis=1)
@@ -38,7 +39,7 @@ class Spread:
         return graph.add("Mul", total, graph.constant(1.0 / len(self.mean)))
 
 
-def spread_of(embedding: Matrix) -> Spread:
+def spread_of(embedding: Floats32) -> Spread:
     """The spread of n training embeddings (n, dim), its covariance shrunk a little towards an even one."""
     values = embedding.astype(np.float64)
     mean = values.mean(axis=0)
@@ -48,3 +49,12 @@ def spread_of(embedding: Matrix) -> Spread:
     variance, directions = np.linalg.eigh(covariance)
     scale = (1.0 - _SHRINKAGE) * np.maximum(variance, 0.0) + _SHRINKAGE * even
     return Spread(mean, directions / np.sqrt(scale))
+
+
+def prompt_clusters(embedding: Floats32, clusters: int, seed: int) -> Floats32:
+    """(k, dim) float32 unit vectors: the middles of up to `clusters` clusters of n unit embeddings (n, dim)."""
+    k = max(1, min(clusters, len(embedding) // 25))
+    model = MiniBatchKMeans(k, n_init=1, batch_size=4096, random_state=seed).fit(embedding)
+    centres = model.cluster_centers_
+    length = np.linalg.norm(centres, axis=1, keepdims=True)
+    return np.asarray(centres / np.where(length > 0, length, 1.0), dtype=np.float32)

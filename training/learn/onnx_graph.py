@@ -9,6 +9,8 @@ import onnx
 from numpy.typing import ArrayLike
 from onnx import TensorProto, compose, helper, numpy_helper
 
+from serving.bundle.arrays import Floats
+
 OPSET = 18
 ML_OPSET = 3
 # How near to 0 and 1 a logit looks. Nearer, float32 rounding of 1 - p would show in what follows it.
@@ -108,8 +110,8 @@ class Graph:
         return f"{kind}_{self._count}"
 
 
-def logit(probability: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+def logit(probability: Floats) -> Floats:
     """The same function as `Graph.logit`, for training's side."""
     inside = np.clip(probability, _EPSILON, 1.0 - _EPSILON)
-    value: np.ndarray[Any, np.dtype[np.float64]] = np.log(inside) - np.log1p(-inside)
+    value: Floats = np.log(inside) - np.log1p(-inside)
     return value

@@ -7,18 +7,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 
+from serving.bundle.arrays import Bools, Floats
+from training.dataset.inputs import Inputs
 from training.learn.calibrate import Calibrator, fit_calibrator
-from training.learn.estimators.base import Estimator, Floats, Inputs, NotTrainableError
+from training.learn.estimators.base import Estimator, Factory, NotTrainableError
 from training.learn.estimators.blend import Blend
+from training.learn.training_data import TrainingData
 from training.measure.frontier import bootstrap_aiq, bootstrap_weights, frontier, knob_grid, singles
 from training.measure.metrics import brier, expected_calibration_error
 from training.measure.offpolicy import pseudo_outcomes
 
-Factory = Callable[[], Estimator]
 # Below this many requests (complete ones, or effective ones where most have one outcome) AIQ is noise, and estimators
 # are compared by their Brier score instead.
 ENOUGH = 50
@@ -26,25 +27,6 @@ ENOUGH = 50
 PLENTY_COMPLETE = 300
 _RESAMPLES = 60
 _WORKERS = 2
-
-
-@dataclass(frozen=True)
-class Training:
-    """The training part of the data. All arrays have n rows; (n, m) ones are NaN where nothing was observed.
-
-    `weights` (n, m) are what each cell counts for in fitting; `propensity` the probability with which it was observed
-    and judged. `expected_cost` is out of fold too, so that a score never rests on a cost model that has seen the row.
-    """
-
-    inputs: Inputs
-    labels: Floats
-    weights: Floats
-    propensity: Floats
-    cost: Floats
-    expected_cost: Floats
-    complete: NDArray[np.bool_]
-    groups: NDArray[np.intp]
-    folds: NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -101,7 +83,7 @@ class OutOfFold:
     def __init__(self) -> None:
         self._kept: dict[str, Floats] = {}
 
-    def of(self, name: str, factory: Factory, data: Training) -> Floats:
+    def of(self, name: str, factory: Factory, data: TrainingData) -> Floats:
         if name in self._kept:
             return self._kept[name]
         predictions = out_of_fold(factory, data)
@@ -111,7 +93,7 @@ class OutOfFold:
 
 
 def fit_head(
-    data: Training,
+    data: TrainingData,
     factories: Mapping[str, Factory],
     *,
     calibration: str,
@@ -166,7 +148,7 @@ def fit_head(
     return Head(chosen, estimator, calibrator, (*scores, *refused), selected_by)
 
 
-def out_of_fold(factory: Factory, data: Training) -> Floats:
+def out_of_fold(factory: Factory, data: TrainingData) -> Floats:
     """(n, m) predictions for each request by an estimator that saw neither it nor any of its fold."""
     predictions = np.full(data.labels.shape, np.nan)
     for fold in np.unique(data.folds):
@@ -176,7 +158,7 @@ def out_of_fold(factory: Factory, data: Training) -> Floats:
     return predictions
 
 
-def out_of_fold_aiq(prediction: Floats, data: Training, knob_steps: int, seed: int) -> tuple[float, Floats]:
+def out_of_fold_aiq(prediction: Floats, data: TrainingData, knob_steps: int, seed: int) -> tuple[float, Floats]:
     """AIQ of out-of-fold predictions (n, m) and its resamples, NaN where it cannot be measured."""
     return _bootstrapped_aiq(prediction, data, _ground({"": prediction}, data), knob_steps, seed)
 
@@ -250,7 +232,7 @@ def blend_weights(predictions: Mapping[str, Floats], labels: Floats, weights: Fl
     return {name: float(x) for name, x in zip(predictions, mixed / mixed.sum(), strict=True)}
 
 
-def _cross_fitted_blend(members: Mapping[str, Floats], data: Training, equal: float) -> Floats:
+def _cross_fitted_blend(members: Mapping[str, Floats], data: TrainingData, equal: float) -> Floats:
     """(n, m) the blend's predictions, each fold's with weights that were fitted on the other folds."""
     blended = np.zeros(data.labels.shape)
     for fold in np.unique(data.folds):
@@ -265,12 +247,12 @@ def _cross_fitted_blend(members: Mapping[str, Floats], data: Training, equal: fl
 class _Ground:
     """What estimators are scored on: outcomes (rows, m) of the requests `rows`, true or doubly robust; None: nothing."""
 
-    rows: NDArray[np.bool_]
+    rows: Bools
     quality: Floats
     cost: Floats
 
 
-def _ground(predictions: Mapping[str, Floats], data: Training) -> _Ground | None:
+def _ground(predictions: Mapping[str, Floats], data: TrainingData) -> _Ground | None:
     """The complete requests where there are plenty, else doubly robust pseudo-outcomes of all of them.
 
     The pseudo-outcomes rest on the mean of all estimators' out-of-fold predictions, the same for everyone compared.
@@ -294,7 +276,7 @@ def _ground(predictions: Mapping[str, Floats], data: Training) -> _Ground | None
 def _scores(
     predictions: Mapping[str, Floats],
     complexity: Mapping[str, int],
-    data: Training,
+    data: TrainingData,
     values: Mapping[str, tuple[float, Floats]],
 ) -> list[Score]:
     seen = np.isfinite(data.labels) & (data.weights > 0)
@@ -309,7 +291,7 @@ def _scores(
 
 
 def _bootstrapped_aiq(
-    prediction: Floats, data: Training, ground: _Ground | None, knob_steps: int, seed: int
+    prediction: Floats, data: TrainingData, ground: _Ground | None, knob_steps: int, seed: int
 ) -> tuple[float, Floats]:
     """An estimator's AIQ on the ground, and on resamples of it, whole groups of requests at a time."""
     if ground is None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import beta
 
+from serving.bundle.arrays import Floats
 from training.measure.offpolicy import effective_sample_size
-
-Floats = NDArray[np.float64]
 
 
 def clopper_pearson_upper(failures: int, n: int, delta: float) -> float:

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.bundle.arrays import Columns, Floats
 from serving.decide.value import choose
 from training.measure.metrics import aiq
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -92,9 +91,7 @@ def singles(quality: Floats, cost: Floats) -> Singles:
     return Singles(cost.mean(axis=0), quality.mean(axis=0))
 
 
-def bootstrap_weights(
-    groups: NDArray[np.intp], repeats: int, seed: int, clusters: NDArray[np.object_] | None = None
-) -> Floats:
+def bootstrap_weights(groups: Columns, repeats: int, seed: int, clusters: NDArray[np.object_] | None = None) -> Floats:
     """(repeats, n) row weights that sum to 1: whole groups are drawn with replacement, each as often as there are groups.
 
     With `clusters` (n,), such as workflows, these are drawn first, as often as there are, and groups within each drawn one:

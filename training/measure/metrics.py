@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from serving.bundle.arrays import Columns, Floats
 
 
 def non_decreasing_hull(cost: Floats, quality: Floats) -> tuple[Floats, Floats]:
@@ -165,7 +164,7 @@ def _strong_curve(share_strong: Floats, quality: Floats, weak: float, strong: fl
     return share, np.concatenate([[weak], quality[order], [strong]])
 
 
-def collapse(columns: NDArray[np.intp], strongest: int, oracle_columns: NDArray[np.intp]) -> float:
+def collapse(columns: Columns, strongest: int, oracle_columns: Columns) -> float:
     """Routing collapse: the share of n requests sent to the strongest candidate, minus the oracle's share.
 
     `columns` and `oracle_columns` (n,), where -1 (no candidate was acceptable) is not the strongest. Source: Lai & Ye

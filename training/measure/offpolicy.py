@@ -14,21 +14,14 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
-Columns = NDArray[np.intp]
-Features = NDArray[np.floating]
+from serving.bundle.arrays import Bools, Columns, Floats
 
 CLIP = 100.0
 MINIMUM_EFFECTIVE = 30.0
 _Z = NormalDist().inv_cdf(0.975)
 # Weights average 1 where the log could have observed every choice; an average clearly below this is a hole in the log.
 _SUPPORT = 0.95
-# A candidate with fewer single attempts than this gets its share of them; a model of so few would be made of noise.
-_RARE = 20
 
 
 @dataclass(frozen=True)
@@ -60,7 +53,7 @@ def importance_weights(observed: Bools, propensity: Floats, columns: Columns, cl
     if wrong.any():
         raise ValueError(
             f"{wrong.sum()} observed outcomes have no propensity in [0, 1], the first {p[wrong][0]}; "
-            "estimate_propensities gives one where none was logged"
+            "propensity.estimate_propensities gives one where none was logged"
         )
     weights: Floats = np.where(seen, 1.0 / np.maximum(np.where(seen, p, 1.0), 1.0 / clip), 0.0)
     return weights
@@ -127,56 +120,6 @@ def doubly_robust(
         raise ValueError(f"expected predictions of shape {outcome.shape}, got {model.shape}")
     predicted = model[np.arange(len(columns)), columns][rows]
     return _estimate("doubly robust", predicted + weights * (y - predicted), weights, minimum_effective)
-
-
-def judged_propensity(attempted: Bools, labels: Floats, propensity: Floats) -> Floats:
-    """(n, m) the probability of an attempt that was also judged: propensity times the share of attempts judged.
-
-    An attempt nobody judged is no observation of quality (it is one of cost, which needs no such factor). The share is
-    taken per candidate, apart for requests on which every candidate was tried; within these, which attempts were
-    judged is assumed to be chance (missing at random). All arrays (n, m).
-    """
-    everywhere = attempted.all(axis=1)
-    shares = np.zeros(attempted.shape)
-    for stratum in (everywhere, ~everywhere):
-        tries = attempted[stratum].sum(axis=0)
-        judged = (attempted[stratum] & np.isfinite(labels[stratum])).sum(axis=0)
-        shares[stratum] = judged / np.maximum(tries, 1)
-    product: Floats = propensity * shares
-    return product
-
-
-def estimate_propensities(attempted: Bools, features: Features, folds: NDArray[np.intp]) -> tuple[Floats, str]:
-    """Propensities (n, m) for a log that has none, NaN where there was no attempt, and a note that says how.
-
-    Given how many candidates a request was tried on: all of them, 1; a single one, the multinomial logistic regression
-    of which one on `features` (n, k), fitted without the request's own fold (`folds` (n,), at least two) and kept above
-    1 / (20 m); some but not all, NaN, since why the others were added is not known. A candidate with few single
-    attempts gets its share of them, shrunk. Right only if nothing outside the features moved the choice; what is wrong
-    with them `ips` passes on in full, `snips` and `doubly_robust` less.
-    """
-    n, m = attempted.shape
-    if len(features) != n or len(folds) != n:
-        raise ValueError(f"expected {n} rows of features and folds, got {len(features)} and {len(folds)}")
-    tries = attempted.sum(axis=1)
-    everywhere, single = tries == m, (tries == 1) & (m > 1)
-    if single.any() and len(np.unique(folds)) < 2:
-        raise ValueError("expected at least two folds to estimate propensities out of fold, got one")
-    propensity = np.full((n, m), np.nan)
-    propensity[everywhere] = 1.0
-    chosen = attempted.argmax(axis=1)
-    for fold in np.unique(folds[single]):
-        held, rest = single & (folds == fold), single & (folds != fold)
-        shares = _choice_shares(features[rest], chosen[rest], features[held], m)
-        propensity[held] = np.maximum(shares, 1.0 / (20 * m))
-    note = (
-        f"propensities were not logged; {int(everywhere.sum())} requests tried on every candidate count with propensity 1"
-        f", {int(single.sum())} tried on one with a propensity estimated by out-of-fold logistic regression"
-    )
-    left_out = n - int(everywhere.sum()) - int(single.sum())
-    if left_out:
-        note += f"; {left_out} tried on some candidates are left out"
-    return np.where(attempted, propensity, np.nan), note
 
 
 def mask_to_one(quality: Floats, propensities: Floats, seed: int) -> tuple[Floats, Floats]:
@@ -248,23 +191,6 @@ def _refusal(weights: Floats, effective: float, minimum_effective: float) -> str
 
 def _standard_error(values: Floats) -> float:
     return float(values.std(ddof=1) / np.sqrt(len(values)))
-
-
-def _choice_shares(features: Features, chosen: Columns, at: Features, m: int) -> Floats:
-    """(len(at), m) probability of each candidate at the features `at`, learnt from the choices made at `features`."""
-    counts = np.bincount(chosen, minlength=m)
-    marginal = (counts + 1.0) / (counts.sum() + m)
-    shares = np.tile(marginal, (len(at), 1))
-    common = np.flatnonzero(counts >= _RARE)
-    if len(common) < 2:
-        return shares
-    rows = np.isin(chosen, common)
-    mean, deviation = features[rows].mean(axis=0), features[rows].std(axis=0)
-    scale = np.where(deviation > 1e-9, 1.0 / np.maximum(deviation, 1e-9), 0.0)
-    model = LogisticRegression(max_iter=1000).fit((features[rows] - mean) * scale, chosen[rows])
-    # scikit-learn sorts its classes, and so is `common`.
-    shares[:, common] = model.predict_proba((at - mean) * scale) * marginal[common].sum()
-    return shares
 
 
 def pseudo_outcomes(outcome: Floats, propensity: Floats, model: Floats, clip: float = CLIP) -> Floats:

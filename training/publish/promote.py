@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.bundle.arrays import Floats
 from serving.bundle.manifest import MANIFEST, Bundle, BundleError, open_bundle, switch_current, switch_link
 from serving.bundle.request import RouteRequest
 from serving.decide.policy import Policy
 from serving.decide.router import Router
 from serving.decide.value import Setting, choose
 from training.errors import TrainingError
-from training.measure.frontier import Floats, bootstrap_aiq, bootstrap_weights, frontier, singles
+from training.measure.frontier import bootstrap_aiq, bootstrap_weights, frontier, singles
 
 CURRENT = "current"
 PREVIOUS = "previous"

@@ -14,7 +14,8 @@ from rich.text import Text
 
 from serving.bundle.manifest import Manifest
 from training.evaluate.evaluate import SPLIT, Evaluation, OffPolicyLine, SplitLine
-from training.learn.pipeline import Learned, Prepared
+from training.learn.learn import Learned
+from training.learn.prepare import Prepared
 from training.logs.outcomes import Outcomes
 from training.publish.figures import figures
 

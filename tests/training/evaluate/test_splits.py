@@ -10,12 +10,14 @@ import pytest
 
 from tests.conftest import ROOT
 from training.config import ConfigError, Params, load_params
+from training.dataset.inputs import Inputs
 from training.dataset.split import SplitError
 from training.evaluate import splits
 from training.evaluate.evaluate import Evaluation, SplitLine
-from training.learn.estimators.base import Inputs
+from training.learn.encode import encode
 from training.learn.estimators.tables import WorkflowTable
-from training.learn.pipeline import Prepared, encode, prepare
+from training.learn.prepare import Prepared
+from training.learn.prepare import prepare
 from training.logs.validate import validate
 from training.prices.catalogue import load_catalogue
 from training.simulation.simulate import simulate

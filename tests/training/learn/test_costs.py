@@ -11,14 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serving.bundle.arrays import Floats
 from serving.bundle.catalogue import Candidate
 from tests import onnx_run
+from training.dataset.inputs import Inputs
 from training.dataset.matrix import OutcomeMatrix, build_matrix
-from training.learn.costs import CostError, CostModel, CostNotes, Floats, LogRidge, cost_sources, fill_costs, fit_costs
-from training.learn.estimators.base import Inputs
-from training.learn.estimators.linear import Design, stacked
+from training.learn.costs import CostModel, LogRidge, cost_sources, fit_costs
+from training.learn.estimators.design import Design, stacked
 from training.learn.onnx_graph import Graph
 from training.logs.validate import validate
+from training.prices.costs import CostError
+from training.prices.costs import CostNotes
+from training.prices.costs import fill_costs
 
 NAN = float("nan")
 DIM, SURFACE = 4, 3

@@ -9,27 +9,20 @@ from functools import partial
 import numpy as np
 import pytest
 
+from serving.bundle.arrays import Floats
 from tests import onnx_run
 from training.config import ConfigError, load_params
-from training.learn.estimators.base import (
-    Estimator,
-    Floats,
-    Inputs,
-    NotTrainableError,
-    observed_mean,
-    priced_mean,
-    sigmoid,
-)
+from training.dataset.inputs import Inputs
+from training.learn.estimators.base import Estimator, NotTrainableError, observed_mean, priced_mean, sigmoid
 from training.learn.estimators.blend import Blend
+from training.learn.estimators.design import Design, stacked
 from training.learn.estimators.linear import (
-    Design,
     DirectClassifier,
     HierarchicalRidge,
     LogisticPerCandidate,
     LowRankResidual,
     ReducedRankRidge,
     Ridge,
-    stacked,
 )
 from training.learn.estimators.neighbours import NearestNeighbours
 from training.learn.estimators.registry import factories

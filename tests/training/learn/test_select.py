@@ -11,23 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.learn.estimators.base import Estimator, Floats, Inputs, NotTrainableError
+from serving.bundle.arrays import Floats
+from training.dataset.inputs import Inputs
+from training.learn.estimators.base import Estimator, NotTrainableError
 from training.learn.estimators.blend import Blend
 from training.learn.estimators.linear import LogisticPerCandidate
 from training.learn.estimators.tables import WorkflowTable
 from training.learn.onnx_graph import Graph
-from training.learn.select import (
-    ENOUGH,
-    Blending,
-    Head,
-    OutOfFold,
-    Score,
-    Training,
-    blend_weights,
-    fit_head,
-    out_of_fold,
-    select,
-)
+from training.learn.select import ENOUGH, Blending, Head, OutOfFold, Score, blend_weights, fit_head, out_of_fold, select
+from training.learn.training_data import TrainingData
 from training.measure.metrics import brier
 
 NAN = float("nan")
@@ -42,7 +34,7 @@ def score(name: str, complexity: int, aiq: float, error: float, brier: float = 0
     return Score(name, complexity, aiq, error, brier, ece=0.01)
 
 
-def training(n: int = 300, complete: int | None = None, propensity: float = 1.0, seed: int = 0) -> Training:
+def training(n: int = 300, complete: int | None = None, propensity: float = 1.0, seed: int = 0) -> TrainingData:
     """n requests whose first coordinate decides which of two candidates does well; their workflow tells nothing."""
     generator = np.random.default_rng(seed)
     embedding = generator.normal(size=(n, 3)).astype(np.float32)
@@ -54,7 +46,7 @@ def training(n: int = 300, complete: int | None = None, propensity: float = 1.0,
     cost = np.tile([1.0, 5.0], (n, 1))
     known = np.arange(n) < (n if complete is None else complete)
     labels[~known, 1] = NAN
-    return Training(
+    return TrainingData(
         inputs=Inputs(embedding, features, surface=1),
         labels=labels,
         weights=np.ones((n, 2)),

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.measure.bounds import Floats, clopper_pearson_upper, weighted_upper
+from serving.bundle.arrays import Floats
+from training.measure.bounds import clopper_pearson_upper, weighted_upper
 
 
 def test_clopper_pearson_in_closed_form() -> None:

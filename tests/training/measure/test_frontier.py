@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.measure.frontier import Floats, Singles, bootstrap_aiq, bootstrap_weights, frontier, knob_grid, singles
+from serving.bundle.arrays import Floats
+from training.measure.frontier import Singles, bootstrap_aiq, bootstrap_weights, frontier, knob_grid, singles
 
 # Two requests, three candidates: cheap, middling, dear.
 ESTIMATE = np.array([[0.5, 0.8, 0.9], [0.9, 0.9, 0.95]])

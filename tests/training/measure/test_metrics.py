@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 
+from serving.bundle.arrays import Floats
 from training.measure.metrics import (
-    Floats,
     aiq,
     brier,
     cost_save,

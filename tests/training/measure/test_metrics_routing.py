@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 
-from training.measure.metrics import Floats, apgr, aurc, collapse, cpt, pgr, strong_weak
+from serving.bundle.arrays import Floats
+from training.measure.metrics import apgr, aurc, collapse, cpt, pgr, strong_weak
 
 shares = st.lists(st.tuples(st.floats(0, 1), st.floats(0.4, 0.8)), max_size=12)
 

@@ -10,20 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 
+from serving.bundle.arrays import Bools, Columns, Floats
 from training.measure.offpolicy import (
-    Bools,
-    Columns,
     Estimate,
-    Floats,
     doubly_robust,
     effective_sample_size,
-    estimate_propensities,
     importance_weights,
     ips,
-    judged_propensity,
     mask_to_one,
+    pseudo_outcomes,
     snips,
 )
+from training.measure.propensity import estimate_propensities, judged_propensity
 
 NAN = np.nan
 # Four requests, two candidates; the target chooses 0, 1, 0, 1, of which the log has the first three.
@@ -304,3 +302,16 @@ def test_weights_lie_between_one_and_the_clip_and_snips_within_the_outcomes(seed
     estimate = snips(masked, propensity, columns, clip=clip, minimum_effective=2)
     if estimate.refused is None:
         assert np.nanmin(masked) - 1e-12 <= estimate.value <= np.nanmax(masked) + 1e-12
+
+
+def test_pseudo_outcomes_average_to_the_truth_whatever_the_model_says() -> None:
+    generator = np.random.default_rng(1)
+    truth = (generator.random((20_000, 2)) < [0.8, 0.4]).astype(float)
+    tried = (generator.random(20_000) < 0.25).astype(int)
+    outcome = np.where(np.arange(2) == tried[:, None], truth, NAN)
+    propensity = np.where(np.isfinite(outcome), np.where(np.arange(2) == 1, 0.25, 0.75), NAN)
+    wrong = np.full(truth.shape, 0.1)
+    complete = pseudo_outcomes(outcome, propensity, wrong)
+    assert np.isfinite(complete).all()
+    np.testing.assert_allclose(complete.mean(axis=0), truth.mean(axis=0), atol=0.02)
+    np.testing.assert_allclose(pseudo_outcomes(np.full((3, 2), NAN), np.full((3, 2), NAN), wrong[:3]), wrong[:3])

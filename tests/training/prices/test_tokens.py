@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from serving.bundle.catalogue import Candidate
 from serving.bundle.request import RouteRequest
 from training.dataset.matrix import build_matrix
-from training.learn.costs import fill_costs
 from training.logs.validate import validate
 from training.prices import tokens
+from training.prices.costs import fill_costs
 from training.prices.price_map import litellm_folder
 
 O200K, CL100K = Candidate(name="gpt-4o"), Candidate(name="azure/gpt-4-0613")

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from typing import ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
+from serving.bundle.arrays import Floats
+from training.dataset.inputs import Inputs
 from training.errors import TrainingError
 from training.learn.onnx_graph import Graph
-
-Floats = NDArray[np.float64]
-Matrix = NDArray[np.float32]
 
 # From this many candidates on their means are shrunk towards a line in price, with fewer towards one level.
 _PRICED = 4
@@ -23,43 +21,8 @@ class NotTrainableError(TrainingError):
     """This estimator cannot learn from these outcomes; the message says what is missing."""
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """What the head sees of n requests: `embedding` (n, dim) and `features` (n, surface + workflows), float32.
-
-    The features' first `surface` columns are surface features, the rest are one column per known workflow, all zero
-    where a request has no tag or an unknown one.
-    """
-
-    embedding: Matrix
-    features: Matrix
-    surface: int
-
-    def __len__(self) -> int:
-        return len(self.embedding)
-
-    @property
-    def workflows(self) -> Matrix:
-        """(n, workflows) the one-hot part."""
-        return self.features[:, self.surface :]
-
-    @property
-    def tagged(self) -> NDArray[np.bool_]:
-        """(n,) whether the request's workflow is a known one."""
-        return np.asarray(self.workflows.any(axis=1))
-
-    def take(self, rows: NDArray[np.bool_] | NDArray[np.intp]) -> Inputs:
-        return replace(self, embedding=self.embedding[rows], features=self.features[rows])
-
-    def untagged(self) -> Inputs:
-        """The same requests as if none had a workflow tag."""
-        features = self.features.copy()
-        features[:, self.surface :] = 0.0
-        return replace(self, features=features)
-
-
 class Estimator(ABC):
-    """Estimates each candidate's P(acceptable) on a request, learnt from whatever cells were observed."""
+    """Estimates each candidate's P(acceptable) on a request, learned from whatever cells were observed."""
 
     name: ClassVar[str]
     # Order of preference among equals: the lower, the simpler.
@@ -87,11 +50,19 @@ class Estimator(ABC):
         """Adds this estimator's nodes; returns the tensor (n, m) that equals `predict`."""
 
 
-def observed_mean(labels: Floats, weights: Floats, strength: float = 2.0) -> Floats:
-    """(m,) weighted mean label of each candidate, shrunk towards the mean of all with `strength` pseudo-outcomes."""
+Factory = Callable[[], Estimator]
+
+
+def observed(labels: Floats, weights: Floats) -> tuple[Floats, Floats]:
+    """Both (n, m): what each label weighs, and label times weight; 0 where it was not judged."""
     seen = np.isfinite(labels)
     weight = np.where(seen, weights, 0.0)
-    total = np.where(seen, labels, 0.0) * weight
+    return weight, np.where(seen, labels, 0.0) * weight
+
+
+def observed_mean(labels: Floats, weights: Floats, strength: float = 2.0) -> Floats:
+    """(m,) weighted mean label of each candidate, shrunk towards the mean of all with `strength` pseudo-outcomes."""
+    weight, total = observed(labels, weights)
     if not weight.sum() > 0:
         raise NotTrainableError("no outcome was judged")
     overall = total.sum() / weight.sum()
@@ -106,13 +77,12 @@ def priced_mean(labels: Floats, weights: Floats, mean_cost: Floats) -> Floats:
     more they are shrunk (empirical Bayes; DerSimonian & Laird 1986 for the variance between candidates). With few
     candidates the line is level. `mean_cost` (m,) in USD. Raises NotTrainableError where nothing was judged.
     """
-    seen = np.isfinite(labels)
-    weight = np.where(seen, weights, 0.0)
+    weight, weighted = observed(labels, weights)
     if not weight.sum() > 0:
         raise NotTrainableError("no outcome was judged")
     total, squares = weight.sum(axis=0), (weight**2).sum(axis=0)
     n = np.where(squares > 0, total**2 / np.where(squares > 0, squares, 1.0), 0.0)
-    mean = (np.where(seen, labels, 0.0) * weight).sum(axis=0) / np.where(total > 0, total, 1.0)
+    mean = weighted.sum(axis=0) / np.where(total > 0, total, 1.0)
     overall = float(n @ mean / n.sum())
     line = np.full(len(n), overall)
     if (n > 0).sum() >= _PRICED:

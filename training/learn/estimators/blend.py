@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import ClassVar, Self
 
 import numpy as np
 
-from training.learn.estimators.base import Estimator, Floats, Inputs
+from serving.bundle.arrays import Floats
+from training.dataset.inputs import Inputs
+from training.learn.estimators.base import Estimator, Factory
 from training.learn.onnx_graph import Graph
 
 
@@ -18,7 +20,7 @@ class Blend(Estimator):
     family: ClassVar[str] = ""
     complexity: ClassVar[int] = 5
 
-    def __init__(self, members: Mapping[str, Callable[[], Estimator]], weights: Mapping[str, float]) -> None:
+    def __init__(self, members: Mapping[str, Factory], weights: Mapping[str, float]) -> None:
         self.members = {name: members[name]() for name, weight in weights.items() if weight > 0}
         self.weights = {name: weights[name] for name in self.members}
 

@@ -3,60 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
+from serving.bundle.arrays import Columns, Floats
+from training.dataset.inputs import Inputs
 from training.dataset.label import cheapest_acceptable
-from training.learn.estimators.base import (
-    Estimator,
-    Floats,
-    Inputs,
-    NotTrainableError,
-    observed_mean,
-    priced_mean,
-    sigmoid,
-)
+from training.learn.estimators.base import Estimator, NotTrainableError, observed_mean, priced_mean, sigmoid
+from training.learn.estimators.design import Design, normal_equations, ridge_per_candidate, stacked
 from training.learn.estimators.tables import WorkflowTable
 from training.learn.onnx_graph import Graph
-
-
-@dataclass(frozen=True)
-class Design:
-    """The standardised design matrix: embedding, surface features and workflow columns side by side.
-
-    Each column is centred on its training mean and divided by its training deviation; embedding columns share one
-    deviation, so that no direction of the embedding is blown up.
-    """
-
-    mean: Floats
-    scale: Floats
-
-    @classmethod
-    def learn(cls, inputs: Inputs) -> Design:
-        columns = stacked(inputs)
-        deviation = columns.std(axis=0)
-        dim = inputs.embedding.shape[1]
-        deviation[:dim] = np.sqrt((deviation[:dim] ** 2).mean())
-        return cls(columns.mean(axis=0), np.where(deviation > 1e-9, 1.0 / np.maximum(deviation, 1e-9), 0.0))
-
-    def columns(self, inputs: Inputs) -> Floats:
-        """(n, dim + k) standardised."""
-        values: Floats = (stacked(inputs) - self.mean) * self.scale
-        return values
-
-    def fold(self, weight: Floats, bias: Floats) -> tuple[Floats, Floats]:
-        """Weight and bias that give the same values on the raw columns."""
-        raw = weight * self.scale[:, None]
-        return raw, bias - self.mean @ raw
-
-
-def stacked(inputs: Inputs) -> Floats:
-    return np.hstack([inputs.embedding, inputs.features]).astype(np.float64)
 
 
 class LogisticPerCandidate(Estimator):
@@ -125,7 +84,7 @@ class LowRankResidual(Estimator):
         text = inputs.untagged()
         design = Design.learn(text)
         columns = design.columns(text)
-        coefficients = _ridge_per_candidate(columns, residual, weight, self.penalty)
+        coefficients = ridge_per_candidate(columns, residual, weight, self.penalty)
         m = labels.shape[1]
         if self.rank < m:
             fitted = columns @ coefficients
@@ -174,7 +133,7 @@ class Ridge(LowRankResidual):
 class HierarchicalRidge(Estimator):
     """Each candidate's mean, plus a ridge regression on text and workflow whose coefficients candidates share in part.
 
-    The coefficients are b + d_c: b, what makes a request easy for everyone, is learnt from all outcomes together with the
+    The coefficients are b + d_c: b, what makes a request easy for everyone, is learned from all outcomes together with the
     penalty `shared`, and d_c, what sets candidate c apart, with the stronger penalty `own`. Where each request was tried on
     one candidate only, most of what is known is thus known to all of them (a two-level random-effects model, solved
     exactly: the d_c are eliminated candidate by candidate). Workflow columns count `tag` times, so that a tag is penalised
@@ -202,20 +161,18 @@ class HierarchicalRidge(Estimator):
         weight = np.where(seen, weights, 0.0)
         mean = priced_mean(labels, weights, self.mean_cost)
         residual = np.where(seen, labels - mean, 0.0)
-        d, m, tags = columns.shape[1], labels.shape[1], inputs.workflows.shape[1]
+        d, tags = columns.shape[1], inputs.workflows.shape[1]
         left, right = self.shared * np.eye(d), np.zeros(d)
         eliminated = []
-        for candidate in range(m):
-            rows = weight[:, candidate] > 0
-            weighted = columns[rows] * weight[rows, candidate, None]
-            gram, cross = weighted.T @ columns[rows], weighted.T @ residual[rows, candidate]
+        for y, w in zip(residual.T, weight.T, strict=True):
+            gram, cross = normal_equations(columns, y, w)
             solved = np.linalg.solve(gram + self.own * np.eye(d), np.column_stack([gram, cross]))
             left += gram - gram @ solved[:, :d]
             right += cross - gram @ solved[:, d]
             eliminated.append(solved)
         common = np.linalg.solve(left, right)
         coefficients = np.column_stack([common + s[:, d] - s[:, :d] @ common for s in eliminated])
-        # The design knows of no workflows: their columns were untagged when it was learnt, and fold to nothing.
+        # The design knows of no workflows: their columns were untagged when it was learned, and fold to nothing.
         self.weight, self.bias = self.design.fold(coefficients, mean)
         if tags:
             self.weight[-tags:] = self.tag * coefficients[-tags:]
@@ -288,7 +245,7 @@ class DirectClassifier(Estimator):
 
 
 class _Quiet(LogisticRegression):  # type: ignore[misc]  # scikit-learn ships no types
-    def fit(self, X: Floats, y: Floats | NDArray[np.intp], sample_weight: Floats | None = None) -> Self:
+    def fit(self, X: Floats, y: Floats | Columns, sample_weight: Floats | None = None) -> Self:
         with warnings.catch_warnings():
             # A strongly regularised fit that stops at max_iter is still the fit that is scored out of fold.
             warnings.simplefilter("ignore", ConvergenceWarning)
@@ -299,19 +256,3 @@ class _Quiet(LogisticRegression):  # type: ignore[misc]  # scikit-learn ships no
 def logistic(c: float) -> LogisticRegression:
     """L2-regularised logistic regression. Newton steps suit a few hundred columns: exact and deterministic."""
     return _Quiet(C=c, max_iter=50, solver="newton-cholesky")
-
-
-def _ridge_per_candidate(columns: Floats, target: Floats, weight: Floats, penalty: float) -> Floats:
-    """(d, m) ridge coefficients, each candidate on its own weighted rows; one solve where all candidates share them."""
-    identity = penalty * np.eye(columns.shape[1])
-    if (weight == weight[:, :1]).all():
-        weighted = columns * weight[:, :1]
-        return np.asarray(np.linalg.solve(weighted.T @ columns + identity, weighted.T @ target))
-    solved = np.zeros((columns.shape[1], target.shape[1]))
-    for candidate in range(target.shape[1]):
-        rows = weight[:, candidate] > 0
-        weighted = columns[rows] * weight[rows, candidate, None]
-        solved[:, candidate] = np.linalg.solve(
-            weighted.T @ columns[rows] + identity, weighted.T @ target[rows, candidate]
-        )
-    return solved

@@ -6,7 +6,9 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from training.learn.estimators.base import Estimator, Floats, Inputs, Matrix, observed_mean
+from serving.bundle.arrays import Floats, Floats32
+from training.dataset.inputs import Inputs
+from training.learn.estimators.base import Estimator, observed, observed_mean
 from training.learn.onnx_graph import Graph
 
 # Keeps the weights' denominator away from zero where all neighbours are equally near.
@@ -35,16 +37,14 @@ class NearestNeighbours(Estimator):
 
     def fit(self, inputs: Inputs, labels: Floats, weights: Floats) -> Self:
         self.overall = observed_mean(labels, weights)
-        seen = np.isfinite(labels)
-        weight = np.where(seen, weights, 0.0)
-        total = np.where(seen, labels, 0.0) * weight
+        weight, total = observed(labels, weights)
         distinct, member = np.unique(inputs.embedding, axis=0, return_inverse=True)
         member = member.reshape(-1)
         self.count, self.total = np.zeros((len(distinct), labels.shape[1])), np.zeros((len(distinct), labels.shape[1]))
         np.add.at(self.count, member, weight)
         np.add.at(self.total, member, total)
         kept = np.random.default_rng(self.seed).permutation(len(distinct))[: self.prompts]
-        self.prompt: Matrix = distinct[kept]
+        self.prompt: Floats32 = distinct[kept]
         self.count, self.total = self.count[kept], self.total[kept]
         self.size = min(self.k, len(kept))
         return self

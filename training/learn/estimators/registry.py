@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from serving.bundle.arrays import Floats
 from training.config import ConfigError, Fit
-from training.learn.estimators.base import Estimator, Floats
+from training.learn.estimators.base import Factory
 from training.learn.estimators.linear import (
     DirectClassifier,
     HierarchicalRidge,
@@ -19,8 +19,6 @@ from training.learn.estimators.linear import (
 from training.learn.estimators.neighbours import NearestNeighbours
 from training.learn.estimators.tables import ClusterTable, WorkflowTable
 from training.learn.estimators.trees import LightGBMLong, LightGBMPerCandidate
-
-Factory = Callable[[], Estimator]
 
 
 def factories(fit: Fit, mean_cost: Floats) -> dict[str, Factory]:

@@ -7,7 +7,9 @@ from typing import ClassVar, Self
 import numpy as np
 from sklearn.cluster import KMeans
 
-from training.learn.estimators.base import Estimator, Floats, Inputs, Matrix, observed_mean
+from serving.bundle.arrays import Floats, Floats32
+from training.dataset.inputs import Inputs
+from training.learn.estimators.base import Estimator, observed, observed_mean
 from training.learn.onnx_graph import Graph
 
 
@@ -27,9 +29,7 @@ class WorkflowTable(Estimator):
         self.strength = strength
 
     def fit(self, inputs: Inputs, labels: Floats, weights: Floats) -> Self:
-        seen = np.isfinite(labels)
-        weight = np.where(seen, weights, 0.0)
-        total = np.where(seen, labels, 0.0) * weight
+        weight, total = observed(labels, weights)
         self.overall = observed_mean(labels, weights)
         workflows = inputs.workflows.astype(np.float64)
         table = (workflows.T @ total + self.strength * self.overall) / (workflows.T @ weight + self.strength)
@@ -68,13 +68,11 @@ class ClusterTable(Estimator):
         k = max(1, min(self.clusters, len(inputs) // self.per_cluster))
         # n_init=1 and one thread's worth of data: the same seed gives the same clusters
         model = KMeans(k, n_init=1, random_state=self.seed).fit(inputs.embedding)
-        self.centres: Matrix = model.cluster_centers_.astype(np.float32)
+        self.centres: Floats32 = model.cluster_centers_.astype(np.float32)
         self.overall = observed_mean(labels, weights)
-        seen = np.isfinite(labels)
-        weight = np.where(seen, weights, 0.0)
+        weight, total = observed(labels, weights)
         member = np.eye(k)[self.clusters_of(inputs)]
-        total = member.T @ (np.where(seen, labels, 0.0) * weight)
-        self.table = (total + self.strength * self.overall) / (member.T @ weight + self.strength)
+        self.table = (member.T @ total + self.strength * self.overall) / (member.T @ weight + self.strength)
         return self
 
     def clusters_of(self, inputs: Inputs) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
@@ -92,6 +90,6 @@ class ClusterTable(Estimator):
         return graph.add("Gather", graph.constant(self.table), cluster, axis=0)
 
     @property
-    def _half_norms(self) -> Matrix:
+    def _half_norms(self) -> Floats32:
         # |x - c|^2 = |x|^2 - 2 (x.c - |c|^2 / 2): the nearest centre maximises what is in brackets
         return np.asarray(0.5 * (self.centres**2).sum(axis=1), dtype=np.float32)

@@ -6,11 +6,12 @@ from typing import Any, ClassVar, Self
 
 import lightgbm as lgb
 import numpy as np
-from numpy.typing import NDArray
 from onnxmltools import convert_lightgbm
 from onnxmltools.convert.common.data_types import FloatTensorType
 
-from training.learn.estimators.base import Estimator, Floats, Inputs, Matrix, NotTrainableError, observed_mean
+from serving.bundle.arrays import Columns, Floats, Floats32
+from training.dataset.inputs import Inputs
+from training.learn.estimators.base import Estimator, NotTrainableError, observed_mean
 from training.learn.onnx_graph import Graph
 
 # What trees see is rounded to multiples of 1 / 4096. LightGBM splits half way between two values in double precision,
@@ -37,14 +38,10 @@ class LightGBMPerCandidate(Estimator):
         self.dims = dims
         self.options = _options(seed, trees, leaves, learning_rate)
 
-    def columns(self, inputs: Inputs) -> Matrix:
-        """(n, dims + k) what the trees see."""
-        return _gridded(np.hstack([inputs.embedding[:, self.picked], inputs.features]))
-
     def fit(self, inputs: Inputs, labels: Floats, weights: Floats) -> Self:
-        self.picked: NDArray[np.intp] = _widest(inputs, self.dims)
+        self.picked: Columns = _widest(inputs, self.dims)
         self.overall = observed_mean(labels, weights)
-        columns = self.columns(inputs)
+        columns = _columns(inputs, self.picked)
         self.models: list[lgb.LGBMClassifier | None] = []
         for candidate in range(labels.shape[1]):
             seen = np.isfinite(labels[:, candidate]) & (weights[:, candidate] > 0)
@@ -57,7 +54,7 @@ class LightGBMPerCandidate(Estimator):
         return self
 
     def predict(self, inputs: Inputs) -> Floats:
-        columns = self.columns(inputs)
+        columns = _columns(inputs, self.picked)
         return np.column_stack(
             [
                 np.full(len(inputs), self.overall[candidate])
@@ -68,8 +65,7 @@ class LightGBMPerCandidate(Estimator):
         )
 
     def to_onnx(self, graph: Graph) -> str:
-        columns = _gridded_onnx(graph, graph.concat(graph.columns(graph.embedding, self.picked), graph.features))
-        width = len(self.picked) + graph.feature_count
+        columns, width = _columns_onnx(graph, self.picked)
         parts = []
         for candidate, model in enumerate(self.models):
             if model is None:
@@ -105,16 +101,16 @@ class LightGBMLong(Estimator):
         self.options = _options(seed, trees, 2 * leaves, learning_rate)
 
     def fit(self, inputs: Inputs, labels: Floats, weights: Floats) -> Self:
-        self.picked: NDArray[np.intp] = _widest(inputs, self.dims)
+        self.picked: Columns = _widest(inputs, self.dims)
         m = labels.shape[1]
         overall = observed_mean(labels, weights)
         cost = np.log(np.maximum(self.mean_cost, 1e-12))
-        self.candidates: Matrix = _gridded(np.column_stack([np.eye(m), overall, cost]).astype(np.float32))
+        self.candidates: Floats32 = _gridded(np.column_stack([np.eye(m), overall, cost]).astype(np.float32))
         rows, candidates = np.nonzero(np.isfinite(labels) & (weights > 0))
         target = labels[rows, candidates].astype(np.int64)
         if min((target == 1).sum(), (target == 0).sum()) == 0:
             raise NotTrainableError("every judged outcome is the same")
-        shared = _gridded(np.hstack([inputs.embedding[:, self.picked], inputs.features]))
+        shared = _columns(inputs, self.picked)
         self.model = lgb.LGBMClassifier(**self.options).fit(
             np.hstack([shared[rows], self.candidates[candidates]]), target, sample_weight=weights[rows, candidates]
         )
@@ -122,14 +118,13 @@ class LightGBMLong(Estimator):
 
     def predict(self, inputs: Inputs) -> Floats:
         n, m = len(inputs), len(self.candidates)
-        shared = _gridded(np.hstack([inputs.embedding[:, self.picked], inputs.features]))
+        shared = _columns(inputs, self.picked)
         rows = np.hstack([np.repeat(shared, m, axis=0), np.tile(self.candidates, (n, 1))])
         return np.asarray(self.model.booster_.predict(rows, num_threads=1)).reshape(n, m)
 
     def to_onnx(self, graph: Graph) -> str:
         m, own = self.candidates.shape
-        shared = _gridded_onnx(graph, graph.concat(graph.columns(graph.embedding, self.picked), graph.features))
-        width = len(self.picked) + graph.feature_count
+        shared, width = _columns_onnx(graph, self.picked)
         axis = graph.constant([1], np.int64)
         spread = graph.add("Tile", graph.add("Unsqueeze", shared, axis), graph.constant([1, m, 1], np.int64))
         zero = graph.add("Mul", graph.columns(graph.features, [0]), graph.constant(0.0))  # (n, 1), to broadcast with
@@ -158,18 +153,24 @@ def _options(seed: int, trees: int, leaves: int, learning_rate: float) -> dict[s
     }
 
 
-def _gridded(columns: Matrix) -> Matrix:
+def _gridded(columns: Floats32) -> Floats32:
     """The columns rounded to multiples of 1 / _GRID, in float32."""
     return np.asarray(np.rint(columns * np.float32(_GRID)) / np.float32(_GRID), dtype=np.float32)
 
 
-def _gridded_onnx(graph: Graph, columns: str) -> str:
-    """The same in the graph: scaling by a power of two and rounding half to even give the very same numbers."""
+def _columns(inputs: Inputs, picked: Columns) -> Floats32:
+    """(n, dims + k) what the trees see: the picked columns of the embedding, and the features."""
+    return _gridded(np.hstack([inputs.embedding[:, picked], inputs.features]))
+
+
+def _columns_onnx(graph: Graph, picked: Columns) -> tuple[str, int]:
+    """The same in the graph, and how many columns: scaling by a power of two and rounding half to even are exact."""
+    columns = graph.concat(graph.columns(graph.embedding, picked), graph.features)
     rounded = graph.add("Round", graph.add("Mul", columns, graph.constant(_GRID)))
-    return graph.add("Mul", rounded, graph.constant(1.0 / _GRID))
+    return graph.add("Mul", rounded, graph.constant(1.0 / _GRID)), len(picked) + graph.feature_count
 
 
-def _widest(inputs: Inputs, dims: int) -> NDArray[np.intp]:
+def _widest(inputs: Inputs, dims: int) -> Columns:
     """The embedding columns of largest variance, in their order."""
     variance = inputs.embedding.var(axis=0)
     return np.sort(np.argsort(-variance, kind="stable")[:dims])

@@ -1,0 +1,84 @@
+"""What a head sees of each request: its embedding, its surface features and its workflow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from serving.bundle.arrays import Bools, Columns, Floats32
+from serving.bundle.features import SURFACE, feature_matrix
+from training.config import Embed
+from training.dataset.embed import embed
+from training.dataset.encoders import EncoderFiles, Kind, make_encoder
+from training.dataset.matrix import OutcomeMatrix
+
+# Told of each stage as it begins, and of how much of how many is done where that is known.
+Progress = Callable[[str, int | None, int | None], None]
+
+
+def silent(stage: str, done: int | None = None, total: int | None = None) -> None:
+    """Progress that nobody watches."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the head sees of n requests: `embedding` (n, dim) and `features` (n, surface + workflows), float32.
+
+    The features' first `surface` columns are surface features, the rest are one column per known workflow, all zero
+    where a request has no tag or an unknown one.
+    """
+
+    embedding: Floats32
+    features: Floats32
+    surface: int
+
+    def __len__(self) -> int:
+        return len(self.embedding)
+
+    @property
+    def workflows(self) -> Floats32:
+        """(n, workflows) the one-hot part."""
+        return self.features[:, self.surface :]
+
+    @property
+    def tagged(self) -> Bools:
+        """(n,) whether the request's workflow is a known one."""
+        return self.workflows.any(axis=1)
+
+    def take(self, rows: Bools | Columns) -> Inputs:
+        return replace(self, embedding=self.embedding[rows], features=self.features[rows])
+
+    def untagged(self) -> Inputs:
+        """The same requests as if none had a workflow tag."""
+        features = self.features.copy()
+        features[:, self.surface :] = 0.0
+        return replace(self, features=features)
+
+
+def encode_with(
+    kind: Kind,
+    matrix: OutcomeMatrix,
+    workflows: Sequence[str],
+    settings: Embed,
+    cache: Path,
+    progress: Progress = silent,
+) -> tuple[Inputs, EncoderFiles]:
+    """The inputs of every request of `matrix`, with a column for each of `workflows`, and the encoder that made them."""
+    progress(f"make {kind} encoder", None, None)
+    files = make_encoder(
+        kind,
+        settings.source,
+        cache / "encoders",
+        static_dim=settings.static_dim,
+        max_tokens=settings.static_max_tokens if kind == "static" else settings.transformer_max_tokens,
+    )
+    texts = list(matrix.texts)
+    embedding = embed(
+        texts,
+        files,
+        cache / "embeddings",
+        threads=settings.threads,
+        progress=lambda done, total: progress(f"embed ({kind})", done, total),
+    )
+    return Inputs(embedding, feature_matrix(list(matrix.requests), workflows), len(SURFACE)), files

@@ -1,0 +1,47 @@
+"""The inputs of every request, by the encoder that is set or, of the two, by the one that is worth its price."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from training.config import Params
+from training.dataset.encoders import EncoderFiles
+from training.dataset.inputs import Inputs, Progress, encode_with, silent
+from training.learn.estimators.linear import LowRankResidual
+from training.learn.prepare import Prepared
+from training.learn.select import out_of_fold, out_of_fold_aiq
+from training.learn.training_data import propensities, training_data
+
+
+def encode(prepared: Prepared, params: Params, cache: Path, progress: Progress = silent) -> tuple[Inputs, EncoderFiles]:
+    """The head's inputs for every request, and the encoder that made them.
+
+    For "auto" both encoders are tried: the transformer is used only if it earns its price out of fold.
+    """
+    log = prepared.matrix, prepared.workflows, params.embed, cache, progress
+    if params.embed.encoder != "auto":
+        return encode_with(params.embed.encoder, *log)
+    static, transformer = encode_with("static", *log), encode_with("transformer", *log)
+    progress("compare encoders", None, None)
+    lead = encoder_lead(prepared, static[0], transformer[0], params)
+    return transformer if lead is not None and lead[0] > lead[1] else static
+
+
+def encoder_lead(prepared: Prepared, static: Inputs, transformer: Inputs, params: Params) -> tuple[float, float] | None:
+    """The transformer's out-of-fold AIQ minus the static encoder's, and its standard error; None if not measurable.
+
+    Both are scored with the low-rank residual, which is quick and uses the embedding alone beside the table; the rule is
+    that of `select.select`: the simpler one unless it falls behind by more than one standard error.
+    """
+    propensity, _ = propensities(prepared, static, params)
+    found = []
+    for inputs in (static, transformer):
+        data = training_data(prepared, inputs, propensity, params)
+        predictions = out_of_fold(lambda: LowRankResidual(params.fit.low_rank_penalty[0], params.fit.low_rank[0]), data)
+        found.append(out_of_fold_aiq(predictions, data, params.policy.knob_steps, params.fit.seed))
+    (simple, simple_resampled), (dear, dear_resampled) = found
+    if np.isnan(simple) or np.isnan(dear):
+        return None
+    return dear - simple, float(np.std(dear_resampled - simple_resampled))

@@ -1,0 +1,93 @@
+"""An outcome table into what learning takes: matrices with every cost known, labels, groups and parts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from serving.bundle.arrays import Columns, Floats
+from serving.bundle.catalogue import Candidate
+from serving.bundle.manifest import Objective
+from training.config import Params
+from training.dataset.label import acceptable
+from training.dataset.matrix import OutcomeMatrix, build_matrix
+from training.dataset.split import Split, group_requests, split_requests
+from training.errors import TrainingError
+from training.prices.costs import CostNotes, fill_costs
+
+
+class PrepareError(TrainingError):
+    """A log that is well formed but from which no router can be trained."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A log ready to be learned from. `labels` (n, m) is 1 acceptable, 0 not, NaN not judged; `groups` (n,) ties
+    requests that may not be separated."""
+
+    matrix: OutcomeMatrix
+    labels: Floats
+    groups: Columns
+    split: Split
+    candidates: tuple[Candidate, ...]
+    workflows: tuple[str, ...]
+    cost_notes: CostNotes
+    fingerprint: str
+
+    @property
+    def graded(self) -> bool:
+        """Whether logged quality is more than 0 or 1."""
+        quality = self.matrix.quality
+        return bool(((quality > 0) & (quality < 1)).any())
+
+    def value(self, objective: Objective) -> Floats:
+        """(n, m) the outcomes that the objective is about, NaN where not judged."""
+        return self.labels if objective is Objective.ACCEPTABLE else self.matrix.quality
+
+
+def prepare(frame: pd.DataFrame, params: Params, catalogue: Mapping[str, Candidate]) -> Prepared:
+    """Matrices, labels and the split; raises PrepareError, CostError or SplitError."""
+    built = build_matrix(frame)
+    if len(built.candidates) < 2:
+        raise PrepareError(
+            f"the log has outcomes of one candidate only ({built.candidates[0]}): there is nothing to choose between. "
+            "Send a share of the traffic to a second candidate (shadow requests tell most), or import an evaluation run."
+        )
+    matrix, notes = fill_costs(built, catalogue, params.costs.assumed_output_tokens)
+    labels = acceptable(matrix.quality, params.label.acceptable)
+    judged = np.isfinite(labels).sum(axis=0)
+    if not judged.all():
+        silent_ones = ", ".join(np.array(matrix.candidates)[judged == 0])
+        raise PrepareError(
+            f"no outcome of {silent_ones} was judged. Add quality for some of its rows, or leave the candidate out."
+        )
+    groups = group_requests(list(matrix.texts), list(matrix.session_id))
+    split = split_requests(
+        groups,
+        matrix.timestamp,
+        matrix.given_split,
+        fractions=(
+            params.split.train,
+            params.split.calibration,
+            1.0 - params.split.train - params.split.calibration,
+        ),
+        method=params.split.method,
+        seed=params.split.seed,
+    )
+    workflows = tuple(sorted({w for w in matrix.workflow[split.train] if w is not None}))
+    candidates = tuple(catalogue.get(name, Candidate(name=name)) for name in matrix.candidates)
+    return Prepared(matrix, labels, groups, split, candidates, workflows, notes, fingerprint(frame))
+
+
+def fingerprint(frame: pd.DataFrame) -> str:
+    """sha256 over the outcome table's values: the same log gives the same fingerprint."""
+    digest = hashlib.sha256()
+    for name in frame.columns:
+        column = frame[name].astype(str) if frame[name].dtype == object else frame[name]
+        digest.update(name.encode())
+        digest.update(pd.util.hash_pandas_object(column, index=False).to_numpy().tobytes())
+    return digest.hexdigest()

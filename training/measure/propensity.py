@@ -1,0 +1,115 @@
+"""With which probability a log observed each outcome: as logged, or estimated; and what an outcome counts for then.
+
+n requests, m candidates. A propensity (n, m) is that of the cell, NaN where there was no attempt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from serving.bundle.arrays import AnyFloats, Bools, Columns, Floats
+
+# A candidate with fewer single attempts than this gets its share of them; a model of so few would be made of noise.
+_RARE = 20
+
+
+def observation_propensity(
+    attempted: Bools, logged: Floats, labels: Floats, features: AnyFloats, folds: Callable[[], Columns]
+) -> tuple[Floats, str]:
+    """(n, m) the probability with which each cell was tried and judged, NaN where it was not tried, and where it is from.
+
+    A request on which every candidate was tried counts as certain. Where the log has propensities (`logged`, (n, m)) they
+    are used, and a request with one outcome and no propensity is left out; where it has none they are estimated from the
+    features (n, k), out of `folds` () -> (n,). `labels` (n, m) are NaN where nobody judged.
+    """
+    everywhere = attempted.all(axis=1)
+    tried = np.where(attempted & everywhere[:, None], 1.0, np.where(attempted, logged, np.nan))
+    known = np.isfinite(tried[~everywhere]).any(axis=1)
+    if everywhere.all():
+        note = "every candidate was tried on every request"
+    elif known.any():
+        note = f"logged for {int(known.sum())} of {len(known)} requests with some candidates only"
+    else:
+        tried, note = estimate_propensities(attempted, features.astype(np.float64), folds())
+    return judged_propensity(attempted, labels, tried), note
+
+
+def judged_propensity(attempted: Bools, labels: Floats, propensity: Floats) -> Floats:
+    """(n, m) the probability of an attempt that was also judged: propensity times the share of attempts judged.
+
+    An attempt nobody judged is no observation of quality (it is one of cost, which needs no such factor). The share is
+    taken per candidate, apart for requests on which every candidate was tried; within these, which attempts were
+    judged is assumed to be chance (missing at random). All arrays (n, m).
+    """
+    everywhere = attempted.all(axis=1)
+    shares = np.zeros(attempted.shape)
+    for stratum in (everywhere, ~everywhere):
+        tries = attempted[stratum].sum(axis=0)
+        judged = (attempted[stratum] & np.isfinite(labels[stratum])).sum(axis=0)
+        shares[stratum] = judged / np.maximum(tries, 1)
+    product: Floats = propensity * shares
+    return product
+
+
+def estimate_propensities(attempted: Bools, features: AnyFloats, folds: Columns) -> tuple[Floats, str]:
+    """Propensities (n, m) for a log that has none, NaN where there was no attempt, and a note that says how.
+
+    Given how many candidates a request was tried on: all of them, 1; a single one, the multinomial logistic regression
+    of which one on `features` (n, k), fitted without the request's own fold (`folds` (n,), at least two) and kept above
+    1 / (20 m); some but not all, NaN, since why the others were added is not known. A candidate with few single
+    attempts gets its share of them, shrunk. Right only if nothing outside the features moved the choice; what is wrong
+    with them `ips` passes on in full, `snips` and `doubly_robust` less.
+    """
+    n, m = attempted.shape
+    if len(features) != n or len(folds) != n:
+        raise ValueError(f"expected {n} rows of features and folds, got {len(features)} and {len(folds)}")
+    tries = attempted.sum(axis=1)
+    everywhere, single = tries == m, (tries == 1) & (m > 1)
+    if single.any() and len(np.unique(folds)) < 2:
+        raise ValueError("expected at least two folds to estimate propensities out of fold, got one")
+    propensity = np.full((n, m), np.nan)
+    propensity[everywhere] = 1.0
+    chosen = attempted.argmax(axis=1)
+    for fold in np.unique(folds[single]):
+        held, rest = single & (folds == fold), single & (folds != fold)
+        shares = _choice_shares(features[rest], chosen[rest], features[held], m)
+        propensity[held] = np.maximum(shares, 1.0 / (20 * m))
+    note = (
+        f"propensities were not logged; {int(everywhere.sum())} requests tried on every candidate count with propensity 1"
+        f", {int(single.sum())} tried on one with a propensity estimated by out-of-fold logistic regression"
+    )
+    left_out = n - int(everywhere.sum()) - int(single.sum())
+    if left_out:
+        note += f"; {left_out} tried on some candidates are left out"
+    return np.where(attempted, propensity, np.nan), note
+
+
+def fitting_weights(propensity: Floats, clip: float) -> Floats:
+    """(n, m) what each cell counts for in fitting: 1 / propensity, at most `clip`, with mean 1 for each candidate.
+
+    A cell without a propensity counts as the average one. Source: Horvitz & Thompson 1952, clipped as in Ionides 2008.
+    """
+    known = np.isfinite(propensity)
+    weight = np.where(known, 1.0 / np.maximum(np.where(known, propensity, 1.0), 1.0 / clip), 0.0)
+    mean = weight.sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    return np.where(known, weight / np.where(mean > 0, mean, 1.0), 1.0)
+
+
+def _choice_shares(features: AnyFloats, chosen: Columns, at: AnyFloats, m: int) -> Floats:
+    """(len(at), m) probability of each candidate at the features `at`, learned from the choices made at `features`."""
+    counts = np.bincount(chosen, minlength=m)
+    marginal = (counts + 1.0) / (counts.sum() + m)
+    shares = np.tile(marginal, (len(at), 1))
+    common = np.flatnonzero(counts >= _RARE)
+    if len(common) < 2:
+        return shares
+    rows = np.isin(chosen, common)
+    mean, deviation = features[rows].mean(axis=0), features[rows].std(axis=0)
+    scale = np.where(deviation > 1e-9, 1.0 / np.maximum(deviation, 1e-9), 0.0)
+    model = LogisticRegression(max_iter=1000).fit((features[rows] - mean) * scale, chosen[rows])
+    # scikit-learn sorts its classes, and so is `common`.
+    shares[:, common] = model.predict_proba((at - mean) * scale) * marginal[common].sum()
+    return shares

@@ -1,0 +1,77 @@
+"""What every logged attempt cost: as logged, else its tokens times the catalogue's price."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from serving.bundle.catalogue import Candidate
+from training.dataset.matrix import OutcomeMatrix
+from training.errors import TrainingError
+from training.prices.tokens import input_tokens as tokens_of
+
+
+class CostError(TrainingError):
+    """A candidate whose cost can be neither read nor computed."""
+
+
+@dataclass(frozen=True)
+class CostNotes:
+    """How many costs were logged or priced, and how many token counts that took were counted or estimated, over attempts."""
+
+    logged: int
+    priced: int
+    counted_input_tokens: int
+    estimated_input_tokens: int
+    estimated_output_tokens: int
+
+
+def fill_costs(
+    matrix: OutcomeMatrix, catalogue: Mapping[str, Candidate], assumed_output_tokens: float
+) -> tuple[OutcomeMatrix, CostNotes]:
+    """The same outcomes with every attempt's cost known: tokens times catalogue price where none was logged.
+
+    Missing input tokens are counted where the candidate's encoding is at hand, else estimated from the text's length
+    (`tokens.input_tokens`); missing output tokens are the candidate's mean, or `assumed_output_tokens` where it has none.
+    Both price attempts; they are not written into the token columns.
+    Raises CostError for a candidate with neither costs nor a price.
+    """
+    missing = matrix.attempted & np.isnan(matrix.cost_usd)
+    prices = [catalogue.get(name) for name in matrix.candidates]
+    hopeless = [
+        name
+        for column, (name, entry) in enumerate(zip(matrix.candidates, prices, strict=True))
+        if missing[:, column].any() and (entry is None or not entry.priced)
+    ]
+    if hopeless:
+        raise CostError(
+            f"no cost is known for {', '.join(hopeless)}: their rows have no cost_usd and the catalogue has no price. "
+            "Add input_usd_per_mtok and output_usd_per_mtok to data/candidates.toml, or log cost_usd."
+        )
+    unknown = missing & np.isnan(matrix.input_tokens)
+    entries = [catalogue.get(name, Candidate(name=name)) for name in matrix.candidates]
+    found, counted = tokens_of(list(matrix.requests), entries, unknown)
+    input_tokens = np.where(unknown, found, matrix.input_tokens)
+    seen = np.isfinite(matrix.output_tokens)
+    mean_output = np.where(
+        seen.any(axis=0),
+        np.nansum(matrix.output_tokens, axis=0) / np.maximum(seen.sum(axis=0), 1),
+        assumed_output_tokens,
+    )
+    output_tokens = np.where(seen, matrix.output_tokens, mean_output)
+    cost = matrix.cost_usd.copy()
+    for column, entry in enumerate(prices):
+        rows = missing[:, column]
+        if entry is not None and rows.any():
+            price_in, price_out = entry.input_usd_per_mtok or 0.0, entry.output_usd_per_mtok or 0.0
+            cost[rows, column] = (input_tokens[rows, column] * price_in + output_tokens[rows, column] * price_out) / 1e6
+    notes = CostNotes(
+        logged=int(np.isfinite(matrix.cost_usd).sum()),
+        priced=int(missing.sum()),
+        counted_input_tokens=int(counted.sum()),
+        estimated_input_tokens=int((unknown & ~counted).sum()),
+        estimated_output_tokens=int((missing & ~seen).sum()),
+    )
+    return replace(matrix, cost_usd=cost), notes
