@@ -25,9 +25,9 @@ def observation_propensity(
     are used, and a request with one outcome and no propensity is left out; where it has none they are estimated from the
     features (n, k), out of `folds` () -> (n,). `labels` (n, m) are NaN where nobody judged.
     """
-    everywhere = attempted.all(axis=1)
+    everywhere = np.asarray(attempted.all(axis=1))
     tried = np.where(attempted & everywhere[:, None], 1.0, np.where(attempted, logged, np.nan))
-    known = np.isfinite(tried[~everywhere]).any(axis=1)
+    known = np.asarray(np.isfinite(tried[~everywhere]).any(axis=1))
     if everywhere.all():
         note = "every candidate was tried on every request"
     elif known.any():
