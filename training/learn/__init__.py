@@ -1,0 +1,1 @@
+"""From prepared outcomes to calibrated heads and expected costs, and to the one ONNX graph that serves them."""

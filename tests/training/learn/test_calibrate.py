@@ -15,7 +15,7 @@ from training.learn.onnx_graph import logit
 from training.measure.metrics import brier
 
 NAN = float("nan")
-LEARNT = ("sigmoid", "isotonic")
+LEARNED = ("sigmoid", "isotonic")
 
 
 def overconfident(n: int = 600, m: int = 2, seed: int = 0, slope: float = 0.35) -> tuple[Floats, Floats, Floats]:
@@ -61,7 +61,7 @@ def test_isotonic_regression_by_hand() -> None:
 
 def test_weights_count() -> None:
     p, labels = np.full((200, 1), 0.5), (np.arange(200) % 2.0)[:, None]
-    for method in LEARNT:
+    for method in LEARNED:
         calibrator = METHODS[method]().fit(p, labels, np.where(labels == 1, 3.0, 1.0))
         assert column(calibrator, np.array([0.5]), 1)[0, 0] == pytest.approx(0.75, abs=0.01)
 
@@ -77,7 +77,7 @@ def test_the_graph_gives_what_numpy_gives(method: str, seed: int) -> None:
     assert np.abs(made - calibrator.predict(p)).max() < 1e-5
 
 
-@pytest.mark.parametrize("method", LEARNT)
+@pytest.mark.parametrize("method", LEARNED)
 def test_the_brier_score_of_overconfident_estimates_improves(method: str) -> None:
     p, labels, weights = overconfident()
     calibrated = METHODS[method]().fit(p, labels, weights).predict(p)
@@ -106,7 +106,7 @@ def test_only_what_was_judged_counts(method: str) -> None:
     assert unweighted.predict(p) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("method", LEARNT)
+@pytest.mark.parametrize("method", LEARNED)
 @pytest.mark.parametrize("kept", [0, 1, 29])
 def test_a_candidate_with_few_outcomes_gets_the_map_of_all(method: str, kept: int) -> None:
     p, labels, weights = overconfident(m=3)
@@ -120,7 +120,7 @@ def test_a_candidate_with_few_outcomes_gets_the_map_of_all(method: str, kept: in
     assert made[:, 0] != pytest.approx(made[:, 2])  # the first has outcomes enough for its own
 
 
-@pytest.mark.parametrize("method", LEARNT)
+@pytest.mark.parametrize("method", LEARNED)
 def test_with_enough_outcomes_each_candidate_gets_its_own_map(method: str) -> None:
     p, labels, weights = overconfident()
     labels[:, 1] = overconfident(seed=7, slope=-0.1)[1][:, 0] * (p[:, 1] > 0.5)
@@ -145,13 +145,13 @@ def test_a_higher_estimate_is_never_calibrated_to_less_even_where_it_was_wrong(m
     calibrator = METHODS[method]().fit(p, labels, weights)
     made = column(calibrator, np.linspace(0, 1, 101))
     assert (np.diff(made, axis=0) >= -1e-12).all()
-    if method in LEARNT:  # such an estimate tells nothing: what is left is the mean
+    if method in LEARNED:  # such an estimate tells nothing: what is left is the mean
         assert made[50] == pytest.approx(labels.mean(axis=0), abs=0.02)
 
 
 def test_auto_picks_what_is_better_out_of_fold() -> None:
     folds = np.arange(600) % 5
-    assert fit_calibrator("auto", *overconfident(), folds).name in LEARNT
+    assert fit_calibrator("auto", *overconfident(), folds).name in LEARNED
     # Never, then half of the time, then always: no sigmoid of the log-odds can follow such steps.
     p = np.random.default_rng(0).uniform(0.05, 0.95, (600, 1))
     middle = (np.arange(600) // 5 % 2 == 0)[:, None]

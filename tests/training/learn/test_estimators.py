@@ -270,7 +270,7 @@ def test_a_seed_gives_the_same_estimator(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_separable_set_is_learnt(name: str) -> None:
+def test_a_separable_set_is_learned(name: str) -> None:
     # Workflow 0 is easy, workflow 1 is for the dear candidates, and the embedding's first coordinate tells them apart.
     workflow: list[int | None] = [0, 1] * 60
     embedding = np.random.default_rng(2).normal(size=(120, DIM)) * 0.1
@@ -361,7 +361,7 @@ def test_what_does_not_use_the_workflow_does_not(name: str) -> None:
     estimator, inputs = fitted(name), drawn(100, seed=8)
     same = (estimator.predict(inputs) == estimator.predict(inputs.untagged())).all()
     assert same != estimator.uses_workflow
-    # Nor may tags have made a difference to what was learnt.
+    # Nor may tags have made a difference to what was learned.
     if not estimator.uses_workflow:
         training = drawn(400)
         untagged = make(name).fit(training.untagged(), *outcomes(training))
