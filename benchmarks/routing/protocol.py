@@ -10,18 +10,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from serving.bundle.arrays import Floats
+from serving.bundle.arrays import Bools, Floats
 from serving.bundle.catalogue import Candidate
 from serving.decide.value import Setting, choose
 from training.certify.operating import CalibrationData, operating_points, violations
 from training.config import Params
 from training.dataset.inputs import Inputs
+from training.evaluate.baselines import fitted
+from training.evaluate.confidence import calibration_figures, confidence_figures
+from training.evaluate.evaluation import Confidence
 from training.evaluate.splits import Tested, without_workflows
 from training.learn.encode import encode
-from training.learn.estimators.base import Estimator, NotTrainableError
-from training.learn.estimators.registry import factories
 from training.learn.learn import Learned
 from training.learn.learn import learn
 from training.learn.prepare import Prepared
@@ -54,15 +54,15 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Trial(Tested):
-    """One seed on one data set: what was learnt, and the outcomes of the complete test requests."""
+    """One seed on one data set: what was learned, and the outcomes of the complete test requests."""
 
     learned: Learned
-    train: NDArray[np.bool_]
-    test: NDArray[np.bool_]
+    train: Bools
+    test: Bools
 
     @property
     def oracle(self) -> float:
-        points = frontier(self.quality, self.cost, self.quality, self.cost, self.knobs)
+        points = frontier(self.quality, self.cost_usd, self.quality, self.cost_usd, self.knobs)
         return self.alone.aiq(points.cost, points.quality)
 
     def headroom(self, estimate: Floats) -> float:
@@ -88,22 +88,10 @@ def trial(data: DataSet, prepared: Prepared, params: Params) -> Trial:
         knobs=knob_grid(expected, params.policy.knob_steps),
         expected_cost=expected,
         quality=data.prepared.labels[test],
-        cost=data.prepared.matrix.cost_usd[test],
+        cost_usd=data.prepared.matrix.cost_usd[test],
+        groups=data.prepared.groups[test],
+        workflow=data.prepared.matrix.workflow[test],
     )
-
-
-def baseline_estimates(run: Trial, inputs: Inputs, test: Inputs, params: Params) -> dict[str, Floats]:
-    """Each baseline estimator, fitted on the same training part; one that cannot be trained is left out."""
-    data = run.learned.data
-    every = factories(replace(params.fit, estimators=BASELINES), np.nanmean(data.cost, axis=0))
-    estimates: dict[str, Floats] = {}
-    for name in BASELINES:
-        model: Estimator = every[name]()
-        try:
-            estimates[name] = model.fit(inputs, data.labels, data.weights).predict(test)
-        except NotTrainableError:
-            continue
-    return estimates
 
 
 def resampling(data: DataSet, run: Trial, resamples: int, seed: int) -> Floats:
@@ -127,11 +115,13 @@ def compare(data: DataSet, run: Trial, params: Params, weights: Floats, *, tagge
     train, test = run.learned.data.inputs, data.inputs.take(run.test)
     if not tagged:
         train, test = train.untagged(), test.untagged()
-    estimates = {"router": run.learned.acceptable.predict(test)} | baseline_estimates(run, train, test, params)
+    baselines = fitted(run.learned.data, train, params, BASELINES)
+    estimates = {"router": run.learned.acceptable.predict(test)}
+    estimates |= {name: model.predict(test) for name, model in baselines.items()}
     values = {
         name: np.append(run.aiq(estimate), run.resampled(estimate, weights)) for name, estimate in estimates.items()
     }
-    resampled = [Singles(w @ run.cost, w @ run.quality) for w in weights]
+    resampled = [Singles(w @ run.cost_usd, w @ run.quality) for w in weights]
     alone = [run.alone, *resampled]
     values["zero router"] = np.array([one.zero_router for one in alone])
     values["best single"] = np.array([one.aiq(one.cost[[one.best]], one.quality[[one.best]]) for one in alone])
@@ -143,17 +133,16 @@ def calibration(data: DataSet, run: Trial, prepared: Prepared) -> dict[str, floa
     """ECE, Brier and AURC on every judged outcome of the test part, before and after calibration."""
     rows = prepared.split.test
     inputs, labels = data.inputs.take(rows), data.prepared.labels[rows]
+    after = run.learned.acceptable.predict(inputs)
+    figures = calibration_figures(run.learned.acceptable.raw(inputs), after, labels)
+    if figures is None:
+        raise ValueError(f"{data.name}: no outcome of the test part was judged")
     seen = np.isfinite(labels)
-    after, before = run.learned.acceptable.predict(inputs)[seen], run.learned.acceptable.raw(inputs)[seen]
-    y = labels[seen]
-    clipped = np.clip(before, 0.0, 1.0)
+    named = ("ece_before", "ece", "brier_before", "brier")
     return {
-        "outcomes": float(len(y)),
-        "ece_before": metrics.expected_calibration_error(clipped, y),
-        "ece": metrics.expected_calibration_error(after, y),
-        "brier_before": metrics.brier(clipped, y),
-        "brier": metrics.brier(after, y),
-        "aurc": metrics.aurc(after, y),
+        "outcomes": float(figures.outcomes),
+        **{name: getattr(figures, name) for name in named},
+        "aurc": metrics.aurc(after[seen], labels[seen]),
     }
 
 
@@ -273,26 +262,9 @@ def unseen_workflows(data: DataSet, params: Params, seed: int, parts: int) -> di
     return {"router": float(router), "zero router": float(zero), "oracle": float(oracle), "parts": float(len(values))}
 
 
-def strong_weak(data: DataSet, run: Trial) -> dict[str, float]:
-    """RouteLLM's figures for the reference against the cheapest candidate: APGR, CPT(50%), CPT(80%)."""
-    strong, weak = run.learned.reference, int(run.cost.mean(axis=0).argmin())
-    estimate = run.learned.acceptable.predict(data.inputs.take(run.test))
-    score = estimate[:, strong] - estimate[:, weak]
-    q_strong, q_weak = run.quality[:, strong], run.quality[:, weak]
-    thresholds = np.quantile(score, np.linspace(0, 1, 101))
-    share, quality = metrics.strong_weak(score, q_strong, q_weak, thresholds)
-    low, high = float(q_weak.mean()), float(q_strong.mean())
-    return {
-        "apgr": metrics.apgr(share, quality, low, high),
-        "cpt50": metrics.cpt(share, quality, low, high, 0.5),
-        "cpt80": metrics.cpt(share, quality, low, high, 0.8),
-    }
-
-
-def collapse(data: DataSet, run: Trial) -> float:
-    """At the knob in the middle of the sweep: the share sent to the strongest minus the oracle's share."""
+def confidence(data: DataSet, run: Trial) -> Confidence:
+    """How the router uses what it knows, at the knob in the middle of the sweep."""
     knob = float(np.median(run.knobs[1:-1]))
     estimate = run.learned.acceptable.predict(data.inputs.take(run.test))
-    return metrics.collapse(
-        choose(estimate, run.expected_cost, knob), run.learned.reference, choose(run.quality, run.cost, knob)
-    )
+    columns = choose(estimate, run.expected_cost, knob)
+    return confidence_figures(estimate, run, columns, run.learned.reference, knob)

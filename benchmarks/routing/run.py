@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import NormalDist
 from typing import Annotated, Any
@@ -152,8 +152,7 @@ def _one_set(name: str, folder: Path, params: Params, seeds: Sequence[int]) -> d
             "untagged",
             "calibration",
             "certificates",
-            "strong_weak",
-            "collapse",
+            "confidence",
             "one",
             "unseen",
             "time",
@@ -176,8 +175,7 @@ def _one_set(name: str, folder: Path, params: Params, seeds: Sequence[int]) -> d
         results["certificates"] += protocol.certificates(
             data, run, seeded, seed, protocol.RESPLITS // len(seeds), target
         )
-        results["strong_weak"].append(protocol.strong_weak(data, run))
-        results["collapse"].append(protocol.collapse(data, run))
+        results["confidence"].append(asdict(protocol.confidence(data, run)))
         if data.prepared.matrix.attempted.all():
             repeats = protocol.REPEATS // len(seeds)
             results["one"].append(protocol.one_outcome(data, prepared, run, seeded, seed, repeats))
@@ -186,7 +184,7 @@ def _one_set(name: str, folder: Path, params: Params, seeds: Sequence[int]) -> d
             results["unseen"].append(protocol.unseen_workflows(data, light, seed, parts=8))
             results["time"].append(_by_time(data, seeded))
         _console.print(f"  {data.name} seed {seed}: {chosen[-1]}")
-    matrix = data.prepared.matrix
+    matrix, confidence = data.prepared.matrix, _means(results["confidence"])
     return {
         "requests": len(matrix),
         "complete": int(matrix.complete().sum()),
@@ -199,8 +197,8 @@ def _one_set(name: str, folder: Path, params: Params, seeds: Sequence[int]) -> d
         **{key: _intervals(results[key]) for key in ("tagged", "untagged")},
         "calibration": _means(results["calibration"]),
         "certificate": _certificate(results["certificates"], params),
-        "strong_weak": _means(results["strong_weak"]),
-        "collapse": float(np.mean(results["collapse"])),
+        "strong_weak": {name: confidence[name] for name in ("apgr", "cpt50", "cpt80")},
+        "collapse": confidence["collapse"],
         "one_outcome": _means(results["one"]) if results["one"] else None,
     }
 

@@ -13,9 +13,9 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy import stats
 
+from serving.bundle.arrays import Bools, Columns, Floats, Floats32
 from serving.bundle.request import RouteRequest, read
 from serving.decide.decision import Reason, Situation
 from serving.decide.policy import Policy
@@ -24,7 +24,6 @@ from serving.state.budgets import Allowance, Budgets
 from serving.state.rulebook import Budget, RuleBook, Rules
 from training.simulation.simulate import SimulatedLog, simulate
 
-Floats = NDArray[np.float64]
 Way = Literal["unlimited", "free", "paced", "cheapest"]
 
 SHARES = (0.3, 0.5, 0.7)
@@ -37,7 +36,7 @@ class Traffic:
     """n requests by time, as epoch seconds `at` (n,), with the truth: `acceptable` and `cost_usd` (n, m) by candidate."""
 
     requests: Sequence[RouteRequest]
-    embeddings: NDArray[np.float32]
+    embeddings: Floats32
     at: Floats
     acceptable: Floats
     cost_usd: Floats
@@ -49,8 +48,8 @@ class Streamed:
 
     quality: Floats
     cost_usd: Floats
-    cheapest: NDArray[np.bool_]
-    day: NDArray[np.intp]
+    cheapest: Bools
+    day: Columns
 
 
 def traffic_of(log: SimulatedLog, router: Router) -> Traffic:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -240,23 +241,25 @@ def _format_version(path: Path) -> object:
         return None
 
 
-def write_bundle(
-    root: Path, version: str, fill: Callable[[Path], None], manifest: Callable[[Mapping[str, str]], Manifest]
-) -> Bundle:
-    """Writes `root/version` atomically.
+@contextmanager
+def new_bundle(root: Path, version: str) -> Iterator[Path]:
+    """A folder for a bundle's files, which becomes `root/version` when the block ends; the block's last act is to `seal` it.
 
-    `fill` puts every file but the manifest into a temporary folder; `manifest` gets their sha256 by name. The folder is
-    renamed into place when all of it is there, so that a reader never sees half a bundle.
+    It is renamed into place when all of it is there, so that a reader never sees half a bundle. Raises BundleError.
     """
     final = root / version
     if final.exists():
         raise BundleError(f"{final} exists already; a bundle is never overwritten. Remove it or use another version.")
     with written_whole(final) as folder:
         folder.mkdir()
-        fill(folder)
-        hashes = {path.name: sha256(path) for path in sorted(folder.iterdir())}
-        (folder / MANIFEST).write_text(manifest(hashes).model_dump_json(indent=2), encoding="utf-8")
-    return open_bundle(final)
+        yield folder
+
+
+def seal(folder: Path, manifest: Manifest) -> None:
+    """Writes the manifest, with the sha256 of every other file of the folder."""
+    hashes = {path.name: sha256(path) for path in sorted(folder.iterdir())}
+    sealed = manifest.model_copy(update={"files": hashes})
+    (folder / MANIFEST).write_text(sealed.model_dump_json(indent=2), encoding="utf-8")
 
 
 def switch_current(root: Path, version: str) -> None:

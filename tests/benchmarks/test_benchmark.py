@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,3 +114,13 @@ def test_a_readme_without_marks_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="benchmark"):
         write({"sets": {}, "machine": {"cores": "1", "processor": "", "system": "", "python": ""}, "seeds": [], "commits": {},
                "encoder_speed": None, "large": None}, tmp_path / "b.md", tmp_path / "README.md")  # fmt: skip
+
+
+def test_the_published_documents_are_what_the_figures_give(tmp_path: Path) -> None:
+    for name in ("docs/benchmarks.json", "docs/bench-serve.json", "README.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    found = json.loads((tmp_path / "docs" / "benchmarks.json").read_text(encoding="utf-8"))
+    write(found, tmp_path / "docs" / "benchmarks.md", tmp_path / "README.md")
+    for name in ("docs/benchmarks.md", "README.md"):
+        assert (tmp_path / name).read_bytes() == (ROOT / name).read_bytes(), name

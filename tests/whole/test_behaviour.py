@@ -1,4 +1,4 @@
-"""What a trained router must do whatever it learnt: invariances and directions."""
+"""What a trained router must do whatever it learned: invariances and directions."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.bundle.arrays import Floats
+from serving.bundle.arrays import Bools, Columns, Floats
 from serving.bundle.manifest import Certificate, OperatingPoint, WorkflowBound
 from serving.decide.value import Setting
 from training.dataset.matrix import workflow_names
@@ -22,7 +22,6 @@ from training.measure.bounds import clopper_pearson_upper, weighted_upper
 from training.measure.frontier import bootstrap_weights
 from training.measure.offpolicy import importance_weights, pseudo_outcomes
 
-Columns = NDArray[np.intp]
 _RESAMPLES = 500
 
 
@@ -39,14 +38,14 @@ class CalibrationData:
     labels: Floats
     cost: Floats
     propensity: Floats
-    complete: NDArray[np.bool_]
-    groups: NDArray[np.intp]
+    complete: Bools
+    groups: Columns
     workflow: NDArray[np.object_]
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, rows: NDArray[np.bool_]) -> CalibrationData:
+    def take(self, rows: Bools) -> CalibrationData:
         return CalibrationData(**{name: value[rows] for name, value in vars(self).items()})
 
 
@@ -116,7 +115,7 @@ def operating_points(
     return tuple(points)
 
 
-def _usable(data: CalibrationData) -> NDArray[np.bool_]:
+def _usable(data: CalibrationData) -> Bools:
     """(n,) requests with a propensity for every outcome that was observed, and for at least one."""
     known = np.isfinite(data.propensity)
     lacking = np.isfinite(data.labels) & ~known

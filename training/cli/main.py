@@ -42,7 +42,7 @@ from training.prices.catalogue import load_catalogue
 if TYPE_CHECKING:
     from training.dataset.inputs import Progress as ReportProgress
     from training.evaluate.baselines import Truth
-    from training.publish.promote import Verdict
+    from training.publish.promote import Promotion
     from training.simulation.simulate import SimulatedLog
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -142,16 +142,16 @@ def run(
                     {
                         "data_fingerprint": manifest.data_fingerprint,
                         "simulated": str(manifest.simulated).lower(),
-                        "promoted": str(trained.verdict.promoted).lower(),
-                        "verdict": trained.verdict.reason,
+                        "promoted": str(trained.promotion.promoted).lower(),
+                        "promotion": trained.promotion.reason,
                     },
-                    promoted=trained.verdict.promoted,
+                    promoted=trained.promotion.promoted,
                 )
         print_account(table)
         cli_import.print_accounts(console, accounts)
         console.print(f"propensities: {trained.learned.propensity_note}")
         console.print(report.terminal(manifest, trained.evaluation))
-        _print_verdict(trained.verdict, manifest.version, out)
+        _print_promotion(trained.promotion, manifest.version, out)
         model = f" · MLflow model {settings.tracking.model}"
         where = f"{model} version {tracked.model_version} ({tracked.alias})" if track else ""
         console.print(
@@ -206,7 +206,7 @@ def evaluate(
 ) -> None:
     """Evaluate a bundle, as it is served, on a log that it was not trained on."""
     with explained():
-        from training.evaluate.evaluate_bundle import evaluate_bundle
+        from training.evaluate.served import evaluate_bundle
         from training.publish import report
 
         prices = load_catalogue(catalogue)
@@ -353,14 +353,14 @@ def simulate(
         console.print(f"{len(log):,} simulated outcomes written to {out}")
 
 
-def _print_verdict(verdict: Verdict, version: str, out: Path) -> None:
+def _print_promotion(promotion: Promotion, version: str, out: Path) -> None:
     """Whether the new bundle is the champion, and why; in red where it is not."""
     said = (
         f"[bold green]PROMOTED: {out / 'current'} is now {version}.[/]"
-        if verdict.promoted
+        if promotion.promoted
         else f"[bold red]NOT PROMOTED: {version} is a challenger, {out / 'current'} stays.[/]"
     )
-    console.print(f"{said} {escape(verdict.reason)}", soft_wrap=True, highlight=False)
+    console.print(f"{said} {escape(promotion.reason)}", soft_wrap=True, highlight=False)
 
 
 app.command("import")(explained()(cli_store.import_log))

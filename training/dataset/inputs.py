@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from serving.bundle.arrays import Bools, Columns, Floats32
 from serving.bundle.features import SURFACE, feature_matrix
 from training.config import Embed
@@ -44,7 +46,7 @@ class Inputs:
     @property
     def tagged(self) -> Bools:
         """(n,) whether the request's workflow is a known one."""
-        return self.workflows.any(axis=1)
+        return np.asarray(self.workflows.any(axis=1))
 
     def take(self, rows: Bools | Columns) -> Inputs:
         return replace(self, embedding=self.embedding[rows], features=self.features[rows])

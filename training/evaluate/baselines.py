@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from serving.bundle.arrays import Floats
+from serving.bundle.arrays import Columns, Floats
 from training.config import Params
 from training.dataset.inputs import Inputs
-from training.learn.estimators.base import NotTrainableError
+from training.evaluate.evaluation import ONLY
+from training.evaluate.sweep import Contender
+from training.learn.estimators.base import Estimator, NotTrainableError
 from training.learn.estimators.linear import DirectClassifier, Ridge
 from training.learn.estimators.neighbours import NearestNeighbours
 from training.learn.estimators.registry import factories
 from training.learn.estimators.tables import ClusterTable, WorkflowTable
 from training.learn.training_data import TrainingData
-
-# What the name of a single candidate's line begins with.
-ONLY = "only "
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A router to be swept over the knob: what it expects of m candidates on calibration and on test requests.
-
-    `simulated_truth` marks one that no log could train: it knows the simulator's true probabilities.
-    """
-
-    name: str
-    calibration: tuple[Floats, Floats]  # estimate and expected cost, each (n, m)
-    test: tuple[Floats, Floats]
-    simulated_truth: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,38 +38,47 @@ class Truth:
         )
 
 
-def learnt_baselines(
-    data: TrainingData, params: Params, calibration: tuple[Inputs, Floats], test: tuple[Inputs, Floats]
+# The estimators one would try first, as the result table names them.
+LEARNED = {
+    "workflow table": WorkflowTable.name,
+    "nearest neighbours": NearestNeighbours.name,
+    "k-means table": ClusterTable.name,
+    "ridge": Ridge.name,
+}
+
+
+def fitted(data: TrainingData, inputs: Inputs, params: Params, names: Sequence[str]) -> dict[str, Estimator]:
+    """Estimators by name, fitted on the training part with these `inputs`; one that cannot be trained is left out."""
+    kinds = factories(replace(params.fit, estimators=tuple(names)), np.nanmean(data.cost, axis=0))
+    models: dict[str, Estimator] = {}
+    for name, kind in kinds.items():
+        try:
+            models[name] = kind().fit(inputs, data.labels, data.weights)
+        except NotTrainableError:
+            continue
+    return models
+
+
+def learned_baselines(
+    data: TrainingData, params: Params, test: tuple[Inputs, Floats], calibration: tuple[Inputs, Floats]
 ) -> list[Contender]:
-    """The estimators one would try first, fitted on the training part; each tuple is inputs and expected cost (n, m)."""
-    named = {
-        "workflow table": WorkflowTable.name,
-        "nearest neighbours": NearestNeighbours.name,
-        "k-means table": ClusterTable.name,
-        "ridge": Ridge.name,
-    }
-    kinds = factories(replace(params.fit, estimators=tuple(named.values())), np.nanmean(data.cost, axis=0))
-    contenders = []
-    for name, kind in named.items():
-        model = kinds[kind]().fit(data.inputs, data.labels, data.weights)
-        contenders.append(
-            Contender(name, (model.predict(calibration[0]), calibration[1]), (model.predict(test[0]), test[1]))
-        )
-    return contenders
+    """The baselines that are learned as the router is; each tuple is inputs and expected cost (n, m)."""
+    models = fitted(data, data.inputs, params, tuple(LEARNED.values()))
+    return [
+        Contender(name, (model.predict(test[0]), test[1]), (model.predict(calibration[0]), calibration[1]))
+        for name, kind in LEARNED.items()
+        if (model := models.get(kind)) is not None
+    ]
 
 
-def direct_choice(data: TrainingData, mean_cost: Floats, c: float, test: Inputs) -> NDArray[np.intp] | None:
+def direct_choice(data: TrainingData, params: Params, test: Inputs) -> Columns | None:
     """(n,) the class that the direct classifier of the cheapest acceptable candidate predicts, None if untrainable."""
-    try:
-        classifier = DirectClassifier(mean_cost, c).fit(data.inputs, data.labels, data.weights)
-    except NotTrainableError:
-        return None
-    choice: NDArray[np.intp] = classifier.classes(test).argmax(axis=1)
-    return choice
+    model = fitted(data, data.inputs, params, [DirectClassifier.name]).get(DirectClassifier.name)
+    return model.classes(test).argmax(axis=1) if isinstance(model, DirectClassifier) else None
 
 
 def fixed_points(
-    quality: Floats, cost: Floats, candidates: tuple[str, ...], reference: int, direct: NDArray[np.intp] | None
+    quality: Floats, cost: Floats, candidates: tuple[str, ...], reference: int, direct: Columns | None
 ) -> Mapping[str, tuple[Floats, Floats]]:
     """Routers without a knob: name -> each request's (quality, cost), both (n,). `quality`, `cost` (n, m) are complete."""
     rows = np.arange(len(quality))

@@ -11,16 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from serving.bundle.arrays import Bools, Columns, Floats
+from serving.bundle.arrays import Bools, Floats
 from serving.bundle.manifest import Objective
 from training.config import ConfigError, Params
 from training.dataset.inputs import Inputs
 from training.dataset.matrix import OutcomeMatrix, workflow_names
 from training.dataset.split import Split, SplitError, split_requests
-from training.evaluate.evaluate import SplitLine
+from training.evaluate.evaluation import SplitLine
+from training.evaluate.sweep import CompleteOutcomes
 from training.learn.costs import cost_sources
 from training.learn.estimators.base import Factory, NotTrainableError
 from training.learn.estimators.registry import factories
@@ -37,20 +37,18 @@ _WORKERS = 2
 
 
 @dataclass(frozen=True)
-class Tested:
-    """Complete outcomes of n test requests, with what they were expected to cost; `quality` and `cost` are (n, m)."""
+class Tested(CompleteOutcomes):
+    """Complete outcomes of n test requests, and what they were expected to cost, (n, m)."""
 
     knobs: Floats
     expected_cost: Floats
-    quality: Floats
-    cost: Floats
 
     @property
     def alone(self) -> Singles:
-        return singles(self.quality, self.cost)
+        return singles(self.quality, self.cost_usd)
 
     def points(self, estimate: Floats) -> Frontier:
-        return frontier(estimate, self.expected_cost, self.quality, self.cost, self.knobs)
+        return frontier(estimate, self.expected_cost, self.quality, self.cost_usd, self.knobs)
 
     def aiq(self, estimate: Floats) -> float:
         points = self.points(estimate)
@@ -58,7 +56,7 @@ class Tested:
 
     def resampled(self, estimate: Floats, weights: Floats) -> Floats:
         """(resamples,) AIQ with each row of `weights` (resamples, n)."""
-        return bootstrap_aiq(self.points(estimate), self.quality, self.cost, weights)
+        return bootstrap_aiq(self.points(estimate), self.quality, self.cost_usd, weights)
 
 
 def redraw(prepared: Prepared, train: Bools, test: Bools) -> Prepared:
@@ -120,7 +118,7 @@ def quick_estimators(params: Params, mean_cost: Floats) -> dict[str, Factory]:
 
 
 def split_figures(prepared: Prepared, inputs: Inputs, params: Params) -> tuple[SplitLine, ...]:
-    """The router's AIQ by each split, re-learnt with the quick estimators; a line without figures says why.
+    """The router's AIQ by each split, learned again with the quick estimators; a line without figures says why.
 
     The router is the plain mean of the quick estimators, one model for requests with a workflow that was in training and
     one for the others, as it is served. Raises ConfigError.
@@ -134,7 +132,7 @@ def split_figures(prepared: Prepared, inputs: Inputs, params: Params) -> tuple[S
     # Parts side by side, a thread each: solves this small only wait for each other's threads.
     with threadpool_limits(1), ThreadPoolExecutor(_WORKERS) as pool:
         running = {
-            name: [pool.submit(_learnt, part, inputs, params) for part in drawn if _testable(part).any()]
+            name: [pool.submit(_relearned, part, inputs, params) for part in drawn if _testable(part).any()]
             for name, drawn in draws.items()
             if not isinstance(drawn, str) and _enough(drawn, params)
         }
@@ -148,28 +146,24 @@ def split_figures(prepared: Prepared, inputs: Inputs, params: Params) -> tuple[S
                 lines.append(replace(line, why_not=_too_few(line.requests, params)))
                 continue
             try:
-                learnt = [part.result() for part in running[name]]
+                relearned = [part.result() for part in running[name]]
             except (NotTrainableError, SplitError) as error:
                 lines.append(replace(line, why_not=str(error)))
                 continue
-            lines.append(_measured(line, learnt, params))
+            lines.append(_measured(line, relearned, params))
     return tuple(lines)
 
 
 @dataclass(frozen=True)
-class _Learnt:
-    """What was learnt for one part's n complete test requests: estimates and expected cost (n, m), and the outcomes."""
+class _Relearned(CompleteOutcomes):
+    """What was learned for one part's n complete test requests: estimates and expected cost (n, m), and the outcomes."""
 
     router: Floats
     table: Floats
     expected_cost: Floats
-    quality: Floats
-    cost: Floats
-    groups: Columns
-    workflow: NDArray[np.object_]
 
 
-def _learnt(part: Prepared, inputs: Inputs, params: Params) -> _Learnt:
+def _relearned(part: Prepared, inputs: Inputs, params: Params) -> _Relearned:
     """Fits the quick estimators, the workflow table and costs on the training part; raises NotTrainableError, SplitError."""
     rows, tested = part.split.train, _testable(part)
     value = part.value(Objective(params.policy.objective))
@@ -187,12 +181,12 @@ def _learnt(part: Prepared, inputs: Inputs, params: Params) -> _Learnt:
     table: dict[str, Factory] = {WorkflowTable.name: lambda: WorkflowTable(params.fit.table_strength[0])}
     everything = np.ones(len(train), dtype=np.bool_)
     costs = cost_model(part, _costs_alone(part, matrix), train, everything, params)
-    return _Learnt(
+    return _Relearned(
         router=_estimate(kinds, train, target, weights, test),
         table=_estimate(table, train, target, weights, test),
         expected_cost=costs.cost_usd(test),
         quality=value[tested],
-        cost=part.matrix.cost_usd[tested],
+        cost_usd=part.matrix.cost_usd[tested],
         groups=part.groups[tested],
         workflow=part.matrix.workflow[tested],
     )
@@ -230,26 +224,25 @@ def _costs_alone(prepared: Prepared, matrix: OutcomeMatrix) -> OutcomeMatrix:
     )
 
 
-def _measured(line: SplitLine, learnt: Sequence[_Learnt], params: Params) -> SplitLine:
+def _measured(line: SplitLine, parts: Sequence[_Relearned], params: Params) -> SplitLine:
     """The figures over all parts together, and the paired interval of the router minus the table."""
-    expected = np.concatenate([part.expected_cost for part in learnt])
+    expected = np.concatenate([part.expected_cost for part in parts])
     tested = Tested(
+        quality=np.concatenate([part.quality for part in parts]),
+        cost_usd=np.concatenate([part.cost_usd for part in parts]),
+        groups=np.concatenate([part.groups for part in parts]),
+        workflow=np.concatenate([part.workflow for part in parts]),
         knobs=knob_grid(expected, params.policy.knob_steps),
         expected_cost=expected,
-        quality=np.concatenate([part.quality for part in learnt]),
-        cost=np.concatenate([part.cost for part in learnt]),
     )
-    router = np.concatenate([part.router for part in learnt])
-    table = np.concatenate([part.table for part in learnt])
-    workflow = np.concatenate([part.workflow for part in learnt])
-    weights = bootstrap_weights(
-        np.concatenate([part.groups for part in learnt]), params.evaluate.resamples, params.evaluate.seed, workflow
-    )
+    router = np.concatenate([part.router for part in parts])
+    table = np.concatenate([part.table for part in parts])
+    weights = bootstrap_weights(tested.groups, params.evaluate.resamples, params.evaluate.seed, tested.workflow)
     lead = tested.resampled(router, weights) - tested.resampled(table, weights)
     low, high = np.quantile(lead, [0.025, 0.975])
     return replace(
         line,
-        workflows=len(set(workflow.tolist()) - {None}),
+        workflows=len(set(tested.workflow.tolist()) - {None}),
         aiq=tested.aiq(router),
         workflow_table=tested.aiq(table),
         zero_router=tested.alone.zero_router,

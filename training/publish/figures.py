@@ -12,8 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from serving.bundle.manifest import Manifest
-from training.evaluate.baselines import ONLY
-from training.evaluate.evaluate import ORACLE, ROUTER, Calibration, Evaluation, WorkflowLine
+from training.evaluate.evaluation import ONLY, ORACLE, ROUTER, Calibration, Evaluation, WorkflowLine
 
 INK, ACCENT, MUTED = "#22303c", "#0b6e99", "#9aa5b1"
 # A figure is made by naming its style, so that importing this changes nothing for anyone else.

@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from serving.bundle.arrays import Floats
+from serving.bundle.arrays import Columns, Floats
 from serving.bundle.manifest import MANIFEST, Bundle, BundleError, open_bundle, switch_current, switch_link
 from serving.bundle.request import RouteRequest
 from serving.decide.policy import Policy
 from serving.decide.router import Router
 from serving.decide.value import Setting, choose
+from training.config import Params
 from training.errors import TrainingError
+from training.learn.prepare import Prepared
 from training.measure.frontier import bootstrap_aiq, bootstrap_weights, frontier, singles
 
 CURRENT = "current"
@@ -73,7 +74,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Promotion:
     """Whether a bundle becomes the champion, and why; `comparison` is None where the two were not compared."""
 
     promoted: bool
@@ -87,7 +88,7 @@ def compare(
     requests: Sequence[str | RouteRequest],
     quality: Floats,
     cost_usd: Floats,
-    groups: NDArray[np.intp],
+    groups: Columns,
     candidates: Sequence[str],
     *,
     margin: float,
@@ -129,6 +130,24 @@ def compare(
     return Comparison(len(rows), shared, measured_new, measured_champion, low, high, margin)
 
 
+def compare_on_test_part(new: Router, champion: Router, prepared: Prepared, params: Params) -> Comparison:
+    """Both bundles on the test part of the new one's log; raises NotComparableError."""
+    tested = prepared.split.test
+    return compare(
+        new,
+        champion,
+        list(prepared.matrix.requests[tested]),
+        prepared.value(new.manifest.objective)[tested],
+        prepared.matrix.cost_usd[tested],
+        prepared.groups[tested],
+        prepared.matrix.candidates,
+        margin=params.tracking.margin,
+        minimum=params.tracking.minimum_requests,
+        resamples=params.evaluate.resamples,
+        seed=params.evaluate.seed,
+    )
+
+
 def _measure(
     router: Router,
     requests: Sequence[str | RouteRequest],
@@ -161,36 +180,36 @@ def _measure(
     return measured, bootstrap_aiq(points, quality, cost_usd, weights)
 
 
-def judge(root: Path, new: Router, compare_with: Callable[[Router], Comparison]) -> Verdict:
+def consider(root: Path, new: Router, compare_with: Callable[[Router], Comparison]) -> Promotion:
     """Whether the new bundle replaces `root/current`. `compare_with` measures it against a champion, or raises
     NotComparableError.
 
     The first bundle is promoted, and so is one whose champion cannot be loaded: nothing else could be served. Otherwise
-    it has to be shown not to be worse, so a log that cannot show it promotes nothing. Simulated traffic decides nothing
+    it has to be shown not to be worse, so a log that cannot show it promotes nothing. A simulated log decides nothing
     about real traffic: a champion of a simulated log never blocks a bundle of a real one, and is never put in its place.
     """
     current = root / CURRENT
     if not (current.is_symlink() or current.exists()):
-        return Verdict(True, f"It is the first bundle in {root}: there is no champion to compare it with.", None)
+        return Promotion(True, f"It is the first bundle in {root}: there is no champion to compare it with.", None)
     try:
         champion = Router.load(current)
     except BundleError as error:
-        return Verdict(True, f"THE CHAMPION CANNOT BE LOADED, so nothing was compared: {error}", None)
+        return Promotion(True, f"THE CHAMPION CANNOT BE LOADED, so nothing was compared: {error}", None)
     name = champion.manifest.version
     force = f"`router-train promote {new.manifest.version} --out {root}` makes it current all the same."
     if champion.manifest.simulated and not new.manifest.simulated:
         reason = f"The champion {name} was trained on a simulated log, which says nothing about real traffic."
-        return Verdict(True, reason, None)
+        return Promotion(True, reason, None)
     if new.manifest.simulated and not champion.manifest.simulated:
         reason = f"It was trained on a simulated log, the champion {name} on a real one, about which that says nothing."
-        return Verdict(False, f"{reason} {force}", None)
+        return Promotion(False, f"{reason} {force}", None)
     try:
         comparison = compare_with(champion)
     except NotComparableError as error:
         mend = "Send a share of the traffic to all candidates (shadow requests), or give an evaluation run with --test."
-        return Verdict(False, f"It cannot be compared with the champion {name}: {error}. {mend} {force}", None)
+        return Promotion(False, f"It cannot be compared with the champion {name}: {error}. {mend} {force}", None)
     reason = _figures(comparison, simulated=new.manifest.simulated)
-    return Verdict(comparison.enough, reason if comparison.enough else f"{reason} {force}", comparison)
+    return Promotion(comparison.enough, reason if comparison.enough else f"{reason} {force}", comparison)
 
 
 def _figures(found: Comparison, *, simulated: bool) -> str:

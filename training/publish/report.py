@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from serving.bundle.manifest import Manifest
-from training.evaluate.evaluate import SPLIT, Evaluation, OffPolicyLine, SplitLine
+from training.evaluate.evaluation import SPLIT, Evaluation, OffPolicyLine, SplitLine
 from training.learn.learn import Learned
 from training.learn.prepare import Prepared
 from training.logs.outcomes import Outcomes

@@ -15,10 +15,10 @@ from serving.bundle.manifest import (
     FORMAT_VERSION,
     MANIFEST,
     BundleError,
+    new_bundle,
     open_bundle,
     sha256,
     switch_current,
-    write_bundle,
 )
 from serving.decide.router import Router
 from tests import fake_bundle
@@ -141,12 +141,13 @@ def test_the_default_point_is_found_by_its_name(folder: Path) -> None:
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    def fill(folder: Path) -> None:
-        (folder / "head.onnx").write_bytes(b"half")
-        raise OSError("disk full")
+    def write() -> None:
+        with new_bundle(tmp_path, "v1") as folder:
+            (folder / "head.onnx").write_bytes(b"half")
+            raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        write_bundle(tmp_path, "v1", fill, fake_bundle.manifest)
+        write()
     assert list(tmp_path.iterdir()) == []
 
 

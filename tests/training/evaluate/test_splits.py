@@ -13,7 +13,7 @@ from training.config import ConfigError, Params, load_params
 from training.dataset.inputs import Inputs
 from training.dataset.split import SplitError
 from training.evaluate import splits
-from training.evaluate.evaluate import Evaluation, SplitLine
+from training.evaluate.evaluation import Evaluation, SplitLine
 from training.learn.encode import encode
 from training.learn.estimators.tables import WorkflowTable
 from training.learn.prepare import Prepared
@@ -146,7 +146,7 @@ def test_too_few_complete_requests_are_refused_without_training(
     prepared, inputs = log
     quality = prepared.matrix.quality.copy()
     quality[np.flatnonzero(prepared.matrix.complete())[20:], 0] = np.nan
-    monkeypatch.setattr(splits, "_learnt", lambda *_: pytest.fail("there was nothing to measure on"))
+    monkeypatch.setattr(splits, "_relearned", lambda *_: pytest.fail("there was nothing to measure on"))
     found = splits.split_figures(with_matrix(prepared, quality=quality), inputs, params)
     assert [line.name for line in found] == NAMES
     assert found[2].why_not == "20 test requests have a judged, costed outcome of every candidate; 30 are needed"

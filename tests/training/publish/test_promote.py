@@ -27,7 +27,7 @@ from training.publish.promote import (
     NotComparableError,
     PromotionError,
     compare,
-    judge,
+    consider,
     make_current,
     promote,
     roll_back,
@@ -176,16 +176,16 @@ def test_a_reference_that_the_log_lacks_is_not_chosen(bundle: Bundle) -> None:
 
 
 def test_the_first_bundle_is_promoted(tmp_path: Path, bundle: Bundle) -> None:
-    verdict = judge(tmp_path / "models", Router(bundle), refuse)
-    assert (verdict.promoted, verdict.comparison) == (True, None)
-    assert "first bundle" in verdict.reason
+    promotion = consider(tmp_path / "models", Router(bundle), refuse)
+    assert (promotion.promoted, promotion.comparison) == (True, None)
+    assert "first bundle" in promotion.reason
 
 
 @pytest.mark.parametrize("low", [-0.005, -0.05])
 def test_a_comparison_decides_and_its_figures_are_the_reason(bundle: Bundle, low: float) -> None:
-    verdict = judge(bundle.folder.parent, Router(bundle), lambda champion: found(low))
-    assert verdict.promoted is (low > -0.01)
-    assert verdict.comparison == found(low)
+    promotion = consider(bundle.folder.parent, Router(bundle), lambda champion: found(low))
+    assert promotion.promoted is (low > -0.01)
+    assert promotion.comparison == found(low)
     for figure in (
         "50 complete simulated test requests",
         "0.8100",
@@ -195,29 +195,29 @@ def test_a_comparison_decides_and_its_figures_are_the_reason(bundle: Bundle, low
         "91.0%",
         "3.000",
     ):
-        assert figure in verdict.reason
-    assert ("router-train promote fake-1 --out" in verdict.reason) is not verdict.promoted
+        assert figure in promotion.reason
+    assert ("router-train promote fake-1 --out" in promotion.reason) is not promotion.promoted
 
 
 def test_what_cannot_be_compared_is_not_promoted(bundle: Bundle) -> None:
     def compare_with(champion: Router) -> Comparison:
         raise NotComparableError("3 of 9 test requests have it all")
 
-    verdict = judge(bundle.folder.parent, Router(bundle), compare_with)
-    assert not verdict.promoted
-    assert "3 of 9 test requests have it all" in verdict.reason
-    assert "shadow requests" in verdict.reason
+    promotion = consider(bundle.folder.parent, Router(bundle), compare_with)
+    assert not promotion.promoted
+    assert "3 of 9 test requests have it all" in promotion.reason
+    assert "shadow requests" in promotion.reason
 
 
 def test_a_broken_champion_is_replaced_and_the_reason_is_loud(tmp_path: Path, bundle: Bundle) -> None:
     broken = fake_bundle.build(tmp_path / "models", "v1")
     (broken / "head.onnx").write_bytes(b"changed")
-    verdict = judge(tmp_path / "models", Router(bundle), refuse)
-    assert verdict.promoted
-    assert "THE CHAMPION CANNOT BE LOADED" in verdict.reason
-    assert "head.onnx" in verdict.reason
+    promotion = consider(tmp_path / "models", Router(bundle), refuse)
+    assert promotion.promoted
+    assert "THE CHAMPION CANNOT BE LOADED" in promotion.reason
+    assert "head.onnx" in promotion.reason
     shutil.rmtree(broken)  # and the link dangles
-    assert "CANNOT BE LOADED" in judge(tmp_path / "models", Router(bundle), refuse).reason
+    assert "CANNOT BE LOADED" in consider(tmp_path / "models", Router(bundle), refuse).reason
 
 
 @pytest.mark.parametrize("simulated", [True, False], ids=["simulated after real", "real after simulated"])
@@ -230,9 +230,9 @@ def test_simulated_traffic_decides_nothing_about_real_traffic(
     )
     fake_bundle.build(tmp_path / "models", "champion")
     new = Router(Bundle(bundle.folder, bundle.manifest.model_copy(update={"simulated": simulated})))
-    verdict = judge(tmp_path / "models", new, refuse)
-    assert verdict.promoted is not simulated
-    assert "simulated log" in verdict.reason
+    promotion = consider(tmp_path / "models", new, refuse)
+    assert promotion.promoted is not simulated
+    assert "simulated log" in promotion.reason
 
 
 # Links
@@ -387,7 +387,7 @@ def test_a_much_worse_bundle_is_a_challenger_and_the_run_says_why(runs: Runs) ->
     assert aliases(runs.folder) == {"champion": again, "previous": first, "challenger": worse}
 
 
-def test_mlflow_keeps_the_verdict(runs: Runs) -> None:
+def test_mlflow_keeps_the_promotion(runs: Runs) -> None:
     import mlflow
 
     client = mlflow.MlflowClient(f"sqlite:///{runs.folder / 'mlruns' / 'mlflow.db'}")
@@ -395,7 +395,7 @@ def test_mlflow_keeps_the_verdict(runs: Runs) -> None:
     run = client.get_run(challenger.run_id)
     for tags in (challenger.tags, run.data.tags):
         assert tags["promoted"] == "false"
-        assert "(tracking.margin)" in tags["verdict"]
+        assert "(tracking.margin)" in tags["promotion"]
     assert run.data.params["tracking.margin"] == "0.01"
 
 

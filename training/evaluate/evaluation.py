@@ -1,0 +1,171 @@
+"""What an evaluation says: a line for each router, each workflow and each split, and the figures of the confidence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from training.measure.offpolicy import Estimate
+
+ROUTER = "outcome-router"
+ORACLE = "oracle"
+# What the name of a single candidate's line begins with.
+ONLY = "only "
+# What the names of figures by another split than the run's own begin with.
+SPLIT = "split_"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One router in the result table; fields that do not apply to it are NaN.
+
+    `quality`, `cost_usd` and `saving` (against the reference) are at its operating point; `beats` is the 95% interval of
+    the served router's AIQ minus this one's.
+    """
+
+    name: str
+    quality: float
+    cost_usd: float
+    saving: float
+    aiq: float = float("nan")
+    headroom: float = float("nan")
+    cost_save: float = float("nan")
+    performance_gain: float = float("nan")
+    beats: tuple[float, float] = (float("nan"), float("nan"))
+    simulated_truth: bool = False
+
+
+@dataclass(frozen=True)
+class WorkflowLine:
+    """One workflow at the operating point, against sending all of it to the reference candidate."""
+
+    workflow: str
+    requests: int
+    quality: float
+    reference_quality: float
+    cost_usd: float
+    reference_cost_usd: float
+    share: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Calibration on the judged test outcomes, pooled over candidates; bins are (mean p, mean outcome, count)."""
+
+    outcomes: int
+    ece: float
+    brier: float
+    ece_before: float
+    brier_before: float
+    bins: tuple[tuple[float, float, float], ...]
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """How the router uses what it knows, on complete requests.
+
+    `aurc`: area under the risk-coverage curve of the chosen candidates' confidence (lower is better). `apgr`, `cpt50`,
+    `cpt80`: RouteLLM's figures for the reference against the cheapest candidate. `collapse`: the share sent to the
+    reference minus the share that the oracle would send there with the same knob.
+    """
+
+    aurc: float
+    apgr: float
+    cpt50: float
+    cpt80: float
+    collapse: float
+
+
+@dataclass(frozen=True)
+class OffPolicyLine:
+    """What requests with one outcome say of a routing: cost, and quality three times (doubly robust, IPS and SNIPS)."""
+
+    name: str
+    quality: Estimate
+    quality_ips: Estimate
+    quality_snips: Estimate
+    cost_usd: Estimate
+
+
+@dataclass(frozen=True)
+class SplitLine:
+    """AIQ by one split of the log, re-learnt with the quick `estimators`; `why_not` says why there are no figures.
+
+    `requests` are the complete test requests of all `parts`, of `workflows` different workflows; `lead` is the paired 95%
+    interval of the router's AIQ minus the workflow table's.
+    """
+
+    name: str
+    estimators: tuple[str, ...]
+    requests: int = 0
+    parts: int = 0
+    workflows: int = 0
+    aiq: float = float("nan")
+    workflow_table: float = float("nan")
+    zero_router: float = float("nan")
+    lead: tuple[float, float] = (float("nan"), float("nan"))
+    why_not: str | None = None
+
+    def summary(self) -> dict[str, float]:
+        """Its figures under names that begin with `SPLIT` and the split; empty where there are none."""
+        if self.why_not is not None:
+            return {}
+        low, high = self.lead
+        figures = {
+            "requests": self.requests,
+            "aiq": self.aiq,
+            "aiq_workflow_table": self.workflow_table,
+            "aiq_zero_router": self.zero_router,
+            "lead_low": low,
+            "lead_high": high,
+        }
+        return {f"{SPLIT}{self.name.replace(' ', '_')}_{key}": value for key, value in figures.items()}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All figures of one evaluation. `why_not` says what was missing where nothing could be measured."""
+
+    test_requests: int
+    complete_requests: int
+    lines: tuple[Line, ...] = ()
+    workflows: tuple[WorkflowLine, ...] = ()
+    off_policy: tuple[OffPolicyLine, ...] = ()
+    calibration: Calibration | None = None
+    confidence: Confidence | None = None
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None
+    zero_router: float = float("nan")
+    splits: tuple[SplitLine, ...] = ()
+    why_not: str | None = None
+
+    def line(self, name: str = ROUTER) -> Line:
+        return next(line for line in self.lines if line.name == name)
+
+    def summary(self) -> dict[str, Any]:
+        """The headline figures, for the manifest and for tracking; empty where nothing was measured."""
+        figures: dict[str, Any] = {"test_requests": self.test_requests, "complete_requests": self.complete_requests}
+        if self.lines:
+            router = self.line()
+            figures |= {
+                "aiq": router.aiq,
+                "aiq_zero_router": self.zero_router,
+                "aiq_oracle": self.line(ORACLE).aiq,
+                "headroom_captured": router.headroom,
+                "quality": router.quality,
+                "cost_usd": router.cost_usd,
+                "saving": router.saving,
+                "cost_save": router.cost_save,
+                "performance_gain": router.performance_gain,
+            }
+            tables = [line.aiq for line in self.lines if line.name == "workflow table"]
+            figures |= {"aiq_workflow_table": tables[0]} if tables else {}
+        if self.confidence is not None:
+            figures |= vars(self.confidence)
+        if self.calibration is not None:
+            figures |= {"ece": self.calibration.ece, "brier": self.calibration.brier}
+        for split in self.splits:
+            figures |= split.summary()
+        return {key: value for key, value in figures.items() if not (isinstance(value, float) and np.isnan(value))}

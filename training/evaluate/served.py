@@ -1,0 +1,243 @@
+"""The router as it is served, on the test part of its own log or on another log altogether."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from serving.bundle.arrays import Bools, Columns, Floats
+from serving.bundle.catalogue import Candidate
+from serving.bundle.manifest import Bundle, Manifest, Objective
+from serving.decide.decision import Estimates
+from serving.decide.router import Router
+from serving.decide.value import Setting
+from training.certify.certify import served_estimate
+from training.config import Params
+from training.dataset.inputs import Inputs
+from training.dataset.label import acceptable
+from training.dataset.matrix import OutcomeMatrix, build_matrix
+from training.dataset.split import group_requests
+from training.evaluate.baselines import Truth, direct_choice, fixed_points, learned_baselines
+from training.evaluate.confidence import calibration_figures, confidence_figures
+from training.evaluate.evaluation import ONLY, ROUTER, Evaluation, OffPolicyLine
+from training.evaluate.sweep import CompleteOutcomes, Contender, Contest, by_workflow, sweep
+from training.learn.learn import Learned
+from training.learn.prepare import Prepared, PrepareError
+from training.logs.outcomes import Outcomes
+from training.measure.offpolicy import doubly_robust, ips, snips
+from training.prices.costs import fill_costs
+
+_NOT_COMPLETE = (
+    "no test request has a judged, costed outcome of every candidate, so no routing can be compared exactly. Send a share "
+    "of the traffic to all candidates (shadow requests), or give an evaluation run (`router-train run --test`)."
+)
+
+
+@dataclass(frozen=True)
+class _Log:
+    """The n requests that are tested: outcomes, `labels` (n, m), NaN where not judged, and `groups` (n,)."""
+
+    matrix: OutcomeMatrix
+    labels: Floats
+    groups: Columns
+
+    def value(self, objective: Objective) -> Floats:
+        """(n, m) the outcomes that the objective is about, NaN where not judged."""
+        return self.labels if objective is Objective.ACCEPTABLE else self.matrix.quality
+
+    def complete(self, objective: Objective) -> CompleteOutcomes:
+        rows = self.matrix.complete()
+        return CompleteOutcomes(
+            self.value(objective)[rows], self.matrix.cost_usd[rows], self.groups[rows], self.matrix.workflow[rows]
+        )
+
+
+@dataclass(frozen=True)
+class _Rivals:
+    """What the router is compared with: contenders, the outcomes they are tuned on, and the direct choice (n,)."""
+
+    contenders: Sequence[Contender] = ()
+    tuning: CompleteOutcomes | None = None
+    direct: Columns | None = None
+
+
+def evaluate_router(
+    router: Router, prepared: Prepared, inputs: Inputs, learned: Learned, params: Params, truth: Truth | None
+) -> Evaluation:
+    """The router's figures on the test part; the estimates are the served ones, computed from the requests' text."""
+    rows = prepared.split.test
+    log = _part(prepared, rows)
+    served = router.estimate(list(log.matrix.requests))
+    complete = log.matrix.complete()
+    rivals = _Rivals()
+    if complete.any():
+        cost = served.cost_usd[complete].astype(np.float64)
+        rivals = _rivals(router, prepared, inputs, learned, params, truth, cost)
+    return _evaluation(
+        router.manifest,
+        log,
+        served,
+        learned.acceptable.raw(inputs.take(rows)),
+        rivals,
+        off_policy=_off_policy(router.manifest, log, learned.propensity[rows], served),
+        quality_target=params.policy.quality_target,
+        resamples=params.evaluate.resamples,
+        seed=params.evaluate.seed,
+    )
+
+
+def evaluate_bundle(
+    bundle: Bundle,
+    table: Outcomes,
+    catalogue: Mapping[str, Candidate],
+    *,
+    assumed_output_tokens: float,
+    resamples: int,
+    seed: int,
+) -> Evaluation:
+    """The bundle's figures on a log; outcomes of candidates that the bundle does not know are left out.
+
+    Raises PrepareError when the log has no outcome of any candidate of the bundle.
+    """
+    router = Router(bundle)
+    manifest = router.manifest
+    frame = table.frame[table.frame["candidate"].isin(router.candidates)]
+    if not len(frame):
+        raise PrepareError(
+            f"the log has no outcome of the bundle's candidates ({', '.join(router.candidates)}); it has "
+            f"{', '.join(sorted(table.frame['candidate'].unique()))}"
+        )
+    known = {candidate.name: candidate for candidate in manifest.candidates} | dict(catalogue)
+    matrix, _ = fill_costs(build_matrix(frame, router.candidates), known, assumed_output_tokens)
+    groups = group_requests(list(matrix.texts), list(matrix.session_id))
+    log = _Log(matrix, acceptable(matrix.quality, manifest.acceptable), groups)
+    served = router.estimate(list(matrix.requests))
+    return _evaluation(
+        manifest,
+        log,
+        served,
+        served.acceptable.astype(np.float64),
+        _Rivals(),
+        quality_target=manifest.default.quality_target or 1.0,
+        resamples=resamples,
+        seed=seed,
+    )
+
+
+def _evaluation(
+    manifest: Manifest,
+    log: _Log,
+    served: Estimates,
+    raw: Floats,
+    rivals: _Rivals,
+    *,
+    quality_target: float,
+    resamples: int,
+    seed: int,
+    off_policy: tuple[OffPolicyLine, ...] = (),
+) -> Evaluation:
+    """The figures from what was `served` for the log's n requests; `raw` (n, m) is P(acceptable) before calibration."""
+    matrix, objective = log.matrix, manifest.objective
+    complete = matrix.complete()
+    found = Evaluation(
+        test_requests=len(matrix),
+        complete_requests=int(complete.sum()),
+        calibration=calibration_figures(raw, served.acceptable.astype(np.float64), log.labels),
+        off_policy=off_policy,
+    )
+    if not complete.any():
+        return replace(found, why_not=_NOT_COMPLETE)
+    outcome = log.complete(objective)
+    expected = served.of(objective)[complete].astype(np.float64), served.cost_usd[complete].astype(np.float64)
+    reference = matrix.candidates.index(manifest.reference)
+    setting = Setting.of(manifest, manifest.default)
+    columns = setting.choose(*expected)
+    lines, curves, alone = sweep(
+        Contest(
+            calibration=outcome if rivals.tuning is None else rivals.tuning,
+            test=outcome,
+            contenders=[Contender(ROUTER, expected), *rivals.contenders],
+            fixed=fixed_points(outcome.quality, outcome.cost_usd, matrix.candidates, reference, rivals.direct),
+            operating=setting,
+            knobs=np.array(manifest.knobs),
+            reference=reference,
+            candidates=matrix.candidates,
+            quality_target=quality_target,
+        ),
+        resamples=resamples,
+        seed=seed,
+    )
+    return replace(
+        found,
+        confidence=confidence_figures(expected[0], outcome, columns, reference, manifest.default.knob),
+        lines=lines,
+        workflows=by_workflow(outcome, columns, reference, matrix.candidates),
+        curves=curves,
+        zero_router=alone.zero_router,
+    )
+
+
+def _part(prepared: Prepared, rows: Bools) -> _Log:
+    return _Log(prepared.matrix.take(rows), prepared.labels[rows], prepared.groups[rows])
+
+
+def _rivals(
+    router: Router,
+    prepared: Prepared,
+    inputs: Inputs,
+    learned: Learned,
+    params: Params,
+    truth: Truth | None,
+    expected_cost: Floats,
+) -> _Rivals:
+    """Contenders on the complete test requests, whose `expected_cost` is (n, m), tuned on complete calibration requests."""
+    matrix, split = prepared.matrix, prepared.split
+    tuning, tested = split.calibration & matrix.complete(), split.test & matrix.complete()
+    withheld = inputs.untagged()
+    contenders = [
+        Contender(
+            f"{ROUTER}, tags withheld",
+            served_estimate(router, withheld, tested),
+            served_estimate(router, withheld, tuning),
+        ),
+        *learned_baselines(
+            learned.data,
+            params,
+            (inputs.take(tested), expected_cost),
+            (inputs.take(tuning), served_estimate(router, inputs, tuning)[1]),
+        ),
+    ]
+    if truth is not None:
+        known, tuned = (truth.of(matrix.request_id[rows], matrix.candidates) for rows in (tested, tuning))
+        contenders.append(Contender("best reachable (simulated truth)", known, tuned, simulated_truth=True))
+    outcome = _part(prepared, tuning).complete(router.manifest.objective)
+    return _Rivals(contenders, outcome, direct_choice(learned.data, params, inputs.take(tested)))
+
+
+def _off_policy(manifest: Manifest, log: _Log, propensity: Floats, served: Estimates) -> tuple[OffPolicyLine, ...]:
+    """What the log's single outcomes say of the operating point and of the reference; empty for a full matrix.
+
+    `propensity` (n, m) is that of the outcomes. The model inside the doubly robust estimate is the served one, which never
+    saw the test part.
+    """
+    matrix = log.matrix
+    if matrix.attempted.all():
+        return ()
+    labels = log.value(manifest.objective)
+    value = served.of(manifest.objective).astype(np.float64)
+    cost = served.cost_usd.astype(np.float64)
+    reference = np.full(len(matrix), matrix.candidates.index(manifest.reference))
+    routed = Setting.of(manifest, manifest.default).choose(value, cost)
+    seen_cost = np.where(np.isfinite(labels), matrix.cost_usd, np.nan)
+    return tuple(
+        OffPolicyLine(
+            name,
+            doubly_robust(labels, propensity, columns, value),
+            ips(labels, propensity, columns),
+            snips(labels, propensity, columns),
+            doubly_robust(seen_cost, propensity, columns, cost),
+        )
+        for name, columns in ((ROUTER, routed), (f"{ONLY}{manifest.reference}", reference))
+    )

@@ -1,0 +1,154 @@
+"""Routers swept over the knob on the same test requests, whose every outcome is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.bundle.arrays import Columns, Floats
+from serving.decide.value import Setting
+from training.dataset.matrix import workflow_names
+from training.evaluate.evaluation import ORACLE, ROUTER, Line, WorkflowLine
+from training.measure.frontier import Frontier, Singles, bootstrap_aiq, bootstrap_weights, frontier, singles
+from training.measure.metrics import cost_save, headroom_captured, non_decreasing_hull, performance_gain
+
+
+@dataclass(frozen=True)
+class CompleteOutcomes:
+    """Complete outcomes of n requests: `quality` (acceptable or not) and `cost_usd` (n, m), and what ties requests."""
+
+    quality: Floats
+    cost_usd: Floats
+    groups: Columns
+    workflow: NDArray[np.object_]
+
+    def __len__(self) -> int:
+        return len(self.quality)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A router to be swept over the knob: what it expects of m candidates on test and on calibration requests.
+
+    Both are an estimate and an expected cost, each (n, m). Without `calibration` it is the served router, which has its
+    certified point. `simulated_truth` marks one that no log could train: it knows the simulator's true probabilities.
+    """
+
+    name: str
+    test: tuple[Floats, Floats]
+    calibration: tuple[Floats, Floats] | None = None
+    simulated_truth: bool = False
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What is compared: contenders (the served router first), routers without a knob, and the outcomes."""
+
+    calibration: CompleteOutcomes
+    test: CompleteOutcomes
+    contenders: Sequence[Contender]
+    fixed: Mapping[str, tuple[Floats, Floats]]
+    operating: Setting  # the served operating point
+    knobs: Floats
+    reference: int
+    candidates: tuple[str, ...]
+    quality_target: float
+
+
+def sweep(data: Contest, *, resamples: int, seed: int) -> tuple[tuple[Line, ...], dict[str, Any], Singles]:
+    """The result table, each contender's hull as (cost, quality), and the single candidates' points."""
+    outcome = data.test
+    alone = singles(outcome.quality, outcome.cost_usd)
+    weights = bootstrap_weights(outcome.groups, resamples, seed, outcome.workflow)
+    reference_cost = outcome.cost_usd[:, data.reference]
+    tuning = data.calibration
+    oracle = Contender(ORACLE, (outcome.quality, outcome.cost_usd), (tuning.quality, tuning.cost_usd))
+    lines, curves, resampled = [], {}, {}
+    everyone = [*data.contenders, oracle]
+    for contender in everyone:
+        points = frontier(*contender.test, outcome.quality, outcome.cost_usd, data.knobs)
+        resampled[contender.name] = bootstrap_aiq(points, outcome.quality, outcome.cost_usd, weights)
+        curves[contender.name] = points
+    values = {name: alone.aiq(points.cost, points.quality) for name, points in curves.items()}
+    for contender in everyone:
+        quality, cost = _at_operating_point(contender, data)
+        points = curves[contender.name]
+        best = alone.best
+        gap = resampled[ROUTER] - resampled[contender.name]
+        lines.append(
+            Line(
+                name=contender.name,
+                quality=float(quality.mean()),
+                cost_usd=float(cost.mean()),
+                saving=_saving(cost, reference_cost),
+                aiq=values[contender.name],
+                headroom=headroom_captured(values[contender.name], alone.zero_router, values[ORACLE]),
+                cost_save=cost_save(points.cost, points.quality, alone.quality[best], alone.cost[best]),
+                performance_gain=performance_gain(points.quality, alone.quality[best]),
+                beats=(float(np.quantile(gap, 0.025)), float(np.quantile(gap, 0.975))),
+                simulated_truth=contender.simulated_truth,
+            )
+        )
+    for name, (quality, cost) in data.fixed.items():
+        lines.append(Line(name, float(quality.mean()), float(cost.mean()), _saving(cost, reference_cost)))
+    hulls = {
+        name: tuple(part.tolist() for part in non_decreasing_hull(points.cost, points.quality))
+        for name, points in curves.items()
+    }
+    return tuple(lines), hulls, alone
+
+
+def _at_operating_point(contender: Contender, data: Contest) -> tuple[Floats, Floats]:
+    """Each test request's quality and cost at the contender's operating point, both (n,).
+
+    The served router uses the certified point in its bundle. For the others it is the cheapest knob that keeps the target
+    share of the reference's mean quality on the same calibration requests, which is easier than being certified; the
+    oracle sees the outcomes there too.
+    """
+    rows = np.arange(len(data.test))
+    setting = data.operating if contender.calibration is None else Setting(_knob(contender.calibration, data))
+    columns = setting.choose(*contender.test)
+    return data.test.quality[rows, columns], data.test.cost_usd[rows, columns]
+
+
+def _knob(expected: tuple[Floats, Floats], data: Contest) -> float:
+    outcome = data.calibration
+    if not len(outcome):
+        return 0.0
+    points: Frontier = frontier(*expected, outcome.quality, outcome.cost_usd, data.knobs)
+    wanted = data.quality_target * outcome.quality[:, data.reference].mean()
+    enough = points.quality >= wanted
+    return float(data.knobs[np.where(enough, points.cost, np.inf).argmin()]) if enough.any() else 0.0
+
+
+def by_workflow(
+    outcome: CompleteOutcomes, columns: Columns, reference: int, candidates: tuple[str, ...]
+) -> tuple[WorkflowLine, ...]:
+    """One line per workflow (requests without one are "(none)"), most requests first; `columns` (n,) is the routing."""
+    names = workflow_names(outcome.workflow)
+    rows = np.arange(len(outcome))
+    quality, cost = outcome.quality[rows, columns], outcome.cost_usd[rows, columns]
+    lines = []
+    for name in sorted(set(names.tolist())):
+        inside = names == name
+        lines.append(
+            WorkflowLine(
+                workflow=name,
+                requests=int(inside.sum()),
+                quality=float(quality[inside].mean()),
+                reference_quality=float(outcome.quality[inside, reference].mean()),
+                cost_usd=float(cost[inside].mean()),
+                reference_cost_usd=float(outcome.cost_usd[inside, reference].mean()),
+                share={c: float((columns[inside] == k).mean()) for k, c in enumerate(candidates)},
+            )
+        )
+    return tuple(sorted(lines, key=lambda line: -line.requests))
+
+
+def _saving(cost: Floats, reference_cost: Floats) -> float:
+    base = float(reference_cost.mean())
+    return 1.0 - float(cost.mean()) / base if base > 0 else 0.0

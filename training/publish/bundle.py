@@ -1,0 +1,105 @@
+"""What a run puts into the bundle beside its graphs: the manifest, and the test requests where text may be kept."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from math import inf
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from serving.bundle.arrays import Floats32
+from serving.bundle.features import SURFACE
+from serving.bundle.manifest import (
+    ALWAYS_REFERENCE,
+    FORMAT_VERSION,
+    REQUIRED_FILES,
+    EncoderSpec,
+    HeadSpec,
+    Manifest,
+    Novelty,
+    Objective,
+    OperatingPoint,
+)
+from serving.decide.router import Router
+from serving.decide.value import Setting
+from training.config import Params
+from training.dataset.inputs import Inputs
+from training.learn.learn import Learned
+from training.learn.prepare import Prepared
+from training.measure.frontier import knob_grid
+
+TEST_REQUESTS = "test_requests.csv"
+
+
+def draft_manifest(
+    version: str,
+    started: datetime,
+    prepared: Prepared,
+    inputs: Inputs,
+    learned: Learned,
+    encoder: EncoderSpec,
+    params: Params,
+    *,
+    simulated: bool,
+) -> Manifest:
+    """The manifest of what was learned: nothing is certified yet, so every request goes to the reference."""
+    reference = prepared.matrix.candidates[learned.reference]
+    knobs = knob_grid(learned.data.expected_cost, params.policy.knob_steps)
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        version=version,
+        created=started.isoformat(timespec="seconds"),
+        data_fingerprint=prepared.fingerprint,
+        simulated=simulated,
+        candidates=prepared.candidates,
+        cost_from=dict(learned.costs.cost_from),
+        reference=reference,
+        acceptable=params.label.acceptable,
+        objective=Objective(params.policy.objective),
+        graded=prepared.graded,
+        encoder=encoder,
+        head=HeadSpec(
+            estimator=learned.acceptable.tagged.description,
+            estimator_untagged=learned.acceptable.untagged.description,
+            calibration=learned.acceptable.tagged.calibrator.name,
+            surface=SURFACE,
+            workflows=prepared.workflows,
+        ),
+        operating_points=(OperatingPoint(name=ALWAYS_REFERENCE, knob=0.0, always=reference, calibration_requests=0),),
+        default_point=ALWAYS_REFERENCE,
+        knobs=tuple(knobs.tolist()),
+        novelty=_novelty(learned, inputs.embedding[prepared.split.calibration], params.policy.novel_share),
+        metrics={},
+        files=dict.fromkeys(REQUIRED_FILES, ""),  # `seal` hashes them when all are there
+    )
+
+
+def _novelty(learned: Learned, calibration: Floats32, share: float) -> Novelty:
+    """The threshold that this share of the `calibration` embeddings (n, dim) exceeds, and the training clusters' shares."""
+    member = (learned.data.inputs.embedding @ learned.centres.T).argmax(axis=1)
+    counts = np.bincount(member, minlength=len(learned.centres))
+    novelty = learned.spread.novelty(calibration)
+    threshold = float(np.quantile(novelty, 1.0 - share, method="higher")) if len(novelty) else inf
+    return Novelty(threshold=threshold, shares=tuple((counts / counts.sum()).tolist()))
+
+
+def write_test_requests(folder: Path, router: Router, prepared: Prepared) -> None:
+    """Writes request_id, workflow, text, the candidate at the default operating point and its quality, if observed."""
+    rows = prepared.split.test
+    part = prepared.matrix.take(rows)
+    manifest = router.manifest
+    estimates = router.estimate(list(part.requests))
+    value = estimates.of(manifest.objective).astype(np.float64)
+    columns = Setting.of(manifest, manifest.default).choose(value, estimates.cost_usd.astype(np.float64))
+    place = np.arange(len(part))
+    table = {
+        "request_id": part.request_id,
+        "workflow": part.workflow,
+        "text": part.texts,
+        "chosen": np.array(part.candidates)[columns],
+        "estimate": value[place, columns],
+        "observed": prepared.value(manifest.objective)[rows][place, columns],
+    }
+    pd.DataFrame(table).to_csv(folder / TEST_REQUESTS, index=False)
