@@ -48,8 +48,10 @@ class Settings(BaseSettings):
     reserve_seconds: float = Field(
         default=900.0, gt=0, description="Without feedback for this long, a budget's reserve ends."
     )
-    time_limit_ms: float = Field(
-        default=200.0, gt=0, description="Longest decision; after it the reference candidate answers."
+    embed_wait_ms: float = Field(
+        default=200.0,
+        gt=0,
+        description="Longest wait for a prompt's embedding; after it the reference candidate answers.",
     )
     explore: float = Field(default=0.0, ge=0, le=0.2, description="Share of requests that may go elsewhere, to learn.")
     sessions: int = Field(default=100_000, ge=1, description="Most sessions that are remembered.")

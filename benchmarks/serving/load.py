@@ -106,8 +106,8 @@ def serve(folder: Path, port: int, store: Path) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Serving's own settings are the defaults, but for a time limit that no decision meets: each one is to be made."""
-    return {**os.environ, "ROUTER_TIME_LIMIT_MS": "10000"}
+    """Serving's own settings are the defaults, but for a wait that no embedding exceeds: each decision is to be made."""
+    return {**os.environ, "ROUTER_EMBED_WAIT_MS": "10000"}
 
 
 @contextmanager

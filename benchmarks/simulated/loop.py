@@ -142,7 +142,7 @@ def close_loop(
 def _serve_all(
     bundle: Bundle, store: Path, traffic: Day, policy: Policy, explore: float, rng: np.random.Generator
 ) -> None:
-    settings = Settings(bundle=str(bundle.folder), store=str(store), explore=explore, time_limit_ms=60_000)
+    settings = Settings(bundle=str(bundle.folder), store=str(store), explore=explore, embed_wait_ms=60_000)
     service = Service(settings)
     service._random.seed(int(rng.integers(2**32)))
     try:

@@ -337,7 +337,7 @@ def _key(request: Request, service: Service, *, admin: bool = False) -> str | No
 
 
 def _keep_rate(service: Service, key: str, requests: int = 1) -> None:
-    wait = service.keep_rate(key, requests)
+    wait = service.rates.keep(key, requests)
     if wait is not None:
         raise HTTPException(429, f"The key {key} is over its rate.", {"Retry-After": str(max(1, ceil(wait)))})
 

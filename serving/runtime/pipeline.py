@@ -12,9 +12,6 @@ from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
-from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter
-
 from serving.bundle.arrays import Floats32
 from serving.bundle.request import ReadRequest, RouteRequest, read
 from serving.decide.decision import Decision, Reason, Situation
@@ -29,6 +26,7 @@ from serving.runtime.upkeep import Periodic, refresh_budgets, restore_budgets
 from serving.settings import Settings
 from serving.state.budgets import Allowance, Budgets, BudgetSpentError
 from serving.state.drift import Drift, Thresholds
+from serving.state.rates import Rates
 from serving.state.rulebook import RuleBook, RulesError, load_rules
 from serving.state.sessions import OnCandidate, Sessions
 from serving.store.engine import open_engine
@@ -62,10 +60,14 @@ Answer = tuple[str, Decision] | NoEligibleCandidateError | BudgetSpentError
 
 
 class Service:
-    """Decides and remembers. One per process; its methods may be called from several threads."""
+    """Decides and remembers. One per process; its methods may be called from several threads.
 
-    def __init__(self, settings: Settings) -> None:
+    `clock` gives epoch seconds: it says which day and month a decision belongs to.
+    """
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
         self.settings = settings
+        self._clock = clock
         self.rules: RuleBook = load_rules(settings.policies)
         self.live = self._load(settings.bundle)
         self._check_rules()
@@ -73,13 +75,12 @@ class Service:
         self.store: DecisionStore | None = None
         if settings.store:
             self.store = DecisionStore(open_engine(settings.store), settings.store_queue)
-        self.budgets = Budgets(self.rules, time.time, settings.reserve_seconds)
+        self.budgets = Budgets(self.rules, clock, settings.reserve_seconds)
+        self.rates = Rates(self.rules.keys)
         self.sessions = Sessions(settings.sessions, settings.session_seconds)
         self.drift = Drift(settings.drift_window, Thresholds.of(settings))
         self.metrics = Metrics(lambda: snapshot_of(self.live, self.store, self.budgets, self.drift))
         self._random = random.Random()
-        self._rates = {name: key.limit for name, key in self.rules.keys.items()}
-        self._limiter = MovingWindowRateLimiter(MemoryStorage())
         self._batching = Batching(settings.encoders)
         self._upkeep: Periodic | None = None
         if self.store is not None and self.budgets.any:
@@ -116,7 +117,7 @@ class Service:
     async def route(self, case: Case) -> tuple[str, Decision]:
         """The decision's id and the decision; raises NoEligibleCandidateError or BudgetSpentError.
 
-        A decision that takes longer than the time limit is not waited for, and one that fails is logged: the reference
+        An embedding that takes longer than its time is not waited for, and a decision that fails is logged: the reference
         answers then, reason `timeout` or `fault`. A call to an LLM must not fail because of the router.
         """
         started = time.perf_counter()
@@ -154,7 +155,7 @@ class Service:
             embedding = self._batching.embed(serving, text)
         except BusyError as error:
             raise TimeoutError from error
-        return await asyncio.wait_for(asyncio.wrap_future(embedding), self.settings.time_limit_ms / 1e3)
+        return await asyncio.wait_for(asyncio.wrap_future(embedding), self.settings.embed_wait_ms / 1e3)
 
     def decide(self, case: Case, serving: Serving, embedding: Floats32, started: float) -> tuple[str, Decision]:
         """As `route`, once the text is embedded, as (1, dim)."""
@@ -227,13 +228,6 @@ class Service:
         except (NoEligibleCandidateError, BudgetSpentError) as error:
             return error
 
-    def keep_rate(self, key: str, requests: int = 1) -> float | None:
-        """Counts requests against a key's rate; the seconds until it may come again where it is over it, else None."""
-        limit = self._rates.get(key)
-        if limit is None or self._limiter.hit(limit, key, cost=requests):
-            return None
-        return float(self._limiter.get_window_stats(limit, key).reset_time - time.time())
-
     def _situation(self, case: Case, allowance: Allowance) -> Situation:
         session = case.request.request.session_id
         on = self.sessions.get(session) if session is not None else None
@@ -301,7 +295,7 @@ class Service:
     def _store(self, identifier: str, case: Case, decision: Decision, shadow: Decision | None) -> None:
         if self.store is not None:
             request, keep = case.request.request, self.settings.store_prompts
-            self.store.decided(decision_row(identifier, time.time(), case.key, request, decision, shadow, prompt=keep))
+            self.store.decided(decision_row(identifier, self._clock(), case.key, request, decision, shadow, prompt=keep))
 
     async def feedback(self, said: Sequence[Feedback]) -> tuple[int, int]:
         """Stores feedback; (new, repeated) once all of it is on disk. Raises NotStoredError or TimeoutError."""

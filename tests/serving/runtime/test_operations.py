@@ -90,7 +90,7 @@ def test_a_decision_that_takes_too_long_is_the_references(
 ) -> None:
     rules = tmp_path / "policies.toml"
     rules.write_text(f'[workflows.hard]\ndeny = ["{LARGE}"]\n')
-    service = Service(Settings(bundle=str(folder), time_limit_ms=50, policies=rules))
+    service = Service(Settings(bundle=str(folder), embed_wait_ms=50, policies=rules))
     with served(service) as client, held(service, monkeypatch) as begun:
         answer = client.post("/v1/route", json={"prompt": "hello"}).json()
         assert begun.wait(PATIENCE)

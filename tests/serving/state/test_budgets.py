@@ -316,7 +316,7 @@ def served(bundle: Path, tmp_path: Path) -> Iterator[Any]:
         rules = tmp_path / "policies.toml"
         rules.write_text(f"[default.budget]\n{budget}\n")
         settings = Settings(bundle=str(bundle), policies=rules, store=store or None)
-        client = TestClient(create_app(settings))
+        client = TestClient(create_app(settings, Service(settings, Clock())))  # midnight never comes
         clients.append(client)
         client.__enter__()
         return client
@@ -397,7 +397,7 @@ def test_budgets_are_shown_and_survive_a_restart(served: Any, tmp_path: Path) ->
 def test_what_another_thread_takes_in_between_is_decided_again(bundle: Path, tmp_path: Path) -> None:
     rules = tmp_path / "policies.toml"
     rules.write_text('[default.budget]\nday_usd = 0.008\nat_limit = "reject"\n')
-    service = Service(Settings(bundle=str(bundle), policies=rules, store=None))
+    service = Service(Settings(bundle=str(bundle), policies=rules, store=None), Clock())
     from serving.bundle.request import RouteRequest
 
     case = service.case(RouteRequest("hello"), Policy(cost_quality=10), None)

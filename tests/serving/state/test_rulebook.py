@@ -19,6 +19,7 @@ from serving.bundle.request import RouteRequest
 from serving.decide.policy import Capability, Policy
 from serving.runtime.pipeline import Service
 from serving.settings import Settings
+from serving.state.rates import Rates
 from serving.state.rulebook import RuleBook, Rules, RulesError, digest_of, load_rules
 from tests import fake_bundle
 from tests.fake_bundle import LARGE, OPEN, SMALL
@@ -205,7 +206,9 @@ def served(bundle: Path, tmp_path: Path) -> Iterator[Callable[[str], TestClient]
 
     def serve(text: str) -> TestClient:
         (tmp_path / "policies.toml").write_text(text)
-        client = TestClient(create_app(Settings(bundle=str(bundle), policies=tmp_path / "policies.toml")))
+        service = Service(Settings(bundle=str(bundle), policies=tmp_path / "policies.toml"))
+        service.rates = Rates(service.rules.keys, lambda: 0.0)  # a slow machine uses its rate within one instant too
+        client = TestClient(create_app(service.settings, service))
         clients.append(client)
         client.__enter__()
         return client
