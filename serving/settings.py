@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+_NONE = "none"
 _METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 LogLevel = Literal["critical", "error", "warning", "info", "debug"]
 
 
 class Settings(BaseSettings):
-    """Each field is read from `ROUTER_<FIELD>`, for example `ROUTER_PORT=9000`."""
+    """Serve a bundle over HTTP. What is not given as an option comes from the environment, or is the default."""
 
-    model_config = SettingsConfigDict(env_prefix="ROUTER_", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="ROUTER_",
+        env_parse_none_str=_NONE,
+        frozen=True,
+        cli_prog_name="router-serve",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+    )
 
     bundle: Annotated[str, BeforeValidator(str)] = Field(
         default="models/current", description="The bundle: a folder, or models:/<name>@<alias> in MLflow's registry."
@@ -85,9 +93,11 @@ class Settings(BaseSettings):
     log_level: LogLevel = Field(default="info", description="From `debug` on, every request is logged by its path.")
 
 
-def hand_on(given: Mapping[str, object]) -> None:
-    """Puts settings into the environment, where worker processes read them."""
-    os.environ.update({f"ROUTER_{name.upper()}": str(value) for name, value in given.items()})
+def hand_on(settings: Settings) -> None:
+    """Puts the settings that were given into the environment, where worker processes read them."""
+    for name in settings.model_fields_set:
+        value = getattr(settings, name)
+        os.environ[f"ROUTER_{name.upper()}"] = _NONE if value is None else str(value)
 
 
 def share_metrics(folder: str) -> None:

@@ -15,7 +15,7 @@ SETTINGS = {
     # A service under test stores nothing, unless the test gives it a store.
     "ROUTER_STORE": "",
     # A slow machine is not what a test is about; those about a limit set their own.
-    "ROUTER_TIME_LIMIT_MS": "60000",
+    "ROUTER_EMBED_WAIT_MS": "60000",
     "ROUTER_FEEDBACK_SECONDS": "60",
     # What is printed does not depend on the terminal.
     "COLUMNS": "100",

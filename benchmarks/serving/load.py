@@ -102,7 +102,7 @@ def wrk(url: str, sent: Sequence[str], folder: Path, *, connections: int, second
 def serve(folder: Path, port: int, store: Path) -> list[str]:
     """`router-serve`, as arguments to Python."""
     options = ["--bundle", str(folder), "--port", str(port), "--store", str(store), "--log-level", "error"]
-    return ["-c", "from serving.api.app import main; main()", *options]
+    return ["-c", "from serving.cli import main; main()", *options]
 
 
 def environment() -> dict[str, str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from fastapi import FastAPI, Request, Response
 
-from serving.api.app import parse
-from serving.api.schemas import RouteBody, RouteResponse, decision_example
+from serving.api.bodies import RouteBody
+from serving.api.documents import RouteResponse, decision_example
+from serving.api.parsing import parse
 
 
 def create_app() -> FastAPI:

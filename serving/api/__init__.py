@@ -1,0 +1,1 @@
+"""The router over HTTP: endpoints, who may use them, what they take and answer, and its OpenAPI document."""

@@ -12,19 +12,16 @@ What a client sent is never echoed and never logged: it may be a prompt.
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Sequence
 from http import HTTPStatus
 
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.api.schemas import BRANCH
+from serving.api.parsing import BodyError, dotted
 from serving.decide.eligibility import NoEligibleCandidateError
 from serving.state.budgets import BudgetSpentError
 
@@ -34,44 +31,6 @@ MEDIA_TYPE = "application/problem+json"
 INVALID = "urn:outcome-router:invalid-request"
 BUDGET_SPENT = "urn:outcome-router:budget-spent"
 NO_CANDIDATE = "urn:outcome-router:no-eligible-candidate"
-
-# One escape sequence of a JSON string; the group is a surrogate that is not half of a pair. Taking `\\` whole keeps
-# an escaped backslash before a "u" what it is.
-_ESCAPE = re.compile(
-    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)"
-)
-
-
-class BodyError(ValueError):
-    """A request body that cannot be used; `errors` are (field, message), empty if the body is not JSON."""
-
-    def __init__(self, detail: str, errors: Sequence[tuple[str, str]] = ()) -> None:
-        super().__init__(detail)
-        self.errors = tuple(errors)
-
-    @classmethod
-    def of(cls, error: ValidationError) -> BodyError:
-        """What pydantic found, without the input it found it in."""
-        found = error.errors(include_url=False, include_context=False, include_input=False)
-        if found[0]["type"] == "json_invalid":
-            return cls(found[0]["msg"])
-        errors = [(dotted(one["loc"]), one["msg"]) for one in found]
-        field, message = errors[0]
-        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        return cls(f"{field or 'the body'}: {message}{more}", errors)
-
-
-def dotted(location: Sequence[int | str]) -> str:
-    """("messages", 0, "content", "<parts>", 1) as messages.0.content.1."""
-    return ".".join(str(step) for step in location if not str(step).startswith(BRANCH))
-
-
-def without_lone_surrogates(body: bytes) -> bytes:
-    r"""The JSON document with every lone surrogate escape (`\ud800`) as `\ufffd`.
-
-    JSON allows them and text cut in the middle of an emoji has them, but no UTF-8 text can hold one.
-    """
-    return _ESCAPE.sub(lambda escape: rb"\ufffd" if escape.group(1) else escape.group(0), body)
 
 
 def problem(

@@ -1,7 +1,7 @@
 """How often an API key may be used: a moving window for each key of the rule file that has a rate.
 
-The notation ("100/second") is that of `limits`. Its own window is not used: in memory it starts a timer thread every 10 ms while
-requests come, and its other storages are servers.
+The notation ("100/second") is that of `limits`. Its own window is not used: in memory it starts a timer thread every 10 ms
+while requests come, and its other storages are servers.
 """
 
 from __future__ import annotations

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from starlette.testclient import TestClient
-from typer.testing import CliRunner
 
-from serving.api import app as app_module
+from serving import cli
 from serving.settings import Settings
 from tests import fake_bundle
 
@@ -29,12 +29,15 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
 def serve(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str, dict[str, Any]]:
     """Exit code, standard error, and what uvicorn would have been run with."""
     ran: dict[str, Any] = {}
-    monkeypatch.setattr(app_module.logging, "basicConfig", lambda **_: None)  # the test run's logging stays as it is
-    monkeypatch.setattr(app_module.uvicorn, "run", lambda app, **options: ran.update(options, app=app))
-    cli = typer.Typer()
-    cli.command()(app_module.serve)
-    result = CliRunner().invoke(cli, list(arguments))
-    return result.exit_code, result.stderr, ran
+    monkeypatch.setattr(cli, "configure_logging", lambda _: None)  # the test run's logging stays as it is
+    monkeypatch.setattr(cli.uvicorn, "run", lambda app, **options: ran.update(options, app=app))
+    error = io.StringIO()
+    monkeypatch.setattr(cli.sys, "stderr", error)
+    try:
+        cli.main(arguments)
+    except SystemExit as gave_up:
+        return int(gave_up.code or 0), error.getvalue(), ran
+    return 0, error.getvalue(), ran
 
 
 def test_router_serve_takes_options_over_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,3 +63,47 @@ def test_router_serve_names_a_wrong_setting(folder: Path, monkeypatch: pytest.Mo
     assert (code, ran) == (2, {})
     assert error.startswith("router-serve: port: ")
     assert error.count("\n") == 1
+
+
+def test_router_serve_names_a_wrong_option_in_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = {
+        "--port=many": "port: Input should be a valid integer",
+        "--workers=0": "workers: Input should be greater than or equal to 1; '0' arrived",
+        "--log-level=loud": "log_level: Input should be 'critical', 'error', 'warning', 'info' or 'debug'; 'loud' arrived",
+        "--prot=9001": "unrecognized arguments: --prot=9001",
+        "--port": "argument --port: expected one argument",
+    }
+    for option, why in wrong.items():
+        code, error, ran = serve(monkeypatch, "--bundle", str(folder), option)
+        assert (code, ran) == (2, {})
+        assert error.startswith(f"router-serve: {why}")
+        assert error.count("\n") == 1
+
+
+def test_the_help_has_every_setting_with_its_text(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    code, _, ran = serve(monkeypatch, "--help")
+    assert (code, ran) == (0, {})
+    text = " ".join(capsys.readouterr().out.split())
+    for name, field in Settings.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in text
+        assert str(field.description) in text
+        assert f"[env: ROUTER_{name.upper()}]" in text
+
+
+def test_the_server_finds_nothing_by_itself(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, ran = serve(monkeypatch, "--bundle", str(folder), "--log-level", "debug")
+    assert (ran["loop"], ran["http"], ran["ws"], ran["access_log"]) == ("uvloop", "httptools", "none", True)
+
+
+def test_workers_read_what_was_given_from_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "environ", {**os.environ, "ROUTER_STORE": "", "ROUTER_SHADOW": str(folder)})
+        options = ["--workers=2", f"--bundle={folder}", "--shadow=none", "--no-store-prompts", "--session-margin=0.5"]
+        code, _, ran = serve(patch, *options)
+        assert (code, ran["app"], ran["factory"], ran["workers"]) == (0, "serving.cli:worker", True, 2)
+        settings = Settings()
+    assert (settings.workers, settings.bundle, settings.shadow, settings.store) == (2, str(folder), None, "")
+    assert (settings.store_prompts, settings.session_margin, settings.port) == (False, 0.5, 8080)

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("torch", "sklearn", "lightgbm", "pandas", "mlflow", "onnx", "training")
+HEAVY = ("torch", "sklearn", "lightgbm", "pandas", "mlflow", "onnx", "training", "typer")
 
 
 def test_the_app_loads_nothing_heavy() -> None:
-    code = "import sys, serving.api.app; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    code = "import sys, serving.cli; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
     assert "onnxruntime" in loaded

@@ -66,7 +66,7 @@ class Load:
 
 def start(bundle: Path, store: str, port: int) -> subprocess.Popen[bytes]:
     """`router-serve`, ready."""
-    code = "from serving.api.app import main; main()"
+    code = "from serving.cli import main; main()"
     options = ["--bundle", str(bundle), "--store", store, "--port", str(port), "--log-level", "warning"]
     server = subprocess.Popen([sys.executable, "-c", code, *options], cwd=ROOT)
     try:

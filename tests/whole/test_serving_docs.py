@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.api.schemas import FeedbackBody, RouteBody
+from serving.api.bodies import FeedbackBody, RouteBody
 from serving.decide.decision import Reason
 from serving.decide.eligibility import Rule
 from serving.runtime.pipeline import Service

@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from serving.api.app import create_app
-from serving.api.problems import without_lone_surrogates
-from serving.api.schemas import (
+from serving.api.documents import (
     BatchResponse,
     BundleResponse,
     CandidatesResponse,
@@ -25,6 +24,7 @@ from serving.api.schemas import (
     Problem,
     RouteResponse,
 )
+from serving.api.parsing import without_lone_surrogates
 from serving.bundle.manifest import BundleError
 from serving.decide.decision import Reason
 from serving.decide.router import Router

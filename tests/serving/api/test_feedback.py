@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from starlette.testclient import TestClient
 
 from serving.api.app import create_app
-from serving.api.schemas import FeedbackResponse
+from serving.api.documents import FeedbackResponse
 from serving.runtime.pipeline import Service
 from serving.settings import Settings
 from serving.store.engine import open_engine

@@ -13,7 +13,7 @@ from schemathesis.schemas import BaseSchema
 from starlette.testclient import TestClient
 
 from serving.api.app import create_app
-from serving.api.schemas import Problem
+from serving.api.documents import Problem
 from serving.settings import Settings
 from tests import fake_bundle
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from serving.api.schemas import RouteBody
+from serving.api.bodies import RouteBody
 from serving.bundle.request import has_image
 from serving.decide.policy import Capability
 

@@ -244,7 +244,7 @@ def server(folder: Path, log: Path, **settings: object) -> Iterator[tuple[httpx.
             f"--{name.replace('_', '-')}={value}"
             for name, value in {"bundle": folder, "port": port, **settings}.items()
         ]
-        command = [sys.executable, "-c", "from serving.api.app import main; main()", *options]
+        command = [sys.executable, "-c", "from serving.cli import main; main()", *options]
         never = dict.fromkeys(("ROUTER_DRIFT_PROMPTS", "ROUTER_DRIFT_FEEDBACK"), "1000000000")
         with log.open("wb") as stderr:
             environment = {**os.environ, **never, "TMPDIR": str(log.parent)}

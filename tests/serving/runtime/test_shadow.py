@@ -12,7 +12,7 @@ from sqlalchemy import create_engine, select
 from starlette.testclient import TestClient
 
 from serving.api.app import create_app
-from serving.api.schemas import ShadowResponse
+from serving.api.documents import ShadowResponse
 from serving.runtime.pipeline import Service
 from serving.settings import Settings
 from serving.state.sessions import OnCandidate

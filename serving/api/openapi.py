@@ -1,0 +1,62 @@
+"""The OpenAPI document: what FastAPI cannot see, because the endpoints read their bodies themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from serving.api.bodies import BatchBody, FeedbackOneOrMany, RouteBody
+from serving.api.documents import BatchResponse
+from serving.api.problems import MEDIA_TYPE
+
+_REF = "#/components/schemas/{model}"
+TAGS = [
+    {"name": "route", "description": "Which candidate a request should be sent to."},
+    {"name": "feedback", "description": "What came of a decision."},
+    {"name": "bundle", "description": "What decides: the candidates, and what training measured."},
+    {"name": "operations", "description": "Budgets, the shadow bundle, reloading."},
+    {"name": "health", "description": "For load balancers, orchestrators and Prometheus."},
+]
+
+
+def problem_responses(*statuses: tuple[int, str]) -> dict[int | str, dict[str, Any]]:
+    """How a route documents its errors: (status, what it means)."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}}
+    return {status: {"description": description, "content": content} for status, description in statuses}
+
+
+def request_body(model: type[BaseModel]) -> dict[str, Any]:
+    """How a route documents a body that its endpoint reads itself."""
+    schema = {"$ref": _REF.format(model=model.__name__)}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def document_bodies(app: FastAPI) -> None:
+    """Adds the models that FastAPI does not see, because the endpoints read their bodies themselves.
+
+    The examples of the others are put back as they are: FastAPI drops every null from its document.
+    """
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = get_openapi(
+                title=app.title, version=app.version, summary=app.summary, tags=app.openapi_tags, routes=app.routes
+            )
+            _, definitions = models_json_schema(
+                [
+                    (RouteBody, "validation"),
+                    (BatchBody, "validation"),
+                    (FeedbackOneOrMany, "validation"),
+                    (BatchResponse, "serialization"),
+                ],
+                ref_template=_REF,
+            )
+            document.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,75 @@
+"""`router-serve`: settings from options and the environment, and the processes that serve."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import tempfile
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import uvicorn
+from fastapi import FastAPI
+from pydantic import ValidationError
+from pydantic_settings import CliApp, SettingsError
+
+from serving.api.app import create_app
+from serving.bundle.manifest import BundleError
+from serving.runtime.logs import configure_logging
+from serving.runtime.pipeline import Service
+from serving.settings import Settings, hand_on, share_metrics
+from serving.state.rulebook import RulesError
+from serving.store.engine import StoreError
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """`router-serve`; without arguments those of the process. What is wrong is one line on standard error and exit code 2."""
+    try:
+        given = None if arguments is None else list(arguments)
+        settings = CliApp.run(Settings, given, cli_exit_on_error=False, cli_show_env_vars=True)
+        service = Service(settings) if settings.workers == 1 else None
+        if service is None:
+            Service(settings).close()  # says what is wrong before there are workers to say it each
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        _give_up(f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}; {wrong['input']!r} arrived")
+    except (SettingsError, BundleError, RulesError, StoreError) as error:
+        _give_up(str(error).removeprefix("error parsing CLI: "))
+    configure_logging(settings.log_level)
+    if service is not None:
+        gc.freeze()  # what is loaded now stays: looking through it again and again would make some decisions slow
+        uvicorn.run(create_app(settings, service), **server_options(settings))
+        return
+    # Workers are new processes that read their settings from the environment.
+    hand_on(settings)
+    with tempfile.TemporaryDirectory(prefix="router-metrics-") as folder:
+        share_metrics(folder)
+        uvicorn.run("serving.cli:worker", factory=True, workers=settings.workers, **server_options(settings))
+
+
+def server_options(settings: Settings) -> dict[str, Any]:
+    """How uvicorn serves; there are no websockets, and what it needs is named rather than found."""
+    return {
+        "host": settings.host,
+        "port": settings.port,
+        "loop": "uvloop",
+        "http": "httptools",
+        "ws": "none",
+        "log_config": None,
+        "access_log": settings.log_level == "debug",
+        "timeout_graceful_shutdown": 15,
+        # A worker that loads on a busy machine is not dead yet, and killing it makes the machine busier.
+        "timeout_worker_healthcheck": 60,
+    }
+
+
+def worker() -> FastAPI:
+    """The application of one worker process, which sets up its own logging."""
+    settings = Settings()
+    configure_logging(settings.log_level)
+    return create_app(settings)
+
+
+def _give_up(why: str) -> NoReturn:
+    sys.stderr.write(f"router-serve: {why}\n")
+    raise SystemExit(2)
