@@ -295,7 +295,9 @@ class Service:
     def _store(self, identifier: str, case: Case, decision: Decision, shadow: Decision | None) -> None:
         if self.store is not None:
             request, keep = case.request.request, self.settings.store_prompts
-            self.store.decided(decision_row(identifier, self._clock(), case.key, request, decision, shadow, prompt=keep))
+            self.store.decided(
+                decision_row(identifier, self._clock(), case.key, request, decision, shadow, prompt=keep)
+            )
 
     async def feedback(self, said: Sequence[Feedback]) -> tuple[int, int]:
         """Stores feedback; (new, repeated) once all of it is on disk. Raises NotStoredError or TimeoutError."""
