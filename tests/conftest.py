@@ -155,6 +155,17 @@ def _environment() -> Iterator[None]:
         os.environ.update(before)
 
 
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """A cache whose embeddings are this test's own; encoders are made once for all tests and runs."""
+    encoders = ROOT / ".cache" / "encoders"
+    encoders.mkdir(parents=True, exist_ok=True)
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    (folder / "encoders").symlink_to(encoders.resolve())
+    return folder
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """`make train` with nothing set: the default simulated log, every estimator, MLflow."""

@@ -70,7 +70,7 @@ def test_make_passes_data_test_and_args_on() -> None:
     for line in [line for line in COMMANDS if line.startswith(("make train DATA", "make train ARGS"))]:
         # -o: as if everything were installed
         words = ["make", "--dry-run", "-o", ".venv/.ready", *shlex.split(line)[1:]]
-        shown = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, timeout=30).stdout
+        shown = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, timeout=300).stdout
         for word in re.findall(r"(?:DATA|TEST)=(\S+)", line):
             assert word in shown
         for word in re.findall(r"--set \S+?=[\w.]+", line):
@@ -78,7 +78,7 @@ def test_make_passes_data_test_and_args_on() -> None:
 
 
 def test_make_help_lists_every_documented_target() -> None:
-    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30).stdout
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=300).stdout
     for target in ("train", "serve", "test", "check", "notebook", "mlflow", "setup"):
         assert f"make {target} " in shown
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import router_train
+from tests.conftest import router_train_here
 
 PRICES = {"gpt-4o-mini": 0.0002, "gpt-4o": 0.004}
 TOPICS = ("invoices", "refunds", "contracts", "deliveries", "passwords", "holidays", "meetings")
@@ -97,7 +97,7 @@ def test_its_export_trains_a_router(tmp_path: Path, write: Callable[[dict[str, A
         )
     )
     quick = ["--set", "fit.estimators=workflow-table,ridge", "--set", "evaluate.splits=false", "--no-track"]
-    done = router_train("run", "--data", log, "--catalogue", prices, "--out", tmp_path / "models", *quick)
+    done = router_train_here("run", "--data", log, "--catalogue", prices, "--out", tmp_path / "models", *quick)
     assert done.returncode == 0, done.stderr
     assert f"480 rows read as {format}: 480 used, 0 skipped" in done.stdout
     assert (tmp_path / "models" / "current" / "manifest.json").is_file()

@@ -17,13 +17,14 @@ from serving.api.app import create_app
 from serving.bundle.manifest import open_bundle
 from serving.decide.router import Router
 from serving.settings import Settings
-from tests.conftest import ROOT, Trained, router_train, tracked_in
+from tests.conftest import ROOT, Trained, router_train, router_train_here, tracked_in
 
 FAST = ["--no-track", "--set", "fit.estimators=workflow-table,logistic"]
+QUICK = [*FAST, "--set", "evaluate.splits=false", "--set", "evaluate.resamples=50"]  # where neither is looked at
 
 
 def small_log(path: Path, requests: int = 900) -> pd.DataFrame:
-    finished = router_train("simulate", path, "--set", f"simulate.requests={requests}")
+    finished = router_train_here("simulate", path, "--set", f"simulate.requests={requests}")
     assert finished.returncode == 0, finished.stderr
     return pd.read_json(path, lines=True)
 
@@ -131,18 +132,18 @@ def test_the_splits_can_be_switched_off_and_say_why_they_have_no_figures(tmp_pat
     log["workflow"] = "only"
     log.to_json(tmp_path / "bare.jsonl", orient="records", lines=True)
     bare = ["run", "--data", tmp_path / "bare.jsonl", "--out", tmp_path / "m", *FAST]
-    finished = router_train(*bare)
+    finished = router_train_here(*bare)
     assert finished.returncode == 0, finished.stderr
     said = " ".join(finished.stdout.split())
     assert "no figures by time: a split by time needs every timestamp; 900 of 900 requests have none" in said
     assert "no figures workflows left out: the log names 1 workflow; leaving one out takes at least 2" in said
     report = (tmp_path / "m" / "current" / "report.html").read_text()
     assert report.count('<td colspan="5">not measured: ') == 2
-    off = router_train(*bare, "--set", "evaluate.splits=false")
+    off = router_train_here(*bare, "--set", "evaluate.splits=false")
     assert off.returncode == 0, off.stderr
     assert "By three splits" not in off.stdout
     assert "other splits" not in (tmp_path / "m" / "current" / "report.html").read_text()
-    wrong = router_train(*bare, "--set", "evaluate.split_estimators=oracle")
+    wrong = router_train_here(*bare, "--set", "evaluate.split_estimators=oracle")
     assert wrong.returncode == 2
     assert "'oracle' is no estimator" in wrong.stderr
 
@@ -197,7 +198,7 @@ sys.meta_path.insert(0, Absent())
 from serving.decide.router import Router
 print(Router.load({str(trained.bundle)!r}).route("Translate to French: good morning").candidate)
 """
-    finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+    finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=300)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.strip() in Router.load(trained.bundle).candidates
 
@@ -220,8 +221,8 @@ def test_a_held_out_file_is_the_test_part(tmp_path: Path) -> None:
     log[log["request_id"] < cut].to_json(tmp_path / "train.jsonl", orient="records", lines=True, date_format="iso")
     later = log[log["request_id"] >= cut]
     later.to_json(tmp_path / "test.jsonl", orient="records", lines=True, date_format="iso")
-    finished = router_train(
-        "run", "--data", tmp_path / "train.jsonl", "--test", tmp_path / "test.jsonl", "--out", tmp_path / "m", *FAST
+    finished = router_train_here(
+        "run", "--data", tmp_path / "train.jsonl", "--test", tmp_path / "test.jsonl", "--out", tmp_path / "m", *QUICK
     )
     assert finished.returncode == 0, finished.stderr
     metrics = open_bundle(tmp_path / "m" / "current").manifest.metrics
@@ -233,7 +234,7 @@ def test_a_log_with_half_its_rows_broken_trains_on_the_rest_and_accounts_for_eve
     lines = (tmp_path / "log.jsonl").read_text().splitlines()
     lines[::2] = [line[: len(line) // 2] for line in lines[::2]]
     (tmp_path / "broken.jsonl").write_text("\n".join(lines))
-    finished = router_train("run", "--data", tmp_path / "broken.jsonl", "--out", tmp_path / "m", *FAST)
+    finished = router_train_here("run", "--data", tmp_path / "broken.jsonl", "--out", tmp_path / "m", *QUICK)
     assert finished.returncode == 0, finished.stderr
     broken = (len(log) + 1) // 2
     assert f"{len(log):,} rows read as canonical: {len(log) - broken:,} used, {broken:,} skipped" in finished.stdout
@@ -245,7 +246,9 @@ def test_a_log_without_complete_requests_says_what_is_missing(tmp_path: Path) ->
     log = small_log(tmp_path / "log.jsonl", 1200)
     counts = log.groupby("request_id")["candidate"].transform("size")
     log[counts == 1].to_json(tmp_path / "single.jsonl", orient="records", lines=True, date_format="iso")
-    finished = router_train("run", "--data", tmp_path / "single.jsonl", "--out", tmp_path / "m", *FAST)
+    finished = router_train_here(
+        "run", "--data", tmp_path / "single.jsonl", "--out", tmp_path / "m", *FAST, "--set", "evaluate.splits=false"
+    )
     assert finished.returncode == 0, finished.stderr
     assert "no test request has a judged, costed outcome of every candidate" in finished.stdout.replace("\n", " ")
     assert "off-policy, outcome-router: quality" in finished.stdout.replace("\n", " ")
@@ -268,7 +271,7 @@ def test_a_log_without_complete_requests_says_what_is_missing(tmp_path: Path) ->
 )
 def test_a_hopeless_log_ends_in_one_clear_message(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "log.jsonl").write_bytes(content)
-    finished = router_train("run", "--data", tmp_path / "log.jsonl", "--out", tmp_path / "m", *FAST)
+    finished = router_train_here("run", "--data", tmp_path / "log.jsonl", "--out", tmp_path / "m", *QUICK)
     assert finished.returncode == 2
     assert message in finished.stderr
     assert "Traceback" not in finished.stderr
@@ -277,11 +280,11 @@ def test_a_hopeless_log_ends_in_one_clear_message(tmp_path: Path, content: bytes
 
 def test_a_failed_export_leaves_no_bundle_and_keeps_the_current_one(tmp_path: Path) -> None:
     small_log(tmp_path / "log.jsonl")
-    good = router_train("run", "--data", tmp_path / "log.jsonl", "--out", tmp_path / "m", *FAST)
+    good = router_train_here("run", "--data", tmp_path / "log.jsonl", "--out", tmp_path / "m", *QUICK)
     assert good.returncode == 0, good.stderr
     before = (tmp_path / "m" / "current").resolve()
-    bad = router_train(
-        "run", "--data", tmp_path / "log.jsonl", "--out", tmp_path / "m", *FAST, "--set", "export.tolerance=0.0"
+    bad = router_train_here(
+        "run", "--data", tmp_path / "log.jsonl", "--out", tmp_path / "m", *QUICK, "--set", "export.tolerance=0.0"
     )
     assert bad.returncode == 2
     assert "the exported graph gives" in bad.stderr.replace("\n", " ")
@@ -291,8 +294,8 @@ def test_a_failed_export_leaves_no_bundle_and_keeps_the_current_one(tmp_path: Pa
 
 def test_tracking_goes_where_it_is_told(tmp_path: Path) -> None:
     small_log(tmp_path / "log.jsonl")
-    arguments = ["run", "--data", tmp_path / "log.jsonl", "--out", tmp_path / "m", *FAST[1:], *tracked_in(tmp_path)]
-    finished = router_train(*arguments)
+    arguments = ["run", "--data", tmp_path / "log.jsonl", "--out", tmp_path / "m", *QUICK[1:], *tracked_in(tmp_path)]
+    finished = router_train_here(*arguments)
     assert finished.returncode == 0, finished.stderr
     assert "MLflow model router version 1 (champion)" in finished.stdout
     assert (tmp_path / "mlruns" / "mlflow.db").is_file()
@@ -316,8 +319,10 @@ def test_parity_holds_on_public_data_and_the_router_is_no_worse_than_the_table(
 
 
 def test_evaluating_a_bundle_on_another_log(trained: Trained, tmp_path: Path) -> None:
-    router_train("simulate", tmp_path / "other.jsonl", "--set", "simulate.seed=9", "--set", "simulate.requests=600")
-    finished = router_train(
+    router_train_here(
+        "simulate", tmp_path / "other.jsonl", "--set", "simulate.seed=9", "--set", "simulate.requests=600"
+    )
+    finished = router_train_here(
         "evaluate", "--bundle", trained.bundle, "--data", tmp_path / "other.jsonl", "--json", tmp_path / "figures.json"
     )
     assert finished.returncode == 0, finished.stderr

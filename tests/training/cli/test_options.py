@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import random
-import time
-import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT, router_train, tracked_in
+from tests.conftest import router_train_here, tracked_in
 from training.cli import options as cli_import
 from training.logs.outcomes import OutcomeError
 from training.quality.llm_prices import GraderError
@@ -28,11 +26,11 @@ def given(**options: Any) -> cli_import.Judging:
 
 def write_log(folder: Path, requests: int = 300) -> tuple[Path, Path]:
     """Two LLMs on every request, answers that are JSON or not; stars for the first half, and two judgements too many."""
-    draw, once = random.Random(0), uuid.uuid4().hex[:8]  # new prompts each time: none is in the cache already
+    draw = random.Random(0)
     log, stars = [], []
     for number in range(requests):
         hard = draw.random() < 0.4
-        text = f"CANARYPROMPT {once} {'prove' if hard else 'say'} item {number} about {draw.choice(['cats', 'tax', 'law'])}"
+        text = f"CANARYPROMPT {'prove' if hard else 'say'} item {number} about {draw.choice(['cats', 'tax', 'law'])}"
         for llm, usd in (("small-1", 0.001), ("big-2", 0.01)):
             good = draw.random() < (0.4 if hard and llm == "small-1" else 0.95)
             content = '{"CANARYANSWER": 1}' if good else "CANARYANSWER: no"
@@ -47,31 +45,30 @@ def write_log(folder: Path, requests: int = 300) -> tuple[Path, Path]:
     return paths
 
 
-def test_a_table_of_any_shape_trains_a_router_and_leaves_no_text_behind(tmp_path: Path) -> None:
+def test_a_table_of_any_shape_trains_a_router_and_leaves_no_text_behind(tmp_path: Path, cache: Path) -> None:
     log, stars = write_log(tmp_path)
     made = tmp_path / "made"
     mapping = [word for pair in MAP for word in ("--map", pair)]
     judged = ["--scores", stars, "--score-rule", "stars", "--check", "json"]
     small = ["--set", "fit.estimators=workflow-table,ridge", "--set", "evaluate.resamples=50"]
-    started = time.time()
-    places = ["--out", made / "models", *tracked_in(made)]
-    done = router_train("run", "--data", log, *mapping, *judged, *small, *places)
+    places = ["--out", made / "models", "--cache", cache, *tracked_in(made)]
+    done = router_train_here("run", "--data", log, *mapping, *judged, *small, *places)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "600 rows read as mapped: 600 used, 0 skipped" in done.stdout
     assert "302 judgements read, 300 used, 2 left out; 300 outcomes judged by them" in done.stdout
     assert "no such trace_id in the log" in done.stdout
     assert "left alone: already judged: 300" in done.stdout
     assert (made / "models" / "current" / "manifest.json").is_file()
-    artefacts = [path for path in made.rglob("*") if path.is_file()]
-    cached = [path for path in (ROOT / ".cache").resolve().rglob("*") if path.is_file()]
-    artefacts += [path for path in cached if path.stat().st_mtime >= started - 1]
+    artefacts = [path for folder in (made, cache) for path in folder.rglob("*") if path.is_file()]
     assert {".html", ".onnx", ".sqlite"} <= {path.suffix for path in artefacts}
     assert [path for path in artefacts if b"CANARY" in path.read_bytes()] == []
 
 
 def test_a_missing_field_is_one_message(tmp_path: Path) -> None:
     log, _ = write_log(tmp_path, requests=2)
-    done = router_train("run", "--data", log, "--map", "candidate=llm", "--map", "prompt=question.txt", "--no-track")
+    done = router_train_here(
+        "run", "--data", log, "--map", "candidate=llm", "--map", "prompt=question.txt", "--no-track"
+    )
     assert done.returncode == 2
     assert "no question.txt (for prompt); the columns found are: llm, question.text, usd, trace" in done.stderr
 

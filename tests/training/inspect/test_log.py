@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from serving.bundle.catalogue import Candidate
-from tests.conftest import router_train
+from tests.conftest import router_train, router_train_here
 from training.config import DEFAULTS, Params, load_params
 from training.inspect.log import best_bound, inspect_log, requests_needed
 from training.inspect.page import page
@@ -198,7 +198,7 @@ def test_the_command_prints_a_page_and_writes_json(tmp_path: Path) -> None:
     log, out = tmp_path / "log.jsonl", tmp_path / "report.json"
     rows = [json.dumps({"prompt": f"p{row['request_id']}", **row}) for row in shadowed(50, 50)]
     log.write_text("\n".join([*rows, rows[0][:30]]), encoding="utf-8")
-    finished = router_train("inspect", "--data", log, "--json", out)
+    finished = router_train_here("inspect", "--data", log, "--json", out)
     assert finished.returncode == 0, finished.stderr
     assert "101 rows read as canonical: 100 used, 1 skipped" in finished.stdout
     assert "What it can and cannot support" in finished.stdout

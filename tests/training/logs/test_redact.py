@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -61,24 +62,15 @@ def holding(folder: Path, *words: str) -> set[str]:
         if path.suffix == ".parquet":
             held += pd.read_parquet(path).to_csv().encode()
         if held.startswith(b"SQLite format 3"):
-            with sqlite3.connect(path) as database:
+            with closing(sqlite3.connect(path)) as database:
                 held += "\n".join(database.iterdump()).encode()
         if any(word.encode() in held for word in words):
             found.add(path.name)
     return found
 
 
-@pytest.fixture
-def caches(tmp_path: Path) -> list[str]:
-    """A cache of embeddings of its own; the encoder is not made again."""
-    Path(".cache/encoders").mkdir(parents=True, exist_ok=True)
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "encoders").symlink_to(Path(".cache/encoders").resolve())
-    return ["--cache", str(tmp_path / "cache")]
-
-
-def test_no_artefact_holds_text(tmp_path: Path, caches: list[str]) -> None:
-    output = train(tmp_path, *caches)
+def test_no_artefact_holds_text(tmp_path: Path, cache: Path) -> None:
+    output = train(tmp_path, "--cache", str(cache))
     written = {path.suffix for path in tmp_path.rglob("*") if path.is_file()}
     assert {".onnx", ".html", ".db", ".sqlite", ".csv"} <= written
     assert holding(tmp_path, CANARY, EMAIL, PHONE, KEY) == set()
@@ -86,8 +78,8 @@ def test_no_artefact_holds_text(tmp_path: Path, caches: list[str]) -> None:
     assert holding(tmp_path, "small"), "the search itself finds what is there"
 
 
-def test_kept_text_is_where_it_was_asked_for_and_masked_if_that_was(tmp_path: Path, caches: list[str]) -> None:
-    train(tmp_path, "--keep-text", "--redact", *caches)
+def test_kept_text_is_where_it_was_asked_for_and_masked_if_that_was(tmp_path: Path, cache: Path) -> None:
+    train(tmp_path, "--keep-text", "--redact", "--cache", str(cache))
     assert holding(tmp_path, CANARY) == {"test_requests.csv"}
     assert holding(tmp_path, EMAIL, PHONE, KEY) == set()
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import router_train
+from tests.conftest import router_train_here
 from training.prices import price_map
 from training.prices.catalogue import CatalogueError, load_catalogue, parse_catalogue
 from training.prices.fill import Proposal, propose
@@ -319,7 +319,7 @@ def log(tmp_path: Path) -> Path:
 def test_the_command_shows_and_does_not_write(tmp_path: Path, log: Path) -> None:
     catalogue = tmp_path / "candidates.toml"
     catalogue.write_bytes(SHIPPED.read_bytes())
-    finished = router_train("catalogue", "--data", log, "--catalogue", catalogue)
+    finished = router_train_here("catalogue", "--data", log, "--catalogue", catalogue)
     assert finished.returncode == 0, finished.stderr
     assert catalogue.read_bytes() == SHIPPED.read_bytes()
     assert '+name = "gpt-4o-mini"' in finished.stdout
@@ -333,7 +333,7 @@ def test_the_command_writes_whole_files_and_reads_aliases(tmp_path: Path, log: P
     real.write_text('[[candidate]]\nname = "gpt-4o"\naliases = ["azure/gpt-4o", "prod-chat"]\n', encoding="utf-8")
     real.chmod(0o640)
     link.symlink_to(real)
-    finished = router_train("catalogue", "--data", log, "--catalogue", link, "--write")
+    finished = router_train_here("catalogue", "--data", log, "--catalogue", link, "--write")
     assert finished.returncode == 0, finished.stderr
     assert link.is_symlink()
     assert real.stat().st_mode & 0o777 == 0o640
@@ -346,13 +346,13 @@ def test_the_command_writes_whole_files_and_reads_aliases(tmp_path: Path, log: P
 
 def test_a_catalogue_can_be_started(tmp_path: Path, log: Path) -> None:
     path = tmp_path / "new" / "candidates.toml"
-    finished = router_train("catalogue", "--data", log, "--catalogue", path, "--write")
+    finished = router_train_here("catalogue", "--data", log, "--catalogue", path, "--write")
     assert finished.returncode == 0, finished.stderr
     assert list(load_catalogue(path)) == ["gpt-4o", "gpt-4o-mini"]
 
 
 def test_without_a_list_there_is_nothing_to_look_into(tmp_path: Path, log: Path) -> None:
-    finished = router_train("catalogue", "--data", log, "--no-litellm")
+    finished = router_train_here("catalogue", "--data", log, "--no-litellm")
     assert finished.returncode == 2
     assert "--openrouter" in finished.stderr
 

@@ -10,7 +10,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,7 +24,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import router_train
+from tests.conftest import router_train_here
 from training.logs.outcomes import OutcomeError, Outcomes
 from training.logs.repeats import concat
 from training.logs.sources import reading
@@ -623,14 +623,21 @@ def test_the_importer_reads_its_url_from_the_usual_cache(
 
 
 def test_a_finished_download_is_taken_further(server: Server, keys: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Clock(datetime):
+        at = datetime.now(UTC)
+
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return cls.at
+
+    keys.setattr(langfuse_live, "datetime", Clock)
     with serving(server) as url:
         keys.setenv("LANGFUSE_HOST", url)
         live("langfuse:", tmp_path)
-        later = (datetime.now(UTC).replace(tzinfo=None) - START).total_seconds() + 0.5
         new = api_observation("new", second=0, trace="t9", input="later")
-        new["startTime"] = new["endTime"] = (START + timedelta(seconds=later)).isoformat() + "Z"
+        new["startTime"] = new["endTime"] = (Clock.at + timedelta(seconds=30)).replace(tzinfo=None).isoformat() + "Z"
         server.tables["/api/public/v2/observations"].append(new)
-        threading.Event().wait(0.6)
+        Clock.at += timedelta(minutes=1)
         frame = live("langfuse:", tmp_path).frame
     assert frame["prompt"].tolist()[-1] == "later"
     assert len(frame) == 6
@@ -711,11 +718,11 @@ def test_one_command_trains_a_router_on_an_export(tmp_path: Path) -> None:
             scores.append(score(f"s-{id}", 5 if good else 1, trace_id=f"t{n}", observation_id=id))
     export(tmp_path / "langfuse", rows, scores)
     arguments = ["run", "--data", tmp_path / "langfuse", "--out", tmp_path / "models", "--no-track"]
-    arguments += ["--set", "fit.estimators=workflow-table,logistic"]
-    refused = router_train(*arguments)
+    arguments += ["--set", "fit.estimators=workflow-table,logistic", "--set", "evaluate.splits=false"]
+    refused = router_train_here(*arguments)
     assert refused.returncode == 2
     assert "--score-rule minmax:WORST:BEST" in refused.stderr
-    trained = router_train(*arguments, "--score-rule", "minmax:1:5")
+    trained = router_train_here(*arguments, "--score-rule", "minmax:1:5")
     assert trained.returncode == 0, trained.stderr
     assert "480 rows read as langfuse: 480 used, 0 skipped" in trained.stdout
     assert "langfuse: latency is in seconds" in trained.stdout

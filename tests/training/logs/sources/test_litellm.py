@@ -7,6 +7,7 @@ import datetime as dt
 import json
 import os
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,7 +21,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.dialects.postgresql import JSONB
 
-from tests.postgres_server import PASSWORD, needs_postgres, wait_for
+from tests.patience import until
+from tests.postgres_server import PASSWORD
+from tests.postgres_server import engine_of
+from tests.postgres_server import needs_postgres
+from tests.postgres_server import own_database
 from training.logs.io import database
 from training.logs.outcomes import OutcomeError
 from training.logs.sources import reading
@@ -325,12 +330,11 @@ def test_truncated_lines_and_mixed_encodings_are_counted(tmp_path: Path) -> None
 def test_what_litellm_itself_logs_is_imported(tmp_path: Path) -> None:
     from litellm.integrations.custom_logger import CustomLogger
 
-    path = tmp_path / "calls.jsonl"
+    written: list[str] = []  # by LiteLLM's threads
 
     class Log(CustomLogger):
         def write(self, kwargs: Any, **_: Any) -> None:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(kwargs["standard_logging_object"], default=str) + "\n")
+            written.append(json.dumps(kwargs["standard_logging_object"], default=str) + "\n")
 
         log_success_event = log_failure_event = write
 
@@ -343,10 +347,11 @@ def test_what_litellm_itself_logs_is_imported(tmp_path: Path) -> None:
         litellm.text_completion(model="gpt-3.5-turbo-instruct", prompt="Say hi.", mock_response="hi")
         with pytest.raises(litellm.RateLimitError):
             litellm.completion(model="gpt-4o", messages=prompt, mock_response=refusal, metadata=metadata)
-        wait_for(lambda: path.exists() and path.read_bytes().count(b"\n") == 3)
+        until(lambda: len(written) >= 3, "LiteLLM has logged three calls")
     finally:
         litellm.callbacks = before
-    logged = [json.loads(line) for line in path.read_text().splitlines()]
+    logged = [json.loads(line) for line in written]
+    path = write(tmp_path / "calls.jsonl", "".join(written).encode())
     result = reading.read([path])
     assert (result.formats, len(result.frame), result.rows_read) == (("litellm",), 3, 3)
     by_model = result.frame.set_index("candidate")
@@ -473,9 +478,11 @@ def insert(engine: sa.Engine, table: sa.Table, rows: list[dict[str, Any]]) -> No
 
 
 @pytest.fixture
-def sqlite(tmp_path: Path) -> tuple[str, sa.Engine]:
+def sqlite(tmp_path: Path) -> Iterator[tuple[str, sa.Engine]]:
     url = f"sqlite:///{tmp_path / 'spend.db'}"
-    return url, sa.create_engine(url)
+    engine = sa.create_engine(url)
+    yield url, engine
+    engine.dispose()
 
 
 def test_a_database_has_the_totals_of_its_table_and_equals_its_export(
@@ -582,13 +589,14 @@ def test_postgresql_is_read_as_the_proxy_writes_it(
     postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "_PARTITION", 500)
-    engine = sa.create_engine(sa.make_url(postgres).set(drivername="postgresql+psycopg"), poolclass=sa.NullPool)
+    own = own_database(postgres)
+    engine = engine_of(own)
     with engine.begin() as connection:
         connection.execute(sa.text("CREATE SCHEMA proxy"))
     rows = [spend(n, startTime=dt.datetime(2026, 6, 1) + dt.timedelta(seconds=n)) for n in range(1, 1_201)]
     rows[4] |= {"cache_hit": "True"}
     insert(engine, create_table(engine, schema="proxy"), rows)
-    url = f"{postgres}?schema=proxy&connection_limit=5&pool_timeout=10"
+    url = f"{own}?schema=proxy&connection_limit=5&pool_timeout=10"
     parts = list(litellm_spend.read_url(url))
     assert [part.rows_read for part in parts] == [500, 500, 200]
     result = reading.read([url])
@@ -605,13 +613,16 @@ def test_postgresql_is_read_as_the_proxy_writes_it(
 @needs_postgres
 def test_of_postgresql_one_partition_is_held_at_a_time(postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "_PARTITION", 100)
-    engine = sa.create_engine(sa.make_url(postgres).set(drivername="postgresql+psycopg"), poolclass=sa.NullPool)
+    own = own_database(postgres)
+    engine = engine_of(own)
     insert(engine, create_table(engine), [spend(n) for n in range(1, 102)])
-    reading = litellm_spend.read_url(postgres)
+    reading = litellm_spend.read_url(own)
     next(reading)
     with engine.connect() as connection:
-        open_cursors = connection.execute(sa.text("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'FETCH%'"))
-        assert open_cursors.scalar_one() == 1, "the rest of the rows waits on the server"
+        open_cursors = (
+            "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'FETCH%' AND datname = current_database()"
+        )
+        assert connection.execute(sa.text(open_cursors)).scalar_one() == 1, "the rest of the rows waits on the server"
     assert [part.rows_read for part in reading] == [1]
 
 
