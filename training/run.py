@@ -62,7 +62,7 @@ def train(
     inputs, encoder = encode(prepared, params, cache, progress)
     learned = learn(prepared, inputs, params, progress)
     started = datetime.now(UTC)
-    version = f"{started:%Y%m%dT%H%M%S}-{prepared.fingerprint[:8]}"
+    version = f"{started:%Y%m%dT%H%M%S%f}-{prepared.fingerprint[:8]}"
     simulated = truth is not None
     with new_bundle(out, version) as folder:
         progress("export", None, None)
