@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -10,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -261,16 +263,23 @@ def test_memory_does_not_grow_over_50_reloads(root: Path) -> None:
     assert after < 1.05 * before
 
 
-@pytest.fixture
-def registry(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Tracking:
-    """A real registry in which v1 is the champion and v2 the challenger."""
-    uri = f"sqlite:///{tmp_path / 'mlruns' / 'mlflow.db'}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-    tracking = Tracking(uri, str(tmp_path / "artifacts"), "outcome-router", "router", 0.01, 30)
+@pytest.fixture(scope="module")
+def registered(tmp_path_factory: pytest.TempPathFactory) -> Tracking:
+    """A real registry in which v1 is the champion and v2 the challenger; to copy, for to make one takes seconds."""
+    folder = tmp_path_factory.mktemp("registry")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    tracking = Tracking(uri, str(folder / "artifacts"), "outcome-router", "router", 0.01, 30)
     for version, promoted in (("v1", True), ("v2", False)):
-        track(tracking, root / version, {}, {}, {}, promoted=promoted)
+        track(tracking, fake_bundle.build(folder / "models", version), {}, {}, {}, promoted=promoted)
     return tracking
+
+
+@pytest.fixture
+def registry(registered: Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tracking:
+    """That registry, to change."""
+    uri = f"sqlite:///{shutil.copy(registered.uri.removeprefix('sqlite:///'), tmp_path / 'mlflow.db')}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    return replace(registered, uri=uri)
 
 
 def test_the_registrys_champion_is_served_and_followed(registry: Tracking) -> None:
