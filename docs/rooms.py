@@ -39,7 +39,9 @@ def imports() -> networkx.DiGraph:
 
 def floors(package: str) -> list[str]:
     """The package's rooms from the top floor down, as pyproject.toml has them."""
-    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
     layers = next(one["layers"] for one in contracts if one.get("containers") == [package])
     return [f"{package}.{room.strip()}" for layer in layers for room in layer.split("|")]
 

@@ -22,10 +22,8 @@ from training.evaluate.confidence import calibration_figures, confidence_figures
 from training.evaluate.evaluation import Confidence
 from training.evaluate.splits import Tested, without_workflows
 from training.learn.encode import encode
-from training.learn.learn import Learned
-from training.learn.learn import learn
-from training.learn.prepare import Prepared
-from training.learn.prepare import prepare
+from training.learn.learn import Learned, learn
+from training.learn.prepare import Prepared, prepare
 from training.logs.sources.reading import read
 from training.measure import metrics
 from training.measure.bounds import clopper_pearson_upper

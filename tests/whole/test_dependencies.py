@@ -122,7 +122,9 @@ def test_each_requirement_has_a_pin_that_it_admits_and_that_is_installed() -> No
     for requirement in (Requirement(one) for lines in EXTRAS.values() for one in lines):
         pin = pins[canonicalize_name(requirement.name)]
         assert pin in requirement.specifier, requirement
-        assert version(requirement.name).partition("+")[0] == pin, f"{requirement.name}: `make setup` installs what is pinned"
+        assert version(requirement.name).partition("+")[0] == pin, (
+            f"{requirement.name}: `make setup` installs what is pinned"
+        )
 
 
 def test_no_release_of_litellm_that_is_known_to_be_bad_is_admitted() -> None:

@@ -16,8 +16,7 @@ from training.evaluate import splits
 from training.evaluate.evaluation import Evaluation, SplitLine
 from training.learn.encode import encode
 from training.learn.estimators.tables import WorkflowTable
-from training.learn.prepare import Prepared
-from training.learn.prepare import prepare
+from training.learn.prepare import Prepared, prepare
 from training.logs.validate import validate
 from training.prices.catalogue import load_catalogue
 from training.simulation.simulate import simulate

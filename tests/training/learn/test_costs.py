@@ -20,9 +20,7 @@ from training.learn.costs import CostModel, LogRidge, cost_sources, fit_costs
 from training.learn.estimators.design import Design, stacked
 from training.learn.onnx_graph import Graph
 from training.logs.validate import validate
-from training.prices.costs import CostError
-from training.prices.costs import CostNotes
-from training.prices.costs import fill_costs
+from training.prices.costs import CostError, CostNotes, fill_costs
 
 NAN = float("nan")
 DIM, SURFACE = 4, 3

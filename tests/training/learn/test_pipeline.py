@@ -7,11 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-
-from tests.conftest import ROOT
-from training.config import Params, load_params
-from training.dataset.matrix import OutcomeMatrix, build_matrix
-from training.learn.estimators.base import Inputs
 from training.learn.pipeline import (
     PipelineError,
     Prepared,
@@ -21,6 +16,11 @@ from training.learn.pipeline import (
     prepare,
     training_data,
 )
+
+from tests.conftest import ROOT
+from training.config import Params, load_params
+from training.dataset.matrix import OutcomeMatrix, build_matrix
+from training.learn.estimators.base import Inputs
 from training.logs.validate import validate
 from training.measure.offpolicy import pseudo_outcomes
 from training.prices.catalogue import load_catalogue

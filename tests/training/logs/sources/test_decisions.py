@@ -15,8 +15,7 @@ from serving.store.engine import open_engine
 from serving.store.tables import DECISIONS, FEEDBACK
 from serving.store.upgrade import MARKER
 from tests.postgres_server import needs_postgres, own_database
-from tests.serving.store.rows import decision
-from tests.serving.store.rows import feedback
+from tests.serving.store.rows import decision, feedback
 from training.logs.io import database
 from training.logs.outcomes import OutcomeError
 from training.logs.sources import decisions, reading
