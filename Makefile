@@ -35,8 +35,8 @@ serve: $(READY) ## Serve models/current on http://127.0.0.1:8080 (trains first i
 	@if [ ! -e $(BUNDLE) ] && [ "$(BUNDLE)" = models/current ]; then $(MAKE) --no-print-directory train; fi
 	$(BIN)/router-serve --bundle $(BUNDLE) --host $(HOST) --port $(PORT)
 
-test: $(READY) ## Run the tests
-	$(BIN)/python -m pytest $(ARGS)
+test: $(READY) ## Run the tests, a worker for each processor up to four (ARGS="-n 0 -k name" for some of them in one process)
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder --durations 15 $(ARGS)
 
 check: $(READY) ## Lint and type-check
 	$(BIN)/ruff check .
