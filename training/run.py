@@ -89,7 +89,7 @@ def train(
     inputs, encoder = encode(prepared, params, cache, progress)
     learned = learn(prepared, inputs, params, progress)
     started = datetime.now(UTC)
-    version = f"{started:%Y%m%dT%H%M%S}-{prepared.fingerprint[:8]}"
+    version = f"{started:%Y%m%dT%H%M%S%f}-{prepared.fingerprint[:8]}"
     made: dict[str, Any] = {}
 
     def fill(folder: Path) -> None:
