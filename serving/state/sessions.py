@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from cachetools import TTLCache
@@ -19,8 +21,8 @@ class OnCandidate:
 class Sessions:
     """The last candidate of each session, for `seconds` after it was last used; at most `most` sessions, the oldest go."""
 
-    def __init__(self, most: int, seconds: float) -> None:
-        self._known: TTLCache[str, OnCandidate] = TTLCache(most, seconds)
+    def __init__(self, most: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._known: TTLCache[str, OnCandidate] = TTLCache(most, seconds, clock)
         self._lock = threading.Lock()
 
     def __len__(self) -> int:

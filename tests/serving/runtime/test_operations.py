@@ -212,12 +212,16 @@ def test_a_decision_that_fails_is_the_references_and_its_log_has_no_prompt(
 # --- traces ---
 
 
-def test_a_request_makes_a_span_without_its_prompt(folder: Path) -> None:
+def test_a_request_makes_a_span_without_its_prompt(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sdk = pytest.importorskip("opentelemetry.sdk.trace")
     from opentelemetry import trace
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+    from opentelemetry.util._once import Once
 
+    # A process takes one provider for good: whatever took it before, or comes after, this test has its own.
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER_SET_ONCE", Once())
     exporter = InMemorySpanExporter()
     provider = sdk.TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from math import inf
 from pathlib import Path
@@ -96,11 +95,14 @@ def test_the_cached_part_is_priced_at_the_cache_read_price(router: Router) -> No
 
 
 def test_sessions_are_forgotten_in_time_and_bounded_in_number() -> None:
-    sessions = Sessions(2, 0.05)
+    now = 0.0
+    sessions = Sessions(2, 60.0, lambda: now)
     for name in ("a", "b", "c"):
         sessions.put(name, OnCandidate(OPEN, 10.0))
     assert (sessions.get("a"), sessions.get("c"), len(sessions)) == (None, OnCandidate(OPEN, 10.0), 2)
-    time.sleep(0.06)
+    now = 59.0
+    assert sessions.get("c") == OnCandidate(OPEN, 10.0)
+    now = 60.5
     assert (sessions.get("c"), len(sessions)) == (None, 0)
 
 
