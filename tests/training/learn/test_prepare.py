@@ -14,7 +14,7 @@ from training.dataset.inputs import Inputs
 from training.learn.encode import encoder_lead
 from training.learn.prepare import Prepared, PrepareError, prepare
 from training.learn.training_data import part_propensity, propensities, training_data
-from training.logs.outcomes import validate
+from training.logs.validate import validate
 from training.prices.catalogue import load_catalogue
 from training.simulation.simulate import simulate
 

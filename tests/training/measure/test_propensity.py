@@ -8,7 +8,7 @@ import pytest
 
 from serving.bundle.arrays import Columns, Floats
 from training.dataset.matrix import OutcomeMatrix, build_matrix
-from training.logs.outcomes import validate
+from training.logs.validate import validate
 from training.measure.propensity import fitting_weights, observation_propensity
 
 NAN = float("nan")

@@ -160,7 +160,7 @@ def test_a_store_that_version_0_1_wrote_is_read_as_it_is(tmp_path: Path) -> None
         connection.execute(sa.text(f"DROP TABLE {MARKER}"))
         connection.execute(sa.text(f"CREATE TABLE {MARKER} (version INTEGER NOT NULL, PRIMARY KEY (version))"))
         connection.execute(sa.text(f"INSERT INTO {MARKER} VALUES (1)"))
-    assert len(traffic.read([path]).frame) == 3
+    assert len(reading.read([path]).frame) == 3
 
 
 def test_an_empty_store_says_so(tmp_path: Path) -> None:
