@@ -62,7 +62,7 @@ def test_without_a_rate_nothing_is_limited(key: str) -> None:
     assert all(rates.keep(key, 1_000) is None for _ in range(10))
 
 
-@given(st.lists(st.tuples(st.floats(0, 30), st.integers(1, 5)), max_size=40))
+@given(st.lists(st.tuples(st.integers(0, 120).map(lambda quarters: quarters / 4), st.integers(1, 5)), max_size=40))
 def test_no_window_has_more_than_the_rate_and_a_wait_is_long_enough(steps: list[tuple[float, int]]) -> None:
     clock = Clock()
     rates = rates_of(clock, "5/minute")
@@ -75,7 +75,7 @@ def test_no_window_has_more_than_the_rate_and_a_wait_is_long_enough(steps: list[
         else:
             assert len([at for at in taken if at > clock.now - 60.0]) + requests > 5
             assert 0.0 < wait <= 60.0
-            assert len([at for at in taken if at > clock.now + wait + 1e-6 - 60.0]) + requests <= 5
+            assert len([at for at in taken if at > clock.now + wait - 60.0]) + requests <= 5
         assert len([at for at in taken if at > clock.now - 60.0]) <= 5
 
 
