@@ -22,10 +22,7 @@ from hypothesis import strategies as st
 from sqlalchemy.dialects.postgresql import JSONB
 
 from tests.patience import until
-from tests.postgres_server import PASSWORD
-from tests.postgres_server import engine_of
-from tests.postgres_server import needs_postgres
-from tests.postgres_server import own_database
+from tests.postgres_server import PASSWORD, engine_of, needs_postgres, own_database
 from training.logs.io import database
 from training.logs.outcomes import OutcomeError
 from training.logs.sources import reading
