@@ -117,7 +117,7 @@ class Trained:
 
 def router_train(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Runs `router-train` as a user does, from the project's folder."""
-    command = [sys.executable, "-m", "training.cli.main", *map(str, arguments)]
+    command = [sys.executable, "-m", "training.cli", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800, check=False)
 
 

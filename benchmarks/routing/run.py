@@ -113,7 +113,7 @@ def _commit() -> str:
 def draw_picture(path: Path) -> None:
     """The README's picture: the frontier of a router trained on the default simulated log."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "training.cli.main", "run", "--out", folder, "--no-track"]
+        command = [sys.executable, "-m", "training.cli", "run", "--out", folder, "--no-track"]
         subprocess.run(command, check=True, stdout=sys.stderr)
         document = json.loads((Path(folder) / "current" / "frontier.json").read_text(encoding="utf-8"))
     drawing = svg(lambda axes: draw_frontier_document(axes, document), width=7.6, height=4.2)

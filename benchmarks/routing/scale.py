@@ -53,7 +53,7 @@ def large_run(rows: int) -> dict[str, float]:
     requests = int(rows / 2.25)
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.parquet"
-        command = [sys.executable, "-m", "training.cli.main"]
+        command = [sys.executable, "-m", "training.cli"]
         subprocess.run([*command, "simulate", str(log), "--set", f"simulate.requests={requests}"], check=True)
         started = time.monotonic()
         out = str(Path(folder) / "models")
@@ -83,7 +83,7 @@ def large_import(rows: int) -> dict[str, float]:
         # The peak of all children of a process is the largest one's: the import needs a parent of its own.
         measure = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=sys.stderr); "
         measure += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
-        imported = ["-m", "training.cli.main", "import", "--data", str(log), "--out", str(Path(folder) / "dataset")]
+        imported = ["-m", "training.cli", "import", "--data", str(log), "--out", str(Path(folder) / "dataset")]
         started = time.monotonic()
         command = [sys.executable, "-c", measure, sys.executable, *imported]
         peak = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout

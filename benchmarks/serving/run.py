@@ -115,7 +115,7 @@ def bundle(kind: str, cache: Path, seed: int = 0) -> Path:
         _console.print(f"training a bundle with the {kind} encoder")
         chosen = [f"embed.encoder={kind}", f"simulate.seed={seed}", *_QUICK]
         options = [word for one in chosen for word in ("--set", one)]
-        command = [sys.executable, "-m", "training.cli.main", "run", "--no-track", "--out", str(models), *options]
+        command = [sys.executable, "-m", "training.cli", "run", "--no-track", "--out", str(models), *options]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return (models / "current").resolve()
 

@@ -1,0 +1,1 @@
+"""The command line of training: options said once, one way of reading a log, and what is printed."""

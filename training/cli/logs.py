@@ -1,86 +1,201 @@
-"""The commands of `router-train` that look at logs and train nothing."""
+"""The commands on logs: train on one, look at it, import it, find its prices, evaluate on it; fetch one, or make one up."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from rich.text import Text
 
-from serving.bundle.atomic_write import written_whole
-from training.cli.show import CatalogueOption, FormatOption, ParamsOption, SetOption, console, explained, read_logs
-from training.config import DEFAULTS, load_params
-from training.prices.catalogue import CatalogueError, load_catalogue
+from training.cli import show
+from training.cli.options import (
+    CACHE,
+    CANDIDATES,
+    CacheOption,
+    CatalogueOption,
+    JsonOption,
+    LogOptions,
+    PickleOption,
+    Settings,
+    TestOption,
+    grouped,
+    load_prices,
+)
+from training.cli.show import say
 
 if TYPE_CHECKING:
-    from training.prices.fill import Proposal
+    from serving.bundle.catalogue import Candidate
+    from training.config import Params
     from training.prices.price_map import PriceList
+    from training.simulation.simulate import SimulatedLog
 
 app = typer.Typer()
 
-LogsOption = Annotated[list[str], typer.Option("--data", help="A log: a file, a folder or a URL. May be repeated.")]
+
+@app.command()
+@grouped
+def run(
+    log: LogOptions,
+    settings: Settings,
+    test: TestOption = None,
+    out: Annotated[Path, typer.Option(help="Where bundles are written; out/current is the champion.")] = Path("models"),
+    track: Annotated[bool, typer.Option(help="Log the run and register the bundle with MLflow.")] = True,
+    keep_text: Annotated[
+        bool, typer.Option(help="Put the test requests, as text, into the bundle (test_requests.csv).")
+    ] = False,
+) -> None:
+    """Train a router on a log, through all stages, and write its bundle. Without --data the log is simulated."""
+    from training.cli.reading import ReadLog, read
+    from training.evaluate.baselines import Truth
+    from training.logs.outcomes import OutcomeError
+    from training.logs.sources.public import hub
+    from training.logs.validate import validate
+    from training.publish import report
+    from training.run import train
+
+    if not any(hub.recognises_url(name) for name in [*log.data, *(test or ())]):
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the encoder is on disk
+    params, prices = settings.load(), load_prices(log.catalogue)
+    needless = [*log.needing_data, *(["--test"] if test else [])]
+    if needless and not log.data:
+        raise OutcomeError(f"{', '.join(needless)}: give --data as well; the simulated log is read as it is")
+    with show.progress() as tell:
+        if log.data:
+            found, truth = read(log, prices, params.judge, tell, test or ()), None
+        else:
+            made = _simulated(params, prices)
+            found = ReadLog(validate(made.outcomes, source="simulated", format="simulated"), (), None)
+            truth = Truth(made.acceptable, made.cost_usd)
+        trained = train(
+            found.outcomes, params, prices, out=out, cache=log.cache, truth=truth, keep_text=keep_text, progress=tell
+        )
+        manifest, promotion = trained.bundle.manifest, trained.promotion
+        model = ""
+        if track:
+            tell("track", None, None)
+            from training.publish.tracking import track as log_run
+
+            tracked = log_run(
+                params.tracking,
+                trained.bundle.folder,
+                params.flat(),
+                manifest.metrics,
+                {
+                    "data_fingerprint": manifest.data_fingerprint,
+                    "simulated": str(manifest.simulated).lower(),
+                    "promoted": str(promotion.promoted).lower(),
+                    "promotion": promotion.reason,
+                },
+                promoted=promotion.promoted,
+            )
+            model = f" · MLflow model {params.tracking.model} version {tracked.model_version} ({tracked.alias})"
+    show.print_log(found.outcomes, found.quality, found.masked)
+    say(f"propensities: {trained.learned.propensity_note}")
+    show.console.print(report.terminal(manifest, trained.evaluation))
+    show.print_promotion(promotion, manifest.version, out)
+    say(f"bundle {trained.bundle.folder}{model}\nreport {trained.bundle.folder / 'report.html'}")
 
 
 @app.command()
-def inspect(
-    data: LogsOption,
-    format: FormatOption = "auto",
-    catalogue: CatalogueOption = Path("data/candidates.toml"),
-    params: ParamsOption = DEFAULTS,
-    overrides: SetOption = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report here as well.")] = None,
-) -> None:
-    """Say what a log holds, and what a router trained on it can and cannot claim."""
-    with explained():
-        from training.inspect.log import inspect_log
-        from training.inspect.page import page
+@grouped
+def inspect(log: LogOptions, settings: Settings, test: TestOption = None, json_file: JsonOption = None) -> None:
+    """Say what a log holds, and what a router that `run` trains on it can and cannot claim.
 
-        settings = load_params(params, overrides or ())
-        prices = load_catalogue(catalogue)
-        report = inspect_log(read_logs(data, [], format, prices), prices, settings)
-        console.print(page(report))
-        if json_file is not None:
-            json_file.write_text(json.dumps(report.document(), indent=1), encoding="utf-8")
-            console.print(f"report {json_file}", soft_wrap=True)
+    With --judge the answers are graded as `run` would, within the same budget; `run` then pays for none of them again.
+    """
+    from training.cli.reading import read
+    from training.inspect.log import inspect_log
+    from training.inspect.page import page
+
+    params, prices = settings.load(), load_prices(log.catalogue)
+    with show.progress() as tell:
+        found = read(log, prices, params.judge, tell, test or ())
+    report = inspect_log(found.outcomes, prices, params)
+    show.console.print(page(report))
+    show.print_quality(found.quality)
+    show.print_masked(found.masked)
+    _write_json(json_file, report.document())
+
+
+@app.command("import")
+@grouped
+def import_log(
+    log: LogOptions,
+    settings: Settings,
+    out: Annotated[Path, typer.Option(help="The folder to make; `--data` takes it.")],
+) -> None:
+    """Import a log as Parquet files that every command reads again: a partition at a time, so it can be of any size.
+
+    With --scores, --check or --judge all of it is held in memory, as `run` does, and its quality is kept.
+    """
+    from training.cli.reading import read_parts
+    from training.logs.dataset import ImportAccount, store
+    from training.logs.io import database
+
+    started = time.monotonic()
+
+    def rate(rows: int) -> str:
+        return f"{rows / max(time.monotonic() - started, 1e-9):,.0f} rows/s"
+
+    with show.progress() as tell:
+        parts, quality, masked = read_parts(log, settings.load(), tell)
+        account = ImportAccount([database.shown(name) for name in log.data], redacted=masked)
+        store(parts, out, account, lambda rows: tell(f"import: {rows:,} rows, {rate(rows)}", None, None))
+    show.print_quality(quality)
+    show.print_import(account, out, rate(account.rows_read))
 
 
 @app.command("catalogue")
-def fill(
-    data: LogsOption,
-    format: FormatOption = "auto",
+@grouped
+def fill_catalogue(
+    log: LogOptions,
+    settings: Settings,
     openrouter: Annotated[
         Path | None, typer.Option(help="What https://openrouter.ai/api/v1/models answered, saved as a file.")
     ] = None,
     litellm: Annotated[bool, typer.Option(help="Look into the price map of the installed LiteLLM package.")] = True,
-    catalogue: CatalogueOption = Path("data/candidates.toml"),
     write: Annotated[
         bool, typer.Option("--write", help="Write the file; without it, only the difference is shown.")
     ] = False,
 ) -> None:
-    """Fill the catalogue for the candidates of a log from price lists; what is written there already stays."""
-    with explained():
-        from training.prices.fill import existing, propose, read_text
+    """Fill the catalogue for the candidates of a log from price lists; what is written there already stays.
 
-        before = read_text(catalogue)
-        table = read_logs(data, [], format, existing(before, catalogue))
-        rows = {str(name): int(count) for name, count in table.frame["candidate"].value_counts().items()}
-        proposal = propose(before, catalogue, rows, _price_lists(openrouter, litellm), f"{datetime.now(UTC):%Y-%m}")
-        _print_proposal(proposal)
-        if not write:
-            console.print(Text(proposal.diff(str(catalogue)) or "Nothing to add."))
-            console.print(f"{catalogue} is as it was: --write writes this.", soft_wrap=True)
-        elif proposal.after != before:
-            _replace(catalogue, proposal.after)
-            console.print(f"{catalogue} written", soft_wrap=True)
+    Prices need no grades: --judge asks nobody here.
+    """
+    from serving.bundle.atomic_write import written_whole
+    from training.cli.reading import read
+    from training.prices.fill import existing, propose, read_text
+
+    before = read_text(log.catalogue)
+    if log.judge is not None:
+        say(f"{log.judge} is not asked: prices need no grades")
+    with show.progress() as tell:
+        log = replace(log, judge=None, judge_budget_usd=None)
+        found = read(log, existing(before, log.catalogue), settings.load().judge, tell)
+    rows = {str(name): int(count) for name, count in found.outcomes.frame["candidate"].value_counts().items()}
+    lists = _price_lists(openrouter, litellm)
+    proposal = propose(before, log.catalogue, rows, lists, f"{datetime.now(UTC):%Y-%m}")
+    show.print_proposal(proposal)
+    if not write:
+        say(proposal.diff(str(log.catalogue)) or "Nothing to add.")
+        say(f"{log.catalogue} is as it was: --write writes this.")
+    elif proposal.after != before:
+        target = log.catalogue.resolve()  # a link is followed, and the mode kept
+        with written_whole(target) as draft:
+            draft.write_bytes(proposal.after.encode())
+            if target.exists():
+                draft.chmod(target.stat().st_mode)
+        say(f"{log.catalogue} written")
 
 
 def _price_lists(openrouter: Path | None, litellm: bool) -> Sequence[PriceList]:
+    from training.prices.catalogue import CatalogueError
     from training.prices.price_map import litellm_prices, openrouter_prices
 
     lists = [openrouter_prices(openrouter)] if openrouter is not None else []
@@ -90,49 +205,91 @@ def _price_lists(openrouter: Path | None, litellm: bool) -> Sequence[PriceList]:
     return lists
 
 
-def _print_proposal(proposal: Proposal) -> None:
-    from training.prices.fill import YOURS
+@app.command()
+@grouped
+def evaluate(
+    log: LogOptions,
+    settings: Settings,
+    bundle: Annotated[Path, typer.Option(help="The bundle to evaluate.")] = Path("models/current"),
+    json_file: JsonOption = None,
+) -> None:
+    """Evaluate a bundle, as it is served, on a log that it was not trained on."""
+    from serving.bundle.manifest import open_bundle
+    from training.cli.reading import read
+    from training.evaluate.served import evaluate_bundle
+    from training.publish import report
 
-    if proposal.filled:
-        grid = _grid("candidate", "filled", "from")
-        for one in proposal.filled:
-            fields = ", ".join(f"{name} {value}" for name, value in one.fields.items())
-            grid.add_row(Text(one.candidate + (" (new)" if one.new else "")), Text(fields), Text(one.source))
-        console.print(grid)
-    if proposal.differs:
-        grid = _grid("yours stays", "field", "yours", "listed", "by")
-        for other in proposal.differs:
-            grid.add_row(
-                Text(other.candidate), other.field, f"{other.written:g}", f"{other.listed:g}", Text(other.source)
-            )
-        console.print(grid)
-    if proposal.missing:
-        grid = _grid("candidate", "not found", "because")
-        for missing in proposal.missing:
-            grid.add_row(Text(missing.candidate), ", ".join(missing.fields), Text(missing.why))
-        console.print(grid)
-    for names in proposal.alike:
-        listed = ", ".join(json.dumps(alias, ensure_ascii=False) for alias in names.aliases)
-        console.print(
-            Text(
-                f"The same LLM? If so, aliases = [{listed}] for {names.candidate}; if not, a [[candidate]] table for each "
-                "(the name is enough: it is filled next time). Until then nothing is written for them."
-            )
-        )
-    console.print(f"No price list knows {', '.join(YOURS)}: they are yours to fill in.")
-
-
-def _grid(*names: str) -> Table:
-    grid = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in names:
-        grid.add_column(name, overflow="fold")
-    return grid
+    params, prices = settings.load(), load_prices(log.catalogue)
+    opened = open_bundle(bundle)
+    with show.progress() as tell:
+        found = read(log, prices, params.judge, tell)
+    result = evaluate_bundle(
+        opened,
+        found.outcomes,
+        prices,
+        assumed_output_tokens=params.costs.assumed_output_tokens,
+        resamples=params.evaluate.resamples,
+        seed=params.evaluate.seed,
+    )
+    show.print_log(found.outcomes, found.quality, found.masked)
+    show.console.print(report.terminal(opened.manifest, result))
+    _write_json(json_file, report.frontier_document(opened.manifest, result))
 
 
-def _replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all; a link is followed, and the mode kept."""
-    target = path.resolve()
-    with written_whole(target) as draft:
-        draft.write_bytes(text.encode())
-        if target.exists():
-            draft.chmod(target.stat().st_mode)
+def _write_json(path: Path | None, document: Mapping[str, object]) -> None:
+    if path is not None:
+        path.write_text(json.dumps(document, indent=1), encoding="utf-8")
+        say(f"figures {path}")
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="hf:owner/name, hf:owner/name@revision or hf:owner/name/path")],
+    allow_pickle: PickleOption = False,
+    cache: CacheOption = CACHE,
+) -> None:
+    """Download a public data set, at a commit that is shown, and print the files that `--data` takes."""
+    from training.logs.sources.public import hub
+
+    found = hub.fetch(name, cache=cache, allow_pickle=allow_pickle)
+    say("\n".join([f"{hub.PREFIX}{found.repository}@{found.revision}", *map(str, found.paths)]))
+
+
+@app.command()
+@grouped
+def simulate(
+    settings: Settings,
+    out: Annotated[Path, typer.Argument(help="The file to write: .parquet, .jsonl or .csv.")],
+    catalogue: CatalogueOption = CANDIDATES,
+) -> None:
+    """Write the simulated log, to look at or to import as one's own."""
+    from training.logs.outcomes import OutcomeError
+
+    log = _simulated(settings.load(), load_prices(catalogue)).outcomes
+    writers = {
+        ".parquet": lambda: log.to_parquet(out, index=False),
+        ".jsonl": lambda: log.to_json(out, orient="records", lines=True, date_format="iso"),
+        ".csv": lambda: log.assign(messages=log["messages"].map(json.dumps, na_action="ignore")).to_csv(
+            out, index=False
+        ),
+    }
+    if out.suffix not in writers:
+        raise OutcomeError(f"{out}: expected a name that ends in {', '.join(writers)}")
+    writers[out.suffix]()
+    say(f"{len(log):,} simulated outcomes written to {out}")
+
+
+def _simulated(params: Params, prices: Mapping[str, Candidate]) -> SimulatedLog:
+    from training.config import ConfigError
+
+    try:
+        from training.simulation.simulate import simulate as make
+    except ModuleNotFoundError:
+        raise ConfigError("the simulated log is in the repository, not in the installed package: give --data") from None
+    wanted = params.simulate
+    missing = [name for name in wanted.candidates if name not in prices]
+    if missing:
+        raise ConfigError(f"simulate.candidates has {missing[0]!r}; the catalogue has {', '.join(prices)}")
+    return make(
+        [prices[name] for name in wanted.candidates], requests=wanted.requests, days=wanted.days, seed=wanted.seed
+    )

@@ -1,222 +1,156 @@
-"""The options of `router-train` that say how a log is read and where its quality comes from, and what came of them."""
+"""The options of `router-train` that several commands take, each said once; those on a log are one group."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
 
-import pandas as pd
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
-from serving.bundle.catalogue import Candidate
-from training.cli import show as terminal
-from training.config import Judge
-from training.logs import rescale
-from training.logs.outcomes import OutcomeError, Outcomes
-from training.logs.sources.mapped import parse_mapping
-from training.logs.sources.options import ImportOptions
-from training.quality import checks as judges
-from training.quality import llm_grader, llm_prices, scores
 
 if TYPE_CHECKING:
-    from training.logs.redact import Redactor
+    from serving.bundle.catalogue import Candidate
+    from training.config import Params
 
-Progress = Callable[[str, int | None, int | None], None]
-Account = scores.ScoreAccount | judges.CheckAccount | llm_grader.GraderAccount
+_log = partial(typer.Option, rich_help_panel="The log")
+_quality = partial(typer.Option, rich_help_panel="Its quality, from elsewhere")
+_privacy = partial(typer.Option, rich_help_panel="Personal data")
+_settings = partial(typer.Option, rich_help_panel="Settings")
 
-
-class TraceScores(StrEnum):
-    """Which attempts of a trace a judgement of the whole trace applies to."""
-
-    last = "last"
-    all = "all"
-
-
-MapOption = Annotated[
-    list[str] | None,
-    typer.Option("--map", help="COLUMN=FIELD, nested fields by dots: candidate=llm, prompt=question.text. Repeatable."),
+ModelsOption = Annotated[Path, typer.Option(help="The folder of the bundles.")]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")]
+TestOption = Annotated[list[str] | None, typer.Option(help="A held-out log, instead of a split of the data.")]
+TrackOption = Annotated[bool, typer.Option(help="Move MLflow's aliases as well.")]
+CatalogueOption = Annotated[Path, _settings(help="Prices, limits and capabilities of the candidates.")]
+CacheOption = Annotated[Path, _settings(help="Encoders, embeddings, downloads and grades, kept between runs.")]
+PickleOption = Annotated[
+    bool, _log("--allow-pickle", help="Read pickles, with the classes of a pandas table allowed and nothing else.")
 ]
-ScoresOption = Annotated[
-    list[Path] | None,
-    typer.Option(help="Judgements (CSV, JSONL, Parquet) joined on request, trace or session id. Repeatable."),
-]
-ScoreRuleOption = Annotated[
-    list[str] | None,
-    typer.Option(help=f"How scores become quality: {rescale.NAMES}. One for all, or one per --scores. Default: unit."),
-]
-ScoreNameOption = Annotated[str | None, typer.Option(help="The name of the scores to use, where there are several.")]
-TraceScoresOption = Annotated[TraceScores, typer.Option(help="The attempts of a trace that its score applies to.")]
-CheckOption = Annotated[
-    list[str] | None,
-    typer.Option(help=f"[WORKFLOW=]CHECK of logged answers that nobody judged: {judges.NAMES}. Repeatable."),
-]
-JudgeOption = Annotated[
-    str | None, typer.Option(help="An LLM, named as LiteLLM does, to grade logged answers that nobody judged.")
-]
-JudgeBudgetOption = Annotated[float | None, typer.Option(help="What --judge may spend, in USD.")]
-JudgePriceOption = Annotated[
-    str | None, typer.Option(help="INPUT:OUTPUT, USD per million tokens, where LiteLLM's price map does not know it.")
-]
+CANDIDATES, CACHE = Path("data/candidates.toml"), Path(".cache")
 
 
 @dataclass(frozen=True)
-class Judging:
-    """How to read a log, and where quality comes from beyond what is in it."""
+class Settings:
+    """The parameters of every stage, as they were asked for."""
 
-    options: ImportOptions
-    scores: tuple[tuple[Path, rescale.Rule], ...]
-    checks: tuple[judges.Check, ...]
-    judge: str | None
-    budget_usd: float
-    price: llm_prices.Price | None
-
-    def require_nothing(self) -> None:
-        """Raises OutcomeError where something was asked for that needs a log."""
-        if self.options.mapping or self.scores or self.checks or self.judge:
-            raise OutcomeError("--map, --scores, --check and --judge are about a log: give --data as well")
-
-
-def judging(
-    map: Sequence[str] | None,
-    score_paths: Sequence[Path] | None,
-    score_rules: Sequence[str] | None,
-    score_name: str | None,
-    trace_scores: TraceScores,
-    checks: Sequence[str] | None,
-    judge: str | None,
-    budget_usd: float | None,
-    price: str | None,
-) -> Judging:
-    """The options as they were given, checked; raises OutcomeError or GraderError before anything is read."""
-    rules = [rescale.rule(text) for text in score_rules or ()]
-    paths = list(score_paths or ())
-    if len(rules) > 1 and len(rules) != len(paths):
-        raise OutcomeError(
-            f"--score-rule was given {len(rules)} times, --scores {len(paths)} times: give one rule, or one per file"
-        )
-    if (judge is None) != (budget_usd is None):
-        raise llm_prices.GraderError(
-            "--judge and --judge-budget-usd belong together: a judge without a budget is not asked"
-        )
-    own = rules[0] if len(rules) == 1 else None
-    options = ImportOptions(
-        score_name=score_name,
-        score_range=own.span if own else None,
-        score_mapping=own.labels if own else {},
-        trace_scores=trace_scores.value,
-        mapping=parse_mapping(map or ()),
-        answers=bool(checks or judge),
+    params: Annotated[Path | None, _settings(help="The parameters of every stage. Default: training/params.toml.")] = (
+        None
     )
-    each = rules if len(rules) > 1 else (rules or [rescale.rule("unit")]) * len(paths)
-    return Judging(
-        options=options,
-        scores=tuple(zip(paths, each, strict=True)),
-        checks=tuple(judges.check(text) for text in checks or ()),
-        judge=judge,
-        budget_usd=budget_usd or 0.0,
-        price=llm_prices.parse_price(price) if price is not None else None,
-    )
+    overrides: Annotated[
+        Sequence[str], _settings("--set", help="stage.key=value; overrides --params. May be repeated.")
+    ] = ()
+
+    def load(self) -> Params:
+        """The parameters, checked; raises ConfigError."""
+        from training.config import DEFAULTS, load_params
+
+        return load_params(self.params or DEFAULTS, self.overrides)
 
 
-def read_logs(
-    data: Sequence[str],
-    test: Sequence[str],
-    format: str,
-    catalogue: Mapping[str, Candidate],
-    judging: Judging,
-    settings: Judge,
-    cache: Path,
-    progress: Progress,
-    redactor: Redactor | None = None,
-    *,
-    allow_pickle: bool = False,
-) -> tuple[Outcomes, list[Account]]:
-    """The logs as one outcome table, judged, without any answer text left; and an account of each source of quality.
+@dataclass(frozen=True)
+class LogOptions:
+    """How a log is read, graded and masked: the same options give every command the same outcomes (`reading.read`)."""
 
-    What comes from `test` is marked as held out, the rest as not.
+    data: Annotated[
+        Sequence[str],
+        _log(help="A log: a file, a folder or a URL (postgresql:, langfuse:, hf:). May be repeated."),
+    ] = ()
+    format: Annotated[str, _log(help="An importer's name, or auto to recognise each file.")] = "auto"
+    map: Annotated[
+        Sequence[str],
+        _log(help="COLUMN=FIELD, nested fields by dots: candidate=llm, prompt=question.text. May be repeated."),
+    ] = ()
+    allow_pickle: PickleOption = False
+    scores: Annotated[
+        Sequence[Path],
+        _quality(help="Scores (CSV, JSONL, Parquet), joined on request, trace or session id. May be repeated."),
+    ] = ()
+    score_rule: Annotated[
+        Sequence[str],
+        _quality(
+            help="How scores become quality: unit, boolean, thumbs, stars, ten, percent, minmax:WORST:BEST, "
+            "categorical:LABEL=QUALITY,... One for all, or one per --scores. Default: unit."
+        ),
+    ] = ()
+    score_name: Annotated[str | None, _quality(help="The name of the scores to use, where there are several.")] = None
+    trace_scores: Annotated[
+        Literal["last", "all"], _quality(help="The tries of a trace that its score applies to.")
+    ] = "last"
+    check: Annotated[
+        Sequence[str],
+        _quality(
+            help="[WORKFLOW=]CHECK of logged answers without a quality: json, json_schema:FILE, exact, regex:PATTERN, "
+            "numeric or numeric:TOLERANCE, answered. May be repeated."
+        ),
+    ] = ()
+    judge: Annotated[
+        str | None,
+        _quality(help="An LLM, named as LiteLLM does, that grades logged answers without a quality, each once."),
+    ] = None
+    judge_budget_usd: Annotated[float | None, _quality(help="What --judge may spend, in USD.")] = None
+    judge_price: Annotated[
+        str | None, _quality(help="INPUT:OUTPUT, USD per million tokens, where LiteLLM's price map does not know it.")
+    ] = None
+    redact: Annotated[
+        bool,
+        _privacy(help="Mask e-mail addresses, phone numbers, keys and card numbers before anything is kept or sent."),
+    ] = False
+    phone_region: Annotated[
+        Sequence[str],
+        _privacy(help="With --redact: where phone numbers without a country code are from (ISO 3166). Default: US."),
+    ] = ()
+    catalogue: CatalogueOption = CANDIDATES
+    cache: CacheOption = CACHE
+
+    @property
+    def needing_data(self) -> list[str]:
+        """The options given that mean nothing without --data."""
+        given = [one.name for one in fields(self) if getattr(self, one.name) != one.default]
+        return [f"--{name.replace('_', '-')}" for name in given if name not in ("catalogue", "cache")]
+
+
+def load_prices(catalogue: Path) -> dict[str, Candidate]:
+    """The candidates of a catalogue file by name; raises CatalogueError."""
+    from training.prices.catalogue import load_catalogue
+
+    return load_catalogue(catalogue)
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """The command as typer takes it: a parameter that is one of the groups above becomes an option for each of its fields.
+
+    An option for a field that is a sequence may be given several times.
     """
-    table = terminal.read_logs(
-        data,
-        test,
-        format,
-        catalogue,
-        judging.options,
-        cache=cache,
-        redactor=redactor,
-        allow_pickle=allow_pickle,
-    )
-    return judge(table, judging, settings, cache, progress)
+    parameters = inspect.signature(command, eval_str=True).parameters.values()
+    groups: dict[str, Any] = {one.name: one.annotation for one in parameters if is_dataclass(one.annotation)}
+
+    def run(**given: Any) -> None:
+        for name, group in groups.items():
+            found = {one.name: given.pop(one.name) for one in fields(group)}
+            given[name] = group(**{key: _frozen(value) for key, value in found.items() if value is not None})
+        command(**given)
+
+    own = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in parameters if one.name not in groups]
+    options = [*own, *(option for group in groups.values() for option in _options(group))]
+    run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    return run
 
 
-def judge(
-    table: Outcomes, judging: Judging, settings: Judge, cache: Path, progress: Progress
-) -> tuple[Outcomes, list[Account]]:
-    """Scores first, which win over what was logged; then checks, then the LLM, each only where nobody judged yet.
-
-    Where an LLM judges too, a check only fails answers: what passes it is for the LLM to grade.
-    """
-    accounts: list[Account] = []
-    for path, rule in judging.scores:
-        progress(f"scores {path.name}", None, None)
-        account: Account
-        table, account = scores.join_scores(
-            table, path, rule, name=judging.options.score_name, trace_scores=judging.options.trace_scores
+def _options(group: Any) -> Iterator[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    for one in fields(group):
+        kind, option = get_args(hints[one.name])
+        default = one.default
+        if default == ():
+            kind, default = list[get_args(kind)[0]] | None, None  # type: ignore[misc]
+        yield inspect.Parameter(
+            one.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
         )
-        accounts.append(account)
-    if judging.checks:
-        progress("check answers", None, None)
-        table, account = judges.apply_checks(table, judging.checks, failures_only=judging.judge is not None)
-        accounts.append(account)
-    if judging.judge is not None:
-        table, account = llm_grader.grade_answers(
-            table,
-            judging.judge,
-            budget_usd=judging.budget_usd,
-            cache=cache,
-            settings=settings,
-            price=judging.price,
-            progress=lambda done, total: progress("judge", done, total),
-        )
-        accounts.append(account)
-    return replace(table, beside=pd.DataFrame()), accounts
 
 
-def print_accounts(console: Console, accounts: Sequence[Account]) -> None:
-    """One line per source of quality, and what it left out."""
-    for account in accounts:
-        console.print(escape(_line(account)), soft_wrap=True, highlight=False)
-        if isinstance(account, scores.ScoreAccount) and account.reasons:
-            console.print(_left_out(account))
-
-
-def _line(account: Account) -> str:
-    if isinstance(account, scores.ScoreAccount):
-        return (
-            f"scores {account.source} by {account.rule}: {account.read:,} judgements read, {account.used:,} used, "
-            f"{len(account.left_out):,} left out; {account.judged:,} outcomes judged by them "
-            f"({account.replaced:,} had another quality in the log, {account.averaged:,} are means of several)"
-        )
-    left_out = "; ".join(f"{reason}: {count:,}" for reason, count in account.left_out.items()) or "none"
-    if isinstance(account, judges.CheckAccount):
-        names = ", ".join(account.checks)
-        return f"checks {names}: {account.passed:,} passed, {account.failed:,} failed; left alone: {left_out}"
-    return (
-        f"judge {account.model}: {account.judged:,} outcomes judged in {account.calls:,} calls, {account.cached:,} judged "
-        f"before; ${account.spent_usd:.6f} of ${account.budget_usd:g} spent; {account.left:,} left unjudged by the budget; "
-        f"left alone: {left_out}"
-    )
-
-
-def _left_out(account: scores.ScoreAccount) -> Table:
-    grid = Table("judgement left out because", "rows", "for example")
-    for reason, count in account.reasons.items():
-        first = account.left_out[account.left_out["reason"] == reason].iloc[0]
-        example = f"{first['source']} row {first['row']}: {first['value']}, not {first['expected']}"
-        grid.add_row(escape(reason), f"{count:,}", escape(example))
-    return grid
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,131 +1,188 @@
-"""What the commands share: consoles, options, reading logs, and errors as messages."""
+"""What the commands print: lines, tables, and a bar while something long runs. Nothing that is printed is read as markup."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
-
-from serving.bundle.catalogue import Candidate
-from serving.bundle.manifest import BundleError
-from training.errors import TrainingError
-from training.logs.outcomes import Outcomes
-from training.logs.sources.options import DEFAULT, ImportOptions
+from rich.text import Text
 
 if TYPE_CHECKING:
-    from training.logs.redact import Redactor
+    import pandas as pd
 
-# What a user can mend: shown as one message, exit code 2. Anything else is a fault of ours and shows its traceback.
-EXPECTED = (BundleError, TrainingError)
+    from training.logs.dataset import ImportAccount
+    from training.logs.outcomes import Outcomes
+    from training.prices.fill import Proposal
+    from training.publish.promote import Promotion
+    from training.quality.checks import CheckAccount
+    from training.quality.llm_grader import GraderAccount
+    from training.quality.scores import ScoreAccount
+
+    QualityReport = ScoreAccount | CheckAccount | GraderAccount
+
+# Tells a stage, and how many of how many things are done.
+Tell = Callable[[str, int | None, int | None], None]
 
 console = Console()
 errors = Console(stderr=True)
 
 
-DataOption = Annotated[
-    list[str] | None,
-    typer.Option(help="A log: a file, a folder or a URL (postgresql://…). May be repeated. Default: a simulated log."),
-]
-FormatOption = Annotated[str, typer.Option(help="An importer's name, or auto to recognise each file.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", help="stage.key=value; overrides params.toml. May be repeated.")
-]
-ParamsOption = Annotated[Path, typer.Option(help="The parameters of every stage.")]
-CatalogueOption = Annotated[Path, typer.Option(help="Prices, limits and capabilities of the candidates.")]
-ModelsOption = Annotated[Path, typer.Option(help="The folder of the bundles.")]
-TrackOption = Annotated[bool, typer.Option(help="Move MLflow's aliases as well.")]
-CacheOption = Annotated[Path, typer.Option(help="Encoders and embeddings, kept between runs.")]
+def say(text: str, style: str = "", to: Console = console) -> None:
+    """A line, broken by the terminal alone."""
+    to.print(Text(text, style), soft_wrap=True)
+
+
+def grid(*names: str, caption: str | None = None) -> Table:
+    """A table in which long cells go on in the next line."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=caption)
+    for name in names:
+        table.add_column(name, overflow="fold")
+    return table
+
+
+def print_rows(names: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table, unless it is empty."""
+    table = grid(*names)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    if table.row_count:
+        console.print(table)
 
 
 @contextmanager
-def explained() -> Iterator[None]:
-    """Turns an expected error into one message on stderr and exit code 2."""
-    try:
-        yield
-    except EXPECTED as error:
-        errors.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(2) from None
-
-
-def escape(text: str) -> str:
-    """Text in which a square bracket is no markup."""
-    return text.replace("[", r"\[")
-
-
-def read_logs(
-    data: Sequence[str],
-    test: Sequence[str],
-    format: str,
-    catalogue: Mapping[str, Candidate],
-    options: ImportOptions = DEFAULT,
-    *,
-    cache: Path = Path(".cache"),
-    redactor: Redactor | None = None,
-    allow_pickle: bool = False,
-) -> Outcomes:
-    """The logs as one outcome table, under the names of the catalogue; what comes from `test` is marked as held out.
-
-    With a `redactor` personal data are masked before anything else sees them.
-    """
-    from dataclasses import replace
-
-    from training.logs import aliases
-    from training.logs.repeats import concat
-    from training.logs.sources import reading
-
-    def read(names: Sequence[str]) -> Outcomes:
-        parts = reading.stream(named(names, cache, allow_pickle=allow_pickle), format, options)
-        return concat(parts if redactor is None else map(redactor.outcomes, parts))
-
-    table = read(data)
-    if not test:
-        return aliases.resolve(table, catalogue)
-    held_out = read(test)
-    together = concat(
-        [
-            replace(table, frame=table.frame.assign(split="train")),
-            replace(held_out, frame=held_out.frame.assign(split="test")),
-        ]
+def progress() -> Iterator[Tell]:
+    """A bar on stderr while something long runs, and what tells it how far that is."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
     )
-    return aliases.resolve(together, catalogue)
+    with Progress(*columns, console=errors, transient=True) as bar:
+        task = bar.add_task("read", total=None)
+
+        def tell(stage: str, done: int | None = None, total: int | None = None) -> None:
+            bar.update(task, description=stage, completed=done or 0, total=total)
+
+        yield tell
 
 
-def named(data: Sequence[str], cache: Path, *, allow_pickle: bool) -> list[str | Path]:
-    """The same with public data sets ("hf:…") downloaded, and the commit they are at said."""
-    from training.logs.sources.public import hub
-
-    found: list[str | Path] = []
-    for name in data:
-        if not hub.recognises_url(name):
-            found.append(name)
-            continue
-        fetched = hub.fetch(name, cache=cache, allow_pickle=allow_pickle)
-        console.print(f"{hub.PREFIX}{fetched.repository}@{fetched.revision}", highlight=False, soft_wrap=True)
-        found += fetched.paths
-    return found
-
-
-def print_account(table: Outcomes) -> None:
-    """How many rows were read, skipped and why, and which names were read as another."""
-    console.print(
-        f"{table.rows_read:,} rows read as {', '.join(table.formats)}: "
-        f"{len(table.frame):,} used, {len(table.skipped):,} skipped"
-    )
+def print_log(table: Outcomes, quality: Sequence[QualityReport], masked: Mapping[str, int] | None) -> None:
+    """How many rows were read, skipped and why, which names were read as another, where quality came from, and what was
+    masked."""
+    say(_used(table.rows_read, table.formats, len(table.frame), len(table.skipped)))
     for note in table.notes:
-        console.print(escape(note), soft_wrap=True)
-    if table.reasons:
-        grid = Table("skipped because", "rows", "for example")
-        for reason, count in table.reasons.items():
-            first = table.skipped[table.skipped["reason"] == reason].iloc[0]
-            example = (
-                f"{first['source']} row {first['row']}: {first['field']} is {first['value']}, not {first['expected']}"
-            )
-            grid.add_row(escape(reason), f"{count:,}", escape(example))
-        console.print(grid)
+        say(note)
+    _print_reasons("skipped because", table.reasons, table.skipped)
     for use in table.aliases:
-        console.print(f"{use.rows:,} rows of {escape(use.alias)} read as {escape(use.candidate)}", highlight=False)
+        say(f"{use.rows:,} rows of {use.alias} read as {use.candidate}")
+    print_quality(quality)
+    print_masked(masked)
+
+
+def print_quality(reports: Sequence[QualityReport]) -> None:
+    """One line per source of quality, and what it left out."""
+    from training.quality.checks import CheckAccount
+    from training.quality.scores import ScoreAccount
+
+    for one in reports:
+        if isinstance(one, ScoreAccount):
+            say(
+                f"scores {one.source} by {one.rule}: {one.read:,} judgements read, {one.used:,} used, "
+                f"{len(one.left_out):,} left out; {one.judged:,} outcomes judged by them "
+                f"({one.replaced:,} had another quality in the log, {one.averaged:,} are means of several)"
+            )
+            _print_reasons("judgement left out because", one.reasons, one.left_out)
+            continue
+        left_out = "; ".join(f"{reason}: {count:,}" for reason, count in one.left_out.items()) or "none"
+        if isinstance(one, CheckAccount):
+            checks = ", ".join(one.checks)
+            say(f"checks {checks}: {one.passed:,} passed, {one.failed:,} failed; left alone: {left_out}")
+            continue
+        say(
+            f"judge {one.model}: {one.judged:,} outcomes judged in {one.calls:,} calls, {one.cached:,} judged before; "
+            f"${one.spent_usd:.6f} of ${one.budget_usd:g} spent; {one.left:,} left unjudged by the budget; "
+            f"left alone: {left_out}"
+        )
+
+
+def print_masked(masked: Mapping[str, int] | None) -> None:
+    """How much of each kind was masked, where it was looked for."""
+    if masked is not None:
+        say(f"masked: {', '.join(f'{count:,} {kind}' for kind, count in masked.items()) or 'nothing found'}")
+
+
+def print_promotion(promotion: Promotion, version: str, out: Path) -> None:
+    """Whether the new bundle is the champion, and why; in red where it is not."""
+    if promotion.promoted:
+        said, style = f"PROMOTED: {out / 'current'} is now {version}.", "bold green"
+    else:
+        said, style = f"NOT PROMOTED: {version} is a challenger, {out / 'current'} stays.", "bold red"
+    console.print(Text.assemble((said, style), " ", promotion.reason), soft_wrap=True)
+
+
+def print_import(account: ImportAccount, out: Path, rate: str) -> None:
+    """What an import read and wrote."""
+    say(
+        f"{_used(account.rows_read, account.formats, account.rows_used, sum(account.skipped.values()))} ({rate})\n"
+        f"cost {account.cost_usd:,.2f} USD · {account.input_tokens:,} input tokens · {account.output_tokens:,} output tokens"
+    )
+    print_rows(("skipped because", "rows"), ((reason, f"{count:,}") for reason, count in account.skipped.items()))
+    print_masked(account.redacted)
+    say(f"{len(account.files):,} files in {out}")
+
+
+def _used(read: int, formats: Sequence[str], used: int, skipped: int) -> str:
+    return f"{read:,} rows read as {', '.join(formats)}: {used:,} used, {skipped:,} skipped"
+
+
+def _print_reasons(title: str, reasons: Mapping[str, int], rows: pd.DataFrame) -> None:
+    """Reasons with how many rows have each; `rows` are these, in the columns of `Outcomes.skipped`."""
+    examples = rows.drop_duplicates("reason").set_index("reason")
+
+    def example(reason: str) -> str:
+        row = examples.loc[reason]
+        arrived = f"{row['field']} is {row['value']}" if row["field"] else row["value"]
+        return f"{row['source']} row {row['row']}: {arrived}, not {row['expected']}"
+
+    print_rows((title, "rows", "for example"), ((each, f"{n:,}", example(each)) for each, n in reasons.items()))
+
+
+def print_proposal(proposal: Proposal) -> None:
+    """What price lists add to a catalogue, what they have otherwise, what they lack, and names that may be aliases."""
+    from training.prices.fill import YOURS
+
+    print_rows(
+        ("candidate", "filled", "from"),
+        (
+            (
+                one.candidate + (" (new)" if one.new else ""),
+                ", ".join(f"{name} {value}" for name, value in one.fields.items()),
+                one.source,
+            )
+            for one in proposal.filled
+        ),
+    )
+    print_rows(
+        ("yours stays", "field", "yours", "listed", "by"),
+        ((one.candidate, one.field, f"{one.written:g}", f"{one.listed:g}", one.source) for one in proposal.differs),
+    )
+    print_rows(
+        ("candidate", "not found", "because"),
+        ((one.candidate, ", ".join(one.fields), one.why) for one in proposal.missing),
+    )
+    for names in proposal.alike:
+        listed = ", ".join(json.dumps(alias, ensure_ascii=False) for alias in names.aliases)
+        say(
+            f"The same LLM? If so, aliases = [{listed}] for {names.candidate}; if not, a [[candidate]] table for each "
+            "(the name is enough: it is filled next time). Until then nothing is written for them."
+        )
+    say(f"No price list knows {', '.join(YOURS)}: they are yours to fill in.")

@@ -76,9 +76,16 @@ class Redactor:
             workflow=part.frame["workflow"].map(self.text, na_action="ignore"),
             **{name: part.frame[name].map(self._identifier, na_action="ignore") for name in _IDENTIFIERS},
         )
+        texts = [name for name in ("answer", "expected") if name in part.beside]
+        beside = part.beside.assign(**{name: part.beside[name].map(self.text, na_action="ignore") for name in texts})
         skipped = part.skipped.assign(value=part.skipped["value"].map(self.text))
         types = {name: part.frame[name].dtype for name in frame}
-        return replace(part, frame=frame.astype(types), skipped=skipped.astype(dict(part.skipped.dtypes)))
+        return replace(
+            part,
+            frame=frame.astype(types),
+            skipped=skipped.astype(dict(part.skipped.dtypes)),
+            beside=beside.astype(dict(part.beside.dtypes)),
+        )
 
     def text(self, text: str) -> str:
         """The text with a stand-in for everything that was found."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 
@@ -15,7 +16,7 @@ class ImportOptions:
     a numeric score, which become 0 and 1. `score_mapping`: categories and the quality each stands for. `trace_scores`:
     whether a score of a whole trace applies to its last generation or to every one. `mapping`: column of the outcome
     table -> column or dotted path in the source, for tables of any shape. `answers`: whether answers and expected
-    answers are carried beside the outcomes (`Outcomes.beside`), for a judge.
+    answers are carried beside the outcomes (`Outcomes.beside`), for checks and the judge. `cache`: where downloads are kept.
     """
 
     score_name: str | None = None
@@ -24,6 +25,7 @@ class ImportOptions:
     trace_scores: Literal["last", "all"] = "last"
     mapping: Mapping[str, str] = field(default_factory=dict)
     answers: bool = False
+    cache: Path = Path(".cache")
 
 
 DEFAULT = ImportOptions()

@@ -575,7 +575,7 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def live(url: str, cache: Path) -> Outcomes:
-    return concat(list(langfuse_export.read_url(url, cache=cache)))
+    return concat(list(langfuse_export.read_url(url, ImportOptions(cache=cache))))
 
 
 def test_a_project_is_read_over_the_api(server: Server, keys: pytest.MonkeyPatch, tmp_path: Path) -> None:

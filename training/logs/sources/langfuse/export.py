@@ -94,12 +94,12 @@ def recognises_url(url: str) -> bool:
     return live.recognises_url(url)
 
 
-def read_url(url: str, options: ImportOptions = DEFAULT, cache: Path = Path(".cache")) -> Iterator[Outcomes]:
-    """Download a project's observations and scores as far as they are missing into the cache, and read them.
+def read_url(url: str, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
+    """Download a project's observations and scores as far as they are missing into `options.cache`, and read them.
 
     Raises OutcomeError, after which it can be run again.
     """
-    for page in live.pages(url, cache):
+    for page in live.pages(url, options.cache):
         yield from read(page, options)
 
 

@@ -1,0 +1,64 @@
+"""`router-train` itself: light to ask for help, one set of options for every command that reads a log, errors as messages."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import fields
+
+import pytest
+import typer
+
+from tests.conftest import ROOT
+from training.cli.main import app
+from training.cli.options import LogOptions, Settings
+from training.logs import rescale
+from training.quality import checks
+
+HEAVY = (
+    "lightgbm", "litellm", "matplotlib", "mlflow", "numpy", "onnx", "onnxruntime", "pandas", "pandera", "pyarrow", "scipy",
+    "sklearn", "sqlalchemy", "tiktoken", "tokenizers", "torch",
+)  # fmt: skip
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+READ_A_LOG = ("run", "inspect", "import", "catalogue", "evaluate")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys; from training.cli.main import app; app(sys.argv[1:], standalone_mode=False); "
+        f"print('HEAVY', sorted(set({HEAVY}) & set(sys.modules)), [n for n in sys.modules if n.startswith('training')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "Usage:" in done.stdout
+    assert "HEAVY [] ['training', 'training.cli'" in done.stdout
+    assert "training.config" not in done.stdout.partition("HEAVY")[2]
+
+
+def options(command: str) -> dict[str, object]:
+    """Every option of a command with its help."""
+    return {parameter.name: (parameter.opts, parameter.help) for parameter in COMMANDS[command].params}
+
+
+@pytest.mark.parametrize("command", READ_A_LOG)
+def test_every_command_that_reads_a_log_takes_every_option_on_logs(command: str) -> None:
+    shared = [one.name for group in (LogOptions, Settings) for one in fields(group)]
+    assert {"data", "format", "map", "scores", "score_rule", "check", "judge", "redact", "allow_pickle"} <= set(shared)
+    assert {name: options(command)[name] for name in shared} == {name: options("run")[name] for name in shared}
+
+
+def test_the_help_names_every_rule_and_check() -> None:
+    helps = {name: str(shown) for name, shown in options("inspect").items()}
+    assert rescale.NAMES in helps["score_rule"]
+    assert checks.NAMES in helps["check"]
+
+
+def test_the_package_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "training.cli", "bundles", "--out", "nowhere"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == "error: nowhere has no bundle. `router-train run` writes one.\n"

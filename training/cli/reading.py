@@ -1,0 +1,175 @@
+"""From the options on a log to its outcomes: one way for every command, so that what is inspected is what is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from serving.bundle.catalogue import Candidate
+from training.cli.options import LogOptions, load_prices
+from training.cli.show import Tell, errors, say
+from training.config import Judge, Params
+from training.logs import aliases, repeats, rescale
+from training.logs.outcomes import OutcomeError, Outcomes
+from training.logs.sources import reading as sources
+from training.logs.sources.mapped import parse_mapping
+from training.logs.sources.options import ImportOptions
+from training.logs.sources.public import hub
+from training.quality import checks, llm_grader, llm_prices, scores
+
+if TYPE_CHECKING:
+    from training.cli.show import QualityReport
+    from training.logs.redact import Redactor
+
+
+@dataclass(frozen=True)
+class ReadLog:
+    """Outcomes under the catalogue's names, with the quality that was asked for, masked if that was, without answer texts;
+    what each source of quality did; and how much of each kind was masked, None where nothing was looked for."""
+
+    outcomes: Outcomes
+    quality: tuple[QualityReport, ...]
+    masked: Mapping[str, int] | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The options on a log, checked before anything is read."""
+
+    importing: ImportOptions
+    scores: tuple[tuple[Path, rescale.Rule], ...]
+    checks: tuple[checks.Check, ...]
+    price: llm_prices.Price | None
+    redactor: Redactor | None
+
+
+def plan(log: LogOptions) -> Plan:
+    """What the options ask for; raises OutcomeError or GraderError for a rule, check, price, mapping or region that is none."""
+    rules = [rescale.rule(text) for text in log.score_rule]
+    if len(rules) > 1 and len(rules) != len(log.scores):
+        raise OutcomeError(
+            f"--score-rule was given {len(rules)} times, --scores {len(log.scores)} times: give one rule, or one per file"
+        )
+    if (log.judge is None) != (log.judge_budget_usd is None):
+        raise llm_prices.GraderError(
+            "--judge and --judge-budget-usd belong together: a judge without a budget is not asked"
+        )
+    own = rules[0] if len(rules) == 1 else None
+    each = rules if len(rules) > 1 else (rules or [rescale.rule("unit")]) * len(log.scores)
+    return Plan(
+        ImportOptions(
+            score_name=log.score_name,
+            score_range=own.span if own else None,
+            score_mapping=own.labels if own else {},
+            trace_scores=log.trace_scores,
+            mapping=parse_mapping(log.map),
+            answers=bool(log.check or log.judge),
+            cache=log.cache,
+        ),
+        tuple(zip(log.scores, each, strict=True)),
+        tuple(checks.check(text) for text in log.check),
+        llm_prices.parse_price(log.judge_price) if log.judge_price is not None else None,
+        _redactor(log.phone_region or ("US",)) if log.redact else None,
+    )
+
+
+def read(
+    log: LogOptions,
+    prices: Mapping[str, Candidate],
+    judge: Judge,
+    tell: Tell,
+    test: Sequence[str] = (),
+    *,
+    keep_names: bool = False,
+) -> ReadLog:
+    """The outcomes of a log, those of `test` marked as held out, with `keep_names` under the names that were logged.
+
+    Scores come first, which win over what was logged; then checks, then the LLM, each only where there is no quality yet.
+    Where an LLM grades too, a check only fails answers: what passes is for the LLM to grade. Scores and checks see what was
+    logged, for a masked identifier would fit no score; the LLM is sent what is masked. Raises a TrainingError.
+    """
+    asked = plan(log)
+    table = sources.read(_files(log.data, log), log.format, asked.importing)
+    if test:
+        held_out = sources.read(_files(test, log), log.format, asked.importing)
+        table = repeats.concat(
+            replace(part, frame=part.frame.assign(split=split))
+            for part, split in ((table, "train"), (held_out, "test"))
+        )
+    logged = table.frame["candidate"]
+    table = aliases.resolve(table, prices)
+    reports: list[QualityReport] = []
+    report: QualityReport
+    for path, rule in asked.scores:
+        tell(f"scores {path.name}", None, None)
+        table, report = scores.join_scores(table, path, rule, name=log.score_name, trace_scores=log.trace_scores)
+        reports.append(report)
+    if asked.checks:
+        tell("check answers", None, None)
+        table, report = checks.apply_checks(table, asked.checks, failures_only=log.judge is not None)
+        reports.append(report)
+    if asked.redactor is not None:
+        table = asked.redactor.outcomes(table)
+    if log.judge is not None and log.judge_budget_usd is not None:
+        say(
+            f"{log.judge} grades answers that have no quality, for at most {log.judge_budget_usd:g} USD; grades are kept in "
+            f"{log.cache}: no answer is paid for twice",
+            to=errors,
+        )
+        table, report = llm_grader.grade_answers(
+            table,
+            log.judge,
+            budget_usd=log.judge_budget_usd,
+            cache=log.cache,
+            settings=judge,
+            price=asked.price,
+            progress=lambda done, total: tell("judge", done, total),
+        )
+        reports.append(report)
+    if keep_names:
+        table = replace(table, frame=table.frame.assign(candidate=logged), aliases=())
+    masked = asked.redactor.counts if asked.redactor is not None else None
+    return ReadLog(replace(table, beside=pd.DataFrame()), tuple(reports), masked)
+
+
+def read_parts(
+    log: LogOptions, params: Params, tell: Tell
+) -> tuple[Iterable[Outcomes], tuple[QualityReport, ...], Mapping[str, int] | None]:
+    """The outcomes of a log under the names that were logged, and the rest of `ReadLog`, masked as the parts are taken.
+
+    A partition at a time; in one part where quality comes from elsewhere, for which the whole log is needed.
+    """
+    asked = plan(log)
+    if asked.scores or asked.importing.answers:
+        found = read(log, load_prices(log.catalogue), params.judge, tell, keep_names=True)
+        return [found.outcomes], found.quality, found.masked
+    parts = sources.stream(_files(log.data, log), log.format, asked.importing)
+    redactor = asked.redactor
+    return (parts, (), None) if redactor is None else (map(redactor.outcomes, parts), (), redactor.counts)
+
+
+def _files(names: Sequence[str], log: LogOptions) -> list[str | Path]:
+    """What the names stand for, public data sets ("hf:…") downloaded and the commit they are at said."""
+    found: list[str | Path] = []
+    for name in names:
+        if not hub.recognises_url(name):
+            found.append(name)
+            continue
+        fetched = hub.fetch(name, cache=log.cache, allow_pickle=log.allow_pickle)
+        say(f"{hub.PREFIX}{fetched.repository}@{fetched.revision}")
+        found += fetched.paths
+    return found
+
+
+def _redactor(regions: Sequence[str]) -> Redactor:
+    from phonenumbers import SUPPORTED_REGIONS
+
+    from training.logs.redact import Redactor
+
+    if unknown := sorted(set(regions) - SUPPORTED_REGIONS):
+        raise OutcomeError(f"phone region {unknown[0]!r} is not known; expected two capital letters, as in US or DE")
+    return Redactor(regions)
