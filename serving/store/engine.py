@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, S
 from serving.store.upgrade import UnusableError, upgrade
 
 _CONNECT_SECONDS = 10
+_LOCKED_SECONDS = 60.0
 _HIDDEN = "***"
 _KINDS = "an SQLite file, sqlite:///file.db or postgresql://user@host/database"
 
@@ -77,15 +79,18 @@ def _said(error: Exception, url: URL) -> str:
 
 
 def _upgraded(engine: Engine) -> None:
-    """Brings the tables to this version; an SQLite file that other workers open at the same time may be locked for a moment."""
-    for wait in (0.1, 0.3, 0.6, None):
+    """Brings the tables to this version; waits while other workers have an SQLite file locked."""
+    ends = time.monotonic() + _LOCKED_SECONDS
+    while True:
         try:
             upgrade(engine)
-            return
-        except OperationalError:
-            if wait is None:
+        except OperationalError as error:
+            code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF  # its low byte is what it is about
+            if code != sqlite3.SQLITE_BUSY or time.monotonic() > ends:
                 raise
-            time.sleep(wait)
+            time.sleep(0.1)
+        else:
+            return
 
 
 def _pragmas(connection: Any, _: object) -> None:

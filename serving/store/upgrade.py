@@ -9,6 +9,7 @@ from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, column, inspect, select, table
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from serving.store.tables import METADATA
 
@@ -37,13 +38,21 @@ def upgrade(engine: Engine) -> None:
     """
     revisions = ScriptDirectory(MIGRATIONS, version_locations=[MIGRATIONS])
     with engine.connect() as connection:
-        found = _found(connection)
-        if found == ("version_num", revisions.get_current_head()):
+        if _is_current(connection, revisions):
             return
         connection.rollback()
         connection.exec_driver_sql(_LOCKS[engine.dialect.name])
         _upgrade(connection, revisions)
         connection.commit()
+
+
+def _is_current(connection: Connection, revisions: ScriptDirectory) -> bool:
+    """Whether there is nothing to do; in one statement, for without the lock another worker may be at the tables."""
+    try:
+        version = connection.scalar(select(column("version_num")).select_from(table(MARKER)))
+    except (OperationalError, ProgrammingError):  # no such table, or no such column of it
+        return False
+    return version == revisions.get_current_head()
 
 
 def _found(connection: Connection) -> tuple[str, str] | None:
