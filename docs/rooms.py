@@ -1,4 +1,4 @@
-"""Draws the rooms, from the imports as they are, into docs/architecture.md: `python docs/rooms.py`.
+"""Draws the rooms, from the imports as they are, into docs/architecture.md: `python -m docs.rooms`.
 
 An arrow says that a room imports from another. One that follows from two others is left out, or nothing could be seen: who
 imports the room below also imports, or may import, what stands below that.

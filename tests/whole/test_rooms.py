@@ -96,4 +96,4 @@ def test_the_picture_of_the_rooms_is_the_imports() -> None:
     rooms = runpy.run_path(str(ROOT / "docs" / "rooms.py"))
     document = rooms["DOCUMENT"].read_text(encoding="utf-8")
     assert "flowchart TD" in document
-    assert document == rooms["written"](document), "python docs/rooms.py draws it again"
+    assert document == rooms["written"](document), "python -m docs.rooms draws it again"
