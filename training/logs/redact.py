@@ -13,7 +13,6 @@ import importlib
 import inspect
 import pkgutil
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -63,7 +62,7 @@ class Redactor:
     """
 
     def __init__(self, regions: Sequence[str] = ("US",)) -> None:
-        self.counts: Counter[str] = Counter()
+        self.counts: dict[str, int] = {}
         self._regions = regions
         self._detectors = _detectors()
         self._links = LinkifyIt(options={"fuzzy_link": False, "fuzzy_ip": False, "fuzzy_email": True})
@@ -100,7 +99,7 @@ class Redactor:
                 rest = rest[:start] + "\n" * (end - start) + rest[end:]
         for start, end, kind in sorted(found, reverse=True):
             text = text[:start] + STAND_INS[kind] + text[end:]
-            self.counts[kind] += 1
+            self.counts[kind] = self.counts.get(kind, 0) + 1
         return text
 
     def _identifier(self, text: str) -> str:
