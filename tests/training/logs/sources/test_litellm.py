@@ -38,14 +38,19 @@ CANARY = "the canary sings of orchids"
 
 
 def payload(number: int = 1, **changes: Any) -> dict[str, Any]:
-    """A record with exactly the fields of LiteLLM's type."""
+    """A record with exactly the fields that LiteLLM's type requires."""
     fields: dict[str, Any] = {
         "id": f"chatcmpl-{number}",
         "trace_id": f"trace-{number}",
+        "session_id": "",
+        "litellm_call_id": f"call-{number}",
         "call_type": "acompletion",
         "stream": True,
         "response_cost": 0.001 * number,
         "cost_breakdown": {"input_cost": 0.0004 * number, "output_cost": 0.0006 * number, "total_cost": 0.001 * number},
+        "autorouter_savings": None,
+        "autorouter_savings_estimate": None,
+        "autorouter_baseline_observation": None,
         "response_cost_failure_debug_info": None,
         "status": "success",
         "status_fields": {"llm_api_status": "success", "guardrail_status": "not_run"},
@@ -79,7 +84,7 @@ def payload(number: int = 1, **changes: Any) -> dict[str, Any]:
         "guardrail_information": None,
         "standard_built_in_tools_params": None,
     }
-    assert fields.keys() == StandardLoggingPayload.__annotations__.keys()
+    assert fields.keys() == StandardLoggingPayload.__annotations__.keys() - StandardLoggingPayload.__optional_keys__
     return fields | changes
 
 
