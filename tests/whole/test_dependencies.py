@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import tomllib
+from functools import cache
 from importlib.metadata import packages_distributions, version
 
 import pytest
@@ -62,6 +63,7 @@ def sources(folder: str) -> list[str]:
     return files
 
 
+@cache
 def imported(folder: str) -> set[str]:
     """The distributions that a folder's code imports, also by `import_module`, `find_spec` or `importorskip`."""
     modules = set()
@@ -97,24 +99,24 @@ def _of_opentelemetry(module: str) -> list[str]:
     return [max(fitting, key=len)] if fitting else []
 
 
-IMPORTED = {folder: imported(folder) for folder in ("serving", "training", "benchmarks", "tests", "notebooks", "docs")}
+FOLDERS = ("serving", "training", "benchmarks", "tests", "notebooks", "docs")
 
 
-@pytest.mark.parametrize("folder", IMPORTED)
+@pytest.mark.parametrize("folder", FOLDERS)
 def test_what_is_imported_is_asked_for(folder: str) -> None:
     allowed = set().union(*(ASKED[extra] for extra in ALSO.get(folder, EXTRAS)))
-    assert IMPORTED[folder] - allowed == set()
+    assert imported(folder) - allowed == set()
 
 
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_what_is_asked_for_is_imported(extra: str) -> None:
-    used = set().union(*(IMPORTED[folder] for folder in USERS[extra]))
+    used = set().union(*(imported(folder) for folder in USERS[extra]))
     assert ASKED[extra] - used - NEVER_IMPORTED.keys() == set()
 
 
 def test_what_is_said_never_to_be_imported_is_asked_for_and_is_not_imported() -> None:
     assert NEVER_IMPORTED.keys() - set().union(*ASKED.values()) == set()
-    assert set().union(*IMPORTED.values()) & NEVER_IMPORTED.keys() == set()
+    assert set().union(*map(imported, FOLDERS)) & NEVER_IMPORTED.keys() == set()
 
 
 def test_each_requirement_has_a_pin_that_it_admits_and_that_is_installed() -> None:

@@ -359,7 +359,7 @@ def test_without_a_list_there_is_nothing_to_look_into(tmp_path: Path, log: Path)
 
 def test_litellm_s_files_are_read_without_importing_it() -> None:
     code = (
-        "import sys; from training import price_map, tokens; price_map.litellm_prices(); "
+        "import sys; from training.prices import price_map, tokens; price_map.litellm_prices(); "
         "assert tokens.load_encoding('o200k_base'); print('litellm' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
