@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from training.logs import typed
-from training.logs.cells import blank, shown
+from training.logs.cells import blank
 from training.logs.io import files
 from training.logs.io.files import Records
 from training.logs.io.partitions import outcomes_of
@@ -206,7 +206,9 @@ def _no_generation(kind: Any) -> Unreadable:
     word = kind.strip().upper() if isinstance(kind, str) else ""
     if word in _TYPES:
         return Unreadable(0, f"{word.lower()}, not a generation", word, _WANTED_TYPE)
-    return Unreadable(0, "observation of no known type", shown(kind), _WANTED_TYPE)
+    # A word that is no type may be anything, so that not even one is shown.
+    arrived = f"text, {len(kind)} characters" if isinstance(kind, str) else type(kind).__name__
+    return Unreadable(0, "observation of no known type", arrived, _WANTED_TYPE)
 
 
 def _request_id(id: str | None, trace: str | None, question: Asked) -> str | None:
