@@ -329,7 +329,7 @@ def test_truncated_lines_and_mixed_encodings_are_counted(tmp_path: Path) -> None
     assert result.frame.loc[2, "prompt"] == "caf\ufffd"
 
 
-@pytest.mark.filterwarnings("ignore:Items .* on TypedDict class:UserWarning")  # of LiteLLM's own types, by pydantic
+@pytest.mark.filterwarnings("ignore:Items? .* on TypedDict class:UserWarning")  # of LiteLLM's own types, by pydantic
 def test_what_litellm_itself_logs_is_imported(tmp_path: Path) -> None:
     from litellm.integrations.custom_logger import CustomLogger
 
