@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.bundle.manifest import REQUIRED_FILES, Manifest
+from serving.bundle.manifest import Manifest
 from serving.bundle.request import ReadRequest, RouteRequest, read
 from serving.decide.decision import Alternative, Decision, Estimates, Reason, Situation
 from serving.decide.eligibility import Demand, NoEligibleCandidateError, Rule, rule_out
@@ -20,7 +20,7 @@ from tests.fake_bundle import LARGE, OPEN, SMALL
 from tests.serving.decide.test_router_properties import policies, requests, situations
 
 NAMES = [SMALL, OPEN, LARGE]
-MANIFEST: Manifest = fake_bundle.manifest(dict.fromkeys(REQUIRED_FILES, ""))
+MANIFEST: Manifest = fake_bundle.manifest()
 ENGINE = Engine(MANIFEST)
 WITHOUT = (Reason.TIMEOUT, Reason.FAULT)
 ways = st.sampled_from([None, *WITHOUT])

@@ -21,7 +21,7 @@ def test_a_run_without_data_asks_for_it_where_the_simulation_is_not_installed(
     monkeypatch.chdir(ROOT)
     result = CliRunner().invoke(app, ["run", "--out", str(tmp_path / "models"), "--cache", str(tmp_path / "cache")])
     assert result.exit_code == 2
-    assert "the simulated log comes with the repository" in result.stderr
+    assert "the simulated log is in the repository, not in the installed package" in result.stderr
     assert "--data" in result.stderr
 
 
