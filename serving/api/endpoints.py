@@ -70,7 +70,7 @@ async def feedback(request: Request) -> Response:
     body = await request.body()
     said = await to_thread.run_sync(parse_feedback, body, service.settings.max_batch)
     try:
-        recorded, repeated = await service.feedback(said)
+        recorded, repeated = await service.recorder.feedback(said)
     except NotStoredError as error:
         raise HTTPException(503, f"Feedback was not stored: {error}.", {"Retry-After": "1"}) from None
     except TimeoutError:

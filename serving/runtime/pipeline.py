@@ -1,4 +1,4 @@
-"""What happens to one request to route: rules, budgets, session, embedding, decision, record. HTTP is `app`'s."""
+"""What happens to one request to route: rules, budgets, session, embedding, decision. `recording` remembers it."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from serving.bundle.arrays import Floats32
-from serving.bundle.request import ReadRequest, RouteRequest, read
+from serving.bundle.request import RouteRequest, read
 from serving.decide.decision import Decision, Reason, Situation
 from serving.decide.eligibility import NoEligibleCandidateError
 from serving.decide.policy import Policy
 from serving.runtime.batching import Batching, BusyError
 from serving.runtime.live import Live, Serving
 from serving.runtime.metrics import Metrics
-from serving.runtime.shadow import Shadow, ShadowAnswer
+from serving.runtime.recording import Case, Recorder
+from serving.runtime.shadow import Shadow
 from serving.runtime.telemetry import snapshot_of
 from serving.runtime.upkeep import Periodic, refresh_budgets, restore_budgets
 from serving.settings import Settings
@@ -28,10 +28,8 @@ from serving.state.budgets import Allowance, Budgets, BudgetSpentError
 from serving.state.drift import Drift, Thresholds
 from serving.state.rates import Rates
 from serving.state.rulebook import RuleBook, RulesError, load_rules
-from serving.state.sessions import OnCandidate, Sessions
+from serving.state.sessions import Sessions
 from serving.store.engine import open_engine
-from serving.store.feedback import Feedback
-from serving.store.rows import decision_row
 from serving.store.writer import DecisionStore
 
 logger = logging.getLogger(__name__)
@@ -39,21 +37,6 @@ logger = logging.getLogger(__name__)
 # Texts shorter than this are embedded in the event loop by a static encoder: handing them to a thread costs more.
 _INLINE_CHARS = 32 * 1024
 _FREE = Allowance()
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One request to decide under the rules: `policy` is what it asks itself, tightened by them.
-
-    `key` is the name of the caller's API key, `scopes` are the names of the rules that it is under, and `no_candidate` is
-    who answers by these when nobody is eligible.
-    """
-
-    request: ReadRequest
-    policy: Policy
-    key: str | None
-    scopes: Sequence[str]
-    no_candidate: str | None
 
 
 Answer = tuple[str, Decision] | NoEligibleCandidateError | BudgetSpentError
@@ -80,6 +63,9 @@ class Service:
         self.sessions = Sessions(settings.sessions, settings.session_seconds)
         self.drift = Drift(settings.drift_window, Thresholds.of(settings))
         self.metrics = Metrics(lambda: snapshot_of(self.live, self.store, self.budgets, self.drift))
+        self.recorder = Recorder(
+            settings, self.live, self.shadow, self.store, self.budgets, self.sessions, self.drift, self.metrics, clock
+        )
         self._random = random.Random()
         self._batching = Batching(settings.encoders)
         self._upkeep: Periodic | None = None
@@ -104,15 +90,16 @@ class Service:
 
     # --- one request ---
 
-    def case(self, request: RouteRequest, policy: Policy, key: str | None) -> Case:
+    def case(self, request: RouteRequest, asked: Policy, key: str | None) -> Case:
         """The request, read, under the server's rules, which only tighten what it asks itself."""
+        policy = asked
         scopes, no_candidate = [], None
         for name, rules in self.rules.scopes(key, request.workflow):
             scopes.append(name)
             no_candidate = rules.no_candidate or no_candidate  # the key's before the workflow's
             if rules.tightening is not None:
                 policy = policy.tightened(rules.tightening)
-        return Case(read(request), policy, key, scopes, no_candidate)
+        return Case(read(request), policy, asked, key, scopes, no_candidate)
 
     async def route(self, case: Case) -> tuple[str, Decision]:
         """The decision's id and the decision; raises NoEligibleCandidateError or BudgetSpentError.
@@ -142,7 +129,7 @@ class Service:
             case,
             lambda situation: serving.router.decide_without_estimates(case.request, case.policy, situation, reason),
         )
-        return self._finish(identifier, case, decision, None, started)
+        return self._finished(identifier, case, decision, None, started)
 
     async def _embedded(self, serving: Serving, text: str) -> Floats32:
         """(1, dim); raises TimeoutError."""
@@ -164,7 +151,7 @@ class Service:
             case, lambda situation: serving.router.decide(case.request, case.policy, situation, embedding)
         )
         self.metrics.stage("decide", time.perf_counter() - embedded)
-        return self._finish(identifier, case, decision, embedding, started)
+        return self._finished(identifier, case, decision, embedding, started)
 
     def _reserved(self, case: Case, decide: Callable[[Situation], Decision]) -> tuple[str, Decision]:
         """A decision whose cost its budgets hold, and its id.
@@ -224,7 +211,7 @@ class Service:
                 return self.decide(case, serving, embedding, started)
             if isinstance(came, NoEligibleCandidateError):
                 return came
-            return self._finish(uuid.uuid4().hex, case, came, embedding, started)
+            return self._finished(uuid.uuid4().hex, case, came, embedding, started)
         except (NoEligibleCandidateError, BudgetSpentError) as error:
             return error
 
@@ -242,83 +229,15 @@ class Service:
             no_candidate=case.no_candidate,
         )
 
+    def _finished(
+        self, identifier: str, case: Case, decision: Decision, embedding: Floats32 | None, started: float
+    ) -> tuple[str, Decision]:
+        self.recorder.record(identifier, case, decision, embedding, started)
+        return identifier, decision
+
     def may_see(self, key: str | None, scope: str) -> bool:
         """Whether the caller may see a scope's budget: another key's only where its own may administer."""
         return key is None or not scope.startswith("key:") or scope == f"key:{key}" or self.rules.keys[key].admin
-
-    # --- remembering ---
-
-    def _finish(
-        self, identifier: str, case: Case, decision: Decision, embedding: Floats32 | None, started: float
-    ) -> tuple[str, Decision]:
-        decided = time.perf_counter()
-        session = case.request.request.session_id
-        # One decision made in haste does not take a conversation away from its candidate's cache.
-        if session is not None and decision.confidence is not None:
-            self.sessions.put(session, OnCandidate(decision.candidate, case.request.tokens))
-        self._record(identifier, case, decision, embedding)
-        self.drift.decided(identifier, decision, self.live.current.router.manifest)
-        self.metrics.decided(decision)
-        finished = time.perf_counter()
-        self.metrics.stage("record", finished - decided)
-        self.metrics.stage("total", finished - started)
-        if logger.isEnabledFor(logging.DEBUG):
-            logger.debug(
-                "decided",
-                extra={
-                    "fields": {
-                        "id": identifier,
-                        "candidate": decision.candidate,
-                        "reason": decision.reason.value,
-                        "bundle": decision.bundle,
-                        "ms": round((finished - started) * 1e3, 3),
-                    }
-                },
-            )
-        return identifier, decision
-
-    def _record(self, identifier: str, case: Case, decision: Decision, embedding: Floats32 | None) -> None:
-        """Stores the decision; where there is a shadow bundle, once that was asked too, which the answer does not wait for."""
-        if self.shadow is None or embedding is None:
-            self._store(identifier, case, decision, None)
-            return
-
-        def answered(would: Decision | None, answer: ShadowAnswer) -> None:
-            self.metrics.shadowed(answer)
-            self._store(identifier, case, decision, would)
-
-        serving = self.live.current
-        usable = serving.router.manifest.version == decision.bundle
-        usable = usable and serving.same_encoder(self.shadow.live.current.router)
-        self.shadow.ask(case.request, case.policy, decision, embedding if usable else None, answered)
-
-    def _store(self, identifier: str, case: Case, decision: Decision, shadow: Decision | None) -> None:
-        if self.store is not None:
-            request, keep = case.request.request, self.settings.store_prompts
-            self.store.decided(
-                decision_row(identifier, self._clock(), case.key, request, decision, shadow, prompt=keep)
-            )
-
-    async def feedback(self, said: Sequence[Feedback]) -> tuple[int, int]:
-        """Stores feedback; (new, repeated) once all of it is on disk. Raises NotStoredError or TimeoutError."""
-        assert self.store is not None
-        written = self.store.feedback([asdict(one) for one in said])
-        waiting = [asyncio.wrap_future(self._counted(*one)) for one in zip(said, written, strict=True)]
-        new = await asyncio.wait_for(asyncio.gather(*waiting), self.settings.feedback_seconds)
-        return sum(new), len(new) - sum(new)
-
-    def _counted(self, said: Feedback, written: Future[bool]) -> Future[bool]:
-        """Settles the budgets once it is on disk, whether or not somebody still waits for that then."""
-
-        def count(done: Future[bool]) -> None:
-            if done.exception() is None and done.result():
-                self.budgets.settle(said.decision_id, said.cost_usd)
-                self.metrics.fed_back(said)
-                if said.quality is not None and not said.error:  # a failed call says nothing of the answer
-                    self.drift.judged(said.decision_id, said.quality, said.candidate)
-
-        written.add_done_callback(count)
-        return written
 
     # --- upkeep ---
 

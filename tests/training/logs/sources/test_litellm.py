@@ -33,18 +33,44 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 START = 1_780_000_000.25
 CANARY = "the canary sings of orchids"
 # The keys of LiteLLM's StandardLoggingMetadata.
-METADATA = tuple(
-    """
-    user_api_key_hash user_api_key_alias user_api_key_spend user_api_key_max_budget user_api_key_budget_reset_at
-    user_api_key_user_spend user_api_key_user_max_budget user_api_key_team_spend user_api_key_team_max_budget
-    user_api_key_org_id user_api_key_org_alias user_api_key_team_id user_api_key_project_id
-    user_api_key_project_alias user_api_key_user_id user_api_key_user_email user_api_key_team_alias
-    user_api_key_end_user_id user_api_key_request_route user_api_key_auth_metadata spend_logs_metadata
-    requester_ip_address user_agent requester_metadata requester_custom_headers prompt_management_metadata
-    mcp_tool_call_metadata vector_store_request_metadata routing_decision kubernetes_pod_routing
-    applied_guardrails usage_object cold_storage_object_key team_alias team_id used_client_oauth_token
-    is_silent_experiment
-    """.split()
+METADATA = (
+    "user_api_key_hash",
+    "user_api_key_alias",
+    "user_api_key_spend",
+    "user_api_key_max_budget",
+    "user_api_key_budget_reset_at",
+    "user_api_key_user_spend",
+    "user_api_key_user_max_budget",
+    "user_api_key_team_spend",
+    "user_api_key_team_max_budget",
+    "user_api_key_org_id",
+    "user_api_key_org_alias",
+    "user_api_key_team_id",
+    "user_api_key_project_id",
+    "user_api_key_project_alias",
+    "user_api_key_user_id",
+    "user_api_key_user_email",
+    "user_api_key_team_alias",
+    "user_api_key_end_user_id",
+    "user_api_key_request_route",
+    "user_api_key_auth_metadata",
+    "spend_logs_metadata",
+    "requester_ip_address",
+    "user_agent",
+    "requester_metadata",
+    "requester_custom_headers",
+    "prompt_management_metadata",
+    "mcp_tool_call_metadata",
+    "vector_store_request_metadata",
+    "routing_decision",
+    "kubernetes_pod_routing",
+    "applied_guardrails",
+    "usage_object",
+    "cold_storage_object_key",
+    "team_alias",
+    "team_id",
+    "used_client_oauth_token",
+    "is_silent_experiment",
 )
 
 
