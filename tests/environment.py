@@ -41,4 +41,6 @@ def settle() -> None:
     """Makes it so, in this process; to be called before anything of the product or numpy is imported."""
     for name in [name for name in os.environ if name.startswith(_OURS_AND_OUR_LIBRARIES) or name in _ALONE]:
         del os.environ[name]
+    # Processes that tests start would each compile the product again.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ.update(SETTINGS)

@@ -301,21 +301,19 @@ def test_tracking_goes_where_it_is_told(tmp_path: Path) -> None:
     assert (tmp_path / "mlruns" / "mlflow.db").is_file()
 
 
+@pytest.mark.parametrize("name", ["routerbench", "routellm"])
 def test_parity_holds_on_public_data_and_the_router_is_no_worse_than_the_table(
-    public_data: Path, tmp_path: Path
+    public_data: Path, name: str, tmp_path: Path
 ) -> None:
-    for name in ("routerbench", "routellm"):
-        quick = "fit.estimators=workflow-table,table+low-rank,logistic,lightgbm-long,knn"
-        finished = router_train(
-            "run", "--data", public_data / name, "--out", tmp_path / name, "--no-track", "--set", quick
-        )
-        assert finished.returncode == 0, finished.stderr
-        metrics = open_bundle(tmp_path / name / "current").manifest.metrics
-        assert metrics["aiq"] > metrics["aiq_zero_router"]
-        document = json.loads((tmp_path / name / "current" / "frontier.json").read_text())
-        table = next(line for line in document["routers"] if line["name"] == "workflow table")
-        assert metrics["aiq"] >= metrics["aiq_workflow_table"] or table["beats"][1] > 0
-        assert metrics["ece"] <= 0.03
+    quick = "fit.estimators=workflow-table,table+low-rank,logistic,lightgbm-long,knn"
+    finished = router_train("run", "--data", public_data / name, "--out", tmp_path, "--no-track", "--set", quick)
+    assert finished.returncode == 0, finished.stderr
+    metrics = open_bundle(tmp_path / "current").manifest.metrics
+    assert metrics["aiq"] > metrics["aiq_zero_router"]
+    document = json.loads((tmp_path / "current" / "frontier.json").read_text())
+    table = next(line for line in document["routers"] if line["name"] == "workflow table")
+    assert metrics["aiq"] >= metrics["aiq_workflow_table"] or table["beats"][1] > 0
+    assert metrics["ece"] <= 0.03
 
 
 def test_evaluating_a_bundle_on_another_log(trained: Trained, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from training.dataset.split import SplitError, folds, group_requests, split_requests
 
 NO_TIME = np.datetime64("NaT", "us")
@@ -108,7 +109,7 @@ def requests(draw: st.DrawFn) -> tuple[Any, Any, Any]:
     return groups, stamps, np.array(parts if draw(st.booleans()) else [None] * n, dtype=object)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(60)
 @given(requests(), st.integers(0, 3))
 def test_parts_are_disjoint_complete_whole_groups_and_repeatable(arrived: tuple[Any, Any, Any], seed: int) -> None:
     groups, stamps, parts = arrived

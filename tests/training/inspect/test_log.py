@@ -9,12 +9,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
 from serving.bundle.catalogue import Candidate
 from tests.conftest import router_train, router_train_here
+from tests.examples import examples
 from training.config import DEFAULTS, Params, load_params
 from training.inspect.log import best_bound, inspect_log, requests_needed
 from training.inspect.page import page
@@ -178,7 +179,7 @@ DIRT = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=30)
+@examples(15)
 @given(dirt=st.lists(DIRT, max_size=12), encoding=st.sampled_from(["utf-8", "latin-1"]))
 def test_every_row_of_a_dirty_log_is_used_or_skipped(
     tmp_path_factory: pytest.TempPathFactory, dirt: list[str], encoding: str

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.bundle.catalogue import Candidate
+from tests.examples import examples
 from training.dataset.matrix import build_matrix
 from training.logs.aliases import Alike, alike, resolve
 from training.logs.outcomes import AliasUse, Outcomes
@@ -51,7 +52,7 @@ def test_one_request_s_outcomes_under_two_names_are_two_tries() -> None:
     assert build_matrix(resolved.frame).quality.tolist() == [[0.5]]
 
 
-@settings(deadline=None, max_examples=30)
+@examples(20)
 @given(names=st.lists(st.sampled_from(["gpt-4o", "azure/gpt-4o", "prod-chat", "other", "x"]), min_size=1))
 def test_every_renamed_row_is_in_the_count(names: list[str]) -> None:
     table = logged(*names)

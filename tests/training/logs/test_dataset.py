@@ -10,10 +10,11 @@ from typing import Any
 import orjson
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from tests.examples import examples
 from training.cli.main import app
 from training.logs.dataset import ACCOUNT, SKIPPED, ImportAccount, store
 from training.logs.io import files
@@ -87,7 +88,7 @@ def test_a_large_array_that_breaks_off_is_an_error(tmp_path: Path) -> None:
         reading.read([path])
 
 
-@settings(max_examples=40, deadline=None)
+@examples(12)
 @given(
     rows=st.lists(
         st.fixed_dictionaries(

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from training.logs.outcomes import COLUMNS, OutcomeError, Outcomes, Unreadable
 from training.logs.repeats import concat
 from training.logs.validate import validate
@@ -253,7 +254,7 @@ PLAUSIBLE: dict[str, st.SearchStrategy[Any]] = {
 ROW = st.fixed_dictionaries({name: PLAUSIBLE.get(name, st.none()) | CELLS for name in COLUMNS})
 
 
-@settings(max_examples=60, deadline=None)
+@examples(20)
 @given(st.lists(ROW, max_size=7), st.sets(st.sampled_from(COLUMNS[4:])))
 def test_used_and_skipped_add_up_for_any_cells(wild: list[dict[str, Any]], absent: set[str]) -> None:
     records = [{**dict.fromkeys(COLUMNS), **GOOD, "request_id": "always"}, *wild]
@@ -268,7 +269,7 @@ def test_used_and_skipped_add_up_for_any_cells(wild: list[dict[str, Any]], absen
     pd.testing.assert_frame_equal(again.frame, result.frame)
 
 
-@settings(max_examples=12, deadline=None)
+@examples(6)
 @given(st.lists(ROW, min_size=1, max_size=6), st.lists(ROW, min_size=1, max_size=6))
 def test_concat_loses_no_row(left: list[dict[str, Any]], right: list[dict[str, Any]]) -> None:
     parts = [check({**GOOD, "request_id": "always"}, *records) for records in (left, right)]

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import router_train_here
+from tests.examples import examples
 from training.prices import price_map
 from training.prices.catalogue import CatalogueError, load_catalogue, parse_catalogue
 from training.prices.fill import Proposal, propose
@@ -269,7 +270,7 @@ KEYS = st.fixed_dictionaries(
 TRIVIA = st.sampled_from(["", "\n", "# a comment\n", "\n# one [[candidate]]\n\n"])
 
 
-@settings(deadline=None, max_examples=60)
+@examples(20)
 @given(tables=st.lists(st.tuples(TRIVIA, KEYS, TRIVIA), min_size=1, max_size=3), end=st.sampled_from(["", "\n"]))
 def test_what_a_person_wrote_stays(tables: list[tuple[str, dict[str, Any], str]], end: str) -> None:
     names = ["gpt-4o", "claude-sonnet-4-5", "unheard-of"][: len(tables)]

@@ -10,9 +10,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from training.logs import rescale
 from training.logs.outcomes import OutcomeError, Outcomes
 from training.logs.validate import validate
@@ -205,7 +206,7 @@ JUDGEMENT = st.dictionaries(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@examples(20)
 @given(st.lists(JUDGEMENT | st.just([]), max_size=8), st.sampled_from(["unit", "stars", "thumbs", "boolean"]))
 def test_used_and_left_out_make_up_what_was_read(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Any], rule: str

@@ -21,10 +21,11 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import router_train_here
+from tests.examples import examples
 from training.logs.outcomes import OutcomeError, Outcomes
 from training.logs.repeats import concat
 from training.logs.sources import reading
@@ -439,7 +440,7 @@ JUNK = st.one_of(
 DAMAGE = st.dictionaries(st.sampled_from(sorted(observation("o"))), JUNK, max_size=4)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(20)
 @given(damages=st.lists(DAMAGE, max_size=6), cut=st.integers(0, 3000), camelled=st.booleans())
 def test_used_and_skipped_are_all_rows(
     tmp_path_factory: pytest.TempPathFactory, damages: list[Row], cut: int, camelled: bool
@@ -456,7 +457,7 @@ def test_used_and_skipped_are_all_rows(
     assert (result.skipped["reason"] != "").all()
 
 
-@settings(max_examples=25, deadline=None)
+@examples(15)
 @given(
     facts=st.lists(
         st.tuples(st.integers(0, 10**9), st.integers(0, 10**6), st.integers(0, 10**6)), min_size=1, max_size=30

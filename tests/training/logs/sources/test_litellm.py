@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.dialects.postgresql import JSONB
 
+from tests.examples import examples
 from tests.patience import until
 from tests.postgres_server import PASSWORD, engine_of, needs_postgres, own_database
 from training.logs.io import database
@@ -486,7 +487,7 @@ JUNK = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(examples(20), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), make=st.sampled_from([payload, spend]), kind=st.sampled_from(["jsonl", "csv"]))
 def test_every_row_of_a_dirty_export_is_used_or_skipped(tmp_path: Path, data: Any, make: Any, kind: str) -> None:
     names = sorted(make())

@@ -9,9 +9,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from training.logs.outcomes import OutcomeError, Outcomes
 from training.logs.sources import reading
 from training.logs.sources.mapped import parse_mapping
@@ -200,7 +201,7 @@ JSON = st.recursive(
 RECORD = st.dictionaries(st.sampled_from(["llm", "question", "usage", "usd", "rating", "choices"]), JSON, max_size=6)
 
 
-@settings(max_examples=80, deadline=None)
+@examples(20)
 @given(st.lists(RECORD | st.just([1]), max_size=6))
 def test_every_row_of_any_table_is_used_or_skipped(
     tmp_path_factory: pytest.TempPathFactory, records: list[Any]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from openai.types import CompletionUsage
 from openai.types.chat import ChatCompletion, ChatCompletionMessage
@@ -15,6 +15,7 @@ from openai.types.chat.chat_completion import Choice
 from openai.types.responses import Response, ResponseUsage
 from openai.types.responses.response_usage import InputTokensDetails, OutputTokensDetails
 
+from tests.examples import examples
 from training.logs.outcomes import OutcomeError
 from training.logs.repeats import concat
 from training.logs.sources import openai, reading
@@ -265,7 +266,7 @@ FIELDS = [
 RECORD = st.dictionaries(st.sampled_from(FIELDS), NESTED, max_size=5).map(lambda record: json.dumps(record).encode())
 
 
-@settings(max_examples=80, deadline=None)
+@examples(20)
 @given(st.lists(RECORD | st.binary(max_size=20), max_size=6), st.booleans())
 def test_every_line_is_used_or_skipped(
     tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], batch: bool

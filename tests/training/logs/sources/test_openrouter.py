@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from training.logs.outcomes import OutcomeError
 from training.logs.repeats import concat
 from training.logs.sources import openai, openrouter, reading
@@ -197,7 +198,7 @@ PAIR = st.builds(
 JUNK = st.binary(max_size=20).map(lambda one: one.replace(b"\n", b"").replace(b"\r", b""))
 
 
-@settings(max_examples=60, deadline=None)
+@examples(20)
 @given(st.lists(GENERATION | JUNK, max_size=5), st.lists(PAIR | JUNK, max_size=5))
 def test_every_pair_and_every_generation_is_used_or_skipped(
     tmp_path_factory: pytest.TempPathFactory, records: list[bytes], pairs: list[bytes]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.json_format import MessageToDict, MessageToJson
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -19,6 +19,7 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, ScopeL
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
 
+from tests.examples import examples
 from training.logs.outcomes import OutcomeError, Outcomes
 from training.logs.repeats import concat
 from training.logs.sources import reading
@@ -377,7 +378,7 @@ REQUEST = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@examples(20)
 @given(st.lists(REQUEST.map(lambda one: json.dumps(one).encode()) | st.binary(max_size=20), max_size=6))
 def test_every_row_is_used_or_skipped(tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]) -> None:
     cleaned = [one.replace(b"\n", b"").replace(b"\r", b"") for one in lines]

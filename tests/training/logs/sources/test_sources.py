@@ -12,9 +12,10 @@ from typing import Any
 import orjson
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from training.logs.io import files
 from training.logs.outcomes import OutcomeError
 from training.logs.sources import canonical, reading
@@ -237,7 +238,7 @@ def test_each_format_is_recognised_by_its_own_importer_only(tmp_path: Path) -> N
         assert [importer for importer in reading.IMPORTERS if importer.recognises(path)] == [owner]
 
 
-@settings(max_examples=60, deadline=None)
+@examples(25)
 @given(content=st.binary(max_size=300), name=st.sampled_from(["x.jsonl", "x.csv", "x.json", "x.parquet", "x.csv.gz"]))
 def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes, name: str) -> None:
     path = write(tmp_path_factory.mktemp("any") / name, content)
@@ -254,7 +255,7 @@ LINE = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@examples(25)
 @given(st.lists(LINE, max_size=8))
 def test_every_line_that_is_not_blank_is_used_or_skipped(
     tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]
