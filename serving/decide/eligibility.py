@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from fnmatch import fnmatchcase
 
 from serving.bundle.catalogue import Candidate
 from serving.bundle.request import ReadRequest
+from serving.decide.globs import matches
 from serving.decide.policy import Capability, Policy
 
 
@@ -132,4 +132,4 @@ def _limit_rule(policy: Policy, demand: Demand, column: int) -> Rule | None:
 
 
 def _matches(name: str, globs: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, glob) for glob in globs)
+    return any(matches(name, glob) for glob in globs)
