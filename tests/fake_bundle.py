@@ -1,9 +1,9 @@
 """A bundle that nobody trained: small graphs whose estimates can be worked out by hand.
 
 The logit of P(acceptable) is a candidate's `BASE`, plus `HARD` if the workflow is "hard", plus `PROVE` times the
-embedding's coordinate for "prove" (1 for a text of that word alone, 0 without it). Input tokens are bytes divided by
-`BYTES_PER_TOKEN`, output tokens are `OUTPUT_TOKENS`, and the candidate without a price costs `LOGGED_COST`. Each word is
-a cluster's centre, and novelty is 1 less the similarity to the nearest.
+embedding's coordinate for "prove" (1 for a text of that word alone, 0 without it). Input tokens are the counted ones,
+output tokens are `OUTPUT_TOKENS`, and the candidate without a price costs `LOGGED_COST`. Each word is a cluster's centre,
+and novelty is 1 less the similarity to the nearest.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from serving.bundle.manifest import (
     Novelty,
     Objective,
     OperatingPoint,
+    Usual,
     new_bundle,
     seal,
     switch_current,
@@ -74,10 +75,20 @@ CANDIDATES = (
 BASE = (1.0, 2.0, 4.0)
 HARD = (-3.0, -1.5, -0.5)
 PROVE = (-2.0, -1.0, 0.0)
-BYTES_PER_TOKEN = (4.0, 3.0, 4.0)
 OUTPUT_TOKENS = (100.0, 200.0, 300.0)
 LOGGED_COST = (0.0, 0.001, 0.0)
 LATENCY_MS = (200.0, float("nan"), 900.0)
+USUAL = {
+    SMALL: Usual(
+        output_tokens=100, cost_usd=5e-5, latency_p95_ms=600, input_ratio=1, counted_tokens=100, longest=1_000_000
+    ),
+    OPEN: Usual(
+        output_tokens=200, cost_usd=0.001, latency_p95_ms=None, input_ratio=1, counted_tokens=100, longest=1_000_000
+    ),
+    LARGE: Usual(
+        output_tokens=300, cost_usd=0.0065, latency_p95_ms=2_700, input_ratio=1, counted_tokens=100, longest=1_000_000
+    ),
+}
 
 POINTS = (
     OperatingPoint(name="balanced", knob=20.0, calibration_requests=100, quality=0.9, saving=0.6),
@@ -109,6 +120,7 @@ def manifest(version: str = VERSION) -> Manifest:
         simulated=True,
         candidates=CANDIDATES,
         cost_from={SMALL: "tokens", OPEN: "logged", LARGE: "tokens"},
+        usual=USUAL,
         reference=LARGE,
         acceptable=0.5,
         objective=Objective.ACCEPTABLE,
@@ -163,19 +175,14 @@ def _head() -> onnx.ModelProto:
     by_embedding[WORDS.index("prove")] = PROVE
     by_feature = np.zeros((columns, m), dtype=np.float32)
     by_feature[len(SURFACE) + WORKFLOWS.index("hard")] = HARD
-    size = np.zeros((columns, m), dtype=np.float32)
-    size[SURFACE.index("log_bytes")] = 1.0
+    zero = np.zeros((columns, m), dtype=np.float32)
     nodes = [
         helper.make_node("MatMul", ["embedding", "by_embedding"], ["from_text"]),
         helper.make_node("MatMul", ["features", "by_feature"], ["from_features"]),
         helper.make_node("Sum", ["from_text", "from_features", "base"], ["logits"]),
         helper.make_node("Sigmoid", ["logits"], ["acceptable"]),
         helper.make_node("Identity", ["acceptable"], ["quality"]),
-        helper.make_node("MatMul", ["features", "size"], ["log_bytes"]),
-        helper.make_node("Exp", ["log_bytes"], ["bytes_and_one"]),
-        helper.make_node("Sub", ["bytes_and_one", "one"], ["bytes"]),
-        helper.make_node("Div", ["bytes", "bytes_per_token"], ["input_tokens"]),
-        helper.make_node("Mul", ["log_bytes", "zero"], ["nothing"]),
+        helper.make_node("MatMul", ["features", "zero"], ["nothing"]),
         *(
             helper.make_node("Add", ["nothing", f"{name}_row"], [name])
             for name in ("output_tokens", "logged_cost_usd", "latency_ms", "latency_p95_ms")
@@ -184,15 +191,13 @@ def _head() -> onnx.ModelProto:
     rows = {
         "base": BASE,
         "one": (1.0,),
-        "zero": (0.0,),
-        "bytes_per_token": BYTES_PER_TOKEN,
         "output_tokens_row": OUTPUT_TOKENS,
         "logged_cost_usd_row": LOGGED_COST,
         "latency_ms_row": LATENCY_MS,
         "latency_p95_ms_row": tuple(3 * value for value in LATENCY_MS),
     }
     constants = {name: np.array(row, dtype=np.float32) for name, row in rows.items()}
-    constants |= {"by_embedding": by_embedding, "by_feature": by_feature, "size": size}
+    constants |= {"by_embedding": by_embedding, "by_feature": by_feature, "zero": zero}
     inputs = [
         helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", DIM]),
         helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", columns]),

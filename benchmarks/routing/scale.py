@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from serving.bundle.encoder import Encoder
 from training.config import Params
 from training.dataset.encoders import Kind, make_encoder
 
@@ -32,7 +31,7 @@ def encoder_speed(params: Params, cache: Path) -> dict[str, float]:
         files = make_encoder(
             kind, params.embed.source, cache / "encoders", static_dim=params.embed.static_dim, max_tokens=window
         )
-        encoders[kind] = Encoder(files.onnx, files.tokenizer, files.spec.max_tokens, threads=1)
+        encoders[kind] = files.encoder(threads=1)
     found = {}
     # In turns of fifty each keeps its caches, one by one each finds them emptied by the other.
     for turn in (50, 1):

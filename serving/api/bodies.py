@@ -23,9 +23,10 @@ from pydantic.config import JsonDict
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
+from serving.bundle.catalogue import Capability
 from serving.bundle.manifest import Objective
 from serving.bundle.request import RouteRequest
-from serving.decide.policy import Capability, Policy
+from serving.decide.policy import Policy
 from serving.store.feedback import Feedback
 
 # What names a branch of a union in an error's location; a client sees only the path in its own document.
@@ -163,7 +164,7 @@ class RouteBody(BaseModel):
     )
     requires: list[Capability] = Field(
         default_factory=list,
-        max_length=3,
+        max_length=len(Capability),
         description="What the candidate has to be known for; an OpenAI body says it by its shape.",
     )
     privacy: Privacy = Field(

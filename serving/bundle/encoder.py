@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
@@ -19,27 +18,27 @@ CHARS_PER_WINDOW_TOKEN = int(1.5 * BYTES_PER_TOKEN)
 _BATCH_TOKENS = 16_384
 
 
-def onnx_session(path: Path, threads: int = 1) -> ort.InferenceSession:
+def onnx_session(model: bytes, threads: int = 1) -> ort.InferenceSession:
     """A CPU session with its own thread count; one thread gives the steadiest latency for graphs this small."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 class Encoder:
-    """Embeds texts with `encoder.onnx` and `tokenizer.json`.
+    """Embeds texts with what `encoder.onnx` and `tokenizer.json` hold.
 
     The graph takes `input_ids` (n, length) and any of `attention_mask`, `token_type_ids`, and gives unit vectors
     (n, dim). A text longer than the window of `max_tokens` keeps its head and its tail. A text with no token gives
     the zero vector.
     """
 
-    def __init__(self, onnx: Path, tokenizer: Path, max_tokens: int, threads: int = 1) -> None:
+    def __init__(self, onnx: bytes, tokenizer: bytes, max_tokens: int, threads: int = 1) -> None:
         self._session = onnx_session(onnx, threads)
         self._inputs = [node.name for node in self._session.get_inputs()]
-        self._tokenizer = Tokenizer.from_file(str(tokenizer))
+        self._tokenizer = Tokenizer.from_str(tokenizer.decode())
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._words = AsciiWordPiece.of(self._tokenizer)

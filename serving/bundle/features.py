@@ -1,6 +1,6 @@
 """Surface features: what can be counted in a request without understanding it.
 
-One pass over the bytes gives every character count, so that the cost per request is a few microseconds.
+One pass over the bytes gave every character count already (`ReadRequest.histogram`), so this costs a few microseconds.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from math import log1p
 import numpy as np
 
 from serving.bundle.arrays import Floats, Floats32
+from serving.bundle.catalogue import Capability
 from serving.bundle.request import ReadRequest, RouteRequest, read
 
 SURFACE: tuple[str, ...] = (
@@ -28,6 +29,9 @@ SURFACE: tuple[str, ...] = (
     "has_system",
     "has_image",
 )
+
+# Those that grow with the prompt.
+LENGTHS: tuple[str, ...] = ("log_bytes", "log_words", "log_lines", "log_questions", "log_messages")
 
 _BYTES = 256
 
@@ -49,10 +53,9 @@ _CLASSES = _byte_classes()
 
 def surface_features(request: ReadRequest) -> list[float]:
     """The features named in `SURFACE`, in that order, for one request."""
-    data = np.frombuffer(request.data, dtype=np.uint8)
-    size = data.size
-    counts = np.bincount(data, minlength=_BYTES) @ _CLASSES if size else np.zeros(8)
-    spaces, lines, digits, upper, symbols, punctuation, non_ascii, questions = counts.tolist()
+    size = len(request.data)
+    counts = (request.histogram @ _CLASSES).tolist()
+    spaces, lines, digits, upper, symbols, punctuation, non_ascii, questions = counts
     share = 1.0 / max(size, 1)
     messages = request.request.messages or ()
     return [
@@ -68,7 +71,7 @@ def surface_features(request: ReadRequest) -> list[float]:
         1.0 if "```" in request.text else 0.0,
         log1p(len(messages)),
         1.0 if any(message.get("role") in ("system", "developer") for message in messages) else 0.0,
-        1.0 if request.image else 0.0,
+        1.0 if Capability.VISION in request.needs else 0.0,
     ]
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -16,7 +16,7 @@ from serving.bundle.atomic_write import written_whole
 from serving.bundle.catalogue import Candidate
 
 # Raise it when a bundle written before can no longer be read by this code, or the other way round.
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 MANIFEST = "manifest.json"
 # What serving reads beside the manifest; a bundle may hold more (a report, a card).
 REQUIRED_FILES = ("encoder.onnx", "head.onnx", "tokenizer.json")
@@ -24,7 +24,6 @@ REQUIRED_FILES = ("encoder.onnx", "head.onnx", "tokenizer.json")
 HEAD_OUTPUTS = (
     "acceptable",
     "quality",
-    "input_tokens",
     "output_tokens",
     "logged_cost_usd",
     "latency_ms",
@@ -34,6 +33,8 @@ HEAD_OUTPUTS = (
 NEARNESS = "nearness"
 # And (n, 1): how far from the training prompts as a whole, in units of how far these are on average.
 NOVELTY = "novelty"
+# What a certificate's `workflows` call the requests without a tag.
+NO_WORKFLOW = "(none)"
 # The operating point that sends every request to the reference candidate.
 ALWAYS_REFERENCE = "always-reference"
 
@@ -84,6 +85,22 @@ class Novelty(_Frozen):
     shares: tuple[float, ...] = Field(min_length=1)
 
 
+class Usual(_Frozen):
+    """What is usual of one candidate over the training requests: what a decision goes by that has nothing else.
+
+    Means of its answers' `output_tokens` and of its calls' `cost_usd`; the 95th percentile of its latency in milliseconds,
+    None where no latency was logged. Prompts are measured in counted tokens (`serving.bundle.request`): `input_ratio` is the
+    candidate's own input tokens per counted one, `counted_tokens` the mean prompt, `longest` the longest that was seen.
+    """
+
+    output_tokens: float = Field(ge=0)
+    cost_usd: float = Field(ge=0)
+    latency_p95_ms: float | None = Field(default=None, ge=0)
+    input_ratio: float = Field(gt=0)
+    counted_tokens: float = Field(ge=0)
+    longest: float = Field(ge=0)
+
+
 class WorkflowBound(_Frozen):
     """A certified knob within one workflow: what was seen, and the upper bound for this workflow taken alone."""
 
@@ -118,7 +135,8 @@ class OperatingPoint(_Frozen):
 
     `guard` names the candidate against which the knob counts failures (`serving.decide.value.guarded`); `always` one that is
     used for every request instead of a knob. Quality is the share of acceptable answers, saving is relative to sending
-    everything to the reference candidate.
+    everything to the reference candidate. `explore` is the share of requests that may go elsewhere to learn: the certificate
+    has paid for it, its bound and this share together being at most alpha.
     """
 
     name: str
@@ -126,6 +144,7 @@ class OperatingPoint(_Frozen):
     knob: float = Field(ge=0)
     guard: str | None = None
     always: str | None = None
+    explore: float = Field(default=0.0, ge=0, le=1)
     calibration_requests: int = Field(ge=0)
     quality: float | None = None
     cost_usd: float | None = None
@@ -143,6 +162,7 @@ class Manifest(_Frozen):
     simulated: bool
     candidates: tuple[Candidate, ...] = Field(min_length=1)
     cost_from: dict[str, str]
+    usual: dict[str, Usual]
     reference: str
     acceptable: float
     objective: Objective
@@ -168,6 +188,8 @@ class Manifest(_Frozen):
             raise ValueError("two candidates have the same name")
         if self.cost_from.keys() != names:
             raise ValueError(f"cost_from is for {sorted(self.cost_from)}, the candidates are {sorted(names)}")
+        if self.usual.keys() != names:
+            raise ValueError(f"usual is of {sorted(self.usual)}, the candidates are {sorted(names)}")
         named = {name for point in self.operating_points for name in (point.always, point.guard) if name is not None}
         if unknown := ({self.reference} | named) - names:
             raise ValueError(f"{sorted(unknown)} is no candidate; the candidates are {sorted(names)}")
@@ -176,18 +198,26 @@ class Manifest(_Frozen):
             raise ValueError(f"default_point {self.default_point!r} is no operating point; these are {points}")
         if missing := set(REQUIRED_FILES) - self.files.keys():
             raise ValueError(f"files does not list {sorted(missing)}")
+        if odd := [name for name in self.files if not name or name in (".", "..") or "/" in name or "\\" in name]:
+            raise ValueError(f"files lists {sorted(odd)}, which are not names of files in the bundle's own folder")
         return self
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle on disk whose files were all there and unchanged when it was opened."""
+    """A bundle on disk. `content` holds what was read of it when it was opened, so that what was hashed is what is loaded."""
 
     folder: Path
     manifest: Manifest
+    content: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
     def path(self, name: str) -> Path:
         return self.folder / name
+
+    def read(self, name: str) -> bytes:
+        """A file's bytes: as they were when the bundle was opened, or, of one that was not opened but made, from disk."""
+        held = self.content.get(name)
+        return self.path(name).read_bytes() if held is None else held
 
 
 def sha256(path: Path) -> str:
@@ -196,15 +226,20 @@ def sha256(path: Path) -> str:
 
 
 def open_bundle(folder: Path) -> Bundle:
-    """Checks a bundle's format version and the sha256 of each of its files; raises BundleError."""
+    """Checks a bundle's format version and the sha256 of each of its files; raises BundleError.
+
+    Each file is read once, and what serving needs of them is kept for loading: a file that is switched meanwhile changes
+    nothing.
+    """
     folder = folder.resolve()
     path = folder / MANIFEST
     if not path.is_file():
         raise BundleError(f"{folder} is not a bundle: it has no {MANIFEST}. `make train` writes one to models/current.")
+    document = path.read_bytes()
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
+        manifest = Manifest.model_validate_json(document)
     except ValidationError as error:
-        version = _format_version(path)
+        version = _format_version(document)
         if version not in (None, FORMAT_VERSION):
             raise BundleError(_wrong_version(path, version)) from error
         first = error.errors()[0]
@@ -212,16 +247,20 @@ def open_bundle(folder: Path) -> Bundle:
         raise BundleError(f"{path}: {where}: {first['msg']}. Train again, or restore the file.") from error
     if manifest.format_version != FORMAT_VERSION:
         raise BundleError(_wrong_version(path, manifest.format_version))
+    content = {}
     for name, expected in manifest.files.items():
         file = folder / name
         if not file.is_file():
             raise BundleError(f"{file} is missing from the bundle. Copy the whole folder, or train again.")
-        if (arrived := sha256(file)) != expected:
+        data = file.read_bytes()
+        if name in REQUIRED_FILES:
+            content[name] = data
+        if (arrived := hashlib.sha256(data).hexdigest()) != expected:
             raise BundleError(
                 f"{file} has sha256 {arrived[:12]}…, the manifest says {expected[:12]}…: the file was changed or cut "
                 f"short. Copy the bundle again, or train again."
             )
-    return Bundle(folder, manifest)
+    return Bundle(folder, manifest, content)
 
 
 def _wrong_version(path: Path, version: object) -> str:
@@ -231,12 +270,12 @@ def _wrong_version(path: Path, version: object) -> str:
     )
 
 
-def _format_version(path: Path) -> object:
+def _format_version(document: bytes) -> object:
     class Header(BaseModel):
         format_version: int | None = None
 
     try:
-        return Header.model_validate_json(path.read_bytes()).format_version
+        return Header.model_validate_json(document).format_version
     except ValidationError:
         return None
 

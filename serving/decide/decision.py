@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from math import inf
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from typing import NamedTuple
 from serving.bundle.arrays import Floats32
 from serving.bundle.manifest import Certificate, Objective
 from serving.decide.eligibility import Rule
+from serving.decide.policy import Policy
 
 
 class Reason(StrEnum):
@@ -42,7 +44,6 @@ class Estimates:
     cost_usd: Floats32
     latency_ms: Floats32
     latency_p95_ms: Floats32
-    input_tokens: Floats32
     output_tokens: Floats32
     nearness: Floats32
     novelty: Floats32
@@ -56,22 +57,24 @@ class Estimates:
 class Situation:
     """What bears on one decision beyond the request and its policy.
 
-    `session` is the candidate that the conversation is on, `cached_tokens` how much of the prompt it has in its cache;
-    another is chosen only if it is worth `session_margin` more. `pace` (1/USD) is added to the knob, so that a budget
+    `session` is the candidate that the conversation is on; another is chosen only if it is worth `session_margin` more.
+    `cached` says how much of this prompt each candidate may still have in its cache, in counted tokens
+    (`ReadRequest.counted`); a candidate that is not in it has nothing. `pace` (1/USD) is added to the knob, so that a budget
     lasts. `most_usd` is what the budgets still hold: a candidate that is expected to cost more is left out, unless all are,
     and then the cheapest is used. `explore` is the share of such requests that may go elsewhere, and `draw` this
     request's own number in [0, 1) that decides whether and where to. `no_candidate` names who answers when the rules leave
-    nobody.
+    nobody, if what the caller `asked` itself (None: nothing) and the request's shape admit that one.
     """
 
     session: str | None = None
-    cached_tokens: float = 0.0
+    cached: Mapping[str, float] = field(default_factory=dict)
     session_margin: float = 0.0
     pace: float = 0.0
     most_usd: float = inf
     explore: float = 0.0
     draw: float = 0.0
     no_candidate: str | None = None
+    asked: Policy | None = None
 
 
 class Alternative(NamedTuple):

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from serving.bundle.catalogue import Candidate
+from serving.bundle.catalogue import Candidate, Capability
 from serving.bundle.request import ReadRequest
 from serving.decide.globs import matches
-from serving.decide.policy import Capability, Policy
+from serving.decide.policy import Policy
 
 
 class Rule(StrEnum):
@@ -22,6 +22,9 @@ class Rule(StrEnum):
     TOOLS = "tools"
     VISION = "vision"
     JSON_SCHEMA = "json_schema"
+    AUDIO = "audio"
+    PDF = "pdf"
+    VIDEO = "video"
     ZERO_RETENTION = "zero_retention"
     SELF_HOSTED = "self_hosted"
     REGION = "region"
@@ -42,12 +45,11 @@ class NoEligibleCandidateError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What one request takes: `input_tokens` and expected `cost_usd` and `latency_p95_ms` (m,) for each candidate.
+    """What one request takes of each candidate: `cost_usd` and `latency_p95_ms` (m,), as the limits hold them against it.
 
     A cost or latency that is not known is NaN, and then keeps to no limit.
     """
 
-    input_tokens: Sequence[float]
     cost_usd: Sequence[float]
     latency_p95_ms: Sequence[float]
 
@@ -57,38 +59,27 @@ def rule_out(
 ) -> list[Rule | None]:
     """For each candidate the first rule that excludes it, or None.
 
-    What a request needs by its shape (tools, an image, a schema) is not held against a candidate of which the catalogue
-    does not say whether it can; what the policy requires is. The prompt counts `margin` times in the context window,
-    because its tokens are estimated.
+    What a request needs by its shape (tools, a schema, an image) is not held against a candidate of which the catalogue
+    does not say whether it can; what the policy requires is. The counted prompt has to fit a context window `margin` times.
     """
-    needs = _needs(request)
+    # In the order of the enumeration, so that the first rule is the same each time.
+    needs = [capability for capability in Capability if capability in request.needs] if request.needs else []
     room = request.request.max_output_tokens or 0
+    takes = request.counted * margin + room
     return [
-        _first_rule(candidate, policy, needs, room, demand, column, margin)
+        _first_rule(candidate, policy, needs, takes, room, demand, column)
         for column, candidate in enumerate(candidates)
     ]
-
-
-def _needs(request: ReadRequest) -> tuple[Capability, ...]:
-    asked = request.request
-    if not (asked.tools or request.image or asked.json_schema):
-        return ()
-    shape = (
-        (Capability.TOOLS, asked.tools),
-        (Capability.VISION, request.image),
-        (Capability.JSON_SCHEMA, asked.json_schema),
-    )
-    return tuple(capability for capability, needed in shape if needed)
 
 
 def _first_rule(
     candidate: Candidate,
     policy: Policy,
     needs: Sequence[Capability],
+    takes: float,
     room: int,
     demand: Demand,
     column: int,
-    margin: float,
 ) -> Rule | None:
     for group in policy.allow:
         if not _matches(candidate.name, group):
@@ -96,7 +87,7 @@ def _first_rule(
     if policy.deny and _matches(candidate.name, policy.deny):
         return Rule.DENIED
     window = candidate.context_window
-    if window is not None and demand.input_tokens[column] * margin + room > window:
+    if window is not None and takes > window:
         return Rule.CONTEXT_WINDOW
     if candidate.max_output_tokens is not None and room > candidate.max_output_tokens:
         return Rule.MAX_OUTPUT_TOKENS

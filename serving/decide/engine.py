@@ -1,27 +1,28 @@
 """The one way to a decision: hard rules first, value second. Pure: no clock, no lock, no I/O, and the draw is given.
 
-A request that took too long or failed is decided in the same way, on estimates that are not known.
+A request that took too long or failed is decided in the same way, on what is usual of each candidate.
 """
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 from math import inf, isinf, isnan
 
 import numpy as np
 
-from serving.bundle.manifest import ALWAYS_REFERENCE, Certificate, Manifest, OperatingPoint
+from serving.bundle.arrays import Floats32
+from serving.bundle.manifest import ALWAYS_REFERENCE, NO_WORKFLOW, Certificate, Manifest, Objective, OperatingPoint
 from serving.bundle.request import ReadRequest
 from serving.decide.decision import Alternative, Decision, Estimates, Reason, Situation
 from serving.decide.eligibility import Demand, NoEligibleCandidateError, Rule, rule_out
 from serving.decide.exploration import Choice, explored, first, rate_of
 from serving.decide.policy import Policy
-from serving.decide.value import Setting, knob_for, rank
+from serving.decide.pricing import Pricing
+from serving.decide.value import Setting, dominating, knob_for, rank
 
 # What is chosen for another reason has to be: the others are there for a rule's sake.
 _EXPLORABLE = frozenset({Reason.BEST_VALUE, Reason.SESSION})
-_DEAREST = sys.float_info.max
+_NOTHING_ASKED = Policy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,6 @@ class _Row:
     cost: list[float]
     latency: list[float]
     latency_p95: list[float]
-    tokens: list[float]
     cluster: int | None
     novelty: float
 
@@ -46,7 +46,6 @@ class _Row:
             estimates.cost_usd[row].tolist(),
             estimates.latency_ms[row].tolist(),
             estimates.latency_p95_ms[row].tolist(),
-            estimates.input_tokens[row].tolist(),
             None if isnan(novelty) else int(estimates.nearness[row].argmax()),
             novelty,
         )
@@ -54,13 +53,18 @@ class _Row:
 
 @dataclass(frozen=True, slots=True)
 class _Weighed:
-    """What a choice is made by: `worth` and `cost` (m,) in the units of the setting's knob, `pace` added to that."""
+    """What a choice is made by: `worth` and `cost` (m,) in the units of the setting's knob, `pace` added to that.
+
+    `value` (m,) is what the objective is about, and `limit` (m,) what the budgets hold against each candidate.
+    """
 
     policy: Policy
     situation: Situation
     setting: Setting
+    value: list[float]
     worth: list[float]
     cost: list[float]
+    limit: list[float]
     confidence: list[float]
     novelty: float
 
@@ -68,7 +72,7 @@ class _Weighed:
 class Engine:
     """Decides by one bundle's manifest. Immutable and safe to share between threads.
 
-    The tokens of a prompt are estimated, so it has to fit a context window `context_margin` times over.
+    A counted prompt has to fit a context window `context_margin` times over.
     """
 
     def __init__(self, manifest: Manifest, context_margin: float = 1.1) -> None:
@@ -77,12 +81,7 @@ class Engine:
         self._columns = {name: column for column, name in enumerate(self.candidates)}
         self._reference = self._columns[manifest.reference]
         self._margin = context_margin
-        self._cache_saves = [
-            max((c.input_usd_per_mtok or 0.0) - c.cache_read_usd_per_mtok, 0.0) / 1e6
-            if manifest.cost_from[c.name] == "tokens" and c.cache_read_usd_per_mtok is not None
-            else 0.0
-            for c in manifest.candidates
-        ]
+        self._pricing = Pricing(manifest.candidates, manifest.cost_from, manifest.usual)
         self._always = OperatingPoint(
             name=ALWAYS_REFERENCE, knob=0.0, always=manifest.reference, calibration_requests=0
         )
@@ -107,22 +106,22 @@ class Engine:
         return self._always
 
     def unknown(self, request: ReadRequest) -> Estimates:
-        """What is known of one request without its embedding: tokens by its length, and what these cost where there are prices.
+        """What is known of one request without its embedding: what is usual of each candidate, at this prompt's length.
 
-        Everything else is NaN, and no more is written than `max_output_tokens`, nothing where that is not said.
+        No more is written than `max_output_tokens`. Chances, quality and novelty are NaN.
         """
-        columns = len(self.candidates)
-        nan = np.full((1, columns), np.nan, dtype=np.float32)
-        output = float(request.request.max_output_tokens or 0)
-        cost = [c.cost_usd(request.tokens, output) if c.priced else np.nan for c in self.manifest.candidates]
+        usual = [self.manifest.usual[name] for name in self.candidates]
+        nan = np.full((1, len(usual)), np.nan, dtype=np.float32)
+        room = request.request.max_output_tokens
+        output = [one.output_tokens if room is None else min(one.output_tokens, room) for one in usual]
+        p95 = [np.nan if one.latency_p95_ms is None else one.latency_p95_ms for one in usual]
         return Estimates(
             acceptable=nan,
             quality=nan,
-            cost_usd=np.array([cost], dtype=np.float32),
+            cost_usd=self._pricing.usual(request.counted, output).astype(np.float32)[None],
             latency_ms=nan,
-            latency_p95_ms=nan,
-            input_tokens=np.full((1, columns), request.tokens, dtype=np.float32),
-            output_tokens=np.full((1, columns), output, dtype=np.float32),
+            latency_p95_ms=np.array([p95], dtype=np.float32),
+            output_tokens=np.array([output], dtype=np.float32),
             nearness=nan[:, :1],
             novelty=nan[:, :1],
         )
@@ -139,31 +138,45 @@ class Engine:
         """The decision on one request by its row of the estimates; raises NoEligibleCandidateError.
 
         `without` is the reason of a decision without estimates, which then are `unknown(request)`: the reference answers, or
-        the dearest that the rules admit and the budgets hold.
+        the cheapest that the rules admit, if the budgets hold it.
         """
         seen = _Row.of(estimates, row)
-        demand = Demand(seen.tokens, seen.cost, seen.latency_p95)
+        demand = Demand(self._pricing.at_least(request.counted, seen.cost), seen.latency_p95)
         rules = rule_out(self.manifest.candidates, request, policy, demand, margin=self._margin)
         eligible = [column for column, rule in enumerate(rules) if rule is None]
         if not eligible:
-            default = None if situation.no_candidate is None else self._columns.get(situation.no_candidate)
+            default = self._default(request, situation, demand)
             if default is None:
                 raise NoEligibleCandidateError(self.candidates, rules)
             if without is None:  # nobody was chosen by the estimates, so the decision does not carry them
                 seen = _Row.of(self.unknown(request), 0)
             return self._decision(seen, rules, Choice([default], Reason.NO_CANDIDATE, 1.0), 0.0, None, None)
         if without is not None:
-            weighed, point = self._unestimated(seen, policy, situation), None
-        else:
-            if situation.session is not None:
-                seen = self._with_cache(seen, situation)
-            point = self.operating_point(policy)
-            weighed = self._weighed(seen, policy, situation, point, estimates, row)
+            weighed = self._unestimated(seen, policy, situation, demand)
+            choice = self._choose(weighed, None, eligible)._replace(reason=without)
+            return self._decision(seen, rules, choice, 0.0, None, None)
+        plain = seen.cost
+        if situation.session is not None or situation.cached:
+            seen = replace(seen, cost=self._pricing.with_cache(plain, request.counted, situation.cached))
+        point = self.operating_point(policy)
+        limit = self._pricing.at_least(request.counted, seen.cost)
+        weighed = self._weighed(seen, policy, situation, point, estimates.of(self._objective(policy))[row], limit)
         choice = self._choose(weighed, point, eligible)
-        knob = weighed.setting.knob + weighed.situation.pace
-        if without is not None:
-            return self._decision(seen, rules, choice._replace(reason=without), knob, None, None)
-        return self._decision(seen, rules, choice, knob, point, self._certificate(choice, weighed, point))
+        certificate = self._certificate(choice, weighed, plain, point, request.request.workflow)
+        return self._decision(seen, rules, choice, weighed.setting.knob + situation.pace, point, certificate)
+
+    def _default(self, request: ReadRequest, situation: Situation, demand: Demand) -> int | None:
+        """Who answers where the rules leave nobody: only one that the request's shape and its own demands admit."""
+        column = self._columns.get(situation.no_candidate or "")
+        if column is None:
+            return None
+        asked = _NOTHING_ASKED if situation.asked is None else situation.asked
+        taken = Demand(demand.cost_usd[column : column + 1], demand.latency_p95_ms[column : column + 1])
+        (rule,) = rule_out([self.manifest.candidates[column]], request, asked, taken, margin=self._margin)
+        return column if rule is None else None
+
+    def _objective(self, policy: Policy) -> Objective:
+        return policy.objective or self.manifest.objective
 
     def _weighed(
         self,
@@ -171,31 +184,30 @@ class Engine:
         policy: Policy,
         situation: Situation,
         point: OperatingPoint | None,
-        estimates: Estimates,
-        row: int,
+        estimated: Floats32,
+        limit: list[float],
     ) -> _Weighed:
         setting = self._settings[point.name] if point is not None else Setting(self._knob(policy))
         if setting.always is not None:
             # what a budget's pace weighs cost against is the harm to that candidate's answers
             setting = replace(setting, guard=setting.always)
-        value = estimates.of(policy.objective or self.manifest.objective)[row : row + 1]
-        worth: list[float] = setting.worth(value.astype(np.float64))[0].tolist()
-        return _Weighed(policy, situation, setting, worth, seen.cost, seen.confidence, seen.novelty)
+        value = estimated.astype(np.float64)
+        worth: list[float] = setting.worth(value[None])[0].tolist()
+        return _Weighed(
+            policy, situation, setting, value.tolist(), worth, seen.cost, limit, seen.confidence, seen.novelty
+        )
 
-    def _unestimated(self, seen: _Row, policy: Policy, situation: Situation) -> _Weighed:
-        """Without estimates the reference is always used, else what is dear is taken to be good; no pace can be weighed.
-
-        A cost that is not known counts as worth nothing, and as more than any budget holds.
-        """
-        worth = [-1.0 if isnan(cost) else cost for cost in seen.cost]
-        cost = [_DEAREST if isnan(cost) else cost for cost in seen.cost]
+    def _unestimated(self, seen: _Row, policy: Policy, situation: Situation, demand: Demand) -> _Weighed:
+        """Without estimates the reference is used, else the cheapest: nothing tells how good the others would be."""
         bare = Situation(most_usd=situation.most_usd)
-        return _Weighed(policy, bare, self._settings[ALWAYS_REFERENCE], worth, cost, seen.confidence, seen.novelty)
+        none, always = [0.0] * len(seen.cost), self._settings[ALWAYS_REFERENCE]
+        limit = list(demand.cost_usd)
+        return _Weighed(policy, bare, always, none, none, seen.cost, limit, seen.confidence, seen.novelty)
 
     def _choose(self, weighed: _Weighed, point: OperatingPoint | None, eligible: list[int]) -> Choice:
         """Who is chosen, and why: never anyone who is not eligible, and, while anyone is, nobody a budget cannot hold."""
         situation = weighed.situation
-        affordable = [column for column in eligible if weighed.cost[column] <= situation.most_usd]
+        affordable = [column for column in eligible if weighed.limit[column] <= situation.most_usd]
         if not affordable:
             return Choice(rank(weighed.worth, weighed.cost, inf, eligible), Reason.BUDGET, 1.0)
         order, reason = self._ordered(weighed, situation.pace, affordable)
@@ -216,19 +228,25 @@ class Engine:
             return order, Reason.ONLY_ELIGIBLE
         if pace == 0 and setting.always in eligible:
             return first(order, setting.always), Reason.REFERENCE
+        if pace > 0 and (better := dominating(weighed.value, weighed.cost, order[0], order)):
+            # only the guard can be: its worth is 0 by definition, whatever its chances are
+            order = first(order, better[0])
         if reference in eligible and order[0] != reference:
             if weighed.novelty > self.manifest.novelty.threshold:
                 return first(order, reference), Reason.NOVEL
             if confidence[order[0]] < min(weighed.policy.abstain_below, confidence[reference]):
                 return first(order, reference), Reason.LOW_CONFIDENCE
         kept = self._columns.get(weighed.situation.session or "")
-        if kept in eligible and kept != order[0] and not self._moves(weighed, knob, order[0], kept):
+        if kept in eligible and kept != order[0] and not self._moves(weighed, knob, order, kept):
             return first(order, kept), Reason.SESSION
         return order, Reason.BEST_VALUE
 
     @staticmethod
-    def _moves(weighed: _Weighed, knob: float, best: int, kept: int) -> bool:
-        """Whether a session's gain from moving to the best candidate is clear enough."""
+    def _moves(weighed: _Weighed, knob: float, order: list[int], kept: int) -> bool:
+        """Whether a session's gain from moving to the best candidate is clear enough, or another is surer and cheaper."""
+        best = order[0]
+        if dominating(weighed.value, weighed.cost, kept, order):
+            return True
         saved = weighed.cost[kept] - weighed.cost[best]
         if isinf(knob):
             return saved > 0
@@ -239,32 +257,31 @@ class Engine:
             return policy.knob
         return 0.0 if policy.cost_quality is None else knob_for(policy.cost_quality, self.manifest.knobs)
 
-    def _with_cache(self, seen: _Row, situation: Situation) -> _Row:
-        """The estimates where the session's candidate reads the part of the prompt that it has cached."""
-        column = self._columns.get(situation.session or "")
-        if column is None:
-            return seen
-        cost = list(seen.cost)
-        cached = min(situation.cached_tokens, seen.tokens[column])
-        cost[column] = max(cost[column] - cached * self._cache_saves[column], 0.0)
-        return replace(seen, cost=cost)
-
-    def _certificate(self, choice: Choice, weighed: _Weighed, point: OperatingPoint | None) -> Certificate | None:
+    def _certificate(
+        self,
+        choice: Choice,
+        weighed: _Weighed,
+        plain: list[float],
+        point: OperatingPoint | None,
+        workflow: str | None,
+    ) -> Certificate | None:
         """The point's certificate where it reaches this choice.
 
-        It is for the choice among all candidates with the point's own knob: where anything changed that choice it says
-        nothing. Only what goes to the reference instead cannot break it.
+        It is for the choice among all candidates with the point's own knob, by `plain` costs without a cache's discount, for
+        requests like those it was made on: where anything changed that choice it says nothing. Only what goes to the
+        reference instead cannot break it. What is explored has no certificate of its own.
         """
-        if point is None or point.certificate is None:
+        if point is None or point.certificate is None or choice.reason is Reason.EXPLORE:
             return None
-        if weighed.policy.objective not in (None, self.manifest.objective):
+        if self._objective(weighed.policy) is not self.manifest.objective:
             return None
-        # What is explored has its own room in the certificate, so what counts then is the choice it stands in for.
-        kept = choice.order[1 if choice.reason is Reason.EXPLORE else 0]
-        if kept == self._reference:
+        if choice.order[0] == self._reference:
             return point.certificate
-        best = rank(weighed.worth, weighed.cost, weighed.setting.knob, range(len(self.candidates)))[0]
-        return point.certificate if kept == best else None
+        # A bundle that knows no workflow is made on requests of all of them.
+        if self.manifest.head.workflows and (workflow or NO_WORKFLOW) not in point.certificate.workflows:
+            return None
+        best = rank(weighed.worth, plain, weighed.setting.knob, range(len(self.candidates)))[0]
+        return point.certificate if choice.order[0] == best else None
 
     def _decision(
         self,

@@ -1,4 +1,4 @@
-"""Exploring: some requests go elsewhere, with the probability written down, and never more than a certificate has room for."""
+"""Exploring: some requests go elsewhere, with the probability written down, and never more than a certificate has paid for."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class Choice(NamedTuple):
 
 
 def rate_of(explore: float, point: OperatingPoint | None) -> float:
-    """The share that may be explored: no more than the room between the certified bound and its alpha.
+    """The share that may be explored: under a target no more than the point has set aside for it, elsewhere all that is asked.
 
-    An explored request adds at most its own probability to the rate of violations, so this keeps the certificate whatever
-    is explored. A point with a target and no certificate has no room.
+    An explored request adds at most its own probability to the rate of violations, and a point is certified at its alpha
+    less that share, so the certificate holds for all requests together. Where one candidate always answers, nothing is.
     """
-    if point is None or point.quality_target is None:
+    if point is None:
         return explore
-    if point.certificate is None:
+    if point.always is not None:
         return 0.0
-    return min(explore, max(point.certificate.alpha - point.certificate.bound, 0.0))
+    return explore if point.quality_target is None else min(explore, point.explore)
 
 
 def explored(order: list[int], reason: Reason, rate: float, draw: float) -> Choice:

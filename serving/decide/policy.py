@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
+from serving.bundle.catalogue import Capability
 from serving.bundle.manifest import Objective
-
-
-class Capability(StrEnum):
-    """What a request may demand of a candidate; a candidate that is not known to have it is ruled out."""
-
-    TOOLS = "tools"
-    VISION = "vision"
-    JSON_SCHEMA = "json_schema"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +13,9 @@ class Policy:
     """What is asked of one decision, by the caller and by the server's rules. `allow` and `deny` are globs over names.
 
     `allow` holds groups of globs, and a candidate has to match one glob of every group; deny wins. `max_cost_usd` is
-    compared with the expected cost, `max_latency_ms` with the expected 95th percentile of latency. `regions` is a group of
-    acceptable regions for each rule that named some. What is demanded of a candidate's privacy or listed in `requires`
-    has to be known of it: unknown counts as no.
+    compared with the expected cost, or with that of the counted prompt alone where this is more, `max_latency_ms` with the
+    expected 95th percentile of latency. `regions` is a group of acceptable regions for each rule that named some. What is
+    demanded of a candidate's privacy or listed in `requires` has to be known of it: unknown counts as no.
 
     `knob` (lambda) overrides the bundle's operating point: acceptability given up per USD saved. `quality_target` picks
     the bundle's operating point for that target; else `cost_quality` from 0 (cheapest) to 10 (best) a knob of the bundle's

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf
 
-from serving.bundle.arrays import Floats32
+from serving.bundle.arrays import AnyFloats, Floats32
 from serving.bundle.encoder import Encoder, onnx_session
 from serving.bundle.features import SURFACE, feature_matrix
 from serving.bundle.manifest import (
@@ -26,6 +26,7 @@ from serving.decide.decision import Decision, Estimates, Reason, Situation
 from serving.decide.eligibility import NoEligibleCandidateError
 from serving.decide.engine import Engine
 from serving.decide.policy import Policy
+from serving.decide.pricing import Pricing
 
 _OUTPUTS = [*HEAD_OUTPUTS, NEARNESS, NOVELTY]
 _ANY = Policy()
@@ -35,8 +36,8 @@ _USUAL = Situation()
 class Router:
     """Decides with one bundle. Immutable and safe to share between threads.
 
-    `candidates` are the candidates' names, in the order of every array's columns. The tokens of a prompt are estimated, so
-    it has to fit a context window `context_margin` times over.
+    `candidates` are the candidates' names, in the order of every array's columns. A counted prompt has to fit a context
+    window `context_margin` times over.
     """
 
     def __init__(self, bundle: Bundle, threads: int = 1, context_margin: float = 1.1) -> None:
@@ -46,12 +47,12 @@ class Router:
                 f"{bundle.folder} was trained with surface features {', '.join(manifest.head.surface)}; this code "
                 f"computes {', '.join(SURFACE)}. Train again with this version."
             )
-        self.bundle = bundle
+        self.bundle = Bundle(bundle.folder, manifest)  # what was read of it is held by the graphs now
         try:
             self.encoder = Encoder(
-                bundle.path("encoder.onnx"), bundle.path("tokenizer.json"), manifest.encoder.max_tokens, threads
+                bundle.read("encoder.onnx"), bundle.read("tokenizer.json"), manifest.encoder.max_tokens, threads
             )
-            self._head = onnx_session(bundle.path("head.onnx"), threads)
+            self._head = onnx_session(bundle.read("head.onnx"), threads)
         except (Fail, InvalidGraph, InvalidProtobuf) as error:
             raise BundleError(
                 f"{bundle.folder}: onnxruntime cannot load a graph: {error}. Install the onnxruntime that the bundle "
@@ -60,13 +61,7 @@ class Router:
         self._check_widths()
         self._engine = Engine(manifest, context_margin)
         self.candidates = self._engine.candidates
-        self._priced = np.array([manifest.cost_from[c.name] == "tokens" for c in manifest.candidates])
-        self._input_usd, self._output_usd = (
-            np.array([price or 0.0 for price in prices], dtype=np.float32) / np.float32(1e6)
-            for prices in zip(
-                *((c.input_usd_per_mtok, c.output_usd_per_mtok) for c in manifest.candidates), strict=True
-            )
-        )
+        self._pricing = Pricing(manifest.candidates, manifest.cost_from, manifest.usual)
 
     def _check_widths(self) -> None:
         head = self.manifest.head
@@ -91,15 +86,12 @@ class Router:
         """What is expected of every candidate on each of n requests."""
         return self._estimate([read(request) for request in requests])
 
-    def estimate_embedded(self, embeddings: Floats32, features: Floats32) -> Estimates:
-        """As `estimate`, from embeddings (n, dim) and features (n, k) already at hand."""
+    def estimate_embedded(self, embeddings: Floats32, features: Floats32, counted: AnyFloats) -> Estimates:
+        """As `estimate`, from embeddings (n, dim), features (n, k) and counted tokens (n,) already at hand."""
         outputs = self._head.run(_OUTPUTS, {"embedding": embeddings, "features": features})
-        acceptable, quality, input_tokens, output_tokens, logged_cost, latency, latency_p95, nearness, novelty = outputs
-        by_tokens = input_tokens * self._input_usd + output_tokens * self._output_usd
-        cost = np.where(self._priced, by_tokens, logged_cost)
-        return Estimates(
-            acceptable, quality, cost, latency, latency_p95, input_tokens, output_tokens, nearness, novelty
-        )
+        acceptable, quality, output_tokens, logged_cost, latency, latency_p95, nearness, novelty = outputs
+        cost = self._pricing.expected(counted, output_tokens, logged_cost).astype(np.float32)
+        return Estimates(acceptable, quality, cost, latency, latency_p95, output_tokens, nearness, novelty)
 
     def route(self, request: str | RouteRequest, policy: Policy = _ANY, situation: Situation = _USUAL) -> Decision:
         """The decision for one request; raises NoEligibleCandidateError when the rules leave no candidate."""
@@ -138,7 +130,7 @@ class Router:
     def decide_without_estimates(
         self, request: ReadRequest, policy: Policy, situation: Situation, reason: Reason
     ) -> Decision:
-        """As `route`, by what is known without an embedding: the reference, or the dearest that rules and budgets admit."""
+        """As `route`, by what is known without an embedding: the reference, or the cheapest that rules and budgets admit."""
         return self._engine.decide(request, policy, situation, self._engine.unknown(request), without=reason)
 
     def operating_point(self, policy: Policy) -> OperatingPoint | None:
@@ -149,4 +141,5 @@ class Router:
         features = feature_matrix(requests, self.manifest.head.workflows)
         if embeddings is None:
             embeddings = self.encoder.encode([request.text for request in requests])
-        return self.estimate_embedded(embeddings, features)
+        counted = np.array([request.counted for request in requests], dtype=np.float64)
+        return self.estimate_embedded(embeddings, features, counted)

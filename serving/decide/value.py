@@ -32,6 +32,11 @@ def choose(value: AnyFloats, cost_usd: AnyFloats, knob: float, eligible: Bools |
     return columns
 
 
+def dominating(value: Sequence[float], cost_usd: Sequence[float], column: int, among: Sequence[int]) -> list[int]:
+    """Those of the columns `among` that are both surer and cheaper than `column`, in the order given; `value` is (m,)."""
+    return [one for one in among if value[one] > value[column] and cost_usd[one] < cost_usd[column]]
+
+
 def guarded(value: AnyFloats, guard: int) -> AnyFloats:
     """What choosing each candidate instead of column `guard` is expected to break, as a value to maximise: <= 0.
 

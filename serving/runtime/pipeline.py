@@ -220,13 +220,14 @@ class Service:
         on = self.sessions.get(session) if session is not None else None
         return Situation(
             session=None if on is None else on.candidate,
-            cached_tokens=0.0 if on is None else on.tokens,
+            cached={} if on is None else {on.candidate: on.tokens},
             session_margin=self.settings.session_margin,
             pace=allowance.pace,
             most_usd=allowance.most_usd,
             explore=self.settings.explore,
             draw=self._random.random() if self.settings.explore else 0.0,
             no_candidate=case.no_candidate,
+            asked=case.asked,
         )
 
     def _finished(

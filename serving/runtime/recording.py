@@ -70,7 +70,7 @@ class Recorder:
         session = case.request.request.session_id
         # One decision made in haste does not take a conversation away from its candidate's cache.
         if session is not None and decision.confidence is not None:
-            self._sessions.put(session, OnCandidate(decision.candidate, case.request.tokens))
+            self._sessions.put(session, OnCandidate(decision.candidate, case.request.counted))
         self._compare_and_store(identifier, case, decision, embedding)
         self._drift.decided(identifier, decision, self._live.current.router.manifest)
         self._metrics.decided(decision)

@@ -16,8 +16,9 @@ from typing import Annotated, Literal, Self
 from limits import RateLimitItem, parse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from serving.bundle.catalogue import Capability
 from serving.bundle.manifest import Objective
-from serving.decide.policy import Capability, Policy
+from serving.decide.policy import Policy
 
 Glob = Annotated[str, Field(min_length=1, max_length=256)]
 

@@ -43,7 +43,7 @@ def embed(
         encoder: Encoder | None = None
         for start in range(0, len(missing), _CHUNK):
             chunk = missing[start : start + _CHUNK]
-            encoder = encoder or Encoder(files.onnx, files.tokenizer, files.spec.max_tokens, threads)
+            encoder = encoder or files.encoder(threads)
             vectors = encoder.encode([texts[first[key]] for key in chunk])
             with database:
                 database.executemany(

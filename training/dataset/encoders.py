@@ -25,6 +25,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from serving.bundle.atomic_write import written_whole
+from serving.bundle.encoder import Encoder
 from serving.bundle.manifest import EncoderSpec, sha256
 from training.errors import TrainingError
 
@@ -54,6 +55,10 @@ class EncoderFiles:
     @property
     def tokenizer(self) -> Path:
         return self.folder / "tokenizer.json"
+
+    def encoder(self, threads: int = 1) -> Encoder:
+        """What embeds with these files."""
+        return Encoder(self.onnx.read_bytes(), self.tokenizer.read_bytes(), self.spec.max_tokens, threads)
 
     def fingerprint(self) -> str:
         """sha256 over both files: embeddings are cached under it."""

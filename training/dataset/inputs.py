@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from serving.bundle.arrays import Bools, Columns, Floats32
+from serving.bundle.arrays import Bools, Columns, Floats, Floats32
 from serving.bundle.features import SURFACE, feature_matrix
+from serving.bundle.request import read
 from training.config import Embed
 from training.dataset.embed import embed
 from training.dataset.encoders import EncoderFiles, Kind, make_encoder
@@ -28,12 +29,13 @@ class Inputs:
     """What the head sees of n requests: `embedding` (n, dim) and `features` (n, surface + workflows), float32.
 
     The features' first `surface` columns are surface features, the rest are one column per known workflow, all zero
-    where a request has no tag or an unknown one.
+    where a request has no tag or an unknown one. `counted` (n,) are the prompts' counted tokens, by which they are priced.
     """
 
     embedding: Floats32
     features: Floats32
     surface: int
+    counted: Floats
 
     def __len__(self) -> int:
         return len(self.embedding)
@@ -49,7 +51,7 @@ class Inputs:
         return np.asarray(self.workflows.any(axis=1))
 
     def take(self, rows: Bools | Columns) -> Inputs:
-        return replace(self, embedding=self.embedding[rows], features=self.features[rows])
+        return replace(self, embedding=self.embedding[rows], features=self.features[rows], counted=self.counted[rows])
 
     def untagged(self) -> Inputs:
         """The same requests as if none had a workflow tag."""
@@ -83,4 +85,6 @@ def encode_with(
         threads=settings.threads,
         progress=lambda done, total: progress(f"embed ({kind})", done, total),
     )
-    return Inputs(embedding, feature_matrix(list(matrix.requests), workflows), len(SURFACE)), files
+    features = feature_matrix(list(matrix.requests), workflows)
+    counted = np.array([read(request).counted for request in matrix.requests], dtype=np.float64)
+    return Inputs(embedding, features, len(SURFACE), counted), files

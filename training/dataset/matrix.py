@@ -11,11 +11,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from serving.bundle.arrays import Bools, Floats
+from serving.bundle.manifest import NO_WORKFLOW
 from serving.bundle.request import RouteRequest, text_of
 
 Objects = NDArray[np.object_]
-
-NO_WORKFLOW = "(none)"  # what reports call the requests without one
 
 
 @dataclass(frozen=True)

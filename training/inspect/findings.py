@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from serving.bundle.catalogue import Candidate
+from serving.bundle.manifest import NO_WORKFLOW
 from training.config import Params
-from training.dataset.matrix import NO_WORKFLOW
 from training.inspect.report import Finding, LogReport
 from training.logs.aliases import alike
 from training.measure.offpolicy import MINIMUM_EFFECTIVE

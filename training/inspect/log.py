@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from serving.bundle.catalogue import Candidate
+from serving.bundle.manifest import NO_WORKFLOW
 from training.config import Params
-from training.dataset.matrix import NO_WORKFLOW, build_matrix
+from training.dataset.matrix import build_matrix
 from training.dataset.split import Split, SplitError, group_requests, split_requests
 from training.inspect.findings import findings
 from training.inspect.report import CandidateSummary, LogReport, Skipped, Summary, Target

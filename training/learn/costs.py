@@ -6,7 +6,7 @@ without a price or without logged tokens has its cost predicted from logged cost
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +14,8 @@ import numpy as np
 
 from serving.bundle.arrays import Floats
 from serving.bundle.catalogue import Candidate
+from serving.bundle.manifest import Usual
+from serving.decide.pricing import Pricing
 from training.dataset.inputs import Inputs
 from training.dataset.matrix import OutcomeMatrix
 from training.learn.estimators.design import Design, ridge, stacked
@@ -39,13 +41,14 @@ class LogRidge:
 
     What candidates have in common is learned from all their rows, what sets one apart from its own with a stronger
     penalty, so that a candidate with few rows borrows from the rest. Predictions stay within `stretch` times the range
-    that was seen. Source of the smearing factor: Duan 1983.
+    that was seen, and never fall with the columns `rising`. Source of the smearing factor: Duan 1983.
     """
 
-    def __init__(self, shared: float, own: float, stretch: float = 1.0) -> None:
+    def __init__(self, shared: float, own: float, stretch: float = 1.0, rising: Sequence[int] = ()) -> None:
         self.shared = shared
         self.own = own
         self.stretch = stretch
+        self.rising = rising
 
     def fit(self, columns: Floats, design: Design, values: Floats) -> LogRidge:
         """`columns` (n, d) standardised by `design`, `values` (n, m) >= 0 with NaN where not observed."""
@@ -58,14 +61,18 @@ class LogRidge:
         mean = np.where(positive, logs.sum(axis=0) / counts, pooled)
         rest = np.where(seen, logs - mean, 0.0)
         per_request = seen.sum(axis=1)
-        shared = ridge(columns, rest.sum(axis=1) / np.maximum(per_request, 1), per_request.astype(float), self.shared)
+        target = rest.sum(axis=1) / np.maximum(per_request, 1)
+        nothing = np.zeros(columns.shape[1])
+        shared = self._ridge(columns, target, per_request.astype(float), self.shared, nothing)
         weight = np.repeat(shared[:, None], values.shape[1], axis=1)
         for candidate in np.flatnonzero(positive):
             rows = seen[:, candidate]
             left = rest[rows, candidate] - columns[rows] @ shared
             shift = left.mean()
             mean[candidate] += shift
-            weight[:, candidate] += ridge(columns[rows], left - shift, np.ones(int(rows.sum())), self.own)
+            weight[:, candidate] = self._ridge(
+                columns[rows], rest[rows, candidate] - shift, np.ones(int(rows.sum())), self.own, shared
+            )
         fitted = columns @ weight + mean
         smear = np.where(seen, np.exp(np.clip(logs - fitted, -5, 5)), 0.0)
         self.smear = (smear.sum(axis=0) + 20.0) / (seen.sum(axis=0) + 20.0)
@@ -77,6 +84,19 @@ class LogRidge:
         self.high = np.where(positive, np.where(seen, logs, -np.inf).max(axis=0), 0.0) + room
         self.weight, self.bias = design.fold(weight, mean)
         return self
+
+    def _ridge(self, columns: Floats, target: Floats, weight: Floats, penalty: float, around: Floats) -> Floats:
+        """(d,) coefficients, by ridge regression towards `around` (d,), without those rising columns that would fall."""
+        rising = np.zeros(len(around), dtype=np.bool_)
+        rising[list(self.rising)] = True
+        kept = np.ones(len(around), dtype=np.bool_)
+        while True:
+            found = np.where(kept, around, 0.0)
+            found[kept] += ridge(columns[:, kept], target - columns @ found, weight, penalty)
+            falling = rising & kept & (found < 0)
+            if not falling.any():
+                return found
+            kept &= ~falling
 
     def predict(self, inputs: Inputs) -> Floats:
         """(n, m) expected values; NaN for a candidate of which none was observed."""
@@ -104,22 +124,19 @@ class LogRidge:
 
 @dataclass(frozen=True)
 class CostModel:
-    """Expected tokens, logged cost and latency, each (n, m)."""
+    """Expected answers' tokens, logged cost and latency, each (n, m), and what is usual of each candidate."""
 
-    input_tokens: LogRidge
     output_tokens: LogRidge
     logged_cost: LogRidge
     latency: LogRidge
     candidates: tuple[Candidate, ...]
     cost_from: dict[str, CostFrom]
+    usual: dict[str, Usual]
 
     def cost_usd(self, inputs: Inputs) -> Floats:
         """(n, m) expected cost in USD, as the served router computes it."""
-        price_in = np.array([c.input_usd_per_mtok or 0.0 for c in self.candidates]) / 1e6
-        price_out = np.array([c.output_usd_per_mtok or 0.0 for c in self.candidates]) / 1e6
-        by_tokens = self.input_tokens.predict(inputs) * price_in + self.output_tokens.predict(inputs) * price_out
-        priced = np.array([self.cost_from[c.name] == "tokens" for c in self.candidates])
-        return np.where(priced, by_tokens, self.logged_cost.predict(inputs))
+        pricing = Pricing(self.candidates, self.cost_from, self.usual)
+        return pricing.expected(inputs.counted, self.output_tokens.predict(inputs), self.logged_cost.predict(inputs))
 
 
 def fit_costs(
@@ -130,19 +147,65 @@ def fit_costs(
     *,
     shared: float,
     own: float,
+    assumed_output_tokens: float,
+    rising: Sequence[int] = (),
 ) -> CostModel:
-    """Learns every part on the given requests; `matrix` has its costs filled in."""
+    """Learns every part on the given requests; `matrix` has its costs filled in.
+
+    With the columns `rising` of the inputs, those that say how long a prompt is, no expected cost falls.
+    """
     design = Design.learn(inputs)
     columns = design.columns(inputs)
 
-    def learn(values: Floats, stretch: float = 1.0) -> LogRidge:
-        return LogRidge(shared, own, stretch).fit(columns, design, values)
+    def learn(values: Floats) -> LogRidge:
+        return LogRidge(shared, own, rising=rising).fit(columns, design, values)
 
     return CostModel(
-        input_tokens=learn(matrix.input_tokens, stretch=1000.0),  # a prompt may be far longer than any seen
         output_tokens=learn(matrix.output_tokens),
-        logged_cost=learn(matrix.cost_usd, stretch=1000.0),
+        logged_cost=learn(matrix.cost_usd),  # of a prompt that is longer than any seen, `Pricing` makes it more
         latency=learn(matrix.latency_ms),
         candidates=candidates,
         cost_from=cost_from,
+        usual=usual_of(matrix, inputs.counted, assumed_output_tokens),
     )
+
+
+def usual_of(matrix: OutcomeMatrix, counted: Floats, assumed_output_tokens: float) -> dict[str, Usual]:
+    """What is usual of each candidate over the requests of `matrix`, whose counted tokens are `counted` (n,).
+
+    What was never logged of one candidate is taken from the others: their mean answer, their ratio of tokens, their dearest
+    mean cost.
+    """
+    answer = _mean(matrix.output_tokens)
+    answer = np.where(
+        np.isnan(answer), np.nanmean(answer) if np.isfinite(answer).any() else assumed_output_tokens, answer
+    )
+    cost = _mean(matrix.cost_usd)
+    cost = np.where(np.isnan(cost), np.nanmax(cost) if np.isfinite(cost).any() else 0.0, cost)
+    known = np.isfinite(matrix.input_tokens)
+    logged = np.where(known, matrix.input_tokens, 0.0).sum(axis=0)
+    measured = np.where(known, counted[:, None], 0.0).sum(axis=0)
+    pooled = logged.sum() / measured.sum() if measured.sum() > 0 and logged.sum() > 0 else 1.0
+    ratio = np.where((measured > 0) & (logged > 0), logged / np.maximum(measured, 1e-9), pooled)
+    found = {}
+    for column, name in enumerate(matrix.candidates):
+        latency = matrix.latency_ms[:, column]
+        latency = latency[np.isfinite(latency)]
+        lengths = counted[np.isfinite(matrix.cost_usd[:, column])]
+        lengths = lengths if len(lengths) else counted
+        found[name] = Usual(
+            output_tokens=float(answer[column]),
+            cost_usd=float(cost[column]),
+            latency_p95_ms=float(np.quantile(latency, 0.95)) if len(latency) else None,
+            input_ratio=float(ratio[column]),
+            counted_tokens=float(lengths.mean()) if len(lengths) else 0.0,
+            longest=float(lengths.max()) if len(lengths) else 0.0,
+        )
+    return found
+
+
+def _mean(values: Floats) -> Floats:
+    """(m,) means of what is known, NaN where nothing is."""
+    known = np.isfinite(values)
+    total = np.where(known, values, 0.0).sum(axis=0)
+    return np.asarray(np.where(known.any(axis=0), total / np.maximum(known.sum(axis=0), 1), np.nan))

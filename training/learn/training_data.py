@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from serving.bundle.arrays import Bools, Columns, Floats
+from serving.bundle.features import LENGTHS, SURFACE
 from training.config import Params
 from training.dataset.inputs import Inputs
 from training.dataset.matrix import OutcomeMatrix
@@ -90,4 +91,6 @@ def cost_model(prepared: Prepared, matrix: OutcomeMatrix, inputs: Inputs, rows: 
         cost_sources(matrix, {c.name: c for c in prepared.candidates}),
         shared=params.costs.shared_penalty,
         own=params.costs.own_penalty,
+        assumed_output_tokens=params.costs.assumed_output_tokens,
+        rising=[inputs.embedding.shape[1] + SURFACE.index(name) for name in LENGTHS],
     )

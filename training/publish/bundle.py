@@ -55,6 +55,7 @@ def draft_manifest(
         simulated=simulated,
         candidates=prepared.candidates,
         cost_from=dict(learned.costs.cost_from),
+        usual=learned.costs.usual,
         reference=reference,
         acceptable=params.label.acceptable,
         objective=Objective(params.policy.objective),

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from serving.api.bodies import RouteBody
-from serving.bundle.request import has_image
-from serving.decide.policy import Capability
+from serving.bundle.catalogue import Capability
+from serving.bundle.request import read
 
 TEXT = [{"role": "user", "content": "hello"}]
 PICTURE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]
@@ -30,7 +30,7 @@ TOOL = {"type": "function", "function": {"name": "f"}}
 )
 def test_the_shape_says_what_is_needed(body: dict[str, Any], needs: tuple[bool, bool, bool]) -> None:
     request = RouteBody.model_validate(body).request()
-    assert (request.tools, has_image(request), request.json_schema) == needs
+    assert (request.tools, Capability.VISION in read(request).needs, request.json_schema) == needs
 
 
 def test_what_is_required_outright_is_required_of_what_is_known() -> None:

@@ -17,7 +17,7 @@ texts = st.lists(st.lists(st.sampled_from((*WORDS[1:], "other", "世界")), max_
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
     folder = fake_bundle.build(tmp_path_factory.mktemp("models"))
-    return Encoder(folder / "encoder.onnx", folder / "tokenizer.json", MAX_TOKENS)
+    return Encoder((folder / "encoder.onnx").read_bytes(), (folder / "tokenizer.json").read_bytes(), MAX_TOKENS)
 
 
 def test_an_embedding_by_hand(encoder: Encoder) -> None:

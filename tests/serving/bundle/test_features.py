@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serving.bundle.catalogue import Capability
 from serving.bundle.features import SURFACE, feature_matrix, surface_features
 from serving.bundle.request import RouteRequest, read, text_of
 
@@ -75,8 +76,8 @@ def test_any_text_has_finite_features_and_shares_within_one(text: str) -> None:
 def test_a_request_is_read_once_by_hand() -> None:
     messages = ({"content": [{"type": "text", "text": "é?"}, {"type": "image_url"}]}, {"content": "ab"})
     found = read(RouteRequest(messages=messages))
-    assert (found.text, found.data, found.image) == ("é?\nab", b"\xc3\xa9?\nab", True)
-    assert found.tokens == 6 / 4
+    assert (found.text, found.data, found.needs) == ("é?\nab", b"\xc3\xa9?\nab", {Capability.VISION})
+    assert found.histogram.tolist() == np.bincount(list(found.data), minlength=256).tolist()
     assert read(found) is found
     assert read("ab") == read(RouteRequest("ab"))
     assert read("a\ud800b").data == "a\ufffdb".encode()

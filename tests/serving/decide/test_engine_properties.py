@@ -6,11 +6,13 @@ from dataclasses import replace
 from math import inf, nan
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serving.bundle.catalogue import Capability
 from serving.bundle.manifest import Manifest
-from serving.bundle.request import ReadRequest, RouteRequest, read
+from serving.bundle.request import RouteRequest, read
 from serving.decide.decision import Alternative, Decision, Estimates, Reason, Situation
 from serving.decide.eligibility import Demand, NoEligibleCandidateError, Rule, rule_out
 from serving.decide.engine import Engine
@@ -45,7 +47,6 @@ def estimates(draw: st.DrawFn) -> Estimates:
         cost_usd=each(st.sampled_from([0.0, 5e-5, 0.001, 0.006, 0.02])),
         latency_ms=each(latency),
         latency_p95_ms=each(latency),
-        input_tokens=each(st.sampled_from([0.0, 100.0, 1900.0, 1e4])),
         output_tokens=each(st.just(100.0)),
         nearness=row_of(draw(st.permutations([0.1, 0.2, 0.3]))),
         novelty=row_of([draw(st.sampled_from([0.5, 3.0]))]),
@@ -60,6 +61,19 @@ def decided(
         return ENGINE.decide(one, policy, situation, known if way is None else ENGINE.unknown(one), without=way)
     except NoEligibleCandidateError as error:
         return error
+
+
+def shape_rule(request: RouteRequest, name: str) -> Rule | None:
+    """The rule by which the request's shape alone excludes a candidate."""
+    candidate = MANIFEST.candidates[NAMES.index(name)]
+    return rule_out([candidate], read(request), Policy(), Demand([0.0], [0.0]), margin=1.1)[0]
+
+
+def held_against(request: RouteRequest, one: Alternative) -> float:
+    """What the budgets hold against a candidate."""
+    price = MANIFEST.candidates[NAMES.index(one.candidate)].input_usd_per_mtok or 0.0
+    assert one.expected_cost_usd is not None
+    return max(one.expected_cost_usd, read(request).counted * price / 1e6)
 
 
 def eligible_of(decision: Decision) -> dict[str, Alternative]:
@@ -81,12 +95,13 @@ def test_the_chosen_one_and_the_fallbacks_are_eligible_and_each_is_there_once(
     found = decided(request, policy, replace(situation, no_candidate=default), known, way)
     if isinstance(found, NoEligibleCandidateError):
         assert found.rules.keys() == set(NAMES)
-        assert default not in NAMES
+        assert default not in NAMES or shape_rule(request, default) is not None
         return
     assert [one.candidate for one in found.alternatives] == NAMES
     eligible = eligible_of(found)
     if found.reason is Reason.NO_CANDIDATE:
         assert (found.candidate, found.fallbacks, eligible) == (default, (), {})
+        assert shape_rule(request, found.candidate) is None
         return
     returned = [found.candidate, *found.fallbacks]
     assert set(returned) <= eligible.keys()
@@ -107,15 +122,12 @@ def test_nothing_dearer_than_the_budgets_hold_while_anything_is_not(
     found = decided(request, policy, replace(situation, no_candidate=default), known, way)
     if isinstance(found, NoEligibleCandidateError) or found.reason is Reason.NO_CANDIDATE:
         return
-    cost = {
-        name: inf if one.expected_cost_usd is None else one.expected_cost_usd
-        for name, one in eligible_of(found).items()
-    }
-    affordable = {name for name, usd in cost.items() if usd <= situation.most_usd}
+    eligible = eligible_of(found)
+    affordable = {name for name, one in eligible.items() if held_against(request, one) <= situation.most_usd}
     if affordable:
         assert {found.candidate, *found.fallbacks} == affordable
     else:
-        assert cost[found.candidate] == min(cost.values())
+        assert found.expected_cost_usd == min(one.expected_cost_usd or 0.0 for one in eligible.values())
 
 
 @given(*every)
@@ -133,43 +145,45 @@ def test_the_same_comes_of_the_same(
 
 
 @given(requests, policies, situations, st.sampled_from(WITHOUT))
-def test_without_estimates_the_hard_rules_hold_on_what_prices_and_length_give(
+def test_without_estimates_every_hard_rule_holds_on_what_is_usual(
     request: RouteRequest, policy: Policy, situation: Situation, way: Reason
 ) -> None:
-    one: ReadRequest = read(request)
-    output = float(request.max_output_tokens or 0)
-    cost = [float(np.float32(c.cost_usd(one.tokens, output))) if c.priced else nan for c in MANIFEST.candidates]
-    demand = Demand([one.tokens] * 3, cost, [nan] * 3)
-    rules = rule_out(MANIFEST.candidates, one, policy, demand, margin=1.1)
-    found = decided(request, policy, situation, ENGINE.unknown(one), way)
+    found = decided(request, policy, situation, ENGINE.unknown(read(request)), way)
     if isinstance(found, NoEligibleCandidateError):
-        assert list(found.rules.values()) == rules
         return
-    assert [alternative.ruled_out for alternative in found.alternatives] == rules
-    dear = [usd for usd, rule in zip(cost, rules, strict=True) if rule is None and usd <= situation.most_usd]
-    if rules[2] is None and cost[2] <= situation.most_usd:
-        assert found.candidate == LARGE  # the reference
-    elif dear:
-        assert found.expected_cost_usd == max(dear)
+    eligible = eligible_of(found)
+    for one in eligible.values():
+        assert one.expected_cost_usd is not None
+        if policy.max_cost_usd is not None:
+            assert held_against(request, one) <= policy.max_cost_usd
+        if policy.max_latency_ms is not None:
+            assert (one.expected_latency_p95_ms or inf) <= policy.max_latency_ms
+    affordable = {
+        name: one.expected_cost_usd or 0.0
+        for name, one in eligible.items()
+        if held_against(request, one) <= situation.most_usd
+    }
+    rest = [name for name in (found.candidate, *found.fallbacks) if name != LARGE]
+    if affordable:
+        assert found.candidate == (LARGE if LARGE in affordable else min(affordable, key=affordable.__getitem__))
+        assert [affordable[name] for name in rest] == sorted(affordable[name] for name in rest)
 
 
 @given(requests, policies, situations, st.sampled_from(WITHOUT))
 def test_a_time_out_differs_only_in_what_estimates_would_have_told(
     request: RouteRequest, policy: Policy, situation: Situation, way: Reason
 ) -> None:
-    """By estimates that say no more than prices and length do, the same are eligible, at the same costs."""
+    """By estimates that say no more than what is usual, the same are eligible, at the same costs."""
     blank = ENGINE.unknown(read(request))
-    # A normal decision on costs that are all known, and chances that tell nobody apart.
+    # A normal decision on chances that tell nobody apart.
     told = replace(
         blank,
         acceptable=row_of([0.5] * 3),
         quality=row_of([0.5] * 3),
-        cost_usd=np.nan_to_num(blank.cost_usd, nan=0.001),
         novelty=row_of([0.5]),
         nearness=row_of([1.0]),
     )
-    free = replace(policy, max_cost_usd=None)
-    hasty, normal = decided(request, free, situation, blank, way), decided(request, free, situation, told, None)
+    hasty, normal = decided(request, policy, situation, blank, way), decided(request, policy, situation, told, None)
     if isinstance(hasty, NoEligibleCandidateError):
         assert isinstance(normal, NoEligibleCandidateError)
         assert hasty.rules == normal.rules
@@ -183,17 +197,50 @@ def test_a_time_out_differs_only_in_what_estimates_would_have_told(
 
 
 def test_without_estimates_by_hand() -> None:
-    def names(policy: Policy = Policy(), most_usd: float = inf) -> list[str]:  # noqa: B008
+    def made(policy: Policy = Policy(), most_usd: float = inf) -> Decision:  # noqa: B008
         found = decided(request, policy, Situation(most_usd=most_usd), ENGINE.unknown(read(request)), Reason.TIMEOUT)
         assert isinstance(found, Decision)
+        return found
+
+    def names(policy: Policy = Policy(), most_usd: float = inf) -> list[str]:  # noqa: B008
+        found = made(policy, most_usd)
         return [found.candidate, *found.fallbacks]
 
-    request = RouteRequest("hello " * 400, max_output_tokens=100)  # 600 tokens: $0.0001 SMALL, $0.005 LARGE
-    assert names() == [LARGE, SMALL, OPEN], "the reference, then the dearest; what costs nobody knows how much is last"
+    request = RouteRequest("hello " * 400, max_output_tokens=150)
+    assert read(request).counted == 700
+    costs = [one.expected_cost_usd for one in made().alternatives]
+    # tokens times price where there is one, with as much written as usual and no more than is allowed; OPEN's prompts cost
+    # .001 at the usual 100 tokens
+    assert costs == pytest.approx([700e-7 + 100 * 0.4e-6, 0.007, 700 * 5e-6 + 150 * 20e-6], rel=1e-6)
+    assert [one.expected_latency_p95_ms for one in made().alternatives] == [600.0, None, 2700.0]
+    assert names() == [LARGE, SMALL, OPEN], "the reference, then the cheapest first"
     assert names(Policy(deny=(LARGE,))) == [SMALL, OPEN]
-    assert names(most_usd=0.001) == [SMALL], "a cost that is not known is more than a budget holds"
+    assert names(most_usd=0.001) == [SMALL]
     assert names(most_usd=0.0) == [SMALL, LARGE, OPEN], "the cheapest, where the budgets hold none of them"
     assert names(Policy(max_cost_usd=0.001)) == [SMALL]
+    assert names(Policy(max_latency_ms=1000.0)) == [SMALL], "a latency that is not known keeps to no limit"
+    assert names(Policy(max_latency_ms=5000.0)) == [LARGE, SMALL]
+
+
+def test_a_default_answers_only_where_the_caller_and_the_request_admit_it_by_hand() -> None:
+    nobody = Policy(allow=(("none",),))
+
+    def found(request: RouteRequest, asked: Policy) -> Decision | NoEligibleCandidateError:
+        situation = Situation(no_candidate=SMALL, asked=asked)
+        return decided(request, asked.tightened(nobody), situation, ENGINE.unknown(read(request)), Reason.TIMEOUT)
+
+    assert isinstance(found(RouteRequest("hello"), Policy()), Decision)
+    for asked in (
+        Policy(deny=(SMALL,)),
+        Policy(allow=((LARGE,),)),
+        Policy(self_hosted=True),
+        Policy(requires=frozenset({Capability.TOOLS})),
+        Policy(max_cost_usd=1e-9),
+        Policy(max_latency_ms=1.0),
+    ):
+        assert isinstance(found(RouteRequest("hello"), asked), NoEligibleCandidateError)
+    for request in (RouteRequest("hello " * 2_000), RouteRequest("hello", tools=True)):
+        assert isinstance(found(request, Policy()), NoEligibleCandidateError)
 
 
 def test_who_answers_when_nobody_is_eligible_by_hand() -> None:

@@ -1,13 +1,15 @@
-"""Exploration: a logged propensity that is the true one, within the rules and within a certificate's room."""
+"""Exploration: a logged propensity that is the true one, within the rules and the share a certificate has paid for."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.bundle.manifest import Bundle, Certificate, open_bundle
+from serving.bundle.manifest import Bundle, Certificate, WorkflowBound, open_bundle
 from serving.bundle.request import RouteRequest
 from serving.decide.decision import Decision, Reason, Situation
 from serving.decide.exploration import explored, rate_of
@@ -31,16 +33,18 @@ def certificate(alpha: float, bound: float) -> Certificate:
         bound=bound,
         saving_low=0.1,
         saving_high=0.2,
-        workflows={},
+        workflows={"(none)": WorkflowBound(requests=100, violation_rate=0.0, bound=0.02, saving=0.1)},
     )
 
 
 @pytest.fixture(scope="module")
 def router(tmp_path_factory: pytest.TempPathFactory) -> Router:
-    """q0.8 has room for 0.05, q0.9 has a target and no certificate."""
+    """q0.8 is certified with a share of 0.05 set aside to explore, q0.9 has a target and no certificate."""
     opened = open_bundle(fake_bundle.build(tmp_path_factory.mktemp("models")))
     points = tuple(
-        point.model_copy(update={"certificate": certificate(0.2, 0.15)}) if point.name == "q0.8" else point
+        point.model_copy(update={"certificate": certificate(0.2, 0.12), "explore": 0.05})
+        if point.name == "q0.8"
+        else point
         for point in opened.manifest.operating_points
     )
     return Router(Bundle(opened.folder, opened.manifest.model_copy(update={"operating_points": points})))
@@ -96,15 +100,25 @@ def test_what_overrules_the_choice_is_not_explored(router: Router) -> None:
     assert (unsure.reason, unsure.candidate, unsure.propensity) == (Reason.LOW_CONFIDENCE, LARGE, 1.0)
 
 
-def test_a_certificate_holds_for_what_explores_from_a_certified_choice_alone(router: Router) -> None:
-    exploring = Situation(explore=0.2, draw=0.0)
-    free = router.route("hello", Policy(quality_target=0.8), exploring)
-    assert (free.reason, free.certificate) == (Reason.EXPLORE, certificate(0.2, 0.15))
-    paced = Situation(explore=0.2, draw=0.0, pace=1e6)
-    forced = router.route("hello", Policy(quality_target=0.8), paced)
+def test_what_is_explored_has_no_certificate_and_what_is_not_keeps_it(router: Router) -> None:
+    policy = Policy(quality_target=0.8)
+    exploring = router.route("hello", policy, Situation(explore=0.2, draw=0.0))
+    assert (exploring.reason, exploring.certificate) == (Reason.EXPLORE, None)
+    kept = router.route("hello", policy, Situation(explore=0.2, draw=0.9))
+    assert (kept.reason, kept.certificate) == (Reason.BEST_VALUE, certificate(0.2, 0.12))
+    forced = router.route("hello", policy, Situation(explore=0.2, draw=0.0, pace=1e6))
     assert (forced.reason, forced.certificate) == (Reason.BUDGET, None), (
         "a choice that a budget changed is not explored"
     )
+
+
+def test_nothing_is_explored_where_the_reference_always_answers(router: Router) -> None:
+    for situation in (Situation(explore=0.2, pace=1e4), Situation(explore=0.2)):
+        for policy in (Policy(quality_target=0.99), Policy(quality_target=0.99, deny=(LARGE,))):
+            reasons = {
+                router.route("hello", policy, replace(situation, draw=draw)).reason for draw in (0.0, 0.05, 0.19)
+            }
+            assert Reason.EXPLORE not in reasons
 
 
 # --- properties ---
@@ -154,13 +168,9 @@ def test_the_propensity_is_how_often_a_candidate_is_chosen_and_none_is_ineligibl
         assert sum(found.values()) == pytest.approx(1.0)
 
 
-@given(explore=st.floats(0, 0.2), alpha=st.floats(0.001, 0.5), room=st.floats(-0.1, 0.5))
-def test_no_more_is_explored_than_the_certificate_has_room_for(
-    router: Router, explore: float, alpha: float, room: float
+@given(explore=st.floats(0, 0.2), share=st.floats(0, 1), room=st.floats(0, 0.5))
+def test_no_more_is_explored_than_was_set_aside_however_much_room_the_bound_leaves(
+    router: Router, explore: float, share: float, room: float
 ) -> None:
-    bound = max(alpha - room, 0.0)
-    point = router.manifest.operating_points[1].model_copy(update={"certificate": certificate(alpha, bound)})
-    rate = rate_of(explore, point)
-    assert 0 <= rate <= explore
-    assert rate <= max(alpha - bound, 0.0)
-    assert rate in (explore, pytest.approx(max(alpha - bound, 0.0)))
+    known = {"certificate": certificate(0.5, 0.5 - room), "explore": share}
+    assert rate_of(explore, router.manifest.operating_points[1].model_copy(update=known)) == min(explore, share)

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.bundle.catalogue import Candidate
+from serving.bundle.catalogue import Candidate, Capability
 from serving.bundle.request import RouteRequest, read
 from serving.decide.eligibility import Demand, NoEligibleCandidateError, Rule, rule_out
-from serving.decide.policy import Capability, Policy
+from serving.decide.policy import Policy
 from serving.decide.value import Setting, choose, guarded, knob_for, rank
 
 # Eighths and 64ths add and multiply exactly, so that a tie is a tie whatever the order of the sums.
@@ -138,7 +138,7 @@ def test_what_two_policies_admit_together_is_what_each_of_them_admits(
     amounts = st.lists(
         st.sampled_from([0.25, 1.0, 4.0, float("nan")]), min_size=len(candidates), max_size=len(candidates)
     )
-    demand = Demand([10.0] * len(candidates), data.draw(amounts), data.draw(amounts))
+    demand = Demand(data.draw(amounts), data.draw(amounts))
 
     def admitted(policy: Policy) -> set[int]:
         rules = rule_out(candidates, read(""), policy, demand)
@@ -171,9 +171,9 @@ def test_what_two_policies_admit_together_is_what_each_of_them_admits(
 def test_hard_rules(
     candidate: Candidate, request_: RouteRequest, policy: Policy, image: bool, rule: Rule | None
 ) -> None:
-    assert rule_out([candidate], replace(read(request_), image=image), policy, Demand([100.0], [0.01], [500.0])) == [
-        rule
-    ]
+    needs = read(request_).needs | ({Capability.VISION} if image else set())
+    seen = replace(read(request_), counted=100, needs=needs)
+    assert rule_out([candidate], seen, policy, Demand([0.01], [500.0])) == [rule]
 
 
 def test_no_eligible_candidate_says_what_excludes_each() -> None:
@@ -202,18 +202,19 @@ def test_no_eligible_candidate_says_what_excludes_each() -> None:
     ],
 )
 def test_what_a_policy_demands(candidate: Candidate, policy: Policy, rule: Rule | None) -> None:
-    assert rule_out([candidate], read(""), policy, Demand([100.0], [0.01], [500.0])) == [rule]
+    assert rule_out([candidate], read(""), policy, Demand([0.01], [500.0])) == [rule]
 
 
 def test_a_limit_is_not_kept_by_what_is_not_known() -> None:
-    demand = Demand([100.0], [0.01], [float("nan")])
+    demand = Demand([0.01], [float("nan")])
     assert rule_out([Candidate(name="a")], read(""), Policy(max_latency_ms=1e9), demand) == [Rule.MAX_LATENCY]
 
 
 def test_the_prompt_has_to_fit_with_the_margin() -> None:
-    demand, tight = Demand([95.0], [0.0], [0.0]), Candidate(name="a", context_window=100)
-    assert rule_out([tight], read(""), Policy(), demand) == [None]
-    assert rule_out([tight], read(""), Policy(), demand, margin=1.1) == [Rule.CONTEXT_WINDOW]
+    demand, tight = Demand([0.0], [0.0]), Candidate(name="a", context_window=100)
+    prompt = replace(read(""), counted=95)
+    assert rule_out([tight], prompt, Policy(), demand) == [None]
+    assert rule_out([tight], prompt, Policy(), demand, margin=1.1) == [Rule.CONTEXT_WINDOW]
 
 
 def test_from_cheap_to_good_by_hand() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving.bundle.manifest import Bundle, Certificate, open_bundle
+from serving.bundle.manifest import Bundle, Certificate, WorkflowBound, open_bundle
 from serving.bundle.request import RouteRequest
 from serving.decide.decision import Reason, Situation
 from serving.decide.eligibility import NoEligibleCandidateError, Rule
@@ -34,9 +34,8 @@ def test_estimates_by_hand(router: Router) -> None:
     assert estimates.acceptable == pytest.approx(
         np.array([[sigmoid(1), sigmoid(2), sigmoid(4)], [sigmoid(-4), sigmoid(-0.5), sigmoid(3.5)]]), abs=1e-6
     )
-    # 5 bytes; small: 5/4 tokens at 0.1 and 100 at 0.4 USD per million; the one without a price costs what was logged.
-    assert estimates.input_tokens[0] == pytest.approx([5 / 4, 5 / 3, 5 / 4], rel=1e-5)
-    assert estimates.cost_usd[0] == pytest.approx([40.125e-6, 0.001, 6006.25e-6], rel=1e-5)
+    # 2 tokens; small: at 0.1 and 100 at 0.4 USD per million; the one without a price costs what was logged.
+    assert estimates.cost_usd[0] == pytest.approx([40.2e-6, 0.001, 6010e-6], rel=1e-5)
     assert isnan(estimates.latency_ms[0, 1])
 
 
@@ -163,6 +162,27 @@ def test_each_request_has_its_own_policy_and_its_own_error(router: Router) -> No
     assert third.operating_point == "q0.9"
 
 
+@pytest.fixture(scope="module")
+def certified(tmp_path_factory: pytest.TempPathFactory) -> Router:
+    """Every point has a certificate, made on requests with the tag "easy" and without a tag."""
+    bound = WorkflowBound(requests=50, violation_rate=0.0, bound=0.02, saving=0.1)
+    proof = Certificate(
+        alpha=0.1,
+        delta=0.1,
+        method="clopper-pearson",
+        requests=100,
+        effective_requests=100,
+        violation_rate=0.0,
+        bound=0.02,
+        saving_low=0.1,
+        saving_high=0.2,
+        workflows={"(none)": bound, "easy": bound},
+    )
+    opened = open_bundle(fake_bundle.build(tmp_path_factory.mktemp("certified")))
+    points = tuple(point.model_copy(update={"certificate": proof}) for point in opened.manifest.operating_points)
+    return Router(Bundle(opened.folder, opened.manifest.model_copy(update={"operating_points": points})))
+
+
 def test_a_certificate_is_not_given_for_a_choice_that_a_rule_changed(tmp_path: Path) -> None:
     proof = Certificate(
         alpha=0.1,
@@ -174,7 +194,7 @@ def test_a_certificate_is_not_given_for_a_choice_that_a_rule_changed(tmp_path: P
         bound=0.02,
         saving_low=0.1,
         saving_high=0.2,
-        workflows={},
+        workflows={"(none)": WorkflowBound(requests=100, violation_rate=0.0, bound=0.02, saving=0.1)},
     )
     opened = open_bundle(fake_bundle.build(tmp_path))
     points = tuple(point.model_copy(update={"certificate": proof}) for point in opened.manifest.operating_points)
@@ -183,3 +203,51 @@ def test_a_certificate_is_not_given_for_a_choice_that_a_rule_changed(tmp_path: P
     assert free.certificate == proof
     assert router.route("prove it", Policy(deny=(free.fallbacks[-1],))).certificate == proof
     assert router.route("prove it", Policy(deny=(free.candidate,))).certificate is None
+
+
+def test_a_certificate_is_not_given_for_a_workflow_that_it_was_not_made_on(certified: Router) -> None:
+    """At knob 20 LARGE, the reference, is best for "hello"; at 30 and without it OPEN is."""
+    for workflow, known in ((None, True), ("easy", True), ("hard", False), ("unheard of", False)):
+        request = RouteRequest("hello", workflow=workflow)
+        tight = certified.route(request, Policy(quality_target=0.8))
+        assert tight.candidate != LARGE
+        assert (tight.certificate is not None) is known
+        assert certified.route(request, Policy(quality_target=0.9)).candidate == LARGE
+        assert (
+            certified.route(request, Policy(quality_target=0.9)).certificate is not None
+        )  # the reference violates nothing
+
+
+def test_a_certificate_is_not_given_for_a_choice_that_a_cache_made(certified: Router) -> None:
+    candidates = tuple(
+        c.model_copy(update={"cache_read_usd_per_mtok": 0.0}) if c.name == SMALL else c
+        for c in certified.manifest.candidates
+    )
+    router = Router(Bundle(certified.bundle.folder, certified.manifest.model_copy(update={"candidates": candidates})))
+    prompt, policy = "hello " * 500, Policy(quality_target=0.8)
+    plain = router.route(prompt, policy)
+    cached = router.route(prompt, policy, Situation(cached={SMALL: 1e6}))
+    assert plain.certificate is not None
+    assert cached.alternatives[0].expected_cost_usd == pytest.approx(100 * 0.4e-6)
+    assert (cached.certificate is not None) is (cached.candidate == plain.candidate)
+
+
+@pytest.mark.parametrize("pace", [1e-6, 1.0, 1e4])
+def test_under_a_pace_nobody_is_chosen_whom_another_beats_in_both(tmp_path: Path, pace: float) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fake_bundle, "BASE", (5.0, 2.0, 4.0))  # SMALL is surer than LARGE, the reference, and cheaper
+        router = Router.load(fake_bundle.build(tmp_path))
+    always = Policy(quality_target=0.99)
+    assert router.route("hello", always).candidate == LARGE
+    paced = router.route("hello", always, Situation(pace=pace))
+    assert (paced.candidate, paced.reason) == (SMALL, Reason.BUDGET)
+
+
+def test_a_longer_prompt_never_costs_less_and_its_input_alone_is_held_against_it(router: Router) -> None:
+    lengths = [2**k for k in range(1, 19)]
+    costs = router.estimate(["hello " * n for n in lengths]).cost_usd
+    assert (np.diff(costs, axis=0) >= 0).all()
+    long = "hello " * 20_000  # 35,000 tokens: .175 USD at LARGE by itself
+    with pytest.raises(NoEligibleCandidateError) as caught:
+        router.route(long, Policy(max_cost_usd=0.05))
+    assert caught.value.rules[LARGE] is Rule.MAX_COST

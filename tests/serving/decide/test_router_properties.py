@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
+from serving.bundle.catalogue import Capability
 from serving.bundle.manifest import Bundle, Novelty, Objective
 from serving.bundle.request import RouteRequest
 from serving.decide.decision import Reason, Situation
 from serving.decide.eligibility import NoEligibleCandidateError
-from serving.decide.policy import Capability, Policy
+from serving.decide.policy import Policy
 from serving.decide.router import Router
 from tests import fake_bundle
 from tests.fake_bundle import LARGE, OPEN, SMALL
@@ -80,7 +81,7 @@ policies = st.builds(
 situations = st.builds(
     Situation,
     session=st.sampled_from([None, SMALL, OPEN, LARGE, "gone"]),
-    cached_tokens=st.floats(0, 5_000),
+    cached=st.dictionaries(st.sampled_from([SMALL, OPEN, LARGE, "gone"]), st.floats(0, 5_000)),
     session_margin=st.sampled_from([0.0, 0.03, 1.0]),
     pace=st.sampled_from([0.0, 1.0, 100.0, 1e6]),
     most_usd=st.sampled_from([inf, 0.0, 1e-4, 0.002]),
@@ -104,7 +105,7 @@ def test_an_ineligible_candidate_is_never_returned(
     assert len(set(returned)) == len(returned)
     assert 0.0 < decision.propensity <= 1.0
     affordable = {name for name, cost in eligible.items() if cost <= situation.most_usd}
-    assert set(returned) <= affordable if affordable else decision.candidate == min(eligible, key=eligible.__getitem__)
+    assert set(returned) <= affordable or decision.candidate == min(eligible, key=eligible.__getitem__)
     if decision.certificate is not None:
         assert decision.reason is not Reason.BUDGET
 

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from serving.api.app import create_app
+from serving.bundle.catalogue import Capability
 from serving.bundle.manifest import Objective
 from serving.bundle.request import RouteRequest
-from serving.decide.policy import Capability, Policy
+from serving.decide.policy import Policy
 from serving.runtime.pipeline import Service
 from serving.settings import Settings
 from serving.state.rates import Rates

@@ -39,10 +39,10 @@ def service(folder: Path) -> Iterator[Service]:
 
 
 def on(candidate: str, margin: float = 0.03, tokens: float = 0.0) -> Situation:
-    return Situation(session=candidate, session_margin=margin, cached_tokens=tokens)
+    return Situation(session=candidate, session_margin=margin, cached={candidate: tokens})
 
 
-# On "hello" P is .7311, .8808, .9820 and the cost $.0000401, .001, .0060: at knob 20 OPEN is worth .8608, LARGE .8619.
+# On "hello" P is .7311, .8808, .9820 and the cost $.0000402, .001, .0060: at knob 20 OPEN is worth .8608, LARGE .8619.
 BALANCED = Policy(knob=20.0)
 
 
@@ -75,23 +75,32 @@ def test_a_session_on_a_candidate_that_is_gone_is_free(router: Router) -> None:
 
 
 def test_the_cached_part_is_priced_at_the_cache_read_price(router: Router) -> None:
-    cached = tuple(
-        c.model_copy(update={"cache_read_usd_per_mtok": 0.5}) if c.name == LARGE else c
-        for c in router.manifest.candidates
-    )
-    with_cache = Router(Bundle(router.bundle.folder, router.manifest.model_copy(update={"candidates": cached})))
-    prompt = "hello world " * 200  # 2,400 bytes: 600 tokens for LARGE, at $5 a million, $.5 from its cache
+    def with_prices(**prices: float) -> Router:
+        cached = tuple(
+            c.model_copy(update=prices) if c.name == LARGE else c.model_copy() for c in router.manifest.candidates
+        )
+        return Router(Bundle(router.bundle.folder, router.manifest.model_copy(update={"candidates": cached})))
 
-    def cost(tokens: float, session: str = LARGE) -> float:
-        decision = with_cache.route(prompt, BALANCED, on(session, tokens=tokens))
+    prompt = "hello world " * 200  # 820 tokens, at $5 a million, $.5 from the cache
+    written = 300 * 20e-6
+
+    def cost(reading: Router, tokens: float, session: str = LARGE) -> float:
+        decision = reading.route(prompt, BALANCED, on(session, tokens=tokens))
         return next(one.expected_cost_usd or 0.0 for one in decision.alternatives if one.candidate == LARGE)
 
-    assert cost(0.0) == pytest.approx(600 * 5e-6 + 300 * 20e-6, rel=1e-4)
-    assert cost(400.0) == pytest.approx(200 * 5e-6 + 400 * 0.5e-6 + 300 * 20e-6, rel=1e-4)
-    assert cost(10_000.0) == pytest.approx(600 * 0.5e-6 + 300 * 20e-6, rel=1e-4)  # never more than the prompt
-    assert cost(400.0, session=OPEN) == cost(0.0)
-    without = router.route(prompt, BALANCED, on(LARGE, tokens=400.0)).alternatives[2].expected_cost_usd
-    assert without == pytest.approx(600 * 5e-6 + 300 * 20e-6, rel=1e-4)  # no cache-read price known
+    read_price = with_prices(cache_read_usd_per_mtok=0.5)
+    assert cost(read_price, 0.0) == pytest.approx(820 * 5e-6 + written, rel=1e-4)
+    assert cost(read_price, 400.0) == pytest.approx(420 * 5e-6 + 400 * 0.5e-6 + written, rel=1e-4)
+    assert cost(read_price, 10_000.0) == pytest.approx(820 * 0.5e-6 + written, rel=1e-4)  # never more than the prompt
+    assert cost(read_price, 400.0, session=OPEN) == cost(read_price, 0.0)
+    assert cost(router, 400.0) == pytest.approx(820 * 5e-6 + written, rel=1e-4)  # no cache-read price known
+    too_short = with_prices(cache_read_usd_per_mtok=0.5, cache_minimum_tokens=500)
+    assert cost(too_short, 400.0) == cost(router, 400.0)
+    assert cost(too_short, 600.0) == pytest.approx(220 * 5e-6 + 600 * 0.5e-6 + written, rel=1e-4)
+    surcharge = with_prices(cache_read_usd_per_mtok=0.5, cache_write_usd_per_mtok=6.25)
+    assert cost(surcharge, 400.0) == pytest.approx(420 * 6.25e-6 + 400 * 0.5e-6 + written, rel=1e-4)
+    outside = surcharge.route(prompt, BALANCED).alternatives[2].expected_cost_usd
+    assert outside == pytest.approx(820 * 5e-6 + written, rel=1e-4)  # nothing is cached outside of a conversation
 
 
 def test_sessions_are_forgotten_in_time_and_bounded_in_number() -> None:
@@ -120,7 +129,7 @@ def test_the_service_remembers_where_a_conversation_is(service: Service) -> None
     assert decided(service, "one", knob=20.0).candidate == OPEN
     assert decided(service, "two", knob=20.0).candidate == LARGE
     assert decided(service, None, knob=20.0).candidate == LARGE
-    assert service.sessions.get("one") == OnCandidate(OPEN, 1.25)  # five characters
+    assert service.sessions.get("one") == OnCandidate(OPEN, 2)  # five common letters
     assert decided(service, "one", knob=20.0, deny=(OPEN,)).candidate == LARGE
     assert decided(service, "one", knob=20.0).candidate == LARGE
 

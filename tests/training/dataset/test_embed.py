@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import training.dataset.embed
-from serving.bundle.encoder import Encoder
 from serving.bundle.manifest import EncoderSpec
 from tests import fake_bundle
 from tests.fake_bundle import WORDS
@@ -37,7 +36,7 @@ def counted(calls: Calls) -> Callable[[int, int], None]:
 
 
 def direct(files: EncoderFiles, texts: list[str]) -> np.ndarray:
-    return Encoder(files.onnx, files.tokenizer, files.spec.max_tokens).encode(texts)
+    return files.encoder().encode(texts)
 
 
 def test_rows_are_the_encoder_s_in_the_order_given(files: EncoderFiles, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def make(source: str, cache: Path, **changes: Any) -> EncoderFiles:
 
 
 def encoder_of(files: EncoderFiles) -> Encoder:
-    return Encoder(files.onnx, files.tokenizer, files.spec.max_tokens)
+    return files.encoder()
 
 
 def cosines(left: NDArray[np.floating], right: NDArray[np.floating]) -> NDArray[np.floating]:

@@ -81,8 +81,8 @@ def test_by_time_the_newest_are_tested(log: tuple[Prepared, Inputs], params: Par
 
 def test_a_workflow_that_training_lacks_is_estimated_without_its_tag() -> None:
     """By hand: training knows workflow 0 alone (always acceptable) and an untagged failure; a test request is of 1."""
-    train = Inputs(np.zeros((2, 1), np.float32), np.array([[1, 0], [0, 0]], np.float32), 0)
-    test = Inputs(np.zeros((2, 1), np.float32), np.array([[1, 0], [0, 1]], np.float32), 0)
+    train = Inputs(np.zeros((2, 1), np.float32), np.array([[1, 0], [0, 0]], np.float32), 0, np.ones(2))
+    test = Inputs(np.zeros((2, 1), np.float32), np.array([[1, 0], [0, 1]], np.float32), 0, np.ones(2))
     target, weights = np.array([[1.0], [0.0]]), np.ones((2, 1))
     estimate = splits._estimate({"table": lambda: WorkflowTable(1.0)}, train, target, weights, test)
     assert estimate[1, 0] == pytest.approx(0.5)

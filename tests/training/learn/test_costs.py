@@ -39,7 +39,7 @@ def matrix(*rows: dict[str, Any]) -> OutcomeMatrix:
 def requests(n: int, seed: int = 0) -> Inputs:
     generator = np.random.default_rng(seed)
     embedding, features = generator.normal(size=(n, DIM)), generator.normal(size=(n, SURFACE)) * 2 + 4
-    return Inputs(embedding.astype(np.float32), features.astype(np.float32), SURFACE)
+    return Inputs(embedding.astype(np.float32), features.astype(np.float32), SURFACE, np.full(n, 100.0))
 
 
 def log_linear(inputs: Inputs) -> Floats:
@@ -202,7 +202,7 @@ def cost_model(
             tokens = {"input_tokens": 200, "output_tokens": 100, "latency_ms": 50}
             rows.append({"request_id": f"r{request}", "candidate": candidate.name, "cost_usd": cost, **tokens})
     made, inputs = matrix(*rows), requests(80)
-    return fit_costs(inputs, made, candidates, cost_from, shared=10.0, own=300.0), inputs
+    return fit_costs(inputs, made, candidates, cost_from, shared=10.0, own=300.0, assumed_output_tokens=250.0), inputs
 
 
 def test_expected_cost_is_tokens_times_price_or_what_was_logged() -> None:

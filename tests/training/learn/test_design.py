@@ -45,7 +45,7 @@ def test_the_hierarchical_ridge_minimises_both_levels_at_once(seed: int) -> None
     """The eliminated solution equals that of one large ridge over (b, d_1, ..., d_m), built row by row."""
     generator = np.random.default_rng(seed)
     n, m, shared, own = 50, 3, 4.0, 9.0
-    inputs = Inputs(generator.normal(size=(n, 4)).astype(np.float32), np.zeros((n, 1), np.float32), 1)
+    inputs = Inputs(generator.normal(size=(n, 4)).astype(np.float32), np.zeros((n, 1), np.float32), 1, np.ones(n))
     labels = np.where(generator.random((n, m)) < 0.6, generator.random((n, m)), np.nan)
     weights = generator.gamma(2.0, size=(n, m))
     model = HierarchicalRidge(np.ones(m), shared, own).fit(inputs, labels, weights)

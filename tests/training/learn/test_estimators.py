@@ -78,7 +78,7 @@ def inputs_of(workflow: list[int | None], embedding: Floats | None = None, surfa
     vectors = np.zeros((n, DIM)) if embedding is None else embedding
     numbers = np.zeros((n, SURFACE)) if surface is None else surface
     features = np.hstack([numbers, tags.reshape(n, WORKFLOWS)]).astype(np.float32)
-    return Inputs(vectors.astype(np.float32), features, SURFACE)
+    return Inputs(vectors.astype(np.float32), features, SURFACE, np.ones(len(vectors)))
 
 
 def drawn(n: int, seed: int = 0) -> Inputs:

@@ -20,7 +20,7 @@ from training.simulation.simulate import simulate
 
 
 def no_inputs(n: int) -> Inputs:
-    return Inputs(np.zeros((n, 2), np.float32), np.zeros((n, 1), np.float32), 1)
+    return Inputs(np.zeros((n, 2), np.float32), np.zeros((n, 1), np.float32), 1, np.ones(n))
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_the_transformer_has_to_earn_its_price(prepared: Prepared, params: Param
     generator = np.random.default_rng(2)
     n = len(prepared.matrix)
     features = np.ones((n, 17), np.float32)
-    noise = Inputs(generator.normal(size=(n, 8)).astype(np.float32), features, 17)
+    noise = Inputs(generator.normal(size=(n, 8)).astype(np.float32), features, 17, np.ones(n))
     labels = np.where(np.isfinite(prepared.labels), prepared.labels, np.nanmean(prepared.labels, axis=0))
     telling = replace(noise, embedding=np.hstack([labels, noise.embedding[:, 6:]]).astype(np.float32))
     quick = replace(params, fit=replace(params.fit, low_rank=(6,), low_rank_penalty=(10.0,)))

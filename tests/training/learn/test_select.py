@@ -47,7 +47,7 @@ def training(n: int = 300, complete: int | None = None, propensity: float = 1.0,
     known = np.arange(n) < (n if complete is None else complete)
     labels[~known, 1] = NAN
     return TrainingData(
-        inputs=Inputs(embedding, features, surface=1),
+        inputs=Inputs(embedding, features, surface=1, counted=np.ones(len(embedding))),
         labels=labels,
         weights=np.ones((n, 2)),
         propensity=np.full((n, 2), propensity),
