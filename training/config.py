@@ -113,6 +113,7 @@ class PolicyParams:
     quality_target: _Share
     targets: tuple[StrictFloat, ...]
     delta: Annotated[StrictFloat, _between(1e-6, 0.5)]
+    explore: Annotated[StrictFloat, _between(0.0, 0.9)]
     knob_steps: Annotated[StrictInt, _between(3, 10_000)]
     certificate_knobs: Annotated[StrictInt, _between(3, 10_000)]
     novel_share: StrictFloat

@@ -38,6 +38,7 @@ def certify(
         learned.reference,
         router.candidates,
         delta=params.policy.delta,
+        explore=params.policy.explore,
         minimum=params.policy.minimum_requests,
         seed=params.fit.seed,
     )

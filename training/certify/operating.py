@@ -71,8 +71,12 @@ def operating_points(
     delta: float,
     minimum: int,
     seed: int,
+    explore: float = 0.0,
 ) -> tuple[OperatingPoint, ...]:
     """One operating point per target, highest first.
+
+    Of each target's alpha the share `explore` is set aside for requests that are sent elsewhere to learn, each of which adds
+    at most its own probability to the rate of violations: knobs are tested at the rest of alpha.
 
     Each knob weighs cost against the expected violation itself, with the reference as guard (`policy.guarded`): at knob 0
     every request goes to the reference, which violates nothing, and each step up gives away the violations that save most.
@@ -101,7 +105,7 @@ def operating_points(
         alpha = 1.0 - target
         passed: list[_Tested] = []
         for test in tested:
-            if not test.bound <= alpha:
+            if not test.bound <= alpha * (1.0 - explore):
                 break
             passed.append(test)
         rows = np.arange(len(used))
@@ -109,9 +113,10 @@ def operating_points(
         if best is None or cost[rows, best.columns].mean() >= cost[:, reference].mean():
             points.append(_always(target, names[reference], len(used)))
             continue
-        points.append(
-            _point(target, alpha, delta, best, used, quality, cost, reference, names[reference], exact=exact, seed=seed)
+        point = _point(
+            target, alpha, delta, best, used, quality, cost, reference, names[reference], exact=exact, seed=seed
         )
+        points.append(point.model_copy(update={"explore": alpha * explore}))
     return tuple(points)
 
 

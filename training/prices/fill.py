@@ -15,16 +15,16 @@ from typing import Any
 import tomlkit
 from tomlkit.items import AoT, Table
 
-from serving.bundle.catalogue import Candidate
+from serving.bundle.catalogue import Candidate, Capability
 from training.logs.aliases import Alike, alike
 from training.prices.catalogue import CatalogueError, parse_catalogue
 from training.prices.price_map import PRICES, Facts, PriceList, Value
 
 # What price lists can tell of a candidate, in the order in which it is written.
-FIELDS = ("provider", *PRICES, "context_window", "max_output_tokens", "tools", "vision", "json_schema")
+_FIGURES = (*PRICES, "cache_minimum_tokens", "context_window", "max_output_tokens")
+FIELDS = ("provider", *_FIGURES, *(capability.value for capability in Capability))
 # What only its user knows.
 YOURS = ("hosting", "regions", "zero_retention")
-_FIGURES = (*PRICES, "context_window", "max_output_tokens")
 
 
 @dataclass(frozen=True)

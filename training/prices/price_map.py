@@ -16,7 +16,7 @@ from typing import Any
 
 from training.prices.catalogue import CatalogueError
 
-PRICES = ("input_usd_per_mtok", "output_usd_per_mtok", "cache_read_usd_per_mtok")
+PRICES = ("input_usd_per_mtok", "output_usd_per_mtok", "cache_read_usd_per_mtok", "cache_write_usd_per_mtok")
 # What generates text; the rest of the map (embeddings, images, speech) is no candidate.
 _MODES = frozenset({"chat", "completion", "responses"})
 # LiteLLM's own names of routes to one provider, where they differ from the provider's.
@@ -136,11 +136,16 @@ def _from_litellm(entry: Mapping[str, Any]) -> dict[str, Value]:
         "input_usd_per_mtok": _per_mtok(entry.get("input_cost_per_token")) or None,
         "output_usd_per_mtok": _per_mtok(entry.get("output_cost_per_token")) or None,
         "cache_read_usd_per_mtok": _per_mtok(entry.get("cache_read_input_token_cost")) or None,
+        "cache_write_usd_per_mtok": _per_mtok(entry.get("cache_creation_input_token_cost")) or None,
+        "cache_minimum_tokens": _count(entry.get("prompt_cache_min_tokens")),
         "context_window": _count(entry.get("max_input_tokens")),
         "max_output_tokens": _count(entry.get("max_output_tokens")),
         "tools": _flag(entry.get("supports_function_calling")),
         "vision": _flag(entry.get("supports_vision")),
         "json_schema": _flag(entry.get("supports_response_schema")),
+        "audio": _flag(entry.get("supports_audio_input")),
+        "pdf": _flag(entry.get("supports_pdf_input")),
+        "video": _flag(entry.get("supports_video_input")),
     }
     return {name: value for name, value in found.items() if value is not None}
 
@@ -155,11 +160,15 @@ def _from_openrouter(entry: Mapping[str, Any]) -> dict[str, Value]:
         "input_usd_per_mtok": _per_mtok(pricing.get("prompt")),
         "output_usd_per_mtok": _per_mtok(pricing.get("completion")),
         "cache_read_usd_per_mtok": _per_mtok(pricing.get("input_cache_read")),
+        "cache_write_usd_per_mtok": _per_mtok(pricing.get("input_cache_write")),
         "context_window": _count(top.get("context_length")) or _count(entry.get("context_length")),
         "max_output_tokens": _count(top.get("max_completion_tokens")),
         "tools": "tools" in supported if isinstance(supported, list) else None,
         "vision": "image" in inputs if isinstance(inputs, list) else None,
         "json_schema": "structured_outputs" in supported if isinstance(supported, list) else None,
+        "audio": "audio" in inputs if isinstance(inputs, list) else None,
+        "pdf": "file" in inputs if isinstance(inputs, list) else None,
+        "video": "video" in inputs if isinstance(inputs, list) else None,
     }
     return {name: value for name, value in found.items() if value is not None}
 

@@ -14,6 +14,7 @@ from serving.bundle.features import SURFACE
 from serving.bundle.manifest import (
     FORMAT_VERSION,
     MANIFEST,
+    REQUIRED_FILES,
     BundleError,
     new_bundle,
     open_bundle,
@@ -39,6 +40,22 @@ def edit_manifest(folder: Path, edit: Callable[[dict[str, Any]], object]) -> Non
     document = json.loads(path.read_text(encoding="utf-8"))
     edit(document)
     path.write_text(json.dumps(document), encoding="utf-8")
+
+
+def test_what_was_hashed_is_what_is_loaded(tmp_path: Path) -> None:
+    bundle = open_bundle(fake_bundle.build(tmp_path))
+    for name in REQUIRED_FILES:
+        bundle.path(name).write_bytes(b"another bundle's")
+    router = Router(bundle)
+    assert router.route("hello").bundle == fake_bundle.VERSION
+    assert not router.bundle.content, "what the graphs hold is not held twice"
+
+
+@pytest.mark.parametrize("name", ["../head.onnx", "/etc/hostname", "a\\b", "..", ""])
+def test_a_file_outside_of_the_folder_is_not_opened(folder: Path, name: str) -> None:
+    edit_manifest(folder, lambda m: m["files"].update({name: "0" * 64}))
+    with pytest.raises(BundleError, match="not names of files in the bundle's own folder"):
+        open_bundle(folder)
 
 
 def test_an_intact_bundle_opens_with_its_infinite_knob(intact: Path) -> None:

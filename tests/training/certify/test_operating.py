@@ -111,6 +111,19 @@ def test_each_workflow_has_a_bound_of_its_own() -> None:
     assert found["middling"].bound == pytest.approx(clopper_pearson_upper(3, 30, DELTA))
 
 
+@pytest.mark.parametrize(("explore", "knob"), [(0.0, 0.15), (0.3, 0.15), (0.4, 0.05), (0.8, None)])
+def test_what_is_set_aside_to_explore_is_taken_from_alpha(explore: float, knob: float | None) -> None:
+    """At a target of .9: no failure in 100 is bounded by .0228, three by .065."""
+    (point,) = operating_points(hundred(), KNOBS, [0.9], 1, "cd", delta=DELTA, minimum=30, seed=0, explore=explore)
+    if knob is None:
+        assert (point.always, point.certificate, point.explore) == ("d", None, 0.0)
+        return
+    assert point.certificate is not None
+    assert (point.knob, point.explore) == (knob, pytest.approx(0.1 * explore))
+    assert point.certificate.alpha == pytest.approx(0.1)
+    assert point.certificate.bound + point.explore <= point.certificate.alpha
+
+
 def test_testing_stops_at_the_first_knob_that_fails() -> None:
     # At knob .1 all goes to the middling one, which always fails; at knob 1 to the cheap one, which never does.
     labels = np.tile([1.0, 0.0, 1.0], (100, 1))

@@ -27,8 +27,14 @@ MODELS: list[dict[str, Any]] = [
         "id": "acme/large",
         "canonical_slug": "acme/large-2026-01-01",
         "context_length": 200000,
-        "architecture": {"input_modalities": ["text", "image"], "output_modalities": ["text"]},
-        "pricing": {"prompt": "0.0000025", "completion": "0.00001", "input_cache_read": "0.00000125", "request": "0"},
+        "architecture": {"input_modalities": ["text", "image", "file"], "output_modalities": ["text"]},
+        "pricing": {
+            "prompt": "0.0000025",
+            "completion": "0.00001",
+            "input_cache_read": "0.00000125",
+            "input_cache_write": "0.000003",
+            "request": "0",
+        },
         "top_provider": {"context_length": 128000, "max_completion_tokens": 16384, "is_moderated": True},
         "supported_parameters": ["tools", "response_format", "structured_outputs"],
     },
@@ -47,7 +53,8 @@ MAP: dict[str, Any] = {
     "large": {
         "litellm_provider": "acme", "mode": "chat", "input_cost_per_token": 3e-06, "output_cost_per_token": 1.5e-05,
         "cache_read_input_token_cost": 3e-07, "max_input_tokens": 200000, "max_output_tokens": 64000,
-        "supports_function_calling": True, "supports_vision": False,
+        "supports_function_calling": True, "supports_vision": False, "supports_pdf_input": True,
+        "cache_creation_input_token_cost": 3.75e-06, "prompt_cache_min_tokens": 1024.0,
     },
     "cloud/large": {"litellm_provider": "cloud", "mode": "chat", "input_cost_per_token": 4e-06},
     "us.maker.large-v1:0": {"litellm_provider": "bedrock_converse", "mode": "chat", "input_cost_per_token": 5e-06},
@@ -86,11 +93,15 @@ def test_openrouter_s_text_prices_are_per_million_tokens(listing: PriceList) -> 
         "input_usd_per_mtok": 2.5,
         "output_usd_per_mtok": 10.0,
         "cache_read_usd_per_mtok": 1.25,
+        "cache_write_usd_per_mtok": 3.0,
         "context_window": 128000,
         "max_output_tokens": 16384,
         "tools": True,
         "vision": True,
         "json_schema": True,
+        "audio": False,
+        "pdf": True,
+        "video": False,
     }
     free = listing.facts["acme/small:free"].fields
     assert (free["input_usd_per_mtok"], free["context_window"]) == (0.0, 8192)
@@ -104,10 +115,13 @@ def test_the_map_s_prices_are_per_million_tokens(prices: PriceList) -> None:
         "input_usd_per_mtok": 3.0,
         "output_usd_per_mtok": 15.0,
         "cache_read_usd_per_mtok": 0.3,
+        "cache_write_usd_per_mtok": 3.75,
+        "cache_minimum_tokens": 1024,
         "context_window": 200000,
         "max_output_tokens": 64000,
         "tools": True,
         "vision": False,
+        "pdf": True,
     }
     assert prices.facts["us.maker.large-v1:0"].fields["provider"] == "bedrock"
     assert prices.facts["local/llama"].fields == {"provider": "local", "context_window": 8192}  # 0 is no price here
@@ -176,10 +190,13 @@ input_usd_per_mtok = 3.0  # as agreed
 provider = "acme"
 output_usd_per_mtok = 15.0
 cache_read_usd_per_mtok = 0.3
+cache_write_usd_per_mtok = 3.75
+cache_minimum_tokens = 1024
 context_window = 200000
 max_output_tokens = 64000
 tools = true
 vision = false
+pdf = true
 source = "LiteLLM price map 1.2.3, large, 2026-11"
 
 # regions: see the contract
@@ -197,7 +214,7 @@ source = "LiteLLM price map 1.2.3, one/maker/medium, 2026-11"
     )
     assert [(one.candidate, one.new) for one in proposal.filled] == [("large", False), ("maker/medium", True)]
     missing = {one.candidate: (one.fields, one.why) for one in proposal.missing}
-    assert missing["large"] == (("json_schema",), "not told by LiteLLM price map 1.2.3, large")
+    assert missing["large"] == (("json_schema", "audio", "video"), "not told by LiteLLM price map 1.2.3, large")
     assert missing["other"][1] == "not listed"
     diff = proposal.diff("c.toml").splitlines()
     assert not [line for line in diff if line.startswith("-") and line != "--- c.toml"]
