@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from serving.bundle.arrays import Floats
 from serving.bundle.catalogue import Candidate
+from serving.bundle.manifest import Usual
 from tests import onnx_run
 from training.dataset.inputs import Inputs
 from training.dataset.matrix import OutcomeMatrix, build_matrix
-from training.learn.costs import CostModel, LogRidge, cost_sources, fit_costs
+from training.learn.costs import CostModel, LogRidge, cost_sources, fit_costs, usual_of
 from training.learn.estimators.design import Design, stacked
 from training.learn.onnx_graph import Graph
 from training.logs.validate import validate
@@ -48,7 +49,7 @@ def log_linear(inputs: Inputs) -> Floats:
     return np.exp(np.column_stack([1.0 + 0.5 * x[:, 4], 3.0 + 0.5 * x[:, 4] + 0.3 * x[:, 0]]))
 
 
-def ridge(inputs: Inputs, values: Floats, **options: float) -> LogRidge:
+def ridge(inputs: Inputs, values: Floats, **options: Any) -> LogRidge:
     design = Design.learn(inputs)
     return LogRidge(**{"shared": 1e-4, "own": 1e-4, **options}).fit(design.columns(inputs), design, values)
 
@@ -227,3 +228,41 @@ def test_a_changed_price_changes_the_cost_without_a_new_fit(by_tokens: tuple[Cos
     before, after = model.cost_usd(inputs), replace(model, candidates=(CHEAP, dearer)).cost_usd(inputs)
     assert after[:, 1] == pytest.approx(before[:, 1] * factor)
     assert (after[:, 0] == before[:, 0]).all()
+
+
+def test_what_is_usual_of_a_candidate_by_hand() -> None:
+    rows = [
+        {"request_id": "a", "candidate": "dear", "cost_usd": 0.25, "input_tokens": 50, "output_tokens": 10},
+        {"request_id": "b", "candidate": "dear", "cost_usd": 0.75, "input_tokens": 150, "latency_ms": 70},
+        {"request_id": "b", "candidate": "open", "cost_usd": 0.125},
+    ]
+    usual = usual_of(matrix(*rows), np.array([100.0, 300.0]), 250.0)
+    assert usual["dear"] == Usual(
+        output_tokens=10, cost_usd=0.5, latency_p95_ms=70, input_ratio=0.5, counted_tokens=200, longest=300
+    )
+    # of "open" nothing but a cost was logged: the others' answer and ratio stand for its own
+    assert usual["open"] == Usual(
+        output_tokens=10, cost_usd=0.125, latency_p95_ms=None, input_ratio=0.5, counted_tokens=300, longest=300
+    )
+    alone = usual_of(matrix({"candidate": "open", "cost_usd": 0.125}), np.ones(1), 250.0)
+    assert (alone["open"].output_tokens, alone["open"].input_ratio) == (250, 1)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.3])
+def test_nothing_falls_with_a_column_that_says_how_long_a_prompt_is(share: float) -> None:
+    inputs = requests(300)
+    falling = np.exp(-0.5 * stacked(inputs)[:, [4, 5]] + 0.2 * stacked(inputs)[:, :1])
+    falling[np.random.default_rng(4).uniform(size=falling.shape) > share] = NAN
+    assert (ridge(inputs, falling).weight[4:6] < 0).any()
+    model = ridge(inputs, falling, rising=(4, 5))
+    assert (model.weight[4:6] >= 0).all()
+    assert (model.weight[0] > 0.1).all(), "what does not say how long it is may fall and rise"
+    longer = replace(inputs, features=inputs.features + np.array([1.0, 1.0, 0.0], np.float32))
+    assert (model.predict(longer) >= model.predict(inputs)).all()
+
+
+def test_a_prompt_longer_than_any_that_was_seen_costs_in_proportion_where_only_costs_were_logged() -> None:
+    model, inputs = cost_model({"cheap": "tokens", "dear": "logged"})  # of 100 counted tokens each
+    made = [model.cost_usd(replace(inputs, counted=np.full(80, length)))[0] for length in (50.0, 100.0, 1000.0)]
+    assert [row[1] for row in made] == pytest.approx([0.7, 0.7, 7.0])
+    assert [row[0] for row in made] == pytest.approx([(2 * n + 200) / 1e6 for n in (50, 100, 1000)])
