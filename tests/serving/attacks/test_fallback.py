@@ -1,0 +1,74 @@
+"""After a time-out every hard rule still holds: limits mean something, budgets are kept to, the cheapest that fits is used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import fake_bundle
+from tests.fake_bundle import LARGE, OPEN, SMALL
+from tests.serving.attacks.conftest import Attack, Attacked
+
+# Too long for the event loop to embed, and the time to wait for the embedding of it is no time.
+LONG = "hello world sum of two " * 1_500
+NO_TIME = 0.01
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The bundle with windows that hold a long prompt, of some 13,000 counted tokens."""
+    candidates = tuple(one.model_copy(update={"context_window": 200_000}) for one in fake_bundle.CANDIDATES)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fake_bundle, "CANDIDATES", candidates)
+        yield fake_bundle.build(tmp_path_factory.mktemp("wide"))
+
+
+def hasty(service: Attacked, number: int, **asked: Any) -> dict[str, Any]:
+    """The decision on a long prompt that nobody has sent before."""
+    answer = service.route(prompt=f"{number} {LONG}", **asked)
+    assert answer["reason"] == "timeout"
+    assert answer["confidence"] is None
+    return answer
+
+
+def test_after_a_time_out_the_limits_mean_something(attacked: Attack, wide: Path) -> None:
+    service = attacked(bundle=wide, embed_wait_ms=NO_TIME, rules="[default]\nmax_latency_ms = 5000\n")
+    for number in range(5):
+        answer = hasty(service, number)  # a 422 where nothing was known of latency
+        assert answer["model"] == LARGE
+        seen = {one["model"]: one for one in answer["candidates"]}
+        assert seen[LARGE]["expected_latency_p95_ms"] <= 5000
+        assert seen[OPEN]["ruled_out"] == "max_latency_ms"
+        assert answer["expected_cost_usd"] > 0.05, "some 13,000 tokens at $5 a million, and an answer as long as usual"
+    for number in range(5, 10):
+        answer = hasty(service, number, max_cost_usd=0.01)
+        assert answer["model"] == SMALL
+        assert answer["expected_cost_usd"] <= 0.01
+    refused = service.post("/v1/route", {"prompt": f"10 {LONG}", "max_cost_usd": 0.0001})
+    assert refused.status_code == 422
+
+
+def test_after_a_time_out_the_cheapest_that_fits_is_used_and_nothing_beyond_a_budget(
+    attacked: Attack, wide: Path
+) -> None:
+    rules = '[default.budget]\nday_usd = 0.2\nat_limit = "reject"\n'
+    service = attacked(bundle=wide, embed_wait_ms=NO_TIME, rules=rules)
+    chosen, spent = [], 0.0
+    for number in range(60):
+        response = service.post("/v1/route", {"prompt": f"{number} {LONG}"})
+        if response.status_code == 402:
+            break
+        answer = response.json()
+        chosen.append(answer["model"])
+        spent += answer["expected_cost_usd"]
+    else:
+        pytest.fail("the budget never ended")
+    assert spent <= 0.2
+    assert chosen[0] == LARGE, "the reference, while the budget holds it"
+    assert chosen[-1] == SMALL
+    assert chosen == sorted(chosen), "the reference first, then the cheapest"  # acme/large before acme/small
+    (line,) = (one for one in service.get("/v1/budgets").json()["budgets"] if one["period"] == "day")
+    assert line["reserved_usd"] + line["spent_usd"] == pytest.approx(spent)
