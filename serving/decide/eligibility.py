@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache, partial
+from typing import Any
 
 from serving.bundle.catalogue import Candidate, Capability
 from serving.bundle.request import ReadRequest
 from serving.decide.globs import matches
 from serving.decide.policy import Policy
+
+# How many policies' fixed rules are kept; one that is made to be new each time costs what it cost without.
+_KEPT = 512
 
 
 class Rule(StrEnum):
@@ -54,62 +59,99 @@ class Demand:
     latency_p95_ms: Sequence[float]
 
 
-def rule_out(
-    candidates: Sequence[Candidate], request: ReadRequest, policy: Policy, demand: Demand, *, margin: float = 1.0
-) -> list[Rule | None]:
-    """For each candidate the first rule that excludes it, or None.
+class Eligibility:
+    """The hard rules for one bundle's candidates. Safe to share between threads.
 
     What a request needs by its shape (tools, a schema, an image) is not held against a candidate of which the catalogue
     does not say whether it can; what the policy requires is. The counted prompt has to fit a context window `margin` times.
+    What follows from a policy and a shape whatever the request says is worked out once and kept, for the last few hundred.
     """
-    # In the order of the enumeration, so that the first rule is the same each time.
-    needs = [capability for capability in Capability if capability in request.needs] if request.needs else []
-    room = request.request.max_output_tokens or 0
-    takes = request.counted * margin + room
+
+    def __init__(self, candidates: Sequence[Candidate], margin: float = 1.0) -> None:
+        self._candidates = tuple(candidates)
+        self._margin = margin
+        # A function of its own, not a method: a cache that held this object would outlive it.
+        self._fixed = lru_cache(_KEPT)(partial(_fixed_rules, self._candidates))
+
+    def rules(self, request: ReadRequest, policy: Policy, demand: Demand) -> list[Rule | None]:
+        """For each candidate the first rule that excludes it, or None."""
+        room = request.request.max_output_tokens or 0
+        takes = request.counted * self._margin + room
+        fixed = self._fixed(*_fixed_part(policy), request.needs)
+        free = policy.max_cost_usd is None and policy.max_latency_ms is None
+        found: list[Rule | None] = []
+        for column, (candidate, (name_rule, other_rule)) in enumerate(zip(self._candidates, fixed, strict=True)):
+            window, most = candidate.context_window, candidate.max_output_tokens
+            if name_rule is not None:
+                found.append(name_rule)
+            elif window is not None and takes > window:
+                found.append(Rule.CONTEXT_WINDOW)
+            elif most is not None and room > most:
+                found.append(Rule.MAX_OUTPUT_TOKENS)
+            elif other_rule is not None or free:
+                found.append(other_rule)
+            else:
+                found.append(_limit_rule(policy, demand, column))
+        return found
+
+
+_Fixed = tuple[Rule | None, Rule | None]
+
+
+def _fixed_part(policy: Policy) -> tuple[Any, ...]:
+    """What `_fixed_rules` takes of a policy: all that bears on a candidate whatever the request's length and cost."""
+    private = policy.zero_retention, policy.self_hosted, policy.no_training
+    return policy.allow, policy.deny, policy.requires, private, policy.regions
+
+
+def _fixed_rules(
+    candidates: Sequence[Candidate],
+    allow: Sequence[Sequence[str]],
+    deny: Sequence[str],
+    requires: Set[Capability],
+    private: tuple[bool, bool, bool],
+    regions: Sequence[Set[str]],
+    needs: Set[Capability],
+) -> list[_Fixed]:
+    """For each candidate the rule about its name that excludes it, and the one about what it can and what it keeps."""
     return [
-        _first_rule(candidate, policy, needs, takes, room, demand, column)
-        for column, candidate in enumerate(candidates)
+        (
+            _name_rule(candidate, allow, deny),
+            _capability_rule(candidate, requires, needs) or _privacy_rule(candidate, private, regions),
+        )
+        for candidate in candidates
     ]
 
 
-def _first_rule(
-    candidate: Candidate,
-    policy: Policy,
-    needs: Sequence[Capability],
-    takes: float,
-    room: int,
-    demand: Demand,
-    column: int,
-) -> Rule | None:
-    for group in policy.allow:
+def _name_rule(candidate: Candidate, allow: Sequence[Sequence[str]], deny: Sequence[str]) -> Rule | None:
+    for group in allow:
         if not _matches(candidate.name, group):
             return Rule.NOT_ALLOWED
-    if policy.deny and _matches(candidate.name, policy.deny):
-        return Rule.DENIED
-    window = candidate.context_window
-    if window is not None and takes > window:
-        return Rule.CONTEXT_WINDOW
-    if candidate.max_output_tokens is not None and room > candidate.max_output_tokens:
-        return Rule.MAX_OUTPUT_TOKENS
-    for capability in needs:
-        if getattr(candidate, capability) is False:
-            return Rule(capability)
-    for capability in policy.requires:
-        if getattr(candidate, capability) is not True:
-            return Rule(capability)
-    return _privacy_rule(candidate, policy) or _limit_rule(policy, demand, column)
+    return Rule.DENIED if _matches(candidate.name, deny) else None
 
 
-def _privacy_rule(candidate: Candidate, policy: Policy) -> Rule | None:
-    if policy.zero_retention and candidate.zero_retention is not True:
+def _capability_rule(candidate: Candidate, requires: Set[Capability], needs: Set[Capability]) -> Rule | None:
+    # In the order of the enumeration, so that the first rule is the same each time.
+    for capability in Capability:
+        if capability in needs and getattr(candidate, capability) is False:
+            return Rule(capability)
+    for capability in Capability:
+        if capability in requires and getattr(candidate, capability) is not True:
+            return Rule(capability)
+    return None
+
+
+def _privacy_rule(candidate: Candidate, private: tuple[bool, bool, bool], regions: Sequence[Set[str]]) -> Rule | None:
+    zero_retention, self_hosted, no_training = private
+    if zero_retention and candidate.zero_retention is not True:
         return Rule.ZERO_RETENTION
-    if policy.self_hosted and candidate.hosting != "self":
+    if self_hosted and candidate.hosting != "self":
         return Rule.SELF_HOSTED
-    if policy.no_training and candidate.trains_on_data is not False:
+    if no_training and candidate.trains_on_data is not False:
         return Rule.NO_TRAINING
-    for group in policy.regions:
+    for group in regions:
         # A candidate that may answer from any of its regions has to have all of them acceptable.
-        if not candidate.regions or not group.issuperset(candidate.regions):
+        if not candidate.regions or not set(candidate.regions) <= group:
             return Rule.REGION
     return None
 

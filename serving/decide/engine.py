@@ -14,7 +14,7 @@ from serving.bundle.arrays import Floats32
 from serving.bundle.manifest import ALWAYS_REFERENCE, NO_WORKFLOW, Certificate, Manifest, Objective, OperatingPoint
 from serving.bundle.request import ReadRequest
 from serving.decide.decision import Alternative, Decision, Estimates, Reason, Situation
-from serving.decide.eligibility import Demand, NoEligibleCandidateError, Rule, rule_out
+from serving.decide.eligibility import Demand, Eligibility, NoEligibleCandidateError, Rule
 from serving.decide.exploration import Choice, explored, first, rate_of
 from serving.decide.policy import Policy
 from serving.decide.pricing import Pricing
@@ -80,7 +80,7 @@ class Engine:
         self.candidates = [candidate.name for candidate in manifest.candidates]
         self._columns = {name: column for column, name in enumerate(self.candidates)}
         self._reference = self._columns[manifest.reference]
-        self._margin = context_margin
+        self._eligibility = Eligibility(manifest.candidates, context_margin)
         self._pricing = Pricing(manifest.candidates, manifest.cost_from, manifest.usual)
         self._always = OperatingPoint(
             name=ALWAYS_REFERENCE, knob=0.0, always=manifest.reference, calibration_requests=0
@@ -142,7 +142,7 @@ class Engine:
         """
         seen = _Row.of(estimates, row)
         demand = Demand(self._pricing.at_least(request.counted, seen.cost), seen.latency_p95)
-        rules = rule_out(self.manifest.candidates, request, policy, demand, margin=self._margin)
+        rules = self._eligibility.rules(request, policy, demand)
         eligible = [column for column, rule in enumerate(rules) if rule is None]
         if not eligible:
             default = self._default(request, situation, demand)
@@ -171,9 +171,7 @@ class Engine:
         if column is None:
             return None
         asked = _NOTHING_ASKED if situation.asked is None else situation.asked
-        taken = Demand(demand.cost_usd[column : column + 1], demand.latency_p95_ms[column : column + 1])
-        (rule,) = rule_out([self.manifest.candidates[column]], request, asked, taken, margin=self._margin)
-        return column if rule is None else None
+        return column if self._eligibility.rules(request, asked, demand)[column] is None else None
 
     def _objective(self, policy: Policy) -> Objective:
         return policy.objective or self.manifest.objective

@@ -14,7 +14,7 @@ from serving.bundle.catalogue import Capability
 from serving.bundle.manifest import Manifest
 from serving.bundle.request import RouteRequest, read
 from serving.decide.decision import Alternative, Decision, Estimates, Reason, Situation
-from serving.decide.eligibility import Demand, NoEligibleCandidateError, Rule, rule_out
+from serving.decide.eligibility import Demand, Eligibility, NoEligibleCandidateError, Rule
 from serving.decide.engine import Engine
 from serving.decide.policy import Policy
 from tests import fake_bundle
@@ -66,7 +66,7 @@ def decided(
 def shape_rule(request: RouteRequest, name: str) -> Rule | None:
     """The rule by which the request's shape alone excludes a candidate."""
     candidate = MANIFEST.candidates[NAMES.index(name)]
-    return rule_out([candidate], read(request), Policy(), Demand([0.0], [0.0]), margin=1.1)[0]
+    return Eligibility([candidate], 1.1).rules(read(request), Policy(), Demand([0.0], [0.0]))[0]
 
 
 def held_against(request: RouteRequest, one: Alternative) -> float:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from serving.bundle.catalogue import Candidate, Capability
 from serving.bundle.request import RouteRequest, read
-from serving.decide.eligibility import Demand, NoEligibleCandidateError, Rule, rule_out
+from serving.decide.eligibility import Demand, Eligibility, NoEligibleCandidateError, Rule
 from serving.decide.policy import Policy
 from serving.decide.value import Setting, choose, guarded, knob_for, rank
 
@@ -141,7 +141,7 @@ def test_what_two_policies_admit_together_is_what_each_of_them_admits(
     demand = Demand(data.draw(amounts), data.draw(amounts))
 
     def admitted(policy: Policy) -> set[int]:
-        rules = rule_out(candidates, read(""), policy, demand)
+        rules = Eligibility(candidates).rules(read(""), policy, demand)
         return {column for column, rule in enumerate(rules) if rule is None}
 
     assert admitted(one.tightened(other)) == admitted(one) & admitted(other)
@@ -173,7 +173,20 @@ def test_hard_rules(
 ) -> None:
     needs = read(request_).needs | ({Capability.VISION} if image else set())
     seen = replace(read(request_), counted=100, needs=needs)
-    assert rule_out([candidate], seen, policy, Demand([0.01], [500.0])) == [rule]
+    assert Eligibility([candidate]).rules(seen, policy, Demand([0.01], [500.0])) == [rule]
+
+
+def test_what_a_policy_excludes_is_worked_out_once_and_the_request_s_own_length_each_time() -> None:
+    eligibility = Eligibility([Candidate(name="a", context_window=100), Candidate(name="b")])
+    demand = Demand([0.01, 0.5], [1.0, 1.0])
+    for counted, first in ((100, None), (101, Rule.CONTEXT_WINDOW), (100, None)):
+        prompt = replace(read(""), counted=counted)
+        assert eligibility.rules(prompt, Policy(max_cost_usd=0.1), demand) == [first, Rule.MAX_COST]
+        assert eligibility.rules(prompt, Policy(deny=("b",)), demand) == [first, Rule.DENIED]
+    assert eligibility._fixed.cache_info().misses == 2
+    for number in range(2_000):
+        eligibility.rules(read(""), Policy(deny=(f"noise-{number}",)), demand)
+    assert eligibility._fixed.cache_info().currsize <= 512
 
 
 def test_no_eligible_candidate_says_what_excludes_each() -> None:
@@ -202,19 +215,19 @@ def test_no_eligible_candidate_says_what_excludes_each() -> None:
     ],
 )
 def test_what_a_policy_demands(candidate: Candidate, policy: Policy, rule: Rule | None) -> None:
-    assert rule_out([candidate], read(""), policy, Demand([0.01], [500.0])) == [rule]
+    assert Eligibility([candidate]).rules(read(""), policy, Demand([0.01], [500.0])) == [rule]
 
 
 def test_a_limit_is_not_kept_by_what_is_not_known() -> None:
     demand = Demand([0.01], [float("nan")])
-    assert rule_out([Candidate(name="a")], read(""), Policy(max_latency_ms=1e9), demand) == [Rule.MAX_LATENCY]
+    assert Eligibility([Candidate(name="a")]).rules(read(""), Policy(max_latency_ms=1e9), demand) == [Rule.MAX_LATENCY]
 
 
 def test_the_prompt_has_to_fit_with_the_margin() -> None:
     demand, tight = Demand([0.0], [0.0]), Candidate(name="a", context_window=100)
     prompt = replace(read(""), counted=95)
-    assert rule_out([tight], prompt, Policy(), demand) == [None]
-    assert rule_out([tight], prompt, Policy(), demand, margin=1.1) == [Rule.CONTEXT_WINDOW]
+    assert Eligibility([tight]).rules(prompt, Policy(), demand) == [None]
+    assert Eligibility([tight], 1.1).rules(prompt, Policy(), demand) == [Rule.CONTEXT_WINDOW]
 
 
 def test_from_cheap_to_good_by_hand() -> None:
