@@ -107,12 +107,12 @@ class Isotonic(Calibrator):
     def to_onnx(self, graph: Graph, probability: str) -> str:
         widths = np.diff(self.x, axis=0)
         slopes = np.divide(np.diff(self.y, axis=0), widths, out=np.zeros_like(widths), where=widths > 0)
-        total = graph.constant(self.y[0])
-        for start, width, slope in zip(self.x[:-1], widths, slopes, strict=True):
-            ramp = graph.add("Max", graph.add("Sub", probability, graph.constant(start)), graph.constant(0.0))
-            ramp = graph.add("Min", ramp, graph.constant(width))
-            total = graph.add("Add", total, graph.add("Mul", ramp, graph.constant(slope)))
-        return graph.clip(total, FLOOR, 1 - FLOOR)
+        # All ramps at once: (n, 1, m) against (ramps, m).
+        apart = graph.add("Unsqueeze", probability, graph.constant([1], np.int64))
+        ramp = graph.add("Max", graph.add("Sub", apart, graph.constant(self.x[:-1])), graph.constant(0.0))
+        risen = graph.add("Mul", graph.add("Min", ramp, graph.constant(widths)), graph.constant(slopes))
+        total = graph.add("ReduceSum", risen, graph.constant([1], np.int64), keepdims=0)
+        return graph.clip(graph.add("Add", total, graph.constant(self.y[0])), FLOOR, 1 - FLOOR)
 
 
 METHODS: dict[str, type[Calibrator]] = {kind.name: kind for kind in (Uncalibrated, Sigmoid, Isotonic)}

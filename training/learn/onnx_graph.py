@@ -27,7 +27,10 @@ class Graph:
         self.embedding = "embedding"
         self.features = "features"
         self._sizes = {"embedding": dim, "features": features}
-        self._nodes: list[onnx.NodeProto] = []
+        # A name stands for the product of all maps of the tensor of that name, which are known when the model is made.
+        self._nodes: list[onnx.NodeProto | str] = []
+        self._maps: dict[str, list[tuple[str, Floats, Floats]]] = {}
+        self._joined: dict[tuple[str, ...], str] = {}
         self._constants: list[onnx.TensorProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
         self._count = 0
@@ -47,15 +50,25 @@ class Graph:
         return name
 
     def linear(self, source: str, weight: ArrayLike, bias: ArrayLike) -> str:
-        """source (n, a) @ weight (a, b) + bias (b,)."""
-        return self.add("Add", self.add("MatMul", source, self.constant(weight)), self.constant(bias))
+        """source (n, a) @ weight (a, b) + bias (b,). All such maps of one tensor are computed as one."""
+        if source not in self._maps:
+            self._maps[source] = []
+            self._nodes.append(source)
+        name, columns = self._fresh("linear"), np.asarray(weight, dtype=np.float64)
+        shift = np.broadcast_to(np.asarray(bias, dtype=np.float64), (columns.shape[1],))
+        self._maps[source].append((name, columns, shift))
+        return name
 
     def columns(self, source: str, which: ArrayLike) -> str:
         """The given columns of a (n, a) tensor, in that order."""
         return self.add("Gather", source, self.constant(which, np.int64), axis=1)
 
     def concat(self, *sources: str) -> str:
-        return sources[0] if len(sources) == 1 else self.add("Concat", *sources, axis=1)
+        if len(sources) == 1:
+            return sources[0]
+        if sources not in self._joined:
+            self._joined[sources] = self.add("Concat", *sources, axis=1)
+        return self._joined[sources]
 
     def where(self, condition: str, yes: str, no: str) -> str:
         return self.add("Where", condition, yes, no)
@@ -95,15 +108,30 @@ class Graph:
         self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", columns]))
 
     def model(self) -> onnx.ModelProto:
-        """The checked model. Its IR version is one that every onnxruntime since 1.18 reads."""
+        """The checked model, once everything was added. Its IR version is one that every onnxruntime since 1.18 reads."""
         inputs = [
             helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size]) for name, size in self._sizes.items()
         ]
-        graph = helper.make_graph(self._nodes, "head", inputs, self._outputs, self._constants)
+        nodes = [node for one in self._nodes for node in (self._product(one) if isinstance(one, str) else (one,))]
+        graph = helper.make_graph(nodes, "head", inputs, self._outputs, self._constants)
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", ML_OPSET)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=10, producer_name="outcome-router")
         onnx.checker.check_model(model)
         return model
+
+    def _product(self, source: str) -> list[onnx.NodeProto]:
+        """The nodes of all maps of one tensor: one product, one sum, and a cut where there are several."""
+        names, weights, biases = zip(*self._maps[source], strict=True)
+        weight, bias = self.constant(np.hstack(weights)), self.constant(np.concatenate(biases))
+        product, total = self._fresh("product"), names[0] if len(names) == 1 else self._fresh("maps")
+        nodes = [
+            helper.make_node("MatMul", [source, weight], [product]),
+            helper.make_node("Add", [product, bias], [total]),
+        ]
+        if len(names) > 1:
+            sizes = self.constant([len(one) for one in biases], np.int64)
+            nodes.append(helper.make_node("Split", [total, sizes], list(names), axis=1))
+        return nodes
 
     def _fresh(self, kind: str) -> str:
         self._count += 1

@@ -143,3 +143,22 @@ def test_logit_agrees_with_numpy(values: list[float]) -> None:
     p = np.array([values])
     made = of_embedding(lambda graph, source: graph.logit(source), p, len(values))
     assert made == pytest.approx(logit(p), rel=1e-4, abs=1e-5)
+
+
+def test_all_maps_of_one_tensor_are_one_product() -> None:
+    generator = np.random.default_rng(0)
+    embedding, features = generator.normal(size=(5, 3)), generator.normal(size=(5, 2))
+    weights, biases = [generator.normal(size=(5, n)) for n in (1, 4, 2)], [0.5, np.arange(4.0), -1.0]
+    graph = Graph(3, 2)
+    made = [
+        graph.linear(graph.concat(graph.embedding, graph.features), weight, bias)
+        for weight, bias in zip(weights, biases, strict=True)
+    ]
+    between = graph.add("Mul", made[0], graph.constant(2.0))
+    both = graph.concat(between, graph.linear(graph.features, np.ones((2, 1)), 0.0), *made)
+    result = onnx_run.run(graph, both, 9, embedding=embedding, features=features)
+    expected = [np.hstack([embedding, features]) @ weight + bias for weight, bias in zip(weights, biases, strict=True)]
+    by_hand = [2 * expected[0], features.sum(axis=1, keepdims=True), *expected]
+    assert result == pytest.approx(np.hstack(by_hand), abs=1e-5)
+    operators = [node.op_type for node in graph.model().graph.node]
+    assert (operators.count("MatMul"), operators.count("Split"), operators.count("Concat")) == (2, 1, 2)
