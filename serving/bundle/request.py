@@ -42,9 +42,11 @@ def _tokens_of_bytes() -> Floats:
     a digit, a symbol or a control character may be a token by itself.
     """
     tokens = np.ones(_BYTES)
-    tokens[list(b"bfgjkmpqvwxyz")] = 0.9
     tokens[list(b"acdehilnorstu")] = 0.3
-    tokens[list(b" ")] = 0.25
+    tokens[list(b"bfgmpvwy")] = 0.7
+    tokens[list(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ")] = 0.8
+    tokens[list(b"{}[]()<>=+*/\\|&^%$#@_`~.,;:!'\"-?")] = 0.9
+    tokens[list(b" ")] = 0.2
     tokens[128:] = 0.75
     return tokens
 
@@ -132,7 +134,7 @@ def byte_histogram(data: bytes) -> Columns:
 
 
 def counted_tokens(text: str) -> float:
-    """The tokens of any text, by a sum over its bytes that errs upwards: about 1.5 times what English prose and code have.
+    """The tokens of any text, by a sum over its bytes that errs upwards: some 1.7 times what English prose and code have.
 
     Held against OpenAI's two encodings by the tests, on prose, code, numbers, random letters and a dozen scripts: it is
     never below. Text that was made to be dear can be, as nothing but the count of bytes bounds every tokenizer.

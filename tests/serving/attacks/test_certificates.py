@@ -14,7 +14,7 @@ from tests.fake_bundle import LARGE, OPEN, SMALL
 from tests.serving.attacks.conftest import Attack, Attacked, running
 
 SHARE = 0.05
-LONG = "hello " * 800  # 1,400 counted tokens
+LONG = "hello " * 800  # 1,360 counted tokens
 _BOUND = WorkflowBound(requests=50, violation_rate=0.0, bound=0.02, saving=0.1)
 _PROOF = Certificate(
     alpha=0.3,

@@ -35,7 +35,7 @@ def ruled_out(answer: dict[str, Any]) -> dict[str, str | None]:
 
 
 def test_a_long_prompt_goes_nowhere_that_its_input_alone_is_too_dear_for(service: Attacked) -> None:
-    prompt = "hello " * 100_000  # 175,000 counted tokens: LARGE's window holds them, at .875 USD
+    prompt = "hello " * 100_000  # 170,000 counted tokens: LARGE's window holds them, at .85 USD
     assert service.route(prompt=prompt)["model"] == LARGE
     refused = service.post("/v1/route", {"prompt": prompt, "max_cost_usd": 0.05})
     assert refused.status_code == 422

@@ -52,7 +52,7 @@ def counted(*messages: dict[str, Any], **known: Any) -> int:
 
 def test_a_count_by_hand() -> None:
     assert read("hello").counted == 2  # five common letters at .3
-    assert read("Hi, 42").counted == 5  # H , 4 2 at 1, i at .3, the blank at .25
+    assert read("Hi, 42").counted == 5  # H at .8, i .3, the comma .9, the blank .2, digits at 1
     assert read("").counted == 0
     assert counted({"role": "user", "content": "hello"}) == 6  # and 4 a message
 

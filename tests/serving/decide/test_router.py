@@ -247,7 +247,7 @@ def test_a_longer_prompt_never_costs_less_and_its_input_alone_is_held_against_it
     lengths = [2**k for k in range(1, 19)]
     costs = router.estimate(["hello " * n for n in lengths]).cost_usd
     assert (np.diff(costs, axis=0) >= 0).all()
-    long = "hello " * 20_000  # 35,000 tokens: .175 USD at LARGE by itself
+    long = "hello " * 20_000  # 34,000 tokens: .17 USD at LARGE by itself
     with pytest.raises(NoEligibleCandidateError) as caught:
         router.route(long, Policy(max_cost_usd=0.05))
     assert caught.value.rules[LARGE] is Rule.MAX_COST

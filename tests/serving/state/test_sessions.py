@@ -81,7 +81,7 @@ def test_the_cached_part_is_priced_at_the_cache_read_price(router: Router) -> No
         )
         return Router(Bundle(router.bundle.folder, router.manifest.model_copy(update={"candidates": cached})))
 
-    prompt = "hello world " * 200  # 820 tokens, at $5 a million, $.5 from the cache
+    prompt = "hello world " * 200  # 760 tokens, at $5 a million, $.5 from the cache
     written = 300 * 20e-6
 
     def cost(reading: Router, tokens: float, session: str = LARGE) -> float:
@@ -89,18 +89,18 @@ def test_the_cached_part_is_priced_at_the_cache_read_price(router: Router) -> No
         return next(one.expected_cost_usd or 0.0 for one in decision.alternatives if one.candidate == LARGE)
 
     read_price = with_prices(cache_read_usd_per_mtok=0.5)
-    assert cost(read_price, 0.0) == pytest.approx(820 * 5e-6 + written, rel=1e-4)
-    assert cost(read_price, 400.0) == pytest.approx(420 * 5e-6 + 400 * 0.5e-6 + written, rel=1e-4)
-    assert cost(read_price, 10_000.0) == pytest.approx(820 * 0.5e-6 + written, rel=1e-4)  # never more than the prompt
+    assert cost(read_price, 0.0) == pytest.approx(760 * 5e-6 + written, rel=1e-4)
+    assert cost(read_price, 400.0) == pytest.approx(360 * 5e-6 + 400 * 0.5e-6 + written, rel=1e-4)
+    assert cost(read_price, 10_000.0) == pytest.approx(760 * 0.5e-6 + written, rel=1e-4)  # never more than the prompt
     assert cost(read_price, 400.0, session=OPEN) == cost(read_price, 0.0)
-    assert cost(router, 400.0) == pytest.approx(820 * 5e-6 + written, rel=1e-4)  # no cache-read price known
+    assert cost(router, 400.0) == pytest.approx(760 * 5e-6 + written, rel=1e-4)  # no cache-read price known
     too_short = with_prices(cache_read_usd_per_mtok=0.5, cache_minimum_tokens=500)
     assert cost(too_short, 400.0) == cost(router, 400.0)
-    assert cost(too_short, 600.0) == pytest.approx(220 * 5e-6 + 600 * 0.5e-6 + written, rel=1e-4)
+    assert cost(too_short, 600.0) == pytest.approx(160 * 5e-6 + 600 * 0.5e-6 + written, rel=1e-4)
     surcharge = with_prices(cache_read_usd_per_mtok=0.5, cache_write_usd_per_mtok=6.25)
-    assert cost(surcharge, 400.0) == pytest.approx(420 * 6.25e-6 + 400 * 0.5e-6 + written, rel=1e-4)
+    assert cost(surcharge, 400.0) == pytest.approx(360 * 6.25e-6 + 400 * 0.5e-6 + written, rel=1e-4)
     outside = surcharge.route(prompt, BALANCED).alternatives[2].expected_cost_usd
-    assert outside == pytest.approx(820 * 5e-6 + written, rel=1e-4)  # nothing is cached outside of a conversation
+    assert outside == pytest.approx(760 * 5e-6 + written, rel=1e-4)  # nothing is cached outside of a conversation
 
 
 def test_sessions_are_forgotten_in_time_and_bounded_in_number() -> None:
