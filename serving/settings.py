@@ -50,11 +50,16 @@ class Settings(BaseSettings):
         default=True, description="Whether decisions are stored with their prompt, to train on."
     )
     store_queue: int = Field(default=20_000, ge=1, description="Rows that may wait to be written.")
+    store_queue_bytes: int = Field(
+        default=64 * 1024 * 1024, ge=1, description="Memory of the rows that may wait; text is left out first."
+    )
     feedback_seconds: float = Field(
         default=10.0, gt=0, description="Longest wait for feedback to be on disk (503 after)."
     )
-    reserve_seconds: float = Field(
-        default=900.0, gt=0, description="Without feedback for this long, a budget's reserve ends."
+    reserve_wait_ms: float = Field(
+        default=250.0,
+        gt=0,
+        description="Longest wait for the store to hold a budget; after it a decision goes by what this process knows.",
     )
     embed_wait_ms: float = Field(
         default=200.0,

@@ -21,6 +21,7 @@ from serving.decide.eligibility import NoEligibleCandidateError
 from serving.runtime.metrics import CONTENT_TYPE as METRICS_TYPE
 from serving.runtime.pipeline import Service
 from serving.state.budgets import BudgetSpentError
+from serving.store.feedback import ConflictError, UnknownDecisionError
 from serving.store.queries import compared
 from serving.store.writer import NotStoredError
 
@@ -64,18 +65,23 @@ async def feedback(request: Request) -> Response:
     Sending the same again changes nothing. 503: it was not stored, send it again.
     """
     service = service_of(request)
-    caller(request, service)
+    key = caller(request, service)
     if service.store is None:
         raise HTTPException(404, "This service stores no decisions (ROUTER_STORE is empty).")
     body = await request.body()
     said = await to_thread.run_sync(parse_feedback, body, service.settings.max_batch)
     try:
-        recorded, repeated = await service.recorder.feedback(said)
+        came = await service.recorder.feedback(said, key)
     except NotStoredError as error:
         raise HTTPException(503, f"Feedback was not stored: {error}.", {"Retry-After": "1"}) from None
     except TimeoutError:
         raise HTTPException(503, "Feedback was not stored in time; send it again.", {"Retry-After": "1"}) from None
-    return _json(orjson.dumps({"recorded": recorded, "repeated": repeated}))
+    for one in came if len(said) == 1 else ():
+        if isinstance(one, UnknownDecisionError):
+            raise HTTPException(404, str(one))
+        if isinstance(one, ConflictError):
+            raise HTTPException(409, str(one))
+    return _json(orjson.dumps({"recorded": came.count("recorded"), "repeated": came.count("repeated")}))
 
 
 async def budgets(request: Request) -> Response:

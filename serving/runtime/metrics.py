@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +26,8 @@ GAUGES: tuple[tuple[str, str, tuple[str, ...], Among], ...] = (
     ("router_store_dropped_decisions", "Decisions not stored: the queue was full.", (), "livesum"),
     ("router_store_retries", "Writes that had to be tried again.", (), "livesum"),
     ("router_budget_left_usd", "What is left of a budget.", ("scope", "period"), "livemin"),
+    ("router_budget_unconfirmed", "Decisions that the store did not confirm a budget for.", (), "livesum"),
+    ("router_store_queue_bytes", "Memory of the rows that wait, about.", (), "livesum"),
     ("router_budget_pace", "What a budget adds to the knob, 1/USD.", ("scope", "period"), "livemax"),
     ("router_bundle_info", "The bundle that is served.", ("version",), "livesum"),
     ("router_bundle_reloads", "Bundles taken over since the start.", (), "livesum"),
@@ -116,11 +118,12 @@ class Metrics:
                 cost = self._costs[decision.candidate] = self._expected.labels(decision.candidate)
             cost.inc(decision.expected_cost_usd)
 
-    def fed_back(self, said: Feedback) -> None:
+    def fed_back(self, said: Feedback, new: Collection[str]) -> None:
+        """Counts feedback; `new` are the fields that had not been told before."""
         quality = said.quality
         outcome = "error" if said.error else "unjudged" if quality is None else "good" if quality >= 0.5 else "bad"
         self._feedback.labels(outcome).inc()
-        if said.cost_usd is not None:
+        if said.cost_usd is not None and "cost_usd" in new:
             self._actual.inc(said.cost_usd)
 
     def shadowed(self, answer: ShadowAnswer) -> None:

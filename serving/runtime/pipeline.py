@@ -8,7 +8,7 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from serving.bundle.arrays import Floats32
@@ -22,20 +22,23 @@ from serving.runtime.metrics import Metrics
 from serving.runtime.recording import Case, Recorder
 from serving.runtime.shadow import Shadow
 from serving.runtime.telemetry import snapshot_of
-from serving.runtime.upkeep import Periodic, refresh_budgets, restore_budgets
+from serving.runtime.upkeep import Periodic
 from serving.settings import Settings
 from serving.state.budgets import Allowance, Budgets, BudgetSpentError
 from serving.state.drift import Drift, Thresholds
 from serving.state.rates import Rates
+from serving.state.reservations import Reservations
 from serving.state.rulebook import RuleBook, RulesError, load_rules
 from serving.state.sessions import Sessions
 from serving.store.engine import open_engine
-from serving.store.writer import DecisionStore
+from serving.store.transaction import totals_of
+from serving.store.writer import DecisionStore, Watched
 
 logger = logging.getLogger(__name__)
 
 # Texts shorter than this are embedded in the event loop by a static encoder: handing them to a thread costs more.
 _INLINE_CHARS = 32 * 1024
+_MOST_ASKING = 32  # decisions that wait for the store to hold their budgets
 _FREE = Allowance()
 
 
@@ -55,22 +58,32 @@ class Service:
         self.live = self._load(settings.bundle)
         self._check_rules()
         self.shadow = Shadow(self._load(settings.shadow)) if settings.shadow else None
-        self.store: DecisionStore | None = None
-        if settings.store:
-            self.store = DecisionStore(open_engine(settings.store), settings.store_queue)
-        self.budgets = Budgets(self.rules, clock, settings.reserve_seconds)
+        self.budgets = Budgets(self.rules, clock, shared=bool(settings.store))
+        self.store = self._opened(settings.store) if settings.store else None
+        self.reservations = Reservations(self.budgets, self.store, settings.reserve_wait_ms / 1e3)
         self.rates = Rates(self.rules.keys)
         self.sessions = Sessions(settings.sessions, settings.session_seconds)
         self.drift = Drift(settings.drift_window, Thresholds.of(settings))
-        self.metrics = Metrics(lambda: snapshot_of(self.live, self.store, self.budgets, self.drift))
+        self.metrics = Metrics(lambda: snapshot_of(self.live, self.store, self.budgets, self.reservations, self.drift))
         self.recorder = Recorder(
-            settings, self.live, self.shadow, self.store, self.budgets, self.sessions, self.drift, self.metrics, clock
+            settings, self.live, self.shadow, self.store, self.sessions, self.drift, self.metrics, clock
         )
         self._random = random.Random()
         self._batching = Batching(settings.encoders)
+        self._asking = ThreadPoolExecutor(_MOST_ASKING, thread_name_prefix="budgets")
         self._upkeep: Periodic | None = None
-        if self.store is not None and self.budgets.any:
-            restore_budgets(self.budgets, self.store.engine)
+
+    def _opened(self, url: str) -> DecisionStore:
+        """The store, and in the budgets what it says of them."""
+        engine = open_engine(url)
+        watched = None
+        if self.budgets.any:
+            self.budgets.told(totals_of(engine, self.budgets.keys()))
+            watched = Watched(self.budgets.keys, self.budgets.told, self.settings.watch_seconds)
+        options = self.settings
+        return DecisionStore(
+            engine, options.store_queue, self._clock, most_bytes=options.store_queue_bytes, watched=watched
+        )
 
     def _load(self, source: str) -> Live:
         options = self.settings
@@ -108,12 +121,12 @@ class Service:
         answers then, reason `timeout` or `fault`. A call to an LLM must not fail because of the router.
         """
         started = time.perf_counter()
-        if self.budgets.any:
-            self.budgets.allowance(case.scopes)  # a spent budget that rejects is not worth embedding for
         serving = self.live.current
         try:
             embedding = await self._embedded(serving, case.request.text)
             self.metrics.stage("encode", time.perf_counter() - started)
+            if self.reservations.waits(case.scopes):
+                return await self._aside(partial(self.decide, case, serving, embedding, started))
             return self.decide(case, serving, embedding, started)
         except (NoEligibleCandidateError, BudgetSpentError):
             raise
@@ -122,7 +135,13 @@ class Service:
         except Exception:  # whatever it is, the caller still needs to know where to send the request
             logger.exception("a decision failed, the reference answers")
             reason = Reason.FAULT
+        if self.reservations.waits(case.scopes):
+            return await self._aside(partial(self._without_estimates, case, serving, reason, started))
         return self._without_estimates(case, serving, reason, started)
+
+    async def _aside(self, decide: Callable[[], tuple[str, Decision]]) -> tuple[str, Decision]:
+        """In a thread: the store is asked, and the event loop must not wait for that."""
+        return await asyncio.get_running_loop().run_in_executor(self._asking, decide)
 
     def _without_estimates(self, case: Case, serving: Serving, reason: Reason, started: float) -> tuple[str, Decision]:
         identifier, decision = self._reserved(
@@ -154,23 +173,13 @@ class Service:
         return self._finished(identifier, case, decision, embedding, started)
 
     def _reserved(self, case: Case, decide: Callable[[Situation], Decision]) -> tuple[str, Decision]:
-        """A decision whose cost its budgets hold, and its id.
-
-        Where another thread took the money in between it is decided once more, on what is left; raises BudgetSpentError.
-        """
+        """A decision that its budgets hold, and its id; raises BudgetSpentError."""
         identifier = uuid.uuid4().hex
         if not self.budgets.any:
             return identifier, decide(self._situation(case, _FREE))
-        for last in (False, True):
-            allowance = self.budgets.allowance(case.scopes)
-            decision = decide(self._situation(case, allowance))
-            try:
-                self.budgets.reserve(identifier, case.scopes, decision.expected_cost_usd or 0.0)
-                break
-            except BudgetSpentError:
-                if last:
-                    raise
-        return identifier, replace(decision, warnings=allowance.warned) if allowance.warned else decision
+        return identifier, self.reservations.decided(
+            identifier, case.scopes, lambda allowance: decide(self._situation(case, allowance))
+        )
 
     def route_batch(self, cases: Sequence[Case]) -> list[Answer]:
         """As `route` for several requests with one forward pass, each with its error in its place; no time limit holds."""
@@ -248,11 +257,8 @@ class Service:
         self.live.watch(seconds)
         if self.shadow is not None:
             self.shadow.live.watch(seconds)
-        tasks: list[Callable[[], object]] = [self.drift.check, self.metrics.share]
-        if self.store is not None and self.budgets.any and self.settings.workers > 1:
-            tasks.append(partial(refresh_budgets, self.budgets, self.store.engine))
         self.metrics.share()
-        self._upkeep = Periodic("upkeep", seconds, *tasks)
+        self._upkeep = Periodic("upkeep", seconds, self.drift.check, self.metrics.share)
 
     def close(self) -> None:
         """Stops what `start` began, and writes what waits to be written."""
@@ -262,5 +268,6 @@ class Service:
         if self.shadow is not None:
             self.shadow.close()
         self._batching.close()
+        self._asking.shutdown(wait=True)
         if self.store is not None:
             self.store.close()

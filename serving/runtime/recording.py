@@ -7,7 +7,9 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 from serving.bundle.arrays import Floats32
 from serving.bundle.request import ReadRequest
@@ -17,11 +19,11 @@ from serving.runtime.live import Live
 from serving.runtime.metrics import Metrics
 from serving.runtime.shadow import Shadow, ShadowAnswer
 from serving.settings import Settings
-from serving.state.budgets import Budgets
 from serving.state.drift import Drift
 from serving.state.sessions import OnCandidate, Sessions
-from serving.store.feedback import Feedback
+from serving.store.feedback import ConflictError, Feedback, UnknownDecisionError
 from serving.store.rows import decision_row
+from serving.store.transaction import Told
 from serving.store.writer import DecisionStore
 
 logger = logging.getLogger(__name__)
@@ -52,14 +54,13 @@ class Recorder:
         live: Live,
         shadow: Shadow | None,
         store: DecisionStore | None,
-        budgets: Budgets,
         sessions: Sessions,
         drift: Drift,
         metrics: Metrics,
         clock: Callable[[], float],
     ) -> None:
         self._settings, self._live, self._shadow, self._store = settings, live, shadow, store
-        self._budgets, self._sessions, self._drift, self._metrics = budgets, sessions, drift, metrics
+        self._sessions, self._drift, self._metrics = sessions, drift, metrics
         self._clock = clock
 
     def record(
@@ -114,23 +115,26 @@ class Recorder:
                 decision_row(identifier, self._clock(), case.key, request, decision, shadow, prompt=keep)
             )
 
-    async def feedback(self, said: Sequence[Feedback]) -> tuple[int, int]:
-        """Stores feedback; (new, repeated) once all of it is on disk. Raises NotStoredError or TimeoutError."""
+    async def feedback(
+        self, said: Sequence[Feedback], key: str | None
+    ) -> list[Literal["recorded", "repeated"] | UnknownDecisionError | ConflictError]:
+        """Stores what a key says of its decisions; what came of each, once all of it is on disk.
+
+        Raises NotStoredError or TimeoutError where that is not known.
+        """
         assert self._store is not None
-        written = self._store.feedback([asdict(one) for one in said])
-        waiting = [asyncio.wrap_future(self._counted(*one)) for one in zip(said, written, strict=True)]
-        new = await asyncio.wait_for(asyncio.gather(*waiting), self._settings.feedback_seconds)
-        return sum(new), len(new) - sum(new)
+        written = self._store.feedback(said, key)
+        for one, done in zip(said, written, strict=True):
+            done.add_done_callback(partial(self._counted, one))
+        waiting = asyncio.gather(*map(asyncio.wrap_future, written))
+        came = await asyncio.wait_for(waiting, self._settings.feedback_seconds)
+        return [one if isinstance(one, Exception) else "recorded" if one else "repeated" for one in came]
 
-    def _counted(self, said: Feedback, written: Future[bool]) -> Future[bool]:
-        """Settles the budgets once it is on disk, whether or not somebody still waits for that then."""
-
-        def count(done: Future[bool]) -> None:
-            if done.exception() is None and done.result():
-                self._budgets.settle(said.decision_id, said.cost_usd)
-                self._metrics.fed_back(said)
-                if said.quality is not None and not said.error:  # a failed call says nothing of the answer
-                    self._drift.judged(said.decision_id, said.quality, said.candidate)
-
-        written.add_done_callback(count)
-        return written
+    def _counted(self, said: Feedback, done: Future[Told]) -> None:
+        """Counts what is new once it is on disk, whether or not somebody still waits for that then."""
+        new = None if done.exception() is not None else done.result()
+        if new is None or isinstance(new, Exception) or not new:
+            return
+        self._metrics.fed_back(said, new)
+        if said.quality is not None and "quality" in new and not said.error:  # a failed call says nothing of the answer
+            self._drift.judged(said.decision_id, said.quality, said.candidate)

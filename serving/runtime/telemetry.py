@@ -6,10 +6,13 @@ from serving.runtime.live import Live
 from serving.runtime.metrics import Snapshot
 from serving.state.budgets import Budgets
 from serving.state.drift import Drift
+from serving.state.reservations import Reservations
 from serving.store.writer import DecisionStore
 
 
-def snapshot_of(live: Live, store: DecisionStore | None, budgets: Budgets, drift: Drift) -> Snapshot:
+def snapshot_of(
+    live: Live, store: DecisionStore | None, budgets: Budgets, reservations: Reservations, drift: Drift
+) -> Snapshot:
     """Every gauge's value now; 0 where there is nothing to measure."""
     cache = live.current.embeddings
     asked = cache.hits + cache.misses
@@ -17,6 +20,8 @@ def snapshot_of(live: Live, store: DecisionStore | None, budgets: Budgets, drift
     lines = budgets.lines()
     plain = {
         "router_store_queue_rows": 0 if store is None else store.waiting,
+        "router_store_queue_bytes": 0 if store is None else store.waiting_bytes,
+        "router_budget_unconfirmed": reservations.unconfirmed,
         "router_store_dropped_decisions": 0 if store is None else store.dropped,
         "router_store_retries": 0 if store is None else store.retries,
         "router_bundle_reloads": live.reloads,

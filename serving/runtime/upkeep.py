@@ -1,16 +1,10 @@
-"""What is done again and again beside the requests, and what budgets take from the store."""
+"""What is done again and again beside the requests."""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime
-
-from sqlalchemy import Engine
-
-from serving.state.budgets import Budgets, Period, bounds
-from serving.store.queries import open_since, spent_since
 
 logger = logging.getLogger(__name__)
 
@@ -42,18 +36,3 @@ class Periodic:
         """Ends the thread; waits at most 5 seconds for what is being done."""
         self._stop.set()
         self._thread.join(_LONGEST_STOP)
-
-
-def restore_budgets(budgets: Budgets, engine: Engine) -> None:
-    """Takes from the store what decisions made before this process have spent, and holds what has no feedback yet."""
-    budgets.restore(open_since(engine, budgets.clock() - budgets.release_after))
-    refresh_budgets(budgets, engine)
-
-
-def refresh_budgets(budgets: Budgets, engine: Engine) -> None:
-    """Takes what was spent from the store. Between two times a worker does not see what the others spend."""
-    now = budgets.clock()
-    periods: tuple[Period, ...] = ("day", "month")
-    for period in periods:
-        begins, _ = bounds(period, datetime.fromtimestamp(now, UTC))
-        budgets.load(spent_since(engine, begins.timestamp(), now - budgets.release_after), period)

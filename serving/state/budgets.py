@@ -1,6 +1,8 @@
-"""Budgets in USD per UTC day and calendar month: reserved at the decision, settled by feedback, released after a time-out.
+"""Budgets in USD per UTC day and calendar month: what each has left, and what a request's budgets allow it.
 
-What a decision costs belongs to the period that it was made in, whenever its feedback comes.
+Where there is a store, the money is there (`store.ledger`), shared by all services on it, and this is what a process knows
+of it: what the store said last, and what was decided since and is not written yet. A decision belongs to the period that it
+was made in, whenever its feedback comes; without feedback it costs what was expected.
 
 With pacing a budget prices money on the way: what it adds to the knob (1/USD) rises while decisions cost more than their
 share of what is left, and falls back to 0 while they do not. This is dual ascent on the budget's constraint, in the
@@ -10,14 +12,14 @@ logarithm. Source: Balseiro & Gur 2019, "Learning in repeated auctions with budg
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from math import expm1, inf
 from typing import Literal
 
 from serving.state.rulebook import Budget, RuleBook
+from serving.store.ledger import UNIT, BudgetKey, Charge, Limit, Totals, units
 
 Period = Literal["day", "month"]
 AtLimit = Literal["cheapest", "reject", "warn"]
@@ -28,11 +30,12 @@ _STEP = 0.04
 _MOST_OVER = 10.0
 _STEEPEST = 14.0
 _MEMORY = 300  # decisions over which the usual cost is averaged
+_NOTHING = Totals(0, 0, 0)
 _UNIT = 0.02  # what the usual cost is worth, in acceptability, where the pace leaves 0
 
 
 class BudgetSpentError(ValueError):
-    """A budget is spent and its rule is to reject; `scope`, `period` and `resets_at` say which and until when."""
+    """A budget cannot hold what a request costs, and its rule is to reject; `scope`, `period` and `resets_at` say which."""
 
     def __init__(self, account: Account) -> None:
         self.scope, self.period, self.resets_at = account.scope, account.period, account.ends
@@ -54,15 +57,15 @@ class Rhythm:
     day: int | None = None
     began: float = 0.0
 
-    def saw(self, now: float) -> None:
-        """Counts a decision at `now`, in epoch seconds."""
+    def saw(self, now: float, decisions: int = 1) -> None:
+        """Counts decisions at `now`, in epoch seconds; a clock that steps back stays in the day that it has reached."""
         day = int(now // _DAY)
-        if day != self.day:
+        if self.day is None or day > self.day:
             if self.day is not None:
                 self.before = [(old + new) / 2.0 for old, new in zip(self.before, self.today, strict=True)]
             self.began = now if self.day is None else day * _DAY
             self.day, self.today = day, [0.0] * _HOURS
-        self.today[int(now % _DAY // _HOUR)] += 1.0
+        self.today[int(now % _DAY // _HOUR)] += decisions
 
     def to_come(self, now: float, ends: float) -> float:
         """How many decisions are expected from `now` to `ends`, both in epoch seconds; at least 1."""
@@ -88,9 +91,9 @@ class Rhythm:
 
 @dataclass
 class Account:
-    """One budget in its current period, USD.
+    """One budget in its current period; amounts in USD, but for `stored` and `waiting`, which are in the ledger's units.
 
-    `own` is what this process holds for decisions without feedback, `elsewhere` what the store says of others' beyond it.
+    `stored` is what the store said last, `waiting` what was decided here since then and is not written there yet.
     """
 
     scope: str
@@ -100,21 +103,40 @@ class Account:
     pacing: bool
     begins: datetime
     ends: datetime
-    spent: float = 0.0
-    own: float = 0.0
-    elsewhere: float = 0.0
+    stored: Totals = _NOTHING
+    waiting: int = 0
     log_pace: float = 0.0
     usual: float = 0.0
     decisions: int = 0
     rhythm: Rhythm = field(default_factory=Rhythm)
 
     @property
+    def key(self) -> BudgetKey:
+        return BudgetKey(self.scope, self.period, int(self.begins.timestamp()))
+
+    @property
+    def spent(self) -> float:
+        return self.stored.settled / UNIT
+
+    @property
     def reserved(self) -> float:
-        return max(self.own + self.elsewhere, 0.0)
+        """What decisions without feedback are expected to cost."""
+        return (self.stored.used - self.stored.settled + self.waiting) / UNIT
 
     @property
     def left(self) -> float:
-        return max(self.limit - self.spent - self.reserved, 0.0)
+        return max(units(self.limit) - self.stored.used - self.waiting, 0) / UNIT
+
+    @property
+    def exact(self) -> bool:
+        """Whether it may not be overrun, so that the store is asked before an answer is given."""
+        return self.at_limit != "warn"
+
+    def limits(self, amount: int, last: bool) -> bool:
+        """Whether a charge has to fit."""
+        if self.at_limit == "cheapest":
+            return not last and self.stored.used + self.waiting + amount <= units(self.limit)
+        return self.at_limit == "reject"
 
     @property
     def pace(self) -> float:
@@ -122,11 +144,17 @@ class Account:
         return expm1(self.log_pace) * _UNIT / self.usual if self.log_pace > 0 and self.usual > 0 else 0.0
 
     def renewed(self, now: datetime) -> None:
-        """Begins the period that `now` is in, if it is another one: nothing is spent and nothing held of it yet."""
-        if self.begins <= now < self.ends:
+        """Begins the period that `now` is in, if this one has ended; a clock that steps back begins nothing."""
+        if now < self.ends:
             return
         self.begins, self.ends = bounds(self.period, now)
-        self.spent = self.own = self.elsewhere = 0.0
+        self.stored, self.waiting = _NOTHING, 0
+
+    def told(self, totals: Totals, now: float) -> None:
+        """Takes what the store says at `now` (epoch seconds): the traffic of all who share it sets the pace."""
+        if self.pacing:
+            self.rhythm.saw(now, max(totals.decisions - self.stored.decisions, 0))
+        self.stored = totals
 
     def paced(self, cost: float, now: float) -> None:
         """Moves the pace by what a decision at `now` (epoch seconds) is expected to cost."""
@@ -134,7 +162,6 @@ class Account:
             return
         self.decisions += 1
         self.usual += (cost - self.usual) / min(self.decisions, _MEMORY)
-        self.rhythm.saw(now)
         share = self.left / self.rhythm.to_come(now, self.ends.timestamp())
         over = min(cost / share - 1.0, _MOST_OVER) if share > 0 else _MOST_OVER
         self.log_pace = min(max(self.log_pace + _STEP * over, 0.0), _STEEPEST)
@@ -153,14 +180,6 @@ class Allowance:
     warned: tuple[str, ...] = ()
 
 
-@dataclass
-class _Reservation:
-    accounts: list[Account]
-    usd: float
-    at: datetime
-    until: float
-
-
 def bounds(period: Period, now: datetime) -> tuple[datetime, datetime]:
     """The first instant of the UTC day or calendar month that `now` is in, and of the next one."""
     begins = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -172,16 +191,15 @@ def bounds(period: Period, now: datetime) -> tuple[datetime, datetime]:
 
 @dataclass
 class Budgets:
-    """The accounts of every scope that has a budget. Safe to share between threads.
+    """The accounts of every scope that has a budget. Safe to share between threads; `clock` gives epoch seconds.
 
-    `clock` gives epoch seconds; what is reserved is let go after `release_after` seconds without feedback.
+    `shared` is whether a store keeps them; then `told` gives what it says, and `hold` only what waits to be written.
     """
 
     rules: RuleBook
     clock: Callable[[], float]
-    release_after: float
+    shared: bool = False
     _accounts: dict[str, list[Account]] = field(default_factory=dict)
-    _open: OrderedDict[str, _Reservation] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -195,82 +213,88 @@ class Budgets:
     def any(self) -> bool:
         return bool(self._accounts)
 
+    def exact(self, scopes: Iterable[str]) -> bool:
+        """Whether the store has to be asked before a request under these scopes is answered."""
+        return self.shared and any(account.exact for scope in scopes for account in self._accounts.get(scope, ()))
+
     def allowance(self, scopes: Iterable[str]) -> Allowance:
-        """What is left for a request; raises BudgetSpentError where a budget that rejects has nothing left."""
+        """What is left for a request."""
         with self._lock:
-            self._release()
             pace, most, warned = 0.0, inf, []
             for account in self._of(scopes):
                 pace = max(pace, account.pace)
-                if account.at_limit != "warn":
+                if account.exact:
                     most = min(most, account.left)
-                if account.left > 0:
-                    continue
-                if account.at_limit == "reject":
-                    raise BudgetSpentError(account)
-                if account.at_limit == "warn":
+                elif account.left <= 0:
                     warned.append(f"{account.scope}/{account.period}")
             return Allowance(pace, most, tuple(warned))
 
-    def reserve(self, decision: str, scopes: Iterable[str], usd: float) -> None:
-        """Holds a decision's expected cost until `settle` or the time-out.
+    def charge(self, decision: str, scopes: Iterable[str], usd: float, *, last: bool = False) -> Charge:
+        """What a decision that is expected to cost so much charges its budgets with, and what each may hold.
 
-        Raises BudgetSpentError, and holds nothing, where that is more than a budget that rejects has left: between
-        `allowance` and here another decision may have taken it.
+        One that answers with the cheapest at its limit holds that too, whatever it costs, and whatever comes at the `last` try.
         """
-        now = self.clock()
+        amount = units(usd)
         with self._lock:
-            self._release()
-            accounts = self._of(scopes)
-            for account in accounts:
-                if account.at_limit == "reject" and usd > account.left:
-                    raise BudgetSpentError(account)
-            for account in accounts:
+            limits = tuple(
+                Limit(account.key, units(account.limit) if account.limits(amount, last) else None)
+                for account in self._of(scopes)
+            )
+            return Charge(decision, limits, amount)
+
+    def check(self, charge: Charge) -> None:
+        """Raises BudgetSpentError where it is known that a budget cannot hold a charge."""
+        with self._lock:
+            self._check(charge)
+
+    def hold(self, charge: Charge) -> None:
+        """Counts a charge that waits to be written, or is kept here where nothing is shared. Raises as `check`."""
+        with self._lock:
+            for account in self._check(charge):
+                account.waiting += charge.amount
+                if not self.shared and account.pacing:
+                    account.rhythm.saw(self.clock())
+
+    def _check(self, charge: Charge) -> list[Account]:
+        accounts = self._of_keys(limit.budget for limit in charge.limits)
+        for budget, most in charge.limits:
+            account = accounts.get(budget)
+            if account is None or most is None:
+                continue
+            if account.stored.used + account.waiting + charge.amount > most:
+                raise BudgetSpentError(account)
+        return list(accounts.values())
+
+    def pace(self, scopes: Iterable[str], usd: float) -> None:
+        """Moves the paces by a decision's expected cost."""
+        with self._lock:
+            now = self.clock()
+            for account in self._of(scopes):
                 account.paced(usd, now)
-                account.own += usd
-            if accounts:
-                self._open[decision] = _Reservation(accounts, usd, self._now(), now + self.release_after)
 
-    def settle(self, decision: str, usd: float | None) -> bool:
-        """Turns what was reserved into what was spent (the expected cost, if `usd` is None); False if nothing was held."""
+    def refused(self, budget: BudgetKey) -> BudgetSpentError:
+        """The error of a budget that the store says cannot hold a charge."""
         with self._lock:
-            held = self._open.pop(decision, None)
-            if held is None:
-                return False
-            for account in self._let_go(held):
-                account.spent += held.usd if usd is None else usd
-            return True
+            account = next(a for accounts in self._accounts.values() for a in accounts if a.key[:2] == budget[:2])
+            return BudgetSpentError(account)
 
-    def restore(self, decisions: Iterable[tuple[str, str | None, str | None, float, float]]) -> None:
-        """Holds again what a process before this one held: (id, key, workflow, expected USD, epoch seconds), oldest first."""
+    def keys(self) -> list[BudgetKey]:
+        """Every budget in its current period."""
         with self._lock:
-            for decision, key, workflow, usd, at in decisions:
-                accounts = self._of(_scopes(key, workflow))
-                if not accounts or decision in self._open:
-                    continue
-                made = datetime.fromtimestamp(at, UTC)
-                self._open[decision] = _Reservation(accounts, usd, made, at + self.release_after)
-                for account in accounts:
-                    if made >= account.begins:
-                        account.own += usd
+            return [account.key for account in self._of(self._accounts)]
 
-    def load(self, spent: Sequence[tuple[str | None, str | None, float, float]], period: Period) -> None:
-        """Takes over what the store says was spent and reserved in a period: (key, workflow, settled, reserved)."""
+    def told(self, totals: Mapping[BudgetKey, Totals], written: Sequence[Charge] = ()) -> None:
+        """Takes what the store says of budgets, and which charges that waited here are in it."""
         with self._lock:
-            self._release()
-            totals: dict[int, list[float]] = {}
-            for key, workflow, settled, reserved in spent:
-                for account in self._of(_scopes(key, workflow)):
-                    total = totals.setdefault(id(account), [0.0, 0.0])
-                    total[0] += settled
-                    total[1] += reserved
-            for account in (a for accounts in self._accounts.values() for a in accounts if a.period == period):
-                settled, reserved = totals.get(id(account), (0.0, 0.0))
-                account.spent, account.elsewhere = settled, reserved - account.own
+            now = self.clock()
+            for charge in written:
+                for account in self._of_keys(limit.budget for limit in charge.limits).values():
+                    account.waiting = max(account.waiting - charge.amount, 0)
+            for key, account in self._of_keys(totals).items():
+                account.told(totals[key], now)
 
     def lines(self) -> list[Account]:
         with self._lock:
-            self._release()
             return self._of(self._accounts)
 
     def _of(self, scopes: Iterable[str]) -> list[Account]:
@@ -280,33 +304,17 @@ class Budgets:
             account.renewed(now)
         return found
 
-    def _release(self) -> None:
-        """Lets go of what was reserved longer ago than the time-out; the oldest are first."""
-        now = self.clock()
-        while self._open:
-            decision, held = next(iter(self._open.items()))
-            if held.until > now:
-                return
-            del self._open[decision]
-            self._let_go(held)
-
-    def _let_go(self, held: _Reservation) -> list[Account]:
-        """Ends a reservation; gives the accounts that are still in the period it was made in."""
-        now = self._now()
-        still = []
-        for account in held.accounts:
-            account.renewed(now)
-            if held.at >= account.begins:
-                account.own = max(account.own - held.usd, 0.0)
-                still.append(account)
-        return still
+    def _of_keys(self, budgets: Iterable[BudgetKey]) -> dict[BudgetKey, Account]:
+        """The accounts that are still in the period that is meant."""
+        found = {}
+        for key in budgets:
+            for account in self._accounts.get(key.scope, ()):
+                if account.key == key:
+                    found[key] = account
+        return found
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self.clock(), UTC)
-
-
-def _scopes(key: str | None, workflow: str | None) -> list[str]:
-    return ["default", f"workflow:{workflow}", f"key:{key}"]
 
 
 def _accounts_of(scope: str, budget: Budget, now: datetime) -> Iterable[Account]:

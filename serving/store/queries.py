@@ -1,4 +1,4 @@
-"""What is asked of the store: what was spent, what is still open, and how a shadow bundle compares."""
+"""What is asked of the store: how a shadow bundle compares."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import Engine, and_, case, func, select
 
 from serving.decide.decision import Reason
-from serving.store.tables import DECISIONS, FEEDBACK
+from serving.store.tables import DECISIONS
 
 # The decisions that a bundle makes by itself. The others depend on the conversation, a budget or a draw as well, or were
 # made without the bundle; the shadow is asked without any of these.
@@ -25,51 +25,6 @@ class Compared:
     shadow_cost_usd: float | None
     live_confidence: float | None
     shadow_confidence: float | None
-
-
-def spent_since(
-    engine: Engine, since: float, reserved_since: float
-) -> list[tuple[str | None, str | None, float, float]]:
-    """What decisions since a time cost: (key, workflow, settled USD, reserved USD) for each pair of the two.
-
-    Settled is the cost that feedback reports (the expected one where it reports none), reserved the expected cost of
-    decisions since `reserved_since` without feedback.
-    """
-    settled = func.coalesce(FEEDBACK.c.cost_usd, DECISIONS.c.expected_cost_usd)
-    joined = DECISIONS.join(FEEDBACK, FEEDBACK.c.decision_id == DECISIONS.c.id, isouter=True)
-    has = FEEDBACK.c.decision_id.is_not(None)
-    columns = (DECISIONS.c.key, DECISIONS.c.workflow)
-    with engine.connect() as connection:
-        done = connection.execute(
-            select(*columns, func.sum(settled))
-            .select_from(joined)
-            .where(DECISIONS.c.at >= since, has)
-            .group_by(*columns)
-        ).all()
-        open_ = connection.execute(
-            select(*columns, func.sum(DECISIONS.c.expected_cost_usd))
-            .select_from(joined)
-            .where(DECISIONS.c.at >= max(since, reserved_since), ~has)
-            .group_by(*columns)
-        ).all()
-    found: dict[tuple[str | None, str | None], list[float]] = {}
-    for place, rows in enumerate((done, open_)):
-        for key, workflow, usd in rows:
-            found.setdefault((key, workflow), [0.0, 0.0])[place] = float(usd or 0.0)
-    return [(key, workflow, settled_usd, open_usd) for (key, workflow), (settled_usd, open_usd) in found.items()]
-
-
-def open_since(engine: Engine, since: float) -> list[tuple[str, str | None, str | None, float, float]]:
-    """The decisions since a time that have no feedback: (id, key, workflow, expected USD, epoch seconds), oldest first."""
-    columns = (DECISIONS.c.id, DECISIONS.c.key, DECISIONS.c.workflow, DECISIONS.c.expected_cost_usd, DECISIONS.c.at)
-    asked = (
-        select(*columns)
-        .join(FEEDBACK, FEEDBACK.c.decision_id == DECISIONS.c.id, isouter=True)
-        .where(DECISIONS.c.at >= since, FEEDBACK.c.decision_id.is_(None), DECISIONS.c.expected_cost_usd.is_not(None))
-        .order_by(DECISIONS.c.at)
-    )
-    with engine.connect() as connection:
-        return [(row[0], row[1], row[2], float(row[3]), float(row[4])) for row in connection.execute(asked)]
 
 
 def compared(engine: Engine, live: str, shadow: str, since: float) -> list[Compared]:

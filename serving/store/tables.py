@@ -1,10 +1,23 @@
-"""The tables of decisions and of feedback on them, as the last of the migrations leaves them."""
+"""The tables of decisions, of feedback on them, of budgets and of sessions, as the last of the migrations leaves them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Boolean, Column, Engine, Float, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Engine,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 METADATA = MetaData()
@@ -54,9 +67,55 @@ FEEDBACK = Table(
     Column("error", Boolean, nullable=False),
     Index("feedback_at", "at"),
 )
+# A budget in one of its periods, in billionths of a dollar: whole numbers, so that no sum is off by a rounding.
+BUDGETS = Table(
+    "budget",
+    METADATA,
+    Column("scope", Text, primary_key=True),
+    Column("period", String(8), primary_key=True),
+    Column("begins", BigInteger, primary_key=True),  # seconds since the epoch, UTC
+    Column(
+        "used", BigInteger, nullable=False
+    ),  # every decision's cost: what feedback says, until then what was expected
+    Column("settled", BigInteger, nullable=False),  # the part of it that feedback has said
+    Column("decisions", BigInteger, nullable=False),
+)
+# What a decision costs each budget that it is under.
+CHARGES = Table(
+    "charge",
+    METADATA,
+    Column("decision_id", String(64), primary_key=True),
+    Column("scope", Text, primary_key=True),
+    Column("period", String(8), primary_key=True),
+    Column("begins", BigInteger, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("settled", Boolean, nullable=False),
+)
+# Which candidate a conversation is on; `id` and `marks` are hashes and hold no text.
+SESSIONS = Table(
+    "session",
+    METADATA,
+    Column("id", String(64), primary_key=True),
+    Column("candidate", String(256), nullable=False),
+    Column("at", Float, nullable=False),
+    Column("marks", LargeBinary, nullable=False),
+    Index("session_at", "at"),
+)
 
 
-def insert_new(engine: Engine, table: Table, key: str) -> Any:
-    """An insert that leaves a row of the same key as it is."""
+def insert(engine: Engine, table: Table) -> Any:
+    """An insert of this database's dialect, which can say what to do where a row of the same key is there."""
     dialect = postgresql if engine.dialect.name == "postgresql" else sqlite
-    return dialect.insert(table).on_conflict_do_nothing(index_elements=[key])
+    return dialect.insert(table)
+
+
+def insert_new(engine: Engine, table: Table) -> Any:
+    """An insert that leaves a row of the same primary key as it is."""
+    return insert(engine, table).on_conflict_do_nothing(index_elements=list(table.primary_key.columns))
+
+
+def upsert(engine: Engine, table: Table) -> Any:
+    """An insert that takes the place of a row of the same primary key."""
+    statement = insert(engine, table)
+    others = {column.name: statement.excluded[column.name] for column in table.columns if not column.primary_key}
+    return statement.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=others)

@@ -1,9 +1,9 @@
-"""Writes decisions and feedback, off the hot path.
+"""Writes decisions, sessions, charges and feedback, off the hot path.
 
 A bounded queue, and one thread that writes whatever has gathered in one transaction. A decision that finds the queue full
 is dropped and counted, for a route decision must not wait. Feedback is acknowledged when it is on disk, and refused when the
 queue is full, so that nothing that was acknowledged is ever lost. Rows are written in the order in which they came, so a
-decision is never behind its feedback.
+decision is never behind its feedback; feedback on a decision that another process has yet to write waits for it a while.
 """
 
 from __future__ import annotations
@@ -14,26 +14,30 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Engine, Table
+from sqlalchemy import Engine, select
 from sqlalchemy.exc import DBAPIError, InternalError, OperationalError, SQLAlchemyError
 
-from serving.store.tables import DECISIONS, FEEDBACK, insert_new
+from serving.store.feedback import Feedback, UnknownDecisionError
+from serving.store.ledger import BudgetKey, Charge, Totals
+from serving.store.tables import SESSIONS
+from serving.store.transaction import Item, Told, totals_of, write
 
 logger = logging.getLogger(__name__)
 
 _MOST_AT_ONCE = 1000
 # Decisions wait this long for others, in seconds, so that a busy service writes few transactions; feedback does not wait.
 _LINGER = 0.02
+_LATE_TURN = 0.05
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 2.0
 # What a database, a driver or a row's own values may raise; the thread that writes has to live on.
 _FAULTS = (SQLAlchemyError, ArithmeticError, TypeError, ValueError)
 
 
 class NotStoredError(RuntimeError):
-    """Feedback that is not on disk; the message says why."""
+    """What is not on disk; the message says why."""
 
 
 class StoreFullError(NotStoredError):
@@ -41,24 +45,47 @@ class StoreFullError(NotStoredError):
 
 
 @dataclass(frozen=True, slots=True)
-class _Item:
-    table: Table
-    row: Mapping[str, Any]
-    done: Future[bool] | None
+class Watched:
+    """Budgets that are read again every `seconds`: `budgets` says which, `told` takes what the store says of them.
+
+    `told` is given the charges that were written with it as well: nothing comes between the two.
+    """
+
+    budgets: Callable[[], Sequence[BudgetKey]]
+    told: Callable[[Mapping[BudgetKey, Totals], Sequence[Charge]], None]
+    seconds: float
 
 
 class DecisionStore:
-    """Takes decisions and feedback, and writes them in a thread of its own until `close`.
+    """Takes what is to be written, and writes it in a thread of its own until `close`.
 
-    Counters, for metrics: `written`, `dropped` (decisions that found the queue full), `retries` (a database that could not
-    be written to; what was to be written is kept and tried again), `refused` (rows that the database does not take).
+    The queue holds at most `most_waiting` rows, and with what is being written `most_bytes`; feedback on a decision that is
+    not there is tried again for `late_seconds`. Counters, for metrics: `written`, `dropped` (decisions that found the queue
+    full), `cut` (decisions that were stored without their text for want of room), `retries` (a database that could not be
+    written to; what was to be written is kept and tried again), `refused` (rows that the database does not take).
     """
 
-    def __init__(self, engine: Engine, most_waiting: int = 20_000, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        most_waiting: int = 20_000,
+        clock: Callable[[], float] = time.time,
+        *,
+        most_bytes: int = 64 * 2**20,
+        late_seconds: float = 2.0,
+        watched: Watched | None = None,
+    ) -> None:
         self.engine = engine
         self.most_waiting = most_waiting
-        self.written = self.dropped = self.retries = self.refused = 0
-        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self.most_bytes = most_bytes
+        self.written = self.dropped = self.cut = self.retries = self.refused = 0
+        self.failing = False
+        self._late_seconds = late_seconds
+        self._watched = watched
+        self._looked = time.monotonic()
+        self._queue: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
+        self._late: list[Item] = []
+        self._bytes = 0
         self._clock = clock
         self._lock = threading.Lock()  # held while something is put, so that nothing comes behind the end
         self._closed = False
@@ -72,33 +99,99 @@ class DecisionStore:
         """How many rows are in the queue."""
         return self._queue.qsize()
 
+    @property
+    def waiting_bytes(self) -> int:
+        """What the rows that wait, and those that are being written, take of memory, about."""
+        return self._bytes
+
     def decided(self, row: Mapping[str, Any]) -> bool:
-        """Takes a decision's row; False, and counted, if the queue is full or the store is closed."""
-        with self._lock:
-            if self._closed or self._queue.qsize() >= self.most_waiting:
-                self.dropped += 1
-                return False
-            self._queue.put(_Item(DECISIONS, row, None))
-        return True
+        """Takes a decision's row; False, and counted, if the queue is full or closed.
 
-    def feedback(self, rows: Sequence[Mapping[str, Any]]) -> list[Future[bool]]:
-        """Takes feedback, all of it or none; a row's future is True if it is new, False if there was some before.
-
-        A future is done when its row is on disk; it raises NotStoredError where that cannot be. Raises StoreFullError.
+        Where there is no room for its text, the rest is taken.
         """
-        items = [_Item(FEEDBACK, {"at": self._clock(), **row}, Future()) for row in rows]
+        item = Item(row=row)
+        with self._lock:
+            if not self._closed and self._queue.qsize() < self.most_waiting:
+                if self._put(item):
+                    return True
+                if self._put(item.without_text()):
+                    self.cut += 1
+                    return True
+            self.dropped += 1
+        return False
+
+    def charge(self, charge: Charge) -> None:
+        """Takes a charge, which is written whatever the budgets hold, and whatever waits: it is money."""
+        limits = tuple(limit._replace(most=None) for limit in charge.limits)
+        with self._lock:
+            if not self._closed:
+                self._put_anyway(Item(charge=replace(charge, limits=limits)))
+
+    def shadowed(self, row: Mapping[str, Any]) -> None:
+        """Takes what the shadow bundle would have decided: the columns `shadow_...` of the decision `id`, taken before."""
+        with self._lock:
+            if not self._closed and self._queue.qsize() < self.most_waiting:
+                self._put(Item(shadow=row))
+
+    def session(self, row: Mapping[str, Any]) -> None:
+        """Takes a session's row, which takes the place of the one before; it is let go where the queue is full."""
+        with self._lock:
+            if not self._closed and self._queue.qsize() < self.most_waiting:
+                self._put(Item(session=row))
+
+    def sessions_since(self, at: float, most: int) -> Sequence[Mapping[str, Any]]:
+        """The sessions of all processes that were written since a time (epoch seconds), at most so many, the oldest first."""
+        asked = select(SESSIONS).where(SESSIONS.c.at > at).order_by(SESSIONS.c.at).limit(most)
+        with self.engine.connect() as connection:
+            return connection.execute(asked).mappings().all()
+
+    def take(self, charge: Charge) -> Future[BudgetKey | None]:
+        """Charges budgets now, if all of them hold it; the future is done when that is on disk.
+
+        It gives the budget that does not hold it, None if it was charged. Raises StoreFullError where the service stops.
+        """
+        done: Future[BudgetKey | None] = Future()
+        done.set_running_or_notify_cancel()
+        with self._lock:
+            if self._closed:
+                raise StoreFullError("the service is stopping")
+            self._put_anyway(Item(charge=charge, done=done))
+        self._hurry.set()
+        return done
+
+    def feedback(self, said: Sequence[Feedback], key: str | None = None) -> list[Future[Told]]:
+        """Takes feedback that a key gives, all of it or none; a future is done when its row is on disk.
+
+        It gives the fields that are new (none: it was all told before), UnknownDecisionError where there is no such decision
+        of the key, or ConflictError; it raises NotStoredError where it cannot be stored. Raises StoreFullError.
+        """
+        late = time.monotonic() + self._late_seconds
+        items = [Item(said=one, key=key, at=self._clock(), late=late, done=Future()) for one in said]
         with self._lock:
             waiting = self._queue.qsize()
             if self._closed:
                 raise StoreFullError("the service is stopping")
             if waiting and waiting + len(items) > self.most_waiting:
                 raise StoreFullError(f"{waiting} rows wait to be written, of at most {self.most_waiting}")
+            if self._bytes and self._bytes + sum(item.size for item in items) > self.most_bytes:
+                raise StoreFullError(f"{self._bytes} bytes wait to be written, of at most {self.most_bytes}")
             for item in items:
                 assert item.done is not None
                 item.done.set_running_or_notify_cancel()  # who stops waiting does not cancel the writing
-                self._queue.put(item)
+                self._put_anyway(item)
         self._hurry.set()
         return [item.done for item in items if item.done is not None]
+
+    def _put(self, item: Item) -> bool:
+        """Whether there was room for it. The lock is held."""
+        if self._bytes + item.size > self.most_bytes:
+            return False
+        self._put_anyway(item)
+        return True
+
+    def _put_anyway(self, item: Item) -> None:
+        self._bytes += item.size
+        self._queue.put(item)
 
     def close(self, timeout: float = 10.0) -> None:
         """Writes what waits and stops the thread; after `timeout` seconds what could not be written is given up."""
@@ -115,15 +208,24 @@ class DecisionStore:
 
     def _write(self) -> None:
         ended = False
-        while not ended:
-            items, ended = self._gather()
+        while not ended or self._late:
+            items, ended = self._gather(ended)
             if items:
                 self._write_until_done(items)
+            if not ended:
+                self._look()
 
-    def _gather(self) -> tuple[list[_Item], bool]:
-        """At least one item and what else waits, and whether the end was among it."""
-        items: list[_Item] = []
-        item = self._queue.get()
+    def _gather(self, ended: bool) -> tuple[list[Item], bool]:
+        """What waits, and whether the end was among it; nothing where it is time to look at the budgets instead."""
+        items, self._late = self._late, []
+        if ended:
+            time.sleep(_LATE_TURN)
+            return items, True
+        watch = None if self._watched is None else max(self._looked + self._watched.seconds - time.monotonic(), 0.0)
+        try:
+            item = self._queue.get(timeout=_LATE_TURN if items else watch)
+        except queue.Empty:
+            return items, False
         if item is not None and item.done is None:
             self._hurry.wait(_LINGER)
         self._hurry.clear()
@@ -137,15 +239,26 @@ class DecisionStore:
                 return items, False
         return items, True
 
-    def _write_until_done(self, items: Sequence[_Item]) -> None:
+    def _look(self) -> None:
+        """Reads the watched budgets, if it is time to. What fails is tried again at the next turn."""
+        if self._watched is None or time.monotonic() < self._looked + self._watched.seconds:
+            return
+        self._looked = time.monotonic()
+        try:
+            self._watched.told(totals_of(self.engine, self._watched.budgets()), ())
+        except _FAULTS as error:
+            logger.warning("the budgets cannot be read (%s)", type(getattr(error, "orig", None) or error).__name__)
+
+    def _write_until_done(self, items: Sequence[Item]) -> None:
         wait = _FIRST_WAIT
         while True:
             try:
-                new = self._transaction(items)
+                self._transaction(items)
             except _FAULTS as error:
                 if not _may_pass(error):
                     self._write_apart(items, error)
                     return
+                self.failing = True
                 self.retries += 1
                 if time.monotonic() >= self._give_up:
                     self._fail(items, "the service stopped before the store could be written to")
@@ -156,58 +269,55 @@ class DecisionStore:
                 time.sleep(wait)
                 wait = min(2 * wait, _LONGEST_WAIT)
             else:
-                break
-        self.written += len(items)
-        for item in items:
-            if item.done is not None:
-                item.done.set_result(id(item) in new)
+                self.failing = False
+                return
 
-    def _write_apart(self, items: Sequence[_Item], error: Exception) -> None:
+    def _transaction(self, items: Sequence[Item]) -> None:
+        written = write(self.engine, items)
+        if self._watched is not None:
+            charges = [item.charge for item in items if item.charge is not None and item.done is None]
+            self._watched.told(written.totals, charges)
+        now = time.monotonic()
+        done = []
+        for item in items:
+            result = written.results.get(id(item))
+            if isinstance(result, UnknownDecisionError) and now < item.late:
+                self._late.append(item)
+                continue
+            done.append(item)
+            if item.done is not None:
+                item.done.set_result(result)
+        self.written += len(done)
+        self._let_go(done)
+
+    def _write_apart(self, items: Sequence[Item], error: Exception) -> None:
         """Halves what the database does not take, down to the row that it is about; the others are written."""
         if len(items) > 1:
             middle = len(items) // 2
             self._write_until_done(items[:middle])
             self._write_until_done(items[middle:])
             return
-        (item,) = items
-        cleaned = {name: _cleaned(value) for name, value in item.row.items()}
-        if cleaned != item.row:
-            self._write_until_done([_Item(item.table, cleaned, item.done)])
+        cleaned = items[0].cleaned()
+        if not cleaned.same_as(items[0]):
+            self._write_until_done([cleaned])
             return
         self.refused += 1
         self._fail(items, f"the store does not take it ({type(getattr(error, 'orig', None) or error).__name__})")
 
-    def _fail(self, items: Sequence[_Item], why: str) -> None:
+    def _fail(self, items: Sequence[Item], why: str) -> None:
         logger.error("%d rows were not stored: %s", len(items), why)
         for item in items:
             if item.done is not None:
                 item.done.set_exception(NotStoredError(why))
+        self._let_go(items)
 
-    def _transaction(self, items: Sequence[_Item]) -> set[int]:
-        """Writes everything; returns the ids of the items whose feedback was new."""
-        decisions = [dict(item.row) for item in items if item.table is DECISIONS]
-        first: dict[str, _Item] = {}
-        for item in items:
-            if item.table is FEEDBACK:
-                first.setdefault(item.row["decision_id"], item)
-        with self.engine.begin() as connection:
-            if decisions:
-                connection.execute(insert_new(self.engine, DECISIONS, "id"), decisions)
-            if not first:
-                return set()
-            insert = insert_new(self.engine, FEEDBACK, "decision_id").returning(FEEDBACK.c.decision_id)
-            new = connection.scalars(insert, [dict(item.row) for item in first.values()]).all()
-        return {id(first[decision]) for decision in new}
+    def _let_go(self, items: Sequence[Item]) -> None:
+        size = sum(item.size for item in items)
+        with self._lock:
+            self._bytes = max(self._bytes - size, 0)
 
 
 def _may_pass(error: Exception) -> bool:
     """Whether the database may take the same rows later: it is locked, full, being switched over or away."""
     lost = isinstance(error, DBAPIError) and error.connection_invalidated
     return lost or isinstance(error, OperationalError | InternalError)
-
-
-def _cleaned(value: Any) -> Any:
-    """Text without what UTF-8 (lone surrogates) or PostgreSQL (NUL) cannot hold: U+FFFD stands there instead."""
-    if not isinstance(value, str):
-        return value
-    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "\ufffd")

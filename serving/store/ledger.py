@@ -1,0 +1,169 @@
+"""The budgets' money, as the store keeps it: one place for every service that shares the store.
+
+A decision is charged with what it is expected to cost, and its charge becomes what feedback says of the cost, whenever that
+comes. So a budget's use is the sum of its charges, and a decision that nobody reports on stays charged as expected. Everything
+here happens inside the caller's transaction, which holds a budget's row from its first statement on: nobody else's charge comes
+between what is read and what is written. Amounts are in billionths of a dollar.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, and_, bindparam, func, literal, select, tuple_
+
+from serving.store.tables import BUDGETS, CHARGES, DECISIONS, FEEDBACK, insert_new
+
+UNIT = 1_000_000_000
+_KEY = (BUDGETS.c.scope, BUDGETS.c.period, BUDGETS.c.begins)
+
+
+class BudgetKey(NamedTuple):
+    """One budget in one of its periods: the rules' scope, "day" or "month", and when it begins, in epoch seconds."""
+
+    scope: str
+    period: str
+    begins: int
+
+
+class Totals(NamedTuple):
+    """What a budget's decisions cost (`used`), what feedback has said of that (`settled`), and how many there are."""
+
+    used: int
+    settled: int
+    decisions: int
+
+
+class Limit(NamedTuple):
+    """A budget, and what it may hold; None: whatever comes."""
+
+    budget: BudgetKey
+    most: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What one decision costs the budgets that it is under. Nothing is charged where one of them cannot hold it."""
+
+    decision_id: str
+    limits: tuple[Limit, ...]
+    amount: int
+
+
+def units(usd: float) -> int:
+    """USD in billionths."""
+    return round(usd * UNIT)
+
+
+@dataclass
+class Ledger:
+    """The budgets that one transaction is about, read and held, and what it changes of them."""
+
+    connection: Connection
+    totals: dict[BudgetKey, Totals] = field(default_factory=dict)
+    _changed: set[BudgetKey] = field(default_factory=set)
+
+    def hold(self, budgets: Iterable[BudgetKey]) -> None:
+        """Reads the budgets and keeps others from them until the transaction ends.
+
+        Always in the same order, so that no two wait for each other; a budget that the store does not have yet begins
+        with what the decisions of its period have cost so far.
+        """
+        wanted = sorted(set(budgets) - self.totals.keys())
+        if not wanted:
+            return
+        held = select(*_KEY, BUDGETS.c.used, BUDGETS.c.settled, BUDGETS.c.decisions)
+        held = held.where(tuple_(*_KEY).in_(wanted)).order_by(*_KEY).with_for_update()
+        found = {BudgetKey(*row[:3]): Totals(*row[3:]) for row in self.connection.execute(held)}
+        missing = [key for key in wanted if key not in found]
+        if missing:
+            for key in missing:
+                self.connection.execute(insert_new(self.connection.engine, BUDGETS), _begun(self.connection, key))
+            found |= {BudgetKey(*row[:3]): Totals(*row[3:]) for row in self.connection.execute(held)}
+        self.totals |= found
+
+    def charge(self, charge: Charge) -> BudgetKey | None:
+        """Charges a decision once, however often it is called; gives the budget that cannot hold it, if there is one.
+
+        The budgets are held already.
+        """
+        had = self.connection.scalar(
+            select(func.count()).select_from(CHARGES).where(CHARGES.c.decision_id == charge.decision_id)
+        )
+        if had:
+            return None
+        for budget, most in charge.limits:
+            if most is not None and self.totals[budget].used + charge.amount > most:
+                return budget
+        rows = [
+            {**budget._asdict(), "decision_id": charge.decision_id, "amount": charge.amount, "settled": False}
+            for budget, _ in charge.limits
+        ]
+        if rows:
+            self.connection.execute(insert_new(self.connection.engine, CHARGES), rows)
+        for budget, _ in charge.limits:
+            self._add(budget, charge.amount, 0, 1)
+        return None
+
+    def charges_of(self, decisions: Collection[str]) -> Sequence[Mapping[str, Any]]:
+        """The charges of decisions, as rows."""
+        if not decisions:
+            return []
+        asked = select(CHARGES).where(CHARGES.c.decision_id.in_(sorted(decisions)))
+        return self.connection.execute(asked).mappings().all()
+
+    def settle(self, charge: Mapping[str, Any], usd: float | None) -> None:
+        """Makes a charge what its decision did cost, as expected where that is not known. Its budget is held already."""
+        key = budget_of(charge)
+        before: int = charge["amount"]
+        now = before if usd is None else units(usd)
+        same = and_(
+            CHARGES.c.decision_id == charge["decision_id"],
+            CHARGES.c.scope == key.scope,
+            CHARGES.c.period == key.period,
+        )
+        self.connection.execute(CHARGES.update().where(same).values(amount=now, settled=True))
+        self._add(key, now - before, now - (before if charge["settled"] else 0), 0)
+
+    def _add(self, key: BudgetKey, used: int, settled: int, decisions: int) -> None:
+        had = self.totals[key]
+        self.totals[key] = Totals(had.used + used, had.settled + settled, had.decisions + decisions)
+        self._changed.add(key)
+
+    def write(self) -> None:
+        """Writes the totals that have changed."""
+        if not self._changed:
+            return
+        where = and_(*(column == bindparam(f"_{column.name}") for column in _KEY))
+        rows = [
+            {**{f"_{name}": value for name, value in key._asdict().items()}, **self.totals[key]._asdict()}
+            for key in sorted(self._changed)
+        ]
+        self.connection.execute(BUDGETS.update().where(where), rows)
+        self._changed.clear()
+
+
+def budget_of(charge: Mapping[str, Any]) -> BudgetKey:
+    """The budget that a row of charges is about."""
+    return BudgetKey(charge["scope"], charge["period"], charge["begins"])
+
+
+def _begun(connection: Connection, key: BudgetKey) -> dict[str, Any]:
+    """A budget's first row: what its period's decisions have cost, by feedback or as expected."""
+    kind, _, name = key.scope.partition(":")
+    asked = select(
+        func.coalesce(func.sum(func.coalesce(FEEDBACK.c.cost_usd, DECISIONS.c.expected_cost_usd)), 0.0),
+        func.coalesce(
+            func.sum(func.coalesce(FEEDBACK.c.cost_usd, DECISIONS.c.expected_cost_usd)).filter(
+                FEEDBACK.c.decision_id.is_not(None)
+            ),
+            0.0,
+        ),
+        func.count(),
+    ).select_from(DECISIONS.join(FEEDBACK, FEEDBACK.c.decision_id == DECISIONS.c.id, isouter=True))
+    inside = DECISIONS.c.at >= key.begins
+    of_it = {"workflow": DECISIONS.c.workflow == name, "key": DECISIONS.c.key == name}.get(kind, literal(True))
+    used, settled, decisions = connection.execute(asked.where(inside, of_it)).one()
+    return {**key._asdict(), "used": units(used), "settled": units(settled), "decisions": decisions}

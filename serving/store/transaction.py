@@ -1,0 +1,180 @@
+"""What waits to be written, and how one transaction writes some of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from sqlalchemy import Connection, Engine, bindparam, select
+
+from serving.store.feedback import TOLD, ConflictError, Feedback, UnknownDecisionError, merged
+from serving.store.ledger import BudgetKey, Charge, Ledger, Totals, budget_of
+from serving.store.tables import DECISIONS, FEEDBACK, SESSIONS, insert_new, upsert
+
+Row = Mapping[str, Any]
+# What feedback came to: the fields that it added or replaced, or why it was not taken.
+Told = frozenset[str] | UnknownDecisionError | ConflictError
+
+_SHADOW = ("shadow_bundle", "shadow_candidate", "shadow_confidence", "shadow_expected_cost_usd")
+
+
+@dataclass(eq=False, slots=True)
+class Item:
+    """One thing to write: a decision's row, a charge, what a shadow said of a decision, a session, or feedback."""
+
+    row: Row | None = None
+    charge: Charge | None = None
+    shadow: Row | None = None
+    session: Row | None = None
+    said: Feedback | None = None
+    key: str | None = None  # who says it; None: the rules have no keys
+    at: float = 0.0
+    late: float = 0.0  # until when feedback waits for its decision, on the monotonic clock
+    done: Future[Any] | None = None
+    size: int = field(init=False)  # bytes of memory, about: what its texts take
+
+    def __post_init__(self) -> None:
+        row = self.row or self.session or {}
+        self.size = 500 + sum(sys.getsizeof(value) for value in row.values() if isinstance(value, str | bytes))
+
+    def without_text(self) -> Item:
+        """A decision without its prompt, which is what most of it is."""
+        return replace(self, row={**(self.row or {}), "prompt": None, "messages": None})
+
+    def cleaned(self) -> Item:
+        """Without what a database cannot hold."""
+        said = self.said
+        if said is not None and said.candidate is not None:
+            said = replace(said, candidate=_cleaned(said.candidate))
+        row, session = (None if one is None else _clean(one) for one in (self.row, self.session))
+        clean = replace(self, row=row, session=session, said=said)
+        clean.size = self.size  # which it was counted with
+        return clean
+
+    def same_as(self, other: Item) -> bool:
+        return (self.row, self.session, self.said) == (other.row, other.session, other.said)
+
+
+@dataclass
+class Written:
+    """What a transaction came to: each future's value by the item's identity, the budgets, and what was charged to them."""
+
+    results: dict[int, Any] = field(default_factory=dict)
+    totals: Mapping[BudgetKey, Totals] = field(default_factory=dict)
+
+
+def write(engine: Engine, items: Sequence[Item]) -> Written:
+    """Writes everything in one transaction, in the order in which it came where that matters. Raises what SQLAlchemy does."""
+    written = Written()
+    said = [item for item in items if item.said is not None]
+    asked = {item.said.decision_id for item in said if item.said is not None}
+    charges = [item.charge for item in items if item.charge is not None]
+    with begin(engine) as connection:
+        # Rows are locked in one order everywhere, so that no two transactions wait for each other: decisions, then budgets.
+        owners = _owners(connection, asked)
+        ledger = Ledger(connection)
+        settling = ledger.charges_of(owners)
+        ledger.hold([limit.budget for one in charges for limit in one.limits] + [budget_of(row) for row in settling])
+        for item in items:
+            if item.charge is not None:
+                written.results[id(item)] = ledger.charge(item.charge)
+        _write_decisions(connection, items)
+        if said:
+            new = _owners(connection, asked - owners.keys())  # decided in this very transaction
+            _write_feedback(ledger, said, {**owners, **new}, [*settling, *ledger.charges_of(new)], written)
+        ledger.write()
+        written.totals = ledger.totals
+    return written
+
+
+def totals_of(engine: Engine, budgets: Sequence[BudgetKey]) -> Mapping[BudgetKey, Totals]:
+    """The budgets as they stand, those begun that have not been."""
+    with begin(engine) as connection:
+        ledger = Ledger(connection)
+        ledger.hold(budgets)
+        return ledger.totals
+
+
+@contextmanager
+def begin(engine: Engine) -> Iterator[Connection]:
+    """A transaction that may read before it writes: SQLite would otherwise take its lock at the first write only."""
+    with engine.begin() as connection:
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        yield connection
+
+
+def _owners(connection: Connection, decisions: Collection[str]) -> dict[str, str | None]:
+    """The keys that decisions were made for, of those that there are; who tells something of them waits for this."""
+    if not decisions:
+        return {}
+    asked = select(DECISIONS.c.id, DECISIONS.c.key).where(DECISIONS.c.id.in_(sorted(decisions)))
+    return {row[0]: row[1] for row in connection.execute(asked.order_by(DECISIONS.c.id).with_for_update())}
+
+
+def _write_decisions(connection: Connection, items: Sequence[Item]) -> None:
+    decisions = [dict(item.row) for item in items if item.row is not None]
+    if decisions:
+        connection.execute(insert_new(connection.engine, DECISIONS), decisions)
+    shadows = [
+        {"_id": item.shadow["id"], **{name: item.shadow[name] for name in _SHADOW}} for item in items if item.shadow
+    ]
+    if shadows:
+        connection.execute(DECISIONS.update().where(DECISIONS.c.id == bindparam("_id")), shadows)
+    sessions = {item.session["id"]: dict(item.session) for item in items if item.session is not None}
+    if sessions:
+        connection.execute(upsert(connection.engine, SESSIONS), [sessions[name] for name in sorted(sessions)])
+
+
+def _write_feedback(
+    ledger: Ledger, items: Sequence[Item], owners: Mapping[str, str | None], settling: Sequence[Row], written: Written
+) -> None:
+    """Merges feedback with what was told before, and makes the decisions' charges what they did cost."""
+    connection = ledger.connection
+    ledger.hold(budget_of(charge) for charge in settling)
+    charges: dict[str, list[Row]] = {}
+    for charge in settling:
+        charges.setdefault(charge["decision_id"], []).append(charge)
+    asked = select(FEEDBACK).where(FEEDBACK.c.decision_id.in_(sorted(owners)))
+    known = {row["decision_id"]: dict(row) for row in connection.execute(asked).mappings()} if owners else {}
+    changed: dict[str, bool] = {}  # whether the cost, of those that changed
+    for item in items:
+        said = item.said
+        assert said is not None
+        name = said.decision_id
+        if name not in owners or (item.key is not None and owners[name] != item.key):
+            written.results[id(item)] = UnknownDecisionError(name)
+            continue
+        try:
+            if name in known:
+                known[name], fields = merged(known[name], said)
+            else:
+                known[name] = said.row(item.at)
+                fields = frozenset(field for field in TOLD if getattr(said, field) is not None) or frozenset({"at"})
+                changed[name] = True
+        except ConflictError as error:
+            written.results[id(item)] = error
+            continue
+        if fields:
+            changed[name] = changed.get(name, False) or "cost_usd" in fields
+        written.results[id(item)] = fields
+    if changed:
+        connection.execute(upsert(connection.engine, FEEDBACK), [known[name] for name in sorted(changed)])
+    for name in (name for name, cost in changed.items() if cost):
+        for charge in charges.get(name, ()):
+            ledger.settle(charge, known[name]["cost_usd"])
+
+
+def _clean(row: Row) -> Row:
+    return {name: _cleaned(value) for name, value in row.items()}
+
+
+def _cleaned(value: Any) -> Any:
+    """Text without what UTF-8 (lone surrogates) or PostgreSQL (NUL) cannot hold: U+FFFD stands there instead."""
+    if not isinstance(value, str):
+        return value
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "\ufffd")
