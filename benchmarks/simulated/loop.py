@@ -95,7 +95,7 @@ async def serve(service: Service, traffic: Day, policy: Policy, rng: np.random.G
         good = bool(rng.random() < traffic.acceptable[place, column])
         cost = float(traffic.cost_usd[place, column] * rng.lognormal(-0.02, 0.2))
         assert isinstance(service.store, DecisionStore)
-        await service.recorder.feedback([Feedback(identifier, quality=float(good), cost_usd=cost)])
+        await service.recorder.feedback([Feedback(identifier, quality=float(good), cost_usd=cost)], None)
 
 
 def close_loop(

@@ -22,6 +22,7 @@ from serving.decide.policy import Policy
 from serving.decide.router import Router
 from serving.state.budgets import Allowance, Budgets
 from serving.state.rulebook import Budget, RuleBook, Rules
+from serving.store.ledger import BudgetKey, Totals
 from training.simulation.simulate import SimulatedLog, simulate
 
 Way = Literal["unlimited", "free", "paced", "cheapest"]
@@ -73,7 +74,8 @@ def stream(router: Router, traffic: Traffic, way: Way, day_usd: float, policy: P
     """Sends the traffic through the router one by one, feedback at once, under a day's budget in USD."""
     now = [float(traffic.at[0])]
     budget = Budget() if way in ("unlimited", "cheapest") else Budget(day_usd=day_usd, pacing=way == "paced")
-    budgets = Budgets(RuleBook(default=Rules(budget=budget)), lambda: now[0], 900.0)
+    budgets = Budgets(RuleBook(default=Rules(budget=budget)), lambda: now[0], shared=True)
+    stored: dict[BudgetKey, Totals] = {}
     columns, cheapest = np.zeros(len(traffic.at), dtype=np.intp), np.zeros(len(traffic.at), dtype=bool)
     for row, request in enumerate(traffic.requests):
         now[0] = float(traffic.at[row])
@@ -83,8 +85,13 @@ def stream(router: Router, traffic: Traffic, way: Way, day_usd: float, policy: P
         columns[row] = router.candidates.index(decision.candidate)
         expected = decision.expected_cost_usd or 0.0
         cheapest[row] = decision.reason is Reason.BUDGET and expected > left.most_usd
-        budgets.reserve(str(row), _SCOPES, expected)
-        budgets.settle(str(row), float(traffic.cost_usd[row, columns[row]]))
+        budgets.pace(_SCOPES, expected)
+        charge = budgets.charge(str(row), _SCOPES, float(traffic.cost_usd[row, columns[row]]))
+        for budget_key, _ in charge.limits:
+            had = stored.get(budget_key, Totals(0, 0, 0))
+            spent = had.used + charge.amount
+            stored[budget_key] = Totals(spent, spent, had.decisions + 1)
+        budgets.told(stored)
     rows = np.arange(len(columns))
     day = (traffic.at // _DAY).astype(np.intp)
     return Streamed(traffic.acceptable[rows, columns], traffic.cost_usd[rows, columns], cheapest, day - day[0])

@@ -42,6 +42,12 @@ def rows(tmp_path: Path, table: sa.Table) -> list[dict[str, Any]]:
     return found
 
 
+def decide(client: TestClient) -> str:
+    """The id of a new decision."""
+    identifier: str = client.post("/v1/route", json={"prompt": "hello"}).json()["id"]
+    return identifier
+
+
 def told(client: TestClient, body: object) -> tuple[int, int]:
     response = client.post("/v1/feedback", json=body)
     assert response.status_code == 200, response.text
@@ -66,8 +72,8 @@ def test_a_decision_and_its_feedback_meet_in_the_store(client: TestClient, tmp_p
 
 
 def test_a_conversation_is_stored_as_it_came(client: TestClient, tmp_path: Path) -> None:
-    client.post("/v1/route", json={"messages": [{"role": "user", "content": "hé\0llo"}]})
-    client.post("/v1/feedback", json={"decision_id": "x"})  # what came before is on disk once this is
+    identifier = client.post("/v1/route", json={"messages": [{"role": "user", "content": "hé\0llo"}]}).json()["id"]
+    told(client, {"decision_id": identifier})  # what came before is on disk once this is
     (decided,) = rows(tmp_path, DECISIONS)
     assert decided["prompt"] is None
     assert decided["messages"] == '[{"role":"user","content":"hé\\u0000llo"}]'
@@ -84,10 +90,12 @@ def test_each_decision_of_a_batch_is_stored(client: TestClient, tmp_path: Path) 
 
 
 def test_feedback_again_changes_nothing(client: TestClient, tmp_path: Path) -> None:
-    assert told(client, {"decision_id": "a", "quality": 0.25}) == (1, 0)
-    assert told(client, {"decision_id": "a", "quality": 1}) == (0, 1)
-    assert told(client, {"feedback": [{"decision_id": one} for one in ("b", "a", "b")]}) == (1, 2)
-    assert [(row["decision_id"], row["quality"]) for row in rows(tmp_path, FEEDBACK)] == [("a", 0.25), ("b", None)]
+    first, second = decide(client), decide(client)
+    assert told(client, {"decision_id": first, "quality": 0.25}) == (1, 0)
+    assert told(client, {"decision_id": first, "quality": 0.25}) == (0, 1)
+    assert told(client, {"feedback": [{"decision_id": one} for one in (second, first, second)]}) == (1, 2)
+    found = {row["decision_id"]: row["quality"] for row in rows(tmp_path, FEEDBACK)}
+    assert found == {first: 0.25, second: None}
 
 
 @pytest.mark.parametrize(
@@ -103,7 +111,7 @@ def test_feedback_again_changes_nothing(client: TestClient, tmp_path: Path) -> N
     ],
 )
 def test_quality_by_hand(client: TestClient, tmp_path: Path, given: dict[str, Any], quality: float | None) -> None:
-    told(client, {"decision_id": "a", **given})
+    told(client, {"decision_id": decide(client), **given})
     (row,) = rows(tmp_path, FEEDBACK)
     assert (row["quality"], row["error"]) == (quality, given.get("error", False))
 
@@ -146,7 +154,7 @@ def test_what_is_no_json_is_a_400(client: TestClient, body: bytes) -> None:
 
 
 def test_a_model_named_feedback_is_no_batch(client: TestClient) -> None:
-    assert told(client, {"decision_id": "a", "model": "feedback"}) == (1, 0)
+    assert told(client, {"decision_id": decide(client), "model": "feedback"}) == (1, 0)
 
 
 def test_a_full_store_is_a_503_to_be_tried_again(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,25 +168,26 @@ def test_a_full_store_is_a_503_to_be_tried_again(client: TestClient, monkeypatch
     assert (response.status_code, response.headers["content-type"]) == (503, PROBLEM)
     assert response.headers["retry-after"] == "1"
     assert "3 rows wait" in response.json()["detail"]
-    assert told(client, {"decision_id": "a"}) == (1, 0)
+    assert told(client, {"decision_id": decide(client)}) == (1, 0)
 
 
 def test_what_is_not_on_disk_in_time_is_a_503_and_counted_once_it_is(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "policies.toml").write_text("[default.budget]\nday_usd = 10.0\n")
     options = {"bundle": folder, "store": str(tmp_path / "d.db"), "feedback_seconds": 0.2}
     with TestClient(create_app(Settings(**options))) as client:
-        client.post("/v1/feedback", json={"decision_id": "warm"})
+        warm, late = decide(client), decide(client)
+        told(client, {"decision_id": warm})
         locker = sa.create_engine(f"sqlite:///{tmp_path / 'd.db'}", poolclass=sa.NullPool)
         with locker.connect() as connection:
             connection.exec_driver_sql("begin immediate")
-            response = client.post("/v1/feedback", json={"decision_id": "a", "cost_usd": 0.5})
+            response = client.post("/v1/feedback", json={"decision_id": late, "cost_usd": 0.5})
             assert response.status_code == 503
             connection.rollback()
         client.app.state.service.store.close()  # type: ignore[attr-defined]
         assert "0.5" in next(
             line for line in client.get("/metrics").text.splitlines() if "actual" in line and "#" not in line
         )
-    assert {row["decision_id"] for row in rows(tmp_path, FEEDBACK)} == {"warm", "a"}
+    assert {row["decision_id"] for row in rows(tmp_path, FEEDBACK)} == {warm, late}
 
 
 def test_without_a_store_there_is_no_feedback(folder: Path) -> None:

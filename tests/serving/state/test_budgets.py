@@ -21,6 +21,7 @@ from serving.runtime.pipeline import Service
 from serving.settings import Settings
 from serving.state.budgets import Account, Allowance, Budgets, BudgetSpentError, Rhythm, bounds
 from serving.state.rulebook import Budget, RuleBook, Rules
+from serving.store.ledger import BudgetKey, Charge, Totals, units
 from tests import fake_bundle
 from tests.fake_bundle import LARGE, OPEN, SMALL
 
@@ -38,13 +39,25 @@ class Clock:
         return self.now
 
 
-def budgets_of(clock: Clock, release_after: float = 900.0, **budget: Any) -> Budgets:
-    return Budgets(RuleBook(default=Rules(budget=Budget(**budget))), clock, release_after)
+def budgets_of(clock: Clock, shared: bool = False, **budget: Any) -> Budgets:
+    return Budgets(RuleBook(default=Rules(budget=Budget(**budget))), clock, shared)
+
+
+def hold(budgets: Budgets, decision: str, usd: float, scopes: tuple[str, ...] = ("default",)) -> Charge:
+    """Charges a decision as this process counts it: where nothing is shared, for good."""
+    charge = budgets.charge(decision, scopes, usd)
+    budgets.hold(charge)
+    budgets.pace(scopes, usd)
+    return charge
 
 
 def only(budgets: Budgets) -> Account:
     [account] = budgets.lines()
     return account
+
+
+def totals(used: float, settled: float = 0.0, decisions: int = 1) -> Totals:
+    return Totals(units(used), units(settled), decisions)
 
 
 # --- by hand ---
@@ -58,70 +71,43 @@ def test_a_day_and_a_month_by_hand() -> None:
     assert bounds("month", december) == (datetime(2026, 12, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC))
 
 
-def test_reserved_then_settled_by_hand() -> None:
-    budgets = budgets_of(Clock(), day_usd=1.0)
-    budgets.reserve("a", ["default"], 0.25)
-    budgets.reserve("b", ["default"], 0.5)
-    assert (only(budgets).reserved, only(budgets).spent, only(budgets).left) == (0.75, 0.0, 0.25)
-    assert budgets.settle("a", 0.125)
-    assert (only(budgets).reserved, only(budgets).spent, only(budgets).left) == (0.5, 0.125, 0.375)
-    assert budgets.settle("b", None)  # feedback without a cost: what was expected counts
-    assert (only(budgets).reserved, only(budgets).spent, only(budgets).left) == (0.0, 0.625, 0.375)
+def test_what_the_store_says_and_what_waits_make_the_use_by_hand() -> None:
+    budgets = budgets_of(Clock(), shared=True, day_usd=1.0, at_limit="warn")
+    charge = hold(budgets, "a", 0.25)
+    assert (only(budgets).reserved, only(budgets).spent, only(budgets).left) == (0.25, 0.0, 0.75)
+    budgets.told({only(budgets).key: totals(0.75, 0.25, 3)}, [charge])  # it is in there now
+    assert (only(budgets).reserved, only(budgets).spent, only(budgets).left) == (0.5, 0.25, 0.25)
 
 
-def test_feedback_counts_once_and_only_for_what_is_held() -> None:
-    budgets = budgets_of(Clock(), day_usd=1.0)
-    budgets.reserve("a", ["default"], 0.25)
-    assert [budgets.settle("a", 0.25), budgets.settle("a", 0.25), budgets.settle("unknown", 9.0)] == [
-        True,
-        False,
-        False,
-    ]
-    assert only(budgets).spent == 0.25
-
-
-def test_a_reservation_ends_after_the_time_out() -> None:
-    clock = Clock()
-    budgets = budgets_of(clock, release_after=60.0, day_usd=1.0)
-    budgets.reserve("a", ["default"], 0.25)
-    clock.now += 59.0
-    budgets.reserve("b", ["default"], 0.5)
-    assert only(budgets).reserved == 0.75
-    clock.now += 1.0
-    assert only(budgets).reserved == 0.5
-    assert not budgets.settle("a", 0.25)
-
-
-def test_a_new_period_begins_at_midnight_and_at_the_end_of_the_month() -> None:
-    clock = Clock(datetime(2026, 1, 30, 23, 59, tzinfo=UTC).timestamp())
-    budgets = budgets_of(clock, day_usd=1.0, month_usd=10.0)
-
-    def spent() -> dict[str, float]:
-        return {account.period: account.spent for account in budgets.lines()}
-
-    def spend(decision: str, usd: float) -> None:
-        budgets.reserve(decision, ["default"], usd)
-        budgets.settle(decision, usd)
-
-    spend("a", 0.5)
-    assert spent() == {"day": 0.5, "month": 0.5}
-    clock.now += 60.0
-    assert spent() == {"day": 0.0, "month": 0.5}
-    spend("b", 0.25)
-    clock.now += DAY
-    assert spent() == {"day": 0.0, "month": 0.0}
+def test_what_waits_to_be_written_is_not_lost_when_the_store_is_read() -> None:
+    budgets = budgets_of(Clock(), shared=True, day_usd=1.0, at_limit="warn")
+    hold(budgets, "queued", 0.25)
+    budgets.told({only(budgets).key: totals(0.5)})
+    assert only(budgets).left == 0.25
 
 
 def test_what_was_decided_before_midnight_belongs_to_that_day() -> None:
     clock = Clock(datetime(2026, 1, 29, 23, 59, tzinfo=UTC).timestamp())
-    budgets = budgets_of(clock, day_usd=1.0, month_usd=10.0)
-    budgets.reserve("late", ["default"], 0.5)
+    budgets = budgets_of(clock, shared=True, day_usd=1.0, month_usd=10.0, at_limit="warn")
+    late = hold(budgets, "late", 0.5)
+    before = {account.key.period: account.key for account in budgets.lines()}
     clock.now += 120.0
     day, month = budgets.lines()
     assert (day.reserved, month.reserved) == (0.0, 0.5)
-    assert budgets.settle("late", 0.75)
-    assert (day.spent, month.spent) == (0.0, 0.75)
-    assert (day.reserved, month.reserved) == (0.0, 0.0)
+    budgets.told({before["day"]: totals(0.5), before["month"]: totals(0.5)}, [late])
+    assert (day.reserved, month.reserved) == (0.0, 0.5)
+
+
+def test_a_clock_that_steps_back_over_midnight_resets_nothing() -> None:
+    clock = Clock(datetime(2026, 1, 31, 0, 0, 5, tzinfo=UTC).timestamp())
+    budgets = budgets_of(clock, day_usd=1.0, pacing=True)
+    hold(budgets, "a", 0.5)
+    clock.now -= 60.0
+    assert only(budgets).left == 0.5
+    hold(budgets, "b", 0.25)
+    clock.now += 60.0
+    assert only(budgets).left == 0.25
+    assert only(budgets).begins == datetime(2026, 1, 31, tzinfo=UTC)
 
 
 def test_every_scope_of_a_request_pays() -> None:
@@ -129,8 +115,8 @@ def test_every_scope_of_a_request_pays() -> None:
         default=Rules(budget=Budget(day_usd=1.0)),
         workflows={"a": Rules(budget=Budget(month_usd=2.0)), "b": Rules(budget=Budget(month_usd=3.0))},
     )
-    budgets = Budgets(rules, Clock(), 900.0)
-    budgets.reserve("1", ["default", "workflow:a"], 0.5)
+    budgets = Budgets(rules, Clock())
+    hold(budgets, "1", 0.5, ("default", "workflow:a"))
     assert {account.scope: account.left for account in budgets.lines()} == {
         "default": 0.5,
         "workflow:a": 1.5,
@@ -142,45 +128,30 @@ def test_every_scope_of_a_request_pays() -> None:
 def test_at_the_limit_by_hand(at_limit: str, allowed: Allowance | None) -> None:
     budgets = budgets_of(Clock(), day_usd=0.25, at_limit=at_limit)
     assert budgets.allowance(["default"]).most_usd == (0.25 if at_limit == "cheapest" else inf)
-    budgets.reserve("a", ["default"], 0.25)
+    hold(budgets, "a", 0.25)
     assert budgets.allowance(["default"]) == (allowed or Allowance(warned=("default/day",)))
 
 
 def test_a_budget_that_rejects_never_holds_more_than_its_limit() -> None:
     budgets = budgets_of(Clock(), day_usd=0.5, at_limit="reject")
-    budgets.reserve("a", ["default"], 0.375)
+    hold(budgets, "a", 0.375)
     with pytest.raises(BudgetSpentError, match=r"0\.125000 of 0\.5000 USD are left"):
-        budgets.reserve("b", ["default"], 0.25)
+        hold(budgets, "b", 0.25)
     assert only(budgets).reserved == 0.375
-    assert not budgets.settle("b", 0.25)
-    budgets.reserve("c", ["default"], 0.125)
+    hold(budgets, "c", 0.125)
     with pytest.raises(BudgetSpentError, match="2026-01-31 00:00 UTC"):
-        budgets.allowance(["default"])
+        hold(budgets, "d", 1e-9)
+    hold(budgets, "free", 0.0)  # what costs nothing fits
 
 
-def test_what_other_processes_spent_comes_from_the_store() -> None:
-    budgets = budgets_of(Clock(), day_usd=1.0)
-    budgets.reserve("own", ["default"], 0.125)
-    # (key, workflow, settled, reserved): the store's reserve has our own one in it.
-    budgets.load([(None, None, 0.25, 0.125), ("k", "w", 0.0, 0.25)], "day")
-    assert (only(budgets).spent, only(budgets).reserved, only(budgets).left) == (0.25, 0.375, 0.375)
-    budgets.settle("own", 0.125)
-    assert (only(budgets).spent, only(budgets).reserved) == (0.375, 0.25)
-    budgets.load([], "month")
-    assert only(budgets).spent == 0.375
-    budgets.load([], "day")
-    assert (only(budgets).spent, only(budgets).reserved) == (0.0, 0.0)
-
-
-def test_what_an_earlier_process_held_is_held_again() -> None:
-    clock = Clock()
-    budgets = budgets_of(clock, release_after=60.0, day_usd=1.0)
-    budgets.restore([("old", None, None, 0.25, NOON - 50.0), ("new", "k", "w", 0.5, NOON - 10.0)])
-    assert only(budgets).reserved == 0.75
-    assert budgets.settle("new", 0.375)
-    assert (only(budgets).spent, only(budgets).reserved) == (0.375, 0.25)
-    clock.now += 10.0
-    assert only(budgets).reserved == 0.0
+def test_the_cheapest_is_held_to_the_limit_while_it_fits_and_charged_when_nothing_does() -> None:
+    budgets = budgets_of(Clock(), day_usd=0.5, at_limit="cheapest")
+    fits, over = budgets.charge("a", ["default"], 0.5), budgets.charge("b", ["default"], 0.75)
+    assert [charge.limits[0].most for charge in (fits, over)] == [units(0.5), None]
+    assert budgets.charge("a", ["default"], 0.5, last=True).limits[0].most is None
+    budgets.hold(over)
+    with pytest.raises(BudgetSpentError):  # somebody was quicker
+        budgets.hold(fits)
 
 
 # --- whatever happens ---
@@ -188,9 +159,9 @@ def test_what_an_earlier_process_held_is_held_again() -> None:
 amounts = st.integers(0, 32).map(lambda n: n / 64)
 events = st.lists(
     st.one_of(
-        st.tuples(st.just("reserve"), amounts),
-        st.tuples(st.just("settle"), st.integers(0, 20), st.one_of(st.none(), amounts)),
-        st.tuples(st.just("wait"), st.sampled_from([1.0, 30.0, 61.0, HOUR, DAY, 40 * DAY])),
+        st.tuples(st.just("hold"), amounts),
+        st.tuples(st.just("write")),
+        st.tuples(st.just("wait"), st.sampled_from([1.0, -30.0, 61.0, HOUR, DAY, 40 * DAY])),
     ),
     max_size=30,
 )
@@ -198,33 +169,37 @@ events = st.lists(
 
 @given(events, st.sampled_from(["cheapest", "reject", "warn"]), st.booleans())
 def test_no_order_of_events_breaks_the_books(happening: list[Any], at_limit: str, pacing: bool) -> None:
+    """Charges that wait, and a store that takes all of them now and then: what is used is their sum, whenever one looks."""
     clock = Clock()
-    budgets = budgets_of(clock, release_after=60.0, day_usd=1.0, month_usd=4.0, at_limit=at_limit, pacing=pacing)
-    held: dict[str, tuple[float, float]] = {}
-    paid: list[tuple[float, float]] = []
+    budgets = budgets_of(clock, True, day_usd=1.0, month_usd=4.0, at_limit=at_limit, pacing=pacing)
+    store: dict[BudgetKey, Totals] = {}
+    waiting: list[Charge] = []
+    charged: dict[BudgetKey, float] = {}
     for number, event in enumerate(happening):
-        held = {name: (usd, at) for name, (usd, at) in held.items() if clock.now < at + 60.0}
         if event[0] == "wait":
             clock.now += event[1]
-        elif event[0] == "reserve":
-            before = min(account.left for account in budgets.lines())
+        elif event[0] == "hold":
+            left = min(account.left for account in budgets.lines())
             try:
-                budgets.reserve(str(number), ["default"], event[1])
-                held[str(number)] = (event[1], clock.now)
-                assert at_limit != "reject" or event[1] <= before
+                charge = hold(budgets, str(number), event[1])
             except BudgetSpentError:
-                assert (at_limit, event[1] > before) == ("reject", True)
-        elif (name := str(event[1])) in held and budgets.settle(name, event[2]):
-            usd, at = held.pop(name)
-            paid.append((usd if event[2] is None else event[2], at))
-        held = {name: (usd, at) for name, (usd, at) in held.items() if clock.now < at + 60.0}
+                assert (at_limit, event[1] > left) == ("reject", True)
+                continue
+            assert at_limit != "reject" or event[1] <= left
+            waiting.append(charge)
+            for limit in charge.limits:
+                charged[limit.budget] = charged.get(limit.budget, 0.0) + event[1]
+        else:
+            for charge in waiting:
+                for limit in charge.limits:
+                    had = store.get(limit.budget, Totals(0, 0, 0))
+                    store[limit.budget] = Totals(had.used + charge.amount, 0, had.decisions + 1)
+            budgets.told(store, waiting)
+            waiting = []
         for account in budgets.lines():
-            began = account.begins.timestamp()
-            assert account.spent == sum(usd for usd, at in paid if at >= began)
-            assert account.reserved == sum(usd for usd, at in held.values() if at >= began)
-            assert account.left == max(account.limit - account.spent - account.reserved, 0.0)
+            assert account.reserved == charged.get(account.key, 0.0)
+            assert account.left == max(account.limit - account.reserved, 0.0)
             assert 0.0 <= account.pace < inf
-            assert account.begins.timestamp() <= clock.now < account.ends.timestamp()
 
 
 def test_threads_do_not_lose_or_invent_money() -> None:
@@ -233,24 +208,19 @@ def test_threads_do_not_lose_or_invent_money() -> None:
 
     def work(thread: int) -> None:
         for number in range(250):
-            name = f"{thread}-{number}"
             try:
                 budgets.allowance(["default"])
-                budgets.reserve(name, ["default"], 0.125)
+                hold(budgets, f"{thread}-{number}", 0.125)
             except BudgetSpentError:
                 refused.append(1)
-                continue
-            if number % 2:
-                budgets.settle(name, 0.125)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    account = only(budgets)
     # 2,000 decisions of an eighth are asked for and 800 can be held.
-    assert account.spent + account.reserved == 100.0
+    assert only(budgets).reserved == 100.0
     assert len(refused) == 2_000 - 800
 
 
@@ -284,8 +254,7 @@ def test_money_is_priced_while_it_goes_too_fast_and_no_longer() -> None:
     def decisions(count: int, usd: float) -> float:
         for _ in range(count):
             clock.now += 60.0
-            budgets.reserve(str(clock.now), ["default"], usd)
-            budgets.settle(str(clock.now), usd)
+            hold(budgets, str(clock.now), usd)
         return budgets.allowance(["default"]).pace
 
     assert decisions(100, 0.5 / 1440) == 0.0  # half of what the day can bear
@@ -296,8 +265,29 @@ def test_money_is_priced_while_it_goes_too_fast_and_no_longer() -> None:
 
 def test_without_pacing_nothing_is_priced() -> None:
     budgets = budgets_of(Clock(), day_usd=0.01)
-    budgets.reserve("a", ["default"], 1.0)
+    hold(budgets, "a", 1.0)
     assert budgets.allowance(["default"]).pace == 0.0
+
+
+def test_four_processes_spend_shared_money_no_faster_than_one() -> None:
+    def left_at_noon(processes: int) -> float:
+        clock = Clock(NOON - 12 * HOUR)
+        every = [budgets_of(clock, True, day_usd=1.0, pacing=True, at_limit="warn") for _ in range(processes)]
+        stored = Totals(0, 0, 0)
+        for number in range(720):
+            clock.now += 60.0
+            budgets = every[number % processes]
+            # The dearer the money, the less a decision spends: a candidate at 4 times an even share, or one at a quarter.
+            usd = (4.0 if budgets.allowance(["default"]).pace < 1.0 else 0.25) / 1440
+            charge = hold(budgets, str(number), usd)
+            stored = Totals(stored.used + charge.amount, 0, stored.decisions + 1)
+            budgets.told({}, [charge])
+            for one in every:
+                one.told({only(one).key: stored})
+        return only(every[0]).left
+
+    assert left_at_noon(4) == pytest.approx(left_at_noon(1), abs=0.1)
+    assert left_at_noon(4) > 0.4
 
 
 # --- over HTTP; on "hello" SMALL is expected to cost $.0000402, OPEN $.001, LARGE $.0060 (fake_bundle) ---
@@ -407,7 +397,7 @@ def test_what_another_thread_takes_in_between_is_decided_again(bundle: Path, tmp
     def slow(*arguments: Any) -> Any:
         decision = decide(*arguments)
         if not taken:
-            service.budgets.reserve("another", ["default"], 0.005)
+            hold(service.budgets, "another", 0.005)
             taken.append(decision.candidate)
         return decision
 

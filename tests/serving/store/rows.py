@@ -7,7 +7,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from serving.store.engine import open_engine
-from serving.store.tables import DECISIONS, FEEDBACK
+from serving.store.feedback import Feedback
+from serving.store.tables import DECISIONS
+from serving.store.transaction import Told
 from serving.store.writer import DecisionStore
 from tests.patience import PATIENCE
 
@@ -18,9 +20,8 @@ def decision(identifier: str = "d1", **changes: Any) -> dict[str, Any]:
     return row | {"propensity": 1.0, "expected_cost_usd": 0.5} | changes
 
 
-def feedback(identifier: str = "d1", **changes: Any) -> dict[str, Any]:
-    row: dict[str, Any] = dict.fromkeys(column.name for column in FEEDBACK.columns if column.name != "at")
-    return row | {"decision_id": identifier, "quality": 1.0, "error": False} | changes
+def feedback(identifier: str = "d1", **changes: Any) -> Feedback:
+    return Feedback(**{"decision_id": identifier, "quality": 1.0, **changes})
 
 
 def stored(url: str, table: sa.Table) -> list[Any]:
@@ -31,5 +32,13 @@ def stored(url: str, table: sa.Table) -> list[Any]:
     return rows
 
 
-def acknowledged(store: DecisionStore, *rows: dict[str, Any]) -> list[bool]:
-    return [done.result(PATIENCE) for done in store.feedback(rows)]
+def told(store: DecisionStore, *said: Feedback, key: str | None = None) -> list[Told]:
+    """What came of each, once it is on disk."""
+    return [done.result(PATIENCE) for done in store.feedback(said, key)]
+
+
+def acknowledged(store: DecisionStore, *said: Feedback) -> list[bool]:
+    """Whether each said something new of a decision that is there."""
+    came = told(store, *said)
+    assert not any(isinstance(one, Exception) for one in came), came
+    return [bool(one) for one in came]

@@ -40,11 +40,12 @@ CREATE INDEX feedback_at ON feedback (at);
 CREATE TABLE outcome_router_store (version INTEGER NOT NULL, PRIMARY KEY (version))
 """
 MADE = [decision(f"d{n}", at=float(n), tools=bool(n % 2), max_output_tokens=10**12, knob=2.5) for n in range(50)]
-SAID = [feedback(f"d{n}", at=float(n), cost_usd=0.25, input_tokens=10**12) for n in range(30)]
+SAID = [feedback(f"d{n}", cost_usd=0.25, input_tokens=10**12).row(float(n)) for n in range(30)]
+NEWEST = "2"
 NEXT = """
 import sqlalchemy as sa
-revision = "2"
-down_revision = "1"
+revision = "3"
+down_revision = "2"
 def upgrade(op):
     op.add_column("decision", sa.Column("later", sa.Integer, nullable=False, server_default="7"))
     op.rename_table("feedback", "said")
@@ -100,9 +101,9 @@ def following(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The migrations with one more, that a later version might bring."""
     folder = tmp_path / "migrations"
     shutil.copytree(module.MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "v2.py").write_text(NEXT)
+    (folder / "v3.py").write_text(NEXT)
     monkeypatch.setattr(module, "MIGRATIONS", folder)
-    return folder / "v2.py"
+    return folder / "v3.py"
 
 
 @pytest.mark.parametrize("made_by", ["this", "0.1"])
@@ -117,7 +118,7 @@ def test_the_migrations_make_the_tables_that_the_code_uses(url: str, made_by: st
 def test_a_store_of_version_0_1_is_upgraded_and_keeps_every_row(url: str, written: int | None) -> None:
     before = everything(old(url, written))
     open_engine(url).dispose()
-    assert everything(url) == before | {MARKER: [("1",)]}
+    assert everything(url) == before | {MARKER: [(NEWEST,)], "budget": [], "charge": [], "session": []}
     assert [dict(row) for row in stored(url, DECISIONS)] == sorted(MADE, key=lambda row: row["id"])
     assert [dict(row) for row in stored(url, FEEDBACK)] == sorted(SAID, key=lambda row: row["decision_id"])
 
@@ -126,7 +127,7 @@ def test_several_workers_may_make_the_tables_at_once(url: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         for engine in pool.map(lambda _: open_engine(url), range(4)):
             engine.dispose()
-    assert version(url) == [("1",)]
+    assert version(url) == [(NEWEST,)]
 
 
 def test_several_workers_may_upgrade_at_once(url: str, following: Path) -> None:
@@ -141,7 +142,7 @@ def test_several_workers_may_upgrade_at_once(url: str, following: Path) -> None:
         for one in [pool.submit(start) for _ in range(4)]:
             one.result()
     after = everything(url)
-    assert version(url) == [("2",)]
+    assert version(url) == [("3",)]
     assert after["decision"] == [(*row, 7) for row in before["decision"]]
     assert after["said"] == before["feedback"]
 
@@ -166,7 +167,7 @@ def test_a_store_of_another_version_is_refused_and_left_alone(url: str, at: str)
         run(url, f"UPDATE {MARKER} SET version_num = '99'", "DROP TABLE decision")
     before = everything(url)
     with pytest.raises(
-        StoreError, match=r"store version is 99, this code uses 1: a later outcome-router wrote it. Serve"
+        StoreError, match=rf"store version is 99, this code uses {NEWEST}: a later outcome-router wrote it. Serve"
     ):
         open_engine(url)
     assert everything(url) == before
@@ -182,7 +183,8 @@ def test_tables_of_somebody_else_are_left_alone(url: str) -> None:
 def test_other_tables_beside_the_store_do_not_matter(url: str) -> None:
     run(url, "CREATE TABLE alembic_version (version_num VARCHAR(32))", "INSERT INTO alembic_version VALUES ('abc')")
     open_engine(url).dispose()
-    assert everything(url) == {"alembic_version": [("abc",)], "decision": [], "feedback": [], MARKER: [("1",)]}
+    made: dict[str, list[Any]] = {name: [] for name in METADATA.tables}
+    assert everything(url) == {"alembic_version": [("abc",)], MARKER: [(NEWEST,)], **made}
 
 
 def test_a_store_is_opened_while_another_writes(tmp_path: Path) -> None:

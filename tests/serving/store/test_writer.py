@@ -13,11 +13,12 @@ import pytest
 import sqlalchemy as sa
 
 from serving.store.engine import open_engine
+from serving.store.feedback import ConflictError, UnknownDecisionError
 from serving.store.tables import DECISIONS, FEEDBACK
 from serving.store.writer import DecisionStore, NotStoredError, StoreFullError
 from tests.patience import PATIENCE, until
 from tests.postgres_server import engine_of, needs_postgres, own_database
-from tests.serving.store.rows import acknowledged, decision, feedback, stored
+from tests.serving.store.rows import acknowledged, decision, feedback, stored, told
 
 # --- facts, SQLite and PostgreSQL ---
 
@@ -25,23 +26,52 @@ from tests.serving.store.rows import acknowledged, decision, feedback, stored
 def test_what_is_taken_is_stored_as_it_is(url: str, store: DecisionStore) -> None:
     row = decision(knob=2.5, cluster=3, tools=True, max_output_tokens=10**9, session_id="s", messages='[{"a": 1}]')
     assert store.decided(row)
-    said = feedback(cost_usd=0.25, input_tokens=10**12, latency_ms=7.5, candidate="acme/large", at=101.0)
+    said = feedback(cost_usd=0.25, input_tokens=10**12, latency_ms=7.5, candidate="acme/large")
     assert acknowledged(store, said) == [True]
     assert dict(stored(url, DECISIONS)[0]) == row
-    assert dict(stored(url, FEEDBACK)[0]) == said
+    (kept,) = stored(url, FEEDBACK)
+    assert dict(kept) == said.row(kept["at"])
     until(lambda: store.written == 2)
 
 
-def test_feedback_is_acknowledged_once_and_the_first_counts(url: str, store: DecisionStore) -> None:
-    assert acknowledged(store, feedback(quality=1.0), feedback(quality=0.0), feedback("d2")) == [True, False, True]
-    assert acknowledged(store, feedback(quality=0.5), feedback("d3")) == [False, True]
-    assert [(row["decision_id"], row["quality"]) for row in stored(url, FEEDBACK)] == [
-        ("d1", 1.0), ("d2", 1.0), ("d3", 1.0),
-    ]  # fmt: skip
+def test_feedback_merges_and_another_value_is_a_conflict(url: str, store: DecisionStore) -> None:
+    for name in ("d1", "d2"):
+        store.decided(decision(name))
+    assert acknowledged(store, feedback(quality=1.0), feedback(quality=1.0), feedback("d2")) == [True, False, True]
+    assert told(store, feedback(quality=None, cost_usd=0.5, latency_ms=9.0)) == [{"cost_usd", "latency_ms"}]
+    (conflict,) = told(store, feedback(quality=0.5, cost_usd=0.25))
+    assert isinstance(conflict, ConflictError)
+    assert conflict.fields == ("quality", "cost_usd")
+    assert told(store, feedback(quality=0.25, cost_usd=0.5, replace=True)) == [{"quality"}]
+    first = stored(url, FEEDBACK)[0]
+    assert (first["quality"], first["cost_usd"], first["latency_ms"]) == (0.25, 0.5, 9.0)
+
+
+def test_feedback_on_what_is_not_there_is_unknown(url: str) -> None:
+    store = DecisionStore(open_engine(url), late_seconds=0.0)
+    store.decided(decision("d1", key="a"))
+    assert isinstance(told(store, feedback("none"))[0], UnknownDecisionError)
+    assert isinstance(told(store, feedback("d1"), key="b")[0], UnknownDecisionError)
+    assert told(store, feedback("d1"), key="a") == [{"quality"}]
+    store.close()
+    assert len(stored(url, FEEDBACK)) == 1
+
+
+def test_feedback_waits_for_a_decision_that_another_process_has_yet_to_write(url: str) -> None:
+    store, other = (DecisionStore(open_engine(url), late_seconds=PATIENCE) for _ in range(2))
+    (waiting,) = store.feedback([feedback()])
+    until(lambda: store.waiting == 0)
+    assert not waiting.done()
+    other.decided(decision())
+    assert waiting.result(PATIENCE) == {"quality"}
+    store.close()
+    other.close()
 
 
 def test_two_stores_on_one_database_agree_on_what_is_new(url: str, store: DecisionStore) -> None:
     other = DecisionStore(open_engine(url))
+    for number in range(40):
+        store.decided(decision(f"d{number}"))
     with ThreadPoolExecutor(8) as pool:
         stores = (store, other) * 40
         came = list(pool.map(lambda n: acknowledged(stores[n], feedback(f"d{n // 2}"))[0], range(80)))
@@ -60,9 +90,9 @@ def test_the_same_decision_twice_is_stored_once(url: str, store: DecisionStore) 
 def test_close_writes_what_waits_and_takes_nothing_more(url: str, store: DecisionStore) -> None:
     for number in range(2_500):
         assert store.decided(decision(f"d{number:04}"))
-    waiting = store.feedback([feedback()])
+    waiting = store.feedback([feedback("d0001")])
     store.close()
-    assert waiting[0].result(timeout=0) is True
+    assert waiting[0].result(timeout=0) == {"quality"}
     assert len(stored(url, DECISIONS)) == 2_500
     assert not store.decided(decision("late"))
     assert store.dropped == 1
@@ -86,10 +116,12 @@ def test_a_row_that_cannot_be_stored_harms_no_other(
 
 
 def test_feedback_that_cannot_be_stored_is_not_acknowledged(url: str, store: DecisionStore) -> None:
-    bad, good = store.feedback([feedback("d1", error=None), feedback("d2")])
+    for name in ("d1", "d2"):
+        store.decided(decision(name))
+    bad, good = store.feedback([feedback("d1", input_tokens=10**30), feedback("d2")])
     with pytest.raises(NotStoredError, match="does not take it"):
         bad.result(PATIENCE)
-    assert good.result(PATIENCE) is True
+    assert good.result(PATIENCE) == {"quality"}
     assert [row["decision_id"] for row in stored(url, FEEDBACK)] == ["d2"]
 
 
@@ -108,10 +140,10 @@ def hold(store: DecisionStore, monkeypatch: pytest.MonkeyPatch) -> tuple[threadi
     """Keeps the store from writing: the first event is set when it begins to, it goes on when the second is."""
     begun, held, write = threading.Event(), threading.Event(), store._transaction
 
-    def transaction(items: Any) -> set[int]:
+    def transaction(items: Any) -> None:
         begun.set()
         held.wait(PATIENCE)
-        return write(items)
+        write(items)
 
     monkeypatch.setattr(store, "_transaction", transaction)
     return begun, held
@@ -128,9 +160,24 @@ def test_a_full_queue_drops_decisions_and_refuses_feedback(tmp_path: Path, monke
         store.feedback([feedback()])
     held.set()
     until(lambda: store.waiting == 0)
-    assert acknowledged(store, *(feedback(f"d{n}") for n in range(5))) == [True] * 5, "an empty queue takes any batch"
+    said = [feedback(f"d{n % 3}", quality=None, latency_ms=1.0 + n // 3) for n in range(5)]
+    assert len(told(store, *said)) == 5, "an empty queue takes any batch"
     store.close()
     assert len(stored(str(tmp_path / "d.db"), DECISIONS)) == 4
+
+
+def test_a_queue_is_bounded_by_its_bytes_and_text_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = DecisionStore(open_engine(str(tmp_path / "d.db")), most_bytes=2_000_000)
+    begun, held = hold(store, monkeypatch)
+    for number in range(60):
+        assert store.decided(decision(f"d{number}", prompt="x" * 1_000_000))
+    assert begun.wait(PATIENCE)
+    assert store.waiting_bytes <= 2_000_000, "what is being written counts"
+    assert store.cut == 59
+    held.set()
+    store.close()
+    assert store.waiting_bytes == 0
+    assert sum(row["prompt"] is not None for row in stored(str(tmp_path / "d.db"), DECISIONS)) == 1
 
 
 def test_a_batch_of_feedback_is_taken_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,12 +213,15 @@ def locked(path: Path) -> Iterator[sa.Connection]:
 def test_a_locked_database_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "d.db"
     store = impatient_store(path)
+    store.decided(decision())
+    until(lambda: store.written == 1)
     with locked(path) as connection:
         (waiting,) = store.feedback([feedback()])
         until(lambda: store.retries >= 2)
         assert not waiting.done()
+        assert store.failing
         connection.rollback()
-    assert waiting.result(PATIENCE) is True
+    assert waiting.result(PATIENCE) == {"quality"}
     store.close()
     assert len(stored(str(path), FEEDBACK)) == 1
 
@@ -193,6 +243,8 @@ def test_a_database_that_stays_away_is_given_up_at_close_and_said(tmp_path: Path
 def test_a_lost_connection_loses_nothing(postgres: str) -> None:
     url = own_database(postgres)
     store = DecisionStore(open_engine(url))
+    for number in range(6):
+        store.decided(decision(f"d{number}"))
     assert acknowledged(store, feedback("d0")) == [True]
     cut = sa.text(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name AND pid <> pg_backend_pid()"
@@ -208,10 +260,11 @@ def test_a_lost_connection_loses_nothing(postgres: str) -> None:
 def test_who_stops_waiting_does_not_stop_the_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = DecisionStore(open_engine(str(tmp_path / "d.db")))
     _, held = hold(store, monkeypatch)
+    store.decided(decision())
     (waiting,) = store.feedback([feedback()])
     assert not waiting.cancel()
     held.set()
-    assert waiting.result(PATIENCE) is True
+    assert waiting.result(PATIENCE) == {"quality"}
     store.close()
 
 
