@@ -57,7 +57,7 @@ class Settings(BaseSettings):
         default=10.0, gt=0, description="Longest wait for feedback to be on disk (503 after)."
     )
     reserve_wait_ms: float = Field(
-        default=250.0,
+        default=2000.0,
         gt=0,
         description="Longest wait for the store to hold a budget; after it a decision goes by what this process knows.",
     )
