@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import logging
+import secrets
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -19,7 +21,9 @@ from serving.runtime.logs import configure_logging
 from serving.runtime.pipeline import Service
 from serving.settings import Settings, hand_on, share_metrics
 from serving.state.rulebook import RulesError
-from serving.store.engine import StoreError
+from serving.store.engine import StoreError, shown
+
+logger = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -27,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         given = None if arguments is None else list(arguments)
         settings = CliApp.run(Settings, given, cli_exit_on_error=False, cli_show_env_vars=True)
+        if settings.hash_secret is None:  # one for all workers
+            settings = settings.model_copy(update={"hash_secret": secrets.token_hex()})
         service = Service(settings) if settings.workers == 1 else None
         if service is None:
             Service(settings).close()  # says what is wrong before there are workers to say it each
@@ -36,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (SettingsError, BundleError, RulesError, StoreError) as error:
         _give_up(str(error).removeprefix("error parsing CLI: "))
     configure_logging(settings.log_level)
+    logger.info(_kept(settings))
     if service is not None:
         gc.freeze()  # what is loaded now stays: looking through it again and again would make some decisions slow
         uvicorn.run(create_app(settings, service), **server_options(settings))
@@ -45,6 +52,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="router-metrics-") as folder:
         share_metrics(folder)
         uvicorn.run("serving.cli:worker", factory=True, workers=settings.workers, **server_options(settings))
+
+
+def _kept(settings: Settings) -> str:
+    """Whether and where prompts are stored, for the one who starts it."""
+    if not settings.store:
+        return "prompts are not stored, and neither are decisions (ROUTER_STORE is empty)"
+    where = shown(settings.store)
+    if not settings.store_prompts:
+        return f"prompts are not stored (ROUTER_STORE_PROMPTS is false); decisions are, in {where}"
+    return f"prompts are stored in {where}, except where a policy has zero_retention or no_training"
 
 
 def server_options(settings: Settings) -> dict[str, Any]:

@@ -67,17 +67,34 @@ class Settings(BaseSettings):
         description="Longest wait for a prompt's embedding; after it the reference candidate answers.",
     )
     explore: float = Field(default=0.0, ge=0, le=0.2, description="Share of requests that may go elsewhere, to learn.")
-    sessions: int = Field(default=100_000, ge=1, description="Most sessions that are remembered.")
+    session_bytes: int = Field(
+        default=64 * 1024 * 1024, ge=1, description="Memory for sessions; the least recently used are forgotten."
+    )
     session_seconds: float = Field(
         default=3600.0, gt=0, description="How long a session is remembered after its last request."
     )
     session_margin: float = Field(
         default=0.03, ge=0, description="How much more another candidate has to be worth for a session to move to it."
     )
+    derived_sessions: bool = Field(
+        default=True,
+        description="Whether a conversation without a session_id is told by its system prompt, tools and first user turn.",
+    )
+    hash_secret: str | None = Field(
+        default=None,
+        description="What sessions are hashed with; the same for all replicas that share them. None: drawn at the start.",
+    )
     context_margin: float = Field(
         default=1.1, ge=1, description="Times a prompt's estimated tokens have to fit a window."
     )
-    embedding_cache: int = Field(default=4096, ge=1, description="Most embeddings of recent prompts that are kept.")
+    embedding_cache_bytes: int = Field(
+        default=16 * 1024 * 1024, ge=1, description="Memory for embeddings of recent prompts."
+    )
+    waiting_bytes: int = Field(
+        default=64 * 1024 * 1024,
+        ge=1,
+        description="Memory for texts that wait to be embedded, and as much for requests that wait for the shadow bundle.",
+    )
     max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1, description="A longer request body is refused (413).")
     max_batch: int = Field(default=256, ge=1, description="Most requests, or feedback, in one batch.")
     drift_window: int = Field(

@@ -149,11 +149,20 @@ class FeedbackResponse(_Document):
     repeated: int
 
 
+class WorkerReloaded(_Document):
+    """What one worker has after a reload."""
+
+    worker: int = Field(description="The number of its process.")
+    bundle: str
+    shadow: str | None = Field(description="Null: there is no shadow bundle.")
+
+
 class ReloadResponse(_Document):
-    """Whether another bundle is served now, and which."""
+    """Whether anything is another one now (bundle, shadow bundle or rules), and what each worker has."""
 
     changed: bool
     bundle: str
+    workers: list[WorkerReloaded]
 
 
 class ShadowComparison(_Document):

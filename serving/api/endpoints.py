@@ -15,11 +15,11 @@ from serving.api.auth import caller, keep_rate
 from serving.api.bodies import RouteBody
 from serving.api.documents import BundleResponse, decision_document
 from serving.api.parsing import parse, parse_batch, parse_feedback
-from serving.api.problems import budget_problem, no_candidate_problem
+from serving.api.problems import budget_problem, no_candidate_problem, problem
 from serving.bundle.manifest import Manifest
 from serving.decide.eligibility import NoEligibleCandidateError
 from serving.runtime.metrics import CONTENT_TYPE as METRICS_TYPE
-from serving.runtime.pipeline import Service
+from serving.runtime.pipeline import Service, UndecidedError
 from serving.state.budgets import BudgetSpentError
 from serving.store.feedback import ConflictError, UnknownDecisionError
 from serving.store.queries import compared
@@ -107,13 +107,19 @@ async def budgets(request: Request) -> Response:
 
 
 async def reload(request: Request) -> Response:
-    """Loads the bundle again now, instead of when the watcher sees that it is another one."""
+    """Has every worker take over the bundle, the shadow bundle and the rule file as they are now, and says what each has.
+
+    409: something is refused, by one of them at least, and what was there stays.
+    """
     service = service_of(request)
     caller(request, service, admin=True)
-    came = await to_thread.run_sync(service.live.reload)
-    if came.refused is not None:
-        raise HTTPException(409, f"The bundle is refused and {came.version} stays: {came.refused}")
-    return _json(orjson.dumps({"changed": came.changed, "bundle": came.version}))
+    came = await to_thread.run_sync(service.reload)
+    refusals = dict.fromkeys(said for one in came for said in one.refusals)
+    if refusals:
+        raise HTTPException(409, " ".join(refusals))
+    workers = [{"worker": one.worker, "bundle": one.bundle, "shadow": one.shadow} for one in came]
+    changed = any(one.changed for one in came)
+    return _json(orjson.dumps({"changed": changed, "bundle": came[0].bundle, "workers": workers}))
 
 
 async def shadow(request: Request, hours: Annotated[float, Query(gt=0, le=24 * 366)] = 24.0) -> Response:
@@ -180,6 +186,8 @@ def _route_batch(service: Service, key: str | None, body: bytes, instance: str) 
             results.append(no_candidate_problem(came, f"{instance}#{place}"))
         elif isinstance(came, BudgetSpentError):
             results.append(budget_problem(came, f"{instance}#{place}"))
+        elif isinstance(came, UndecidedError):
+            results.append(problem(500, str(came), f"{instance}#{place}"))
         else:
             results.append(decision_document(*came))
     return orjson.dumps({"results": results})

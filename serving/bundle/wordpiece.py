@@ -15,7 +15,12 @@ from tokenizers import Tokenizer
 _WORDS = re.compile(r"[a-z0-9]+|[!-/:-@\[-`{-~]")
 # Its normaliser takes these out, which joins what stands on either side.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-_MOST_WORDS = 100_000
+# Words are kept in two generations of so many: when the young one is full it becomes the old one, whose words are forgotten
+# unless they were used again. A longer word is not kept.
+_MOST_WORDS = 50_000
+_LONGEST_WORD = 32
+# A text with more unknown words than this is left to the tokenizer, which is quicker with a whole text than word by word.
+_MOST_UNKNOWN = 64
 
 
 class AsciiWordPiece:
@@ -24,7 +29,8 @@ class AsciiWordPiece:
     def __init__(self, tokenizer: Tokenizer, special: tuple[str, ...]) -> None:
         self._tokenizer = tokenizer
         self._special = special
-        self._known: dict[str, list[int]] = {}
+        self._young: dict[str, list[int]] = {}
+        self._old: dict[str, list[int]] = {}
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> AsciiWordPiece | None:
@@ -43,18 +49,32 @@ class AsciiWordPiece:
         return cls(tokenizer, tuple(token["content"] for token in rules["added_tokens"])) if fits else None
 
     def ids(self, text: str) -> list[int] | None:
-        """The ids, or None where the text is not for this table: not ASCII, control characters, a special token's text."""
+        """The ids, or None where the text is not for this table.
+
+        That is one that is not ASCII, has control characters or a special token's text, or too many words that are new here.
+        """
         if not text.isascii() or any(token in text for token in self._special) or _CONTROL.search(text):
             return None
-        known = self._known
+        young = self._young
+        unknown = 0
         ids: list[int] = []
         for word in _WORDS.findall(text.lower()):
-            found = known.get(word)
-            ids += self._learn(word) if found is None else found
+            found = young.get(word)
+            if found is None:
+                found = self._old.get(word)
+                if found is None:
+                    unknown += 1
+                    if unknown > _MOST_UNKNOWN:
+                        return None
+                    found = self._tokenizer.encode(word).ids
+                self._keep(word, found)
+            ids += found
         return ids
 
-    def _learn(self, word: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(word).ids
-        if len(self._known) < _MOST_WORDS and len(word) <= 32:
-            self._known[word] = ids
-        return ids
+    def _keep(self, word: str, ids: list[int]) -> None:
+        if len(word) > _LONGEST_WORD:
+            return
+        young = self._young
+        if len(young) >= _MOST_WORDS:
+            self._young, self._old = {}, young
+        self._young[word] = ids

@@ -11,7 +11,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -21,7 +21,7 @@ import numpy as np
 from cachetools import LRUCache
 
 from serving.bundle.arrays import Floats32
-from serving.bundle.manifest import MANIFEST, BundleError, open_bundle
+from serving.bundle.manifest import MANIFEST, BundleError, Manifest, open_bundle
 from serving.decide.router import Router
 from serving.runtime.upkeep import Periodic
 
@@ -33,6 +33,8 @@ _TIMED = "How long does it take to embed a prompt of about this length? " * 4
 _INLINE_SECONDS = 0.001
 # A refused bundle is tried again after so long, for what was wrong may have been the network.
 _TRY_AGAIN_SECONDS = 60.0
+# What an embedding takes in memory beside its numbers, about: the array, its key, and its place in the cache.
+_ENTRY = 500
 _ENCODER_FILES = ("encoder.onnx", "tokenizer.json")
 
 Identity = tuple[object, ...]
@@ -48,10 +50,10 @@ class Reload:
 
 
 class Embeddings:
-    """Embeddings of recent texts, at most `most`; the least recently used go. Keys are hashes: no text is held."""
+    """Embeddings of recent texts, in at most `most_bytes`; the least recently used go. Keys are hashes: no text is held."""
 
-    def __init__(self, most: int) -> None:
-        self._known: LRUCache[bytes, Floats32] = LRUCache(most)
+    def __init__(self, most_bytes: int) -> None:
+        self._known: LRUCache[bytes, Floats32] = LRUCache(most_bytes, getsizeof=lambda one: one.nbytes + _ENTRY)
         self._lock = threading.Lock()
         self.hits = self.misses = 0
 
@@ -67,7 +69,8 @@ class Embeddings:
 
     def put(self, text: str, embedding: Floats32) -> None:
         with self._lock:
-            self._known[_hashed(text)] = embedding
+            if embedding.nbytes + _ENTRY <= self._known.maxsize:
+                self._known[_hashed(text)] = embedding
 
 
 def _hashed(text: str) -> bytes:
@@ -101,10 +104,22 @@ class Serving:
 
 
 class Live:
-    """The current `Serving`, reloaded on demand (`reload`) or when the source comes to be another bundle (`watch`)."""
+    """The current `Serving`, reloaded on demand (`reload`) or when the source comes to be another bundle (`watch`).
 
-    def __init__(self, source: str, *, threads: int, context_margin: float, cache: int) -> None:
+    `cache` is how many bytes of embeddings are kept; `check` raises BundleError for a new bundle that must not be taken over.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        threads: int,
+        context_margin: float,
+        cache: int,
+        check: Callable[[Manifest], None] | None = None,
+    ) -> None:
         self.source = source
+        self._check = check
         self._threads = threads
         self._margin = context_margin
         self._cache = cache
@@ -124,7 +139,10 @@ class Live:
                 if identity == self.current.identity:
                     self.refused = None
                     return Reload(False, self.version)
-                self.current = self._load(identity, self.current)
+                loaded = self._load(identity, self.current)
+                if self._check is not None:
+                    self._check(loaded.router.manifest)
+                self.current = loaded
             except (BundleError, OSError) as error:
                 return self._refuse(str(error))
             self.refused = None
@@ -163,12 +181,12 @@ class Live:
             known = previous.embeddings
         return Serving(router, known, identity, _fast(router))
 
-    def watch(self, seconds: float) -> None:
-        """Looks every so many seconds whether the source is another bundle now, until `stop`.
+    def watch(self, seconds: float, name: str = "bundle-watch") -> None:
+        """Looks every so many seconds whether the source is another bundle now, until `stop`; its log lines have the name.
 
         A bundle that was refused is tried again when anything of it has changed, or after a minute.
         """
-        self._watcher = Periodic("bundle-watch", seconds, self._look)
+        self._watcher = Periodic(name, seconds, self._look)
 
     def _look(self) -> None:
         try:

@@ -39,7 +39,17 @@ def traceback_of(error: BaseException) -> str:
 
 
 def configure_logging(level: str) -> None:
-    """Every logger of the process writes JSON lines to stderr, uvicorn's too."""
+    """Every logger of the process writes JSON lines to stderr, uvicorn's too; its lines of requests have no query string."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    access = logging.getLogger("uvicorn.access")
+    if _without_query not in access.filters:
+        access.addFilter(_without_query)
+
+
+def _without_query(record: logging.LogRecord) -> bool:
+    """Takes what stands behind a "?" out of the arguments of uvicorn's line: (client, method, path, version, status)."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(one.partition("?")[0] if isinstance(one, str) else one for one in record.args)
+    return True

@@ -12,9 +12,14 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 from serving.decide.decision import Decision
+from serving.runtime.live import Live
 from serving.runtime.shadow import ShadowAnswer
 from serving.settings import metrics_folder, several_processes
+from serving.state.budgets import Budgets
+from serving.state.drift import Drift
+from serving.state.reservations import Reservations
 from serving.store.feedback import Feedback
+from serving.store.writer import DecisionStore
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # From a tenth of a millisecond on: a decision takes well under one.
@@ -84,6 +89,9 @@ class Metrics:
         self._actual = self._counter("router_actual_cost_usd", "Cost that feedback reported.")
         self._feedback = self._counter("router_feedback", "Feedback stored, by what it says.", ["outcome"])
         self._problems = self._counter("router_problems", "Requests answered with a problem.", ["status"])
+        self._failures = self._counter(
+            "router_record_failures", "Parts of a decision's record that failed; the decision was answered.", ["part"]
+        )
         self._shadow = self._counter(
             "router_shadow_decisions", "What the shadow bundle would have decided.", ["outcome"]
         )
@@ -129,6 +137,9 @@ class Metrics:
     def shadowed(self, answer: ShadowAnswer) -> None:
         self._shadow.labels(answer).inc()
 
+    def not_recorded(self, part: str) -> None:
+        self._failures.labels(part).inc()
+
     def problem(self, status: int) -> None:
         self._problems.labels(str(status)).inc()
 
@@ -153,3 +164,31 @@ def _forget_the_dead(folder: Path) -> None:
     for pid in {int(path.stem.rpartition("_")[2]) for path in folder.glob("gauge_live*.db")}:
         if not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
             mark_process_dead(pid)  # type: ignore[no-untyped-call]
+
+
+def snapshot_of(
+    live: Live, store: DecisionStore | None, budgets: Budgets, reservations: Reservations, drift: Drift
+) -> Snapshot:
+    """Every gauge's value now; 0 where there is nothing to measure."""
+    cache = live.current.embeddings
+    asked = cache.hits + cache.misses
+    measured = drift.measure()
+    lines = budgets.lines()
+    plain = {
+        "router_store_queue_rows": 0 if store is None else store.waiting,
+        "router_store_queue_bytes": 0 if store is None else store.waiting_bytes,
+        "router_budget_unconfirmed": reservations.unconfirmed,
+        "router_store_dropped_decisions": 0 if store is None else store.dropped,
+        "router_store_retries": 0 if store is None else store.retries,
+        "router_bundle_reloads": live.reloads,
+        "router_bundle_refusals": live.refusals,
+        "router_embedding_cache_hit_share": cache.hits / asked if asked else 0.0,
+        "router_drift_psi": measured.psi or 0.0,
+        "router_novel_share": measured.novel_share or 0.0,
+        "router_feedback_calibration_error": measured.calibration_error or 0.0,
+    }
+    shown: dict[str, dict[tuple[str, ...], float]] = {name: {(): value} for name, value in plain.items()}
+    shown["router_budget_left_usd"] = {(line.scope, line.period): line.left for line in lines}
+    shown["router_budget_pace"] = {(line.scope, line.period): line.pace for line in lines}
+    shown["router_bundle_info"] = {(live.version,): 1.0}
+    return shown

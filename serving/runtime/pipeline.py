@@ -11,38 +11,43 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+import numpy as np
+
 from serving.bundle.arrays import Floats32
 from serving.bundle.request import RouteRequest, read
 from serving.decide.decision import Decision, Reason, Situation
 from serving.decide.eligibility import NoEligibleCandidateError
 from serving.decide.policy import Policy
-from serving.runtime.batching import Batching, BusyError
-from serving.runtime.live import Live, Serving
-from serving.runtime.metrics import Metrics
+from serving.runtime.batching import Embedded, Embedding
+from serving.runtime.live import Serving
+from serving.runtime.metrics import Metrics, snapshot_of
 from serving.runtime.recording import Case, Recorder
+from serving.runtime.reloading import Reloading
 from serving.runtime.shadow import Shadow
-from serving.runtime.telemetry import snapshot_of
 from serving.runtime.upkeep import Periodic
 from serving.settings import Settings
 from serving.state.budgets import Allowance, Budgets, BudgetSpentError
+from serving.state.conversations import Before, Conversations
 from serving.state.drift import Drift, Thresholds
 from serving.state.rates import Rates
+from serving.state.reloads import Reloaded
 from serving.state.reservations import Reservations
-from serving.state.rulebook import RuleBook, RulesError, load_rules
-from serving.state.sessions import Sessions
+from serving.state.rulebook import RuleBook
 from serving.store.engine import open_engine
 from serving.store.transaction import totals_of
 from serving.store.writer import DecisionStore, Watched
 
 logger = logging.getLogger(__name__)
 
-# Texts shorter than this are embedded in the event loop by a static encoder: handing them to a thread costs more.
-_INLINE_CHARS = 32 * 1024
 _MOST_ASKING = 32  # decisions that wait for the store to hold their budgets
 _FREE = Allowance()
 
 
-Answer = tuple[str, Decision] | NoEligibleCandidateError | BudgetSpentError
+class UndecidedError(RuntimeError):
+    """A request that could not be decided, not even without estimates; the log says why."""
+
+
+Answer = tuple[str, Decision] | NoEligibleCandidateError | BudgetSpentError | UndecidedError
 
 
 class Service:
@@ -54,52 +59,46 @@ class Service:
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
         self.settings = settings
         self._clock = clock
-        self.rules: RuleBook = load_rules(settings.policies)
-        self.live = self._load(settings.bundle)
-        self._check_rules()
-        self.shadow = Shadow(self._load(settings.shadow)) if settings.shadow else None
+        self._reloading = Reloading(settings, self._follow)
+        self.live = self._reloading.live
+        shadow = self._reloading.shadow
+        self.shadow = None if shadow is None else Shadow(shadow, most_bytes=settings.waiting_bytes)
         self.budgets = Budgets(self.rules, clock, shared=bool(settings.store))
         self.store = self._opened(settings.store) if settings.store else None
         self.reservations = Reservations(self.budgets, self.store, settings.reserve_wait_ms / 1e3)
         self.rates = Rates(self.rules.keys)
-        self.sessions = Sessions(settings.sessions, settings.session_seconds)
+        self.conversations = Conversations(settings, self.store, clock)
         self.drift = Drift(settings.drift_window, Thresholds.of(settings))
         self.metrics = Metrics(lambda: snapshot_of(self.live, self.store, self.budgets, self.reservations, self.drift))
         self.recorder = Recorder(
-            settings, self.live, self.shadow, self.store, self.sessions, self.drift, self.metrics, clock
+            settings,
+            self.live,
+            self.shadow,
+            self.store,
+            self.conversations,
+            self.drift,
+            self.metrics,
+            clock,
         )
         self._random = random.Random()
-        self._batching = Batching(settings.encoders)
+        self._embedding = Embedding(settings)
         self._asking = ThreadPoolExecutor(_MOST_ASKING, thread_name_prefix="budgets")
-        self._upkeep: Periodic | None = None
+        self._upkeep: list[Periodic] = []
 
     def _opened(self, url: str) -> DecisionStore:
         """The store, and in the budgets what it says of them."""
         engine = open_engine(url)
-        watched = None
-        if self.budgets.any:
-            self.budgets.told(totals_of(engine, self.budgets.keys()))
-            watched = Watched(self.budgets.keys, self.budgets.told, self.settings.watch_seconds)
+        self.budgets.told(totals_of(engine, self.budgets.keys()))
+        watched = Watched(self.budgets.keys, self.budgets.told, self.settings.watch_seconds)
         options = self.settings
         return DecisionStore(
             engine, options.store_queue, self._clock, most_bytes=options.store_queue_bytes, watched=watched
         )
 
-    def _load(self, source: str) -> Live:
-        options = self.settings
-        return Live(
-            source, threads=options.threads, context_margin=options.context_margin, cache=options.embedding_cache
-        )
-
-    def _check_rules(self) -> None:
-        """Raises RulesError where a rule names a candidate to answer that the bundle does not have."""
-        known = self.live.current.router.candidates
-        for scope, rules in self.rules.every_scope():
-            if rules.no_candidate is not None and rules.no_candidate not in known:
-                raise RulesError(
-                    f"{self.settings.policies}: {scope}: no_candidate is {rules.no_candidate!r}; expected one of the "
-                    f"bundle's candidates: {', '.join(known)}"
-                )
+    @property
+    def rules(self) -> RuleBook:
+        """The rules that are in force."""
+        return self._reloading.rules
 
     # --- one request ---
 
@@ -107,12 +106,15 @@ class Service:
         """The request, read, under the server's rules, which only tighten what it asks itself."""
         policy = asked
         scopes, no_candidate = [], None
-        for name, rules in self.rules.scopes(key, request.workflow):
+        for name, rules in self._reloading.rules_for(key).scopes(key, request.workflow):
             scopes.append(name)
             no_candidate = rules.no_candidate or no_candidate  # the key's before the workflow's
             if rules.tightening is not None:
                 policy = policy.tightened(rules.tightening)
-        return Case(read(request), policy, asked, key, scopes, no_candidate)
+        session, private = None, policy.zero_retention or policy.no_training
+        with self.recorder.session:
+            session = self.conversations.id_of(request, key, private=private)
+        return Case(read(request), policy, asked, key, scopes, no_candidate, session)
 
     async def route(self, case: Case) -> tuple[str, Decision]:
         """The decision's id and the decision; raises NoEligibleCandidateError or BudgetSpentError.
@@ -122,46 +124,39 @@ class Service:
         """
         started = time.perf_counter()
         serving = self.live.current
+        embedded = await self._embedding.one(serving, case.request.text)
+        if not self.reservations.waits(case.scopes):
+            return self._decided(case, serving, embedded, started)
+        # In a thread: the store is asked, and the event loop must not wait for that.
+        decided = partial(self._decided, case, serving, embedded, started)
+        return await asyncio.get_running_loop().run_in_executor(self._asking, decided)
+
+    def route_now(self, case: Case) -> tuple[str, Decision]:
+        """As `route`, for a thread that may wait."""
+        started = time.perf_counter()
+        serving = self.live.current
+        [embedded] = self._embedding.many(serving, [case.request.text])
+        return self._decided(case, serving, embedded, started)
+
+    def _decided(self, case: Case, serving: Serving, embedded: Embedded, started: float) -> tuple[str, Decision]:
+        """The decision by an embedding, or without one."""
+        if isinstance(embedded, Reason):
+            return self._without_estimates(case, serving, embedded, started)
+        self.recorder.stage("encode", time.perf_counter() - started)
         try:
-            embedding = await self._embedded(serving, case.request.text)
-            self.metrics.stage("encode", time.perf_counter() - started)
-            if self.reservations.waits(case.scopes):
-                return await self._aside(partial(self.decide, case, serving, embedding, started))
-            return self.decide(case, serving, embedding, started)
+            return self.decide(case, serving, embedded, started)
         except (NoEligibleCandidateError, BudgetSpentError):
             raise
-        except TimeoutError:
-            reason = Reason.TIMEOUT
         except Exception:  # whatever it is, the caller still needs to know where to send the request
             logger.exception("a decision failed, the reference answers")
-            reason = Reason.FAULT
-        if self.reservations.waits(case.scopes):
-            return await self._aside(partial(self._without_estimates, case, serving, reason, started))
-        return self._without_estimates(case, serving, reason, started)
-
-    async def _aside(self, decide: Callable[[], tuple[str, Decision]]) -> tuple[str, Decision]:
-        """In a thread: the store is asked, and the event loop must not wait for that."""
-        return await asyncio.get_running_loop().run_in_executor(self._asking, decide)
+        return self._without_estimates(case, serving, Reason.FAULT, started)
 
     def _without_estimates(self, case: Case, serving: Serving, reason: Reason, started: float) -> tuple[str, Decision]:
         identifier, decision = self._reserved(
             case,
             lambda situation: serving.router.decide_without_estimates(case.request, case.policy, situation, reason),
         )
-        return self._finished(identifier, case, decision, None, started)
-
-    async def _embedded(self, serving: Serving, text: str) -> Floats32:
-        """(1, dim); raises TimeoutError."""
-        known = serving.embeddings.get(text)
-        if known is not None:
-            return known
-        if serving.inline and len(text) <= _INLINE_CHARS:
-            return serving.embed(text)
-        try:
-            embedding = self._batching.embed(serving, text)
-        except BusyError as error:
-            raise TimeoutError from error
-        return await asyncio.wait_for(asyncio.wrap_future(embedding), self.settings.embed_wait_ms / 1e3)
+        return self._finished(identifier, case, decision, None, serving, started)
 
     def decide(self, case: Case, serving: Serving, embedding: Floats32, started: float) -> tuple[str, Decision]:
         """As `route`, once the text is embedded, as (1, dim)."""
@@ -169,8 +164,8 @@ class Service:
         identifier, decision = self._reserved(
             case, lambda situation: serving.router.decide(case.request, case.policy, situation, embedding)
         )
-        self.metrics.stage("decide", time.perf_counter() - embedded)
-        return self._finished(identifier, case, decision, embedding, started)
+        self.recorder.stage("decide", time.perf_counter() - embedded)
+        return self._finished(identifier, case, decision, embedding, serving, started)
 
     def _reserved(self, case: Case, decide: Callable[[Situation], Decision]) -> tuple[str, Decision]:
         """A decision that its budgets hold, and its id; raises BudgetSpentError."""
@@ -182,54 +177,63 @@ class Service:
         )
 
     def route_batch(self, cases: Sequence[Case]) -> list[Answer]:
-        """As `route` for several requests with one forward pass, each with its error in its place; no time limit holds."""
+        """As `route` for several requests with one forward pass, each with its error in its place, for a thread that may wait.
+
+        What is wrong with one of them leaves the others as they are.
+        """
         started = time.perf_counter()
         serving = self.live.current
-        try:
-            embeddings: Floats32 | None = serving.router.encoder.encode([one.request.text for one in cases])
-            came: Sequence[Decision | NoEligibleCandidateError | None] = [None] * len(cases)
-            if not self.budgets.any:  # with budgets, what one decision takes the next one cannot have
-                situated = [(one.request, one.policy, self._situation(one, _FREE)) for one in cases]
-                came = serving.router.route_each(situated, embeddings)
-        except Exception:  # as in `route`: nobody's call may fail because of this
-            logger.exception("a batch of decisions failed, the reference answers")
-            embeddings, came = None, [None] * len(cases)
-        answers = [
-            self._answer(one, serving, None if embeddings is None else embeddings[row : row + 1], started, came[row])
-            for row, one in enumerate(cases)
-        ]
-        self.metrics.stage("batch", time.perf_counter() - started)
+        embedded = self._embedding.many(serving, [one.request.text for one in cases])
+        came = self._together(cases, serving, embedded)
+        answers = [self._answer(one, serving, embedded[row], started, came.get(row)) for row, one in enumerate(cases)]
+        self.recorder.stage("batch", time.perf_counter() - started)
         return answers
+
+    def _together(
+        self, cases: Sequence[Case], serving: Serving, embedded: Sequence[Embedded]
+    ) -> dict[int, Decision | NoEligibleCandidateError]:
+        """What can be decided by one forward pass, by its row; the rest is decided one by one."""
+        if self.budgets.any:  # what one decision takes the next one cannot have
+            return {}
+        known = {row: one for row, one in enumerate(embedded) if not isinstance(one, Reason)}
+        if len(known) < 2:
+            return {}
+        try:
+            situated = [(cases[row].request, cases[row].policy, self._situation(cases[row], _FREE)) for row in known]
+            decided = serving.router.route_each(situated, np.concatenate(list(known.values())))
+        except Exception:  # it may be about one of them
+            logger.exception("a batch could not be decided together, each is decided by itself")
+            return {}
+        return dict(zip(known, decided, strict=True))
 
     def _answer(
         self,
         case: Case,
         serving: Serving,
-        embedding: Floats32 | None,
+        embedded: Embedded,
         started: float,
         came: Decision | NoEligibleCandidateError | None,
     ) -> Answer:
-        """One of a batch: its decision, or what came instead; decided here where nothing `came` yet.
-
-        Without an embedding there are no estimates, and the reference answers.
-        """
+        """One of a batch: its decision, or what came instead; decided here where nothing `came` yet."""
         try:
-            if embedding is None:
-                return self._without_estimates(case, serving, Reason.FAULT, started)
-            if came is None:
-                return self.decide(case, serving, embedding, started)
             if isinstance(came, NoEligibleCandidateError):
                 return came
-            return self._finished(uuid.uuid4().hex, case, came, embedding, started)
+            if came is None or isinstance(embedded, Reason):
+                return self._decided(case, serving, embedded, started)
+            return self._finished(uuid.uuid4().hex, case, came, embedded, serving, started)
         except (NoEligibleCandidateError, BudgetSpentError) as error:
             return error
+        except Exception:
+            logger.exception("one request of a batch could not be decided")
+            return UndecidedError("the request could not be decided")
 
     def _situation(self, case: Case, allowance: Allowance) -> Situation:
-        session = case.request.request.session_id
-        on = self.sessions.get(session) if session is not None else None
+        before = Before()
+        with self.recorder.session:
+            before = self.conversations.before(case.session, case.request, self.live.current.router.manifest.candidates)
         return Situation(
-            session=None if on is None else on.candidate,
-            cached={} if on is None else {on.candidate: on.tokens},
+            session=before.candidate,
+            cached=before.cached,
             session_margin=self.settings.session_margin,
             pace=allowance.pace,
             most_usd=allowance.most_usd,
@@ -240,9 +244,15 @@ class Service:
         )
 
     def _finished(
-        self, identifier: str, case: Case, decision: Decision, embedding: Floats32 | None, started: float
+        self,
+        identifier: str,
+        case: Case,
+        decision: Decision,
+        embedding: Floats32 | None,
+        serving: Serving,
+        started: float,
     ) -> tuple[str, Decision]:
-        self.recorder.record(identifier, case, decision, embedding, started)
+        self.recorder.record(identifier, case, decision, embedding, serving, started)
         return identifier, decision
 
     def may_see(self, key: str | None, scope: str) -> bool:
@@ -251,23 +261,34 @@ class Service:
 
     # --- upkeep ---
 
+    def reload(self) -> list[Reloaded]:
+        """Has every worker take over what its bundle, its shadow and the rule file are now; what each has, this one first."""
+        return self._reloading.everywhere()
+
+    def _follow(self, coming: RuleBook) -> None:
+        """Puts other rules in force."""
+        self.rates = Rates(coming.keys)
+        self.budgets.follow(coming)
+        if self.store is not None:
+            self.budgets.told(totals_of(self.store.engine, self.budgets.keys()))
+
     def start(self) -> None:
-        """Begins to watch for new bundles, and what else is done again and again."""
+        """Begins to watch for new bundles, and what else is done again and again: each by itself, under its own name."""
         seconds = self.settings.watch_seconds
-        self.live.watch(seconds)
-        if self.shadow is not None:
-            self.shadow.live.watch(seconds)
         self.metrics.share()
-        self._upkeep = Periodic("upkeep", seconds, self.drift.check, self.metrics.share)
+        self._upkeep = [Periodic("drift", seconds, self.drift.check), Periodic("metrics", seconds, self.metrics.share)]
+        if self.conversations.shared:
+            self._upkeep.append(Periodic("sessions", seconds, self.conversations.hear))
+        self._reloading.start()
 
     def close(self) -> None:
-        """Stops what `start` began, and writes what waits to be written."""
-        self.live.stop()
-        if self._upkeep is not None:
-            self._upkeep.stop()
+        """Stops what `start` began, answers what waits to be embedded, and writes what waits to be written."""
+        self._reloading.stop()
+        for one in self._upkeep:
+            one.stop()
         if self.shadow is not None:
             self.shadow.close()
-        self._batching.close()
+        self._embedding.close()
         self._asking.shutdown(wait=True)
         if self.store is not None:
             self.store.close()

@@ -1,4 +1,7 @@
-"""What is remembered of a decision, and of the feedback on it: session, store, shadow, drift, metrics, debug log."""
+"""What is remembered of a decision, and of the feedback on it: session, store, shadow, drift, metrics, debug log.
+
+A decision was made when it comes here: whatever fails is counted and logged, and the answer is given all the same.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +10,29 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from types import TracebackType
 from typing import Literal
 
 from serving.bundle.arrays import Floats32
-from serving.bundle.request import ReadRequest
+from serving.bundle.request import ReadRequest, RouteRequest
 from serving.decide.decision import Decision
 from serving.decide.policy import Policy
-from serving.runtime.live import Live
+from serving.runtime.live import Live, Serving
 from serving.runtime.metrics import Metrics
 from serving.runtime.shadow import Shadow, ShadowAnswer
 from serving.settings import Settings
+from serving.state.conversations import Conversations
 from serving.state.drift import Drift
-from serving.state.sessions import OnCandidate, Sessions
 from serving.store.feedback import ConflictError, Feedback, UnknownDecisionError
-from serving.store.rows import decision_row
+from serving.store.rows import decision_row, shadow_columns
 from serving.store.transaction import Told
 from serving.store.writer import DecisionStore
 
 logger = logging.getLogger(__name__)
+
+_SAY_AGAIN_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +40,7 @@ class Case:
     """One request to decide under the rules: `policy` is what it asks itself (`asked`), tightened by them.
 
     `key` is the name of the caller's API key, `scopes` are the names of the rules that it is under, and `no_candidate` is
-    who answers by these when nobody is eligible.
+    who answers by these when nobody is eligible. `session` is the id of its conversation, a keyed hash.
     """
 
     request: ReadRequest
@@ -43,10 +49,40 @@ class Case:
     key: str | None
     scopes: Sequence[str]
     no_candidate: str | None
+    session: str | None = None
+
+    @property
+    def private(self) -> bool:
+        """Whether nothing of its text may be written anywhere."""
+        return self.policy.zero_retention or self.policy.no_training
+
+
+class _Part:
+    """A part of the record: what fails in its block is counted, logged once a minute, and goes no further."""
+
+    def __init__(self, name: str, metrics: Metrics) -> None:
+        self._name, self._metrics = name, metrics
+        self._said = float("-inf")
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        self._metrics.not_recorded(self._name)
+        now = time.monotonic()
+        if now - self._said >= _SAY_AGAIN_SECONDS:
+            self._said = now
+            logger.error("recording a decision failed: %s", self._name, exc_info=error)
+        return True
 
 
 class Recorder:
-    """Remembers decisions and feedback. Its methods may be called from several threads; `clock` gives epoch seconds."""
+    """Remembers decisions and feedback. Its methods may be called from several threads; `clock` gives epoch seconds.
+
+    What fails in a block under `session` is counted and logged, as everything here is, and goes no further.
+    """
 
     def __init__(
         self,
@@ -54,66 +90,104 @@ class Recorder:
         live: Live,
         shadow: Shadow | None,
         store: DecisionStore | None,
-        sessions: Sessions,
+        conversations: Conversations,
         drift: Drift,
         metrics: Metrics,
         clock: Callable[[], float],
     ) -> None:
         self._settings, self._live, self._shadow, self._store = settings, live, shadow, store
-        self._sessions, self._drift, self._metrics = sessions, drift, metrics
+        self._conversations, self._drift, self._metrics = conversations, drift, metrics
         self._clock = clock
+        self.session, self._stored, self._shadowed, self._drifted, self._measured, self._logged = (
+            _Part(name, metrics) for name in ("session", "store", "shadow", "drift", "metrics", "log")
+        )
 
     def record(
-        self, identifier: str, case: Case, decision: Decision, embedding: Floats32 | None, started: float
+        self,
+        identifier: str,
+        case: Case,
+        decision: Decision,
+        embedding: Floats32 | None,
+        serving: Serving,
+        started: float,
     ) -> None:
-        """Remembers a decision; `started` is when its request came, by `time.perf_counter`."""
-        decided = time.perf_counter()
-        session = case.request.request.session_id
-        # One decision made in haste does not take a conversation away from its candidate's cache.
-        if session is not None and decision.confidence is not None:
-            self._sessions.put(session, OnCandidate(decision.candidate, case.request.counted))
-        self._compare_and_store(identifier, case, decision, embedding)
-        self._drift.decided(identifier, decision, self._live.current.router.manifest)
-        self._metrics.decided(decision)
-        finished = time.perf_counter()
-        self._metrics.stage("record", finished - decided)
-        self._metrics.stage("total", finished - started)
-        if logger.isEnabledFor(logging.DEBUG):
-            logger.debug(
-                "decided",
-                extra={
-                    "fields": {
-                        "id": identifier,
-                        "candidate": decision.candidate,
-                        "reason": decision.reason.value,
-                        "bundle": decision.bundle,
-                        "ms": round((finished - started) * 1e3, 3),
-                    }
-                },
-            )
+        """Remembers a decision that `serving` made; `started` is when its request came, by `time.perf_counter`.
 
-    def _compare_and_store(self, identifier: str, case: Case, decision: Decision, embedding: Floats32 | None) -> None:
-        """Stores the decision; where there is a shadow bundle, once that was asked too, which the answer does not wait for."""
+        `embedding` (1, dim) is None where it was made without estimates. Never raises.
+        """
+        decided = time.perf_counter()
+        with self.session:
+            # One decision made in haste does not take a conversation away from its candidate's cache.
+            if case.session is not None and decision.confidence is not None:
+                self._conversations.went(case.session, case.request.data, decision.candidate, private=case.private)
+        with self._stored:
+            self._store_row(identifier, case, decision)
+        with self._shadowed:
+            self._ask_shadow(identifier, case, decision, embedding, serving)
+        with self._drifted:
+            if serving is self._live.current:
+                self._drift.decided(identifier, decision, serving.router.manifest)
+        finished = time.perf_counter()
+        with self._measured:
+            self._metrics.decided(decision)
+            self._metrics.stage("record", finished - decided)
+            self._metrics.stage("total", finished - started)
+        with self._logged:
+            if logger.isEnabledFor(logging.DEBUG):
+                self._log(identifier, decision, finished - started)
+
+    def stage(self, name: Literal["encode", "decide", "batch"], seconds: float) -> None:
+        """Counts the time that a stage took. Never raises."""
+        with self._measured:
+            self._metrics.stage(name, seconds)
+
+    @staticmethod
+    def _log(identifier: str, decision: Decision, seconds: float) -> None:
+        fields = {
+            "id": identifier,
+            "candidate": decision.candidate,
+            "reason": decision.reason.value,
+            "bundle": decision.bundle,
+            "ms": round(seconds * 1e3, 3),
+        }
+        logger.debug("decided", extra={"fields": fields})
+
+    def _ask_shadow(
+        self, identifier: str, case: Case, decision: Decision, embedding: Floats32 | None, serving: Serving
+    ) -> None:
+        """Asks the shadow bundle, where there is one, which the answer does not wait for; what it says is stored then."""
         shadow = self._shadow
         if shadow is None or embedding is None:
-            self._store_row(identifier, case, decision, None)
             return
 
         def answered(would: Decision | None, answer: ShadowAnswer) -> None:
-            self._metrics.shadowed(answer)
-            self._store_row(identifier, case, decision, would)
+            with self._shadowed:
+                self._metrics.shadowed(answer)
+                if would is not None and self._store is not None:
+                    self._store.shadowed({"id": identifier, **shadow_columns(would)})
 
-        serving = self._live.current
-        usable = serving.router.manifest.version == decision.bundle
-        usable = usable and serving.same_encoder(shadow.live.current.router)
+        usable = serving.same_encoder(shadow.live.current.router)
         shadow.ask(case.request, case.policy, decision, embedding if usable else None, answered)
 
-    def _store_row(self, identifier: str, case: Case, decision: Decision, shadow: Decision | None) -> None:
+    def _store_row(self, identifier: str, case: Case, decision: Decision) -> None:
         if self._store is not None:
             request, keep = case.request.request, self._settings.store_prompts
-            self._store.decided(
-                decision_row(identifier, self._clock(), case.key, request, decision, shadow, prompt=keep)
-            )
+            if case.private:
+                request, keep = self._bared(case), False
+            self._store.decided(decision_row(identifier, self._clock(), case.key, request, decision, prompt=keep))
+
+    def _bared(self, case: Case) -> RouteRequest:
+        """What may be written of a request whose text may not be: its session id is a hash, its tag one that is known here."""
+        request = case.request.request
+        session, tag = request.session_id, request.workflow
+        known = f"workflow:{tag}" in case.scopes or tag in self._live.current.router.manifest.head.workflows
+        return replace(
+            request,
+            prompt=None,
+            messages=None,
+            session_id=None if session is None else self._conversations.hidden(session),
+            workflow=tag if known else None,
+        )
 
     async def feedback(
         self, said: Sequence[Feedback], key: str | None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import FastAPI
 from opentelemetry import trace as traces
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -9,10 +11,13 @@ from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import Span
 
 from serving.decide.decision import Decision
 
 _NAME = "outcome-router"
+# What holds a query string, by both of OpenTelemetry's conventions, and what stands there instead; "": the path.
+_WITH_QUERY = {"http.url": "", "http.target": "", "url.full": "", "url.query": "-"}
 
 
 def trace(app: FastAPI) -> None:
@@ -24,7 +29,12 @@ def trace(app: FastAPI) -> None:
         provider = TracerProvider(resource=_resource())
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         traces.set_tracer_provider(provider)
-    FastAPIInstrumentor.instrument_app(app, excluded_urls="healthz,readyz,metrics", exclude_spans=["receive", "send"])
+    FastAPIInstrumentor.instrument_app(
+        app,
+        excluded_urls="healthz,readyz,metrics",
+        exclude_spans=["receive", "send"],
+        server_request_hook=_without_query,
+    )
 
 
 def annotate(identifier: str, decision: Decision) -> None:
@@ -35,6 +45,16 @@ def annotate(identifier: str, decision: Decision) -> None:
         span.set_attribute("router.candidate", decision.candidate)
         span.set_attribute("router.reason", decision.reason.value)
         span.set_attribute("router.bundle", decision.bundle)
+
+
+def _without_query(span: Span, scope: dict[str, Any]) -> None:
+    """Takes the query string out of a span: a client may have put a prompt there."""
+    if not span.is_recording() or not scope.get("query_string"):
+        return
+    path = scope.get("path", "")
+    for name, value in _WITH_QUERY.items():
+        if name in getattr(span, "attributes", {}):
+            span.set_attribute(name, value or path)
 
 
 def _resource() -> Resource:

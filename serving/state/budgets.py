@@ -209,6 +209,20 @@ class Budgets:
             if accounts:
                 self._accounts[scope] = accounts
 
+    def follow(self, rules: RuleBook) -> None:
+        """Takes other rules over; a budget that was there before keeps what is spent of it, and its pace while it paces."""
+        now = self._now()
+        with self._lock:
+            before = {(one.scope, one.period): one for accounts in self._accounts.values() for one in accounts}
+            found: dict[str, list[Account]] = {}
+            for scope, its in rules.every_scope():
+                for coming in _accounts_of(scope, its.budget, now):
+                    kept = before.get((scope, coming.period), coming)
+                    kept.limit, kept.at_limit, kept.pacing = coming.limit, coming.at_limit, coming.pacing
+                    kept.log_pace = kept.log_pace if kept.pacing else 0.0
+                    found.setdefault(scope, []).append(kept)
+            self.rules, self._accounts = rules, found
+
     @property
     def any(self) -> bool:
         return bool(self._accounts)

@@ -94,14 +94,15 @@ class Measured:
 class Drift:
     """Keeps the last `window` prompts' clusters and the last `window` judged decisions. Safe to share between threads.
 
-    A new bundle has other clusters and another calibration, and starts the windows anew. Feedback counts if this process
-    made the decision and it is among the last `remembered`: with several workers, each sees its part.
+    A new bundle has other clusters and another calibration, and starts the windows anew, whatever its version is called.
+    Feedback counts if this process made the decision and it is among the last `remembered`: with several workers, each sees
+    its part.
     """
 
     def __init__(self, window: int, thresholds: Thresholds, remembered: int = 50_000) -> None:
         self._thresholds = thresholds
         self._lock = threading.Lock()
-        self._version: str | None = None
+        self._manifest: Manifest | None = None
         self._seen: deque[tuple[int, bool]] = deque(maxlen=window)
         self._judged: deque[tuple[float, bool]] = deque(maxlen=window)
         self._open: LRUCache[str, tuple[str, float]] = LRUCache(remembered)
@@ -112,12 +113,14 @@ class Drift:
         self._high: set[Figure] = set()
 
     def decided(self, identifier: str, decision: Decision, manifest: Manifest) -> None:
-        """Counts a prompt that was decided on with estimates; `manifest` is the current bundle's."""
+        """Counts a prompt that was decided on with estimates; `manifest` is that of the bundle that decided."""
         if decision.cluster is None or decision.novelty is None or decision.bundle != manifest.version:
             return
         with self._lock:
-            if self._version != manifest.version:
-                self._start(manifest)
+            if manifest is not self._manifest:
+                if manifest != self._manifest:
+                    self._start(manifest)
+                self._manifest = manifest
             if len(self._seen) == self._seen.maxlen:
                 cluster, novel = self._seen.popleft()
                 self._counts[cluster] -= 1
@@ -168,7 +171,6 @@ class Drift:
             logger.info("drift: %s is %.3f, well below %g again", figure, value, threshold)
 
     def _start(self, manifest: Manifest) -> None:
-        self._version = manifest.version
         self._shares, self._threshold = manifest.novelty.shares, manifest.novelty.threshold
         self._acceptable = manifest.acceptable
         self._counts = [0] * len(self._shares)

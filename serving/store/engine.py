@@ -49,6 +49,11 @@ def open_engine(url: str) -> Engine:
     return engine
 
 
+def shown(url: str) -> str:
+    """A store's URL as it may be said, without a password; raises StoreError."""
+    return _shown(_parsed(url))
+
+
 def _parsed(url: str) -> URL:
     try:
         parsed = make_url(url) if "://" in url else URL.create("sqlite", database=url)

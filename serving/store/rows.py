@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from math import isinf
 from typing import Any
@@ -34,7 +35,7 @@ def decision_row(
         "workflow": request.workflow,
         "session_id": request.session_id,
         "prompt": request.prompt if prompt else None,
-        "messages": orjson.dumps(request.messages).decode() if prompt and request.messages is not None else None,
+        "messages": _json(request.messages) if prompt and request.messages is not None else None,
         "candidate": decision.candidate,
         "reason": decision.reason.value,
         "propensity": decision.propensity,
@@ -51,8 +52,23 @@ def decision_row(
         "json_schema": request.json_schema,
         "max_output_tokens": request.max_output_tokens,
         "bundle": decision.bundle,
+        **shadow_columns(shadow),
+    }
+
+
+def shadow_columns(shadow: Decision | None) -> dict[str, Any]:
+    """What a decision's row says of what the shadow bundle would have decided."""
+    return {
         "shadow_bundle": None if shadow is None else shadow.bundle,
         "shadow_candidate": None if shadow is None else shadow.candidate,
         "shadow_confidence": None if shadow is None else shadow.confidence,
         "shadow_expected_cost_usd": None if shadow is None else shadow.expected_cost_usd,
     }
+
+
+def _json(messages: object) -> str:
+    """Messages as JSON; an integer of any length and a lone surrogate, which orjson refuses, are in it as well."""
+    try:
+        return orjson.dumps(messages).decode()
+    except TypeError:
+        return json.dumps(messages, default=str)

@@ -93,6 +93,8 @@ def write(engine: Engine, items: Sequence[Item]) -> Written:
 
 def totals_of(engine: Engine, budgets: Sequence[BudgetKey]) -> Mapping[BudgetKey, Totals]:
     """The budgets as they stand, those begun that have not been."""
+    if not budgets:
+        return {}
     with begin(engine) as connection:
         ledger = Ledger(connection)
         ledger.hold(budgets)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer, Whitespace
 
+from serving.bundle import wordpiece
 from serving.bundle.wordpiece import AsciiWordPiece
 
 VOCABULARY = (
@@ -63,6 +66,32 @@ def test_every_ascii_text_has_the_tokenizers_ids(text: str) -> None:
     assert WORDS is not None
     found = WORDS.ids(text)
     assert found is None or found == TOKENIZER.encode(text).ids
+
+
+def test_words_that_are_new_are_forgotten_first_and_many_of_them_are_left_to_the_tokenizer() -> None:
+    words = AsciiWordPiece.of(TOKENIZER)
+    assert words is not None
+    asked: list[str] = []
+    words._tokenizer = SimpleNamespace(encode=lambda word: asked.append(word) or TOKENIZER.encode(word))
+    assert words.ids("the cats") == [2, 3, 4]
+    for number in range(300):
+        assert words.ids(" ".join(f"junk{number}x{place}" for place in range(1_000))) is None
+    assert len(asked) < 300 * 100, "the rest was not taken word by word"
+    asked.clear()
+    assert words.ids("the cats " * 1_000) == [2, 3, 4] * 1_000
+    assert (words.ids("a" * 40), words.ids("a" * 40)) == ([0], [0])
+    assert len(asked) <= 4, "a word that is too long to keep, twice, and at most two that were forgotten"
+
+
+def test_the_table_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wordpiece, "_MOST_WORDS", 100)
+    words = AsciiWordPiece.of(TOKENIZER)
+    assert words is not None
+    for number in range(1_000):
+        words.ids(f"junk{number} the")
+        assert len(words._young) <= 100
+        assert len(words._old) <= 100
+    assert "the" in words._young or "the" in words._old, "what is used again is kept"
 
 
 @pytest.mark.parametrize("change", ["case", "split"])

@@ -80,6 +80,27 @@ def test_what_was_cancelled_is_left_out_and_more_than_the_most_is_refused(batchi
     assert sum(lengths.batches) == 20
 
 
+def test_what_is_wrong_with_one_leaves_the_others_as_they_are(batching: Batching) -> None:
+    lengths = held(batching)
+    waiting = [batching.embed(lengths, text) for text in ("a", "fail", "abc")]
+    lengths.go.set()
+    with pytest.raises(ValueError, match="no"):
+        waiting[1].result(PATIENCE)
+    assert [float(waiting[place].result(PATIENCE)[0, 0]) for place in (0, 2)] == [1.0, 3.0]
+
+
+def test_what_waits_is_bounded_in_bytes() -> None:
+    batching = Batching(threads=1, most_bytes=3_000)
+    lengths = held(batching)
+    waiting = [batching.embed(lengths, "x" * 1_000) for _ in range(2)]
+    with pytest.raises(BusyError, match="2 texts wait"):
+        batching.embed(lengths, "y" * 1_000)
+    lengths.go.set()
+    assert [one.result(PATIENCE).shape for one in waiting] == [(1, 1)] * 2
+    batching.embed(lengths, "y" * 1_000).result(PATIENCE)
+    batching.close()
+
+
 def test_an_error_goes_to_those_who_wait_and_the_thread_lives_on(batching: Batching) -> None:
     lengths = held(batching)
     waiting = batching.embed(lengths, "fail")
@@ -93,7 +114,8 @@ def test_after_the_end_nothing_is_taken(batching: Batching) -> None:
     lengths = held(batching)
     waiting = batching.embed(lengths, "text")
     batching.close()
-    assert waiting.cancelled()
+    with pytest.raises(BusyError, match="stopping"):
+        waiting.result(PATIENCE)
     with pytest.raises(BusyError):
         batching.embed(lengths, "text")
     lengths.go.set()

@@ -15,7 +15,6 @@ from serving.api.app import create_app
 from serving.api.documents import ShadowResponse
 from serving.runtime.pipeline import Service
 from serving.settings import Settings
-from serving.state.sessions import OnCandidate
 from serving.store.tables import DECISIONS
 from tests import fake_bundle
 from tests.fake_bundle import LARGE, OPEN, SMALL
@@ -46,14 +45,15 @@ def client(service: Service) -> Iterator[TestClient]:
         yield client
 
 
-def stored(client: TestClient, service: Service, count: int) -> list[Any]:
-    """The decisions, once so many are in the store."""
+def stored(service: Service, count: int, *, shadowed: bool = False) -> list[Any]:
+    """The decisions, once so many are in the store, and what the shadow said of each."""
     assert service.store is not None
     engine = service.store.engine
 
     def rows() -> list[Any]:
         with engine.connect() as connection:
-            return list(connection.execute(select(DECISIONS)))
+            found = list(connection.execute(select(DECISIONS).order_by(DECISIONS.c.at)))
+        return [row for row in found if row.shadow_bundle is not None or not shadowed]
 
     until(lambda: len(rows()) >= count, f"{count} decisions are stored")
     found = rows()
@@ -86,7 +86,7 @@ def test_would_be_decisions_are_stored_and_compared(client: TestClient, service:
     answers = [client.post("/v1/route", json={"prompt": "hello"}).json() for _ in range(3)]
     answers.append(client.post("/v1/route", json={"prompt": "hello", "workflow": "hard"}).json())
     assert {one["bundle"] for one in answers} == {fake_bundle.VERSION}
-    rows = stored(client, service, 4)
+    rows = stored(service, 4, shadowed=True)
     assert {row.shadow_bundle for row in rows} == {"shadow-1"}
     assert {row.shadow_candidate for row in rows} == {SMALL}
     assert all(row.candidate in (OPEN, LARGE) for row in rows)
@@ -108,18 +108,18 @@ def test_would_be_decisions_are_stored_and_compared(client: TestClient, service:
 def test_agreement_is_counted(client: TestClient, service: Service) -> None:
     for body in ({"prompt": "hello", "allow": [SMALL]}, {"prompt": "hello"}):
         client.post("/v1/route", json=body)
-    stored(client, service, 2)
+    stored(service, 2, shadowed=True)
     assert client.get("/v1/shadow").json()["total"]["agreement"] == 0.5
     assert metric(client, 'router_shadow_decisions_total{outcome="agrees"}') == 1
 
 
 def test_what_a_session_decided_is_not_compared(client: TestClient, service: Service) -> None:
-    service.sessions.put("one", OnCandidate(OPEN, 0.0))
+    client.post("/v1/route", json={"prompt": "hello", "session_id": "one", "allow": [OPEN]})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(service, "settings", service.settings.model_copy(update={"session_margin": 10.0}))
         assert client.post("/v1/route", json={"prompt": "hello", "session_id": "one"}).json()["reason"] == "session"
-    stored(client, service, 1)
-    assert client.get("/v1/shadow").json()["total"] is None
+    stored(service, 2, shadowed=True)
+    assert client.get("/v1/shadow").json()["total"]["decisions"] == 1, "the first, which had one choice only"
 
 
 def test_a_failing_shadow_hurts_nobody(client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +132,7 @@ def test_a_failing_shadow_hurts_nobody(client: TestClient, service: Service, mon
     for _ in range(3):
         answer = client.post("/v1/route", json={"prompt": "hello"})
         assert (answer.status_code, answer.json()["reason"]) == (200, "best_value")
-    rows = stored(client, service, 3)
+    rows = stored(service, 3)
     assert [row.shadow_bundle for row in rows] == [None] * 3
     assert metric(client, 'router_shadow_decisions_total{outcome="failed"}') == 3
     assert client.get("/v1/shadow").json()["total"] is None
@@ -142,9 +142,9 @@ def test_a_slow_shadow_is_not_waited_for(client: TestClient, service: Service, m
     go = held(service, monkeypatch)
     for _ in range(4):
         assert client.post("/v1/route", json={"prompt": "hello"}).status_code == 200
-    assert stored(client, service, 0) == []
+    assert [row.shadow_bundle for row in stored(service, 4)] == [None] * 4, "there before the shadow has answered"
     go.set()
-    assert len(stored(client, service, 4)) == 4
+    assert len(stored(service, 4, shadowed=True)) == 4
 
 
 def test_the_shadow_finishes_before_the_store_closes(
@@ -167,7 +167,7 @@ def test_another_encoder_embeds_for_itself(client: TestClient, service: Service)
     shadow = service.shadow.live.current
     shadow.router.manifest.files["encoder.onnx"] = "another"
     client.post("/v1/route", json={"prompt": "hello"})
-    stored(client, service, 1)
+    stored(service, 1, shadowed=True)
     assert shadow.embeddings.get("hello") is not None
 
 

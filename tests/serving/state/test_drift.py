@@ -110,6 +110,18 @@ def test_another_bundle_starts_anew(router: Router, usual: Decision) -> None:
     assert drift.measure().psi is None
 
 
+def test_another_bundle_under_the_same_name_starts_anew(router: Router, usual: Decision) -> None:
+    drift = Drift(20, THRESHOLDS)
+    seen(drift, router, usual, 20, cluster=fake_bundle.DIM - 1)
+    novelty = router.manifest.novelty.model_copy(update={"shares": (0.5, 0.5)})
+    other = router.manifest.model_copy(update={"novelty": novelty})
+    drift.decided("new", replace(usual, cluster=1), other)  # the last one's cluster is none of these
+    assert drift.measure().psi is None
+    for place in range(20):
+        drift.decided(str(place), replace(usual, cluster=1), other)
+    assert drift.measure().psi == pytest.approx(psi([0.5, 0.5], [0, 20]))
+
+
 def test_a_fallback_without_estimates_is_no_prompt(router: Router, usual: Decision) -> None:
     drift = Drift(20, THRESHOLDS)
     for place in range(20):

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from serving.bundle.manifest import Bundle
 from serving.bundle.request import RouteRequest
@@ -16,7 +18,7 @@ from serving.decide.policy import Policy
 from serving.decide.router import Router
 from serving.runtime.pipeline import Service
 from serving.settings import Settings
-from serving.state.sessions import OnCandidate, Sessions
+from serving.state.sessions import Marks, Read, Session, Sessions, derived_id, given_id, goes_on
 from tests import fake_bundle
 from tests.fake_bundle import LARGE, OPEN, SMALL
 
@@ -103,20 +105,83 @@ def test_the_cached_part_is_priced_at_the_cache_read_price(router: Router) -> No
     assert outside == pytest.approx(760 * 5e-6 + written, rel=1e-4)  # nothing is cached outside of a conversation
 
 
-def test_sessions_are_forgotten_in_time_and_bounded_in_number() -> None:
+KEY = b"k" * 32
+
+
+def test_sessions_are_forgotten_in_time_and_bounded_in_bytes() -> None:
     now = 0.0
-    sessions = Sessions(2, 60.0, lambda: now)
+    marks = Marks.of(KEY, b"hello")
+    sessions = Sessions(2_500, 60.0, lambda: now)
     for name in ("a", "b", "c"):
-        sessions.put(name, OnCandidate(OPEN, 10.0))
-    assert (sessions.get("a"), sessions.get("c"), len(sessions)) == (None, OnCandidate(OPEN, 10.0), 2)
+        sessions.put(name, OPEN, now, marks)
+    assert sessions.bytes <= 2_500
+    assert (sessions.get("a"), len(sessions)) == (None, 2)
+    assert sessions.get("c") == Session(OPEN, 0.0, (Read(OPEN, marks, 0.0),))
+    sessions.put("huge", OPEN, now, Marks(10, bytes(10_000)))
+    assert (sessions.get("huge"), len(sessions)) == (None, 2)
     now = 59.0
-    assert sessions.get("c") == OnCandidate(OPEN, 10.0)
+    assert sessions.get("c") is not None
     now = 60.5
     assert (sessions.get("c"), len(sessions)) == (None, 0)
 
 
-def case_of(service: Service, session: str | None, **policy: Any) -> Any:
-    return service.case(RouteRequest("hello", session_id=session), Policy(**policy), None)
+def test_a_later_word_counts_and_ones_own_before_anothers() -> None:
+    sessions, marks = Sessions(100_000, 60.0, lambda: 10.0), Marks.of(KEY, b"hello")
+    sessions.put("a", OPEN, 5.0, marks)
+    sessions.heard("a", LARGE, 4.0, marks)
+    sessions.heard("a", LARGE, 5.0, marks)
+    assert sessions.get("a") == Session(OPEN, 5.0, (Read(OPEN, marks, 5.0),))
+    sessions.heard("a", LARGE, 6.0, marks)
+    assert sessions.get("a") == Session(LARGE, 6.0, (Read(LARGE, marks, 6.0), Read(OPEN, marks, 5.0)))
+    for number, name in enumerate((SMALL, OPEN, "d", "e")):
+        sessions.put("a", name, 7.0 + number, marks)
+    known = sessions.get("a")
+    assert known is not None
+    assert [one.candidate for one in known.read] == ["e", "d", OPEN]
+
+
+@given(st.binary(max_size=3_000), st.binary(max_size=3_000), st.binary(max_size=3_000))
+def test_what_two_prompts_have_in_common_is_never_overstated(begins: bytes, one: bytes, other: bytes) -> None:
+    first, second = begins + one, begins + other
+    common = Marks.of(KEY, first).common(KEY, second)
+    assert first[:common] == second[:common]
+    longer = Marks.of(KEY, begins).common(KEY, second)
+    assert longer == len(begins), "what only went on has all of it in common"
+
+
+def test_the_beginning_of_long_prompts_is_told_within_a_sixteenth_and_in_few_marks() -> None:
+    text = bytes(range(256)) * 16_384  # 4 MB
+    marks = Marks.of(KEY, text)
+    assert len(marks.packed()) < 2_000
+    assert Marks.unpacked(marks.packed()) == marks
+    for differs in (100_000, 1_000_000, 4_000_000):
+        common = marks.common(KEY, text[:differs] + b"!" + text[differs + 1 :])
+        assert 15 / 16 * differs - 512 <= common <= differs
+    assert marks.common(KEY, b"!" + text) == 0
+    assert marks.common(b"another key", text) == 0
+
+
+def test_a_conversation_is_told_by_how_it_begins() -> None:
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hello"}]
+    later = [*turns, {"role": "assistant", "content": "hi"}, {"role": "user", "content": "and now?"}]
+    known = derived_id(KEY, "bot", turns, None)
+    assert known == derived_id(KEY, "bot", later, None)
+    others = [
+        derived_id(KEY, "other", turns, None),
+        derived_id(KEY, "bot", turns, [{"name": "search"}]),
+        derived_id(KEY, "bot", [{"role": "system", "content": "Be long."}, turns[1]], None),
+        derived_id(KEY, "bot", [turns[0], {"role": "user", "content": "hello!"}], None),
+        derived_id(b"another key", "bot", turns, None),
+    ]
+    assert len({known, *others}) == 6
+    assert derived_id(KEY, "bot", turns[:1], None) is None
+    assert (goes_on(turns), goes_on(later)) == (False, True)
+    assert given_id(KEY, "bot", "s") != given_id(KEY, "other", "s")
+    assert derived_id(KEY, None, [{"role": "user", "content": ["\ud800", 10**400]}], None)
+
+
+def case_of(service: Service, session: str | None, key: str | None = None, **policy: Any) -> Any:
+    return service.case(RouteRequest("hello", session_id=session), Policy(**policy), key)
 
 
 def decided(service: Service, session: str | None, **policy: Any) -> Any:
@@ -129,7 +194,9 @@ def test_the_service_remembers_where_a_conversation_is(service: Service) -> None
     assert decided(service, "one", knob=20.0).candidate == OPEN
     assert decided(service, "two", knob=20.0).candidate == LARGE
     assert decided(service, None, knob=20.0).candidate == LARGE
-    assert service.sessions.get("one") == OnCandidate(OPEN, 2)  # five common letters
+    case = case_of(service, "one")
+    before = service.conversations.before(case.session, case.request, service.live.current.router.manifest.candidates)
+    assert (before.candidate, before.cached[OPEN]) == (OPEN, 2.0)  # five common letters
     assert decided(service, "one", knob=20.0, deny=(OPEN,)).candidate == LARGE
     assert decided(service, "one", knob=20.0).candidate == LARGE
 

@@ -1,0 +1,128 @@
+"""What a service takes over while requests go on: its bundle, its shadow bundle and its rule file, each refused by itself."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from serving.bundle.manifest import BundleError, Manifest
+from serving.runtime.live import Live
+from serving.runtime.upkeep import Periodic
+from serving.settings import Settings, metrics_folder, several_processes
+from serving.state.reloads import Reloaded, Reloads
+from serving.state.rulebook import RuleBook, RulesError, load_rules
+
+logger = logging.getLogger(__name__)
+
+# How often a worker looks whether all of them are to reload, and how long the one that was asked waits for the others.
+_LOOK_SECONDS = 0.2
+_WAIT_SECONDS = 30.0
+
+
+class Reloading:
+    """The bundle (`live`), the shadow bundle and the rules that are in force, as the settings name them.
+
+    `follow` is called with other rules before they are in force. Raises BundleError or RulesError where there is nothing to
+    begin with; later what cannot be taken over is refused, and what was there stays.
+    """
+
+    def __init__(self, settings: Settings, follow: Callable[[RuleBook], None]) -> None:
+        self._settings, self._follow = settings, follow
+        # Before anything is loaded: who asks for a reload meanwhile does not mean what is loaded here.
+        self._reloads = Reloads(Path(metrics_folder()) if several_processes() else None, self._here)
+        self._look: Periodic | None = None
+        self.rules = load_rules(settings.policies)
+        self._before = self._coming = self.rules
+        self.live = self._load(settings.bundle, self._check_bundle)
+        self._check(self.rules, self.live.current.router.candidates)
+        self.shadow = self._load(settings.shadow) if settings.shadow else None
+
+    def rules_for(self, key: str | None) -> RuleBook:
+        """The rules for a caller's key: one that was just taken away was good when its caller was asked for it."""
+        return self.rules if key is None or key in self.rules.keys else self._before
+
+    def everywhere(self) -> list[Reloaded]:
+        """Has every worker take over what is new; what each has, this one first."""
+        return self._reloads.everywhere(_WAIT_SECONDS)
+
+    def start(self) -> None:
+        """Begins to watch for other bundles, and for reloads that another worker was asked for."""
+        seconds = self._settings.watch_seconds
+        self.live.watch(seconds, "bundle-watch")
+        if self.shadow is not None:
+            self.shadow.watch(seconds, "shadow-watch")
+        self._reloads.begin(self._serves(False, {}))
+        if several_processes():
+            self._look = Periodic("reload", _LOOK_SECONDS, self._reloads.look)
+
+    def stop(self) -> None:
+        """Ends what `start` began."""
+        self._reloads.close()
+        self.live.stop()
+        if self.shadow is not None:
+            self.shadow.stop()
+        if self._look is not None:
+            self._look.stop()
+
+    def _load(self, source: str, check: Callable[[Manifest], None] | None = None) -> Live:
+        options = self._settings
+        return Live(
+            source,
+            threads=options.threads,
+            context_margin=options.context_margin,
+            cache=options.embedding_cache_bytes,
+            check=check,
+        )
+
+    def _here(self) -> Reloaded:
+        """Takes over what is new in this worker."""
+        refused: dict[str, str] = {}
+        try:
+            self._coming = load_rules(self._settings.policies)  # a new bundle is held against what will be in force
+        except RulesError as error:
+            refused["rules"] = str(error)
+        bundle = self.live.reload()
+        changed = bundle.changed
+        if bundle.refused is not None:
+            refused["bundle"] = bundle.refused
+        try:
+            changed = self._take_rules() or changed
+        except RulesError as error:
+            refused["rules"] = str(error)
+        if self.shadow is not None:
+            shadow = self.shadow.reload()
+            changed = changed or shadow.changed
+            if shadow.refused is not None:
+                refused["shadow"] = shadow.refused
+        return self._serves(changed, refused)
+
+    def _take_rules(self) -> bool:
+        """Puts the rules that come in force; False where they are what is in force. Raises RulesError, and leaves them."""
+        coming, self._coming = self._coming, self.rules
+        if coming == self.rules:
+            return False
+        self._check(coming, self.live.current.router.candidates)
+        self._follow(coming)
+        self._before, self.rules, self._coming = self.rules, coming, coming
+        logger.info("the rules are now those of %s", self._settings.policies)
+        return True
+
+    def _check_bundle(self, manifest: Manifest) -> None:
+        """Raises BundleError for a new bundle without a candidate that the rules name."""
+        try:
+            self._check(self._coming, [one.name for one in manifest.candidates])
+        except RulesError as error:
+            raise BundleError(str(error)) from error
+
+    def _check(self, book: RuleBook, known: Sequence[str]) -> None:
+        """Raises RulesError where a rule names a candidate to answer that the bundle does not have."""
+        for scope, rules in book.every_scope():
+            if rules.no_candidate is not None and rules.no_candidate not in known:
+                raise RulesError(
+                    f"{self._settings.policies}: {scope}: no_candidate is {rules.no_candidate!r}; expected one of the "
+                    f"bundle's candidates: {', '.join(known)}"
+                )
+
+    def _serves(self, changed: bool, refused: dict[str, str]) -> Reloaded:
+        return Reloaded(changed, self.live.version, None if self.shadow is None else self.shadow.version, refused)
