@@ -131,13 +131,6 @@ class Service:
         decided = partial(self._decided, case, serving, embedded, started)
         return await asyncio.get_running_loop().run_in_executor(self._asking, decided)
 
-    def route_now(self, case: Case) -> tuple[str, Decision]:
-        """As `route`, for a thread that may wait."""
-        started = time.perf_counter()
-        serving = self.live.current
-        [embedded] = self._embedding.many(serving, [case.request.text])
-        return self._decided(case, serving, embedded, started)
-
     def _decided(self, case: Case, serving: Serving, embedded: Embedded, started: float) -> tuple[str, Decision]:
         """The decision by an embedding, or without one."""
         if isinstance(embedded, Reason):

@@ -89,7 +89,7 @@ def test_a_part_that_fails_is_counted_and_said_once_and_the_answer_is_given(
 
 def test_an_integer_that_no_database_knows_and_half_a_character_are_stored(service: Service, tmp_path: Path) -> None:
     messages = [{"role": "user", "content": "hello", "seed": 10**30}, {"role": "user", "content": "\ud800 and more"}]
-    _, decision = service.route_now(service.case(RouteRequest(messages=messages), Policy(), None))
+    _, decision = asyncio.run(service.route(service.case(RouteRequest(messages=messages), Policy(), None)))
     assert decision.reason is Reason.BEST_VALUE
     service.close()
     engine = create_engine(f"sqlite:///{tmp_path / 'd.db'}")
