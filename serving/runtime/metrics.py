@@ -137,8 +137,9 @@ class Metrics:
     def shadowed(self, answer: ShadowAnswer) -> None:
         self._shadow.labels(answer).inc()
 
-    def not_recorded(self, part: str) -> None:
-        self._failures.labels(part).inc()
+    def failures(self, part: str) -> Counter:
+        """Counts failures of a part of the record; made before there is one, for it may be about the metrics themselves."""
+        return self._failures.labels(part)
 
     def problem(self, status: int) -> None:
         self._problems.labels(str(status)).inc()

@@ -259,11 +259,9 @@ class Service:
         return self._reloading.everywhere()
 
     def _follow(self, coming: RuleBook) -> None:
-        """Puts other rules in force."""
+        """Puts other rules in force; what the store says of a new budget is known after `watch_seconds`."""
         self.rates = Rates(coming.keys)
         self.budgets.follow(coming)
-        if self.store is not None:
-            self.budgets.told(totals_of(self.store.engine, self.budgets.keys()))
 
     def start(self) -> None:
         """Begins to watch for new bundles, and what else is done again and again: each by itself, under its own name."""

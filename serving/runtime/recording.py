@@ -61,7 +61,7 @@ class _Part:
     """A part of the record: what fails in its block is counted, logged once a minute, and goes no further."""
 
     def __init__(self, name: str, metrics: Metrics) -> None:
-        self._name, self._metrics = name, metrics
+        self._name, self._failures = name, metrics.failures(name)
         self._said = float("-inf")
 
     def __enter__(self) -> None:
@@ -70,7 +70,7 @@ class _Part:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
         if not isinstance(error, Exception):
             return False
-        self._metrics.not_recorded(self._name)
+        self._failures.inc()
         now = time.monotonic()
         if now - self._said >= _SAY_AGAIN_SECONDS:
             self._said = now
@@ -179,13 +179,13 @@ class Recorder:
     def _bared(self, case: Case) -> RouteRequest:
         """What may be written of a request whose text may not be: its session id is a hash, its tag one that is known here."""
         request = case.request.request
-        session, tag = request.session_id, request.workflow
+        tag = request.workflow
         known = f"workflow:{tag}" in case.scopes or tag in self._live.current.router.manifest.head.workflows
         return replace(
             request,
             prompt=None,
             messages=None,
-            session_id=None if session is None else self._conversations.hidden(session),
+            session_id=None if request.session_id is None else case.session,
             workflow=tag if known else None,
         )
 

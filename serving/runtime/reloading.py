@@ -78,6 +78,16 @@ class Reloading:
     def _here(self) -> Reloaded:
         """Takes over what is new in this worker."""
         refused: dict[str, str] = {}
+        changed = False
+        try:
+            changed = self._taken(refused)
+        except Exception as error:  # the others, and who asked, wait for an answer
+            logger.exception("a reload failed")
+            refused["worker"] = f"the reload failed ({type(error).__name__}), its log says why"
+        return self._serves(changed, refused)
+
+    def _taken(self, refused: dict[str, str]) -> bool:
+        """Whether anything is another one now; what is `refused` is put there."""
         try:
             self._coming = load_rules(self._settings.policies)  # a new bundle is held against what will be in force
         except RulesError as error:
@@ -95,7 +105,7 @@ class Reloading:
             changed = changed or shadow.changed
             if shadow.refused is not None:
                 refused["shadow"] = shadow.refused
-        return self._serves(changed, refused)
+        return changed
 
     def _take_rules(self) -> bool:
         """Puts the rules that come in force; False where they are what is in force. Raises RulesError, and leaves them."""

@@ -67,10 +67,6 @@ class Conversations:
             return None
         return derived_id(self._key, caller, request.messages, request.definitions)
 
-    def hidden(self, session: str) -> str:
-        """What is written of a session id whose text may not be."""
-        return given_id(self._key, None, session)
-
     def before(self, session: str | None, request: ReadRequest, candidates: Sequence[Candidate]) -> Before:
         """Where the conversation was, and what of this prompt is cached; nothing where it begins and has no `session_id`."""
         asked = request.request
