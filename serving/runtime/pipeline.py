@@ -125,6 +125,8 @@ class Service:
         started = time.perf_counter()
         serving = self.live.current
         embedded = await self._embedding.one(serving, case.request.text)
+        if not isinstance(embedded, Reason):
+            self.recorder.stage("encode", time.perf_counter() - started)
         if not self.reservations.waits(case.scopes):
             return self._decided(case, serving, embedded, started)
         # In a thread: the store is asked, and the event loop must not wait for that.
@@ -135,7 +137,6 @@ class Service:
         """The decision by an embedding, or without one."""
         if isinstance(embedded, Reason):
             return self._without_estimates(case, serving, embedded, started)
-        self.recorder.stage("encode", time.perf_counter() - started)
         try:
             return self.decide(case, serving, embedded, started)
         except (NoEligibleCandidateError, BudgetSpentError):

@@ -99,8 +99,8 @@ def test_would_be_decisions_are_stored_and_compared(client: TestClient, service:
     live_usd = [one["expected_cost_usd"] for one in answers]
     assert answer.total.live_cost_usd == pytest.approx(sum(live_usd) / 4)
     assert answer.workflows[0].live_cost_usd == pytest.approx(live_usd[0])
-    # 5 bytes at 4 bytes a token and 0.1 USD, 100 tokens at 0.4 USD, both per million
-    assert answer.total.shadow_cost_usd == pytest.approx((5 / 4 * 0.1 + 100 * 0.4) / 1e6, rel=1e-3)
+    # 2 counted tokens at 0.1 USD, 100 tokens at 0.4 USD, both per million
+    assert answer.total.shadow_cost_usd == pytest.approx((2 * 0.1 + 100 * 0.4) / 1e6, rel=1e-3)
     assert answer.workflows[0].shadow_confidence == pytest.approx(0.731059, abs=1e-5)
     assert metric(client, 'router_shadow_decisions_total{outcome="differs"}') == 4
 
