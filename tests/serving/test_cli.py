@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -107,3 +108,37 @@ def test_workers_read_what_was_given_from_the_environment(folder: Path, monkeypa
         settings = Settings()
     assert (settings.workers, settings.bundle, settings.shadow, settings.store) == (2, str(folder), None, "")
     assert (settings.store_prompts, settings.session_margin, settings.port) == (False, 0.5, 8080)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ([], "prompts are stored in sqlite:///{store}, except where a policy has zero_retention or no_training"),
+        (
+            ["--no-store-prompts"],
+            "prompts are not stored (ROUTER_STORE_PROMPTS is false); decisions are, in sqlite:///{store}",
+        ),
+        (["--store", ""], "prompts are not stored, and neither are decisions (ROUTER_STORE is empty)"),
+    ],
+)
+def test_it_says_whether_and_where_prompts_are_stored(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    options: list[str],
+    says: str,
+) -> None:
+    caplog.set_level(logging.INFO, "serving.cli")
+    store = tmp_path / "decisions.db"
+    code, _, _ = serve(monkeypatch, "--bundle", str(folder), "--store", str(store), *options)
+    assert code == 0
+    assert [one.getMessage() for one in caplog.records if one.name == "serving.cli"] == [says.format(store=store)]
+
+
+def test_where_prompts_are_stored_is_said_without_a_password() -> None:
+    said = cli._kept(Settings(store="postgresql://me:secret@db.example/router?sslpassword=hidden"))
+    assert "postgresql" in said
+    assert "db.example/router" in said
+    assert "secret" not in said
+    assert "hidden" not in said

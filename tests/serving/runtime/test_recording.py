@@ -120,7 +120,6 @@ def test_a_text_that_cannot_be_embedded_leaves_the_rest_of_its_batch(
     service: Service, monkeypatch: pytest.MonkeyPatch, inline: bool
 ) -> None:
     encoding(service, monkeypatch, lambda texts: fail() if "theorem" in texts else None, inline=inline)
-    service.settings = service.settings.model_copy(update={"embed_wait_ms": PATIENCE * 1e3})
     service._embedding._seconds = PATIENCE
     assert reasons(service, ["hello", "theorem", "sum"]) == ["best_value", "fault", "best_value"]
 
