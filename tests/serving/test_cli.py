@@ -131,7 +131,9 @@ def test_it_says_whether_and_where_prompts_are_stored(
 ) -> None:
     caplog.set_level(logging.INFO, "serving.cli")
     store = tmp_path / "decisions.db"
-    code, _, _ = serve(monkeypatch, "--bundle", str(folder), "--store", str(store), *options)
+    if "--store" not in options:
+        options = [*options, "--store", str(store)]
+    code, _, _ = serve(monkeypatch, "--bundle", str(folder), *options)
     assert code == 0
     assert [one.getMessage() for one in caplog.records if one.name == "serving.cli"] == [says.format(store=store)]
 
