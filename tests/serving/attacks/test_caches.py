@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests import fake_bundle
-from tests.fake_bundle import LARGE, OPEN, SMALL
+from tests.fake_bundle import LARGE, SMALL
 from tests.patience import PATIENCE, until
 from tests.serving.attacks.conftest import Attack, Attacked
 
@@ -68,26 +68,26 @@ def turns(number: int) -> list[dict[str, Any]]:
 
 def test_a_conversation_without_an_id_is_told_by_how_it_begins(attacked: Attack) -> None:
     service = attacked(session_margin=10)
-    service.route(messages=turns(0), allow=[OPEN])
+    service.route(messages=turns(0), allow=[SMALL])
     kept = service.route(messages=turns(1))
-    assert (kept["model"], kept["reason"]) == (OPEN, "session")
+    assert (kept["model"], kept["reason"]) == (SMALL, "session")
     other = [{"role": "user", "content": "hello"}, *turns(1)[2:]]
     assert service.route(messages=other)["reason"] == "best_value"
     assert service.route(messages=turns(0))["reason"] == "best_value", "it only begins"
     without = attacked(session_margin=10, derived_sessions=False)
-    without.route(messages=turns(0), allow=[OPEN])
+    without.route(messages=turns(0), allow=[SMALL])
     assert without.route(messages=turns(1))["reason"] == "best_value"
 
 
 def test_workers_share_conversations(attacked: Attack) -> None:
     service = attacked(session_margin=10, workers=2, watch_seconds=0.2)
-    service.route(messages=turns(0), allow=[OPEN])
-    service.route(prompt="hello", session_id="named", allow=[OPEN])
+    service.route(messages=turns(0), allow=[SMALL])
+    service.route(prompt="hello", session_id="named", allow=[SMALL])
 
     def kept(**body: Any) -> bool:
         """Whether the conversation is known over many connections, so that both workers have had some."""
         answers = [httpx.post(f"{service.url}/v1/route", json=body, timeout=PATIENCE).json() for _ in range(16)]
-        return {(one["model"], one["reason"]) for one in answers} == {(OPEN, "session")}
+        return {(one["model"], one["reason"]) for one in answers} == {(SMALL, "session")}
 
     until(lambda: kept(messages=turns(1)), "both know the one without an id")
     until(lambda: kept(prompt="hello", session_id="named"), "both know the named one")
