@@ -43,7 +43,7 @@ def service(folder: Path, tmp_path: Path) -> Iterator[Service]:
     made.close()
 
 
-def fail(*_: object, **__: object) -> None:
+def fail(*_: object, **__: object) -> Any:
     raise RuntimeError("broken on the canary-prompt")
 
 
@@ -88,7 +88,10 @@ def test_a_part_that_fails_is_counted_and_said_once_and_the_answer_is_given(
 
 
 def test_an_integer_that_no_database_knows_and_half_a_character_are_stored(service: Service, tmp_path: Path) -> None:
-    messages = [{"role": "user", "content": "hello", "seed": 10**30}, {"role": "user", "content": "\ud800 and more"}]
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": "hello", "seed": 10**30},
+        {"role": "user", "content": "\ud800 and more"},
+    ]
     _, decision = asyncio.run(service.route(service.case(RouteRequest(messages=messages), Policy(), None)))
     assert decision.reason is Reason.BEST_VALUE
     service.close()
@@ -141,10 +144,10 @@ def test_a_decision_that_fails_is_its_own_items(service: Service, monkeypatch: p
     decide, without = router.decide, router.decide_without_estimates
 
     def sometimes(request: Any, *rest: Any) -> Decision:
-        return fail() if request.text in ("sum", "of") else decide(request, *rest)  # type: ignore[return-value]
+        return fail() if request.text in ("sum", "of") else decide(request, *rest)
 
     def never(request: Any, *rest: Any) -> Decision:
-        return fail() if request.text == "of" else without(request, *rest)  # type: ignore[return-value]
+        return fail() if request.text == "of" else without(request, *rest)
 
     monkeypatch.setattr(router, "decide", sometimes)
     monkeypatch.setattr(router, "decide_without_estimates", never)
@@ -161,7 +164,12 @@ def test_a_decision_that_fails_is_its_own_items(service: Service, monkeypatch: p
 
 def test_what_waits_at_the_end_is_answered(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     go, begun = threading.Event(), threading.Event()
-    encoding(service, monkeypatch, lambda _: (begun.set(), go.wait(PATIENCE)), inline=False)
+
+    def wait(_: object) -> None:
+        begun.set()
+        go.wait(PATIENCE)
+
+    encoding(service, monkeypatch, wait, inline=False)
     service._embedding._seconds = PATIENCE
     cases = [service.case(RouteRequest(f"hello {number}"), Policy(), None) for number in range(8)]
 

@@ -189,9 +189,9 @@ def test_server_rules_only_tighten(
             return set(router.candidates) - set(error.rules)
         return {one.candidate for one in alternatives if one.ruled_out is None}
 
-    service.rules = RuleBook.model_validate({"default": default, "workflows": {"easy": workflow}})
+    service._reloading.rules = RuleBook.model_validate({"default": default, "workflows": {"easy": workflow}})
     case = service.case(request, policy, None)
-    service.rules = RuleBook()
+    service._reloading.rules = RuleBook()
     theirs = [Rules.model_validate(one).policy() for one in (default, workflow)]
     assert admitted(case.policy) == admitted(policy) & admitted(theirs[0]) & admitted(theirs[1])
     highest = max((p.quality_target or 0.0) for p in (policy, *theirs))
