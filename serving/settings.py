@@ -96,7 +96,13 @@ class Settings(BaseSettings):
         description="Memory for texts that wait to be embedded, and as much for requests that wait for the shadow bundle.",
     )
     max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1, description="A longer request body is refused (413).")
-    max_batch: int = Field(default=256, ge=1, description="Most requests, or feedback, in one batch.")
+    max_batch: int = Field(default=256, ge=1, le=4_096, description="Most requests, or feedback, in one batch.")
+    max_values: int = Field(
+        default=20_000, ge=1_000, description="A request body with more JSON values is refused (422)."
+    )
+    metrics_token: str | None = Field(
+        default=None, description="Who sends it as a bearer token sees the names of API keys in /metrics."
+    )
     drift_window: int = Field(
         default=2000, ge=1, description="Prompts, and judged decisions, that drift is measured over."
     )

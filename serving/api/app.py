@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+from anyio import CapacityLimiter
 from fastapi import FastAPI, Response
 from pydantic import BaseModel
 from starlette.responses import PlainTextResponse
@@ -33,6 +34,8 @@ from serving.settings import Settings
 logger = logging.getLogger(__name__)
 
 _SWITCH_SECONDS = 0.0005
+# So many large bodies and batches are worked on at once; metrics and reloading have threads of their own.
+_BODIES_AT_ONCE = 16
 Endpoint = Callable[..., Awaitable[Response]]
 
 
@@ -49,7 +52,7 @@ def create_app(settings: Settings | None = None, service: Service | None = None)
         # The store's thread shares the interpreter with the event loop, and would keep it from a request for 5 ms at a time.
         sys.setswitchinterval(_SWITCH_SECONDS)
         made.start()
-        app.state.service = made
+        app.state.service, app.state.bodies = made, CapacityLimiter(_BODIES_AT_ONCE)
         router = made.live.current.router
         logger.info("serving bundle %s with %d candidates", router.manifest.version, len(router.candidates))
         yield
@@ -84,13 +87,18 @@ def _add_routes(app: FastAPI) -> None:
         (422, "A field is wrong, and `errors` names it; or no candidate is eligible, and `ruled_out` says why."),
     )
     refused = ((401, "No API key, or one that is not known."), (429, "The API key is over its rate."))
+    bound = (403, "The API key is not for the request's workflow.")
     spent = (402, "A budget is spent, and its rule is to reject.")
-    unstored = ((404, "Nothing is stored."), (503, "Feedback could not be stored; send it again."))
-    unloaded = ((403, "The key may not administer."), (409, "The bundle is refused."))
+    unstored = (
+        (404, "The decision is not known, or another key's; or nothing is stored."),
+        (409, "A field has another value than before; `fields` says which."),
+        (503, "Feedback could not be stored; send it again."),
+    )
+    operators = (403, "The key may not administer.")
     routes: tuple[
         tuple[str, Endpoint, type[BaseModel] | None, type[BaseModel], str, tuple[tuple[int, str], ...]], ...
     ] = (
-        ("/v1/route", endpoints.route, RouteBody, RouteResponse, "route", (*invalid, *refused, spent)),
+        ("/v1/route", endpoints.route, RouteBody, RouteResponse, "route", (*invalid, *refused, spent, bound)),
         ("/v1/route/batch", endpoints.route_batch, BatchBody, BatchResponse, "route", (*invalid, *refused)),
         (
             "/v1/feedback",
@@ -109,7 +117,7 @@ def _add_routes(app: FastAPI) -> None:
             None,
             ShadowResponse,
             "operations",
-            (*refused, (404, "There is no shadow bundle, or no store."), (422, "`hours` is wrong.")),
+            (*refused, operators, (404, "There is no shadow bundle, or no store."), (422, "`hours` is wrong.")),
         ),
         (
             "/v1/admin/reload",
@@ -117,7 +125,7 @@ def _add_routes(app: FastAPI) -> None:
             None,
             ReloadResponse,
             "operations",
-            (*refused, *unloaded),
+            (*refused, operators, (409, "The bundle is refused.")),
         ),
         ("/healthz", endpoints.healthz, None, HealthResponse, "health", ()),
         ("/readyz", endpoints.readyz, None, HealthResponse, "health", ()),

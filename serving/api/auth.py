@@ -1,31 +1,72 @@
-"""Who asks: API keys and their rates."""
+"""Who asks, and what they may see: API keys, their rates, their workflows."""
 
 from __future__ import annotations
 
+import hmac
 from math import ceil
 
 from fastapi import Request
 from starlette.exceptions import HTTPException
 
+from serving.api.parsing import BodyError
 from serving.runtime.pipeline import Service
+from serving.state.rates import NeverFitsError
 
 
 def caller(request: Request, service: Service, *, admin: bool = False) -> str | None:
     """The name of the caller's API key; None where the rules have no keys. Raises HTTPException 401, 403 or 429."""
     if not service.rules.keys:
         return None
-    scheme, _, secret = request.headers.get("authorization", "").partition(" ")
-    name = service.rules.key_of(secret.strip()) if scheme.lower() == "bearer" else None
+    name = service.rules.key_of(_bearer(request))
     if name is None:
         raise HTTPException(401, "An API key is needed: Authorization: Bearer <key>.", {"WWW-Authenticate": "Bearer"})
     if admin and not service.rules.keys[name].admin:
         raise HTTPException(403, f"The key {name} may not administer (admin = true in the rule file).")
-    keep_rate(service, name)
+    _keep(service, name, 1, 0)
     return name
 
 
-def keep_rate(service: Service, key: str, requests: int = 1) -> None:
-    """Counts requests of a key; raises HTTPException 429 where they are over its rate."""
-    wait = service.rates.keep(key, requests)
+def count_all(service: Service, key: str | None, field: str, requests: int) -> None:
+    """Counts as many requests as `field` of the body has, the first of which `caller` has counted.
+
+    Raises HTTPException 429 where they do not fit the key's rate now, BodyError where they never will.
+    """
+    if key is None or requests <= 1:
+        return
+    try:
+        _keep(service, key, requests, 1)
+    except NeverFitsError as error:
+        raise BodyError.on(field, str(error)) from None
+
+
+def may_see(service: Service, key: str | None, scope: str) -> bool:
+    """Whether the caller may see a scope's budget: of keys its own, of workflows those that it is bound to.
+
+    One that may administer sees all of them, and so does everybody where the rules have no keys.
+    """
+    if key is None or scope == "default" or scope == f"key:{key}":
+        return True
+    rules = service.rules.keys.get(key)  # a key that has just been taken out of the rule file is nobody's
+    return rules is not None and (rules.admin or scope in {f"workflow:{tag}" for tag in rules.workflows})
+
+
+def sees_keys(request: Request, service: Service) -> bool:
+    """Whether the caller may see the names of API keys in the metrics: with a key that may administer, or the metrics' own."""
+    secret = _bearer(request)
+    token = service.settings.metrics_token
+    if token and hmac.compare_digest(secret.encode("utf-8", "surrogatepass"), token.encode()):
+        return True
+    name = service.rules.key_of(secret)
+    rules = service.rules.keys.get(name) if name is not None else None
+    return rules is not None and rules.admin
+
+
+def _bearer(request: Request) -> str:
+    scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+    return secret.strip() if scheme.lower() == "bearer" else ""
+
+
+def _keep(service: Service, key: str, requests: int, counted: int) -> None:
+    wait = service.rates.keep(key, requests, counted)
     if wait is not None:
         raise HTTPException(429, f"The key {key} is over its rate.", {"Retry-After": str(max(1, ceil(wait)))})

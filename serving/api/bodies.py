@@ -6,31 +6,21 @@ sent as it is) and strictly in the fields that are used.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NotRequired, Self
+from typing import Annotated, Any, Self
 
-from pydantic import (
-    AliasChoices,
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    RootModel,
-    Tag,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, RootModel, Tag, ValidationError, model_validator
 from pydantic.config import JsonDict
 from pydantic_core import InitErrorDetails, PydanticCustomError
-from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
+from serving.api.chat import Messages, ResponseFormat, Tools
 from serving.bundle.catalogue import Capability
 from serving.bundle.manifest import Objective
 from serving.bundle.request import RouteRequest
 from serving.decide.policy import Policy
 from serving.store.feedback import Feedback
 
-# What names a branch of a union in an error's location; a client sees only the path in its own document.
-BRANCH = "<"
+# No batch may be longer, whatever ROUTER_MAX_BATCH says: it is refused before anything in it is looked at.
+MOST_IN_A_BATCH = 4_096
 
 _PROMPT: JsonDict = {
     "prompt": "Summarise this ticket in one line: the invoice of May was charged twice.",
@@ -47,53 +37,10 @@ _CHAT: JsonDict = {
 }
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
-
-
-def _content_branch(content: Any) -> str | None:
-    if isinstance(content, str):
-        return "<text>"
-    return "<parts>" if isinstance(content, list) else None
-
-
-def _part_branch(part: Any) -> str | None:
-    if isinstance(part, str):
-        return "<text>"
-    return "<part>" if isinstance(part, dict) else None
-
-
-Part = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[dict[str, Any], Tag("<part>")],
-    Discriminator(
-        _part_branch,
-        custom_error_type="part_type",
-        custom_error_message="a content part must be an object or a string",
-    ),
-]
-Content = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[list[Part], Tag("<parts>")],
-    Discriminator(
-        _content_branch,
-        custom_error_type="content_type",
-        custom_error_message="content must be a string, a list of parts or null",
-    ),
-]
-
-
-class ChatMessage(TypedDict):
-    """An OpenAI chat message. Text is read from `content`; other keys are kept and not looked at."""
-
-    __pydantic_config__ = ConfigDict(extra="allow", strict=True)  # type: ignore[misc]
-
-    role: NotRequired[str]
-    content: NotRequired[Content | None]
-
-
-class ResponseFormat(TypedDict):
-    """OpenAI's `response_format`; the type `json_schema` asks for a candidate that can keep to a schema."""
-
-    __pydantic_config__ = ConfigDict(extra="ignore", strict=True)  # type: ignore[misc]
-
-    type: str
+# A tag that a client makes up: it is stored, and told apart from others, with every decision.
+Label = Annotated[str, Field(max_length=256)]
+Globs = Annotated[list[Annotated[str, Field(min_length=1, max_length=128)]], Field(max_length=64, fail_fast=True)]
+Tokens = Annotated[int, Field(ge=1, le=1_000_000_000)]
 
 
 class Privacy(BaseModel):
@@ -104,17 +51,12 @@ class Privacy(BaseModel):
     zero_retention: bool = Field(default=False, description="Only where nothing of the request is kept.")
     self_hosted: bool = Field(default=False, description="Only candidates that we host ourselves.")
     no_training: bool = Field(default=False, description="Only where requests are not trained on.")
-    regions: list[Name] = Field(
-        default=[], max_length=64, description="Only candidates that answer from these regions."
+    regions: list[Name] | None = Field(
+        default=None, max_length=64, description="Only candidates that answer from these regions."
     )
 
 
 _NO_DEMANDS = Privacy()
-
-
-def _no_demands() -> Privacy:
-    """The same for every request that names none: pydantic would copy a default each time, and this is frozen."""
-    return _NO_DEMANDS
 
 
 class RouteBody(BaseModel):
@@ -125,21 +67,17 @@ class RouteBody(BaseModel):
     )
 
     prompt: str | None = Field(default=None, description="The prompt, when it is a single text. May be empty.")
-    messages: list[ChatMessage] | None = Field(
-        default=None, min_length=1, description="The conversation so far, as OpenAI chat messages."
-    )
-    workflow: str | None = Field(
+    messages: Messages | None = Field(default=None, description="The conversation so far, as OpenAI chat messages.")
+    workflow: Label | None = Field(
         default=None, description="The kind of work, as logs tag it. One the bundle does not know counts as none."
     )
-    session_id: str | None = Field(default=None, description="The conversation that this request belongs to.")
-    allow: list[Name] = Field(
-        default_factory=list,
-        max_length=256,
+    session_id: Label | None = Field(default=None, description="The conversation that this request belongs to.")
+    allow: Globs | None = Field(
+        default=None,
         description="Globs over candidate names; only a match may be chosen. Empty: all.",
     )
-    deny: list[Name] = Field(
-        default_factory=list,
-        max_length=256,
+    deny: Globs | None = Field(
+        default=None,
         description="Globs over candidate names that may not be chosen. Wins over `allow`.",
     )
     quality_target: float | None = Field(
@@ -162,29 +100,28 @@ class RouteBody(BaseModel):
         gt=0,
         description="Highest expected 95th percentile of latency; one that is not known is too high.",
     )
-    requires: list[Capability] = Field(
-        default_factory=list,
+    requires: list[Capability] | None = Field(
+        default=None,
         max_length=len(Capability),
         description="What the candidate has to be known for; an OpenAI body says it by its shape.",
     )
-    privacy: Privacy = Field(
-        default_factory=_no_demands, description="What has to be known of how the candidate treats the data."
+    privacy: Privacy | None = Field(
+        default=None, description="What has to be known of how the candidate treats the data."
     )
     objective: Objective | None = Field(
         default=None,
         description="Maximise the chance of an acceptable answer, or expected quality; null: as trained for.",
     )
-    tools: list[dict[str, Any]] | None = Field(
+    tools: Tools | None = Field(
         default=None, description="OpenAI tools. If there are any, the candidate has to be able to call them."
     )
     response_format: ResponseFormat | None = Field(default=None, description="OpenAI response format.")
-    max_output_tokens: int | None = Field(
+    max_output_tokens: Tokens | None = Field(
         default=None,
-        ge=1,
-        le=1_000_000_000,
-        validation_alias=AliasChoices("max_output_tokens", "max_completion_tokens", "max_tokens"),
-        description="Room to leave for the answer; also read from `max_completion_tokens` and `max_tokens`.",
+        description="Room to leave for the answer. Of this and the next two, the largest that is set counts.",
     )
+    max_completion_tokens: Tokens | None = Field(default=None, description="OpenAI's name of it.")
+    max_tokens: Tokens | None = Field(default=None, description="OpenAI's older name of it.")
 
     @model_validator(mode="after")
     def _one_of_prompt_and_messages(self) -> Self:
@@ -201,6 +138,14 @@ class RouteBody(BaseModel):
             raise ValidationError.from_exception_data("RouteBody", [located], hide_input=True)
         return self
 
+    @property
+    def room(self) -> int | None:
+        """The most tokens that the answer may have, by whichever name: null says nothing, and never takes a limit away."""
+        return max(
+            (one for one in (self.max_output_tokens, self.max_completion_tokens, self.max_tokens) if one is not None),
+            default=None,
+        )
+
     def request(self) -> RouteRequest:
         """What the router looks at."""
         return RouteRequest(
@@ -210,19 +155,20 @@ class RouteBody(BaseModel):
             session_id=self.session_id,
             tools=bool(self.tools),
             json_schema=self.response_format is not None and self.response_format["type"] == "json_schema",
-            max_output_tokens=self.max_output_tokens,
+            max_output_tokens=self.room,
         )
 
     def policy(self) -> Policy:
         """What the caller asks of the decision."""
+        privacy = self.privacy or _NO_DEMANDS
         return Policy(
             allow=(tuple(self.allow),) if self.allow else (),
-            deny=tuple(self.deny),
-            requires=frozenset(self.requires),
-            zero_retention=self.privacy.zero_retention,
-            self_hosted=self.privacy.self_hosted,
-            no_training=self.privacy.no_training,
-            regions=(frozenset(self.privacy.regions),) if self.privacy.regions else (),
+            deny=tuple(self.deny or ()),
+            requires=frozenset(self.requires or ()),
+            zero_retention=privacy.zero_retention,
+            self_hosted=privacy.self_hosted,
+            no_training=privacy.no_training,
+            regions=(frozenset(privacy.regions),) if privacy.regions else (),
             max_cost_usd=self.max_cost_usd,
             max_latency_ms=self.max_latency_ms,
             quality_target=self.quality_target,
@@ -238,11 +184,16 @@ class BatchBody(BaseModel):
         strict=True, hide_input_in_errors=True, json_schema_extra={"examples": [{"requests": [_PROMPT, _CHAT]}]}
     )
 
-    requests: list[RouteBody] = Field(min_length=1, description="At least 1; the most is a setting (256 by default).")
+    requests: list[RouteBody] = Field(
+        min_length=1,
+        max_length=MOST_IN_A_BATCH,
+        fail_fast=True,
+        description="At least 1; the most is a setting (256 by default).",
+    )
 
 
 class FeedbackBody(BaseModel):
-    """What came of one decision. Sent again with the same id it changes nothing."""
+    """What came of one decision. What is not given is not said, and may be sent later; the same again changes nothing."""
 
     model_config = ConfigDict(strict=True, hide_input_in_errors=True, extra="forbid", allow_inf_nan=False)
 
@@ -255,8 +206,11 @@ class FeedbackBody(BaseModel):
     input_tokens: int | None = Field(default=None, ge=0, le=10**12)
     output_tokens: int | None = Field(default=None, ge=0, le=10**12)
     latency_ms: float | None = Field(default=None, ge=0, description="How long the call took.")
-    error: bool = Field(default=False, description="Whether the call failed; its quality is then 0.")
+    error: bool | None = Field(default=None, description="Whether the call failed; its quality is then 0.")
     model: Name | None = Field(default=None, description="Who answered, if a fallback did.")
+    replace: bool = Field(
+        default=False, description="Whether this takes the place of what was said before; without it that is a 409."
+    )
 
     @model_validator(mode="after")
     def _one_judgement(self) -> Self:
@@ -278,6 +232,7 @@ class FeedbackBody(BaseModel):
             output_tokens=self.output_tokens,
             latency_ms=self.latency_ms,
             error=self.error,
+            replace=self.replace,
         )
 
 
@@ -287,9 +242,32 @@ class FeedbackBatchBody(BaseModel):
     model_config = ConfigDict(strict=True, hide_input_in_errors=True, extra="forbid")
 
     feedback: list[FeedbackBody] = Field(
-        min_length=1, description="At least 1; the most is a setting (256 by default)."
+        min_length=1,
+        max_length=MOST_IN_A_BATCH,
+        fail_fast=True,
+        description="At least 1; the most is a setting (256 by default).",
     )
 
 
-class FeedbackOneOrMany(RootModel[FeedbackBody | FeedbackBatchBody]):
+def _feedback_branch(document: Any) -> str:
+    return "<many>" if isinstance(document, dict) and "feedback" in document else "<one>"
+
+
+_OneOrMany = Annotated[
+    Annotated[FeedbackBody, Tag("<one>")] | Annotated[FeedbackBatchBody, Tag("<many>")], Discriminator(_feedback_branch)
+]
+
+
+class FeedbackOneOrMany(RootModel[_OneOrMany]):
     """What POST /v1/feedback takes: feedback on one decision, or a list of it."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    @property
+    def several(self) -> bool:
+        """Whether it came as a list, of one perhaps."""
+        return isinstance(self.root, FeedbackBatchBody)
+
+    @property
+    def bodies(self) -> list[FeedbackBody]:
+        return self.root.feedback if isinstance(self.root, FeedbackBatchBody) else [self.root]

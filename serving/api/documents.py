@@ -134,6 +134,9 @@ class Problem(_Document):
     ruled_out: dict[str, Rule] | None = Field(
         default=None, description="Only if no candidate is eligible: each candidate's rule."
     )
+    fields: list[str] | None = Field(
+        default=None, description="Only if feedback says otherwise than earlier feedback did: the fields that differ."
+    )
 
 
 class BatchResponse(_Document):
@@ -143,10 +146,13 @@ class BatchResponse(_Document):
 
 
 class FeedbackResponse(_Document):
-    """What became of feedback: stored now, or known before. Either way it is on disk."""
+    """What became of feedback; what is recorded or repeated is on disk."""
 
-    recorded: int
-    repeated: int
+    recorded: int = Field(description="How many said something new.")
+    repeated: int = Field(description="How many said what was known.")
+    results: list[Literal["recorded", "repeated"] | Problem] = Field(
+        description="One for each, in order: a problem where the decision is not known or a field has another value."
+    )
 
 
 class WorkerReloaded(_Document):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from dataclasses import asdict
 from typing import Annotated
@@ -11,22 +13,25 @@ from anyio import to_thread
 from fastapi import Query, Request, Response
 from starlette.exceptions import HTTPException
 
-from serving.api.auth import caller, keep_rate
+from serving.api.auth import caller, count_all, may_see, sees_keys
 from serving.api.bodies import RouteBody
+from serving.api.bounds import is_small
 from serving.api.documents import BundleResponse, decision_document
 from serving.api.parsing import parse, parse_batch, parse_feedback
-from serving.api.problems import budget_problem, no_candidate_problem, problem
+from serving.api.problems import problem_of
 from serving.bundle.manifest import Manifest
-from serving.decide.eligibility import NoEligibleCandidateError
+from serving.decide.decision import Decision
 from serving.runtime.metrics import CONTENT_TYPE as METRICS_TYPE
-from serving.runtime.pipeline import Service, UndecidedError
-from serving.state.budgets import BudgetSpentError
-from serving.store.feedback import ConflictError, UnknownDecisionError
+from serving.runtime.pipeline import Service
+from serving.runtime.recording import Case
+from serving.state.rulebook import ForbiddenWorkflowError
 from serving.store.queries import compared
 from serving.store.writer import NotStoredError
 
-# From this length on a body is handled in a worker thread: reading it would hold up the requests behind it.
-_INLINE_BYTES = 32 * 1024
+logger = logging.getLogger(__name__)
+
+# What begins a line's label in the metrics where that names an API key.
+_OF_A_KEY = b'="key:'
 
 
 async def route(request: Request) -> Response:
@@ -38,54 +43,82 @@ async def route(request: Request) -> Response:
     service = service_of(request)
     key = caller(request, service)
     body = await request.body()
-    asked = parse(RouteBody, body) if len(body) <= _INLINE_BYTES else await to_thread.run_sync(parse, RouteBody, body)
-    identifier, decision = await service.route(service.case(asked.request(), asked.policy(), key))
+    if is_small(body):
+        identifier, decision, content = await _decided(service, key, body)
+    else:
+        apart = to_thread.run_sync(_decided_apart, service, key, body, limiter=request.app.state.bodies)
+        identifier, decision, content = await apart
     if service.settings.otel:
         from serving.runtime.traces import annotate
 
         annotate(identifier, decision)
-    return _json(orjson.dumps(decision_document(identifier, decision)))
+    return _json(content)
+
+
+async def _decided(service: Service, key: str | None, body: bytes) -> tuple[str, Decision, bytes]:
+    """The decision on a body: its id, itself, and its document."""
+    asked = parse(RouteBody, body, service.settings.max_values)
+    identifier, decision = await service.route(service.case(asked.request(), asked.policy(), key))
+    return identifier, decision, orjson.dumps(decision_document(identifier, decision))
+
+
+def _decided_apart(service: Service, key: str | None, body: bytes) -> tuple[str, Decision, bytes]:
+    """The same in a thread with an event loop of its own: nothing that a large body takes holds up the other requests."""
+    return asyncio.run(_decided(service, key, body))
 
 
 async def route_batch(request: Request) -> Response:
     """Decisions for many requests with one forward pass, each under its own policy.
 
-    A request with no eligible candidate, or whose budget is spent, has a problem document in its place (it has `status`
-    and no `model`); an invalid request fails the batch.
+    A request with no eligible candidate, whose budget is spent or whose workflow the key is not for has a problem document
+    in its place (it has `status` and no `model`); an invalid request fails the batch.
     """
     service = service_of(request)
     key = caller(request, service)
     body = await request.body()
-    return _json(await to_thread.run_sync(_route_batch, service, key, body, request.url.path))
+    answer = to_thread.run_sync(_route_batch, service, key, body, request.url.path, limiter=request.app.state.bodies)
+    return _json(await answer)
 
 
 async def feedback(request: Request) -> Response:
     """What came of one decision, or of several (`feedback`). The answer comes when all of it is on disk.
 
-    Sending the same again changes nothing. 503: it was not stored, send it again.
+    What is told later is added to what was told before, and the same again changes nothing. Another value of a field is a 409,
+    or takes the other's place with `replace`. A decision that is not known, or another key's, is a 404. In a list each has its
+    result in its place, a problem document perhaps. 503: it was not stored, send it again.
     """
     service = service_of(request)
     key = caller(request, service)
     if service.store is None:
         raise HTTPException(404, "This service stores no decisions (ROUTER_STORE is empty).")
     body = await request.body()
-    said = await to_thread.run_sync(parse_feedback, body, service.settings.max_batch)
+    limits = service.settings.max_batch, service.settings.max_values
+    if is_small(body):
+        bodies, several = parse_feedback(body, *limits)
+    else:
+        bodies, several = await to_thread.run_sync(parse_feedback, body, *limits, limiter=request.app.state.bodies)
+    count_all(service, key, "feedback", len(bodies))
     try:
-        came = await service.recorder.feedback(said, key)
+        came = await service.recorder.feedback([one.feedback() for one in bodies], key)
     except NotStoredError as error:
         raise HTTPException(503, f"Feedback was not stored: {error}.", {"Retry-After": "1"}) from None
     except TimeoutError:
         raise HTTPException(503, "Feedback was not stored in time; send it again.", {"Retry-After": "1"}) from None
-    for one in came if len(said) == 1 else ():
-        if isinstance(one, UnknownDecisionError):
-            raise HTTPException(404, str(one))
-        if isinstance(one, ConflictError):
-            raise HTTPException(409, str(one))
-    return _json(orjson.dumps({"recorded": came.count("recorded"), "repeated": came.count("repeated")}))
+    if not several and isinstance(came[0], Exception):
+        raise came[0]
+    results = [
+        one if isinstance(one, str) else problem_of(one, f"{request.url.path}#{place}")
+        for place, one in enumerate(came)
+    ]
+    counts = {"recorded": came.count("recorded"), "repeated": came.count("repeated")}
+    return _json(orjson.dumps({**counts, "results": results}))
 
 
 async def budgets(request: Request) -> Response:
-    """Every budget in its current period; of the keys' budgets only the caller's own, unless its key may administer."""
+    """Every budget in its current period that the caller may see.
+
+    Of the keys' budgets its own, of the workflows' those that its key is bound to; all, if the key may administer.
+    """
     service = service_of(request)
     key = caller(request, service)
     lines = [
@@ -101,7 +134,7 @@ async def budgets(request: Request) -> Response:
             "pace": one.pace,
         }
         for one in service.budgets.lines()
-        if service.may_see(key, one.scope)
+        if may_see(service, key, one.scope)
     ]
     return _json(orjson.dumps({"budgets": lines}))
 
@@ -123,9 +156,9 @@ async def reload(request: Request) -> Response:
 
 
 async def shadow(request: Request, hours: Annotated[float, Query(gt=0, le=24 * 366)] = 24.0) -> Response:
-    """What the shadow bundle would have decided, against what was decided, over the last hours."""
+    """What the shadow bundle would have decided, against what was decided, over the last hours, for who may administer."""
     service = service_of(request)
-    caller(request, service)
+    caller(request, service, admin=True)
     if service.shadow is None or service.store is None:
         missing = "has no shadow bundle (ROUTER_SHADOW)" if service.shadow is None else "stores no decisions"
         raise HTTPException(404, f"This service {missing}.")
@@ -143,9 +176,12 @@ async def shadow(request: Request, hours: Annotated[float, Query(gt=0, le=24 * 3
 
 
 async def metrics(request: Request) -> Response:
-    """Prometheus metrics."""
+    """Prometheus metrics; what names an API key only for one that may administer, or with the metrics' own token."""
     service = service_of(request)
-    return Response(await to_thread.run_sync(service.metrics.document), media_type=METRICS_TYPE)
+    document = await to_thread.run_sync(service.metrics.document)
+    if not sees_keys(request, service):
+        document = b"".join(line for line in document.splitlines(keepends=True) if _OF_A_KEY not in line)
+    return Response(document, media_type=METRICS_TYPE)
 
 
 async def candidates(request: Request) -> Response:
@@ -176,21 +212,27 @@ async def readyz(request: Request) -> Response:
 
 
 def _route_batch(service: Service, key: str | None, body: bytes, instance: str) -> bytes:
-    bodies = parse_batch(body, service.settings.max_batch)
-    if key is not None and len(bodies) > 1:
-        keep_rate(service, key, len(bodies) - 1)
-    cases = [service.case(one.request(), one.policy(), key) for one in bodies]
-    results = []
-    for place, came in enumerate(service.route_batch(cases)):
-        if isinstance(came, NoEligibleCandidateError):
-            results.append(no_candidate_problem(came, f"{instance}#{place}"))
-        elif isinstance(came, BudgetSpentError):
-            results.append(budget_problem(came, f"{instance}#{place}"))
-        elif isinstance(came, UndecidedError):
-            results.append(problem(500, str(came), f"{instance}#{place}"))
-        else:
-            results.append(decision_document(*came))
+    bodies = parse_batch(body, service.settings.max_batch, service.settings.max_values)
+    count_all(service, key, "requests", len(bodies))
+    cases = [_case(service, one, key) for one in bodies]
+    answers = iter(service.route_batch([case for case in cases if isinstance(case, Case)]))
+    came = [next(answers) if isinstance(case, Case) else case for case in cases]
+    results = [
+        problem_of(one, f"{instance}#{place}") if isinstance(one, Exception) else decision_document(*one)
+        for place, one in enumerate(came)
+    ]
     return orjson.dumps({"results": results})
+
+
+def _case(service: Service, body: RouteBody, key: str | None) -> Case | Exception:
+    """One request of a batch, or why it is none, which is no reason to refuse the others."""
+    try:
+        return service.case(body.request(), body.policy(), key)
+    except ForbiddenWorkflowError as error:
+        return error
+    except Exception as error:
+        logger.exception("one request of a batch could not be read")
+        return error
 
 
 def service_of(request: Request) -> Service:

@@ -9,13 +9,21 @@ import re
 from collections.abc import Sequence
 from typing import TypeVar
 
-import orjson
 from pydantic import BaseModel, ValidationError
 
-from serving.api.bodies import BRANCH, BatchBody, FeedbackBatchBody, FeedbackBody, RouteBody
-from serving.store.feedback import Feedback
+from serving.api.bodies import BatchBody, FeedbackBody, FeedbackOneOrMany, RouteBody
+from serving.api.bounds import too_large
+from serving.api.chat import BRANCH
 
 Body = TypeVar("Body", bound=BaseModel)
+
+# So many things that are wrong are named, and of a name so many characters: the answer to a bad body is a short one.
+MOST_ERRORS = 20
+_LONGEST_STEP = 64
+# JSON that is too much for the parser, and not wrong.
+_BEYOND = ("recursion limit", "number out of range")
+# What it says of half a surrogate pair.
+_SURROGATE = "hex escape"
 
 # One escape sequence of a JSON string; the group is a surrogate that is not half of a pair. Taking `\\` whole keeps
 # an escaped backslash before a "u" what it is.
@@ -25,27 +33,32 @@ _ESCAPE = re.compile(
 
 
 class BodyError(ValueError):
-    """A request body that cannot be used; `errors` are (field, message), empty if the body is not JSON."""
+    """A request body that cannot be used; `errors` are (field, message), at most 20, empty if the body is not JSON."""
 
     def __init__(self, detail: str, errors: Sequence[tuple[str, str]] = ()) -> None:
         super().__init__(detail)
-        self.errors = tuple(errors)
+        self.errors = tuple(errors[:MOST_ERRORS])
+
+    @classmethod
+    def on(cls, field: str, message: str, others: Sequence[tuple[str, str]] = (), *, more: int = 0) -> BodyError:
+        """One wrong field, and `others`; `more` is how many are wrong besides the first."""
+        said = f"{field or 'the body'}: {message}" + (f" (and {more} more)" if more else "")
+        return cls(said, [(field, message), *others])
 
     @classmethod
     def of(cls, error: ValidationError) -> BodyError:
         """What pydantic found, without the input it found it in."""
         found = error.errors(include_url=False, include_context=False, include_input=False)
         if found[0]["type"] == "json_invalid":
-            return cls(found[0]["msg"])
-        errors = [(dotted(one["loc"]), one["msg"]) for one in found]
-        field, message = errors[0]
-        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        return cls(f"{field or 'the body'}: {message}{more}", errors)
+            message = found[0]["msg"]
+            return cls.on("", message) if any(one in message for one in _BEYOND) else cls(message)
+        first, *others = [(dotted(one["loc"]), one["msg"]) for one in found[:MOST_ERRORS]]
+        return cls.on(*first, others, more=len(found) - 1)
 
 
 def dotted(location: Sequence[int | str]) -> str:
-    """("messages", 0, "content", "<parts>", 1) as messages.0.content.1."""
-    return ".".join(str(step) for step in location if not str(step).startswith(BRANCH))
+    """("messages", 0, "content", "<parts>", 1) as messages.0.content.1; a step that a client made up is cut."""
+    return ".".join(str(step)[:_LONGEST_STEP] for step in location if not str(step).startswith(BRANCH))
 
 
 def without_lone_surrogates(body: bytes) -> bytes:
@@ -56,44 +69,38 @@ def without_lone_surrogates(body: bytes) -> bytes:
     return _ESCAPE.sub(lambda escape: rb"\ufffd" if escape.group(1) else escape.group(0), body)
 
 
-def parse(model: type[Body], body: bytes) -> Body:
-    """The body as `model`; raises BodyError with the path of each field that is wrong."""
+def parse(model: type[Body], body: bytes, most_values: int) -> Body:
+    """The body as `model`; raises BodyError with the path of each field that is wrong, or with what is too much of it."""
+    beyond = too_large(body, most_values)
+    if beyond is not None:
+        raise BodyError.on("", beyond)
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        if error.errors(include_input=False, include_context=False)[0]["type"] != "json_invalid":
-            raise BodyError.of(error) from None
+        wrong = BodyError.of(error)
+    if wrong.errors or _SURROGATE not in str(wrong):
+        raise wrong
     try:
         return model.model_validate_json(without_lone_surrogates(body))
     except ValidationError as error:
         raise BodyError.of(error) from None
 
 
-def parse_batch(body: bytes, most: int) -> list[RouteBody]:
+def parse_batch(body: bytes, most: int, most_values: int) -> list[RouteBody]:
     """The requests of a batch; raises BodyError, also where there are more than `most`."""
-    bodies = parse(BatchBody, body).requests
+    bodies = parse(BatchBody, body, most_values).requests
     _check_batch("requests", len(bodies), most)
     return bodies
 
 
-def parse_feedback(body: bytes, most: int) -> list[Feedback]:
-    """Feedback on one decision, or on at most `most`; raises BodyError."""
-    if not _is_batch(body):
-        return [parse(FeedbackBody, body).feedback()]
-    bodies = parse(FeedbackBatchBody, body).feedback
-    _check_batch("feedback", len(bodies), most)
-    return [one.feedback() for one in bodies]
-
-
-def _is_batch(body: bytes) -> bool:
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return False
-    return isinstance(document, dict) and "feedback" in document
+def parse_feedback(body: bytes, most: int, most_values: int) -> tuple[list[FeedbackBody], bool]:
+    """Feedback on one decision, or on at most `most`, and whether it came as a list; raises BodyError."""
+    said = parse(FeedbackOneOrMany, body, most_values)
+    if said.several:
+        _check_batch("feedback", len(said.bodies), most)
+    return said.bodies, said.several
 
 
 def _check_batch(field: str, arrived: int, most: int) -> None:
     if arrived > most:
-        message = f"{arrived} arrived, a batch takes at most {most} (ROUTER_MAX_BATCH)"
-        raise BodyError(f"{field}: {message}", [(field, message)])
+        raise BodyError.on(field, f"{arrived} arrived, a batch takes at most {most} (ROUTER_MAX_BATCH)")

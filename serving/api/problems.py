@@ -2,8 +2,11 @@
 
     BodyError                     the body is not JSON (400), or not what the endpoint takes (422)
     BudgetSpentError              402
+    ForbiddenWorkflowError        403
+    UnknownDecisionError          404
+    ConflictError                 409, with the fields that feedback contradicts
     NoEligibleCandidateError      422, with the rule that excludes each candidate
-    HTTPException                 404, 405, 413, 503
+    HTTPException                 401, 403, 404, 405, 413, 429, 503
     anything else                 500, logged with its traceback, and nothing of it on the wire
 
 What a client sent is never echoed and never logged: it may be a prompt.
@@ -24,13 +27,21 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving.api.parsing import BodyError, dotted
 from serving.decide.eligibility import NoEligibleCandidateError
 from serving.state.budgets import BudgetSpentError
+from serving.state.rulebook import ForbiddenWorkflowError
+from serving.store.feedback import ConflictError, UnknownDecisionError
 
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 INVALID = "urn:outcome-router:invalid-request"
 BUDGET_SPENT = "urn:outcome-router:budget-spent"
+FORBIDDEN_WORKFLOW = "urn:outcome-router:forbidden-workflow"
+UNKNOWN_DECISION = "urn:outcome-router:unknown-decision"
+CONFLICT = "urn:outcome-router:feedback-conflict"
 NO_CANDIDATE = "urn:outcome-router:no-eligible-candidate"
+# What the store calls otherwise than clients do.
+_FIELDS = {"candidate": "model"}
+_FAILED = "The request could not be handled; the log says why."
 
 
 def problem(
@@ -41,14 +52,34 @@ def problem(
     return {"type": kind, "title": title, "status": status, "detail": detail, "instance": instance, **more}
 
 
-def no_candidate_problem(error: NoEligibleCandidateError, instance: str) -> dict[str, object]:
-    """The problem of a request that the rules leave no candidate for."""
-    return problem(422, str(error), instance, NO_CANDIDATE, "No eligible candidate", ruled_out=error.rules)
+def problem_of(error: Exception, instance: str) -> dict[str, object]:
+    """The problem that an error is on the wire; what is none of the known ones is a 500 that says nothing of it."""
+    match error:
+        case BodyError():
+            return body_problem(error, instance)
+        case NoEligibleCandidateError():
+            return problem(422, str(error), instance, NO_CANDIDATE, "No eligible candidate", ruled_out=error.rules)
+        case BudgetSpentError():
+            return problem(402, str(error), instance, BUDGET_SPENT, "Budget spent")
+        case ForbiddenWorkflowError():
+            return problem(403, str(error), instance, FORBIDDEN_WORKFLOW, "Forbidden workflow")
+        case UnknownDecisionError():
+            return problem(404, str(error), instance, UNKNOWN_DECISION, "Unknown decision")
+        case ConflictError():
+            return _conflict(error, instance)
+        case HTTPException():
+            return problem(error.status_code, error.detail, instance)
+        case _:
+            return problem(500, _FAILED, instance)
 
 
-def budget_problem(error: BudgetSpentError, instance: str) -> dict[str, object]:
-    """The problem of a request whose budget is spent."""
-    return problem(402, str(error), instance, BUDGET_SPENT, "Budget spent")
+def _conflict(error: ConflictError, instance: str) -> dict[str, object]:
+    """Names the fields as a client does, and no value: what was told before may be a secret of who told it."""
+    fields = [_FIELDS.get(one, one) for one in error.fields]
+    detail = (
+        f"Earlier feedback on this decision has another {', '.join(fields)}; leave that out, or send replace: true."
+    )
+    return problem(409, detail, instance, CONFLICT, "Feedback conflict", fields=fields)
 
 
 def body_problem(error: BodyError, instance: str) -> dict[str, object]:
@@ -66,32 +97,27 @@ def problem_response(document: dict[str, object], headers: dict[str, str] | None
     return Response(orjson.dumps(document), status, headers, MEDIA_TYPE)
 
 
-async def _on_body(request: Request, error: Exception) -> Response:
-    assert isinstance(error, BodyError)
-    return problem_response(body_problem(error, request.url.path))
+async def _on_error(request: Request, error: Exception) -> Response:
+    headers = dict(error.headers) if isinstance(error, HTTPException) and error.headers else None
+    return problem_response(problem_of(error, request.url.path), headers)
 
 
 async def _on_query(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    errors = [(dotted(one["loc"][1:]), one["msg"]) for one in error.errors()]
-    field, message = errors[0]
-    return problem_response(body_problem(BodyError(f"{field}: {message}", errors), request.url.path))
+    (field, message), *others = [(dotted(one["loc"][1:]), one["msg"]) for one in error.errors()]
+    return problem_response(body_problem(BodyError.on(field, message, others), request.url.path))
 
 
-async def _on_no_candidate(request: Request, error: Exception) -> Response:
-    assert isinstance(error, NoEligibleCandidateError)
-    return problem_response(no_candidate_problem(error, request.url.path))
-
-
-async def _on_budget(request: Request, error: Exception) -> Response:
-    assert isinstance(error, BudgetSpentError)
-    return problem_response(budget_problem(error, request.url.path))
-
-
-async def _on_http(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    headers = dict(error.headers) if error.headers else None
-    return problem_response(problem(error.status_code, error.detail, request.url.path), headers)
+# What `problem_of` knows; what it does not is for the last resort, which logs it.
+_KNOWN = (
+    BodyError,
+    BudgetSpentError,
+    ForbiddenWorkflowError,
+    UnknownDecisionError,
+    ConflictError,
+    NoEligibleCandidateError,
+    HTTPException,
+)
 
 
 class LastResort:
@@ -121,7 +147,7 @@ class LastResort:
             logger.exception("unexpected error on %s %s", scope["method"], scope["path"])
             if started:
                 raise
-            document = problem(500, "The request could not be handled; the log says why.", scope["path"])
+            document = problem(500, _FAILED, scope["path"])
             await problem_response(document)(scope, receive, watch)
 
 
@@ -162,10 +188,8 @@ class BodyLimit:
 
 def install(app: FastAPI, max_body_bytes: int) -> None:
     """Makes every error of `app` a problem document, and limits the length of a body."""
-    app.add_exception_handler(BodyError, _on_body)
+    for known in _KNOWN:
+        app.add_exception_handler(known, _on_error)
     app.add_exception_handler(RequestValidationError, _on_query)
-    app.add_exception_handler(NoEligibleCandidateError, _on_no_candidate)
-    app.add_exception_handler(BudgetSpentError, _on_budget)
-    app.add_exception_handler(HTTPException, _on_http)
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
     app.add_middleware(LastResort)

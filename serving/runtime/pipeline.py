@@ -249,10 +249,6 @@ class Service:
         self.recorder.record(identifier, case, decision, embedding, serving, started)
         return identifier, decision
 
-    def may_see(self, key: str | None, scope: str) -> bool:
-        """Whether the caller may see a scope's budget: another key's only where its own may administer."""
-        return key is None or not scope.startswith("key:") or scope == f"key:{key}" or self.rules.keys[key].admin
-
     # --- upkeep ---
 
     def reload(self) -> list[Reloaded]:

@@ -11,7 +11,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 
+from limits import RateLimitItem
+
 from serving.state.rulebook import Key
+
+
+class NeverFitsError(ValueError):
+    """More requests together than the key's rate allows in its whole window, however long one waits."""
+
+    def __init__(self, requests: int, rate: RateLimitItem) -> None:
+        super().__init__(
+            f"{requests} arrived together, and the key's rate is {rate.amount} in {rate.get_expiry()} s: send fewer at once"
+        )
 
 
 class Rates:
@@ -21,25 +32,31 @@ class Rates:
     """
 
     def __init__(self, keys: Mapping[str, Key], clock: Callable[[], float] = time.monotonic) -> None:
-        rates = {name: key.limit for name, key in keys.items()}
-        self._windows = {
-            name: (rate.amount, float(rate.get_expiry()), deque[float]()) for name, rate in rates.items() if rate
-        }
+        self._rates = {name: key.limit for name, key in keys.items() if key.limit is not None}
+        self._windows = {name: deque[float]() for name in self._rates}
         self._clock = clock
         self._lock = threading.Lock()
 
-    def keep(self, key: str, requests: int = 1) -> float | None:
-        """Counts requests of a key: None, or the seconds until they fit its rate, and then none of them is counted."""
-        if key not in self._windows:
+    def keep(self, key: str, requests: int = 1, counted: int = 0) -> float | None:
+        """Counts requests of a key: None, or the seconds until they fit its rate, and then none of them is counted.
+
+        `counted` of them are so already: only the others are added, or these taken back. Raises NeverFitsError.
+        """
+        rate = self._rates.get(key)
+        if rate is None:
             return None
-        amount, seconds, taken = self._windows[key]
+        if requests > rate.amount:
+            raise NeverFitsError(requests, rate)
+        seconds, taken = float(rate.get_expiry()), self._windows[key]
         with self._lock:
             now = self._clock()
             while taken and taken[0] <= now - seconds:
                 taken.popleft()
-            over = len(taken) + requests - amount
+            over = len(taken) + requests - counted - rate.amount
             if over <= 0:
-                taken.extend([now] * requests)
+                taken.extend([now] * (requests - counted))
                 return None
-            # They fit once so many of the oldest have left; more than the rate allows at all wait for an empty window.
-            return taken[min(over, len(taken)) - 1] + seconds - now if taken else seconds
+            for _ in range(min(counted, len(taken))):
+                taken.pop()
+            # They fit once so many of the oldest have left.
+            return taken[over - 1] + seconds - now

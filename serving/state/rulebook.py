@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -25,6 +25,13 @@ Glob = Annotated[str, Field(min_length=1, max_length=256)]
 
 class RulesError(ValueError):
     """A rule file that cannot be used; the message names the file and the field."""
+
+
+class ForbiddenWorkflowError(ValueError):
+    """A request is tagged with a workflow that its API key is not for."""
+
+    def __init__(self, key: str, workflows: Sequence[str]) -> None:
+        super().__init__(f"The key {key} is for the workflows {', '.join(workflows)}; the request is tagged otherwise.")
 
 
 class _Section(BaseModel):
@@ -100,11 +107,15 @@ class Rules(_Section):
 
 
 class Key(Rules):
-    """An API key: the SHA-256 of its text in hex, how often it may be used ("100/second"), and whether it may administer."""
+    """An API key: the SHA-256 of its text in hex, how often it may be used ("100/second"), and whether it may administer.
+
+    With `workflows` it is for these alone, and a request that names none of them is under the rules of all.
+    """
 
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     rate: str | None = None
     admin: bool = False
+    workflows: tuple[Annotated[str, Field(max_length=256)], ...] = ()
 
     @field_validator("rate")
     @classmethod
@@ -136,10 +147,16 @@ class RuleBook(_Section):
         return self
 
     def scopes(self, key: str | None, workflow: str | None) -> list[tuple[str, Rules]]:
-        """The scopes that a request is in, with their rules."""
+        """The scopes that a request is in, with their rules; raises ForbiddenWorkflowError."""
+        bound = self.keys[key].workflows if key is not None else ()
+        if key is not None and bound and workflow is not None and workflow not in bound:
+            raise ForbiddenWorkflowError(key, bound)
         found: list[tuple[str, Rules]] = [("default", self.default)]
-        if workflow is not None and workflow in self.workflows:
-            found.append((f"workflow:{workflow}", self.workflows[workflow]))
+        if workflow is not None:
+            if workflow in self.workflows:
+                found.append((f"workflow:{workflow}", self.workflows[workflow]))
+        elif bound:  # leaving the tag away is no way around a workflow's rules
+            found.extend((f"workflow:{tag}", rules) for tag, rules in self.workflows.items() if tag in bound)
         if key is not None:
             found.append((f"key:{key}", self.keys[key]))
         return found

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from serving.api.app import create_app
+from serving.api.bodies import RouteBody
 from serving.api.documents import (
     BatchResponse,
     BundleResponse,
@@ -104,9 +105,33 @@ def test_an_openai_body_is_taken_as_it_is(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize("name", ["max_output_tokens", "max_completion_tokens", "max_tokens"])
-def test_every_name_of_the_output_limit_counts(client: TestClient, name: str) -> None:
-    answer = client.post("/v1/route", json={"prompt": "hello", name: 5_000}).json()
+@pytest.mark.parametrize("others", [None, 1, 0])
+def test_the_largest_output_limit_counts_whatever_it_is_called(
+    client: TestClient, name: str, others: int | None
+) -> None:
+    names = ("max_output_tokens", "max_completion_tokens", "max_tokens")
+    body = {"prompt": "hello", **(dict.fromkeys(names, others or None) if others != 0 else {}), name: 5_000}
+    answer = client.post("/v1/route", json=body).json()
     assert answer["candidates"][0]["ruled_out"] == "context_window"
+
+
+def test_null_is_as_if_it_were_not_there(client: TestClient) -> None:
+    bare = client.post("/v1/route", json={"prompt": "hello"}).json()
+    fields = RouteBody.model_fields.keys() - {"prompt"}
+    answer = client.post("/v1/route", json={"prompt": "hello", **dict.fromkeys(fields)})
+    assert answer.status_code == 200, answer.text
+    assert answer.json() == {**bare, "id": answer.json()["id"]}
+    privacy = {"prompt": "hello", "privacy": {"regions": None}}
+    assert client.post("/v1/route", json=privacy).json()["model"] == bare["model"]
+
+
+def test_at_most_twenty_wrong_fields_are_named(client: TestClient) -> None:
+    body = {"prompt": 1, "privacy": {f"{number}": 1 for number in range(500)}}
+    response = client.post("/v1/route", json=body)
+    document = problem_of(response, 422)
+    assert len(document["errors"]) == 20
+    assert document["detail"].endswith("(and 500 more)")
+    assert len(response.content) < 4_096
 
 
 @pytest.mark.parametrize(
@@ -120,6 +145,13 @@ def test_every_name_of_the_output_limit_counts(client: TestClient, name: str) ->
         ({"messages": []}, ["messages"]),
         ({"messages": ["hello"]}, ["messages.0"]),
         ({"messages": [{"role": "user", "content": 3}]}, ["messages.0.content"]),
+        ({"messages": [{"content": ["a"] * 1_001}]}, ["messages.0.content"]),
+        ({"messages": [{"content": [1] * 1_001}, {"content": 1}]}, ["messages.0.content.0"]),
+        ({"prompt": "a", "tools": [{}] * 1_025}, ["tools"]),
+        ({"prompt": "a", "workflow": "w" * 257, "session_id": "s" * 257}, ["workflow", "session_id"]),
+        ({"prompt": "a", "deny": ["d" * 129]}, ["deny.0"]),
+        ({"prompt": "a", "allow": ["a"] * 65}, ["allow"]),
+        ({"prompt": "a", "privacy": {"x" * 1_000: 1}}, ["privacy." + "x" * 64]),
         ({"messages": [{"content": "a"}, {"content": {"text": "b"}}]}, ["messages.1.content"]),
         ({"messages": [{"content": ["a", 3]}]}, ["messages.0.content.1"]),
         ({"messages": [{"role": 1, "content": "a"}]}, ["messages.0.role"]),
@@ -147,13 +179,27 @@ def test_a_wrong_field_is_named(client: TestClient, body: object, fields: list[s
         b"\xff\xfe",
         b'{"prompt": "\xc3"}',
         b'{"prompt": "a"} b',
-        b'{"prompt": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
-        b'{"prompt": "a", "max_tokens": ' + b"9" * 10_000 + b"}",
     ],
-    ids=["empty", "cut", "not utf-8", "cut utf-8", "trailing", "deep", "long number"],
+    ids=["empty", "cut", "not utf-8", "cut utf-8", "trailing"],
 )
 def test_a_body_that_is_not_json_is_a_400(client: TestClient, body: bytes) -> None:
     assert problem_of(client.post("/v1/route", content=body), 400)["title"] == "Malformed JSON"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"prompt": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "more than 20,000 JSON values"),
+        (b'{"prompt": "a", "other": ' + b"[" * 150 + b"]" * 150 + b"}", "deeper than 128 levels"),
+        (b'{"prompt": "a", "max_tokens": ' + b"9" * 10_000 + b"}", "number out of range"),
+        (b'{"prompt": "a", "other": [' + b"1," * 20_000 + b"1]}", "more than 20,000 JSON values"),
+    ],
+    ids=["very deep", "deep", "long number", "many"],
+)
+def test_json_that_is_too_much_is_a_422(client: TestClient, body: bytes, said: str) -> None:
+    document = problem_of(client.post("/v1/route", content=body), 422)
+    assert said in document["detail"]
+    assert [one["field"] for one in document["errors"]] == [""]
 
 
 @pytest.mark.parametrize(
@@ -372,7 +418,7 @@ def test_the_documentation_has_every_model_example_and_error(client: TestClient)
     document = client.get("/openapi.json").json()
     schemas = document["components"]["schemas"]
     route = document["paths"]["/v1/route"]["post"]
-    assert set(route["responses"]) == {"200", "400", "401", "402", "413", "422", "429", "500", "503"}
+    assert set(route["responses"]) == {"200", "400", "401", "402", "403", "413", "422", "429", "500", "503"}
     assert PROBLEM in route["responses"]["422"]["content"]
     prompt, chat = schemas["RouteBody"]["examples"]
     assert client.post("/v1/route", json=prompt).status_code == 200

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.state.rates import Rates
+from serving.state.rates import NeverFitsError, Rates
 from serving.state.rulebook import Key
 
 
@@ -51,9 +51,23 @@ def test_requests_together_are_counted_all_or_none() -> None:
 
 def test_more_at_once_than_the_rate_allows_never_fit() -> None:
     rates = rates_of(Clock(), "3/minute")
-    assert rates.keep("a", 4) == 60.0
-    assert rates.keep("a", 3) is None
-    assert rates.keep("a", 4) == 60.0
+    for _ in range(2):
+        with pytest.raises(NeverFitsError, match="4 arrived together, and the key's rate is 3 in 60 s"):
+            rates.keep("a", 4)
+        rates.keep("a", 3)
+
+
+def test_a_refused_batch_takes_back_what_it_had_counted() -> None:
+    clock = Clock()
+    rates = rates_of(clock, "4/minute")
+    assert rates.keep("a", 2) is None
+    clock.now += 30.0
+    assert rates.keep("a") is None  # the first of the batch, by which its sender got in
+    assert rates.keep("a", 4, counted=1) == 30.0
+    clock.now += 30.0
+    assert rates.keep("a") is None
+    assert rates.keep("a", 4, counted=1) is None
+    assert rates.keep("a") == 60.0
 
 
 @pytest.mark.parametrize("key", ["a", "unknown"])

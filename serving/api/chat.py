@@ -1,0 +1,67 @@
+"""OpenAI's chat completions, as far as they are read: messages, their parts, and the response format."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, NotRequired
+
+from pydantic import ConfigDict, Discriminator, Field, Tag
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
+# What names a branch of a union in an error's location; a client sees only the path in its own document.
+BRANCH = "<"
+MOST_MESSAGES = 10_000
+MOST_PARTS = 1_000
+MOST_TOOLS = 1_024
+
+
+def _content_branch(content: Any) -> str | None:
+    if isinstance(content, str):
+        return "<text>"
+    return "<parts>" if isinstance(content, list) else None
+
+
+def _part_branch(part: Any) -> str | None:
+    if isinstance(part, str):
+        return "<text>"
+    return "<part>" if isinstance(part, dict) else None
+
+
+Part = Annotated[
+    Annotated[str, Tag("<text>")] | Annotated[dict[str, Any], Tag("<part>")],
+    Discriminator(
+        _part_branch,
+        custom_error_type="part_type",
+        custom_error_message="a content part must be an object or a string",
+    ),
+]
+Content = Annotated[
+    Annotated[str, Tag("<text>")] | Annotated[list[Part], Field(max_length=MOST_PARTS, fail_fast=True), Tag("<parts>")],
+    Discriminator(
+        _content_branch,
+        custom_error_type="content_type",
+        custom_error_message="content must be a string, a list of parts or null",
+    ),
+]
+
+
+class ChatMessage(TypedDict):
+    """An OpenAI chat message. Text is read from `content`; other keys are kept and not looked at."""
+
+    __pydantic_config__ = ConfigDict(extra="allow", strict=True)  # type: ignore[misc]
+
+    role: NotRequired[str]
+    content: NotRequired[Content | None]
+
+
+class ResponseFormat(TypedDict):
+    """OpenAI's `response_format`; the type `json_schema` asks for a candidate that can keep to the schema beside it."""
+
+    __pydantic_config__ = ConfigDict(extra="ignore", strict=True)  # type: ignore[misc]
+
+    type: str
+    json_schema: NotRequired[Any]
+
+
+# A list's length is looked at before its items, and its first wrong item ends it: neither takes long, whatever arrives.
+Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)]
+Tools = Annotated[list[dict[str, Any]], Field(max_length=MOST_TOOLS, fail_fast=True)]
