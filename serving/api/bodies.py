@@ -6,6 +6,7 @@ sent as it is) and strictly in the fields that are used.
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, RootModel, Tag, ValidationError, model_validator
@@ -115,6 +116,7 @@ class RouteBody(BaseModel):
     tools: Tools | None = Field(
         default=None, description="OpenAI tools. If there are any, the candidate has to be able to call them."
     )
+    functions: Tools | None = Field(default=None, description="OpenAI's older name of tools.")
     response_format: ResponseFormat | None = Field(default=None, description="OpenAI response format.")
     max_output_tokens: Tokens | None = Field(
         default=None,
@@ -146,6 +148,15 @@ class RouteBody(BaseModel):
             default=None,
         )
 
+    @property
+    def definitions(self) -> str:
+        """The text of the tools and the schema that are sent along: an LLM reads it as it reads the prompt."""
+        schema = self.response_format.get("json_schema") if self.response_format is not None else None
+        # Not orjson, which takes no integer of more than 64 bits.
+        return "\n".join(
+            json.dumps(one, ensure_ascii=False) for one in (self.tools, self.functions, schema) if one is not None
+        )
+
     def request(self) -> RouteRequest:
         """What the router looks at."""
         return RouteRequest(
@@ -153,8 +164,9 @@ class RouteBody(BaseModel):
             messages=self.messages,
             workflow=self.workflow,
             session_id=self.session_id,
-            tools=bool(self.tools),
+            tools=bool(self.tools or self.functions),
             json_schema=self.response_format is not None and self.response_format["type"] == "json_schema",
+            definitions=self.definitions,
             max_output_tokens=self.room,
         )
 

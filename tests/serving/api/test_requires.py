@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -31,6 +32,17 @@ TOOL = {"type": "function", "function": {"name": "f"}}
 def test_the_shape_says_what_is_needed(body: dict[str, Any], needs: tuple[bool, bool, bool]) -> None:
     request = RouteBody.model_validate(body).request()
     assert (request.tools, Capability.VISION in read(request).needs, request.json_schema) == needs
+
+
+def test_definitions_are_counted_as_they_are_sent() -> None:
+    schema = {"name": "x", "schema": {"type": "object", "default": 9**40}}
+    body = {"messages": TEXT, "tools": [TOOL], "response_format": {"type": "json_schema", "json_schema": schema}}
+    bare, full = RouteBody.model_validate({"messages": TEXT}).request(), RouteBody.model_validate(body).request()
+    assert bare.definitions == ""
+    assert [json.loads(line) for line in full.definitions.splitlines()] == [[TOOL], schema]
+    assert read(full).counted > read(bare).counted + 30
+    older = RouteBody.model_validate({"messages": TEXT, "functions": [TOOL["function"]]}).request()
+    assert (older.tools, json.loads(older.definitions)) == (True, [TOOL["function"]])
 
 
 def test_what_is_required_outright_is_required_of_what_is_known() -> None:

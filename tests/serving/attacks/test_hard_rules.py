@@ -75,3 +75,47 @@ def test_media_go_to_who_takes_them(service: Attacked, part: dict[str, Any], rul
     answer = service.route(messages=[{"role": "user", "content": content}])
     assert ruled_out(answer) == {SMALL: rule, OPEN: rule, LARGE: None}
     assert answer["reason"] == "only_eligible"
+
+
+# --- what a body says, by whichever name ---
+
+OUTPUT = ("max_output_tokens", "max_completion_tokens", "max_tokens")
+
+
+def of(service: Attacked, **body: Any) -> dict[str, str | None]:
+    return ruled_out(service.route(**{"prompt": "hello", **body}))
+
+
+@pytest.mark.parametrize("name", OUTPUT)
+@pytest.mark.parametrize("others", [None, 1])
+def test_null_hides_no_limit_and_the_largest_counts(service: Attacked, name: str, others: int | None) -> None:
+    assert of(service, **{**dict.fromkeys(OUTPUT, others), name: 5_000})[SMALL] == "context_window"
+
+
+def test_null_is_no_demand_and_no_error(service: Attacked) -> None:
+    fields = ("allow", "deny", "requires", "privacy", "tools", "response_format", "messages", "workflow", "session_id")
+    assert set(of(service, **dict.fromkeys(fields)).values()) == {None}
+    assert set(of(service, privacy={"regions": None}).values()) == {None}
+
+
+@pytest.mark.parametrize("field", ["tools", "functions"])
+def test_definitions_of_tools_take_room_in_the_window(service: Attacked, field: str) -> None:
+    tool = {"type": "function", "function": {"name": "f", "description": "what it does " * 2_000}}
+    out = of(service, **{field: [tool]})
+    assert (out[SMALL], out[OPEN], out[LARGE]) == ("context_window", "context_window", None)
+
+
+def test_a_schema_takes_room_in_the_window(service: Attacked) -> None:
+    schema = {
+        "name": "x",
+        "schema": {"type": "object", "properties": {f"p{n}": {"type": "string"} for n in range(2_000)}},
+    }
+    out = of(service, response_format={"type": "json_schema", "json_schema": schema})
+    assert (out[SMALL], out[OPEN], out[LARGE]) == ("context_window", "context_window", None)
+
+
+def test_what_is_asked_for_is_seen_in_the_shape(service: Attacked) -> None:
+    assert of(service, functions=[{"name": "f"}])[SMALL] == "tools"
+    assert of(service, response_format={"type": "json_schema"})[SMALL] == "json_schema"
+    for capability in ("audio", "pdf", "video"):
+        assert of(service, requires=[capability]) == {SMALL: capability, OPEN: capability, LARGE: None}
