@@ -19,6 +19,8 @@ CACHE_SECONDS = 300.0
 # A row may be written so much later than what it tells happened.
 _LATE_SECONDS = 2.0
 _ROWS_AT_ONCE = 5000
+# How often what nobody remembers any more is deleted.
+_FORGET_SECONDS = 600.0
 _NOTHING = Marks(0, b"")
 
 
@@ -49,7 +51,9 @@ class Conversations:
         self._clock = clock
         postgresql = store is not None and store.engine.dialect.name == "postgresql"
         self._store = store if settings.workers > 1 or postgresql else None
-        self._heard = clock() - settings.session_seconds
+        self._seconds = settings.session_seconds
+        self._forgot = clock()
+        self._heard = self._forgot - self._seconds
 
     @property
     def shared(self) -> bool:
@@ -94,9 +98,13 @@ class Conversations:
             self._store.session({"id": session, "candidate": candidate, "at": now, "marks": told})
 
     def hear(self) -> None:
-        """Takes over what the others have told since the last time."""
+        """Takes over what the others have told since the last time, and now and then deletes what is too old."""
         if self._store is None:
             return
+        now = self._clock()
+        if now - self._forgot > _FORGET_SECONDS:
+            self._forgot = now
+            self._store.forget_sessions(now - self._seconds)
         since = self._heard - _LATE_SECONDS
         while True:
             rows = self._store.sessions_since(since, _ROWS_AT_ONCE)

@@ -145,6 +145,11 @@ class DecisionStore:
         with self.engine.connect() as connection:
             return connection.execute(asked).mappings().all()
 
+    def forget_sessions(self, before: float) -> None:
+        """Deletes the sessions that were last used before a time (epoch seconds)."""
+        with self.engine.begin() as connection:
+            connection.execute(SESSIONS.delete().where(SESSIONS.c.at < before))
+
     def take(self, charge: Charge) -> Future[BudgetKey | None]:
         """Charges budgets now, if all of them hold it; the future is done when that is on disk.
 
