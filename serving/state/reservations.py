@@ -63,8 +63,8 @@ class Reservations:
             return True
         self._budgets.check(charge)  # what is spent here already need not be asked for
         if not store.failing:
-            taken = store.take(charge)
             try:
+                taken = store.take(charge)
                 full = taken.result(self._wait)
             except TimeoutError:
                 self._held_meanwhile(charge, taken)
