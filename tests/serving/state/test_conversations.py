@@ -87,11 +87,13 @@ def test_the_others_hear_of_it_and_not_how_a_private_prompt_begins(store: Decisi
     until(lambda: written(store) == 2)
     other.hear()
     heard = other.before("open", goes_on, CANDIDATES)
-    assert (heard.candidate, heard.cached) == ("a", {"a": goes_on.counted})
+    assert (heard.candidate, heard.cached) == ("a", pytest.approx({"a": goes_on.counted}))
     heard = other.before("private", goes_on, CANDIDATES)
     assert (heard.candidate, heard.cached) == ("b", {"b": 0.0})
     one.hear()
-    assert one.before("private", goes_on, CANDIDATES).cached == {"b": goes_on.counted}, "it knows its own better"
+    assert one.before("private", goes_on, CANDIDATES).cached == pytest.approx({"b": goes_on.counted}), (
+        "it knows its own better"
+    )
     clock.now += 1.0
     other.went("open", goes_on.data, "c", private=False)
     until(lambda: written(store) == 2 and (one.hear() or one.before("open", goes_on, CANDIDATES).candidate == "c"))
