@@ -257,7 +257,7 @@ class Service:
 
     def _follow(self, coming: RuleBook) -> None:
         """Puts other rules in force; what the store says of a new budget is known after `watch_seconds`."""
-        self.rates = Rates(coming.keys)
+        self.rates.follow(coming.keys)
         self.budgets.follow(coming)
 
     def start(self) -> None:

@@ -37,6 +37,13 @@ class Rates:
         self._clock = clock
         self._lock = threading.Lock()
 
+    def follow(self, keys: Mapping[str, Key]) -> None:
+        """Takes other rates over; what a key has used of its window goes on counting."""
+        rates = {name: key.limit for name, key in keys.items() if key.limit is not None}
+        with self._lock:
+            self._windows = {**{name: deque[float]() for name in rates}, **self._windows}
+            self._rates = rates
+
     def keep(self, key: str, requests: int = 1, counted: int = 0) -> float | None:
         """Counts requests of a key: None, or the seconds until they fit its rate, and then none of them is counted.
 

@@ -101,3 +101,16 @@ def test_under_load_no_thread_is_started_and_no_request_too_many_gets_through() 
         kept = list(pool.map(lambda _: rates.keep("a"), range(2_000)))
         assert set(threading.enumerate()) <= before | set(pool._threads)
     assert kept.count(None) == 500
+
+
+def test_other_rates_are_taken_over_and_what_was_used_counts_on() -> None:
+    clock = Clock()
+    rates = rates_of(clock, "3/minute")
+    assert [rates.keep("a") for _ in range(3)] == [None] * 3
+    rates.follow({"a": Key(sha256="0" * 64, rate="2/minute"), "c": Key(sha256="2" * 64, rate="1/minute")})
+    assert rates.keep("a") == 60.0
+    assert (rates.keep("b"), rates.keep("c")) == (None, None)
+    assert rates.keep("c") == 60.0
+    clock.now += 60.0
+    assert (rates.keep("a"), rates.keep("a")) == (None, None)
+    assert rates.keep("a") == 60.0
