@@ -12,10 +12,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -128,7 +129,7 @@ def running(
         command = [sys.executable, "-c", "from serving.cli import main; main()", *options]
         surroundings = {**os.environ, **_NEVER, "TMPDIR": str(folder), **(environment or {})}
         with log.open("wb") as stderr:
-            process = subprocess.Popen(command, cwd=ROOT, env=surroundings, stderr=stderr)
+            process = subprocess.Popen(command, cwd=ROOT, env=surroundings, stderr=stderr, start_new_session=True)
         url = f"http://127.0.0.1:{port}"
         try:
             with httpx.Client(base_url=url, timeout=PATIENCE) as client:
@@ -137,8 +138,8 @@ def running(
                 store = given["store"]
                 yield Attacked(client, process, store if isinstance(store, Path) else str(store), log, url)
         finally:
-            if process.poll() is None:
-                process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # its workers as well
             process.wait(PATIENCE)
 
 
