@@ -59,6 +59,14 @@ def test_a_changed_price_changes_the_expected_cost_without_training(router: Rout
     np.testing.assert_allclose(dearer.estimate(prompts).cost_usd, 2 * router.estimate(prompts).cost_usd, rtol=1e-5)
 
 
+def test_the_same_over_and_over_never_costs_less(router: Router) -> None:
+    for workflow, prompt in PROMPTS:
+        requests = [RouteRequest(prompt=(prompt + "\n") * 2**n, workflow=workflow) for n in range(13)]
+        cost = router.estimate(requests).cost_usd
+        # a prompt that is cut for embedding is not embedded exactly as before
+        assert (cost[1:] >= 0.999 * cost[:-1]).all()
+
+
 def test_a_harder_prompt_has_a_lower_chance_with_the_cheapest(router: Router) -> None:
     cheapest = int(router.estimate(["Hello"]).cost_usd[0].argmin())
     pairs = [
