@@ -22,7 +22,7 @@ from serving.api.problems import problem_of
 from serving.bundle.manifest import Manifest
 from serving.decide.decision import Decision
 from serving.runtime.metrics import CONTENT_TYPE as METRICS_TYPE
-from serving.runtime.pipeline import Service
+from serving.runtime.pipeline import Answer, Service
 from serving.runtime.recording import Case
 from serving.state.rulebook import ForbiddenWorkflowError
 from serving.store.queries import compared
@@ -216,7 +216,7 @@ def _route_batch(service: Service, key: str | None, body: bytes, instance: str) 
     count_all(service, key, "requests", len(bodies))
     cases = [_case(service, one, key) for one in bodies]
     answers = iter(service.route_batch([case for case in cases if isinstance(case, Case)]))
-    came = [next(answers) if isinstance(case, Case) else case for case in cases]
+    came: list[Answer | Exception] = [next(answers) if isinstance(case, Case) else case for case in cases]
     results = [
         problem_of(one, f"{instance}#{place}") if isinstance(one, Exception) else decision_document(*one)
         for place, one in enumerate(came)
