@@ -25,11 +25,18 @@ _BEYOND = ("recursion limit", "number out of range")
 # What it says of half a surrogate pair.
 _SURROGATE = "hex escape"
 
-# One escape sequence of a JSON string; the group is a surrogate that is not half of a pair. Taking `\\` whole keeps
-# an escaped backslash before a "u" what it is.
-_ESCAPE = re.compile(
-    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)"
+# A surrogate that is not half of a pair, and any other escape sequence, each without its backslash. Taking `\\` whole keeps an
+# escaped backslash before a "u" what it is.
+_LONE = rb"u[dD](?:[c-fC-F]HH|[89abAB]HH(?!\\u[dD][c-fC-F]HH))"
+_OTHER = rb"(?:u[dD][89abAB]HH\\u[dD][c-fC-F]HH|(?!u[dD][89a-fA-F]).)"
+# Runs of either; not too long ones, for other threads get their turn between two of them.
+_ESCAPES = re.compile(
+    rb"\\(?:(LONE(?:\\LONE){0,255}+)|OTHER(?:\\OTHER){0,255}+)".replace(b"LONE", _LONE)
+    .replace(b"OTHER", _OTHER)
+    .replace(b"HH", rb"[0-9a-fA-F]{2}"),
+    re.DOTALL,
 )
+_LENGTH = len(rb"\ud800")
 
 
 class BodyError(ValueError):
@@ -66,7 +73,7 @@ def without_lone_surrogates(body: bytes) -> bytes:
 
     JSON allows them and text cut in the middle of an emoji has them, but no UTF-8 text can hold one.
     """
-    return _ESCAPE.sub(lambda escape: rb"\ufffd" if escape.group(1) else escape.group(0), body)
+    return _ESCAPES.sub(lambda run: rb"\ufffd" * (len(run[0]) // _LENGTH) if run[1] else run[0], body)
 
 
 def parse(model: type[Body], body: bytes, most_values: int) -> Body:
