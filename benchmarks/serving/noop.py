@@ -7,11 +7,13 @@ from fastapi import FastAPI, Request, Response
 from serving.api.bodies import RouteBody
 from serving.api.documents import RouteResponse, decision_example
 from serving.api.parsing import parse
+from serving.settings import Settings
 
 
 def create_app() -> FastAPI:
     """Two endpoints: `/v1/route` as FastAPI does it, with its own parsing and writing, and `/bare` with the router's."""
     app = FastAPI()
+    most_values = Settings().max_values
     answer = RouteResponse.model_validate(decision_example(candidates=6))
     fixed = answer.model_dump_json().encode()
 
@@ -21,7 +23,7 @@ def create_app() -> FastAPI:
         return answer
 
     async def bare(request: Request) -> Response:
-        parse(RouteBody, await request.body())
+        parse(RouteBody, await request.body(), most_values)
         return Response(fixed, media_type="application/json")
 
     app.add_api_route("/bare", bare, methods=["POST"], response_model=None)

@@ -112,7 +112,7 @@ class Ledger:
         if not decisions:
             return []
         asked = select(CHARGES).where(CHARGES.c.decision_id.in_(sorted(decisions)))
-        return self.connection.execute(asked).mappings().all()
+        return [dict(row) for row in self.connection.execute(asked).mappings()]
 
     def settle(self, charge: Mapping[str, Any], usd: float | None) -> None:
         """Makes a charge what its decision did cost, as expected where that is not known. Its budget is held already."""

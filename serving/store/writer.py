@@ -143,7 +143,7 @@ class DecisionStore:
         """The sessions of all processes that were written since a time (epoch seconds), at most so many, the oldest first."""
         asked = select(SESSIONS).where(SESSIONS.c.at > at).order_by(SESSIONS.c.at).limit(most)
         with self.engine.connect() as connection:
-            return connection.execute(asked).mappings().all()
+            return [dict(row) for row in connection.execute(asked).mappings()]
 
     def forget_sessions(self, before: float) -> None:
         """Deletes the sessions that were last used before a time (epoch seconds)."""
