@@ -151,6 +151,13 @@ class OperatingPoint(_Frozen):
     saving: float | None = None
     certificate: Certificate | None = None
 
+    @model_validator(mode="after")
+    def _explores_what_is_set_aside(self) -> Self:
+        known = self.certificate
+        if known is not None and known.bound + self.explore > known.alpha + 1e-9:
+            raise ValueError(f"bound {known.bound:g} and explore {self.explore:g} are more than alpha {known.alpha:g}")
+        return self
+
 
 class Manifest(_Frozen):
     """Everything about a bundle that is not a weight."""

@@ -78,7 +78,8 @@ class ReadRequest:
 
     `text` is what is embedded, `data` the same in UTF-8 and `histogram` (256,) how often each byte value is in it. `needs`
     are the capabilities that its shape takes. `counted` are the tokens of all that is sent, by a bound that errs upwards:
-    what the rules and budgets go by (`counted_tokens`).
+    what the rules and budgets go by (`counted_tokens`). `said` is the part of it that logs hold too, without the definitions
+    of tools and schemas: what expected costs go by, in training as in serving.
     """
 
     request: RouteRequest
@@ -87,6 +88,7 @@ class ReadRequest:
     histogram: Columns = field(compare=False, repr=False)
     needs: frozenset[Capability]
     counted: int
+    said: int
 
 
 def read(request: str | RouteRequest | ReadRequest) -> ReadRequest:
@@ -98,8 +100,6 @@ def read(request: str | RouteRequest | ReadRequest) -> ReadRequest:
     data = text.encode()
     histogram = byte_histogram(data)
     beside = _Beside()
-    if known.definitions:
-        beside.texts.append(known.definitions)
     for message in known.messages or ():
         beside.add_message(message)
     tokens = float(histogram @ _TOKENS_OF_BYTES) + beside.tokens
@@ -109,7 +109,8 @@ def read(request: str | RouteRequest | ReadRequest) -> ReadRequest:
         beside.needs.add(Capability.TOOLS)
     if known.json_schema:
         beside.needs.add(Capability.JSON_SCHEMA)
-    return ReadRequest(known, text, data, histogram, frozenset(beside.needs), ceil(tokens))
+    defined = counted_tokens(known.definitions) if known.definitions else 0.0
+    return ReadRequest(known, text, data, histogram, frozenset(beside.needs), ceil(tokens + defined), ceil(tokens))
 
 
 def text_of(request: RouteRequest) -> str:

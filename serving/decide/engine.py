@@ -118,7 +118,7 @@ class Engine:
         return Estimates(
             acceptable=nan,
             quality=nan,
-            cost_usd=self._pricing.usual(request.counted, output).astype(np.float32)[None],
+            cost_usd=self._pricing.usual(request.said, output).astype(np.float32)[None],
             latency_ms=nan,
             latency_p95_ms=np.array([p95], dtype=np.float32),
             output_tokens=np.array([output], dtype=np.float32),
@@ -157,7 +157,7 @@ class Engine:
             return self._decision(seen, rules, choice, 0.0, None, None)
         plain = seen.cost
         if situation.session is not None or situation.cached:
-            seen = replace(seen, cost=self._pricing.with_cache(plain, request.counted, situation.cached))
+            seen = replace(seen, cost=self._pricing.with_cache(plain, request.said, situation.cached))
         point = self.operating_point(policy)
         limit = self._pricing.at_least(request.counted, seen.cost)
         weighed = self._weighed(seen, policy, situation, point, estimates.of(self._objective(policy))[row], limit)
@@ -272,6 +272,8 @@ class Engine:
         if point is None or point.certificate is None or choice.reason is Reason.EXPLORE:
             return None
         if self._objective(weighed.policy) is not self.manifest.objective:
+            return None
+        if weighed.situation.pace > 0:  # it takes the reference's share away, and what is left is not what was tested
             return None
         if choice.order[0] == self._reference:
             return point.certificate

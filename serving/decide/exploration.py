@@ -26,7 +26,7 @@ def rate_of(explore: float, point: OperatingPoint | None) -> float:
         return explore
     if point.always is not None:
         return 0.0
-    return explore if point.quality_target is None else min(explore, point.explore)
+    return explore if point.quality_target is None and point.certificate is None else min(explore, point.explore)
 
 
 def explored(order: list[int], reason: Reason, rate: float, draw: float) -> Choice:

@@ -141,5 +141,5 @@ class Router:
         features = feature_matrix(requests, self.manifest.head.workflows)
         if embeddings is None:
             embeddings = self.encoder.encode([request.text for request in requests])
-        counted = np.array([request.counted for request in requests], dtype=np.float64)
+        counted = np.array([request.said for request in requests], dtype=np.float64)
         return self.estimate_embedded(embeddings, features, counted)

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
+from sqlalchemy.exc import SQLAlchemyError
 
 from serving.bundle.arrays import Floats32
 from serving.bundle.request import RouteRequest, read
@@ -33,7 +34,7 @@ from serving.state.rates import Rates
 from serving.state.reloads import Reloaded
 from serving.state.reservations import Reservations
 from serving.state.rulebook import RuleBook
-from serving.store.engine import open_engine
+from serving.store.engine import StoreError, open_engine
 from serving.store.transaction import totals_of
 from serving.store.writer import DecisionStore, Watched
 
@@ -86,9 +87,14 @@ class Service:
         self._upkeep: list[Periodic] = []
 
     def _opened(self, url: str) -> DecisionStore:
-        """The store, and in the budgets what it says of them."""
+        """The store, and in the budgets what it says of them; raises StoreError."""
         engine = open_engine(url)
-        self.budgets.told(totals_of(engine, self.budgets.keys()))
+        try:
+            self.budgets.told(totals_of(engine, self.budgets.keys()))
+        except SQLAlchemyError as error:
+            engine.dispose()
+            kind = type(getattr(error, "orig", None) or error).__name__
+            raise StoreError(f"what budgets have used cannot be read from the store ({kind}): is it locked?") from None
         watched = Watched(self.budgets.keys, self.budgets.told, self.settings.watch_seconds)
         options = self.settings
         return DecisionStore(

@@ -17,7 +17,7 @@ from typing import Literal
 
 from serving.bundle.arrays import Floats32
 from serving.bundle.request import ReadRequest, RouteRequest
-from serving.decide.decision import Decision
+from serving.decide.decision import Decision, Reason
 from serving.decide.policy import Policy
 from serving.runtime.live import Live, Serving
 from serving.runtime.metrics import Metrics
@@ -117,8 +117,10 @@ class Recorder:
         """
         decided = time.perf_counter()
         with self.session:
-            # One decision made in haste does not take a conversation away from its candidate's cache.
-            if case.session is not None and decision.confidence is not None:
+            # One decision made in haste does not take a conversation away from its candidate's cache, nor does one that was
+            # explored: what a certificate has set aside for exploring is for one request, not for all that follow it.
+            lasting = decision.confidence is not None and decision.reason is not Reason.EXPLORE
+            if case.session is not None and lasting:
                 self._conversations.went(case.session, case.request.data, decision.candidate, private=case.private)
         with self._stored:
             self._store_row(identifier, case, decision)

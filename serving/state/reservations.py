@@ -84,6 +84,8 @@ class Reservations:
         """Holds here what the store has yet to take; what it refuses then was answered all the same, and is charged."""
         self._budgets.hold(charge)
         self._unconfirmed()
+        if self._store is not None:
+            self._store.failing = True  # until it has written something: the next ones need not wait as long
 
         def came(done: Future[BudgetKey | None]) -> None:
             if done.exception() is None and done.result() is None:

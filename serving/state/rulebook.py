@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from limits import RateLimitItem, parse
+from limits import RateLimitItem, parse, parse_many
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from serving.bundle.catalogue import Capability
@@ -120,8 +120,8 @@ class Key(Rules):
     @field_validator("rate")
     @classmethod
     def _is_a_rate(cls, rate: str | None) -> str | None:
-        if rate is not None:
-            parse(rate)
+        if rate is not None and (parse(rate).amount < 1 or len(parse_many(rate)) > 1):
+            raise ValueError('expected one rate of at least 1, as "100/second"; leave out a key that may not be used')
         return rate
 
     @property

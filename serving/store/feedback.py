@@ -60,6 +60,8 @@ def merged(known: Mapping[str, Any], said: Feedback) -> tuple[dict[str, Any], fr
     nothing, and the order in which two say different fields does not matter.
     """
     told = {name: getattr(said, name) for name in TOLD if getattr(said, name) is not None}
+    if known["error"] and said.error is False and said.quality is None and known["quality"] == 0.0:
+        known = {**known, "quality": None}  # it was said of the failure, which there was none of
     changed = {name: value for name, value in told.items() if known[name] != value}
     again = tuple(name for name in changed if known[name] is not None and (name != "error" or known["error"]))
     if again and not said.replace:

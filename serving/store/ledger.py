@@ -17,6 +17,7 @@ from sqlalchemy import Connection, and_, bindparam, func, literal, select, tuple
 from serving.store.tables import BUDGETS, CHARGES, DECISIONS, FEEDBACK, insert_new
 
 UNIT = 1_000_000_000
+_MOST = 2**62  # what a column holds, with room for a sum
 _KEY = (BUDGETS.c.scope, BUDGETS.c.period, BUDGETS.c.begins)
 
 
@@ -53,8 +54,8 @@ class Charge:
 
 
 def units(usd: float) -> int:
-    """USD in billionths."""
-    return round(usd * UNIT)
+    """USD in billionths; what no column could hold counts as the most that one can."""
+    return min(round(usd * UNIT), _MOST)
 
 
 @dataclass
@@ -129,7 +130,8 @@ class Ledger:
 
     def _add(self, key: BudgetKey, used: int, settled: int, decisions: int) -> None:
         had = self.totals[key]
-        self.totals[key] = Totals(had.used + used, had.settled + settled, had.decisions + decisions)
+        used, settled = min(had.used + used, _MOST), min(had.settled + settled, _MOST)
+        self.totals[key] = Totals(used, settled, had.decisions + decisions)
         self._changed.add(key)
 
     def write(self) -> None:

@@ -86,5 +86,5 @@ def encode_with(
         progress=lambda done, total: progress(f"embed ({kind})", done, total),
     )
     features = feature_matrix(list(matrix.requests), workflows)
-    counted = np.array([read(request).counted for request in matrix.requests], dtype=np.float64)
+    counted = np.array([read(request).said for request in matrix.requests], dtype=np.float64)
     return Inputs(embedding, features, len(SURFACE), counted), files

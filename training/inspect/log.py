@@ -146,7 +146,9 @@ def _targets(tries: pd.DataFrame, split: Split | None, m: int, params: Params) -
     found = []
     for target in targets:
         alpha = round(1.0 - target, 12)
-        needed = requests_needed(alpha, delta, params.policy.minimum_requests)
+        # a part of alpha may be set aside for exploring
+        tested_at = alpha * (1.0 - params.policy.explore)
+        needed = requests_needed(tested_at, delta, params.policy.minimum_requests)
         more = math.ceil(max(needed - calibration, 0) / params.split.calibration)
         # Beyond the requests that are there, new ones have to be run on every candidate.
         rows = int(lacking[:more].sum()) + max(more - len(lacking), 0) * m
