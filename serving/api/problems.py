@@ -1,6 +1,7 @@
 """Errors on the wire: every one is an `application/problem+json` document (RFC 9457).
 
     BodyError                     the body is not JSON (400), or not what the endpoint takes (422)
+    RemovedKeyError               401
     BudgetSpentError              402
     ForbiddenWorkflowError        403
     UnknownDecisionError          404
@@ -27,7 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving.api.parsing import BodyError, dotted
 from serving.decide.eligibility import NoEligibleCandidateError
 from serving.state.budgets import BudgetSpentError
-from serving.state.rulebook import ForbiddenWorkflowError
+from serving.state.rulebook import ForbiddenWorkflowError, RemovedKeyError
 from serving.store.feedback import ConflictError, UnknownDecisionError
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,8 @@ def problem_of(error: Exception, instance: str) -> dict[str, object]:
             return problem(422, str(error), instance, NO_CANDIDATE, "No eligible candidate", ruled_out=error.rules)
         case BudgetSpentError():
             return problem(402, str(error), instance, BUDGET_SPENT, "Budget spent")
+        case RemovedKeyError():
+            return problem(401, str(error), instance)
         case ForbiddenWorkflowError():
             return problem(403, str(error), instance, FORBIDDEN_WORKFLOW, "Forbidden workflow")
         case UnknownDecisionError():
@@ -111,6 +114,7 @@ async def _on_query(request: Request, error: Exception) -> Response:
 # What `problem_of` knows; what it does not is for the last resort, which logs it.
 _KNOWN = (
     BodyError,
+    RemovedKeyError,
     BudgetSpentError,
     ForbiddenWorkflowError,
     UnknownDecisionError,

@@ -18,13 +18,15 @@ _MOST_KEPT = 1024
 
 @dataclass(frozen=True, slots=True)
 class _Set:
-    """`[seq]`: whether a character lies in one of the ranges, or in none of them if `negated`."""
+    """`[seq]`: whether a character is one of those in it or lies in one of its ranges, or in none of them if `negated`."""
 
+    characters: frozenset[str]
     ranges: tuple[tuple[str, str], ...]
     negated: bool
 
     def holds(self, character: str) -> bool:
-        return any(low <= character <= high for low, high in self.ranges) != self.negated
+        found = character in self.characters or any(low <= character <= high for low, high in self.ranges)
+        return found != self.negated
 
 
 # A character, any character, or one of a set.
@@ -93,9 +95,14 @@ def _plain(elements: list[_Element]) -> _Segment:
 def _set_of(inside: str) -> _Set:
     negated = inside.startswith("!")
     text = inside.removeprefix("!")
-    ranges, place = [], 0
+    characters: set[str] = set()
+    ranges: dict[tuple[str, str], None] = {}
+    place = 0
     while place < len(text):
-        wide = text[place + 1 : place + 2] == "-" and place + 2 < len(text)
-        ranges.append((text[place], text[place + 2] if wide else text[place]))
-        place += 3 if wide else 1
-    return _Set(tuple(ranges), negated)
+        if text[place + 1 : place + 2] == "-" and place + 2 < len(text):
+            ranges[text[place], text[place + 2]] = None
+            place += 3
+        else:
+            characters.add(text[place])
+            place += 1
+    return _Set(frozenset(characters), tuple(ranges), negated)

@@ -11,7 +11,7 @@ from serving.runtime.live import Live
 from serving.runtime.upkeep import Periodic
 from serving.settings import Settings, metrics_folder, several_processes
 from serving.state.reloads import Reloaded, Reloads
-from serving.state.rulebook import RuleBook, RulesError, load_rules
+from serving.state.rulebook import RemovedKeyError, RuleBook, RulesError, load_rules
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +39,16 @@ class Reloading:
         self.shadow = self._load(settings.shadow) if settings.shadow else None
 
     def rules_for(self, key: str | None) -> RuleBook:
-        """The rules for a caller's key: one that was just taken away was good when its caller was asked for it."""
-        return self.rules if key is None or key in self.rules.keys else self._before
+        """The rules for a caller's key: one that was just taken away was good when its caller was asked for it.
+
+        Raises RemovedKeyError for one that was taken away before that: how long a body takes is its client's to choose.
+        """
+        rules, before = self.rules, self._before
+        if key is None or key in rules.keys:
+            return rules
+        if key not in before.keys:
+            raise RemovedKeyError(key)
+        return before
 
     def everywhere(self) -> list[Reloaded]:
         """Has every worker take over what is new; what each has, this one first."""

@@ -34,6 +34,13 @@ class ForbiddenWorkflowError(ValueError):
         super().__init__(f"The key {key} is for the workflows {', '.join(workflows)}; the request is tagged otherwise.")
 
 
+class RemovedKeyError(LookupError):
+    """A request whose API key the rules have no more: it was taken away while the request came in."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"The key {key} is not in the rules any more.")
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
