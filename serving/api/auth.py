@@ -15,12 +15,13 @@ from serving.state.rates import NeverFitsError
 
 def caller(request: Request, service: Service, *, admin: bool = False) -> str | None:
     """The name of the caller's API key; None where the rules have no keys. Raises HTTPException 401, 403 or 429."""
-    if not service.rules.keys:
+    rules = service.rules  # once: a reload may put others in their place
+    if not rules.keys:
         return None
-    name = service.rules.key_of(_bearer(request))
+    name = rules.key_of(_bearer(request))
     if name is None:
         raise HTTPException(401, "An API key is needed: Authorization: Bearer <key>.", {"WWW-Authenticate": "Bearer"})
-    if admin and not service.rules.keys[name].admin:
+    if admin and not rules.keys[name].admin:
         raise HTTPException(403, f"The key {name} may not administer (admin = true in the rule file).")
     _keep(service, name, 1, 0)
     return name
@@ -56,8 +57,9 @@ def sees_keys(request: Request, service: Service) -> bool:
     token = service.settings.metrics_token
     if token and hmac.compare_digest(secret.encode("utf-8", "surrogatepass"), token.encode()):
         return True
-    name = service.rules.key_of(secret)
-    rules = service.rules.keys.get(name) if name is not None else None
+    known = service.rules
+    name = known.key_of(secret)
+    rules = known.keys[name] if name is not None else None
     return rules is not None and rules.admin
 
 
