@@ -29,8 +29,8 @@ SETTING = "ROUTER_STORE_PROMPTS"
 
 # The tables, as they are in the database: the service that writes them is not asked.
 _MARKER, _DECISIONS, _FEEDBACK = "outcome_router_store", "decision", "feedback"
-# The store's version that is read here; version 0.1 wrote the same one as a number.
-_VERSION = "1"
+# The store's versions that are read here, whose tables of decisions and feedback are the same; 0.1 wrote "1" as a number.
+_VERSIONS = ("1", "2")
 
 _DECIDED = ("id", "at", "workflow", "session_id", "prompt", "messages", "candidate", "propensity")
 _SAID = ("decision_id", "candidate", "quality", "cost_usd", "input_tokens", "output_tokens", "latency_ms", "error")
@@ -64,9 +64,9 @@ def _rows(url: str) -> Iterator[Records]:
     with database.connected(url) as (connection, schema):
         marker, decisions, feedback = _tables(connection, url, schema)
         version = connection.scalar(sa.select(sa.cast(marker.columns[0], sa.Text)))
-        if version != _VERSION:
+        if version not in _VERSIONS:
             raise OutcomeError(
-                f"{database.shown(url)}: the store's version is {version}, this code reads {_VERSION}; "
+                f"{database.shown(url)}: the store's version is {version}, this code reads {' and '.join(_VERSIONS)}; "
                 "read it with the version of outcome-router that wrote it"
             )
         columns = [decisions.c[name] for name in _DECIDED] + [feedback.c[name] for name in _SAID]
