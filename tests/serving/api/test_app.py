@@ -347,8 +347,11 @@ def test_a_batch_that_fails_goes_to_the_reference_and_is_logged(
         raise RuntimeError("inside")
 
     with TestClient(create_app(Settings(bundle=folder))) as client:
-        monkeypatch.setattr(Router, "route_each", fail)
         body = {"requests": [{"prompt": "my secret"}, {"prompt": "my secret", "allow": ["none"]}]}
+        monkeypatch.setattr(Router, "route_each", fail)
+        alone, _ = client.post("/v1/route/batch", json=body).json()["results"]
+        assert alone["reason"] == "best_value"  # each is decided by itself where they cannot be together
+        monkeypatch.setattr(Router, "decide", fail)
         decided, refused = client.post("/v1/route/batch", json=body).json()["results"]
     assert (decided["model"], decided["reason"], decided["confidence"]) == (LARGE, "fault", None)
     assert refused["ruled_out"][LARGE] == "not_allowed"

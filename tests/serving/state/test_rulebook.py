@@ -226,15 +226,18 @@ def test_a_default_answer_that_the_bundle_does_not_have_is_refused_at_the_start(
 
 
 def test_nobody_eligible_is_a_422_with_every_rule_or_the_named_default(served: Callable[[str], TestClient]) -> None:
-    rules = f'[default]\ndeny = ["{SMALL}"]\n[workflows.easy]\nno_candidate = "{OPEN}"\n'
+    rules = f'[default]\ndeny = ["{SMALL}"]\nmax_cost_usd = 0.0\n[workflows.easy]\nno_candidate = "{OPEN}"\n'
     client = served(rules)
-    body = {"prompt": "hello", "max_cost_usd": 0.0}
-    refused = client.post("/v1/route", json=body)
+    refused = client.post("/v1/route", json={"prompt": "hello"})
     assert refused.status_code == 422
     assert refused.json()["ruled_out"] == {SMALL: "denied", OPEN: "max_cost_usd", LARGE: "max_cost_usd"}
-    answer = client.post("/v1/route", json={**body, "workflow": "easy"}).json()
+    body = {"prompt": "hello", "workflow": "easy"}
+    answer = client.post("/v1/route", json=body).json()
     assert (answer["model"], answer["reason"], answer["confidence"]) == (OPEN, "no_candidate", None)
     assert answer["candidates"][0]["ruled_out"] == "denied"
+    # it stands against the server's own rules, not against what the caller asks
+    for asked in ({"max_cost_usd": 0.0}, {"deny": [OPEN]}, {"privacy": {"zero_retention": True}}):
+        assert client.post("/v1/route", json={**body, **asked}).status_code == 422
 
 
 def bearer(secret: str) -> dict[str, str]:
