@@ -90,16 +90,15 @@ class Service:
 
     # --- one request ---
 
-    def case(self, request: RouteRequest, asked: Policy, key: str | None) -> Case:
+    def case(self, request: RouteRequest, policy: Policy, key: str | None) -> Case:
         """The request, read, under the server's rules, which only tighten what it asks itself."""
-        policy = asked
         scopes, no_candidate = [], None
         for name, rules in self.rules.scopes(key, request.workflow):
             scopes.append(name)
             no_candidate = rules.no_candidate or no_candidate  # the key's before the workflow's
             if rules.tightening is not None:
                 policy = policy.tightened(rules.tightening)
-        return Case(read(request), policy, asked, key, scopes, no_candidate)
+        return Case(read(request), policy, key, scopes, no_candidate)
 
     async def route(self, case: Case) -> tuple[str, Decision]:
         """The decision's id and the decision; raises NoEligibleCandidateError or BudgetSpentError.

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One request to decide under the rules: `policy` is what it asks itself (`asked`), tightened by them.
+    """One request to decide under the rules: `policy` is what it asks itself, tightened by them.
 
     `key` is the name of the caller's API key, `scopes` are the names of the rules that it is under, and `no_candidate` is
     who answers by these when nobody is eligible.
@@ -37,7 +37,6 @@ class Case:
 
     request: ReadRequest
     policy: Policy
-    asked: Policy
     key: str | None
     scopes: Sequence[str]
     no_candidate: str | None
