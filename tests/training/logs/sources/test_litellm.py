@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import datetime as dt
 import json
-import os
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +29,6 @@ from training.logs.sources import reading
 from training.logs.sources.litellm import payload as litellm_payload
 from training.logs.sources.litellm import spend as litellm_spend
 
-os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 START = 1_780_000_000.25
 CANARY = "the canary sings of orchids"
 # The keys of LiteLLM's StandardLoggingMetadata.
@@ -369,7 +367,6 @@ def test_truncated_lines_and_mixed_encodings_are_counted(tmp_path: Path) -> None
 @pytest.fixture(scope="module")
 def litellm() -> Any:
     """Imported only for those who ask: that takes longer than the rest of the tests here."""
-    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     return pytest.importorskip("litellm")
 
 
