@@ -94,16 +94,20 @@ class Engine:
         """The operating point a policy asks for; None where it sets the knob itself.
 
         For a quality target: the point of the lowest target that is at least as high; above the highest target
-        there is, every request goes to the reference candidate.
+        there is, every request goes to the reference candidate. Where a policy has a target and a place between cheap and
+        good, one from the caller and one from a rule, that of the lower knob counts: it gives away less.
         """
         if policy.knob is not None:
             return None
         if policy.quality_target is None:
             return None if policy.cost_quality is not None else self._points[self.manifest.default_point]
-        targets = [p for p in self._points.values() if (p.quality_target or 0.0) >= policy.quality_target]
-        if targets:
-            return min(targets, key=lambda p: p.quality_target or 0.0)
-        return self._always
+        point = self._point_for(policy.quality_target)
+        sheds = policy.cost_quality is not None and self._knob(policy) < point.knob
+        return None if sheds else point
+
+    def _point_for(self, target: float) -> OperatingPoint:
+        points = [point for point in self._points.values() if (point.quality_target or 0.0) >= target]
+        return min(points, key=lambda point: point.quality_target or 0.0) if points else self._always
 
     def unknown(self, request: ReadRequest) -> Estimates:
         """What is known of one request without its embedding: what is usual of each candidate, at this prompt's length.

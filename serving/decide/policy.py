@@ -18,9 +18,10 @@ class Policy:
     demanded of a candidate's privacy or listed in `requires` has to be known of it: unknown counts as no.
 
     `knob` (lambda) overrides the bundle's operating point: acceptability given up per USD saved. `quality_target` picks
-    the bundle's operating point for that target; else `cost_quality` from 0 (cheapest) to 10 (best) a knob of the bundle's
-    sweep; without any of them the bundle's default point holds. Without an `objective` the bundle's own holds;
-    certificates are for that one. Where the chosen candidate's confidence is below `abstain_below`, the reference is used.
+    the bundle's operating point for that target, `cost_quality` from 0 (cheapest) to 10 (best) a knob of the bundle's
+    sweep, and of both the one that gives away less; without any of them the bundle's default point holds. Without an
+    `objective` the bundle's own holds; certificates are for that one. Where the chosen candidate's confidence is below
+    `abstain_below`, the reference is used.
     """
 
     allow: tuple[tuple[str, ...], ...] = ()

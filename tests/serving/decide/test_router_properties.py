@@ -152,3 +152,27 @@ def test_a_pace_works_at_knob_0(routers: list[Router]) -> None:
     # .7311 - .0040, .8808 - .1, .9820 - .6006 at 100 a USD
     paced = routers[0].route("hello", best, Situation(pace=100.0))
     assert (paced.candidate, paced.knob, paced.reason) == (OPEN, 100.0, Reason.BUDGET)
+
+
+def test_neither_a_target_nor_a_place_sheds_the_other(routers: list[Router]) -> None:
+    rule, caller = Policy(cost_quality=10), Policy(quality_target=0.8)  # knobs 0 and 100
+    for both in (caller.tightened(rule), rule.tightened(caller)):
+        decision = routers[0].route("hello", both)
+        assert (decision.knob, decision.operating_point) == (0.0, None)
+    strict = Policy(quality_target=0.9).tightened(Policy(cost_quality=0))  # knobs 10 and the sweep's last, infinity
+    assert routers[0].route("hello", strict).operating_point == "q0.9"
+
+
+@given(st.sampled_from([0.05, 0.8, 0.9, 0.99]), st.floats(0, 10))
+def test_of_a_target_and_a_place_the_one_that_gives_away_less_counts(
+    routers: list[Router], target: float, place: float
+) -> None:
+    asked, ruled, both = (
+        routers[0].route("hello", policy).knob
+        for policy in (
+            Policy(quality_target=target),
+            Policy(cost_quality=place),
+            Policy(quality_target=target, cost_quality=place),
+        )
+    )
+    assert both == min(asked, ruled)
