@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import resource
 import secrets
 import sys
 import tempfile
@@ -24,6 +25,8 @@ from serving.state.rulebook import RulesError
 from serving.store.engine import StoreError, shown
 
 logger = logging.getLogger(__name__)
+
+_FILES = 128  # what the store, the bundle and the metrics may have open beside connections
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -74,10 +77,17 @@ def server_options(settings: Settings) -> dict[str, Any]:
         "ws": "none",
         "log_config": None,
         "access_log": settings.log_level == "debug",
+        "limit_concurrency": _connections(settings),
         "timeout_graceful_shutdown": 15,
         # A worker that loads on a busy machine is not dead yet, and killing it makes the machine busier.
         "timeout_worker_healthcheck": 60,
     }
+
+
+def _connections(settings: Settings) -> int:
+    """How many connections there may be: a process that has no file left accepts none, and does not even say so."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return settings.connections if soft == resource.RLIM_INFINITY else min(settings.connections, max(soft - _FILES, 1))
 
 
 def worker() -> FastAPI:

@@ -96,6 +96,13 @@ class Settings(BaseSettings):
         description="Memory for texts that wait to be embedded, and as much for requests that wait for the shadow bundle.",
     )
     max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1, description="A longer request body is refused (413).")
+    body_seconds: float = Field(default=30.0, gt=0, description="A body that is not whole by then is refused (408).")
+    bodies_bytes: int = Field(
+        default=256 * 1024 * 1024, ge=1, description="Memory of all bodies that are being handled; 503 above it."
+    )
+    connections: int = Field(
+        default=10_000, ge=1, description="Most connections of one worker (503 above), fewer where files are limited."
+    )
     max_batch: int = Field(default=256, ge=1, le=4_096, description="Most requests, or feedback, in one batch.")
     max_values: int = Field(
         default=20_000, ge=1_000, description="A request body with more JSON values is refused (422)."

@@ -14,6 +14,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from serving.api import endpoints
+from serving.api.arrival import BodyLimits
 from serving.api.bodies import BatchBody, FeedbackOneOrMany, RouteBody
 from serving.api.documents import (
     BatchResponse,
@@ -68,7 +69,13 @@ def create_app(settings: Settings | None = None, service: Service | None = None)
     )
     app.state.settings = settings
     app.state.service = None
-    install(app, settings.max_body_bytes)
+    app.add_middleware(
+        BodyLimits,
+        max_bytes=settings.max_body_bytes,
+        seconds=settings.body_seconds,
+        most_held=settings.bodies_bytes,
+    )
+    install(app)
     _add_routes(app)
     document_bodies(app)
     if settings.otel:
@@ -83,6 +90,7 @@ def _add_routes(app: FastAPI) -> None:
     failed = (500, "The request could not be handled.")
     invalid = (
         (400, "The body is not JSON."),
+        (408, "The body took too long to arrive."),
         (413, "The body is too long."),
         (422, "A field is wrong, and `errors` names it; or no candidate is eligible, and `ruled_out` says why."),
     )

@@ -161,39 +161,9 @@ def _count(scope: Scope, status: int) -> None:
         service.metrics.problem(status)
 
 
-class BodyLimit:
-    """Middleware: a body longer than `max_bytes` is refused with 413, by its header, or as it is read."""
-
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self._app = app
-        self._max_bytes = max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        detail = f"The body is longer than {self._max_bytes} bytes (ROUTER_MAX_BODY_BYTES)."
-        length = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
-        if length.isdigit() and int(length) > self._max_bytes:
-            await problem_response(problem(413, detail, scope["path"]))(scope, receive, send)
-            return
-        arrived = 0
-
-        async def count() -> Message:
-            nonlocal arrived
-            message = await receive()
-            arrived += len(message.get("body", b""))
-            if arrived > self._max_bytes:  # a chunked body announces no length
-                raise HTTPException(413, detail)
-            return message
-
-        await self._app(scope, count, send)
-
-
-def install(app: FastAPI, max_body_bytes: int) -> None:
-    """Makes every error of `app` a problem document, and limits the length of a body."""
+def install(app: FastAPI) -> None:
+    """Makes every error of `app` a problem document."""
     for known in _KNOWN:
         app.add_exception_handler(known, _on_error)
     app.add_exception_handler(RequestValidationError, _on_query)
-    app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
     app.add_middleware(LastResort)
