@@ -25,6 +25,7 @@ from rich.console import Console
 
 from benchmarks.routing.report import SERVE, write
 from benchmarks.serving.adversarial import attack
+from benchmarks.serving.fuzz import fuzz_figures
 from benchmarks.serving.load import LoadError, bodies, environment, post, process, prompts, serve, wrk
 from benchmarks.serving.soak import soak
 from benchmarks.simulated.abstention import abstention_figures
@@ -59,6 +60,7 @@ def main(
     seconds: Annotated[float, typer.Option(help="Load of each cell, in seconds.")] = 5.0,
     port: Annotated[int, typer.Option(help="The first of three ports to use.")] = 18080,
     soak_minutes: Annotated[float, typer.Option(help="Minutes of load with reloads and a kill; 0: none.")] = 0.0,
+    fuzz: Annotated[int, typer.Option(help="How many mutated bodies to send; 0: none.")] = 20_000,
     attacks: Annotated[bool, typer.Option(help="Try to force the strongest or the cheapest candidate by text.")] = True,
     speed: Annotated[bool, typer.Option(help="Measure latency and throughput.")] = True,
     simulations: Annotated[bool, typer.Option(help="Simulate pacing, abstaining, and learning from decisions.")] = True,
@@ -73,6 +75,9 @@ def main(
             save(out, found)
         if soak_minutes:
             found["soak"] = soak([bundles["static"], bundle("static", cache, seed=1)], soak_minutes, port)
+            save(out, found)
+        if fuzz:
+            found["fuzz"] = fuzz_figures(bundles["static"], fuzz, port)
             save(out, found)
     except LoadError as error:
         _console.print(f"[bold red]error:[/] {error}")

@@ -228,7 +228,7 @@ class DecisionStore:
             return items, True
         watch = None if self._watched is None else max(self._looked + self._watched.seconds - time.monotonic(), 0.0)
         try:
-            item = self._queue.get(timeout=_LATE_TURN if items else watch)
+            item = self._queue.get(timeout=self._patience(items) if items else watch)
         except queue.Empty:
             return items, False
         if item is not None and item.done is None:
@@ -243,6 +243,10 @@ class DecisionStore:
             except queue.Empty:
                 return items, False
         return items, True
+
+    def _patience(self, items: Sequence[Item]) -> float:
+        """Seconds until feedback that waits for its decision is tried again: as long as the youngest has waited so far."""
+        return max(time.monotonic() - (max(item.late for item in items) - self._late_seconds), _LATE_TURN)
 
     def _look(self) -> None:
         """Reads the watched budgets, if it is time to. What fails is tried again at the next turn."""

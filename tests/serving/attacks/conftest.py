@@ -24,6 +24,7 @@ from typing import Any, Protocol
 import httpx
 import pytest
 
+from benchmarks.serving.stall import Stall, ticking
 from serving.state.rulebook import digest_of
 from tests import fake_bundle
 from tests.patience import PATIENCE, reserved_port, until
@@ -31,14 +32,6 @@ from tests.patience import PATIENCE, reserved_port, until
 ROOT = Path(__file__).parents[3]
 # Drift would warn of what attacks send, and that is not what they are about.
 _NEVER = dict.fromkeys(("ROUTER_DRIFT_PROMPTS", "ROUTER_DRIFT_FEEDBACK"), "1000000000")
-
-
-@dataclass
-class Stall:
-    """How long the event loop was held up at most, in seconds, over `ticks` answers; known once the block has ended."""
-
-    worst: float = float("nan")
-    ticks: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,18 +66,10 @@ class Attacked:
     @contextmanager
     def ticking(self) -> Iterator[Stall]:
         """Asks for /healthz on a connection of its own while the block runs."""
-        stall = Stall()
-        script = Path(__file__).with_name("ticker.py")
-        command = [sys.executable, "-I", str(script), str(self.client.base_url.port), str(self.process.pid)]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as ticker:
-            assert ticker.stdout is not None
-            assert ticker.stdout.readline() == "ticking\n"
-            try:
-                yield stall
-            finally:
-                last, _ = ticker.communicate(timeout=PATIENCE)
-                worst, ticks = last.split()
-                stall.worst, stall.ticks = float(worst), int(ticks)
+        port = self.client.base_url.port
+        assert port is not None
+        with ticking(port, self.process.pid) as stall:
+            yield stall
 
 
 class Attack(Protocol):

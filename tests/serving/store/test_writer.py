@@ -68,6 +68,16 @@ def test_feedback_waits_for_a_decision_that_another_process_has_yet_to_write(url
     other.close()
 
 
+def test_a_decision_that_never_comes_is_looked_for_a_few_times(tmp_path: Path) -> None:
+    engine = open_engine(str(tmp_path / "decisions.db"))
+    begun: list[int] = []
+    sa.event.listen(engine, "begin", lambda _: begun.append(1))
+    store = DecisionStore(engine, late_seconds=3.2)
+    assert isinstance(told(store, feedback("none"))[0], UnknownDecisionError)
+    assert len(begun) <= 9  # at once, after .05, .1, .2, … s
+    store.close()
+
+
 def test_two_stores_on_one_database_agree_on_what_is_new(url: str, store: DecisionStore) -> None:
     other = DecisionStore(open_engine(url))
     for number in range(40):

@@ -1,0 +1,36 @@
+"""How long a server's event loop is held up: asked for /healthz again and again by a program of its own (`ticker`)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+_PATIENCE = 120.0
+
+
+@dataclass
+class Stall:
+    """How long the event loop was held up at most, in seconds, over `ticks` answers; known once the block has ended."""
+
+    worst: float = float("nan")
+    ticks: int = 0
+
+
+@contextmanager
+def ticking(port: int, process: int) -> Iterator[Stall]:
+    """Asks the server that is this process, on a connection of its own, while the block runs."""
+    stall = Stall()
+    command = [sys.executable, "-I", str(Path(__file__).with_name("ticker.py")), str(port), str(process)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as ticker:
+        assert ticker.stdout is not None
+        assert ticker.stdout.readline() == "ticking\n"
+        try:
+            yield stall
+        finally:
+            last, _ = ticker.communicate(timeout=_PATIENCE)
+            worst, ticks = last.split()
+            stall.worst, stall.ticks = float(worst), int(ticks)
