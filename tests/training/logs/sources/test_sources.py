@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.conftest import PUBLIC_DATA as DATA
 from tests.examples import examples
 from training.logs.io import files
 from training.logs.outcomes import OutcomeError
 from training.logs.sources import canonical, reading
 from training.logs.sources.public import routellm, routerbench
 
-DATA = Path(os.environ.get("BENCH_DATA", Path(__file__).parents[5] / "shared" / "data"))
 ROWS: list[dict[str, Any]] = [
     {"request_id": "1", "prompt": 'a, "quoted"\nline', "candidate": "x", "quality": 1.0, "cost_usd": 0.5},
     {"request_id": "2", "prompt": "é", "candidate": "y", "quality": 0.0, "cost_usd": None},
