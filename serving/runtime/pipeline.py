@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import numpy as np
 from sqlalchemy.exc import SQLAlchemyError
@@ -48,6 +49,11 @@ class UndecidedError(RuntimeError):
     """A request that could not be decided, not even without estimates; the log says why."""
 
 
+def _at_once(call: Callable[..., object], *arguments: Any) -> object:
+    return call(*arguments)
+
+
+Later = Callable[..., object]  # calls the function that it is given with the arguments behind it, now or soon
 Answer = tuple[str, Decision] | NoEligibleCandidateError | BudgetSpentError | UndecidedError
 
 
@@ -134,38 +140,47 @@ class Service:
         if not isinstance(embedded, Reason):
             self.recorder.stage("encode", time.perf_counter() - started)
         if not self.reservations.waits(case.scopes):
-            return self._decided(case, serving, embedded, started)
+            # Remembered in the loop's next turn: the answer, which this one sends, does not wait for that.
+            return self._decided(case, serving, embedded, started, asyncio.get_running_loop().call_soon)
         # In a thread: the store is asked, and the event loop must not wait for that.
         decided = partial(self._decided, case, serving, embedded, started)
         return await asyncio.get_running_loop().run_in_executor(self._asking, decided)
 
-    def _decided(self, case: Case, serving: Serving, embedded: Embedded, started: float) -> tuple[str, Decision]:
+    def _decided(
+        self, case: Case, serving: Serving, embedded: Embedded, started: float, after: Later = _at_once
+    ) -> tuple[str, Decision]:
         """The decision by an embedding, or without one."""
         if isinstance(embedded, Reason):
-            return self._without_estimates(case, serving, embedded, started)
+            return self._without_estimates(case, serving, embedded, started, after)
         try:
-            return self.decide(case, serving, embedded, started)
+            return self.decide(case, serving, embedded, started, after)
         except (NoEligibleCandidateError, BudgetSpentError):
             raise
         except Exception:  # whatever it is, the caller still needs to know where to send the request
             logger.exception("a decision failed, the reference answers")
-        return self._without_estimates(case, serving, Reason.FAULT, started)
+        return self._without_estimates(case, serving, Reason.FAULT, started, after)
 
-    def _without_estimates(self, case: Case, serving: Serving, reason: Reason, started: float) -> tuple[str, Decision]:
+    def _without_estimates(
+        self, case: Case, serving: Serving, reason: Reason, started: float, after: Later
+    ) -> tuple[str, Decision]:
         identifier, decision = self._reserved(
             case,
             lambda situation: serving.router.decide_without_estimates(case.request, case.policy, situation, reason),
         )
-        return self._finished(identifier, case, decision, None, serving, started)
+        after(self.recorder.record, identifier, case, decision, None, serving, started)
+        return identifier, decision
 
-    def decide(self, case: Case, serving: Serving, embedding: Floats32, started: float) -> tuple[str, Decision]:
-        """As `route`, once the text is embedded, as (1, dim)."""
+    def decide(
+        self, case: Case, serving: Serving, embedding: Floats32, started: float, after: Later = _at_once
+    ) -> tuple[str, Decision]:
+        """As `route`, once the text is embedded, as (1, dim); `after` calls what remembers the decision."""
         embedded = time.perf_counter()
         identifier, decision = self._reserved(
             case, lambda situation: serving.router.decide(case.request, case.policy, situation, embedding)
         )
         self.recorder.stage("decide", time.perf_counter() - embedded)
-        return self._finished(identifier, case, decision, embedding, serving, started)
+        after(self.recorder.record, identifier, case, decision, embedding, serving, started)
+        return identifier, decision
 
     def _reserved(self, case: Case, decide: Callable[[Situation], Decision]) -> tuple[str, Decision]:
         """A decision that its budgets hold, and its id; raises BudgetSpentError."""
@@ -220,7 +235,9 @@ class Service:
                 return came
             if came is None or isinstance(embedded, Reason):
                 return self._decided(case, serving, embedded, started)
-            return self._finished(uuid.uuid4().hex, case, came, embedded, serving, started)
+            identifier = uuid.uuid4().hex
+            self.recorder.record(identifier, case, came, embedded, serving, started)
+            return identifier, came
         except (NoEligibleCandidateError, BudgetSpentError) as error:
             return error
         except Exception:
@@ -242,18 +259,6 @@ class Service:
             no_candidate=case.no_candidate,
             asked=case.asked,
         )
-
-    def _finished(
-        self,
-        identifier: str,
-        case: Case,
-        decision: Decision,
-        embedding: Floats32 | None,
-        serving: Serving,
-        started: float,
-    ) -> tuple[str, Decision]:
-        self.recorder.record(identifier, case, decision, embedding, serving, started)
-        return identifier, decision
 
     # --- upkeep ---
 
