@@ -50,6 +50,7 @@ AFTER = {
 }  # fmt: skip
 # A place between the cheapest (0) and the best (10) candidate, as a caller gives it; both routers decide by its knob.
 COST_QUALITY = 7.0
+_TOLD_TOGETHER = 100
 # The expected cost of a candidate that a bundle does not know, so that it is not chosen at any knob.
 _NEVER_USD = 1e6
 
@@ -88,14 +89,18 @@ def _request(row: Mapping[Any, Any]) -> RouteRequest:
 
 
 async def serve(service: Service, traffic: Day, policy: Policy, rng: np.random.Generator) -> None:
-    """Routes each request and feeds back what became of it, as the truth has it."""
+    """Routes each request and feeds back what became of it, as the truth has it, many at a time."""
+    assert isinstance(service.store, DecisionStore)
+    said: list[Feedback] = []
     for place, request in enumerate(traffic.requests):
         identifier, decision = await service.route(service.case(request, policy, None))
         column = traffic.candidates.index(decision.candidate)
         good = bool(rng.random() < traffic.acceptable[place, column])
         cost = float(traffic.cost_usd[place, column] * rng.lognormal(-0.02, 0.2))
-        assert isinstance(service.store, DecisionStore)
-        await service.recorder.feedback([Feedback(identifier, quality=float(good), cost_usd=cost)], None)
+        said.append(Feedback(identifier, quality=float(good), cost_usd=cost))
+        if len(said) == _TOLD_TOGETHER or place == len(traffic.requests) - 1:
+            await service.recorder.feedback(said, None)
+            said.clear()
 
 
 def close_loop(
