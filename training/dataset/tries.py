@@ -6,6 +6,8 @@
 - Where one candidate failed and the next was asked for that reason, a chain, the request has an outcome of the first, which
   the logging policy chose, with quality 0. What came after it was selected by that failure: such a `chained` outcome tells
   what the candidate costs and how long it takes, but not how good it is on requests of any other kind.
+- A cost of 0 beside tokens is what gateways write where they know no price: it is not known, unless the catalogue says that
+  the candidate is free.
 - Errors are always known. Those of a candidate none of whose answers was judged would make it one that always fails: they
   are not judged either.
 """
@@ -60,6 +62,23 @@ def one_outcome_each(frame: pd.DataFrame) -> pd.DataFrame:
             "chained": chained,
         }
     )
+
+
+def costed(frame: pd.DataFrame) -> Bools:
+    """(n,) whether what each row of an outcome table cost is known: an error that says nothing of it cost nothing."""
+    numbers = (
+        frame[name].to_numpy(dtype=np.float64, na_value=np.nan)
+        for name in ("cost_usd", "input_tokens", "output_tokens")
+    )
+    cost, tokens_in, tokens_out = numbers
+    error = (frame["status"] == "error").to_numpy(dtype=np.bool_)
+    unbilled = error & (np.isfinite(cost) | ~(tokens_out > 0))
+    return np.asarray(unbilled | (np.isfinite(cost) & ~zero_with_tokens(cost, tokens_in, tokens_out)))
+
+
+def zero_with_tokens(cost_usd: Floats, input_tokens: Floats, output_tokens: Floats) -> Bools:
+    """Whether a cost of 0 goes with tokens, all of one shape: of an answer it is not known then, rather than nothing."""
+    return np.asarray((cost_usd == 0) & ((input_tokens > 0) | (output_tokens > 0)))
 
 
 def _in_time(request: Columns, timestamp: pd.Series[Any], unchosen: Bools) -> Columns:
@@ -124,7 +143,9 @@ def _chained(request: Columns, candidate: Columns, error: Bools, chosen: Bools) 
         return np.bincount(first[which], minlength=m).astype(np.float64)
 
     answered = count(~failed)
-    share = np.divide(count(~failed & several), answered, out=np.ones(m), where=answered > 0)
+    # Where none answered: a propensity of the first alone says that one was chosen.
+    unseen = np.where(count(several & chosen[start]) > 0, 0.0, 1.0)
+    share = np.divide(count(~failed & several), answered, out=unseen, where=answered > 0)
     at_once = share * count(failed) - count(failed & several & ~alike)
     chains = alike & (at_once < 0.5 * count(alike))[first]
     place = np.arange(len(request)) - np.repeat(start, size)
