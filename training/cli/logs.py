@@ -51,7 +51,7 @@ def run(
     ] = False,
 ) -> None:
     """Train a router on a log, through all stages, and write its bundle. Without --data the log is simulated."""
-    from training.cli.reading import ReadLog, read
+    from training.cli.reading import ReadLog, priced, read
     from training.evaluate.baselines import Truth
     from training.logs.outcomes import OutcomeError
     from training.logs.sources.public import hub
@@ -67,7 +67,8 @@ def run(
         raise OutcomeError(f"{', '.join(needless)}: give --data as well; the simulated log is read as it is")
     with show.progress() as tell:
         if log.data:
-            found, truth = read(log, prices, params.judge, tell, test or ()), None
+            found, prices = priced(read(log, prices, params.judge, tell, test or ()), prices)
+            truth = None
         else:
             made = _simulated(params, prices)
             found = ReadLog(validate(made.outcomes, source="simulated", format="simulated"), (), None)
@@ -109,15 +110,17 @@ def inspect(log: LogOptions, settings: Settings, test: TestOption = None, json_f
 
     With --judge the answers are graded as `run` would, within the same budget; `run` then pays for none of them again.
     """
-    from training.cli.reading import read
+    from training.cli.reading import priced, read
     from training.inspect.log import inspect_log
     from training.inspect.page import page
 
     params, prices = settings.load(), load_prices(log.catalogue)
     with show.progress() as tell:
-        found = read(log, prices, params.judge, tell, test or ())
+        found, prices = priced(read(log, prices, params.judge, tell, test or ()), prices)
     report = inspect_log(found.outcomes, prices, params)
     show.console.print(page(report))
+    for note in found.outcomes.notes:
+        say(note)
     show.print_quality(found.quality)
     show.print_masked(found.masked)
     _write_json(json_file, report.document())
@@ -215,14 +218,14 @@ def evaluate(
 ) -> None:
     """Evaluate a bundle, as it is served, on a log that it was not trained on."""
     from serving.bundle.manifest import open_bundle
-    from training.cli.reading import read
+    from training.cli.reading import priced, read
     from training.evaluate.served import evaluate_bundle
     from training.publish import report
 
     params, prices = settings.load(), load_prices(log.catalogue)
     opened = open_bundle(bundle)
     with show.progress() as tell:
-        found = read(log, prices, params.judge, tell)
+        found, prices = priced(read(log, prices, params.judge, tell), prices)
     result = evaluate_bundle(
         opened,
         found.outcomes,

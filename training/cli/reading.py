@@ -19,6 +19,7 @@ from training.logs.sources import reading as sources
 from training.logs.sources.mapped import parse_mapping
 from training.logs.sources.options import ImportOptions
 from training.logs.sources.public import hub
+from training.prices.found import with_found_prices
 from training.quality import checks, llm_grader, llm_prices, scores
 
 if TYPE_CHECKING:
@@ -134,6 +135,12 @@ def read(
         table = replace(table, frame=table.frame.assign(candidate=logged), aliases=())
     masked = asked.redactor.counts if asked.redactor is not None else None
     return ReadLog(replace(table, beside=pd.DataFrame()), tuple(reports), masked)
+
+
+def priced(found: ReadLog, prices: Mapping[str, Candidate]) -> tuple[ReadLog, dict[str, Candidate]]:
+    """The catalogue with the prices that candidates of the log lacked, as far as they were found; the log's notes say which."""
+    known, notes = with_found_prices(found.outcomes.frame, prices)
+    return replace(found, outcomes=replace(found.outcomes, notes=(*found.outcomes.notes, *notes))), known
 
 
 def read_parts(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from serving.bundle.arrays import Bools, Floats
 from serving.bundle.manifest import NO_WORKFLOW
 from serving.bundle.request import RouteRequest, text_of
+from training.dataset.tries import MEASURES, one_outcome_each
 
 Objects = NDArray[np.object_]
 
@@ -22,8 +23,10 @@ class OutcomeMatrix:
     """n requests by m candidates.
 
     `quality` in [0, 1], `cost_usd`, `input_tokens`, `output_tokens`, `latency_ms` and `propensity` are (n, m) float64 with
-    NaN where that was not observed; several attempts of one candidate on one request are averaged. `attempted` (n, m) is
-    True where there was an attempt, judged or not. The rest has one entry per request.
+    NaN where that was not observed; what the tries of one candidate on one request come to, `tries` says. `attempted` (n, m)
+    is True where a candidate was tried because it was chosen, judged or not; `error` where no answer came of that; `chained`
+    where it was asked because another had failed: such an outcome has costs, tokens and latency, but no quality and no
+    propensity, for it is none that the log chose. The rest has one entry per request.
     """
 
     candidates: tuple[str, ...]
@@ -41,6 +44,8 @@ class OutcomeMatrix:
     latency_ms: Floats
     propensity: Floats
     attempted: Bools
+    error: Bools
+    chained: Bools
 
     def __len__(self) -> int:
         return len(self.request_id)
@@ -66,11 +71,11 @@ def build_matrix(frame: pd.DataFrame, candidates: Sequence[str] | None = None) -
     `candidates` fixes the columns (rows of other candidates are left out); by default all that occur, sorted.
     """
     columns = tuple(sorted(frame["candidate"].unique())) if candidates is None else tuple(candidates)
-    frame = frame[frame["candidate"].isin(columns)]
-    rows, ids = pd.factorize(frame["request_id"])
-    cols = pd.Categorical(frame["candidate"], categories=list(columns)).codes.astype(np.intp)
-    shape = (len(ids), len(columns))
-    first = frame[~frame["request_id"].duplicated()].reset_index(drop=True)
+    outcomes = one_outcome_each(frame)
+    outcomes = outcomes[outcomes["candidate"].isin(columns)]
+    rows, ids = pd.factorize(outcomes["request_id"])
+    cols = pd.Categorical(outcomes["candidate"], categories=list(columns)).codes.astype(np.intp)
+    first = frame[~frame["request_id"].duplicated() & frame["request_id"].isin(ids)].reset_index(drop=True)
     requests = _requests(first)
     # A request of which any row is held out is held out.
     held_out = set(frame.loc[frame["split"] == "test", "request_id"])
@@ -78,12 +83,16 @@ def build_matrix(frame: pd.DataFrame, candidates: Sequence[str] | None = None) -
         "test" if r in held_out else s for r, s in zip(first["request_id"], _nullable(first["split"]), strict=True)
     ]
     stamps = pd.to_datetime(first["timestamp"], utc=True).dt.tz_localize(None).to_numpy().astype("datetime64[ns]")
-    attempted = np.zeros(shape, dtype=np.bool_)
-    attempted[rows, cols] = True
-    means = {
-        name: _cell_means(frame[name].to_numpy(dtype=np.float64, na_value=np.nan), rows, cols, shape)
-        for name in ("quality", "cost_usd", "input_tokens", "output_tokens", "latency_ms", "propensity")
-    }
+    chained = outcomes["chained"].to_numpy(dtype=np.bool_)
+
+    def cells(values: Any, empty: Any) -> Any:
+        made = np.full((len(ids), len(columns)), empty)
+        made[rows, cols] = values
+        return made
+
+    measured = {name: outcomes[name].to_numpy(dtype=np.float64) for name in MEASURES}
+    for name in ("quality", "propensity"):
+        measured[name] = np.where(chained, np.nan, measured[name])
     return OutcomeMatrix(
         candidates=columns,
         request_id=np.asarray(ids, dtype=object),
@@ -93,18 +102,11 @@ def build_matrix(frame: pd.DataFrame, candidates: Sequence[str] | None = None) -
         session_id=_nullable(first["session_id"]),
         timestamp=stamps,
         given_split=_objects(given),
-        attempted=attempted,
-        **means,
+        attempted=cells(~chained, False),
+        error=cells(outcomes["error"].to_numpy(dtype=np.bool_) & ~chained, False),
+        chained=cells(chained, False),
+        **{name: cells(values, np.nan) for name, values in measured.items()},
     )
-
-
-def _cell_means(values: Floats, rows: NDArray[np.intp], cols: NDArray[np.intp], shape: tuple[int, int]) -> Floats:
-    """(n, m) mean of the values in each cell, NaN where there is none; NaN values count as not there."""
-    known = np.isfinite(values)
-    total, count = np.zeros(shape), np.zeros(shape)
-    np.add.at(total, (rows[known], cols[known]), values[known])
-    np.add.at(count, (rows[known], cols[known]), 1.0)
-    return np.asarray(np.divide(total, count, out=np.full(shape, np.nan), where=count > 0))
 
 
 def _objects(values: Sequence[Any]) -> Objects:

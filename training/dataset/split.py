@@ -22,6 +22,8 @@ from training.errors import TrainingError
 
 Order = Literal["time", "random"]
 
+_TELLING_WORDS = 8
+_MOST_CONVERSATIONS = 10
 _WORDS: dict[Order, str] = {"time": "by time", "random": "at random"}
 
 
@@ -48,7 +50,9 @@ class Split:
 def group_requests(texts: Sequence[str], sessions: Sequence[str | None]) -> Columns:
     """Group ids, shape (n,), 0 to g-1 by first appearance: connected by the same session or the same text.
 
-    Texts that differ only in case and whitespace are the same. A null session connects nothing.
+    Texts that differ only in case and whitespace are the same. A null session connects nothing. Conversations of several
+    requests are not connected by a text below `_TELLING_WORDS` words ("hi", "yes please"), nor by one that more than
+    `_MOST_CONVERSATIONS` of them have: it tells nothing of them, and would make one group of half a log.
     """
     if len(texts) != len(sessions):
         raise SplitError(f"expected one session per text, got {len(texts)} texts and {len(sessions)} sessions")
@@ -58,10 +62,16 @@ def group_requests(texts: Sequence[str], sessions: Sequence[str | None]) -> Colu
     text = pd.factorize(np.array([" ".join(t.split()).casefold() for t in texts], dtype=object))[0]
     session = pd.factorize(np.array(list(sessions), dtype=object))[0]
     known = session >= 0
+    size_of = np.bincount(session[known], minlength=1)
+    inside = known & (np.where(known, size_of[session], 0) > 1)
+    words = np.array([len(t.split()) for t in texts])
+    pairs = np.unique(np.stack([text[inside], session[inside]]), axis=1)
+    said_in = np.bincount(pairs[0], minlength=int(text.max()) + 1)
+    telling = ~inside | ((words >= _TELLING_WORDS) & (said_in[text] <= _MOST_CONVERSATIONS))
     # A graph of requests, texts and sessions: two requests are connected through what they share.
     requests = np.arange(n)
-    rows = np.concatenate([requests, requests[known]])
-    columns = np.concatenate([n + text, n + text.max() + 1 + session[known]])
+    rows = np.concatenate([requests[telling], requests[known]])
+    columns = np.concatenate([n + text[telling], n + text.max() + 1 + session[known]])
     size = int(columns.max()) + 1
     graph = coo_array((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(size, size))
     labels = connected_components(graph, directed=False)[1]

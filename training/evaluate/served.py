@@ -103,14 +103,14 @@ def evaluate_bundle(
     """
     router = Router(bundle)
     manifest = router.manifest
-    frame = table.frame[table.frame["candidate"].isin(router.candidates)]
-    if not len(frame):
+    if not table.frame["candidate"].isin(router.candidates).any():
         raise PrepareError(
             f"the log has no outcome of the bundle's candidates ({', '.join(router.candidates)}); it has "
             f"{', '.join(sorted(table.frame['candidate'].unique()))}"
         )
     known = {candidate.name: candidate for candidate in manifest.candidates} | dict(catalogue)
-    matrix, _ = fill_costs(build_matrix(frame, router.candidates), known, assumed_output_tokens)
+    # All rows, for what a candidate of no bundle led to by its failure was not chosen either.
+    matrix, _ = fill_costs(build_matrix(table.frame, router.candidates), known, assumed_output_tokens)
     groups = group_requests(list(matrix.texts), list(matrix.session_id))
     log = _Log(matrix, acceptable(matrix.quality, manifest.acceptable), groups)
     served = router.estimate(list(matrix.requests))

@@ -19,6 +19,7 @@ def findings(report: LogReport, catalogue: Mapping[str, Candidate], params: Para
         *_names(report, catalogue),
         _judgements(report),
         _costs(report),
+        *_chains(report),
         *_certificates(report, params),
         _single_outcomes(report),
         Finding(not report.split.startswith("not possible"), f"a split: {report.split}"),
@@ -70,6 +71,13 @@ def _costs(report: LogReport) -> Finding:
         )
     computed = sum(round((1 - c.costed) * c.rows) for c in report.candidates)
     return Finding(True, f"costs: logged for {report.rows_used - computed:,} rows, {computed:,} are priced from tokens")
+
+
+def _chains(report: LogReport) -> list[Finding]:
+    if not report.chained:
+        return []
+    what = f"chains: {report.chained:,} outcomes came after another candidate's failure: they count for costs, not for quality"
+    return [Finding(True, what)]
 
 
 def _certificates(report: LogReport, params: Params) -> list[Finding]:

@@ -15,6 +15,7 @@ from serving.bundle.manifest import NO_WORKFLOW
 from training.config import Params
 from training.dataset.matrix import build_matrix
 from training.dataset.split import Split, SplitError, group_requests, split_requests
+from training.dataset.tries import costed, one_outcome_each
 from training.inspect.findings import findings
 from training.inspect.report import CandidateSummary, LogReport, Skipped, Summary, Target
 from training.logs.outcomes import Outcomes
@@ -24,7 +25,8 @@ from training.measure.offpolicy import effective_sample_size
 def inspect_log(table: Outcomes, catalogue: Mapping[str, Candidate], params: Params) -> LogReport:
     """The report on an outcome table, with aliases resolved; `params` as a training run would have them."""
     frame = table.frame
-    tries = _tries(frame)
+    outcomes = one_outcome_each(frame)
+    tries = _tries(outcomes[~outcomes["chained"]])
     split, split_note = _split(frame, params)
     everywhere = tries["tried"] == frame["candidate"].nunique()
     candidates = tuple(
@@ -43,6 +45,7 @@ def inspect_log(table: Outcomes, catalogue: Mapping[str, Candidate], params: Par
         requests=len(tries),
         requests_of_several_candidates=int((tries["tried"] > 1).sum()),
         requests_of_all_candidates=int(everywhere.sum()),
+        chained=int(outcomes["chained"].sum()),
         complete=int((tries["judged"] == len(candidates)).sum()),
         sessions=int(frame["session_id"].nunique()),
         judged=float(frame["quality"].notna().mean()),
@@ -73,10 +76,9 @@ def best_bound(n: int, delta: float) -> float:
     return -math.expm1(math.log(delta) / n) if n else 1.0
 
 
-def _tries(frame: pd.DataFrame) -> pd.DataFrame:
+def _tries(chosen: pd.DataFrame) -> pd.DataFrame:
     """For every request, in order of appearance, how many candidates were tried and how many of these judged."""
-    pairs = frame.groupby(["request_id", "candidate"], sort=False)["quality"].count().reset_index()
-    grouped = pairs.assign(judged=pairs["quality"] > 0).groupby("request_id", sort=False)
+    grouped = chosen.assign(judged=chosen["quality"].notna()).groupby("request_id", sort=False)
     return pd.DataFrame({"tried": grouped.size(), "judged": grouped["judged"].sum()})
 
 
@@ -107,7 +109,7 @@ def _summary(name: str, rows: pd.DataFrame) -> dict[str, Any]:
         "judged": float(rows["quality"].notna().mean()),
         "quality": _mean(rows["quality"]),
         "errors": float((rows["status"] == "error").mean()),
-        "costed": float(rows["cost_usd"].notna().mean()),
+        "costed": float(costed(rows).mean()),
         "cost_usd": _sum(rows["cost_usd"]),
         "input_tokens": int(rows["input_tokens"].sum()),
         "output_tokens": int(rows["output_tokens"].sum()),

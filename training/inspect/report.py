@@ -26,7 +26,7 @@ class Summary:
     """The outcomes of one candidate, or of one workflow.
 
     `judged` and `errors` are shares of the rows; `quality` is the mean of those judged. Costs (USD), tokens and latency (ms)
-    are as logged: `cost_usd`, `input_tokens` and `output_tokens` are sums, and `costed` is the share of rows with a cost.
+    are as logged: `cost_usd`, `input_tokens` and `output_tokens` are sums, `costed` is the share of rows whose cost is known.
     """
 
     name: str
@@ -85,7 +85,8 @@ class Finding:
 class LogReport:
     """Everything `router-train inspect` says. Shares are of rows, or of requests where they are called so.
 
-    `complete` requests have a judged outcome of every candidate. `first` and `last` are UTC.
+    `complete` requests have a judged outcome of every candidate. `chained` outcomes came after another candidate's failure.
+    `first` and `last` are UTC.
     """
 
     formats: tuple[str, ...]
@@ -97,6 +98,7 @@ class LogReport:
     requests: int
     requests_of_several_candidates: int
     requests_of_all_candidates: int
+    chained: int
     complete: int
     sessions: int
     judged: float

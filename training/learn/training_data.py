@@ -14,7 +14,7 @@ from training.dataset.matrix import OutcomeMatrix
 from training.dataset.split import folds
 from training.learn.costs import CostModel, cost_sources, fit_costs
 from training.learn.prepare import Prepared
-from training.measure.propensity import fitting_weights, observation_propensity
+from training.measure.propensity import fitting_weights, judged_share, observation_propensity
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ def part_propensity(prepared: Prepared, inputs: Inputs, rows: Bools, params: Par
     """
     return observation_propensity(
         prepared.matrix.attempted[rows],
+        prepared.matrix.error[rows],
         prepared.matrix.propensity[rows],
         prepared.labels[rows],
         inputs.features[rows],
@@ -72,7 +73,11 @@ def training_data(prepared: Prepared, inputs: Inputs, propensity: Floats, params
     return TrainingData(
         inputs=train,
         labels=prepared.labels[rows],
-        weights=fitting_weights(propensity[rows], params.fit.weight_clip),
+        weights=fitting_weights(
+            propensity[rows],
+            judged_share(matrix.attempted, matrix.error, prepared.labels[rows]),
+            params.fit.weight_clip,
+        ),
         propensity=propensity[rows],
         cost=matrix.cost_usd,
         expected_cost=expected,

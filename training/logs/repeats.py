@@ -64,10 +64,7 @@ class Repeats:
         Earlier are the rows before it in this table, and those of the tables before.
         """
         text = _hashes(texts(frame))
-        tries = frame.drop(columns=["prompt", "messages"]).assign(text=text)
-        if "answer" in beside:
-            tries["answer"] = beside["answer"].to_numpy(dtype=object)
-        rows = _hashes(tries)
+        rows = row_hashes(frame, beside)
         request = _hashes(frame["request_id"])
         known, _ = self._rows.find(rows)
         identical = known | pd.Series(rows).duplicated().to_numpy()
@@ -124,6 +121,14 @@ def concat(parts: Iterable[Outcomes]) -> Outcomes:
         beside=pd.concat([part.beside.reindex(range(len(part.frame))) for part in kept], ignore_index=True),
         notes=tuple(dict.fromkeys(note for part in kept for note in part.notes)),
     )
+
+
+def row_hashes(frame: pd.DataFrame, beside: pd.DataFrame) -> Hashes:
+    """(n,) hashes that are equal for rows that say the same in every column, and in their answer where `beside` has it."""
+    tries = frame.drop(columns=["prompt", "messages"]).assign(text=_hashes(texts(frame)))
+    if "answer" in beside:
+        tries["answer"] = beside["answer"].to_numpy(dtype=object)
+    return _hashes(tries)
 
 
 def texts(frame: pd.DataFrame) -> pd.Series[Any]:

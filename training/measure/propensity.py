@@ -14,44 +14,82 @@ from serving.bundle.arrays import AnyFloats, Bools, Columns, Floats
 
 # A candidate with fewer single attempts than this gets its share of them; a model of so few would be made of noise.
 _RARE = 20
+# Fewer single attempts than this do not tell how whoever made them chose.
+_FEW = 100
 
 
 def observation_propensity(
-    attempted: Bools, logged: Floats, labels: Floats, features: AnyFloats, folds: Callable[[], Columns]
+    attempted: Bools,
+    error: Bools,
+    logged: Floats,
+    labels: Floats,
+    features: AnyFloats,
+    folds: Callable[[], Columns],
 ) -> tuple[Floats, str]:
     """(n, m) the probability with which each cell was tried and judged, NaN where it was not tried, and where it is from.
 
-    A request on which every candidate was tried counts as certain. Where the log has propensities (`logged`, (n, m)) they
-    are used, and a request with one outcome and no propensity is left out; where it has none they are estimated from the
-    features (n, k), out of `folds` () -> (n,). `labels` (n, m) are NaN where nobody judged.
+    A request on which every candidate was tried counts as certain. Where the log has a propensity (`logged`, (n, m)) it is
+    used; that of a request with one attempt and no propensity is estimated from the features (n, k), out of `folds` () ->
+    (n,). `labels` (n, m) are NaN where nobody judged, and `error` (n, m) is True where the
+    attempt gave no answer.
     """
     everywhere = np.asarray(attempted.all(axis=1))
     tried = np.where(attempted & everywhere[:, None], 1.0, np.where(attempted, logged, np.nan))
     known = np.asarray(np.isfinite(tried[~everywhere]).any(axis=1))
     if everywhere.all():
         note = "every candidate was tried on every request"
-    elif known.any():
-        note = f"logged for {int(known.sum())} of {len(known)} requests with some candidates only"
-    else:
+    elif not known.any():
         tried, note = estimate_propensities(attempted, features.astype(np.float64), folds())
-    return judged_propensity(attempted, labels, tried), note
+    else:
+        note = f"logged for {int(known.sum())} of {len(known)} requests with some candidates only"
+        if not known.all():
+            tried, more = _estimated_where_missing(attempted, tried, features, folds())
+            note += more
+    return judged_propensity(attempted, error, labels, tried), note
 
 
-def judged_propensity(attempted: Bools, labels: Floats, propensity: Floats) -> Floats:
-    """(n, m) the probability of an attempt that was also judged: propensity times the share of attempts judged.
+def _estimated_where_missing(
+    attempted: Bools, tried: Floats, features: AnyFloats, folds: Columns
+) -> tuple[Floats, str]:
+    """`tried` (n, m) with the propensity of each single attempt that has none estimated, and what to add to the note.
 
-    An attempt nobody judged is no observation of quality (it is one of cost, which needs no such factor). The share is
-    taken per candidate, apart for requests on which every candidate was tried; within these, which attempts were
-    judged is assumed to be chance (missing at random). All arrays (n, m).
+    From the other single attempts without one, for whoever wrote none down may have chosen otherwise than who did; from all of
+    them where those are few.
+    """
+    missing = ~np.isfinite(tried).any(axis=1)
+    single = missing & (attempted.sum(axis=1) == 1)
+    like = single if single.sum() >= _FEW else attempted.sum(axis=1) == 1
+    found = np.full(tried.shape, np.nan)
+    found[like], _ = estimate_propensities(attempted[like], features[like].astype(np.float64), folds[like])
+    note = f"; for {int(single.sum())} tried on one it is estimated by out-of-fold logistic regression"
+    if missing.sum() > single.sum():
+        note += f"; {int(missing.sum() - single.sum())} tried on several without any are left out"
+    return np.where(single[:, None], found, tried), note
+
+
+def judged_propensity(attempted: Bools, error: Bools, labels: Floats, propensity: Floats) -> Floats:
+    """(n, m) the probability of an attempt that was also judged: propensity times `judged_share`. All arrays (n, m)."""
+    product: Floats = propensity * judged_share(attempted, error, labels)
+    return product
+
+
+def judged_share(attempted: Bools, error: Bools, labels: Floats) -> Floats:
+    """(n, m) the probability that an attempt was judged: 1 for an error, which is always known; of an answer estimated.
+
+    An answer nobody judged is no observation of quality (it is one of cost, which needs no such factor). The share is
+    that of a candidate's answers, apart for requests on which every candidate was tried; within these, which answers were
+    judged is assumed to be chance (missing at random). NaN where there was no attempt, and for the errors of a candidate
+    none of whose answers was judged: with nothing to weigh them against they say nothing. All arrays (n, m).
     """
     everywhere = attempted.all(axis=1)
-    shares = np.zeros(attempted.shape)
+    answered = attempted & ~error
+    shares = np.full(attempted.shape, np.nan)
     for stratum in (everywhere, ~everywhere):
-        tries = attempted[stratum].sum(axis=0)
-        judged = (attempted[stratum] & np.isfinite(labels[stratum])).sum(axis=0)
-        shares[stratum] = judged / np.maximum(tries, 1)
-    product: Floats = propensity * shares
-    return product
+        answers = answered[stratum].sum(axis=0)
+        judged = (answered[stratum] & np.isfinite(labels[stratum])).sum(axis=0)
+        known = np.where((answers > 0) & (judged == 0), np.nan, 1.0)
+        shares[stratum] = np.where(error[stratum], known, judged / np.maximum(answers, 1))
+    return np.where(attempted, shares, np.nan)
 
 
 def estimate_propensities(attempted: Bools, features: AnyFloats, folds: Columns) -> tuple[Floats, str]:
@@ -87,15 +125,25 @@ def estimate_propensities(attempted: Bools, features: AnyFloats, folds: Columns)
     return np.where(attempted, propensity, np.nan), note
 
 
-def fitting_weights(propensity: Floats, clip: float) -> Floats:
-    """(n, m) what each cell counts for in fitting: 1 / propensity, at most `clip`, with mean 1 for each candidate.
+def fitting_weights(propensity: Floats, judged: Floats, clip: float) -> Floats:
+    """(n, m) what each cell counts for in fitting: 1 / propensity, with mean 1 over each candidate's attempts.
 
-    A cell without a propensity counts as the average one. Source: Horvitz & Thompson 1952, clipped as in Ionides 2008.
+    `propensity` is that of the choice and of being judged together, `judged` the second alone (`judged_share`). Only the
+    choice's weight is clipped, at `clip`: it varies from request to request, where a share of 5% judged is the same for all
+    answers, and to clip it would count errors, which are always known, for more than they are. An attempt whose choice has
+    no propensity counts as the average one. Among n attempts of which a share s of the answers was judged, a judged answer
+    counts for about 1 and an error for about s: together they are as many as their effective number. Source: Horvitz &
+    Thompson 1952, clipped as in Ionides 2008.
     """
-    known = np.isfinite(propensity)
-    weight = np.where(known, 1.0 / np.maximum(np.where(known, propensity, 1.0), 1.0 / clip), 0.0)
-    mean = weight.sum(axis=0) / np.maximum(known.sum(axis=0), 1)
-    return np.where(known, weight / np.where(mean > 0, mean, 1.0), 1.0)
+    counts = np.isfinite(judged) & (judged > 0)
+    share = np.where(counts, judged, 1.0)
+    choice = propensity / share
+    known = counts & np.isfinite(choice)
+    chosen = np.where(known, 1.0 / np.maximum(np.where(known, choice, 1.0), 1.0 / clip), 0.0)
+    usual = np.where(known.any(axis=0), chosen.sum(axis=0) / np.maximum(known.sum(axis=0), 1), 1.0)
+    weight = np.where(counts, np.where(known, chosen, usual) / share, 0.0)
+    mean = weight.sum(axis=0) / np.maximum(counts.sum(axis=0), 1)
+    return np.asarray(weight / np.where(mean > 0, mean, 1.0))
 
 
 def _choice_shares(features: AnyFloats, chosen: Columns, at: AnyFloats, m: int) -> Floats:

@@ -9,6 +9,7 @@ import numpy as np
 
 from serving.bundle.catalogue import Candidate
 from training.dataset.matrix import OutcomeMatrix
+from training.dataset.tries import zero_with_tokens
 from training.errors import TrainingError
 from training.prices.tokens import input_tokens as tokens_of
 
@@ -33,13 +34,19 @@ def fill_costs(
 ) -> tuple[OutcomeMatrix, CostNotes]:
     """The same outcomes with every attempt's cost known: tokens times catalogue price where none was logged.
 
+    An answer with tokens and a cost of 0 has none logged, unless the catalogue says that the candidate is free: gateways
+    write 0 where they know no price.
+
     Missing input tokens are counted where the candidate's encoding is at hand, else estimated from the text's length
     (`tokens.input_tokens`); missing output tokens are the candidate's mean, or `assumed_output_tokens` where it has none.
     Both price attempts; they are not written into the token columns.
     Raises CostError for a candidate with neither costs nor a price.
     """
-    missing = matrix.attempted & np.isnan(matrix.cost_usd)
     prices = [catalogue.get(name) for name in matrix.candidates]
+    free = np.array([entry is not None and entry.priced and _price(entry) == (0.0, 0.0) for entry in prices])
+    unpriced = ~matrix.error & ~free & zero_with_tokens(matrix.cost_usd, matrix.input_tokens, matrix.output_tokens)
+    matrix = replace(matrix, cost_usd=np.where(unpriced, np.nan, matrix.cost_usd))
+    missing = matrix.attempted & np.isnan(matrix.cost_usd)
     hopeless = [
         name
         for column, (name, entry) in enumerate(zip(matrix.candidates, prices, strict=True))
@@ -47,8 +54,9 @@ def fill_costs(
     ]
     if hopeless:
         raise CostError(
-            f"no cost is known for {', '.join(hopeless)}: their rows have no cost_usd and the catalogue has no price. "
-            "Add input_usd_per_mtok and output_usd_per_mtok to data/candidates.toml, or log cost_usd."
+            f"no cost is known for {', '.join(hopeless)}: their rows have no cost_usd (or 0 in spite of tokens), and neither "
+            "the catalogue nor LiteLLM's price map has a price. Add input_usd_per_mtok and output_usd_per_mtok to "
+            "data/candidates.toml, both 0 for what is free, or log cost_usd."
         )
     unknown = missing & np.isnan(matrix.input_tokens)
     entries = [catalogue.get(name, Candidate(name=name)) for name in matrix.candidates]
@@ -65,7 +73,7 @@ def fill_costs(
     for column, entry in enumerate(prices):
         rows = missing[:, column]
         if entry is not None and rows.any():
-            price_in, price_out = entry.input_usd_per_mtok or 0.0, entry.output_usd_per_mtok or 0.0
+            price_in, price_out = _price(entry)
             cost[rows, column] = (input_tokens[rows, column] * price_in + output_tokens[rows, column] * price_out) / 1e6
     notes = CostNotes(
         logged=int(np.isfinite(matrix.cost_usd).sum()),
@@ -75,3 +83,7 @@ def fill_costs(
         estimated_output_tokens=int((missing & ~seen).sum()),
     )
     return replace(matrix, cost_usd=cost), notes
+
+
+def _price(entry: Candidate) -> tuple[float, float]:
+    return entry.input_usd_per_mtok or 0.0, entry.output_usd_per_mtok or 0.0

@@ -55,16 +55,96 @@ def test_a_partial_log_by_hand() -> None:
     assert made.texts.tolist() == ["prompt r2", "prompt r1"]
 
 
-def test_repeated_attempts_are_averaged_over_what_is_known() -> None:
+def test_tries_of_one_candidate_are_one_outcome_its_last_answer_at_the_cost_of_all() -> None:
     made = matrix(
-        row("r", "a", quality=1.0, cost_usd=0.25, output_tokens=10),
-        row("r", "a", quality=0.0, cost_usd=0.5, output_tokens=30),
-        row("r", "a", cost_usd=0.75),
+        row("r", "a", quality=1.0, cost_usd=0.25, output_tokens=10, latency_ms=5.0),
+        row("r", "a", quality=0.25, cost_usd=0.5, output_tokens=30, latency_ms=7.0),
         row("r", "b", quality=0.25),
     )
-    assert same(made.quality, [[0.5, 0.25]])
-    assert same(made.cost_usd, [[0.5, NAN]])
-    assert same(made.output_tokens, [[20.0, NAN]])
+    assert same(made.quality, [[0.25, 0.25]])
+    assert same(made.cost_usd, [[0.75, NAN]])
+    assert same(made.output_tokens, [[40.0, NAN]])
+    assert same(made.latency_ms, [[12.0, NAN]])
+    assert not made.error.any()
+
+
+def test_an_error_and_then_an_answer_is_that_answer() -> None:
+    made = matrix(
+        row("r", "a", status="error", latency_ms=900.0, timestamp="2025-03-01T12:00:00Z"),
+        row("r", "a", quality=1.0, cost_usd=0.5, latency_ms=100.0, timestamp="2025-03-01T12:00:01Z"),
+        row("newest first", "a", cost_usd=0.5, timestamp="2025-03-01T12:00:01Z"),
+        row("newest first", "a", status="error", timestamp="2025-03-01T12:00:00Z"),
+        row("answer without a cost", "a", quality=1.0),
+        row("answer without a cost", "a", status="error", cost_usd=0.25),
+    )
+    assert same(made.quality[:, 0], [1.0, NAN, 1.0])  # nobody judged the second
+    assert same(made.cost_usd[:, 0], [0.5, 0.5, NAN])  # the third is for the tokens to tell
+    assert same(made.latency_ms[:, 0], [1000.0, NAN, NAN])
+    assert made.error.tolist() == [[False], [False], [False]]
+
+
+def test_an_error_costs_nothing_unless_the_log_says_so() -> None:
+    made = matrix(
+        row("r", "a", status="error"),
+        row("s", "a", status="error", cost_usd=0.5),
+        row("t", "a", status="error", input_tokens=5, output_tokens=9),
+        row("u", "a", quality=1.0),
+    )
+    assert same(made.cost_usd[:, 0], [0.0, 0.5, NAN, NAN])
+    assert made.error[:, 0].tolist() == [True, True, True, False]
+
+
+def chains(failed: int, answered: int, both: int = 0) -> list[dict[str, Any]]:
+    """Requests to a that b was asked after in `failed` cases, that answered in others, and that both were asked at once."""
+    rows = [row(f"f{n}", "a", status="error", propensity=0.5) for n in range(failed)]
+    rows += [row(f"f{n}", "b", quality=1.0, cost_usd=0.25) for n in range(failed)]
+    rows += [row(f"o{n}", "a", quality=1.0, propensity=0.5) for n in range(answered)]
+    return rows + [row(f"b{n}", name, quality=1.0) for n in range(both) for name in "ab"]
+
+
+def test_what_answered_after_a_failure_was_not_chosen() -> None:
+    made = matrix(*chains(failed=2, answered=8))
+    assert same(made.quality[:3], [[0, NAN], [0, NAN], [1, NAN]])  # a is at .8, not at 1
+    assert same(made.propensity[:3], [[0.5, NAN], [0.5, NAN], [0.5, NAN]])
+    assert same(made.cost_usd[:3], [[0, 0.25], [0, 0.25], [NAN, NAN]])
+    assert made.attempted[:3].tolist() == [[True, False]] * 3
+    assert made.chained[:3].tolist() == [[False, True], [False, True], [False, False]]
+    assert not made.complete().any()
+
+
+def test_a_failure_among_requests_tried_on_all_is_no_chain() -> None:
+    evaluated = matrix(*chains(failed=2, answered=0, both=8))
+    assert evaluated.attempted.all()
+    assert not evaluated.chained.any()
+    assert same(evaluated.quality[:2], [[0, 1], [0, 1]])
+    # Two in ten of what answered was tried on both: two of ten failures are as many as chance makes, eight are chains.
+    assert not matrix(*chains(failed=2, answered=32, both=8), *failures(8)).chained.any()
+    assert matrix(*chains(failed=8, answered=32, both=8), *failures(2)).chained.sum() == 8
+
+
+def failures(n: int) -> list[dict[str, Any]]:
+    return [row(f"alone{k}", "a", status="error") for k in range(n)]
+
+
+def test_a_chain_of_three_and_one_that_its_own_propensity_denies() -> None:
+    answered = [row(f"o{n}", "a", quality=1.0) for n in range(9)]
+    chain = [row("r", "a", status="error"), row("r", "b", status="error"), row("r", "c", quality=1.0)]
+    assert matrix(*chain, *answered).chained[0].tolist() == [False, True, True]
+    chain[2]["propensity"] = 0.5
+    assert not matrix(*chain, *answered).chained.any()
+
+
+def test_a_chain_in_a_log_without_times_begins_with_the_candidate_that_was_chosen() -> None:
+    answered = [row(f"o{n}", "z", quality=1.0) for n in range(9)]
+    sorted_by_name = [row("r", "b", quality=1.0), row("r", "z", status="error", propensity=1.0)]
+    made = matrix(*sorted_by_name, *answered)
+    assert made.candidates == ("b", "z")
+    assert made.chained[0].tolist() == [True, False]
+
+
+def test_errors_of_a_candidate_nobody_judged_do_not_make_it_one_that_always_fails() -> None:
+    made = matrix(row("r", "a", status="error"), row("s", "a"), row("t", "b", status="error"))
+    assert same(made.quality, [[NAN, NAN], [NAN, NAN], [NAN, 0]])
 
 
 def test_an_unjudged_attempt_was_an_attempt() -> None:
@@ -166,15 +246,19 @@ attempts = st.lists(
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(attempts)
-def test_each_cell_is_the_mean_of_its_judged_attempts(made: list[tuple[int, str, float | None]]) -> None:
+def test_each_cell_is_its_last_answer(made: list[tuple[int, str, float | None]]) -> None:
     # The output tokens number the attempts, so that no two rows are identical.
     rows = [row(f"r{r}", c, quality=q, output_tokens=n) for n, (r, c, q) in enumerate(made)]
     result = matrix(*rows)
     for r, request in enumerate(result.request_id):
         for c, candidate in enumerate(result.candidates):
-            tried = [q for number, name, q in made if f"r{number}" == request and name == candidate]
-            judged = [q for q in tried if q is not None]
+            tried = [
+                (n, q) for n, (number, name, q) in enumerate(made) if f"r{number}" == request and name == candidate
+            ]
             assert result.attempted[r, c] == bool(tried)
-            assert result.quality[r, c] == pytest.approx(np.mean(judged) if judged else NAN, nan_ok=True)
+            assert result.quality[r, c] == pytest.approx(
+                tried[-1][1] if tried and tried[-1][1] is not None else NAN, nan_ok=True
+            )
+            assert result.output_tokens[r, c] == pytest.approx(sum(n for n, _ in tried) if tried else NAN, nan_ok=True)

@@ -29,11 +29,23 @@ def timeless(n: int) -> Any:
 
 
 def test_requests_are_grouped_through_sessions_and_texts() -> None:
-    texts = ["a", "b", "c", "B ", "d", "e"]
+    b = "the beginning of a story that two tell"
+    texts = ["a", b, "c", f"{b.upper()} ", "d", "e"]
     sessions = ["s", "s", None, "t", "t", float("nan")]
     assert group_requests(texts, sessions).tolist() == [0, 0, 1, 0, 0, 2]  # type: ignore[list-item]
     assert group_requests([], []).tolist() == []
     assert group_requests(["x", "y"], [None, None]).tolist() == [0, 1]
+
+
+def test_what_everybody_says_does_not_glue_conversations_together() -> None:
+    texts = ["hi", "one", "Hi ", "two", "hi", "hi", "hi"]
+    sessions = ["s", "s", "t", "t", "alone", None, None]
+    # Requests of their own are tied by any text, conversations of several requests by a telling one.
+    assert group_requests(texts, sessions).tolist() == [0, 0, 1, 1, 2, 2, 2]
+    button = "please sum up for me what was said so far"
+    for conversations, groups in ((10, 1), (11, 11)):
+        texts = [text for n in range(conversations) for text in (button, f"question {n}")]
+        assert len(set(group_requests(texts, [f"s{n // 2}" for n in range(2 * conversations)]).tolist())) == groups
 
 
 def test_a_split_by_time_puts_the_newest_in_test() -> None:
@@ -139,10 +151,13 @@ def test_groups_join_exactly_what_shares_a_text_or_a_session(texts: list[str], d
     sessions = data.draw(st.lists(st.sampled_from(["s", "t", "u", None]), min_size=len(texts), max_size=len(texts)))
     groups = group_requests(texts, sessions)
     expected = list(range(len(texts)))
+    # These texts are short: within a conversation of several requests they tie nothing.
+    inside = {i for i, session in enumerate(sessions) if session is not None and sessions.count(session) > 1}
     for _ in texts:  # the slow definition: pass the smallest number on until nothing changes
         for i in range(len(texts)):
             for j in range(len(texts)):
-                if texts[i] == texts[j] or (sessions[i] is not None and sessions[i] == sessions[j]):
+                same = texts[i] == texts[j] and not {i, j} & inside
+                if same or (sessions[i] is not None and sessions[i] == sessions[j]):
                     expected[i] = expected[j] = min(expected[i], expected[j])
     assert groups.tolist() == pd.factorize(np.array(expected))[0].tolist()
 

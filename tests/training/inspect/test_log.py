@@ -70,12 +70,28 @@ def test_the_figures_by_hand() -> None:
     assert (report.first, report.last) == ("2026-01-01T00:00:00+00:00", "2026-01-02T00:00:00+00:00")
     a, b = report.candidates
     assert (a.name, a.rows, a.requests, a.judged, a.quality, a.errors) == ("a", 3, 3, 2 / 3, 0.5, 1 / 3)
-    assert (a.cost_usd, a.costed, a.latency_ms, a.input_tokens) == (pytest.approx(0.11), 2 / 3, 200.0, 10)
+    assert (a.cost_usd, a.costed, a.latency_ms, a.input_tokens) == (
+        pytest.approx(0.11),
+        1.0,
+        200.0,
+        10,
+    )  # an error without a cost cost nothing
     assert (b.name, b.rows, b.quality, b.cost_usd, b.output_tokens, b.latency_ms) == ("b", 1, 0.5, 0.2, 7, None)
     assert [(w.name, w.rows, w.requests, w.cost_usd) for w in report.workflows] == [
         ("(none)", 1, 1, 0.01),
         ("w", 3, 2, pytest.approx(0.3)),
     ]
+
+
+def test_what_answered_after_a_failure_is_told_apart() -> None:
+    chain = [
+        {"request_id": "f", "candidate": "a", "status": "error"},
+        {"request_id": "f", "candidate": "b", "quality": 1.0},
+    ]
+    report = reported([*shadowed(5, 0), *chain])
+    assert (report.chained, report.requests, report.requests_of_several_candidates, report.complete) == (1, 6, 0, 0)
+    assert found(report, "chains: 1 outcomes").supported
+    assert reported(ROWS).chained == 0
 
 
 def test_the_bound_is_the_exact_one_without_a_failure() -> None:

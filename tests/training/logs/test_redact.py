@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from tests.conftest import ROOT
 from training.cli.main import app
 from training.logs.dataset import ImportAccount, store
 from training.logs.redact import STAND_INS, Redactor
@@ -111,6 +112,30 @@ def test_what_is_found_is_masked_and_a_stand_in_stays(text: str, kind: str, rest
 )
 def test_what_is_nobodys_stays(text: str) -> None:
     assert Redactor().text(text) == text
+
+
+def test_the_import_command_masks_prompts_and_answers(tmp_path: Path) -> None:
+    common = {"prompt": f"write to {EMAIL}", "candidate": "a", "session_id": EMAIL}
+    rows = [{"request_id": f"r{n}", "answer": f"{EMAIL} {n}", **common} for n in range(3)]
+    (tmp_path / "log.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    catalogue = ["--catalogue", str(ROOT / "data" / "candidates.toml")]
+    for name, options, masked in (("plain", [], 6), ("checked", ["--check", "answered"], 9)):
+        out = tmp_path / name
+        arguments = [
+            "import",
+            "--data",
+            str(tmp_path / "log.jsonl"),
+            "--out",
+            str(out),
+            "--redact",
+            *catalogue,
+            *options,
+        ]
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 0, done.output
+        assert f"masked: {masked} e-mail" in done.output
+        assert orjson.loads((out / "_account.json").read_bytes())["redacted"] == {"e-mail": masked}
+        assert holding(out, EMAIL) == set()
 
 
 def test_an_import_is_masked_and_its_identifiers_still_group(tmp_path: Path) -> None:

@@ -142,7 +142,13 @@ def test_judged_propensity_by_hand() -> None:
     propensity = np.where(attempted, np.array([[1, 1], [1, 1], [0.6, 0], [0.4, 0], [0, 0.5]]), NAN)
     # Shadow: candidate 0 judged 2 of 2, candidate 1 judged 1 of 2. Single: 1 of 2, and 0 of 1.
     expected = np.array([[1, 0.5], [1, 0.5], [0.3, NAN], [0.2, NAN], [NAN, 0]])
-    assert judged_propensity(attempted, labels, propensity) == pytest.approx(expected, nan_ok=True)
+    error = np.zeros_like(attempted)
+    assert judged_propensity(attempted, error, labels, propensity) == pytest.approx(expected, nan_ok=True)
+    # The judged single of candidate 0 is an error now: it is known for certain, and the other answer was judged.
+    error[2, 0] = True
+    labels[3, 0] = 1.0
+    expected[2:4, 0] = [0.6, 0.4]
+    assert judged_propensity(attempted, error, labels, propensity) == pytest.approx(expected, nan_ok=True)
 
 
 def test_ips_of_a_log_half_judged_is_right_only_with_the_share_judged() -> None:
@@ -152,7 +158,8 @@ def test_ips_of_a_log_half_judged_is_right_only_with_the_share_judged() -> None:
     attempted = np.isfinite(masked)
     # The first candidate's answers are judged least.
     masked[np.random.default_rng(8).random(masked.shape) > [0.3, 0.6, 0.6, 0.6]] = NAN
-    estimate = ips(masked, judged_propensity(attempted, masked, propensity), columns)
+    error = np.zeros_like(attempted)
+    estimate = ips(masked, judged_propensity(attempted, error, masked, propensity), columns)
     assert estimate.low < value_of(quality, columns) < estimate.high
     assert ips(masked, propensity, columns).refused is not None
 

@@ -1,4 +1,7 @@
-"""Logs that already are the outcome table: one record per try, columns named as in data/README.md."""
+"""Logs that already are the outcome table: one record per try, columns named as in data/README.md.
+
+Without the column request_id, answers of different candidates to the same prompt are one request (`training.logs.pairing`).
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from training.logs.io import files
+from training.logs.io.files import Records
 from training.logs.io.partitions import outcomes_of
 from training.logs.outcomes import ALIASES, BESIDE, COLUMNS, Outcomes
+from training.logs.pairing import prompt_ids
 from training.logs.sources.options import DEFAULT, ImportOptions
 
 NAME = "canonical"
 EXPECTS = (
-    "request_id, candidate (or model), prompt or messages; as .parquet, .jsonl, .ndjson, .json, .csv or .gz of these"
+    "candidate (or model), prompt or messages, and request_id unless rows pair by their prompt; as .parquet, .jsonl, "
+    ".ndjson, .json, .csv or .gz of these"
 )
 COMPANIONS: frozenset[str] = frozenset()
 
@@ -28,10 +34,20 @@ def recognises(path: Path) -> bool:
         return True
     if names >= _SPEND_LOGS:
         return False
-    return "request_id" in names and bool(names & {"candidate", "model"}) and bool(names & {"prompt", "messages"})
+    # A model and messages without an id are what every client logs; `candidate` is this table's own word.
+    named = bool(names & {"candidate", "model"}) if "request_id" in names else "candidate" in names
+    return named and bool(names & {"prompt", "messages"})
 
 
 def read(path: Path, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
     """Read one file. Undecodable bytes become U+FFFD."""
     wanted = _FIELDS | frozenset(BESIDE) if options.answers else _FIELDS
-    return outcomes_of(path, format=NAME, convert=lambda records: records, wanted=wanted)
+    return outcomes_of(path, format=NAME, convert=_with_ids, wanted=wanted)
+
+
+def _with_ids(records: Records) -> Records:
+    names = [str(name).strip() for name in records.table.columns]
+    if "request_id" in names:
+        return records
+    table = records.table.set_axis(names, axis=1)
+    return records._replace(table=table.assign(request_id=prompt_ids(table)))

@@ -1,9 +1,10 @@
 """The store of outcome-router's own service: each decision with the feedback on it, from its SQLite file or by URL.
 
-Feedback says what became of a decision: its row is the outcome, of the candidate that answered. The propensity is that of
-the decision, so it is known only where the chosen candidate answered; a fallback's answer has none. A decision without
-feedback is an attempt that nobody judged: it has no quality and no cost, but says how often each candidate was tried.
-Decisions that were stored without their prompt, and feedback on decisions that are not in the store, are skipped.
+Feedback says what became of a decision: its row is the outcome, of the candidate that answered. Where that is another than
+the router chose, the chosen one failed: it has a row of its own, an error with the decision's propensity, before that of the
+fallback, which has none. A decision without feedback is an attempt that nobody judged: it has no quality and no cost, but says
+how often each candidate was tried. Decisions that were stored without their prompt, and feedback on decisions that are not in
+the store, are skipped.
 """
 
 from __future__ import annotations
@@ -96,11 +97,12 @@ def convert(records: Records) -> Records:
     unreadable = list(records.unreadable)
     for number, row in zip(records.rows, records.table.to_dict("records"), strict=True):
         why = _unusable(number, row)
-        if why is None:
-            kept.append(_outcome(row))
-            rows.append(number)
-        else:
+        if why is not None:
             unreadable.append(why)
+            continue
+        for outcome in _outcomes(row):
+            kept.append(outcome)
+            rows.append(number)
     return Records(pd.DataFrame(kept, dtype=object), rows, unreadable)
 
 
@@ -118,13 +120,17 @@ def _unusable(number: int, row: Mapping[Hashable, Any]) -> Unreadable | None:
     return None
 
 
-def _outcome(row: Mapping[Hashable, Any]) -> dict[str, Any]:
-    answered = row["answered"] or row["chosen"]
-    kept = ("request_id", "timestamp", "workflow", "session_id", "prompt", "messages", "quality", "cost_usd")
-    measured = ("input_tokens", "output_tokens", "latency_ms")
-    return {
-        **{name: row[name] for name in (*kept, *measured)},
-        "candidate": answered,
-        "propensity": row["propensity"] if answered == row["chosen"] else None,
+def _outcomes(row: Mapping[Hashable, Any]) -> Iterator[dict[str, Any]]:
+    """The outcome of whoever answered, after that of the chosen candidate if it was another: then it failed."""
+    asked = {name: row[name] for name in ("request_id", "timestamp", "workflow", "session_id", "prompt", "messages")}
+    measured = ("quality", "cost_usd", "input_tokens", "output_tokens", "latency_ms")
+    fell_back = row["answered"] is not None and row["answered"] != row["chosen"]
+    if fell_back:
+        yield {**asked, "candidate": row["chosen"], "propensity": row["propensity"], "status": "error"}
+    yield {
+        **asked,
+        **{name: row[name] for name in measured},
+        "candidate": row["answered"] or row["chosen"],
+        "propensity": None if fell_back else row["propensity"],
         "status": "error" if row["error"] else "success",
     }

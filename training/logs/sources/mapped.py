@@ -1,13 +1,12 @@
 """Tables of any shape: a mapping says which column, or which nested field, is which column of the outcome table.
 
 A field is named by dots (`question.text`, `choices.0.message.content`); a name with dots in it wins over nesting, and
-JSON text in a cell is opened where the path goes on. Columns that are not mapped are read under their own names. A
-table without request_id has one per distinct prompt, so that answers to the same prompt are one request.
+JSON text in a cell is opened where the path goes on. Columns that are not mapped are read under their own names. In a table
+without request_id, answers of different candidates to the same prompt are one request (`training.logs.pairing`).
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.logs import rescale, typed
+from training.logs import rescale
 from training.logs.cells import parsed, shown
 from training.logs.io import files
 from training.logs.io.files import Records
 from training.logs.io.partitions import outcomes_of
 from training.logs.outcomes import ALIASES, BESIDE, COLUMNS, OutcomeError, Outcomes, Unreadable
+from training.logs.pairing import prompt_ids
 from training.logs.sources.options import DEFAULT, ImportOptions
 
 _TARGETS = (*COLUMNS, *BESIDE)
@@ -123,7 +123,7 @@ def _convert(records: Records, fields: Mapping[str, str], own: frozenset[str], f
         columns[target] = pd.Series([None if cell is _ABSENT else cell for cell in cells], dtype=object)
     made = pd.DataFrame(columns, index=pd.RangeIndex(len(table)))
     if "request_id" not in made:
-        made["request_id"] = _request_ids(made)
+        made["request_id"] = prompt_ids(made)
     return records._replace(table=made)
 
 
@@ -159,22 +159,6 @@ def _prefixes(field: str) -> frozenset[str]:
     """The names of the columns that a path can start in."""
     path = field.split(".")
     return frozenset(".".join(path[:length]) for length in range(1, len(path) + 1))
-
-
-def _request_ids(table: pd.DataFrame) -> list[str | None]:
-    """An identifier per distinct conversation; None where there is nothing to tell it by, which validation reports."""
-    nothing = pd.Series([None] * len(table), dtype=object)
-    messages = typed.messages(table.get("messages", nothing)).values
-    prompts = typed.text(table.get("prompt", nothing), strip=False, numbers=False).values
-    keys = [
-        typed.messages_key(conversation) if isinstance(conversation, list) else prompt
-        for conversation, prompt in zip(messages, prompts, strict=True)
-    ]
-    return [_digest(key) if isinstance(key, str) else "no-prompt" for key in keys]
-
-
-def _digest(text: str) -> str:
-    return "p-" + hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:24]
 
 
 def _rescaled(records: Records, rule: rescale.Rule | None) -> Records:

@@ -2,8 +2,8 @@
 
 A pair is one JSON object per line: `request` and `response` bodies (or `input` and `output`), or the request's fields
 beside `response` or `choices`. The outcome table's own names beside them (quality, latency_ms, session_id, workflow,
-...) are taken over. A batch's answers are in its output and error files; its prompts are in its input file, which has
-to lie in the same folder. An error is an outcome, but a request that the batch never ran is none.
+...) are taken over. A batch's answers are in its output and error files; its prompts are in its input file, which lies in the
+same folder or is given beside them. An error is an outcome, but a request that the batch never ran is none.
 
 What makes one request: pairs that say the same `request_id`, and answers with the same custom_id to the same messages
 (custom ids start again in every batch). Tries that only share their text are grouped when the data is split.
@@ -59,7 +59,7 @@ def read(path: Path, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
     """Read one file of pairs or of a batch's answers; raises OutcomeError when the batch's requests are missing."""
     if accompanies(path):
         raise OutcomeError(
-            f"{path}: holds the requests of a batch, not its answers; give the output file beside it, or the folder"
+            f"{path}: holds the requests of a batch, not its answers; give the output file as well, or the folder"
         )
     first = _first(path)
     if first is not None and is_answer(first):
@@ -175,11 +175,11 @@ def _status_code(record: Row) -> int:
 
 
 def _read_answers(path: Path, options: ImportOptions) -> Iterator[Outcomes]:
-    inputs = beside(path, accompanies)
+    inputs = list(dict.fromkeys([*beside(path, accompanies), *options.batch_requests]))
     if not inputs:
         raise OutcomeError(
-            f"{path}: holds the answers of a batch, which have no prompts; put the batch's input file "
-            "(custom_id, method, url, body) into the same folder"
+            f"{path}: holds the answers of a batch, which have no prompts; give the batch's input file "
+            "(custom_id, method, url, body) as well, or put it into the same folder"
         )
     requests = _requests(signature(inputs))
 

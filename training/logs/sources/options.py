@@ -17,6 +17,7 @@ class ImportOptions:
     whether a score of a whole trace applies to its last generation or to every one. `mapping`: column of the outcome
     table -> column or dotted path in the source, for tables of any shape. `answers`: whether answers and expected
     answers are carried beside the outcomes (`Outcomes.beside`), for checks and the judge. `cache`: where downloads are kept.
+    `batch_requests`: files with the requests of a batch that were named beside its answers.
     """
 
     score_name: str | None = None
@@ -26,6 +27,7 @@ class ImportOptions:
     mapping: Mapping[str, str] = field(default_factory=dict)
     answers: bool = False
     cache: Path = Path(".cache")
+    batch_requests: tuple[Path, ...] = ()
 
 
 DEFAULT = ImportOptions()

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from training.logs.io import database, files
 from training.logs.outcomes import COLUMNS, OutcomeError, Outcomes, Unreadable, require_usable
+from training.logs.pairing import paired
 from training.logs.repeats import concat, unrepeated
 from training.logs.sources import canonical, decisions, openai, openrouter
 from training.logs.sources.langfuse import export
@@ -95,12 +97,12 @@ def read(data: Sequence[Path | str], format: str = "auto", options: ImportOption
     folder is a log; otherwise it counts as one skipped row. Other files in a folder are passed over. A log without a
     usable row is an error if it was named; in a folder, one usable row in all is enough. Raises OutcomeError.
     """
-    return concat(_partitions(data, format, options))
+    return concat(paired(_partitions(data, format, options)))
 
 
 def stream(data: Sequence[Path | str], format: str = "auto", options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
     """What `read` reads, a partition at a time; none holds a row that repeats or contradicts one of an earlier one."""
-    return unrepeated(_partitions(data, format, options))
+    return unrepeated(paired(_partitions(data, format, options)))
 
 
 def _partitions(data: Sequence[Path | str], format: str, options: ImportOptions) -> Iterator[Outcomes]:
@@ -109,7 +111,11 @@ def _partitions(data: Sequence[Path | str], format: str, options: ImportOptions)
         raise OutcomeError(f"format {format!r} and a mapping were given; a mapped table has no other format: drop one")
     if not data:
         raise OutcomeError("no data given: expected at least one file, folder or URL, got none")
+    requests = _batch_requests(data, importers)
+    options = replace(options, batch_requests=requests)
     for named in data:
+        if Path(named) in requests and len(requests) < len(data):
+            continue
         if scheme := _scheme(named):
             yield from _read_url(str(named), scheme, importers, options)
             continue
@@ -127,6 +133,14 @@ def _partitions(data: Sequence[Path | str], format: str, options: ImportOptions)
         yield from _usable(parts, str(path), formats, sorted(files.columns(found[0][0])))
         for file in strangers:
             yield refused(str(file), [_not_recognised(file, importers)])
+
+
+def _batch_requests(data: Sequence[Path | str], importers: tuple[Importer, ...]) -> tuple[Path, ...]:
+    """The files among those named that hold a batch's requests, which are read with its answers."""
+    if openai not in importers:
+        return ()
+    paths = [Path(named) for named in data if not _scheme(named)]
+    return tuple(path for path in paths if path.is_file() and files.kind(path) and openai.accompanies(path))
 
 
 def _usable(parts: Iterable[Outcomes], source: str, format: str, arrived: Sequence[str]) -> Iterator[Outcomes]:

@@ -18,7 +18,7 @@ from training.logs.io.files import Records, Row
 from training.logs.outcomes import COLUMNS, Unreadable
 
 # What judging and joining read beside the outcome table's own columns.
-_BESIDE = ("trace_id", "answer")
+_BESIDE = ("try_id", "trace_id", "answer")
 
 
 Signature = tuple[tuple[str, int, int], ...]

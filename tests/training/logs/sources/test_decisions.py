@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import sqlalchemy as sa
@@ -12,10 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serving.store.engine import open_engine
+from serving.store.feedback import Feedback
 from serving.store.tables import DECISIONS, FEEDBACK
 from serving.store.upgrade import MARKER
 from tests.postgres_server import needs_postgres, own_database
 from tests.serving.store.rows import decision, feedback
+from training.dataset.matrix import build_matrix
 from training.logs.io import database
 from training.logs.outcomes import OutcomeError
 from training.logs.sources import decisions, reading
@@ -29,18 +32,18 @@ def plain(path: str) -> sa.Engine:
     return sa.create_engine(f"sqlite:///{path}", poolclass=sa.NullPool)
 
 
-def fill(url: str, decided: list[dict[str, Any]], said: list[dict[str, Any]]) -> str:
+def fill(url: str, decided: list[dict[str, Any]], said: list[Feedback]) -> str:
     engine = open_engine(url)
     with engine.begin() as connection:
         if decided:
             connection.execute(DECISIONS.insert(), decided)
         if said:
-            connection.execute(FEEDBACK.insert(), [{"at": 200.0, **row} for row in said])
+            connection.execute(FEEDBACK.insert(), [row.row(at=200.0) for row in said])
     engine.dispose()
     return url
 
 
-def sample(n: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def sample(n: int) -> tuple[list[dict[str, Any]], list[Feedback]]:
     decided = [
         decision(f"d{k}", at=1.7e9 + k, candidate="a" if k % 2 else "b", propensity=0.9, session_id=f"s{k // 2}")
         for k in range(n)
@@ -68,10 +71,24 @@ def test_a_fallbacks_answer_is_its_own_and_has_no_propensity(tmp_path: Path) -> 
     made = [decision(f"d{n}", candidate="a", propensity=0.9, at=1.7e9 + n) for n in range(3)]
     said = [feedback("d0", candidate="b"), feedback("d1", candidate="a"), feedback("d2", error=True, quality=0.0)]
     frame = reading.read([fill(str(tmp_path / "decisions.db"), made, said)]).frame
-    assert frame["candidate"].tolist() == ["b", "a", "a"]
-    assert frame["propensity"].fillna(-1).tolist() == [-1, 0.9, 0.9]
-    assert frame["status"].tolist() == ["success", "success", "error"]
-    assert frame["quality"].tolist() == [1.0, 1.0, 0.0]
+    # The one that was chosen first has failed: it would have answered otherwise.
+    assert frame["candidate"].tolist() == ["a", "b", "a", "a"]
+    assert frame["propensity"].fillna(-1).tolist() == [0.9, -1, 0.9, 0.9]
+    assert frame["status"].tolist() == ["error", "success", "success", "error"]
+    assert frame["quality"].tolist() == [0.0, 1.0, 1.0, 0.0]
+
+
+def test_failures_that_another_answered_are_not_hidden(tmp_path: Path) -> None:
+    """Eight of ten answers of a are good, the other two are b's: a is worth .8, and b's answers say nothing of b."""
+    made = [decision(f"d{n}", candidate="a", propensity=0.5, at=1.7e9 + n) for n in range(50)]
+    made += [decision(f"e{n}", candidate="b", propensity=0.5, at=1.8e9 + n) for n in range(50)]
+    said = [feedback(f"d{n}", candidate="b" if n % 5 == 0 else "a", quality=1.0, cost_usd=0.1) for n in range(50)]
+    said += [feedback(f"e{n}", candidate="b", quality=float(n % 2), cost_usd=0.1) for n in range(50)]
+    matrix = build_matrix(reading.read([fill(str(tmp_path / "decisions.db"), made, said)]).frame)
+    assert matrix.candidates == ("a", "b")
+    assert np.nanmean(matrix.quality, axis=0).tolist() == [0.8, 0.5]
+    assert matrix.attempted.sum(axis=0).tolist() == [50, 50]
+    assert np.isfinite(matrix.cost_usd).sum(axis=0).tolist() == [50, 60], "costs are the fallback's own all the same"
 
 
 def test_what_cannot_be_used_is_counted_with_its_reason(tmp_path: Path) -> None:
@@ -210,7 +227,7 @@ def test_whatever_the_store_holds_every_row_is_accounted_for(
             insert(connection, DECISIONS, made)
             if cell["feedback"] is not None:
                 identifier = f"{'x' if cell['orphan'] else 'd'}{number}"
-                insert(connection, FEEDBACK, feedback(identifier, at=1.0) | cell["feedback"])
+                insert(connection, FEEDBACK, feedback(identifier).row(at=1.0) | cell["feedback"])
     result = reading.read([path])
     orphans = sum(cell["orphan"] and cell["feedback"] is not None for cell in cells)
     assert result.reasons.get(ORPHAN, 0) == orphans

@@ -262,8 +262,21 @@ def test_a_fallback_does_not_have_the_propensity_of_the_decision(
     tmp_path: Path, routed: str, propensity: float | None
 ) -> None:
     metadata = {"routing_decision": {"propensity": 0.5, "routed_model": routed}}
-    found = read_payloads(tmp_path, payload(1, metadata=metadata)).frame.loc[0, "propensity"]
+    frame = read_payloads(tmp_path, payload(1, metadata=metadata)).frame
+    found = frame["propensity"].iloc[-1]
     assert found == propensity if propensity else np.isnan(found)
+    if propensity is None:
+        failed, answered = frame.to_dict("records")
+        assert (failed["candidate"], failed["status"], failed["propensity"], failed["quality"]) == (
+            "large",
+            "error",
+            0.5,
+            0,
+        )
+        assert np.isnan(failed["cost_usd"])
+        assert failed["request_id"] == answered["request_id"]
+    else:
+        assert len(frame) == 1
 
 
 def test_a_cost_that_litellm_could_not_tell_is_none(tmp_path: Path) -> None:

@@ -185,6 +185,16 @@ def test_a_batch_is_joined_with_its_requests(tmp_path: Path) -> None:
     assert len(reading.read([tmp_path / "batch_1_output.jsonl"]).frame) == 3
 
 
+def test_a_batch_is_given_as_its_input_and_its_output(tmp_path: Path) -> None:
+    requests = write(tmp_path / "in" / "requests.jsonl", [asked(1), asked(2)])
+    answers = write(tmp_path / "out" / "answers.jsonl", [answered(2), answered(1)])
+    for given_in_order in ([requests, answers], [answers, requests]):
+        frame = reading.read(given_in_order).frame
+        assert sorted(message[0]["content"] for message in frame["messages"]) == ["q1", "q2"]
+    with pytest.raises(OutcomeError, match="holds the requests of a batch, not its answers"):
+        reading.read([requests])
+
+
 def test_one_custom_id_in_several_batches_is_told_apart(tmp_path: Path) -> None:
     write(tmp_path / "a_input.jsonl", [asked(1, "x"), asked(2, "y"), asked(3, "z")])
     write(tmp_path / "b_input.jsonl", [asked(1, "x", model="gpt-4o"), asked(5, "z"), asked(2, "y")])
@@ -198,7 +208,7 @@ def test_one_custom_id_in_several_batches_is_told_apart(tmp_path: Path) -> None:
 
 
 def test_half_a_batch_is_refused_with_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(OutcomeError, match="put the batch's input file"):
+    with pytest.raises(OutcomeError, match="give the batch's input file"):
         reading.read([write(tmp_path / "output" / "o.jsonl", [answered(1)])])
     with pytest.raises(OutcomeError, match="give the output file beside it"):
         reading.read([write(tmp_path / "input" / "i.jsonl", [asked(1)])])

@@ -154,7 +154,7 @@ def test_a_span_becomes_an_outcome(tmp_path: Path) -> None:
     result = reading.read([path])
     assert result.formats == ("otel",)
     row = result.frame.iloc[0]
-    assert row["request_id"] == f"{TRACE.hex()}-0000000000000001"
+    assert row["request_id"].startswith(f"{TRACE.hex()}/")
     assert row["candidate"] == "gpt-4o-mini"
     assert row["messages"] == CHAT
     assert (row["input_tokens"], row["output_tokens"], row["cost_usd"]) == (101, 10, 0.0125)
@@ -180,11 +180,37 @@ def test_every_encoding_reads_as_the_same_table(tmp_path: Path, encoding: str) -
     }
     result = reading.read([write(tmp_path / contents[encoding][0], contents[encoding][1])])
     assert result.rows_read == 3
-    assert result.frame["request_id"].tolist() == [f"{TRACE.hex()}-{n:016x}" for n in (1, 2, 3)]
+    assert result.frame["request_id"].nunique() == 3
+    assert result.frame["request_id"].str.startswith(f"{TRACE.hex()}/").all()
     assert result.frame["input_tokens"].tolist() == [101, 102, 103]
     assert result.frame["status"].tolist() == ["success", "error", "success"]
     assert result.frame["quality"].fillna(-1).tolist() == [-1.0, 0.0, -1.0]
     assert [messages[0]["content"] for messages in result.frame["messages"]] == ["q1", "q2", "q3"]
+
+
+def test_a_failure_and_the_fallback_s_answer_are_one_request(tmp_path: Path) -> None:
+    failed = span(1, attributes=_said("hello"), status=Status(code=Status.STATUS_CODE_ERROR))
+    fallback = span(2, attributes={**_said("hello"), "gen_ai.request.model": "gpt-4o"})
+    within = span(4, attributes=_said("nested"))
+    within.parent_span_id = span(3).span_id
+    content = line(failed, fallback, within, span(3, attributes=_said("nested")))
+    frame = read(write(tmp_path / "t.jsonl", content)).frame
+    first, second, inner, around = frame["request_id"]
+    assert first == second
+    assert frame["status"].tolist()[:2] == ["error", "success"]
+    # What a framework's span says of its client's call is not a second try of it.
+    assert len({first, inner, around}) == 3
+
+
+def test_a_service_that_nobody_named_is_no_workflow(tmp_path: Path) -> None:
+    named = request(span(1))
+    named.resource_spans[0].resource.attributes[0].value.string_value = "unknown_service:python"
+    frame = read(write(tmp_path / "t.jsonl", json.dumps(MessageToDict(named)).encode())).frame
+    assert frame["workflow"].isna().all()
+
+
+def _said(text: str) -> dict[str, Any]:
+    return {"gen_ai.input.messages": json.dumps([{"role": "user", "parts": [{"type": "text", "content": text}]}])}
 
 
 @pytest.mark.parametrize(

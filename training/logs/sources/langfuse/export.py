@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,12 @@ def read(path: Path, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
         raise OutcomeError(f"{path}: holds scores, not observations; give the folder that has both")
     if not recognises(path):
         raise OutcomeError(f"{path}: not a {NAME} file; expected {EXPECTS}; arrived: {files.shown_columns(path)}")
-    reading = _Reading(judgements(path, options), options.answers, _exported_twice(path))
+    yield from _read(path, options, set())
+
+
+def _read(path: Path, options: ImportOptions, seen: set[str]) -> Iterator[Outcomes]:
+    """The generations of a file but those whose ids were `seen` before, to which its own are added."""
+    reading = _Reading(judgements(path, options), options.answers, _exported_twice(path), seen)
     wanted = both((*_FIELDS, "output") if options.answers else _FIELDS)
     for part in outcomes_of(path, format=NAME, convert=reading.convert, wanted=wanted):
         yield replace(part, notes=(*reading.judgements.notes, *reading.notes))
@@ -99,8 +104,9 @@ def read_url(url: str, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
 
     Raises OutcomeError, after which it can be run again.
     """
-    for page in live.pages(url, options.cache):
-        yield from read(page, options)
+    seen: set[str] = set()
+    for page in reversed(live.pages(url, options.cache)):  # of two states of one generation the later counts
+        yield from _read(page, options, seen)
 
 
 def _exported_twice(path: Path) -> bool:
@@ -118,7 +124,7 @@ class _Reading:
     judgements: Judgements
     answers: bool
     twice: bool
-    seen: set[str] = field(default_factory=set)
+    seen: set[str]
     milliseconds: bool | None = None
 
     @property

@@ -5,7 +5,8 @@ LANGFUSE_SECRET_KEY, on the server in LANGFUSE_BASE_URL or LANGFUSE_HOST. `langf
 takes those that started in that time, `&name=...` and `&environment=...` those with that name or environment.
 
 A download is a folder of pages and a `state.json` that says how far it got; every file is written whole or not at all.
-A finished one is taken further when it is asked for again: up to now, or up to `to`.
+A finished one is taken further when it is asked for again: up to now, or up to `to`, beginning an hour before it ended, for a
+generation is sent when its answer is there and Langfuse takes it in later still. What is downloaded twice is read once.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qsl
@@ -34,6 +35,8 @@ _PARAMETERS = ("from", "to", "name", "environment")
 _FIELDS = "core,basic,io,model,usage,prompt,metrics,trace_context"
 # The API gives at most 1000 observations and 100 scores a page; a page of long conversations has to fit in memory.
 _OBSERVATIONS, _SCORES = 500, 100
+# How late a row may come in after the time by which it is found.
+_LATE = timedelta(hours=1)
 
 
 class Project(NamedTuple):
@@ -118,7 +121,7 @@ def download(query: Query, project: Project, root: Path) -> Path:
     for table, until in ((ENRICHED, query.until or now), (SCORES, now)):
         progress = state.get(table) or Progress(query.since, until)
         if fresh and progress.done and progress.until < until:  # a broken-off download is completed before
-            progress = Progress(progress.until, until, pages=progress.pages)
+            progress = Progress(_late(progress.until), until, pages=progress.pages)
         while not progress.done:
             page = _page(client, project, table, query, progress)
             _write_page(folder / table / f"{progress.pages + 1:06d}.jsonl", page.rows)
@@ -230,6 +233,10 @@ def _utc(text: str, url: str) -> str:
     except ValueError:
         raise OutcomeError(f"{url}: {text!r} is not a time; expected ISO 8601, such as 2026-01-31") from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC).isoformat()
+
+
+def _late(until: str) -> str:
+    return (datetime.fromisoformat(until) - _LATE).isoformat()
 
 
 def _instant(text: str | None) -> datetime | None:

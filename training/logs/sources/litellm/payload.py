@@ -10,7 +10,8 @@ How a record is read (`litellm_spend` translates its rows to these fields and sh
 - workflow: the tag `workflow:NAME`; else the first tag that LiteLLM did not make of the user agent or a credential.
 - latency: end minus start. `response_time` is the time to the first token where the answer was streamed.
 - cost: `response_cost`; nothing where LiteLLM says that it failed to price the call and therefore wrote 0.
-- propensity: that of `metadata.routing_decision`, unless the call went to another LLM than the decision names.
+- propensity: that of `metadata.routing_decision`. Where the call went to another LLM than the decision names, that one failed:
+  it has a row of its own, an error with the propensity, before that of the call, which has none.
 - quality: nothing, unless the sender put a `quality` into the metadata.
 
 Not outcomes of a candidate, and counted as skipped: cache hits, calls that complete no text, calls that LiteLLM made
@@ -27,6 +28,7 @@ from typing import Any
 import pandas as pd
 
 from training.logs import typed
+from training.logs.aliases import alike
 from training.logs.cells import blank, fields, first_of, parsed, shown
 from training.logs.io import files
 from training.logs.io.files import Records
@@ -80,8 +82,9 @@ def convert(records: Records, setting: str) -> Records:
         if reason := _no_outcome(record, row, setting):
             skipped.append(reason)
         else:
-            found.append(_outcome(record))
-            rows.append(row)
+            outcomes = _outcomes(record)
+            found += outcomes
+            rows += [row] * len(outcomes)
     return Records(_table(found), rows, [*records.unreadable, *skipped])
 
 
@@ -146,6 +149,16 @@ def _texts(messages: Any) -> Iterator[str]:
                 yield text
 
 
+def _outcomes(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The outcome of a call, after that of the LLM it fell back from, which a record of its own may say again."""
+    outcome, decision = _outcome(record), _decision(record)
+    if not _fell_back(record, decision):
+        return [outcome]
+    nothing = dict.fromkeys(("quality", "cost_usd", "input_tokens", "output_tokens", "latency_ms", "ended", "answer"))
+    failed = {"candidate": decision["routed_model"], "propensity": decision.get("propensity"), "status": "error"}
+    return [{**outcome, **nothing, **failed, "inferred": True}, outcome]
+
+
 def _outcome(record: Mapping[str, Any]) -> dict[str, Any]:
     metadata = fields(record.get("metadata"))
     messages = parsed(record.get("messages"))
@@ -166,9 +179,10 @@ def _outcome(record: Mapping[str, Any]) -> dict[str, Any]:
         "latency_ms": record.get("request_duration_ms"),
         "session_id": first_of(record.get("session_id"), _own(metadata, "session_id"), trace),
         "workflow": _workflow(record.get("request_tags")),
-        "propensity": _propensity(record, metadata),
+        "propensity": _propensity(record),
         "answer": _answer(parsed(record.get("response"))),
         "status": _STATUSES.get(status.strip().lower(), status) if isinstance(status, str) else status,
+        "inferred": False,
     }
 
 
@@ -188,9 +202,12 @@ def _table(found: list[dict[str, Any]]) -> pd.DataFrame:
     if not found:
         return pd.DataFrame()
     columns: dict[str, list[Any]] = {name: [outcome[name] for outcome in found] for name in found[0]}
-    started, ended = columns.pop("started"), columns.pop("ended")
+    started, ended, inferred = columns.pop("started"), columns.pop("ended"), columns.pop("inferred")
     table = pd.DataFrame({name: pd.Series(cells, dtype=object) for name, cells in columns.items()})
     table["request_id"] = pd.Series(_requests(table), dtype=object)
+    table["try_id"] = table["try_id"].mask(
+        pd.Series(inferred, dtype=bool), None
+    )  # a judgement of the call is of its own LLM
     table["timestamp"] = pd.Series(started, dtype=object)
     table["latency_ms"] = pd.Series(_latency(columns["latency_ms"], started, ended), dtype=object)
     return table
@@ -243,11 +260,26 @@ def _workflow(cell: Any) -> str | None:
     return next(iter(own), None)
 
 
-def _propensity(record: Mapping[str, Any], metadata: dict[str, Any]) -> Any:
-    decision = fields(_own(metadata, "routing_decision"))
+def _decision(record: Mapping[str, Any]) -> dict[str, Any]:
+    return fields(_own(fields(record.get("metadata")), "routing_decision"))
+
+
+def _propensity(record: Mapping[str, Any]) -> Any:
+    decision = _decision(record)
     routed = decision.get("routed_model")
     called = (record.get("model"), record.get("model_group"))
     return decision.get("propensity") if blank(routed) or routed in called else None
+
+
+def _fell_back(record: Mapping[str, Any], decision: Mapping[str, Any]) -> bool:
+    """Whether the call went to another LLM than was decided on, under a name that cannot be one of the same LLM's."""
+    routed = decision.get("routed_model")
+    called = [
+        name for name in (record.get("model"), record.get("model_group")) if isinstance(name, str) and name.strip()
+    ]
+    if not isinstance(routed, str) or not routed.strip() or not called:
+        return False
+    return not any(name == routed or alike({routed: 1, name: 1}, ()) for name in called)
 
 
 def _own(metadata: dict[str, Any], key: str) -> Any:

@@ -5,17 +5,19 @@ older ones: prompt_tokens and completion_tokens, gen_ai.prompt, gen_ai.content.p
 gen_ai.prompt.0.content. Evaluations (`evaluations`) become quality. Ids may be hex, as OTLP/JSON has them, or
 base64, as protobuf's own JSON mapping writes them; enums may be numbers or names.
 
-What makes one request: each span is a request of its own. Spans of one conversation (gen_ai.conversation.id, else
+What makes one request: spans of one trace with the same prompt are its tries (a retry, a fallback), but for a span directly
+around another one of a generation, a framework's around its client's. Spans of one conversation (gen_ai.conversation.id, else
 session.id, else the trace) are one session, which is never split between training and test.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from training.logs.cells import first_of, shown
+from training.logs.cells import first_of, json_text, shown
 from training.logs.io import files
 from training.logs.io.files import Row
 from training.logs.io.partitions import checked, outcomes_of
@@ -56,25 +58,46 @@ def read(path: Path, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
         raise OutcomeError(f"{path}: holds no spans; {hint}expected {EXPECTS}; arrived: {files.shown_columns(path)}")
     quality = quality_of(beside(path, lambda file: recognises(file) or accompanies(file)), options)
 
+    nested = _Nested()
+
     def convert(records: files.Records) -> files.Records:
-        return gather(records, lambda line, _: _tries(line, quality, options))
+        return gather(records, lambda line, _: _tries(line, quality, options, nested))
 
     if not otlp.is_document(path):
         return outcomes_of(path, format=NAME, convert=convert, wanted=frozenset(otlp.SPANS))
     return checked([otlp.read_document(path)], source=str(path), format=NAME, convert=convert)
 
 
-def _tries(line: Row, quality: Quality, options: ImportOptions) -> Iterator[Row | Skip]:
+class _Nested:
+    """Which generations' spans stand directly around one another, of the last so many that were read."""
+
+    _KEPT = 65_536
+
+    def __init__(self) -> None:
+        self._spans: dict[tuple[str | None, str | None], None] = {}
+        self._parents: dict[tuple[str | None, str | None], None] = {}
+
+    def is_nested(self, trace: str | None, span: str | None, parent: str | None) -> bool:
+        """Whether the span is around one that was read before, or within one."""
+        found = (trace, span) in self._parents or (parent is not None and (trace, parent) in self._spans)
+        for known, name in ((self._spans, span), (self._parents, parent)):
+            known[(trace, name)] = None
+            if len(known) > self._KEPT:
+                del known[next(iter(known))]
+        return found
+
+
+def _tries(line: Row, quality: Quality, options: ImportOptions, nested: _Nested) -> Iterator[Row | Skip]:
     """A row or a skip for each span of an export request; a skip if it has none."""
     empty = True
     for resource, span in otlp.spans(line):
         empty = False
-        yield _try(span, resource, quality, options)
+        yield _try(span, resource, quality, options, nested)
     if empty:
         yield Skip("no spans", "", "resourceSpans with spans")
 
 
-def _try(span: Any, resource: Row, quality: Quality, options: ImportOptions) -> Row | Skip:
+def _try(span: Any, resource: Row, quality: Quality, options: ImportOptions, nested: _Nested) -> Row | Skip:
     if not isinstance(span, dict):
         return Skip("not a span", type(span).__name__, "a span with attributes")
     said = otlp.with_event_attributes(span)
@@ -82,23 +105,42 @@ def _try(span: Any, resource: Row, quality: Quality, options: ImportOptions) -> 
         return skip
     trace, identifier = otlp.span_id(span)
     response = said.get("gen_ai.response.id")
+    prompt = prompt_cells(span, said)
+    own = f"{trace}-{identifier}" if identifier else response
+    alone = trace is None or nested.is_nested(trace, identifier, otlp.parent_id(span))
     cells: Row = {
-        "request_id": f"{trace}-{identifier}" if identifier else response,
+        "request_id": own if alone else _request_id(trace, prompt, own),
+        "try_id": own,
         "candidate": first_of(said.get("gen_ai.request.model"), said.get("gen_ai.response.model")),
         "quality": quality.of(trace, identifier, response),
         "cost_usd": said.get("gen_ai.usage.cost"),
         "input_tokens": first_of(said.get("gen_ai.usage.input_tokens"), said.get("gen_ai.usage.prompt_tokens")),
         "output_tokens": first_of(said.get("gen_ai.usage.output_tokens"), said.get("gen_ai.usage.completion_tokens")),
         "session_id": first_of(said.get("gen_ai.conversation.id"), said.get("session.id"), trace),
-        "workflow": first_of(*(said.get(name) for name in _WORKFLOWS), resource.get("service.name")),
+        "workflow": first_of(*(said.get(name) for name in _WORKFLOWS), _service(resource)),
         "status": "error" if _failed(span, said) else None,
         "trace_id": trace,
         **_times(span),
-        **prompt_cells(span, said),
+        **prompt,
     }
     if options.answers:
         cells["answer"] = answer_text(said)
     return cells
+
+
+def _request_id(trace: str | None, prompt: Row, own: Any) -> Any:
+    """One for all spans of a trace with this prompt; the span's own where it recorded none."""
+    said = prompt["prompt"] if first_of(prompt["messages"]) is None else prompt["messages"]
+    if said is None:
+        return own
+    text = said if isinstance(said, str) else json_text(said, sort_keys=True)
+    return f"{trace}/{hashlib.blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=8).hexdigest()}"
+
+
+def _service(resource: Row) -> Any:
+    """The service's name, unless it is what an SDK says where nobody named it: unknown_service:python."""
+    name = resource.get("service.name")
+    return None if isinstance(name, str) and name.startswith("unknown_service") else name
 
 
 def _no_generation(said: Row) -> Skip | None:

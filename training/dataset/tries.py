@@ -1,0 +1,152 @@
+"""What the rows of a request mean: its tries -> one outcome of each candidate, and which of them the log chose.
+
+- Tries of one candidate on one request are one outcome: the quality of the last answer, the sum of costs, tokens and
+  latencies. An error followed by an answer is that answer; an error without one has quality 0, and cost nothing unless
+  the log says so.
+- Where one candidate failed and the next was asked for that reason, a chain, the request has an outcome of the first, which
+  the logging policy chose, with quality 0. What came after it was selected by that failure: such a `chained` outcome tells
+  what the candidate costs and how long it takes, but not how good it is on requests of any other kind.
+- A cost of 0 beside tokens is what gateways write where they know no price: it is not known, unless the catalogue says that
+  the candidate is free.
+- Errors are always known. Those of a candidate none of whose answers was judged would make it one that always fails: they
+  are not judged either.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from serving.bundle.arrays import Bools, Columns, Floats
+
+MEASURES = ("quality", "cost_usd", "input_tokens", "output_tokens", "latency_ms", "propensity")
+
+
+def one_outcome_each(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row for each request and candidate of an outcome table, requests in order of first appearance.
+
+    Columns: request_id, candidate, those of `MEASURES` (float64, NaN where not known), `error` (tried, and no answer came)
+    and `chained` (asked because another had failed). Tries are in the order of their timestamps where all of a request
+    have one, else in the log's, those with a propensity first.
+    """
+    request, ids = pd.factorize(frame["request_id"])
+    name, names = pd.factorize(frame["candidate"])
+    measured = {measure: frame[measure].to_numpy(dtype=np.float64, na_value=np.nan) for measure in MEASURES}
+    order = _in_time(request.astype(np.intp), frame["timestamp"], np.isnan(measured["propensity"]))
+    measured = {measure: values[order] for measure, values in measured.items()}
+    request, name = request[order].astype(np.intp), name[order].astype(np.intp)
+    answered = (frame["status"].to_numpy(dtype=object) != "error")[order]
+    cell, cells = pd.factorize(request * max(len(names), 1) + name)
+    cell = cell.astype(np.intp)
+    outcome_of, candidate = np.divmod(cells.astype(np.intp), max(len(names), 1))
+    error = np.bincount(cell, answered, len(cells)) == 0
+    propensity = _first_known(cell, measured["propensity"], len(cells))
+    chained = _chained(outcome_of, candidate, error, np.isfinite(propensity))
+    sums = {
+        measure: _sum(cell, measured[measure], answered, len(cells))
+        for measure in ("cost_usd", "input_tokens", "output_tokens", "latency_ms")
+    }
+    unbilled = error & np.isnan(sums["cost_usd"]) & ~(sums["output_tokens"] > 0)
+    quality = np.where(error, 0.0, _last(cell, measured["quality"], answered, len(cells)))
+    return pd.DataFrame(
+        {
+            "request_id": np.asarray(ids, dtype=object)[outcome_of],
+            "candidate": np.asarray(names, dtype=object)[candidate],
+            "quality": np.where(error & _never_judged(candidate, quality, error | chained), np.nan, quality),
+            **sums,
+            "cost_usd": np.where(unbilled, 0.0, sums["cost_usd"]),
+            "propensity": propensity,
+            "error": error,
+            "chained": chained,
+        }
+    )
+
+
+def costed(frame: pd.DataFrame) -> Bools:
+    """(n,) whether what each row of an outcome table cost is known: an error that says nothing of it cost nothing."""
+    numbers = (
+        frame[name].to_numpy(dtype=np.float64, na_value=np.nan)
+        for name in ("cost_usd", "input_tokens", "output_tokens")
+    )
+    cost, tokens_in, tokens_out = numbers
+    error = (frame["status"] == "error").to_numpy(dtype=np.bool_)
+    unbilled = error & (np.isfinite(cost) | ~(tokens_out > 0))
+    return np.asarray(unbilled | (np.isfinite(cost) & ~zero_with_tokens(cost, tokens_in, tokens_out)))
+
+
+def zero_with_tokens(cost_usd: Floats, input_tokens: Floats, output_tokens: Floats) -> Bools:
+    """Whether a cost of 0 goes with tokens, all of one shape: of an answer it is not known then, rather than nothing."""
+    return np.asarray((cost_usd == 0) & ((input_tokens > 0) | (output_tokens > 0)))
+
+
+def _in_time(request: Columns, timestamp: pd.Series[Any], unchosen: Bools) -> Columns:
+    """(n,) positions of the rows, requests in order of first appearance and the rows of each in the order of its tries."""
+    known = timestamp.notna().to_numpy()
+    timed = np.bincount(request, ~known, request.max(initial=-1) + 1)[request] == 0
+    stamps = pd.to_datetime(timestamp, utc=True).dt.tz_localize(None).to_numpy().astype("datetime64[us]")
+    instant = np.where(timed, stamps.astype(np.int64), 0)
+    return np.lexsort((np.arange(len(request)), unchosen, instant, request))
+
+
+def _sum(cell: Columns, values: Floats, answered: Bools, cells: int) -> Floats:
+    """(cells,) sum over the tries of each; NaN where an answer lacks it, or nothing is known. An error may lack it."""
+    known = np.isfinite(values)
+    total = np.bincount(cell, np.where(known, values, 0.0), cells)
+    unknown = (np.bincount(cell, answered & ~known, cells) > 0) | (np.bincount(cell, known, cells) == 0)
+    return np.where(unknown, np.nan, total)
+
+
+def _last(cell: Columns, values: Floats, answered: Bools, cells: int) -> Floats:
+    """(cells,) what the last answer of each has, NaN where none came."""
+    found = np.full(cells, np.nan)
+    found[cell[answered]] = values[answered]  # of several the last one stays
+    return found
+
+
+def _first_known(cell: Columns, values: Floats, cells: int) -> Floats:
+    found, known = np.full(cells, np.nan), np.flatnonzero(np.isfinite(values))[::-1]
+    found[cell[known]] = values[known]
+    return found
+
+
+def _never_judged(candidate: Columns, quality: Floats, apart: Bools) -> Bools:
+    """(cells,) whether the cell's candidate has answers of its own choosing, none of which was judged."""
+    m = candidate.max(initial=-1) + 1
+    answers = np.bincount(candidate[~apart], minlength=m)
+    judged = np.bincount(candidate[~apart & np.isfinite(quality)], minlength=m)
+    return np.asarray(((answers > 0) & (judged == 0))[candidate])
+
+
+def _chained(request: Columns, candidate: Columns, error: Bools, chosen: Bools) -> Bools:
+    """(cells,) which outcomes another candidate's failure led to; cells of a request stand together, first try first.
+
+    A request looks like a chain if all candidates before the last failed and none after the first has a propensity of its
+    own. So does one that was tried on several candidates at once and whose first ones failed. Which of the two it is, the
+    requests tell whose first candidate answered: of these a share r was tried on others as well, though nothing had failed.
+    Of F requests whose first candidate failed, r F are expected to have been tried on several at once whatever came of it;
+    where they make up less than half of those that look like a chain, these are chains. Apart for each first candidate.
+    """
+    if not len(request):
+        return np.zeros(0, dtype=np.bool_)
+    start = np.flatnonzero(np.append(True, request[1:] != request[:-1]))
+    size = np.diff(np.append(start, len(request)))
+    end = start + size - 1
+    later_chosen = np.add.reduceat(chosen.astype(np.intp), start) > chosen[start]
+    failed_before = np.add.reduceat(error.astype(np.intp), start) - error[end]
+    several, failed = size > 1, error[start]
+    alike = several & (failed_before == size - 1) & ~later_chosen
+    first, m = candidate[start], int(candidate.max()) + 1
+
+    def count(which: Bools) -> Floats:
+        return np.bincount(first[which], minlength=m).astype(np.float64)
+
+    answered = count(~failed)
+    # Where none answered: a propensity of the first alone says that one was chosen.
+    unseen = np.where(count(several & chosen[start]) > 0, 0.0, 1.0)
+    share = np.divide(count(~failed & several), answered, out=unseen, where=answered > 0)
+    at_once = share * count(failed) - count(failed & several & ~alike)
+    chains = alike & (at_once < 0.5 * count(alike))[first]
+    place = np.arange(len(request)) - np.repeat(start, size)
+    return np.asarray(np.repeat(chains, size) & (place > 0))

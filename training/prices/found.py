@@ -1,0 +1,52 @@
+"""Prices of candidates that the catalogue has none for: from the price map in the installed LiteLLM package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from serving.bundle.catalogue import Candidate
+from training.dataset.tries import costed
+from training.prices.catalogue import CatalogueError
+from training.prices.price_map import PRICES, Facts, PriceList, litellm_prices
+
+
+def with_found_prices(
+    frame: pd.DataFrame, catalogue: Mapping[str, Candidate]
+) -> tuple[dict[str, Candidate], tuple[str, ...]]:
+    """The catalogue with a price for each candidate of an outcome table that lacks one and has rows without a cost.
+
+    By its exact name, else by what follows its provider; a candidate that the map does not know stays without. Also a sentence
+    for each price that was found. Without the package nothing is.
+    """
+    lacking = frame.loc[~costed(frame), "candidate"].unique()
+    wanted = sorted(str(name) for name in lacking if str(name) not in catalogue or not catalogue[str(name)].priced)
+    known = dict(catalogue)
+    if not wanted:
+        return known, ()
+    try:
+        prices = litellm_prices()
+    except CatalogueError:
+        return known, ()
+    notes = []
+    for name in wanted:
+        entry = known.get(name, Candidate(name=name))
+        facts = _facts(prices, entry)
+        if facts is None:
+            continue
+        known[name] = entry.model_copy(update={field: facts.fields[field] for field in PRICES if field in facts.fields})
+        notes.append(
+            f"{name} has no price in the catalogue: {known[name].input_usd_per_mtok:g} and "
+            f"{known[name].output_usd_per_mtok:g} USD per million tokens in and out, as {facts.source}"
+        )
+    return known, tuple(notes)
+
+
+def _facts(prices: PriceList, entry: Candidate) -> Facts | None:
+    """What the map says of a candidate that it has both prices of."""
+    for names in ((entry.name, *entry.aliases), (entry.name.rpartition("/")[2],)):
+        facts = prices.find(names, entry.provider)
+        if isinstance(facts, Facts) and all(field in facts.fields for field in PRICES[:2]):
+            return facts
+    return None
