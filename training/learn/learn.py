@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,12 +11,15 @@ from serving.bundle.arrays import Bools, Floats, Floats32
 from training.config import Params
 from training.dataset.inputs import Inputs, Progress, silent
 from training.learn.costs import CostModel
-from training.learn.estimators.base import Factory
+from training.learn.estimators.base import Factory, priced_mean
 from training.learn.estimators.registry import variants
 from training.learn.novelty import Spread, prompt_clusters, spread_of
 from training.learn.prepare import Prepared, PrepareError
-from training.learn.select import Blending, Head, OutOfFold, fit_head
+from training.learn.select import Blending, Head, OutOfFold, effective_outcomes, fit_head
 from training.learn.training_data import TrainingData, cost_model, propensities, training_data
+
+# Complete requests, or effective outcomes of a candidate, that a reference takes.
+_ENOUGH = 30
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress
     data = training_data(prepared, inputs, propensity, params)
     train, labels = data.inputs, data.labels
     matrix = prepared.matrix.take(prepared.split.train)
-    kinds = variants(params.fit, mean_cost=np.nanmean(matrix.cost_usd, axis=0))
+    mean_cost = np.nanmean(matrix.cost_usd, axis=0)
+    kinds = variants(params.fit, mean_cost)
 
     def pair(target: TrainingData, kinds: Mapping[str, Factory], calibration: str, what: str) -> Pair:
         kept = OutOfFold()
@@ -76,7 +80,7 @@ def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress
                 part,
                 kinds,
                 calibration=calibration,
-                blend=Blending(params.fit.blend_errors, params.fit.blend_equal) if params.fit.blend else None,
+                blend=blending(params),
                 knob_steps=params.policy.knob_steps,
                 seed=params.fit.seed,
                 kept=kept,
@@ -93,7 +97,9 @@ def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress
     if prepared.graded:
         means = {name: kind for name, kind in kinds.items() if kind().graded}
         graded = pair(replace(data, labels=matrix.quality), means, "none", "quality")
-    reference, note = _reference(prepared, labels, data.complete, params.policy.reference)
+    reference, note = reference_of(
+        prepared.matrix.candidates, labels, data.weights, mean_cost, data.complete, params.policy.reference
+    )
     return Learned(
         acceptable=heads,
         quality=graded,
@@ -108,13 +114,32 @@ def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress
     )
 
 
-def _reference(prepared: Prepared, labels: Floats, complete: Bools, wanted: str) -> tuple[int, str]:
-    """The column of the reference candidate and how it was found."""
-    names = prepared.matrix.candidates
+def blending(params: Params) -> Blending | None:
+    """How the blend of a head is made; None where there is to be none."""
+    fit = params.fit
+    return Blending(fit.blend_errors, fit.blend_equal, fit.few_outcomes, fit.few_estimators) if fit.blend else None
+
+
+def reference_of(
+    names: Sequence[str], labels: Floats, weights: Floats, mean_cost: Floats, complete: Bools, wanted: str
+) -> tuple[int, str]:
+    """The column of the reference candidate and how it was found; raises PrepareError.
+
+    `labels` and `weights` (n, m) are the training part's, `mean_cost` (m,) in USD, `complete` (n,). Without complete
+    requests it is never a candidate with fewer than 30 effective outcomes while another has them, and the means are
+    shrunken (`priced_mean`), so that a lucky row or ten make no reference.
+    """
     if wanted != "auto":
         if wanted not in names:
             raise PrepareError(f"policy.reference is {wanted!r}, which is not in the log; there are {', '.join(names)}")
         return names.index(wanted), "as set"
-    if complete.sum() >= 30:
+    if complete.sum() >= _ENOUGH:
         return int(labels[complete].mean(axis=0).argmax()), f"best mean on {int(complete.sum())} complete requests"
-    return int(np.nanmean(labels, axis=0).argmax()), "best mean on judged outcomes; few requests were complete"
+    known = effective_outcomes(labels, weights)
+    least = min(float(_ENOUGH), float(known.max()))
+    mean = np.where(known >= least, priced_mean(labels, weights, mean_cost), -np.inf)
+    note = (
+        f"best mean of judged outcomes, weighted by inverse propensity and shrunken towards a line in price, among candidates "
+        f"with at least {least:.0f} effective outcomes; few requests were complete"
+    )
+    return int(mean.argmax()), note

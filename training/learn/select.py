@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from serving.bundle.arrays import Bools, Floats
 from training.dataset.inputs import Inputs
 from training.learn.calibrate import Calibrator, fit_calibrator
-from training.learn.estimators.base import Estimator, Factory, NotTrainableError
+from training.learn.estimators.base import Estimator, Factory, NotTrainableError, observed
 from training.learn.estimators.blend import Blend
 from training.learn.training_data import TrainingData
 from training.measure.frontier import bootstrap_aiq, bootstrap_weights, frontier, knob_grid, singles
@@ -25,16 +25,30 @@ from training.measure.offpolicy import pseudo_outcomes
 ENOUGH = 50
 # From this many complete requests on, they alone are what estimators are selected on.
 PLENTY_COMPLETE = 300
+# How a head was selected for which there were too few outcomes to select by.
+FEW = "no selection: few outcomes"
 _RESAMPLES = 60
 _WORKERS = 2
 
 
 @dataclass(frozen=True)
 class Blending:
-    """How the blend is made: of the families within `errors` standard errors of the best, with a share of `equal` weights."""
+    """How the blend is made: of the families within `errors` standard errors of the best, with a share of `equal` weights.
+
+    Below `few` effective outcomes of the usual candidate nothing is selected, for the best looking one of many would be a
+    lucky one: the blend is then the plain mean of `few_estimators`, each with its first setting.
+    """
 
     errors: float = 2.0
     equal: float = 0.75
+    few: float = 0.0
+    few_estimators: tuple[str, ...] = ()
+
+    def without_selection(self, data: TrainingData, names: Iterable[str]) -> tuple[str, ...]:
+        """Those of `names` that are averaged without selection; none where there are outcomes enough to select."""
+        if float(np.median(effective_outcomes(data.labels, data.weights))) >= self.few:
+            return ()
+        return tuple(name for name in names if name in self.few_estimators)
 
 
 @dataclass(frozen=True)
@@ -108,6 +122,9 @@ def fit_head(
     With a `blend` a convex average of the best of each family competes too. Raises NotTrainableError when none could learn.
     """
     kept = kept or OutOfFold()
+    few = () if blend is None else blend.without_selection(data, factories)
+    if few:
+        factories = {name: factories[name] for name in few}
     predictions: dict[str, Floats] = {}
     reasons: dict[str, str] = {}
 
@@ -134,18 +151,30 @@ def fit_head(
     values = {name: _bootstrapped_aiq(p, data, ground, knob_steps, seed) for name, p in predictions.items()}
     scores = _scores(predictions, complexity, data, values)
     best = _best_of_families(scores, values, factories, predictions, blend.errors) if blend is not None else {}
+    equal = blend.equal if blend is not None else 0.0
+    if few:
+        best, equal = dict(predictions), 1.0
     if blend is not None and len(best) > 1:
-        weights = blend_weights(best, data.labels, data.weights, blend.equal)
-        predictions[Blend.name] = _cross_fitted_blend(best, data, blend.equal)
+        weights = blend_weights(best, data.labels, data.weights, equal)
+        predictions[Blend.name] = _cross_fitted_blend(best, data, equal)
         available[Blend.name] = lambda: Blend(factories, weights)
         complexity[Blend.name] = Blend.complexity
         values[Blend.name] = _bootstrapped_aiq(predictions[Blend.name], data, ground, knob_steps, seed)
         scores = _scores(predictions, complexity, data, values)
     chosen, selected_by = select(scores, blend.errors if blend is not None else 1.0)
+    if few:
+        chosen, selected_by = (Blend.name if len(best) > 1 else chosen), FEW
     refused = [Score(name, complexity[name], why_not=why) for name, why in reasons.items()]
     calibrator = fit_calibrator(calibration, predictions[chosen], data.labels, data.weights, data.folds)
     estimator = available[chosen]().fit(data.inputs, data.labels, data.weights)
     return Head(chosen, estimator, calibrator, (*scores, *refused), selected_by)
+
+
+def effective_outcomes(labels: Floats, weights: Floats) -> Floats:
+    """(m,) how many outcomes of equal weight each candidate's judged ones are worth, (sum w)^2 / sum w^2. Source: Kish 1965."""
+    weight, _ = observed(labels, weights)
+    squares = (weight**2).sum(axis=0)
+    return np.asarray(weight.sum(axis=0) ** 2 / np.where(squares > 0, squares, 1.0))
 
 
 def out_of_fold(factory: Factory, data: TrainingData) -> Floats:

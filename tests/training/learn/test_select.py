@@ -18,7 +18,19 @@ from training.learn.estimators.blend import Blend
 from training.learn.estimators.linear import LogisticPerCandidate
 from training.learn.estimators.tables import WorkflowTable
 from training.learn.onnx_graph import Graph
-from training.learn.select import ENOUGH, Blending, Head, OutOfFold, Score, blend_weights, fit_head, out_of_fold, select
+from training.learn.select import (
+    ENOUGH,
+    FEW,
+    Blending,
+    Head,
+    OutOfFold,
+    Score,
+    blend_weights,
+    effective_outcomes,
+    fit_head,
+    out_of_fold,
+    select,
+)
 from training.learn.training_data import TrainingData
 from training.measure.metrics import brier
 
@@ -273,3 +285,23 @@ def test_a_seed_gives_the_same_head() -> None:
     one, other = (fit_head(training(), FACTORIES, calibration="auto", **OPTIONS) for _ in range(2))
     assert one.scores == other.scores
     assert (one.predict(training().inputs) == other.predict(training().inputs)).all()
+
+
+def test_effective_outcomes_by_hand() -> None:
+    labels = np.array([[1.0, 0.0], [0.0, NAN], [1.0, NAN]])
+    weights = np.array([[1.0, 5.0], [1.0, 5.0], [2.0, 5.0]])
+    assert effective_outcomes(labels, weights).tolist() == pytest.approx([16 / 6, 1.0])
+    assert effective_outcomes(np.full((2, 1), NAN), np.ones((2, 1))).tolist() == [0.0]
+
+
+@pytest.mark.parametrize(("few", "selected_by"), [(301.0, FEW), (300.0, "AIQ")])
+def test_with_few_outcomes_nothing_is_selected(few: float, selected_by: str) -> None:
+    names = ("workflow-table", "logistic", "other setting")
+    kinds = {**FACTORIES, "other setting": lambda: LogisticPerCandidate(10.0)}
+    blending = Blending(few=few, few_estimators=("logistic", "workflow-table", "not asked for"))
+    head = fit_head(training(300), kinds, calibration="none", **{**OPTIONS, "blend": blending})
+    assert head.selected_by == selected_by
+    if selected_by == FEW:
+        assert isinstance(head.estimator, Blend)
+        assert head.estimator.weights == pytest.approx(dict.fromkeys(names[:2], 0.5))
+        assert {score.name for score in head.scores} == {*names[:2], Blend.name}
