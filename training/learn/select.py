@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import minimize
@@ -70,9 +70,13 @@ class Score:
 
 @dataclass(frozen=True)
 class Head:
-    """A fitted estimator with its calibration, and how it was selected; `name` is that of its score."""
+    """A fitted estimator with its calibration, and how it was selected; `name` is that of its score.
+
+    `factory` makes the estimator anew, to be fitted on other rows.
+    """
 
     name: str
+    factory: Factory
     estimator: Estimator
     calibrator: Calibrator
     scores: tuple[Score, ...]
@@ -81,6 +85,10 @@ class Head:
     def predict(self, inputs: Inputs) -> Floats:
         """(n, m) calibrated P(acceptable)."""
         return self.calibrator.predict(self.estimator.predict(inputs))
+
+    def refitted(self, inputs: Inputs, labels: Floats, weights: Floats) -> Head:
+        """The same with the estimator fitted on these rows instead: arguments as of `Estimator.fit`."""
+        return replace(self, estimator=self.factory().fit(inputs, labels, weights))
 
     @property
     def description(self) -> str:
@@ -167,7 +175,7 @@ def fit_head(
     refused = [Score(name, complexity[name], why_not=why) for name, why in reasons.items()]
     calibrator = fit_calibrator(calibration, predictions[chosen], data.labels, data.weights, data.folds)
     estimator = available[chosen]().fit(data.inputs, data.labels, data.weights)
-    return Head(chosen, estimator, calibrator, (*scores, *refused), selected_by)
+    return Head(chosen, available[chosen], estimator, calibrator, (*scores, *refused), selected_by)
 
 
 def effective_outcomes(labels: Floats, weights: Floats) -> Floats:

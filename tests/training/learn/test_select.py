@@ -227,7 +227,7 @@ def test_a_blend_competes_where_it_is_asked_for() -> None:
     assert [s.name for s in head.scores] == ["workflow-table", "logistic", "blend"]
     assert head.scores[2].complexity == Blend.complexity
     blend = Blend(FACTORIES, {"workflow-table": 0.25, "logistic": 0.75})
-    described = Head(Blend.name, blend, head.calibrator, head.scores, "AIQ").description
+    described = Head(Blend.name, head.factory, blend, head.calibrator, head.scores, "AIQ").description
     assert described == "blend of logistic 0.75, workflow-table 0.25"
     assert head.description == head.estimator.name or isinstance(head.estimator, Blend)
 

@@ -41,8 +41,8 @@ class ItemResponse(Estimator):
     where each has few. Abilities are shrunk towards a line in the logarithm of the price (with few candidates, towards one
     level), the interactions of candidate and workflow towards none, and slopes towards 1. How far each block of coefficients
     is shrunk is read from the log: its variance maximises the marginal likelihood under Laplace's approximation (MacKay
-    1992). At most `requests` are learned from, drawn at random: from that many outcomes on other estimators know more.
-    `mean_cost` (m,) in USD. Source: Birnbaum 1968; IRT-Router, arXiv 2506.01048.
+    1992). Of the text it sees the `dims` directions of largest variance. At most `requests` are learned from, drawn at random:
+    from that many on other estimators know more. `mean_cost` (m,) in USD. Source: Birnbaum 1968; IRT-Router, arXiv 2506.01048.
     """
 
     name: ClassVar[str] = "item-response"
@@ -51,9 +51,17 @@ class ItemResponse(Estimator):
     graded: ClassVar[bool] = True
     rounds: ClassVar[int] = 12
 
-    def __init__(self, mean_cost: Floats, seed: int = 0, slope_variance: float = 0.1, requests: int = 20_000) -> None:
+    def __init__(
+        self,
+        mean_cost: Floats,
+        seed: int = 0,
+        slope_variance: float = 0.1,
+        dims: int = 64,
+        requests: int = 10_000,
+    ) -> None:
         self.mean_cost = mean_cost
         self.seed = seed
+        self.dims = dims
         self.slope_variance = slope_variance
         self.requests = requests
 
@@ -67,8 +75,11 @@ class ItemResponse(Estimator):
         design = Design.learn(text)
         tags = inputs.workflows.astype(np.float64)
         seen = tags.any(axis=0)
+        columns = design.columns(text)[:, : text.embedding.shape[1] + text.surface]
+        _, directions = np.linalg.eigh(columns.T @ columns)
+        directions = directions[:, -self.dims :]
         model = _Fit(
-            columns=design.columns(text)[:, : text.embedding.shape[1] + text.surface],
+            columns=columns @ directions,
             tags=tags[:, seen],
             weight=weight,
             weighted=weighted,
@@ -81,7 +92,7 @@ class ItemResponse(Estimator):
         m = labels.shape[1]
         self.variances = model.variances
         coefficients = np.zeros((stacked(text).shape[1], m))
-        coefficients[: len(model.text)] = np.outer(model.text, model.slope)
+        coefficients[: columns.shape[1]] = np.outer(directions @ model.text, model.slope)
         self.weight, self.bias = design.fold(coefficients, model.ability)
         terms = np.zeros((len(seen), m))
         terms[seen] = np.outer(model.workflow, model.slope) + model.interaction.T
