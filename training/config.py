@@ -85,7 +85,6 @@ class Fit:
     few_outcomes: StrictFloat
     few_estimators: tuple[StrictStr, ...]
     folds: Annotated[StrictInt, _between(2, 50)]
-    cross_fit: StrictInt
     seed: StrictInt
     table_strength: tuple[StrictFloat, ...]
     clusters: StrictInt

@@ -10,12 +10,13 @@ import numpy as np
 from serving.bundle.arrays import Bools, Floats, Floats32
 from training.config import Params
 from training.dataset.inputs import Inputs, Progress, silent
+from training.dataset.split import workflow_folds
 from training.learn.costs import CostModel
 from training.learn.estimators.base import Factory, priced_mean
 from training.learn.estimators.registry import variants
 from training.learn.novelty import Spread, prompt_clusters, spread_of
 from training.learn.prepare import Prepared, PrepareError
-from training.learn.select import Blending, Head, OutOfFold, effective_outcomes, fit_head
+from training.learn.select import Blending, Head, effective_outcomes, fit_head
 from training.learn.training_data import TrainingData, cost_model, propensities, training_data
 
 # Complete requests, or effective outcomes of a candidate, that a reference takes.
@@ -46,6 +47,7 @@ class Pair:
 class Learned:
     """Everything that was learned on the training part; `quality` is None where logged quality is 0/1 throughout.
 
+    `learned_from` says which rows the heads and the figures rest on. `data` are the rows that the heads were learned from.
     `propensity` (n, m) is of all requests, not of the training part alone, each part's found within it. `centres`
     (clusters, dim) are unit vectors, the middle of each cluster of training prompts; `spread` is how they lie as a whole.
     """
@@ -60,6 +62,7 @@ class Learned:
     data: TrainingData
     centres: Floats32
     spread: Spread
+    learned_from: str
 
 
 def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress = silent) -> Learned:
@@ -73,8 +76,6 @@ def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress
     kinds = variants(params.fit, mean_cost)
 
     def pair(target: TrainingData, kinds: Mapping[str, Factory], calibration: str, what: str) -> Pair:
-        kept = OutOfFold()
-
         def head(part: TrainingData, tag: str) -> Head:
             return fit_head(
                 part,
@@ -83,14 +84,17 @@ def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress
                 blend=blending(params),
                 knob_steps=params.policy.knob_steps,
                 seed=params.fit.seed,
-                kept=kept,
                 progress=lambda name: progress(f"{what}: {name}, {tag}", None, None),
             )
 
         tagged = head(target, "with workflow tags")
         if not prepared.workflows:
             return Pair(tagged, tagged)
-        return Pair(tagged, head(replace(target, inputs=train.untagged()), "without workflow tags"))
+        # What serves workflows that training never saw is selected and calibrated on workflows that its folds leave out;
+        # the table, which sees no workflow there, is the constant means.
+        left_out = workflow_folds(data.groups, matrix.workflow, params.fit.folds, params.fit.seed)
+        untagged = replace(target, inputs=train.untagged(), folds=left_out)
+        return Pair(tagged, head(untagged, "without workflow tags"))
 
     heads = pair(data, kinds, params.calibrate.method, "acceptable")
     graded = None
@@ -111,6 +115,7 @@ def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress
         data=data,
         centres=prompt_clusters(train.embedding, params.fit.novelty_clusters, params.fit.seed),
         spread=spread_of(train.embedding),
+        learned_from=f"The heads were learned from the {len(train):,} requests of the training part.",
     )
 
 

@@ -99,21 +99,6 @@ class Head:
         return "blend of " + ", ".join(f"{name} {weight:.2f}" for name, weight in parts)
 
 
-class OutOfFold:
-    """Out-of-fold predictions by estimator, kept so that what does not use workflow tags is fitted once for both heads."""
-
-    def __init__(self) -> None:
-        self._kept: dict[str, Floats] = {}
-
-    def of(self, name: str, factory: Factory, data: TrainingData) -> Floats:
-        if name in self._kept:
-            return self._kept[name]
-        predictions = out_of_fold(factory, data)
-        if not factory().uses_workflow:
-            self._kept[name] = predictions
-        return predictions
-
-
 def fit_head(
     data: TrainingData,
     factories: Mapping[str, Factory],
@@ -122,14 +107,12 @@ def fit_head(
     blend: Blending | None,
     knob_steps: int,
     seed: int,
-    kept: OutOfFold | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Head:
     """Scores every estimator out of fold, selects one, calibrates it on those predictions and refits it on all rows.
 
     With a `blend` a convex average of the best of each family competes too. Raises NotTrainableError when none could learn.
     """
-    kept = kept or OutOfFold()
     few = () if blend is None else blend.without_selection(data, factories)
     if few:
         factories = {name: factories[name] for name in few}
@@ -140,7 +123,7 @@ def fit_head(
         if progress is not None:
             progress(name)
         try:
-            return kept.of(name, factories[name], data)
+            return out_of_fold(factories[name], data)
         except NotTrainableError as error:
             return error
 

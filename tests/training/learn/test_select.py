@@ -23,7 +23,6 @@ from training.learn.select import (
     FEW,
     Blending,
     Head,
-    OutOfFold,
     Score,
     blend_weights,
     effective_outcomes,
@@ -235,25 +234,6 @@ def test_a_blend_competes_where_it_is_asked_for() -> None:
 def test_a_family_far_behind_is_left_out_of_the_blend() -> None:
     head = fit_head(training(), FACTORIES, calibration="none", **{**OPTIONS, "blend": Blending(errors=0.0)})
     assert [s.name for s in head.scores] == ["workflow-table", "logistic"]
-
-
-def test_what_does_not_use_the_workflow_is_fitted_once_for_both_heads() -> None:
-    fits = []
-
-    class Blind(Spy):
-        uses_workflow: ClassVar[bool] = False
-
-        def fit(self, inputs: Inputs, labels: Floats, weights: Floats) -> Self:
-            fits.append(len(inputs))
-            return super().fit(inputs, labels, weights)
-
-    kept, data = OutOfFold(), training()
-    first, second = kept.of("blind", Blind, data), kept.of("blind", Blind, data)
-    assert len(fits) == 5
-    assert (first == second).all()
-    table = kept.of("table", WorkflowTable, data)
-    untagged = replace(data, inputs=data.inputs.untagged())
-    assert (kept.of("table", WorkflowTable, untagged) != table).any()  # what does use it is not kept
 
 
 def test_one_that_cannot_be_trained_is_left_out_and_says_why() -> None:
