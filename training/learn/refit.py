@@ -26,7 +26,7 @@ def learn_for_serving(learned: Learned, prepared: Prepared, inputs: Inputs, para
     seen = split.train | split.test
     note = (
         f"The heads that are served were learned from {int(seen.sum()):,} requests, those of the training and the test part. "
-        f"Their points are certified on the {int(split.calibration.sum()):,} of the calibration part, which they have not seen. "
+        f"Their points are certified on the {int(split.calibration.sum()):,} of the calibration part, which they never saw. "
         f"Test figures are of heads learned in the same way from the {int(split.train.sum()):,} of the training part alone."
     )
     return replace(refit(learned, prepared, inputs, params, seen), learned_from=note)

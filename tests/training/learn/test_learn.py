@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from training.learn.learn import reference_of
-from training.learn.prepare import PrepareError
+from serving.bundle.features import SURFACE, feature_matrix
+from tests.conftest import ROOT
+from training.config import Params, load_params
+from training.dataset.inputs import Inputs
+from training.learn.estimators.tables import WorkflowTable
+from training.learn.learn import Learned, learn, reference_of
+from training.learn.prepare import Prepared, PrepareError, prepare
+from training.learn.refit import learn_for_serving
+from training.logs.validate import validate
+from training.prices.catalogue import load_catalogue
+from training.simulation.simulate import simulate
 
 NAN = float("nan")
 NAMES = ("good", "lucky", "poor")
@@ -45,3 +56,49 @@ def test_a_reference_that_is_set_has_to_be_there() -> None:
     assert reference_of(NAMES, *arguments, "poor") == (2, "as set")
     with pytest.raises(PrepareError, match="'absent', which is not in the log; there are good, lucky, poor"):
         reference_of(NAMES, *arguments, "absent")
+
+
+@pytest.fixture(scope="module")
+def params() -> Params:
+    found = load_params()
+    fit = replace(found.fit, estimators=("workflow-table",), few_outcomes=0.0, blend=False)
+    return replace(found, fit=fit)
+
+
+@pytest.fixture(scope="module")
+def small(params: Params) -> tuple[Prepared, Inputs, Learned]:
+    catalogue = load_catalogue(ROOT / "data" / "candidates.toml")
+    names = params.simulate.candidates[:3]
+    log = simulate([catalogue[name] for name in names], requests=500, seed=3)
+    prepared = prepare(validate(log.outcomes, source="simulated", format="simulated").frame, params, catalogue)
+    n = len(prepared.matrix)
+    embedding = np.random.default_rng(1).normal(size=(n, 4)).astype(np.float32)
+    embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
+    features = feature_matrix(list(prepared.matrix.requests), prepared.workflows)
+    inputs = Inputs(embedding, features, len(SURFACE), np.ones(n))
+    return prepared, inputs, learn(prepared, inputs, params)
+
+
+def test_what_is_measured_has_not_seen_the_test_part_and_what_is_served_has(
+    small: tuple[Prepared, Inputs, Learned], params: Params
+) -> None:
+    prepared, inputs, learned = small
+    split = prepared.split
+    served = learn_for_serving(learned, prepared, inputs, params)
+    for found, rows in ((learned, split.train), (served, split.train | split.test)):
+        assert sorted(found.data.groups) == sorted(prepared.groups[rows])
+        assert found.data.weights.shape == prepared.labels[rows].shape
+        table = WorkflowTable().fit(inputs.take(rows), prepared.labels[rows], found.data.weights)
+        raw = found.acceptable.raw(inputs)
+        expected = table.predict(inputs)
+        tagged = inputs.tagged
+        np.testing.assert_allclose(raw[tagged], expected[tagged])
+    # Neither has seen a request that points are certified on, nor one of its conversation.
+    assert set(served.data.groups).isdisjoint(prepared.groups[split.calibration])
+    assert served.acceptable.tagged.calibrator is learned.acceptable.tagged.calibrator
+    assert served.reference == learned.reference
+    assert (
+        f"{int((split.train | split.test).sum()):,} requests, those of the training and the test part"
+        in served.learned_from
+    )
+    assert "test part" not in learned.learned_from
