@@ -26,7 +26,7 @@ ENOUGH = 50
 # From this many complete requests on, they alone are what estimators are selected on.
 PLENTY_COMPLETE = 300
 # How a head was selected for which there were too few outcomes to select by.
-FEW = "no selection: few outcomes"
+FEW = "plain mean, for outcomes are few"
 _RESAMPLES = 60
 _WORKERS = 2
 
@@ -45,10 +45,11 @@ class Blending:
     few_estimators: tuple[str, ...] = ()
 
     def without_selection(self, data: TrainingData, names: Iterable[str]) -> tuple[str, ...]:
-        """Those of `names` that are averaged without selection; none where there are outcomes enough to select."""
+        """Those of `names` that are averaged without selection: none with outcomes enough to select, or with one to average."""
         if float(np.median(effective_outcomes(data.labels, data.weights))) >= self.few:
             return ()
-        return tuple(name for name in names if name in self.few_estimators)
+        averaged = tuple(name for name in names if name in self.few_estimators)
+        return averaged if len(averaged) > 1 else ()
 
 
 @dataclass(frozen=True)
