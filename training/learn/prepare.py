@@ -57,15 +57,14 @@ def prepare(frame: pd.DataFrame, params: Params, catalogue: Mapping[str, Candida
     """
     left_out: list[str] = []
     while True:
-        kept = frame[~frame["candidate"].isin(left_out)] if left_out else frame
-        found = _prepared(kept, params, catalogue, left_out)
+        found = _prepared(frame, params, catalogue, left_out)
         learned = np.isfinite(found.labels[found.split.train]).any(axis=0)
         if learned.all():
             break
         left_out += [name for name, known in zip(found.matrix.candidates, learned, strict=True) if not known]
     if left_out:
         note = f"{found.split.note}; {_left_out(left_out)}"
-        found = replace(found, split=replace(found.split, note=note), fingerprint=fingerprint(frame))
+        found = replace(found, split=replace(found.split, note=note))
     return found
 
 
@@ -80,7 +79,8 @@ def _left_out(names: Sequence[str]) -> str:
 def _prepared(
     frame: pd.DataFrame, params: Params, catalogue: Mapping[str, Candidate], left_out: Sequence[str]
 ) -> Prepared:
-    built = build_matrix(frame)
+    # All rows, for what the failure of one that is left out led to was not chosen either.
+    built = build_matrix(frame, sorted(set(frame["candidate"]) - set(left_out)))
     if left_out and len(built.candidates) < 2:
         raise PrepareError(
             f"only {', '.join(built.candidates) or 'no candidate'} has judged outcomes in the training part, so there is "

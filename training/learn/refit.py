@@ -13,7 +13,7 @@ from training.learn.learn import Learned, Pair
 from training.learn.novelty import prompt_clusters, spread_of
 from training.learn.prepare import Prepared
 from training.learn.training_data import TrainingData, cost_model
-from training.measure.propensity import fitting_weights
+from training.measure.propensity import fitting_weights, judged_share
 
 
 def learn_for_serving(learned: Learned, prepared: Prepared, inputs: Inputs, params: Params) -> Learned:
@@ -61,7 +61,9 @@ def _rows_of(learned: Learned, prepared: Prepared, inputs: Inputs, params: Param
     return TrainingData(
         inputs=inputs.take(rows),
         labels=prepared.labels[rows],
-        weights=fitting_weights(propensity, params.fit.weight_clip),
+        weights=fitting_weights(
+            propensity, judged_share(matrix.attempted, matrix.error, prepared.labels[rows]), params.fit.weight_clip
+        ),
         propensity=propensity,
         cost=matrix.cost_usd,
         expected_cost=np.empty(propensity.shape),
