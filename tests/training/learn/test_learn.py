@@ -61,7 +61,7 @@ def test_a_reference_that_is_set_has_to_be_there() -> None:
 @pytest.fixture(scope="module")
 def params() -> Params:
     found = load_params()
-    fit = replace(found.fit, estimators=("workflow-table",), few_outcomes=0.0, blend=False)
+    fit = replace(found.fit, estimators=("workflow-table",), table_strength=(10.0,), blend=False)
     return replace(found, fit=fit)
 
 
