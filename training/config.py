@@ -82,6 +82,8 @@ class Fit:
     blend: StrictBool
     blend_errors: StrictFloat
     blend_equal: StrictFloat
+    few_outcomes: StrictFloat
+    few_estimators: tuple[StrictStr, ...]
     folds: Annotated[StrictInt, _between(2, 50)]
     seed: StrictInt
     table_strength: tuple[StrictFloat, ...]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from training.learn.encode import encode
 from training.learn.export import write_files
 from training.learn.learn import Learned, learn
 from training.learn.prepare import Prepared, prepare
+from training.learn.refit import learn_for_serving
 from training.logs.outcomes import Outcomes
 from training.publish import report
 from training.publish.bundle import draft_manifest, write_test_requests
@@ -64,29 +66,37 @@ def train(
     started = datetime.now(UTC)
     version = f"{started:%Y%m%dT%H%M%S%f}-{prepared.fingerprint[:8]}"
     simulated = truth is not None
-    with new_bundle(out, version) as folder:
-        progress("export", None, None)
-        write_files(folder, learned, encoder, inputs.take(prepared.split.test), params.export.tolerance)
-        draft = draft_manifest(version, started, prepared, inputs, learned, encoder.spec, params, simulated=simulated)
+
+    def exported(folder: Path, heads: Learned) -> Router:
+        """These heads as they are served, their points certified on the calibration part."""
+        write_files(folder, heads, encoder, inputs.take(prepared.split.test), params.export.tolerance)
+        draft = draft_manifest(version, started, prepared, inputs, heads, encoder.spec, params, simulated=simulated)
         router = Router(Bundle(folder, draft), threads=params.embed.threads)
-        points, default = certify(router, prepared, inputs, learned, params)
+        points, default = certify(router, prepared, inputs, heads, params)
         manifest = draft.model_copy(update={"operating_points": points, "default_point": default})
+        return Router(Bundle(folder, manifest), threads=params.embed.threads)
+
+    with new_bundle(out, version) as folder, TemporaryDirectory() as aside:
+        progress("export", None, None)
+        tested = exported(Path(aside), learned)
         progress("evaluate", None, None)
-        router = Router(Bundle(folder, manifest), threads=params.embed.threads)
-        evaluation = evaluate_router(router, prepared, inputs, learned, params, truth)
+        evaluation = evaluate_router(tested, prepared, inputs, learned, params, truth)
         if params.evaluate.splits:
             progress("evaluate by other splits", None, None)
             evaluation = replace(evaluation, splits=split_figures(prepared, inputs, params))
+        progress("learn from the test part too", None, None)
+        served = learn_for_serving(learned, prepared, inputs, params)
+        manifest = exported(folder, served).manifest.model_copy(update={"metrics": evaluation.summary()})
         progress("report", None, None)
-        manifest = manifest.model_copy(update={"metrics": evaluation.summary()})
-        report.write(folder, manifest, evaluation, prepared, learned, table)
+        report.write(folder, manifest, evaluation, prepared, served, table)
         if keep_text:
-            write_test_requests(folder, router, prepared)
+            write_test_requests(folder, tested, prepared)
         seal(folder, manifest)
     bundle = open_bundle(out / version)
     progress("compare with the champion", None, None)
     new = Router(bundle, threads=params.embed.threads)
-    promotion = consider(out, new, lambda champion: compare_on_test_part(new, champion, prepared, params))
+    # The heads that are served have seen the test part: on it, those that have not stand for them.
+    promotion = consider(out, new, lambda champion: compare_on_test_part(tested, champion, prepared, params))
     if promotion.promoted:
         make_current(out, version)
-    return Run(bundle, evaluation, prepared, learned, promotion)
+    return Run(bundle, evaluation, prepared, served, promotion)

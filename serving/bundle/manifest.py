@@ -65,13 +65,17 @@ class EncoderSpec(_Frozen):
 
 
 class HeadSpec(_Frozen):
-    """What `head.onnx` predicts with: the estimator for tagged requests, and the one for requests without a tag."""
+    """What `head.onnx` predicts with: the estimator for tagged requests, and the one for requests without a tag.
+
+    `learned_from` says in words which rows of the log it and the bundle's figures rest on.
+    """
 
     estimator: str
     estimator_untagged: str
     calibration: str
     surface: tuple[str, ...]
     workflows: tuple[str, ...]
+    learned_from: str = ""
 
 
 class Novelty(_Frozen):

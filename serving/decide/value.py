@@ -22,12 +22,18 @@ def choose(value: AnyFloats, cost_usd: AnyFloats, knob: float, eligible: Bools |
     """(n,) the column with the highest score in each row; among equal scores the cheaper, then the first.
 
     Parameters: value (n, m) in [0, 1]; cost_usd (n, m) >= 0; knob >= 0 in 1/USD, infinity = the cheapest; eligible
-    (n, m), of which every row has a candidate.
+    (n, m), of which every row has a candidate. Raises ValueError where one of the eligible is worth NaN: an argmax would
+    take it for the best.
     """
     worth = -cost_usd if np.isinf(knob) else scores(value, cost_usd, knob)
     if eligible is not None:
         worth = np.where(eligible, worth, -np.inf)
     best = worth.max(axis=1, keepdims=True)
+    if np.isnan(best).any():
+        row = int(np.isnan(best[:, 0]).argmax())
+        raise ValueError(
+            f"expected an estimate and a cost of every candidate, got NaN in row {row}: {worth[row].tolist()}"
+        )
     columns: Columns = np.where(worth == best, cost_usd, np.inf).argmin(axis=1)
     return columns
 

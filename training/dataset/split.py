@@ -126,6 +126,23 @@ def folds(groups: Columns, k: int, seed: int = 0) -> Columns:
     return fold
 
 
+def workflow_folds(groups: Columns, workflow: npt.NDArray[np.object_], k: int, seed: int = 0) -> Columns:
+    """Fold ids, shape (n,), that leave whole workflows out: at most `k` folds, one for each workflow where they are fewer.
+
+    A group that has requests of several workflows goes with its first request's. One without a workflow is a workflow of
+    its own. With fewer than two workflows, `folds` as usual. Raises SplitError as `folds` does.
+    """
+    _, first, member = np.unique(groups, return_index=True, return_inverse=True)
+    named = [workflow[row] for row in first.tolist()]
+    kinds = {name for name in named if name is not None}
+    if len(kinds) < 2:
+        return folds(groups, k, seed)
+    number = {name: place for place, name in enumerate(sorted(kinds))}
+    of_group = [len(kinds) + place if name is None else number[name] for place, name in enumerate(named)]
+    of_request = np.array(of_group, dtype=np.intp)[member]
+    return folds(of_request, min(k, len(np.unique(of_request))), seed)
+
+
 def _split_given(
     groups: Columns, stamps: npt.NDArray[np.datetime64], tested: Bools, fractions: tuple[float, ...], seed: int
 ) -> Split:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,13 +10,17 @@ import numpy as np
 from serving.bundle.arrays import Bools, Floats, Floats32
 from training.config import Params
 from training.dataset.inputs import Inputs, Progress, silent
+from training.dataset.split import workflow_folds
 from training.learn.costs import CostModel
-from training.learn.estimators.base import Factory
+from training.learn.estimators.base import Factory, priced_mean
 from training.learn.estimators.registry import variants
 from training.learn.novelty import Spread, prompt_clusters, spread_of
 from training.learn.prepare import Prepared, PrepareError
-from training.learn.select import Blending, Head, OutOfFold, fit_head
+from training.learn.select import Blending, Head, effective_outcomes, fit_head
 from training.learn.training_data import TrainingData, cost_model, propensities, training_data
+
+# Complete requests, or effective outcomes of a candidate, that a reference takes.
+_ENOUGH = 30
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Pair:
 class Learned:
     """Everything that was learned on the training part; `quality` is None where logged quality is 0/1 throughout.
 
+    `learned_from` says which rows the heads and the figures rest on. `data` are the rows that the heads were learned from.
     `propensity` (n, m) is of all requests, not of the training part alone, each part's found within it. `centres`
     (clusters, dim) are unit vectors, the middle of each cluster of training prompts; `spread` is how they lie as a whole.
     """
@@ -57,6 +62,7 @@ class Learned:
     data: TrainingData
     centres: Floats32
     spread: Spread
+    learned_from: str
 
 
 def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress = silent) -> Learned:
@@ -66,34 +72,38 @@ def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress
     data = training_data(prepared, inputs, propensity, params)
     train, labels = data.inputs, data.labels
     matrix = prepared.matrix.take(prepared.split.train)
-    kinds = variants(params.fit, mean_cost=np.nanmean(matrix.cost_usd, axis=0))
+    mean_cost = np.nanmean(matrix.cost_usd, axis=0)
+    kinds = variants(params.fit, mean_cost)
 
     def pair(target: TrainingData, kinds: Mapping[str, Factory], calibration: str, what: str) -> Pair:
-        kept = OutOfFold()
-
         def head(part: TrainingData, tag: str) -> Head:
             return fit_head(
                 part,
                 kinds,
                 calibration=calibration,
-                blend=Blending(params.fit.blend_errors, params.fit.blend_equal) if params.fit.blend else None,
+                blend=blending(params),
                 knob_steps=params.policy.knob_steps,
                 seed=params.fit.seed,
-                kept=kept,
                 progress=lambda name: progress(f"{what}: {name}, {tag}", None, None),
             )
 
         tagged = head(target, "with workflow tags")
         if not prepared.workflows:
             return Pair(tagged, tagged)
-        return Pair(tagged, head(replace(target, inputs=train.untagged()), "without workflow tags"))
+        # What serves workflows that training never saw is selected and calibrated on workflows that its folds leave out;
+        # the table, which sees no workflow there, is the constant means.
+        left_out = workflow_folds(data.groups, matrix.workflow, params.fit.folds, params.fit.seed)
+        untagged = replace(target, inputs=train.untagged(), folds=left_out)
+        return Pair(tagged, head(untagged, "without workflow tags"))
 
     heads = pair(data, kinds, params.calibrate.method, "acceptable")
     graded = None
     if prepared.graded:
         means = {name: kind for name, kind in kinds.items() if kind().graded}
         graded = pair(replace(data, labels=matrix.quality), means, "none", "quality")
-    reference, note = _reference(prepared, labels, data.complete, params.policy.reference)
+    reference, note = reference_of(
+        prepared.matrix.candidates, labels, data.weights, mean_cost, data.complete, params.policy.reference
+    )
     return Learned(
         acceptable=heads,
         quality=graded,
@@ -105,16 +115,36 @@ def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress
         data=data,
         centres=prompt_clusters(train.embedding, params.fit.novelty_clusters, params.fit.seed),
         spread=spread_of(train.embedding),
+        learned_from=f"The heads were learned from the {len(train):,} requests of the training part.",
     )
 
 
-def _reference(prepared: Prepared, labels: Floats, complete: Bools, wanted: str) -> tuple[int, str]:
-    """The column of the reference candidate and how it was found."""
-    names = prepared.matrix.candidates
+def blending(params: Params) -> Blending | None:
+    """How the blend of a head is made; None where there is to be none."""
+    fit = params.fit
+    return Blending(fit.blend_errors, fit.blend_equal, fit.few_outcomes, fit.few_estimators) if fit.blend else None
+
+
+def reference_of(
+    names: Sequence[str], labels: Floats, weights: Floats, mean_cost: Floats, complete: Bools, wanted: str
+) -> tuple[int, str]:
+    """The column of the reference candidate and how it was found; raises PrepareError.
+
+    `labels` and `weights` (n, m) are the training part's, `mean_cost` (m,) in USD, `complete` (n,). Without complete
+    requests it is never a candidate with fewer than 30 effective outcomes while another has them, and the means are
+    shrunken (`priced_mean`), so that a lucky row or ten make no reference.
+    """
     if wanted != "auto":
         if wanted not in names:
             raise PrepareError(f"policy.reference is {wanted!r}, which is not in the log; there are {', '.join(names)}")
         return names.index(wanted), "as set"
-    if complete.sum() >= 30:
+    if complete.sum() >= _ENOUGH:
         return int(labels[complete].mean(axis=0).argmax()), f"best mean on {int(complete.sum())} complete requests"
-    return int(np.nanmean(labels, axis=0).argmax()), "best mean on judged outcomes; few requests were complete"
+    known = effective_outcomes(labels, weights)
+    least = min(float(_ENOUGH), float(known.max()))
+    mean = np.where(known >= least, priced_mean(labels, weights, mean_cost), -np.inf)
+    note = (
+        f"best mean of judged outcomes, weighted by inverse propensity and shrunken towards a line in price, among candidates "
+        f"with at least {least:.0f} effective outcomes; few requests were complete"
+    )
+    return int(mean.argmax()), note

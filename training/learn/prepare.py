@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -50,8 +50,42 @@ class Prepared:
 
 
 def prepare(frame: pd.DataFrame, params: Params, catalogue: Mapping[str, Candidate]) -> Prepared:
-    """Matrices, labels and the split; raises PrepareError, CostError or SplitError."""
-    built = build_matrix(frame)
+    """Matrices, labels and the split; raises PrepareError, CostError or SplitError.
+
+    A candidate of which the training part has no judged outcome, such as one that was released last week, is left out with
+    all its rows, and the split's note says so: nothing could be learned of it, and it would be judged on nothing.
+    """
+    left_out: list[str] = []
+    while True:
+        found = _prepared(frame, params, catalogue, left_out)
+        learned = np.isfinite(found.labels[found.split.train]).any(axis=0)
+        if learned.all():
+            break
+        left_out += [name for name, known in zip(found.matrix.candidates, learned, strict=True) if not known]
+    if left_out:
+        note = f"{found.split.note}; {_left_out(left_out)}"
+        found = replace(found, split=replace(found.split, note=note))
+    return found
+
+
+def _left_out(names: Sequence[str]) -> str:
+    return (
+        f"left out of this bundle: {', '.join(sorted(names))}, of which no request of the training part has a judged "
+        "outcome. It comes in once the training part reaches the first of them: train again when there are more, send a "
+        "share of the traffic there, or split at random (--set split.method=random)"
+    )
+
+
+def _prepared(
+    frame: pd.DataFrame, params: Params, catalogue: Mapping[str, Candidate], left_out: Sequence[str]
+) -> Prepared:
+    # All rows, for what the failure of one that is left out led to was not chosen either.
+    built = build_matrix(frame, sorted(set(frame["candidate"]) - set(left_out)))
+    if left_out and len(built.candidates) < 2:
+        raise PrepareError(
+            f"only {', '.join(built.candidates) or 'no candidate'} has judged outcomes in the training part, so there is "
+            f"nothing to choose between; {_left_out(left_out)}."
+        )
     if len(built.candidates) < 2:
         raise PrepareError(
             f"the log has outcomes of one candidate only ({built.candidates[0]}): there is nothing to choose between. "

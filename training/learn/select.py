@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import minimize
@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from serving.bundle.arrays import Bools, Floats
 from training.dataset.inputs import Inputs
 from training.learn.calibrate import Calibrator, fit_calibrator
-from training.learn.estimators.base import Estimator, Factory, NotTrainableError
+from training.learn.estimators.base import Estimator, Factory, NotTrainableError, observed
 from training.learn.estimators.blend import Blend
 from training.learn.training_data import TrainingData
 from training.measure.frontier import bootstrap_aiq, bootstrap_weights, frontier, knob_grid, singles
@@ -25,16 +25,31 @@ from training.measure.offpolicy import pseudo_outcomes
 ENOUGH = 50
 # From this many complete requests on, they alone are what estimators are selected on.
 PLENTY_COMPLETE = 300
+# How a head was selected for which there were too few outcomes to select by.
+FEW = "plain mean, for outcomes are few"
 _RESAMPLES = 60
 _WORKERS = 2
 
 
 @dataclass(frozen=True)
 class Blending:
-    """How the blend is made: of the families within `errors` standard errors of the best, with a share of `equal` weights."""
+    """How the blend is made: of the families within `errors` standard errors of the best, with a share of `equal` weights.
+
+    Below `few` effective outcomes of the usual candidate nothing is selected, for the best looking one of many would be a
+    lucky one: the blend is then the plain mean of `few_estimators`, each with its first setting.
+    """
 
     errors: float = 2.0
     equal: float = 0.75
+    few: float = 0.0
+    few_estimators: tuple[str, ...] = ()
+
+    def without_selection(self, data: TrainingData, names: Iterable[str]) -> tuple[str, ...]:
+        """Those of `names` that are averaged without selection: none with outcomes enough to select, or with one to average."""
+        if float(np.median(effective_outcomes(data.labels, data.weights))) >= self.few:
+            return ()
+        averaged = tuple(name for name in names if name in self.few_estimators)
+        return averaged if len(averaged) > 1 else ()
 
 
 @dataclass(frozen=True)
@@ -56,9 +71,13 @@ class Score:
 
 @dataclass(frozen=True)
 class Head:
-    """A fitted estimator with its calibration, and how it was selected; `name` is that of its score."""
+    """A fitted estimator with its calibration, and how it was selected; `name` is that of its score.
+
+    `factory` makes the estimator anew, to be fitted on other rows.
+    """
 
     name: str
+    factory: Factory
     estimator: Estimator
     calibrator: Calibrator
     scores: tuple[Score, ...]
@@ -67,6 +86,10 @@ class Head:
     def predict(self, inputs: Inputs) -> Floats:
         """(n, m) calibrated P(acceptable)."""
         return self.calibrator.predict(self.estimator.predict(inputs))
+
+    def refitted(self, inputs: Inputs, labels: Floats, weights: Floats) -> Head:
+        """The same with the estimator fitted on these rows instead: arguments as of `Estimator.fit`."""
+        return replace(self, estimator=self.factory().fit(inputs, labels, weights))
 
     @property
     def description(self) -> str:
@@ -77,21 +100,6 @@ class Head:
         return "blend of " + ", ".join(f"{name} {weight:.2f}" for name, weight in parts)
 
 
-class OutOfFold:
-    """Out-of-fold predictions by estimator, kept so that what does not use workflow tags is fitted once for both heads."""
-
-    def __init__(self) -> None:
-        self._kept: dict[str, Floats] = {}
-
-    def of(self, name: str, factory: Factory, data: TrainingData) -> Floats:
-        if name in self._kept:
-            return self._kept[name]
-        predictions = out_of_fold(factory, data)
-        if not factory().uses_workflow:
-            self._kept[name] = predictions
-        return predictions
-
-
 def fit_head(
     data: TrainingData,
     factories: Mapping[str, Factory],
@@ -100,14 +108,15 @@ def fit_head(
     blend: Blending | None,
     knob_steps: int,
     seed: int,
-    kept: OutOfFold | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Head:
     """Scores every estimator out of fold, selects one, calibrates it on those predictions and refits it on all rows.
 
     With a `blend` a convex average of the best of each family competes too. Raises NotTrainableError when none could learn.
     """
-    kept = kept or OutOfFold()
+    few = () if blend is None else blend.without_selection(data, factories)
+    if few:
+        factories = {name: factories[name] for name in few}
     predictions: dict[str, Floats] = {}
     reasons: dict[str, str] = {}
 
@@ -115,7 +124,7 @@ def fit_head(
         if progress is not None:
             progress(name)
         try:
-            return kept.of(name, factories[name], data)
+            return out_of_fold(factories[name], data)
         except NotTrainableError as error:
             return error
 
@@ -134,18 +143,30 @@ def fit_head(
     values = {name: _bootstrapped_aiq(p, data, ground, knob_steps, seed) for name, p in predictions.items()}
     scores = _scores(predictions, complexity, data, values)
     best = _best_of_families(scores, values, factories, predictions, blend.errors) if blend is not None else {}
+    equal = blend.equal if blend is not None else 0.0
+    if few:
+        best, equal = dict(predictions), 1.0
     if blend is not None and len(best) > 1:
-        weights = blend_weights(best, data.labels, data.weights, blend.equal)
-        predictions[Blend.name] = _cross_fitted_blend(best, data, blend.equal)
+        weights = blend_weights(best, data.labels, data.weights, equal)
+        predictions[Blend.name] = _cross_fitted_blend(best, data, equal)
         available[Blend.name] = lambda: Blend(factories, weights)
         complexity[Blend.name] = Blend.complexity
         values[Blend.name] = _bootstrapped_aiq(predictions[Blend.name], data, ground, knob_steps, seed)
         scores = _scores(predictions, complexity, data, values)
     chosen, selected_by = select(scores, blend.errors if blend is not None else 1.0)
+    if few:
+        chosen, selected_by = (Blend.name if len(best) > 1 else chosen), FEW
     refused = [Score(name, complexity[name], why_not=why) for name, why in reasons.items()]
     calibrator = fit_calibrator(calibration, predictions[chosen], data.labels, data.weights, data.folds)
     estimator = available[chosen]().fit(data.inputs, data.labels, data.weights)
-    return Head(chosen, estimator, calibrator, (*scores, *refused), selected_by)
+    return Head(chosen, available[chosen], estimator, calibrator, (*scores, *refused), selected_by)
+
+
+def effective_outcomes(labels: Floats, weights: Floats) -> Floats:
+    """(m,) how many outcomes of equal weight each candidate's judged ones are worth, (sum w)^2 / sum w^2. Source: Kish 1965."""
+    weight, _ = observed(labels, weights)
+    squares = (weight**2).sum(axis=0)
+    return np.asarray(weight.sum(axis=0) ** 2 / np.where(squares > 0, squares, 1.0))
 
 
 def out_of_fold(factory: Factory, data: TrainingData) -> Floats:

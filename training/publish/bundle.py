@@ -67,6 +67,7 @@ def draft_manifest(
             calibration=learned.acceptable.tagged.calibrator.name,
             surface=SURFACE,
             workflows=prepared.workflows,
+            learned_from=learned.learned_from,
         ),
         operating_points=(OperatingPoint(name=ALWAYS_REFERENCE, knob=0.0, always=reference, calibration_requests=0),),
         default_point=ALWAYS_REFERENCE,

@@ -268,3 +268,14 @@ def test_raising_a_price_never_wins_a_guarded_choice(
     setting = Setting(knob, guard=guard)
     if setting.choose(value, dearer)[0] == column:
         assert setting.choose(value, cost)[0] == column
+
+
+def test_a_candidate_of_which_nothing_is_known_is_never_chosen_by_accident() -> None:
+    value, cost = np.array([[0.9, float("nan")], [0.9, 0.8]]), np.array([[1.0, 2.0], [1.0, 2.0]])
+    for knob in (0.0, 0.5):
+        with pytest.raises(ValueError, match="NaN in row 0"):
+            choose(value, cost, knob)
+    with pytest.raises(ValueError, match="NaN"):
+        choose(np.ones((1, 2)), np.array([[1.0, float("nan")]]), inf)
+    # What the rules leave out need not be known.
+    assert choose(value, cost, 0.5, np.array([[True, False], [True, True]])).tolist() == [0, 0]

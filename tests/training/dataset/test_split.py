@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.examples import examples
-from training.dataset.split import SplitError, folds, group_requests, split_requests
+from training.dataset.split import SplitError, folds, group_requests, split_requests, workflow_folds
 
 NO_TIME = np.datetime64("NaT", "us")
 
@@ -172,3 +172,26 @@ def test_folds_hold_whole_groups_and_repeat(ids: list[int], k: int, seed: int) -
     assert (folds(groups, k, seed) == fold).all()
     counts = np.bincount(fold)
     assert counts.max() - counts.min() <= np.bincount(groups).max()
+
+
+def test_folds_leave_whole_workflows_out_and_never_part_a_group() -> None:
+    generator = np.random.default_rng(3)
+    workflow = generator.permutation(np.array(["a", "b", "c", "d"] * 10 + [None] * 160, dtype=object))
+    groups = np.arange(200)
+    fold = workflow_folds(groups, workflow, 5)
+    for name in "abcd":
+        assert len(set(fold[workflow == name])) == 1
+    assert len(set(fold[[name is None for name in workflow]])) > 1  # each request without a tag is one of its own
+    assert len(set(fold)) == 5
+    # Two of one conversation stay together, though they are of different workflows.
+    groups[1] = groups[0]
+    workflow[:2] = ["a", "b"]
+    assert workflow_folds(groups, workflow, 5)[0] == workflow_folds(groups, workflow, 5)[1]
+
+
+def test_with_few_workflows_there_is_a_fold_for_each_and_with_one_there_are_the_usual() -> None:
+    groups = np.arange(40)
+    two = np.array(["a", "b"] * 20, dtype=object)
+    assert sorted(np.bincount(workflow_folds(groups, two, 5)).tolist()) == [20, 20]
+    one = np.array(["a", None] * 20, dtype=object)
+    assert workflow_folds(groups, one, 5, seed=4).tolist() == folds(groups, 5, 4).tolist()

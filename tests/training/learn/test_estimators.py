@@ -9,13 +9,15 @@ from functools import partial
 import numpy as np
 import pytest
 
-from serving.bundle.arrays import Floats
+from serving.bundle.arrays import Floats, Floats32
 from tests import onnx_run
 from training.config import ConfigError, load_params
 from training.dataset.inputs import Inputs
+from training.learn.estimators import neighbours
 from training.learn.estimators.base import Estimator, NotTrainableError, observed_mean, priced_mean, sigmoid
 from training.learn.estimators.blend import Blend
 from training.learn.estimators.design import Design, stacked
+from training.learn.estimators.irt import ItemResponse
 from training.learn.estimators.linear import (
     DirectClassifier,
     HierarchicalRidge,
@@ -42,6 +44,7 @@ MADE: dict[str, Callable[[], Estimator]] = {
     Ridge.name: partial(Ridge, penalty=5.0),
     HierarchicalRidge.name: partial(HierarchicalRidge, MEAN_COST, shared=5.0, own=20.0, tag=2.0),
     NearestNeighbours.name: partial(NearestNeighbours, k=30),
+    ItemResponse.name: partial(ItemResponse, MEAN_COST),
     LightGBMPerCandidate.name: LightGBMPerCandidate,
     LightGBMLong.name: partial(LightGBMLong, MEAN_COST),
     DirectClassifier.name: partial(DirectClassifier, MEAN_COST, c=1.0),
@@ -375,3 +378,44 @@ def test_the_registry_makes_what_is_asked_for_in_that_order() -> None:
     assert [factory().name for factory in made.values()] == list(wanted)
     with pytest.raises(ConfigError, match=r"'oracle' is no estimator \(fit\.estimators.*; there are workflow-table, "):
         factories(replace(FIT, estimators=("oracle",)), MEAN_COST)
+
+
+def test_neighbours_are_found_chunk_by_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, asked = fitted(NearestNeighbours.name), drawn(100, seed=5)
+    whole = model.predict(asked)
+    sizes: list[int] = []
+    near = NearestNeighbours._near
+
+    def spied(self: NearestNeighbours, embedding: Floats32) -> Floats:
+        sizes.append(len(embedding))
+        return near(self, embedding)
+
+    monkeypatch.setattr(neighbours, "_CHUNK", 32)
+    monkeypatch.setattr(NearestNeighbours, "_near", spied)
+    assert model.predict(asked) == pytest.approx(whole, abs=1e-12)
+    assert sizes == [32, 32, 32, 4]
+
+
+def test_what_makes_requests_hard_is_learned_from_all_candidates_outcomes() -> None:
+    generator = np.random.default_rng(11)
+    n, m = 1200, 12
+    ability, price = np.linspace(-1.0, 2.0, m), np.geomspace(1.0, 50.0, m)
+    asked = drawn(n + 1000, seed=4)
+    hard = 4.0 * asked.embedding[:, 0] + asked.workflows @ np.array([1.0, -1.0, 0.5, 0.0])
+    p = sigmoid(ability - hard[:, None].astype(np.float64))
+    labels = (generator.uniform(size=p.shape) < p).astype(np.float64)
+    tried = np.arange(m) == generator.integers(
+        0, m, (n + 1000, 1)
+    )  # one candidate each, a hundred outcomes of every one
+    seen, unseen = np.arange(n), np.arange(n, n + 1000)
+    outcome, weights = np.where(tried, labels, NAN)[seen], np.ones((n, m))
+    learned = ItemResponse(price).fit(asked.take(seen), outcome, weights)
+    table = WorkflowTable().fit(asked.take(seen), outcome, weights)
+
+    def error(estimator: Estimator) -> float:
+        return float(((estimator.predict(asked.take(unseen)) - p[unseen]) ** 2).mean())
+
+    # a table that knows each workflow's true means would be off by the variance within workflows, .04
+    assert error(learned) < 0.02 < 0.04 < error(table)
+    # Interactions that are not there are shrunk away: less is left of them than of what is there.
+    assert learned.variances.interaction < 0.1 < learned.variances.workflow

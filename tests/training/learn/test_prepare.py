@@ -81,3 +81,37 @@ def test_a_candidate_that_nobody_judged_is_named(params: Params) -> None:
     frame = validate(pd.DataFrame(rows), source="test", format="test").frame
     with pytest.raises(PrepareError, match="unjudged"):
         prepare(frame, params, {})
+
+
+def logged(names: list[str], last: str, n: int = 60) -> pd.DataFrame:
+    """One judged outcome per request, a day apart, of the names in turn; the last fifth's are all of `last`."""
+    rows = [
+        {
+            "request_id": str(i),
+            "prompt": f"prompt {i}",
+            "candidate": last if i >= 0.8 * n else names[i % len(names)],
+            "quality": 1.0,
+            "cost_usd": 1.0,
+            "timestamp": f"2026-01-01T00:{i:02d}:00Z",
+        }
+        for i in range(n)
+    ]
+    return validate(pd.DataFrame(rows), source="test", format="test").frame
+
+
+def test_a_candidate_that_only_the_newest_requests_have_is_left_out_with_a_note(params: Params) -> None:
+    found = prepare(logged(["old", "older"], last="new"), params, {})
+    assert found.matrix.candidates == ("old", "older")
+    assert [candidate.name for candidate in found.candidates] == ["old", "older"]
+    assert len(found.matrix) == 48
+    assert np.isfinite(found.labels[found.split.train]).any(axis=0).all()
+    assert "left out of this bundle: new" in found.split.note
+    assert "split.method=random" in found.split.note
+    # Where the training part has it, it stays.
+    random = replace(params, split=replace(params.split, method="random"))
+    assert prepare(logged(["old", "older"], last="new"), random, {}).matrix.candidates == ("new", "old", "older")
+
+
+def test_with_one_candidate_left_there_is_nothing_to_choose(params: Params) -> None:
+    with pytest.raises(PrepareError, match="left out of this bundle: new"):
+        prepare(logged(["old"], last="new"), params, {})

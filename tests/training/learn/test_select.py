@@ -18,7 +18,18 @@ from training.learn.estimators.blend import Blend
 from training.learn.estimators.linear import LogisticPerCandidate
 from training.learn.estimators.tables import WorkflowTable
 from training.learn.onnx_graph import Graph
-from training.learn.select import ENOUGH, Blending, Head, OutOfFold, Score, blend_weights, fit_head, out_of_fold, select
+from training.learn.select import (
+    ENOUGH,
+    FEW,
+    Blending,
+    Head,
+    Score,
+    blend_weights,
+    effective_outcomes,
+    fit_head,
+    out_of_fold,
+    select,
+)
 from training.learn.training_data import TrainingData
 from training.measure.metrics import brier
 
@@ -215,7 +226,7 @@ def test_a_blend_competes_where_it_is_asked_for() -> None:
     assert [s.name for s in head.scores] == ["workflow-table", "logistic", "blend"]
     assert head.scores[2].complexity == Blend.complexity
     blend = Blend(FACTORIES, {"workflow-table": 0.25, "logistic": 0.75})
-    described = Head(Blend.name, blend, head.calibrator, head.scores, "AIQ").description
+    described = Head(Blend.name, head.factory, blend, head.calibrator, head.scores, "AIQ").description
     assert described == "blend of logistic 0.75, workflow-table 0.25"
     assert head.description == head.estimator.name or isinstance(head.estimator, Blend)
 
@@ -223,25 +234,6 @@ def test_a_blend_competes_where_it_is_asked_for() -> None:
 def test_a_family_far_behind_is_left_out_of_the_blend() -> None:
     head = fit_head(training(), FACTORIES, calibration="none", **{**OPTIONS, "blend": Blending(errors=0.0)})
     assert [s.name for s in head.scores] == ["workflow-table", "logistic"]
-
-
-def test_what_does_not_use_the_workflow_is_fitted_once_for_both_heads() -> None:
-    fits = []
-
-    class Blind(Spy):
-        uses_workflow: ClassVar[bool] = False
-
-        def fit(self, inputs: Inputs, labels: Floats, weights: Floats) -> Self:
-            fits.append(len(inputs))
-            return super().fit(inputs, labels, weights)
-
-    kept, data = OutOfFold(), training()
-    first, second = kept.of("blind", Blind, data), kept.of("blind", Blind, data)
-    assert len(fits) == 5
-    assert (first == second).all()
-    table = kept.of("table", WorkflowTable, data)
-    untagged = replace(data, inputs=data.inputs.untagged())
-    assert (kept.of("table", WorkflowTable, untagged) != table).any()  # what does use it is not kept
 
 
 def test_one_that_cannot_be_trained_is_left_out_and_says_why() -> None:
@@ -273,3 +265,23 @@ def test_a_seed_gives_the_same_head() -> None:
     one, other = (fit_head(training(), FACTORIES, calibration="auto", **OPTIONS) for _ in range(2))
     assert one.scores == other.scores
     assert (one.predict(training().inputs) == other.predict(training().inputs)).all()
+
+
+def test_effective_outcomes_by_hand() -> None:
+    labels = np.array([[1.0, 0.0], [0.0, NAN], [1.0, NAN]])
+    weights = np.array([[1.0, 5.0], [1.0, 5.0], [2.0, 5.0]])
+    assert effective_outcomes(labels, weights).tolist() == pytest.approx([16 / 6, 1.0])
+    assert effective_outcomes(np.full((2, 1), NAN), np.ones((2, 1))).tolist() == [0.0]
+
+
+@pytest.mark.parametrize(("few", "selected_by"), [(301.0, FEW), (300.0, "AIQ")])
+def test_with_few_outcomes_nothing_is_selected(few: float, selected_by: str) -> None:
+    names = ("workflow-table", "logistic", "other setting")
+    kinds = {**FACTORIES, "other setting": lambda: LogisticPerCandidate(10.0)}
+    blending = Blending(few=few, few_estimators=("logistic", "workflow-table", "not asked for"))
+    head = fit_head(training(300), kinds, calibration="none", **{**OPTIONS, "blend": blending})
+    assert head.selected_by == selected_by
+    if selected_by == FEW:
+        assert isinstance(head.estimator, Blend)
+        assert head.estimator.weights == pytest.approx(dict.fromkeys(names[:2], 0.5))
+        assert {score.name for score in head.scores} == {*names[:2], Blend.name}

@@ -14,7 +14,7 @@ from training.errors import TrainingError
 from training.learn.onnx_graph import Graph
 
 # From this many candidates on their means are shrunk towards a line in price, with fewer towards one level.
-_PRICED = 4
+PRICED = 4
 
 
 class NotTrainableError(TrainingError):
@@ -85,14 +85,14 @@ def priced_mean(labels: Floats, weights: Floats, mean_cost: Floats) -> Floats:
     mean = weighted.sum(axis=0) / np.where(total > 0, total, 1.0)
     overall = float(n @ mean / n.sum())
     line = np.full(len(n), overall)
-    if (n > 0).sum() >= _PRICED:
+    if (n > 0).sum() >= PRICED:
         x = np.log(np.maximum(mean_cost, 1e-12))
         x = x - n @ x / n.sum()
         spread = float(n @ x**2)
         slope = float(n @ (x * (mean - overall))) / spread if spread > 0 else 0.0
         line = np.clip(overall + slope * x, 0.01, 0.99)
     within = max(overall * (1.0 - overall), 1e-6)
-    freedom = (n > 0).sum() - (2 if (n > 0).sum() >= _PRICED else 1)
+    freedom = (n > 0).sum() - (2 if (n > 0).sum() >= PRICED else 1)
     room = n.sum() - (n**2).sum() / n.sum()
     between = max(float(n @ (mean - line) ** 2) - freedom * within, 0.0) / room if room > 0 else 0.0
     share = n * between / (n * between + within)

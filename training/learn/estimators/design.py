@@ -61,6 +61,15 @@ def ridge(columns: Floats, target: Floats, weight: Floats, penalty: float) -> Fl
 
 def ridge_per_candidate(columns: Floats, target: Floats, weight: Floats, penalty: float) -> Floats:
     """(d, m) coefficients, each candidate's on its own weighted rows: target and weight are (n, m)."""
-    if (weight == weight[:, :1]).all():  # they share their rows, and so one solve
-        return ridge(columns, target, weight[:, 0], penalty)
-    return np.column_stack([ridge(columns, y, w, penalty) for y, w in zip(target.T, weight.T, strict=True)])
+    found = np.empty((columns.shape[1], weight.shape[1]))
+    for shared in same_rows(weight):
+        found[:, shared] = ridge(columns, target[:, shared], weight[:, shared[0]], penalty)
+    return found
+
+
+def same_rows(weight: Floats) -> list[list[int]]:
+    """The columns of the weights (n, m) that are equal, together: candidates that share a Gram matrix."""
+    found: dict[bytes, list[int]] = {}
+    for column, w in enumerate(weight.T):
+        found.setdefault(w.tobytes(), []).append(column)
+    return list(found.values())

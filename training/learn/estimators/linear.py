@@ -13,7 +13,7 @@ from serving.bundle.arrays import Columns, Floats
 from training.dataset.inputs import Inputs
 from training.dataset.label import cheapest_acceptable
 from training.learn.estimators.base import Estimator, NotTrainableError, observed_mean, priced_mean, sigmoid
-from training.learn.estimators.design import Design, normal_equations, ridge_per_candidate, stacked
+from training.learn.estimators.design import Design, normal_equations, ridge_per_candidate, same_rows, stacked
 from training.learn.estimators.tables import WorkflowTable
 from training.learn.onnx_graph import Graph
 
@@ -164,14 +164,16 @@ class HierarchicalRidge(Estimator):
         d, tags = columns.shape[1], inputs.workflows.shape[1]
         left, right = self.shared * np.eye(d), np.zeros(d)
         eliminated = []
-        for y, w in zip(residual.T, weight.T, strict=True):
-            gram, cross = normal_equations(columns, y, w)
+        for shared in same_rows(weight):
+            gram, cross = normal_equations(columns, residual[:, shared], weight[:, shared[0]])
             solved = np.linalg.solve(gram + self.own * np.eye(d), np.column_stack([gram, cross]))
-            left += gram - gram @ solved[:, :d]
-            right += cross - gram @ solved[:, d]
-            eliminated.append(solved)
+            left += len(shared) * (gram - gram @ solved[:, :d])
+            right += (cross - gram @ solved[:, d:]).sum(axis=1)
+            eliminated.append((shared, solved))
         common = np.linalg.solve(left, right)
-        coefficients = np.column_stack([common + s[:, d] - s[:, :d] @ common for s in eliminated])
+        coefficients = np.empty((d, labels.shape[1]))
+        for shared, solved in eliminated:
+            coefficients[:, shared] = (common - solved[:, :d] @ common)[:, None] + solved[:, d:]
         # The design knows of no workflows: their columns were untagged when it was learned, and fold to nothing.
         self.weight, self.bias = self.design.fold(coefficients, mean)
         if tags:

@@ -8,6 +8,7 @@ from typing import Any
 from serving.bundle.arrays import Floats
 from training.config import ConfigError, Fit
 from training.learn.estimators.base import Factory
+from training.learn.estimators.irt import ItemResponse
 from training.learn.estimators.linear import (
     DirectClassifier,
     HierarchicalRidge,
@@ -57,6 +58,7 @@ def _settings(fit: Fit, mean_cost: Floats, name: str) -> dict[str, Factory]:
         },
         ReducedRankRidge.name: {"": partial(ReducedRankRidge, penalty, rank)},
         Ridge.name: {"": partial(Ridge, penalty)},
+        ItemResponse.name: {"": partial(ItemResponse, mean_cost, fit.seed)},
         LogisticPerCandidate.name: {"": partial(LogisticPerCandidate, fit.logistic_c)},
         NearestNeighbours.name: {"": partial(NearestNeighbours, fit.seed, fit.neighbours)},
         LightGBMPerCandidate.name: {"": partial(LightGBMPerCandidate, **trees)},

@@ -1,0 +1,104 @@
+"""What is learned as a whole: the reference, and which rows each head has seen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from serving.bundle.features import SURFACE, feature_matrix
+from tests.conftest import ROOT
+from training.config import Params, load_params
+from training.dataset.inputs import Inputs
+from training.learn.estimators.tables import WorkflowTable
+from training.learn.learn import Learned, learn, reference_of
+from training.learn.prepare import Prepared, PrepareError, prepare
+from training.learn.refit import learn_for_serving
+from training.logs.validate import validate
+from training.prices.catalogue import load_catalogue
+from training.simulation.simulate import simulate
+
+NAN = float("nan")
+NAMES = ("good", "lucky", "poor")
+COST = np.array([3.0, 1.0, 2.0])
+
+
+def test_one_lucky_row_makes_no_reference() -> None:
+    labels = np.full((201, 3), NAN)
+    labels[:100, 0] = np.arange(100) < 90
+    labels[100:200, 2] = np.arange(100) < 60
+    labels[200, 1] = 1.0
+    nothing = np.zeros(201, dtype=np.bool_)
+    column, note = reference_of(NAMES, labels, np.ones(labels.shape), COST, nothing, "auto")
+    assert column == 0
+    assert "at least 30 effective outcomes" in note
+
+
+def test_a_candidate_without_outcomes_is_no_reference() -> None:
+    labels = np.full((40, 3), NAN)
+    labels[:20, 0], labels[20:, 2] = 1.0, 0.0
+    # Nobody has 30: those with the most may be it.
+    column, _ = reference_of(NAMES, labels, np.ones(labels.shape), COST, np.zeros(40, dtype=np.bool_), "auto")
+    assert column == 0
+
+
+def test_complete_requests_say_it_exactly() -> None:
+    labels = np.tile([1.0, 1.0, 0.0], (30, 1))
+    labels[0, 1] = 0.0
+    column, note = reference_of(NAMES, labels, np.ones(labels.shape), COST, np.ones(30, dtype=np.bool_), "auto")
+    assert (column, note) == (0, "best mean on 30 complete requests")
+
+
+def test_a_reference_that_is_set_has_to_be_there() -> None:
+    labels = np.ones((30, 3))
+    arguments = (labels, np.ones(labels.shape), COST, np.ones(30, dtype=np.bool_))
+    assert reference_of(NAMES, *arguments, "poor") == (2, "as set")
+    with pytest.raises(PrepareError, match="'absent', which is not in the log; there are good, lucky, poor"):
+        reference_of(NAMES, *arguments, "absent")
+
+
+@pytest.fixture(scope="module")
+def params() -> Params:
+    found = load_params()
+    fit = replace(found.fit, estimators=("workflow-table",), table_strength=(10.0,), blend=False)
+    return replace(found, fit=fit)
+
+
+@pytest.fixture(scope="module")
+def small(params: Params) -> tuple[Prepared, Inputs, Learned]:
+    catalogue = load_catalogue(ROOT / "data" / "candidates.toml")
+    names = params.simulate.candidates[:3]
+    log = simulate([catalogue[name] for name in names], requests=500, seed=3)
+    prepared = prepare(validate(log.outcomes, source="simulated", format="simulated").frame, params, catalogue)
+    n = len(prepared.matrix)
+    embedding = np.random.default_rng(1).normal(size=(n, 4)).astype(np.float32)
+    embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
+    features = feature_matrix(list(prepared.matrix.requests), prepared.workflows)
+    inputs = Inputs(embedding, features, len(SURFACE), np.ones(n))
+    return prepared, inputs, learn(prepared, inputs, params)
+
+
+def test_what_is_measured_has_not_seen_the_test_part_and_what_is_served_has(
+    small: tuple[Prepared, Inputs, Learned], params: Params
+) -> None:
+    prepared, inputs, learned = small
+    split = prepared.split
+    served = learn_for_serving(learned, prepared, inputs, params)
+    for found, rows in ((learned, split.train), (served, split.train | split.test)):
+        assert sorted(found.data.groups) == sorted(prepared.groups[rows])
+        assert found.data.weights.shape == prepared.labels[rows].shape
+        table = WorkflowTable().fit(inputs.take(rows), prepared.labels[rows], found.data.weights)
+        raw = found.acceptable.raw(inputs)
+        expected = table.predict(inputs)
+        tagged = inputs.tagged
+        np.testing.assert_allclose(raw[tagged], expected[tagged])
+    # Neither has seen a request that points are certified on, nor one of its conversation.
+    assert set(served.data.groups).isdisjoint(prepared.groups[split.calibration])
+    assert served.acceptable.tagged.calibrator is learned.acceptable.tagged.calibrator
+    assert served.reference == learned.reference
+    assert (
+        f"{int((split.train | split.test).sum()):,} requests, those of the training and the test part"
+        in served.learned_from
+    )
+    assert "test part" not in learned.learned_from
