@@ -26,7 +26,8 @@ from training.learn.prepare import Prepared, prepare
 from training.logs.outcomes import Outcomes
 from training.publish import report
 from training.publish.bundle import draft_manifest, write_test_requests
-from training.publish.promote import Promotion, compare_on_test_part, consider, make_current
+from training.publish.compare import compare_on_test_part
+from training.publish.promote import Promotion, consider, make_current
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,9 @@ def train(
     bundle = open_bundle(out / version)
     progress("compare with the champion", None, None)
     new = Router(bundle, threads=params.embed.threads)
-    promotion = consider(out, new, lambda champion: compare_on_test_part(new, champion, prepared, params))
+    promotion = consider(
+        out, new, lambda champion: compare_on_test_part(new, champion, prepared, learned.propensity, params)
+    )
     if promotion.promoted:
         make_current(out, version)
     return Run(bundle, evaluation, prepared, learned, promotion)

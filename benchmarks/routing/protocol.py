@@ -14,7 +14,8 @@ import numpy as np
 from serving.bundle.arrays import Bools, Floats
 from serving.bundle.catalogue import Candidate
 from serving.decide.value import Setting, choose
-from training.certify.operating import CalibrationData, operating_points, violations
+from training.certify.evidence import CalibrationData
+from training.certify.operating import operating_points, violations
 from training.config import Params
 from training.dataset.inputs import Inputs
 from training.evaluate.baselines import fitted
@@ -128,15 +129,19 @@ def compare(data: DataSet, run: Trial, params: Params, weights: Floats, *, tagge
 
 
 def calibration(data: DataSet, run: Trial, prepared: Prepared) -> dict[str, float]:
-    """ECE, Brier and AURC on every judged outcome of the test part, before and after calibration."""
+    """ECE, Brier and AURC on every judged outcome of the test part, before and after calibration.
+
+    `ece_chosen` is on the outcomes of what is chosen at the knob in the middle of the sweep.
+    """
     rows = prepared.split.test
     inputs, labels = data.inputs.take(rows), data.prepared.labels[rows]
     after = run.learned.acceptable.predict(inputs)
-    figures = calibration_figures(run.learned.acceptable.raw(inputs), after, labels)
+    chosen = choose(after, run.learned.costs.cost_usd(inputs), float(np.median(run.knobs[1:-1])))
+    figures = calibration_figures(run.learned.acceptable.raw(inputs), after, labels, chosen)
     if figures is None:
         raise ValueError(f"{data.name}: no outcome of the test part was judged")
     seen = np.isfinite(labels)
-    named = ("ece_before", "ece", "brier_before", "brier")
+    named = ("ece_before", "ece", "ece_chosen", "brier_before", "brier")
     return {
         "outcomes": float(figures.outcomes),
         **{name: getattr(figures, name) for name in named},
