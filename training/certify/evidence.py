@@ -42,7 +42,7 @@ class CalibrationData:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, rows: Bools) -> CalibrationData:
+    def take(self, rows: Bools | Columns) -> CalibrationData:
         return CalibrationData(**{name: value[rows] for name, value in vars(self).items()})
 
     def usable(self) -> CalibrationData:
