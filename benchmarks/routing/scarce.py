@@ -49,6 +49,7 @@ def masked(data: DataSet, prepared: Prepared, seed: int) -> DataSet:
         output_tokens=hide(matrix.output_tokens),
         latency_ms=hide(matrix.latency_ms),
         attempted=matrix.attempted & ~hidden,
+        error=matrix.error & ~hidden,
         propensity=np.where(prepared.split.train[:, None], propensity, 1.0),
     )
     hidden_log = replace(prepared, matrix=partial, labels=hide(data.prepared.labels))
@@ -125,8 +126,16 @@ def with_true_outcomes(data: DataSet, log: SimulatedLog, seed: int) -> DataSet:
         for frame in (log.acceptable, log.cost_usd)
     )
     quality = (np.random.default_rng(seed).random(chance.shape) < chance).astype(np.float64)
-    everything = np.ones(chance.shape)
-    complete = replace(matrix, quality=quality, cost_usd=cost, attempted=everything > 0, propensity=everything)
+    everything, nothing = np.ones(chance.shape), np.zeros(chance.shape, dtype=np.bool_)
+    complete = replace(
+        matrix,
+        quality=quality,
+        cost_usd=cost,
+        attempted=~nothing,
+        error=nothing,
+        chained=nothing,
+        propensity=everything,
+    )
     return replace(data, prepared=replace(data.prepared, matrix=complete, labels=quality))
 
 
