@@ -28,7 +28,8 @@ from training.learn.refit import learn_for_serving
 from training.logs.outcomes import Outcomes
 from training.publish import report
 from training.publish.bundle import draft_manifest, write_test_requests
-from training.publish.promote import Promotion, compare_on_test_part, consider, make_current
+from training.publish.compare import compare_on_test_part
+from training.publish.promote import Promotion, consider, make_current
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,9 @@ def train(
     progress("compare with the champion", None, None)
     new = Router(bundle, threads=params.embed.threads)
     # The heads that are served have seen the test part: on it, those that have not stand for them.
-    promotion = consider(out, new, lambda champion: compare_on_test_part(tested, champion, prepared, params))
+    promotion = consider(
+        out, new, lambda champion: compare_on_test_part(tested, champion, prepared, learned.propensity, params)
+    )
     if promotion.promoted:
         make_current(out, version)
     return Run(bundle, evaluation, prepared, served, promotion)

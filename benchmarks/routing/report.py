@@ -10,7 +10,17 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-BASELINES = ("best single", "zero router", "workflow-table", "knn", "k-means-table", "ridge", "direct-classifier")
+BASELINES = (
+    "best single",
+    "zero router",
+    "workflow-table",
+    "additive-logit-100",
+    "additive-logit-300",
+    "knn",
+    "k-means-table",
+    "ridge",
+    "direct-classifier",
+)
 SERVE = "bench-serve.json"
 _MARK = re.compile(r"(<!-- benchmark -->\n).*?(<!-- end of benchmark -->)", flags=re.DOTALL)
 
@@ -22,13 +32,15 @@ def best_baseline(table: Mapping[str, Any]) -> str:
 
 def templates() -> Environment:
     """The reports' templates; a figure that a template names and that is not there is an error."""
-    return Environment(
+    made = Environment(
         loader=FileSystemLoader(Path(__file__).parents[1] / "templates"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         autoescape=False,
     )
+    made.filters["first_of"] = lambda values: next(iter(values))
+    return made
 
 
 def write(found: Mapping[str, Any], report: Path, readme: Path) -> None:

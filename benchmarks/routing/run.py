@@ -20,24 +20,19 @@ import typer
 from rich.console import Console
 from threadpoolctl import threadpool_limits
 
-from benchmarks.routing import protocol
+from benchmarks.routing import certified, protocol
+from benchmarks.routing.parts import CACHE, PUBLIC, SIMULATED, load_set, means, one_part, suited
 from benchmarks.routing.protocol import LIGHT, DataSet
 from benchmarks.routing.report import write
 from benchmarks.routing.scale import encoder_speed, large_import, large_run
 from training.config import Params, load_params
 from training.dataset.split import SplitError
 from training.evaluate.splits import by_prompt, by_time
-from training.learn.encode import encode
-from training.learn.prepare import prepare
-from training.logs.validate import validate
-from training.prices.catalogue import load_catalogue
 from training.publish.figures import draw_frontier_document, svg
-from training.simulation.simulate import simulate
 
-CACHE = Path(".cache")
-PUBLIC = {"RouterBench": "routerbench", "RouteLLM": "routellm"}
-SIMULATED = "simulated log"
-PARTS = (*PUBLIC, SIMULATED, "encoders", "large", "import", "picture")
+# Measured on every set that suits it, each by itself.
+SCARCE = ("learning curves", "one outcome", "outcomes per candidate", "conversations", "graded", "unseen workflows")
+PARTS = (*PUBLIC, SIMULATED, *SCARCE, "encoders", "large", "import", "picture")
 _console = Console(stderr=True)
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -89,6 +84,14 @@ def main(
             found["sets"][name] = job.result()
             _console.print(f"{name} is done")
             measured(name)
+        for part in [part for part in SCARCE if part in wanted]:
+            running = {
+                name: pool.submit(one_part, part, name, data, params, chosen)
+                for name in suited(part, [*names, SIMULATED])
+            }
+            found.setdefault("scarce", {})[part] = {name: job.result() for name, job in running.items()}
+            _console.print(f"{part} is done")
+            measured(part)
     if "encoders" in wanted:
         found["encoder_speed"] = encoder_speed(params, CACHE)
         measured("encoders")
@@ -130,21 +133,8 @@ def _one_thread() -> None:
     threadpool_limits(1)
 
 
-def _load(name: str, data: Path, params: Params, seed: int) -> DataSet:
-    """A data set; the simulated log is another one for each seed."""
-    catalogue = load_catalogue(Path("data/candidates.toml"))
-    if name != SIMULATED:
-        return protocol.load(name, [data / PUBLIC[name]], params, catalogue, CACHE)
-    log = simulate(
-        [catalogue[name] for name in params.simulate.candidates], requests=params.simulate.requests, seed=seed
-    )
-    table = validate(log.outcomes, source="simulated", format="simulated")
-    prepared = prepare(table.frame, params, catalogue)
-    return DataSet(name, prepared, encode(prepared, params, CACHE)[0], simulated=True)
-
-
 def _one_set(name: str, folder: Path, params: Params, seeds: Sequence[int]) -> dict[str, Any]:
-    data = _load(name, folder, params, seeds[0])
+    data = load_set(name, folder, params, seeds[0])
     results: dict[str, list[Any]] = {
         key: []
         for key in (
@@ -153,15 +143,13 @@ def _one_set(name: str, folder: Path, params: Params, seeds: Sequence[int]) -> d
             "calibration",
             "certificates",
             "confidence",
-            "one",
-            "unseen",
             "time",
         )
     }
     chosen: list[str] = []
     for seed in seeds:
         if name == SIMULATED:
-            data = _load(name, folder, params, seed)
+            data = load_set(name, folder, params, seed)
         seeded = replace(params, fit=replace(params.fit, seed=seed))
         prepared = by_prompt(data.prepared, seed)
         run = protocol.trial(data, prepared, seeded)
@@ -172,19 +160,13 @@ def _one_set(name: str, folder: Path, params: Params, seeds: Sequence[int]) -> d
             results[key].append(protocol.compare(data, run, seeded, weights, tagged=tagged))
         results["calibration"].append(protocol.calibration(data, run, prepared))
         target = params.policy.quality_target
-        results["certificates"] += protocol.certificates(
-            data, run, seeded, seed, protocol.RESPLITS // len(seeds), target
-        )
+        resplits = certified.RESPLITS // len(seeds)
+        results["certificates"] += certified.certificates(data, run, seeded, seed, resplits, target)
         results["confidence"].append(asdict(protocol.confidence(data, run)))
-        if data.prepared.matrix.attempted.all():
-            repeats = protocol.REPEATS // len(seeds)
-            results["one"].append(protocol.one_outcome(data, prepared, run, seeded, seed, repeats))
         if seed == seeds[0]:
-            light = replace(seeded, fit=replace(seeded.fit, estimators=LIGHT))
-            results["unseen"].append(protocol.unseen_workflows(data, light, seed, parts=8))
             results["time"].append(_by_time(data, seeded))
         _console.print(f"  {data.name} seed {seed}: {chosen[-1]}")
-    matrix, confidence = data.prepared.matrix, _means(results["confidence"])
+    matrix, confidence = data.prepared.matrix, means(results["confidence"])
     return {
         "requests": len(matrix),
         "complete": int(matrix.complete().sum()),
@@ -192,14 +174,13 @@ def _one_set(name: str, folder: Path, params: Params, seeds: Sequence[int]) -> d
         "simulated": data.simulated,
         "reference": matrix.candidates[run.learned.reference],
         "chosen": chosen,
-        "splits": {"unseen workflows": results["unseen"][0], "time": results["time"][0]},
+        "splits": {"time": results["time"][0]},
         "encoders": _encoders(name, folder, params, seeds),
         **{key: _intervals(results[key]) for key in ("tagged", "untagged")},
-        "calibration": _means(results["calibration"]),
+        "calibration": means(results["calibration"]),
         "certificate": _certificate(results["certificates"], params),
         "strong_weak": {name: confidence[name] for name in ("apgr", "cpt50", "cpt80")},
         "collapse": confidence["collapse"],
-        "one_outcome": _means(results["one"]) if results["one"] else None,
     }
 
 
@@ -220,10 +201,10 @@ def _encoders(name: str, folder: Path, params: Params, seeds: Sequence[int]) -> 
     for kind in ("static", "transformer"):
         chosen = replace(params, embed=replace(params.embed, encoder=kind), fit=replace(params.fit, estimators=LIGHT))
         captured = []
-        data = _load(name, folder, chosen, seeds[0])
+        data = load_set(name, folder, chosen, seeds[0])
         for seed in seeds:
             if name == SIMULATED and seed != seeds[0]:
-                data = _load(name, folder, chosen, seed)
+                data = load_set(name, folder, chosen, seed)
             run = protocol.trial(data, by_prompt(data.prepared, seed), chosen)
             captured.append(run.headroom(run.learned.acceptable.predict(data.inputs.take(run.test))))
         headroom[kind] = float(np.mean(captured))
@@ -240,10 +221,6 @@ def _intervals(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         low, high = np.quantile(lead[1:], [0.025, 0.975])
         table[name] = {"aiq": float(mean[name][0]), "lead": float(lead[0]), "low": float(low), "high": float(high)}
     return table
-
-
-def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
 
 
 def _tight(delta: float) -> float:

@@ -117,14 +117,16 @@ class WorkflowBound(_Frozen):
 class Certificate(_Frozen):
     """With confidence 1 - delta, P(the chosen candidate fails and the reference would not have) <= alpha.
 
-    `bound` is the upper confidence bound that was compared with alpha, by `method`: "clopper-pearson" on requests with
-    every outcome known, "weighted" on requests with one outcome. The saving's interval is a 95% bootstrap interval. The
-    workflows' bounds hold one by one, not all at once.
+    `bound` is the upper confidence bound that was compared with alpha, by `method`: "clopper-pearson" on independent requests
+    with every outcome known, "clustered" where several are of one conversation, "weighted" where outcomes were seen by chance.
+    `requests` are those it rests on, of so many `conversations`; of `complete` ones every outcome is known. `reweighted`:
+    complete ones were of other workflows than the traffic, and were weighted to its. The saving's interval is a 95% bootstrap
+    interval. The workflows' bounds hold one by one, not all at once.
     """
 
     alpha: float
     delta: float
-    method: Literal["clopper-pearson", "weighted"]
+    method: Literal["clopper-pearson", "clustered", "weighted"]
     requests: int
     effective_requests: float
     violation_rate: float
@@ -132,6 +134,9 @@ class Certificate(_Frozen):
     saving_low: float
     saving_high: float
     workflows: dict[str, WorkflowBound]
+    conversations: int = Field(default=0, ge=0)
+    complete: int = Field(default=0, ge=0)
+    reweighted: bool = False
 
 
 class OperatingPoint(_Frozen):

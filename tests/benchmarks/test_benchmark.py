@@ -10,15 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.routing import protocol
+from benchmarks.routing import certified, protocol, scarce
+from benchmarks.routing.additive import AdditiveLogitTable
+from benchmarks.routing.parts import means
 from benchmarks.routing.protocol import DataSet
-from benchmarks.routing.report import best_baseline, mean_lead, write
+from benchmarks.routing.report import best_baseline, mean_lead, templates, write
 from tests.conftest import ROOT
 from training.config import Params, load_params
 from training.evaluate.splits import by_prompt
 from training.learn.encode import encode
 from training.learn.prepare import prepare
 from training.logs.validate import validate
+from training.measure.frontier import Singles
 from training.prices.catalogue import load_catalogue
 from training.simulation.simulate import simulate
 
@@ -61,7 +64,8 @@ def test_a_trial_compares_everyone_on_the_same_requests(complete: DataSet, param
     weights = protocol.resampling(complete, run, 50, 0)
     assert weights.sum(axis=1) == pytest.approx(1.0)
     values = protocol.compare(complete, run, params, weights, tagged=True)
-    assert {"router", "oracle", "zero router", "best single", *protocol.BASELINES} <= values.keys()
+    tables = {"additive-logit-100", "additive-logit-300"}
+    assert {"router", "oracle", "zero router", "best single", *protocol.BASELINES, *tables} <= values.keys()
     assert all(len(value) == 51 for value in values.values())
     assert values["oracle"][0] == max(value[0] for value in values.values())
     assert values["zero router"][0] >= values["best single"][0]
@@ -74,7 +78,7 @@ def test_masking_leaves_one_training_outcome_each_and_does_not_touch_the_test_pa
     complete: DataSet, params: Params
 ) -> None:
     prepared = by_prompt(complete.prepared, 0)
-    hidden = protocol.masked(complete, prepared, 0).prepared
+    hidden = scarce.masked(complete, prepared, 0).prepared
     train, test = prepared.split.train, prepared.split.test
     assert (hidden.matrix.attempted[train].sum(axis=1) == 1).all()
     assert (np.isfinite(hidden.labels[train]).sum(axis=1) <= 1).all()
@@ -84,13 +88,76 @@ def test_masking_leaves_one_training_outcome_each_and_does_not_touch_the_test_pa
 
 def test_certificates_are_checked_on_requests_that_did_not_choose_them(complete: DataSet, params: Params) -> None:
     run = protocol.trial(complete, by_prompt(complete.prepared, 0, train=0.4), params)
-    rows = protocol.certificates(complete, run, params, 0, 6, target=0.8)
+    rows = certified.certificates(complete, run, params, 0, 6, target=0.8)
     assert len({row["violation_rate"] for row in rows}) > 1
     held = int((~run.train & complete.prepared.matrix.complete()).sum())
     for row in rows:
         assert 0.4 * held < row["requests"] < 0.6 * held
         assert row["lower"] <= row["violation_rate"]
         assert row["saving"] >= 0 or row["certified"]
+
+
+def test_refits_on_resampled_training_requests_move_the_resamples(complete: DataSet, params: Params) -> None:
+    run = protocol.trial(complete, by_prompt(complete.prepared, 0), params)
+    test = complete.inputs.take(run.test)
+    times = np.ones(int(run.train.sum()))
+    once, twice = (protocol.estimates_of(run, test, params, drawn, tagged=True) for drawn in (None, times))
+    for name, estimate in once.items():
+        np.testing.assert_allclose(twice[name], estimate, atol=1e-6, err_msg=name)
+    times[: len(times) // 2] = 0.0
+    half = protocol.estimates_of(run, test, params, times, tagged=True)
+    assert np.abs(half["router"] - once["router"]).max() > 0.001
+
+
+def test_conversations_correlate_as_they_say_and_the_clustered_certificate_saves_less(
+    complete: DataSet, params: Params
+) -> None:
+    rows, groups = certified.conversing(20_000, np.random.default_rng(0))
+    assert (np.bincount(groups) == certified.TURNS).all()
+    values = np.random.default_rng(1).normal(size=20_000)[rows].reshape(-1, certified.TURNS)
+    # Pairs of turns of 2,000 conversations: a standard error of about .01.
+    assert np.corrcoef(values.T)[np.triu_indices(certified.TURNS, 1)].mean() == pytest.approx(certified.ICC, abs=0.04)
+    run = protocol.trial(complete, by_prompt(complete.prepared, 0, train=0.4), params)
+    found = means(certified.conversations(complete, run, params, 0, 4, target=0.8))
+    assert found["clustered_saving"] <= found["independent_saving"]
+
+
+def test_the_additive_table_adds_and_shrinks(complete: DataSet, params: Params) -> None:
+    run = protocol.trial(complete, by_prompt(complete.prepared, 0), params)
+    data = run.learned.data
+    test = complete.inputs.take(run.test)
+    bound = AdditiveLogitTable(1e9).fit(data.inputs, data.labels, data.weights).predict(test)
+    logits = np.log(bound / (1 - bound))
+    # Nothing but a candidate and a workflow: differences between candidates are the same on every request.
+    np.testing.assert_allclose(logits - logits[:, :1], np.tile((logits - logits[:, :1])[0], (len(test), 1)), atol=1e-6)
+    free = AdditiveLogitTable(1e-9).fit(data.inputs, data.labels, data.weights).predict(data.inputs)
+    inside = data.inputs.workflows[:, 0] > 0
+    np.testing.assert_allclose(free[inside][0], data.labels[inside].mean(axis=0), atol=1e-6)
+    alone = AdditiveLogitTable(100.0).fit(data.inputs, data.labels, data.weights).predict(test.untagged())
+    assert (alone == alone[0]).all()
+
+
+def test_a_learning_curve_is_of_the_sizes_that_the_log_has(complete: DataSet, params: Params) -> None:
+    found = scarce.learning_curve(complete, params, 0, (60, 100_000))
+    assert found.keys() == {"60"}
+    assert {"router", "workflow-table", "knn", "ridge", "additive-logit-100"} <= found["60"].keys()
+    assert found["60"]["oracle"] == max(found["60"].values())
+
+
+def test_the_zero_router_of_the_training_workflows_is_not_chosen_in_hindsight() -> None:
+    training = Singles(np.array([1.0, 2.0, 3.0]), np.array([0.5, 0.8, 0.9]))
+    assert scarce.chosen_before(training, training) == pytest.approx(training.zero_router)
+    # Elsewhere the middling one is the worst: in hindsight it would be left out.
+    test = Singles(np.array([1.0, 2.0, 3.0]), np.array([0.5, 0.4, 0.9]))
+    assert scarce.chosen_before(training, test) == pytest.approx((0.45 + 0.65) / 2)
+    assert test.zero_router == pytest.approx(0.7)
+
+
+def test_the_report_has_what_was_learned_from_little_and_nothing_else() -> None:
+    rows = {"150": {"router": 0.7, "knn": 0.65}}
+    page = templates().get_template("scarce.md.j2").render(found={"scarce": {"learning curves": {"a set": rows}}})
+    assert "| requests | router | knn |\n|---|---|---|\n| 150 | 0.7000 | 0.6500 |" in page
+    assert "headroom" not in page
 
 
 def entry(router: float, table: float, knn: float) -> dict[str, object]:

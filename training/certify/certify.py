@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+from numpy.typing import NDArray
 
 from serving.bundle.arrays import Bools, Floats
 from serving.bundle.manifest import OperatingPoint
 from serving.decide.router import Router
-from training.certify.operating import CalibrationData, operating_points
+from training.certify.evidence import CalibrationData
+from training.certify.operating import operating_points
 from training.config import Params
 from training.dataset.inputs import Inputs
 from training.learn.learn import Learned
@@ -19,20 +23,8 @@ def certify(
     router: Router, prepared: Prepared, inputs: Inputs, learned: Learned, params: Params
 ) -> tuple[tuple[OperatingPoint, ...], str]:
     """The operating points, highest target first, and the name of the default one."""
-    rows = prepared.split.calibration
-    part = prepared.matrix.take(rows)
-    estimate, expected = served_estimate(router, inputs, rows)
     points = operating_points(
-        CalibrationData(
-            acceptable=estimate,
-            expected_cost=expected,
-            labels=prepared.labels[rows],
-            cost=part.cost_usd,
-            propensity=learned.propensity[rows],
-            complete=part.complete(),
-            groups=prepared.groups[rows],
-            workflow=part.workflow,
-        ),
+        calibration_data(router, prepared, inputs, learned, prepared.split.calibration),
         knob_grid(learned.data.expected_cost, params.policy.certificate_knobs),
         sorted({*params.policy.targets, params.policy.quality_target}),
         learned.reference,
@@ -43,6 +35,36 @@ def certify(
         seed=params.fit.seed,
     )
     return points, next(point.name for point in points if point.quality_target == params.policy.quality_target)
+
+
+def calibration_data(
+    router: Router, prepared: Prepared, inputs: Inputs, learned: Learned, rows: Bools
+) -> CalibrationData:
+    """The requests `rows` as they are certified on, without those of a workflow that training never saw.
+
+    What routes such a request was never learned on its kind, and no certificate is given on it.
+    """
+    rows = rows & of_known_workflow(prepared.matrix.workflow, prepared.workflows)
+    part = prepared.matrix.take(rows)
+    estimate, expected = served_estimate(router, inputs, rows)
+    return CalibrationData(
+        acceptable=estimate,
+        expected_cost=expected,
+        labels=prepared.labels[rows],
+        cost=part.cost_usd,
+        propensity=learned.propensity[rows],
+        complete=part.complete(),
+        groups=prepared.groups[rows],
+        workflow=part.workflow,
+    )
+
+
+def of_known_workflow(workflow: NDArray[np.object_], known: Sequence[str]) -> Bools:
+    """(n,) requests without a tag, or with one of the `known`, which training saw; all of them where it saw none."""
+    if not known:
+        return np.ones(len(workflow), dtype=np.bool_)
+    names = {None, *known}
+    return np.fromiter((name in names for name in workflow), np.bool_, len(workflow))
 
 
 def served_estimate(router: Router, inputs: Inputs, rows: Bools) -> tuple[Floats, Floats]:

@@ -2,8 +2,8 @@
 
 The certificate is about violations: the chosen candidate fails and the reference candidate would not have. For a target
 t it says that P(violation) <= alpha = 1 - t with confidence 1 - delta, over the draw of the calibration requests. It takes
-these to be independent and a fair sample of the traffic to come: it does not cover a later shift of the traffic, and
-conversations whose turns succeed and fail together make it optimistic.
+whole conversations to be independent of each other, and calibration requests to be a fair sample of the traffic to come (of
+complete requests: `evidence.traffic`): it does not cover a later shift of the traffic.
 """
 
 from __future__ import annotations
@@ -12,53 +12,46 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from serving.bundle.arrays import Bools, Columns, Floats
+from serving.bundle.arrays import Columns, Floats
 from serving.bundle.manifest import Certificate, OperatingPoint, WorkflowBound
 from serving.decide.value import Setting
+from training.certify.evidence import CalibrationData, Evidence, evidence, traffic
 from training.dataset.matrix import workflow_names
-from training.measure.bounds import clopper_pearson_upper, weighted_upper
+from training.measure.bounds import RateBound
 from training.measure.frontier import bootstrap_weights
-from training.measure.offpolicy import importance_weights, pseudo_outcomes
+from training.measure.offpolicy import pseudo_outcomes
 
 _RESAMPLES = 500
 
 
 @dataclass(frozen=True)
-class CalibrationData:
-    """The calibration requests: what is expected of the candidates on them, and what is known to have come of it.
+class _Tested:
+    """One knob's test: its routing, what is known to have come of it, and the bound that follows."""
 
-    `acceptable` and `expected_cost` (n, m) are the served estimates. `labels`, `cost` and `propensity` (n, m) are observed,
-    NaN elsewhere; `complete` (n,) marks requests with every outcome known.
-    """
-
-    acceptable: Floats
-    expected_cost: Floats
-    labels: Floats
-    cost: Floats
-    propensity: Floats
-    complete: Bools
-    groups: Columns
-    workflow: NDArray[np.object_]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, rows: Bools) -> CalibrationData:
-        return CalibrationData(**{name: value[rows] for name, value in vars(self).items()})
+    setting: Setting
+    seen: Evidence
+    bound: RateBound
 
 
 @dataclass(frozen=True)
-class _Tested:
-    """One knob's test: its routing, the violations' upper bound and what it rests on."""
+class _Outcomes:
+    """Outcomes of the n requests used, complete by doubly robust pseudo-outcomes: `quality` and `cost` (n, m).
 
-    setting: Setting
-    columns: Columns
-    losses: Floats
+    `weights` (n,) are what each request counts for among the traffic, 1 on average; `reweighted` says that they differ.
+    """
+
+    data: CalibrationData
+    quality: Floats
+    cost: Floats
     weights: Floats
-    bound: float
-    effective: float
+    reweighted: bool
+
+    def mean(self, values: Floats, test: _Tested) -> float:
+        return self.mean_of(values[np.arange(len(values)), test.seen.columns])
+
+    def mean_of(self, values: Floats) -> float:
+        return float((self.weights * values).mean())
 
 
 def operating_points(
@@ -85,46 +78,41 @@ def operating_points(
     Among those that passed, the one of least cost is the point. Where none passes, or fewer than `minimum` requests can
     be used, the point is the reference candidate itself, without a certificate.
 
-    Complete requests alone are used where there are `minimum` of them: the violation is observed, and the bound is
-    Clopper-Pearson's. Otherwise requests with one outcome are weighted by 1 / propensity, and every failure of a chosen
-    candidate counts as a violation, which is more than can be held against it.
+    What each request says, and how complete requests and those with one outcome are put together, is `evidence`'s.
     """
-    exact = int(data.complete.sum()) >= minimum
-    used = data.take(data.complete if exact else _usable(data))
+    used = data.usable()
     if len(used) < minimum:
         return tuple(_always(target, names[reference], len(used)) for target in sorted(targets, reverse=True))
-    tested = [
-        _test(used, Setting(knob, guard=reference), reference, delta, exact=exact) for knob in sorted(knobs.tolist())
-    ]
+    stands_for = traffic(used)
+    tested = []
+    for knob in sorted(knobs.tolist()):
+        setting = Setting(knob, guard=reference)
+        seen = evidence(used, stands_for, setting, reference, delta)
+        tested.append(_Tested(setting, seen, seen.bound(delta)))
     # The propensity is that of a judged attempt, so an attempt that nobody judged counts for neither.
     judged_cost = np.where(np.isfinite(used.labels), used.cost, np.nan)
-    cost = used.cost if exact else pseudo_outcomes(judged_cost, used.propensity, used.expected_cost)
-    quality = used.labels if exact else pseudo_outcomes(used.labels, used.propensity, used.acceptable)
+    outcomes = _Outcomes(
+        used,
+        quality=pseudo_outcomes(used.labels, used.propensity, used.acceptable),
+        cost=pseudo_outcomes(judged_cost, used.propensity, used.expected_cost),
+        weights=stands_for.weights,
+        reweighted=stands_for.reweighted,
+    )
     points = []
     for target in sorted(targets, reverse=True):
         alpha = 1.0 - target
         passed: list[_Tested] = []
         for test in tested:
-            if not test.bound <= alpha * (1.0 - explore):
+            if not test.bound.upper <= alpha * (1.0 - explore):
                 break
             passed.append(test)
-        rows = np.arange(len(used))
-        best = min(passed, key=lambda test: float(cost[rows, test.columns].mean()), default=None)
-        if best is None or cost[rows, best.columns].mean() >= cost[:, reference].mean():
+        best = min(passed, key=lambda test: outcomes.mean(outcomes.cost, test), default=None)
+        if best is None or outcomes.mean(outcomes.cost, best) >= outcomes.mean_of(outcomes.cost[:, reference]):
             points.append(_always(target, names[reference], len(used)))
             continue
-        point = _point(
-            target, alpha, delta, best, used, quality, cost, reference, names[reference], exact=exact, seed=seed
-        )
+        point = _point(target, alpha, delta, best, outcomes, reference, names[reference], seed=seed)
         points.append(point.model_copy(update={"explore": alpha * explore}))
     return tuple(points)
-
-
-def _usable(data: CalibrationData) -> Bools:
-    """(n,) requests with a propensity for every outcome that was observed, and for at least one."""
-    known = np.isfinite(data.propensity)
-    lacking = np.isfinite(data.labels) & ~known
-    return np.asarray(known.any(axis=1) & ~lacking.any(axis=1))
 
 
 def violations(labels: Floats, columns: Columns, reference: int) -> Floats:
@@ -133,22 +121,12 @@ def violations(labels: Floats, columns: Columns, reference: int) -> Floats:
     return np.asarray((chosen == 0) & (labels[:, reference] == 1), dtype=np.float64)
 
 
-def _test(data: CalibrationData, setting: Setting, reference: int, delta: float, *, exact: bool) -> _Tested:
-    columns = setting.choose(data.acceptable, data.expected_cost)
-    if exact:
-        losses = violations(data.labels, columns, reference)
-        bound = clopper_pearson_upper(int(losses.sum()), len(losses), delta)
-        return _Tested(setting, columns, losses, np.ones(len(losses)), bound, float(len(losses)))
-    observed = np.isfinite(data.labels)
-    weights = importance_weights(observed, data.propensity, columns, clip=np.inf)
-    failed = np.nan_to_num(data.labels[np.arange(len(columns)), columns], nan=1.0) == 0
-    same = columns == reference  # the reference cannot be violated by itself, seen or not
-    losses = np.where(same, 0.0, failed.astype(np.float64))
-    weights = np.where(same, 1.0, weights)
-    # Where the log has less of what is chosen than its propensities say, what is missing counts as failed.
-    missing = max(float((~same).sum() - weights[~same].sum()), 0.0)
-    bound, effective = weighted_upper(np.append(losses, 1.0), np.append(weights, missing), delta)
-    return _Tested(setting, columns, losses, weights, bound, effective)
+def violation_bound(data: CalibrationData, setting: Setting, reference: int, delta: float) -> RateBound | None:
+    """What one setting violates on other requests than it was certified on, found in the same way; None without any."""
+    used = data.usable()
+    if not len(used):
+        return None
+    return evidence(used, traffic(used), setting, reference, delta).bound(delta)
 
 
 def _always(target: float, reference: str, n: int) -> OperatingPoint:
@@ -167,57 +145,58 @@ def _point(
     alpha: float,
     delta: float,
     test: _Tested,
-    data: CalibrationData,
-    quality: Floats,
-    cost: Floats,
+    outcomes: _Outcomes,
     reference: int,
     reference_name: str,
     *,
-    exact: bool,
     seed: int,
 ) -> OperatingPoint:
-    rows = np.arange(len(data))
-    spent, base = cost[rows, test.columns], cost[:, reference]
-    resampled = bootstrap_weights(data.groups, _RESAMPLES, seed)
+    data, seen = outcomes.data, test.seen
+    spent, base = outcomes.cost[np.arange(len(data)), seen.columns], outcomes.cost[:, reference]
+    resampled = bootstrap_weights(data.groups, _RESAMPLES, seed) * outcomes.weights
     savings = 1.0 - (resampled @ spent) / (resampled @ base)
-    rate = float(np.average(test.losses, weights=test.weights))
+    cost = outcomes.mean(outcomes.cost, test)
     return OperatingPoint(
         name=f"quality-{target:g}",
         quality_target=target,
         knob=test.setting.knob,
         guard=reference_name,
         calibration_requests=len(data),
-        quality=float(quality[rows, test.columns].mean()),
-        cost_usd=float(spent.mean()),
-        saving=1.0 - float(spent.mean() / base.mean()),
+        quality=outcomes.mean(outcomes.quality, test),
+        cost_usd=cost,
+        saving=1.0 - cost / outcomes.mean_of(base),
         certificate=Certificate(
             alpha=round(alpha, 12),
             delta=delta,
-            method="clopper-pearson" if exact else "weighted",
-            requests=len(data),
-            effective_requests=test.effective,
-            violation_rate=rate,
-            bound=test.bound,
+            method=seen.method,
+            requests=int(seen.rows.sum()),
+            effective_requests=test.bound.effective,
+            violation_rate=test.bound.rate,
+            bound=test.bound.upper,
             saving_low=float(np.quantile(savings, 0.025)),
             saving_high=float(np.quantile(savings, 0.975)),
-            workflows=_by_workflow(test, data, spent, base, delta),
+            workflows=_by_workflow(test, outcomes, spent, base, delta),
+            conversations=len(np.unique(data.groups[seen.rows])),
+            complete=int((data.complete & seen.rows).sum()),
+            reweighted=outcomes.reweighted,
         ),
     )
 
 
 def _by_workflow(
-    test: _Tested, data: CalibrationData, spent: Floats, base: Floats, delta: float
+    test: _Tested, outcomes: _Outcomes, spent: Floats, base: Floats, delta: float
 ) -> dict[str, WorkflowBound]:
-    names = workflow_names(data.workflow)
+    """Each workflow taken alone; one that the traffic does not have is left out."""
+    names, weights = workflow_names(outcomes.data.workflow), outcomes.weights
     found = {}
-    for name in sorted(set(names.tolist())):
+    for name in sorted(set(names[test.seen.rows].tolist())):
         inside = names == name
-        weights = test.weights[inside]
-        bound, _ = weighted_upper(test.losses[inside], weights, delta)
+        bound = test.seen.bound(delta, inside)
+        before = float(weights[inside] @ base[inside])
         found[name] = WorkflowBound(
-            requests=int(inside.sum()),
-            violation_rate=float(np.average(test.losses[inside], weights=weights)) if weights.sum() > 0 else None,
-            bound=bound,
-            saving=1.0 - float(spent[inside].mean() / base[inside].mean()) if base[inside].mean() > 0 else 0.0,
+            requests=int((inside & test.seen.rows).sum()),
+            violation_rate=None if np.isnan(bound.rate) else bound.rate,
+            bound=bound.upper,
+            saving=1.0 - float(weights[inside] @ spent[inside]) / before if before > 0 else 0.0,
         )
     return found

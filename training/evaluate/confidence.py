@@ -20,13 +20,18 @@ from training.measure.metrics import (
 )
 
 
-def calibration_figures(before: Floats, after: Floats, labels: Floats) -> Calibration | None:
-    """Calibration of (n, m) probabilities on judged labels (NaN elsewhere), before and after; None without labels."""
+def calibration_figures(before: Floats, after: Floats, labels: Floats, columns: Columns) -> Calibration | None:
+    """Calibration of (n, m) probabilities on judged labels (NaN elsewhere), before and after; None without labels.
+
+    `columns` (n,) is what the operating point chooses.
+    """
     seen = np.isfinite(labels)
     if not seen.any():
         return None
     y, p, raw = labels[seen], after[seen], np.clip(before[seen], 0, 1)
     bins = equal_mass_bins(p, y)
+    rows = np.flatnonzero(seen[np.arange(len(columns)), columns])
+    at = rows, columns[rows]
     return Calibration(
         outcomes=len(y),
         ece=expected_calibration_error(p, y),
@@ -34,6 +39,8 @@ def calibration_figures(before: Floats, after: Floats, labels: Floats) -> Calibr
         ece_before=expected_calibration_error(raw, y),
         brier_before=brier(raw, y),
         bins=tuple((float(a), float(b), float(c)) for a, b, c in zip(*bins, strict=True)),
+        chosen=len(rows),
+        ece_chosen=expected_calibration_error(after[at], labels[at]),
     )
 
 

@@ -53,7 +53,11 @@ class WorkflowLine:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Calibration on the judged test outcomes, pooled over candidates; bins are (mean p, mean outcome, count)."""
+    """Calibration on the judged test outcomes, pooled over candidates; bins are (mean p, mean outcome, count).
+
+    `ece_chosen` is on the outcomes of the candidates that the operating point chooses, `chosen` many: a candidate is
+    chosen where its estimate is high, and so more often where it is too high.
+    """
 
     outcomes: int
     ece: float
@@ -61,6 +65,8 @@ class Calibration:
     ece_before: float
     brier_before: float
     bins: tuple[tuple[float, float, float], ...]
+    chosen: int = 0
+    ece_chosen: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,15 @@ class Confidence:
     cpt50: float
     cpt80: float
     collapse: float
+
+
+@dataclass(frozen=True)
+class PointLine:
+    """An operating point on the test part: the violation rate, found as on the calibration part, of so many requests."""
+
+    name: str
+    requests: int
+    violation_rate: float
 
 
 @dataclass(frozen=True)
@@ -134,6 +149,7 @@ class Evaluation:
     lines: tuple[Line, ...] = ()
     workflows: tuple[WorkflowLine, ...] = ()
     off_policy: tuple[OffPolicyLine, ...] = ()
+    points: tuple[PointLine, ...] = ()
     calibration: Calibration | None = None
     confidence: Confidence | None = None
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None
@@ -143,6 +159,10 @@ class Evaluation:
 
     def line(self, name: str = ROUTER) -> Line:
         return next(line for line in self.lines if line.name == name)
+
+    def point(self, name: str) -> PointLine | None:
+        """How an operating point did on the test part; None where that is not known."""
+        return next((line for line in self.points if line.name == name), None)
 
     def summary(self) -> dict[str, Any]:
         """The headline figures, for the manifest and for tracking; empty where nothing was measured."""
@@ -166,6 +186,7 @@ class Evaluation:
             figures |= vars(self.confidence)
         if self.calibration is not None:
             figures |= {"ece": self.calibration.ece, "brier": self.calibration.brier}
+            figures |= {"ece_chosen": self.calibration.ece_chosen}
         for split in self.splits:
             figures |= split.summary()
         return {key: value for key, value in figures.items() if not (isinstance(value, float) and np.isnan(value))}

@@ -13,7 +13,8 @@ from serving.bundle.manifest import Bundle, Manifest, Objective
 from serving.decide.decision import Estimates
 from serving.decide.router import Router
 from serving.decide.value import Setting
-from training.certify.certify import served_estimate
+from training.certify.certify import calibration_data, served_estimate
+from training.certify.operating import violation_bound
 from training.config import Params
 from training.dataset.inputs import Inputs
 from training.dataset.label import acceptable
@@ -21,7 +22,7 @@ from training.dataset.matrix import OutcomeMatrix, build_matrix
 from training.dataset.split import group_requests
 from training.evaluate.baselines import Truth, direct_choice, fixed_points, learned_baselines
 from training.evaluate.confidence import calibration_figures, confidence_figures
-from training.evaluate.evaluation import ONLY, ROUTER, Evaluation, OffPolicyLine
+from training.evaluate.evaluation import ONLY, ROUTER, Evaluation, OffPolicyLine, PointLine
 from training.evaluate.sweep import CompleteOutcomes, Contender, Contest, by_workflow, sweep
 from training.learn.learn import Learned
 from training.learn.prepare import Prepared, PrepareError
@@ -71,7 +72,15 @@ def evaluate_router(
     log = _part(prepared, rows)
     served = router.estimate(list(log.matrix.requests))
     complete = log.matrix.complete()
+    tested = calibration_data(router, prepared, inputs, learned, rows)
     rivals = _Rivals()
+    points = tuple(
+        PointLine(point.name, len(tested), found.rate)
+        for point in router.manifest.operating_points
+        if (
+            found := violation_bound(tested, Setting.of(router.manifest, point), learned.reference, params.policy.delta)
+        )
+    )
     if complete.any():
         cost = served.cost_usd[complete].astype(np.float64)
         rivals = _rivals(router, prepared, inputs, learned, params, truth, cost)
@@ -82,6 +91,7 @@ def evaluate_router(
         learned.acceptable.raw(inputs.take(rows)),
         rivals,
         off_policy=_off_policy(router.manifest, log, learned.propensity[rows], served),
+        points=points,
         quality_target=params.policy.quality_target,
         resamples=params.evaluate.resamples,
         seed=params.evaluate.seed,
@@ -137,23 +147,25 @@ def _evaluation(
     resamples: int,
     seed: int,
     off_policy: tuple[OffPolicyLine, ...] = (),
+    points: tuple[PointLine, ...] = (),
 ) -> Evaluation:
     """The figures from what was `served` for the log's n requests; `raw` (n, m) is P(acceptable) before calibration."""
     matrix, objective = log.matrix, manifest.objective
     complete = matrix.complete()
+    setting = Setting.of(manifest, manifest.default)
+    columns = setting.choose(served.of(objective).astype(np.float64), served.cost_usd.astype(np.float64))
     found = Evaluation(
         test_requests=len(matrix),
         complete_requests=int(complete.sum()),
-        calibration=calibration_figures(raw, served.acceptable.astype(np.float64), log.labels),
+        calibration=calibration_figures(raw, served.acceptable.astype(np.float64), log.labels, columns),
         off_policy=off_policy,
+        points=points,
     )
     if not complete.any():
         return replace(found, why_not=_NOT_COMPLETE)
-    outcome = log.complete(objective)
+    outcome, columns = log.complete(objective), columns[complete]
     expected = served.of(objective)[complete].astype(np.float64), served.cost_usd[complete].astype(np.float64)
     reference = matrix.candidates.index(manifest.reference)
-    setting = Setting.of(manifest, manifest.default)
-    columns = setting.choose(*expected)
     lines, curves, alone = sweep(
         Contest(
             calibration=outcome if rivals.tuning is None else rivals.tuning,

@@ -11,6 +11,9 @@ from serving.bundle.arrays import Columns, Floats
 from serving.decide.value import choose
 from training.measure.metrics import aiq
 
+# Below so many clusters, they are strata of the bootstrap and not drawn themselves.
+FEW_CLUSTERS = 20
+
 
 @dataclass(frozen=True)
 class Frontier:
@@ -94,9 +97,11 @@ def singles(quality: Floats, cost: Floats) -> Singles:
 def bootstrap_weights(groups: Columns, repeats: int, seed: int, clusters: NDArray[np.object_] | None = None) -> Floats:
     """(repeats, n) row weights that sum to 1: whole groups are drawn with replacement, each as often as there are groups.
 
-    With `clusters` (n,), such as workflows, these are drawn first, as often as there are, and groups within each drawn one:
-    a lead that rests on a few workflows is then seen to be uncertain. A group counts to its first row's cluster. Source:
-    Davison & Hinkley 1997, section 3.8, sampling at both levels.
+    With `clusters` (n,), such as workflows, and 20 of them or more, these are drawn first, as often as there are, and groups
+    within each drawn one: a lead that rests on a few workflows is then seen to be uncertain. Fewer say too little of the
+    workflows there might have been (Cameron, Gelbach & Miller 2008): they are strata then, each with as many groups as it
+    has, and what follows is about these workflows. A group counts to its first row's cluster. Source: Davison & Hinkley 1997,
+    sections 3.2 (strata) and 3.8 (both levels).
     """
     labels, first, member = np.unique(groups, return_index=True, return_inverse=True)
     generator = np.random.default_rng(seed)
@@ -105,7 +110,9 @@ def bootstrap_weights(groups: Columns, repeats: int, seed: int, clusters: NDArra
     else:
         names = np.array(["" if name is None else str(name) for name in clusters[first]])
         _, cluster, size = np.unique(names, return_inverse=True, return_counts=True)
-        times = generator.multinomial(len(size), np.full(len(size), 1.0 / len(size)), size=repeats)
+        times = np.ones((repeats, len(size)), dtype=np.int64)
+        if len(size) >= FEW_CLUSTERS:
+            times = generator.multinomial(len(size), np.full(len(size), 1.0 / len(size)), size=repeats)
         drawn = np.zeros((repeats, len(labels)), dtype=np.int64)
         for k, groups_inside in enumerate(size):
             share = np.full(groups_inside, 1.0 / groups_inside)

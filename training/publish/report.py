@@ -85,6 +85,7 @@ def terminal(manifest: Manifest, evaluation: Evaluation) -> RenderableType:
             Text(
                 f"calibration on {c.outcomes:,} outcomes: ECE {c.ece:.3f} (before {c.ece_before:.3f}), "
                 f"Brier {c.brier:.4f} (before {c.brier_before:.4f})"
+                + (f"; ECE of the chosen candidates alone {c.ece_chosen:.3f}" if c.chosen else "")
             )
         )
     parts += [Text(_off_policy(line)) for line in evaluation.off_policy]

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 
 from serving.bundle.manifest import OperatingPoint
-from training.certify.operating import CalibrationData, operating_points, violations
+from training.certify.evidence import CalibrationData
+from training.certify.operating import operating_points, violations
 from training.measure.bounds import clopper_pearson_upper
 
 NAN = float("nan")
@@ -85,7 +86,7 @@ def test_a_point_by_hand(target: float, knob: float, failures: int, saving: floa
     assert certificate.alpha == pytest.approx(1 - target)
     assert certificate.violation_rate == pytest.approx(failures / 100)
     assert certificate.bound == pytest.approx(clopper_pearson_upper(failures, 100, DELTA))
-    assert (certificate.requests, certificate.effective_requests) == (100, 100.0)
+    assert (certificate.requests, certificate.effective_requests) == (100, pytest.approx(100.0))
     assert certificate.saving_low <= point.saving <= certificate.saving_high
 
 
@@ -172,9 +173,9 @@ def test_requests_with_one_outcome_are_weighted() -> None:
     assert (point.knob, point.saving) == (1.0, pytest.approx(0.8))
     assert certificate is not None
     assert certificate.method == "weighted"
-    # Of the 200 only the 100 that went to the cheap one say anything.
-    assert certificate.effective_requests == pytest.approx(100)
-    assert certificate.bound == pytest.approx(clopper_pearson_upper(0, 100, DELTA))
+    # Of the 200 only the 100 that went to the cheap one say anything, as much as 100 that were tried for certain.
+    assert certificate.effective_requests == pytest.approx(100, abs=1)
+    assert certificate.bound == pytest.approx(clopper_pearson_upper(0, 100, DELTA), rel=0.01)
     assert (certificate.requests, certificate.violation_rate) == (200, 0.0)
 
 

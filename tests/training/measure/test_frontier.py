@@ -77,15 +77,22 @@ def test_bootstrap_weights_draw_groups_with_replacement() -> None:
     assert seen == {(0.333333, 0.333333, 0.333333), (0.5, 0.5, 0.0), (0.0, 0.0, 1.0)}
 
 
-def test_with_clusters_a_whole_cluster_comes_and_goes() -> None:
-    groups, workflow = np.arange(6), np.array(["a", "a", "a", "a", None, None], dtype=object)
+def test_with_twenty_clusters_a_whole_cluster_comes_and_goes() -> None:
+    groups, workflow = np.arange(40), np.array([f"w{number // 2}" for number in range(40)], dtype=object)
+    workflow[:2] = None
     weights = bootstrap_weights(groups, 2000, seed=3, clusters=workflow)
     assert weights.sum(axis=1) == pytest.approx(1.0)
-    share = weights[:, :4].sum(axis=1)
-    # Two clusters drawn twice: a quarter of the resamples are of one alone, another quarter of the other.
-    assert np.mean(np.isclose(share, 1.0)) == pytest.approx(0.25, abs=0.04)
-    assert np.mean(np.isclose(share, 0.0)) == pytest.approx(0.25, abs=0.04)
-    assert np.mean(share) == pytest.approx(0.25 + 0.5 * 2 / 3, abs=0.03)
+    share = weights[:, :2].sum(axis=1)
+    # Twenty clusters drawn twenty times: each is left out of (19/20)^20 of the resamples.
+    assert np.mean(share == 0) == pytest.approx(0.95**20, abs=0.04)
+    assert np.mean(share) == pytest.approx(1 / 20, abs=0.005)
+
+
+def test_fewer_clusters_are_strata() -> None:
+    groups, workflow = np.arange(6), np.array(["a", "a", "a", "a", None, None], dtype=object)
+    weights = bootstrap_weights(groups, 500, seed=3, clusters=workflow)
+    assert weights[:, :4].sum(axis=1) == pytest.approx(4 / 6)
+    assert len({tuple(row) for row in weights.tolist()}) > 50
 
 
 def test_the_bootstrap_of_equal_weights_is_the_plain_aiq() -> None:

@@ -21,12 +21,10 @@ from tests.conftest import ROOT, tracked_in
 from tests.fake_bundle import LARGE, OPEN, SMALL
 from training.cli.main import app
 from training.config import load_params
+from training.measure.offpolicy import mask_to_one
+from training.publish.compare import Comparison, Measured, NotComparableError, compare
 from training.publish.promote import (
-    Comparison,
-    Measured,
-    NotComparableError,
     PromotionError,
-    compare,
     consider,
     make_current,
     promote,
@@ -170,6 +168,48 @@ def test_a_reference_that_the_log_lacks_is_not_chosen(bundle: Bundle) -> None:
     result = measure(knowing(fixed), ignorant(bundle), candidates=(SMALL, OPEN))
     assert result.new.cost_usd == pytest.approx(0.01)
     assert result.new.quality == pytest.approx(0.5)
+
+
+# Where no request is complete
+
+
+def one_outcome_each(tried: tuple[float, float] = (0.5, 0.5)) -> dict[str, Any]:
+    """800 requests, of which each was sent to one of the two candidates, with the given probabilities."""
+    quality, cost = np.tile(QUALITY, (20, 1)), np.tile(COST, (20, 1))
+    masked, propensity = mask_to_one(quality, np.tile(tried, (800, 1)), seed=1)
+    return {
+        "requests": REQUESTS * 20,
+        "quality": masked,
+        "cost_usd": np.where(np.isfinite(masked), cost, np.nan),
+        "propensity": propensity,
+        "groups": np.arange(800),
+        "candidates": PAIR,
+        "margin": 0.01,
+        "minimum": 30,
+        "resamples": 200,
+        "seed": 0,
+    }
+
+
+def test_bundles_are_compared_by_single_outcomes_where_no_request_is_complete(bundle: Bundle) -> None:
+    log = one_outcome_each()
+    result = compare(knowing(bundle), ignorant(bundle), **log)
+    assert (result.method, result.requests) == ("doubly robust", 800)
+    # The truth is .875 - .75; half of the outcomes are there, so the standard error is some hundredths.
+    assert result.low < 0.125 < result.high
+    assert result.enough
+    assert not compare(ignorant(bundle), knowing(bundle), **log).enough
+    itself = compare(knowing(bundle), knowing(bundle), **log)
+    assert (itself.low, itself.high) == (0.0, 0.0)
+    promotion = consider(bundle.folder.parent, Router(bundle), lambda champion: result)
+    assert promotion.promoted
+    assert "On 800 simulated test requests, doubly robust estimates from the outcomes" in promotion.reason
+
+
+def test_what_both_bundles_only_expect_decides_nothing(bundle: Bundle) -> None:
+    log = one_outcome_each((0.01, 0.99))
+    with pytest.raises(NotComparableError, match=r"0 of 800 test requests .* neither: of .* at least 30 are needed"):
+        compare(knowing(bundle), ignorant(bundle), **log)
 
 
 # What follows from it

@@ -1,0 +1,210 @@
+"""What calibration requests say about violations: of how many requests of the traffic each one speaks, and how surely."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import chi2_contingency
+
+from serving.bundle.arrays import Bools, Columns, Floats
+from serving.decide.value import Setting
+from training.dataset.matrix import workflow_names
+from training.measure.bounds import RateBound, rate_upper
+from training.measure.offpolicy import importance_weights
+
+# Complete requests are of other workflows than the rest if chance would give as much of a difference this rarely.
+_UNFAIR = 0.001
+_MIXES = np.linspace(0.0, 1.0, 21)
+_NOTHING = 1e9
+
+
+@dataclass(frozen=True)
+class CalibrationData:
+    """The calibration requests: what is expected of the candidates on them, and what is known to have come of it.
+
+    `acceptable` and `expected_cost` (n, m) are the served estimates. `labels`, `cost` and `propensity` (n, m) are observed,
+    NaN elsewhere; `complete` (n,) marks requests with every outcome known, `groups` (n,) conversations.
+    """
+
+    acceptable: Floats
+    expected_cost: Floats
+    labels: Floats
+    cost: Floats
+    propensity: Floats
+    complete: Bools
+    groups: Columns
+    workflow: NDArray[np.object_]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: Bools | Columns) -> CalibrationData:
+        return CalibrationData(**{name: value[rows] for name, value in vars(self).items()})
+
+    def usable(self) -> CalibrationData:
+        """Those with a propensity for every outcome that was observed, and for at least one.
+
+        Of requests that were tried on every candidate, `complete` ones are certain (propensity 1), and those of which not
+        everything was judged are left out. Where judging left few complete, as when each answer is judged apart, all of
+        them count as complete instead, each outcome with the probability that it was judged.
+        """
+        known, judged = np.isfinite(self.propensity), np.isfinite(self.labels)
+        rows = self.complete | (known.any(axis=1) & ~(judged & ~known).any(axis=1))
+        everywhere = known.all(axis=1) | self.complete
+        seen = judged[everywhere].sum(axis=0).min(initial=len(self))
+        if self.complete.sum() >= seen / 2:
+            certain = np.where(self.complete[:, None], 1.0, self.propensity)
+            return replace(self, propensity=certain).take(rows & (self.complete | ~everywhere))
+        return replace(self, complete=everywhere).take(rows)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one routing of n requests is known to have broken.
+
+    `losses` (n,) 1 where it failed and the reference is not known to have failed too, `weights` (n,) 1 / the probability with
+    which that was seen (0 where it was not), `shares` (n,) how many requests of the traffic each one stands for.
+    """
+
+    columns: Columns
+    losses: Floats
+    weights: Floats
+    shares: Floats
+    groups: Columns
+    exact: bool
+
+    @property
+    def rows(self) -> Bools:
+        """(n,) the requests that count."""
+        return np.asarray(self.shares > 0)
+
+    def bound(self, delta: float, inside: Bools | None = None) -> RateBound:
+        """The violation rate and its upper bound, of all requests or of those `inside`."""
+        rows = self.rows if inside is None else self.rows & inside
+        return rate_upper(self.losses[rows], self.weights[rows], self.groups[rows], delta, self.shares[rows])
+
+    @property
+    def method(self) -> Literal["clopper-pearson", "clustered", "weighted"]:
+        """How the bound is made: see `Certificate`."""
+        if not self.exact:
+            return "weighted"
+        groups = self.groups[self.rows]
+        return "clopper-pearson" if len(np.unique(groups)) == len(groups) else "clustered"
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """How the calibration requests stand for the traffic: `weights` (n,), 1 on average, and `strata` (n,).
+
+    Within a stratum, complete requests are a fair sample of the others. `reweighted` says that there are several.
+    """
+
+    weights: Floats
+    strata: Columns
+
+    @property
+    def reweighted(self) -> bool:
+        return bool(self.strata.any())
+
+
+def traffic(data: CalibrationData) -> Traffic:
+    """One stratum, or the workflows where complete requests are no fair sample of all of them.
+
+    Complete requests may come from an evaluation run, whose prompts somebody picked. Where their workflows differ from those
+    of the other requests by more than chance explains (a test of homogeneity, one request of each conversation), workflows
+    are weighted to their shares among these others, which are traffic: within a workflow, the run counts as fair.
+    """
+    n = len(data)
+    alike = Traffic(np.ones(n), np.zeros(n, dtype=np.intp))
+    names, code = np.unique(workflow_names(data.workflow), return_inverse=True)
+    first = np.zeros(n, dtype=np.bool_)
+    first[np.unique(data.groups, return_index=True)[1]] = True
+    table = np.array([np.bincount(code[first & side], minlength=len(names)) for side in _sides(data)])
+    table = table[:, table.sum(axis=0) > 0]
+    if table.shape[1] < 2 or (table.sum(axis=1) == 0).any():
+        return alike
+    if chi2_contingency(table, correction=False).pvalue >= _UNFAIR:
+        return alike
+    found, wanted = np.bincount(code) / n, np.bincount(code[~data.complete], minlength=len(names))
+    return Traffic(np.asarray((wanted / wanted.sum() / found)[code]), code)
+
+
+def _sides(data: CalibrationData) -> tuple[Bools, Bools]:
+    return data.complete, np.asarray(~data.complete)
+
+
+def evidence(data: CalibrationData, stands_for: Traffic, setting: Setting, reference: int, delta: float) -> Evidence:
+    """What is known of a setting's violations on the calibration requests.
+
+    A complete request shows a violation as it is. One with some outcomes shows the chosen candidate's failure with its
+    propensity, and mostly not whether the reference would have failed too: all of it counts as a violation then, which is more
+    than can be held against the routing. So complete requests say more, and the others are more. How much either side counts
+    for is what promises the lowest bound by the served estimates, before any label is read: each side's mean is of the same
+    traffic, so that every mixture of the two is valid.
+    """
+    columns = setting.choose(data.acceptable, data.expected_cost)
+    rows = np.arange(len(columns))
+    same = columns == reference  # the reference cannot be violated by itself, seen or not
+    weights = importance_weights(np.isfinite(data.labels), data.propensity, columns, clip=np.inf)
+    weights = np.where(same, 1.0, weights)
+    broken = (data.labels[rows, columns] == 0) & (data.labels[:, reference] != 0) & ~same
+    mix = _mix(data, columns, weights, same, reference, delta)
+    shares = _mixed(data, stands_for, mix)
+    exact = bool(data.complete[shares > 0].all()) and bool((data.propensity[shares > 0] == 1.0).all())
+    exact = exact and len(np.unique(shares[shares > 0])) <= 1
+    return Evidence(columns, broken.astype(np.float64), weights, shares, data.groups, exact)
+
+
+def _mix(data: CalibrationData, columns: Columns, weights: Floats, same: Bools, reference: int, delta: float) -> float:
+    """How much of all the complete requests count for, from 0 to 1: what promises the lowest bound.
+
+    The promise is the expected rate, one more failure, and as many standard errors as the confidence takes.
+    """
+    sides = _sides(data)
+    if not (sides[0].any() and sides[1].any()):
+        return float(sides[0].any())
+    failing = np.where(same, 0.0, 1.0 - np.clip(data.acceptable[np.arange(len(columns)), columns], 0.0, 1.0))
+    breaking = failing * np.clip(data.acceptable[:, reference], 0.0, 1.0)
+    rates = (float(breaking.mean()), float(failing.mean()))
+    promises = [_promise(weights[side & ~same], max(rate, 1e-6)) for side, rate in zip(sides, rates, strict=True)]
+    counts = [int(side.sum()) for side in sides]
+    parts = (_MIXES, 1.0 - _MIXES)
+    more = np.maximum(*(part * heaviest / n for part, (heaviest, _), n in zip(parts, promises, counts, strict=True)))
+    variance = (
+        sum(part**2 * squares / n for part, (_, squares), n in zip(parts, promises, counts, strict=True)) + more**2
+    )
+    rate = _MIXES * rates[0] + (1.0 - _MIXES) * rates[1]
+    promised = rate + more + NormalDist().inv_cdf(1.0 - delta) * np.sqrt(variance)
+    return float(_MIXES[promised.argmin()])
+
+
+def _promise(weights: Floats, rate: float) -> tuple[float, float]:
+    """The heaviest of the weights, and the variance of one request's weighted failure at this rate of failures.
+
+    As good as infinite where the log has none of what is chosen.
+    """
+    if not len(weights):
+        return 1.0, rate
+    if not (weights > 0).any():
+        return _NOTHING, _NOTHING
+    return float(weights.max()), rate * float((weights**2).mean())
+
+
+def _mixed(data: CalibrationData, stands_for: Traffic, mix: float) -> Floats:
+    """(n,) the weights of the traffic with the complete requests counting for `mix` of all, in each stratum apart.
+
+    Where one side has no request, the other counts for all.
+    """
+    code, k = stands_for.strata, int(stands_for.strata.max(initial=0)) + 1
+    total = np.bincount(code, stands_for.weights, k)
+    sides = [np.where(rows, stands_for.weights, 0.0) for rows in _sides(data)]
+    sums = [np.bincount(code, side, k) for side in sides]
+    part = np.where(sums[1] == 0, 1.0, np.where(sums[0] == 0, 0.0, mix))
+    shares = np.zeros(len(data))
+    for side, have, wanted in zip(sides, sums, (part, 1.0 - part), strict=True):
+        shares += side * (wanted * total / np.where(have > 0, have, 1.0))[code]
+    return shares

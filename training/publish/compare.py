@@ -1,0 +1,223 @@
+"""Two bundles on the same test requests: what each would have given, and how surely one is no worse than the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from serving.bundle.arrays import Columns, Floats
+from serving.bundle.request import RouteRequest
+from serving.decide.policy import Policy
+from serving.decide.router import Router
+from serving.decide.value import Setting, choose
+from training.config import Params
+from training.errors import TrainingError
+from training.learn.prepare import Prepared
+from training.measure.frontier import bootstrap_aiq, bootstrap_weights, frontier, singles
+from training.measure.offpolicy import doubly_robust, pseudo_outcomes
+
+
+class NotComparableError(TrainingError):
+    """Two bundles that the test requests cannot compare; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one bundle gives on the compared requests: its policy value (AIQ), and its default operating point.
+
+    `quality` is the mean quality there (the share of acceptable answers, where that is the objective), `cost_usd` the
+    mean cost of a request.
+    """
+
+    version: str
+    aiq: float
+    quality: float
+    cost_usd: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two bundles on the same `requests` test requests, choosing among `candidates`.
+
+    `low` and `high` are the paired bootstrap 95% interval of the difference of their AIQ, new minus champion. `method` is
+    "complete" where all outcomes of these requests are known, "doubly robust" where they were seen by chance.
+    """
+
+    requests: int
+    candidates: tuple[str, ...]
+    new: Measured
+    champion: Measured
+    low: float
+    high: float
+    margin: float
+    method: Literal["complete", "doubly robust"] = "complete"
+
+    @property
+    def difference(self) -> float:
+        return self.new.aiq - self.champion.aiq
+
+    @property
+    def enough(self) -> bool:
+        """Whether the new bundle is shown not to be worse by more than the margin (a test of non-inferiority)."""
+        return self.low >= -self.margin
+
+
+def compare(
+    new: Router,
+    champion: Router,
+    requests: Sequence[str | RouteRequest],
+    quality: Floats,
+    cost_usd: Floats,
+    groups: Columns,
+    candidates: Sequence[str],
+    *,
+    margin: float,
+    minimum: int,
+    resamples: int,
+    seed: int,
+    propensity: Floats | None = None,
+) -> Comparison:
+    """Runs both bundles, as served, on the same test requests; raises NotComparableError.
+
+    Parameters: n test `requests`; `quality` (what the new bundle's objective is about) and `cost_usd` (n, m), NaN where
+    not observed, with the m `candidates` as columns; `groups` (n,) ties requests that are resampled together. Compared
+    are the candidates that both bundles know and the log has, on the requests of which all of these were judged and
+    costed. Each bundle maximises its own objective over its own knobs.
+
+    Where there are fewer than `minimum` such requests, `propensity` (n, m), with which each outcome was seen, gives every
+    request doubly robust pseudo-outcomes in their place, by the mean of what both bundles expect. They are right whatever
+    is expected only where the log tried enough of it, so each candidate has to have an effective sample of at least `minimum`.
+
+    Neither bundle is chosen on these requests. The new one was not trained on them, while the champion may have been,
+    where its log overlaps with this one's test part. That flatters the champion, so it can hold back a better bundle but
+    not let a worse one through.
+    """
+    shared = tuple(name for name in candidates if name in new.candidates and name in champion.candidates)
+    if len(shared) < 2:
+        raise NotComparableError(
+            f"the log and both bundles have {len(shared)} candidates in common, and at least 2 are needed (the log has "
+            f"{', '.join(candidates)}; the champion knows {', '.join(champion.candidates)})"
+        )
+    columns = [list(candidates).index(name) for name in shared]
+    quality, cost_usd = quality[:, columns], cost_usd[:, columns]
+    served = [_Served.of(router, requests, shared) for router in (new, champion)]
+    rows = np.flatnonzero((np.isfinite(quality) & np.isfinite(cost_usd)).all(axis=1))
+    method: Literal["complete", "doubly robust"] = "complete"
+    if len(rows) < minimum:
+        why = (
+            f"{len(rows)} of {len(quality)} test requests have a judged, costed outcome of each of {', '.join(shared)}, "
+            f"and at least {minimum} are needed"
+        )
+        if propensity is None:
+            raise NotComparableError(why)
+        method, rows = "doubly robust", np.arange(len(quality))
+        try:
+            quality, cost_usd = _pseudo(quality, cost_usd, propensity[:, columns], served, shared, minimum)
+        except NotComparableError as error:
+            raise NotComparableError(f"{why}; from requests with one outcome neither: {error}") from error
+    outcome = quality[rows], cost_usd[rows]
+    weights = bootstrap_weights(groups[rows], resamples, seed)
+    measured_new, resampled_new = _measure(new, served[0].take(rows), shared, *outcome, weights)
+    measured_champion, resampled_champion = _measure(champion, served[1].take(rows), shared, *outcome, weights)
+    low, high = np.quantile(resampled_new - resampled_champion, [0.025, 0.975]).tolist()
+    return Comparison(len(rows), shared, measured_new, measured_champion, low, high, margin, method)
+
+
+@dataclass(frozen=True)
+class _Served:
+    """What one bundle expects of n requests: its objective's value and cost of the shared candidates, both (n, m).
+
+    `worth` (n, m) is what its default operating point weighs against cost.
+    """
+
+    value: Floats
+    cost_usd: Floats
+    worth: Floats
+
+    @classmethod
+    def of(cls, router: Router, requests: Sequence[str | RouteRequest], candidates: Sequence[str]) -> _Served:
+        estimates = router.estimate(requests)
+        columns = [router.candidates.index(name) for name in candidates]
+        value = estimates.of(router.manifest.objective).astype(np.float64)
+        point = router.operating_point(Policy())
+        setting = Setting(0.0) if point is None else Setting.of(router.manifest, point)
+        # A reference that is not among the candidates is left out, as by a request that does not allow it.
+        worth = setting.worth(value)[:, columns]
+        return cls(value[:, columns], estimates.cost_usd[:, columns].astype(np.float64), worth)
+
+    def take(self, rows: Columns) -> _Served:
+        return _Served(self.value[rows], self.cost_usd[rows], self.worth[rows])
+
+
+def _pseudo(
+    quality: Floats,
+    cost_usd: Floats,
+    propensity: Floats,
+    served: Sequence[_Served],
+    candidates: Sequence[str],
+    minimum: int,
+) -> tuple[Floats, Floats]:
+    """Doubly robust quality and cost (n, m); raises NotComparableError where the log has too little of a candidate.
+
+    What only one bundle expects would be in its favour, so it is the mean of both.
+    """
+    value, cost = (np.mean([getattr(one, name) for one in served], axis=0) for name in ("value", "cost_usd"))
+    seen_cost = np.where(np.isfinite(quality), cost_usd, np.nan)
+    for column, name in enumerate(candidates):
+        always = np.full(len(quality), column, dtype=np.intp)
+        found = doubly_robust(quality, propensity, always, value, minimum_effective=minimum)
+        if found.refused is not None:
+            raise NotComparableError(f"of {name}, {found.refused}")
+    return pseudo_outcomes(quality, propensity, value), pseudo_outcomes(seen_cost, propensity, cost)
+
+
+def compare_on_test_part(
+    new: Router, champion: Router, prepared: Prepared, propensity: Floats, params: Params
+) -> Comparison:
+    """Both bundles on the test part of the new one's log, `propensity` (n, m) that of all its outcomes.
+
+    Raises NotComparableError.
+    """
+    tested = prepared.split.test
+    return compare(
+        new,
+        champion,
+        list(prepared.matrix.requests[tested]),
+        prepared.value(new.manifest.objective)[tested],
+        prepared.matrix.cost_usd[tested],
+        prepared.groups[tested],
+        prepared.matrix.candidates,
+        margin=params.tracking.margin,
+        minimum=params.tracking.minimum_requests,
+        resamples=params.evaluate.resamples,
+        seed=params.evaluate.seed,
+        propensity=propensity[tested],
+    )
+
+
+def _measure(
+    router: Router,
+    served: _Served,
+    candidates: Sequence[str],
+    quality: Floats,
+    cost_usd: Floats,
+    weights: Floats,
+) -> tuple[Measured, Floats]:
+    """A bundle's figures on n requests with complete outcomes (n, m), and its AIQ on each resample, (repeats,)."""
+    points = frontier(served.value, served.cost_usd, quality, cost_usd, np.array(router.manifest.knobs))
+    point = router.operating_point(Policy())
+    if point is not None and point.always in candidates:
+        chosen = np.full(len(quality), candidates.index(point.always), dtype=np.intp)
+    else:
+        chosen = choose(served.worth, served.cost_usd, 0.0 if point is None else point.knob)
+    rows = np.arange(len(quality))
+    measured = Measured(
+        router.manifest.version,
+        aiq=singles(quality, cost_usd).aiq(points.cost, points.quality),
+        quality=float(quality[rows, chosen].mean()),
+        cost_usd=float(cost_usd[rows, chosen].mean()),
+    )
+    return measured, bootstrap_aiq(points, quality, cost_usd, weights)
