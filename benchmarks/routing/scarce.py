@@ -162,14 +162,15 @@ def graded(data: DataSet, params: Params, seed: int) -> dict[str, float]:
     """AIQ of expected quality on a graded log: the router's, and of baselines that learned the grades of the same rows."""
     prepared = by_prompt(data.prepared, seed)
     run = trial(data, prepared, params)
-    if run.learned.quality is None:
+    quality = run.learned.quality
+    if quality is None:
         raise ValueError(f"{data.name} is not graded")
     matrix, test = data.prepared.matrix, data.inputs.take(run.test)
     run = replace(run, quality=matrix.quality[run.test])
     grades = replace(run.learned.data, labels=matrix.quality[run.train])
     models = fitted(grades, grades.inputs, params, PLAIN)
     return {
-        "router": run.aiq(run.learned.quality.predict(test)),
+        "router": run.aiq(quality.predict(test)),
         **{name: run.aiq(model.predict(test)) for name, model in models.items()},
         "zero router": run.alone.zero_router,
         "oracle": run.oracle,

@@ -58,7 +58,7 @@ def prepare(frame: pd.DataFrame, params: Params, catalogue: Mapping[str, Candida
     left_out: list[str] = []
     while True:
         found = _prepared(frame, params, catalogue, left_out)
-        learned = np.isfinite(found.labels[found.split.train]).any(axis=0)
+        learned = np.asarray(np.isfinite(found.labels[found.split.train]).any(axis=0))
         if learned.all():
             break
         left_out += [name for name, known in zip(found.matrix.candidates, learned, strict=True) if not known]

@@ -61,8 +61,9 @@ def rate_upper(
         return RateBound(float("nan"), 1.0, 0.0)
     weight = shares * weights
     _, member = np.unique(groups, return_inverse=True)
-    failed = np.bincount(member, weight * np.where(seen, losses, 0.0))
-    size, weighed = np.bincount(member, shares), np.bincount(member, weight)
+    failed: Floats = np.bincount(member, weight * np.where(seen, losses, 0.0)).astype(np.float64)
+    size: Floats = np.bincount(member, shares).astype(np.float64)
+    weighed: Floats = np.bincount(member, weight).astype(np.float64)
     # The variance of a sum of 1/p's is the sum of (1 - p) / p, of which the seen ones give an estimate.
     chance = float(np.sqrt((weight * np.maximum(weight - shares, 0.0)).sum()))
     lacking = max(total - float(weighed.sum()) - NormalDist().inv_cdf(1.0 - delta) * chance, 0.0)

@@ -145,7 +145,7 @@ class _Served:
         point = router.operating_point(Policy())
         setting = Setting(0.0) if point is None else Setting.of(router.manifest, point)
         # A reference that is not among the candidates is left out, as by a request that does not allow it.
-        worth = setting.worth(value)[:, columns]
+        worth = setting.worth(value)[:, columns].astype(np.float64)
         return cls(value[:, columns], estimates.cost_usd[:, columns].astype(np.float64), worth)
 
     def take(self, rows: Columns) -> _Served:

@@ -74,7 +74,7 @@ class ItemResponse(Estimator):
         text = inputs.untagged()
         design = Design.learn(text)
         tags = inputs.workflows.astype(np.float64)
-        seen = tags.any(axis=0)
+        seen = np.asarray(tags.any(axis=0))
         columns = design.columns(text)[:, : text.embedding.shape[1] + text.surface]
         _, directions = np.linalg.eigh(columns.T @ columns)
         directions = directions[:, -self.dims :]
@@ -211,7 +211,7 @@ class _Fit:
         cross = (self.tags.T @ residual).T - self.interaction / v.interaction
         flat = across.reshape(m + d + k, m * k)
         scaled: Floats = flat / own.reshape(-1)
-        covariance = np.linalg.inv(left - scaled @ flat.T)
+        covariance: Floats = np.linalg.inv(left - scaled @ flat.T)
         shift = covariance @ (right - scaled @ cross.reshape(-1))
         inner = (cross.reshape(-1) - flat.T @ shift) / own.reshape(-1)
         self.ability = self.ability + shift[:m]
@@ -219,7 +219,8 @@ class _Fit:
         self.workflow = self.workflow + shift[m + d :]
         self.interaction = self.interaction + inner.reshape(m, k)
         # the diagonal of the interactions' own covariance, by the inverse of a block matrix
-        return covariance, 1 / own.reshape(-1) + ((covariance @ scaled) * scaled).sum(axis=0)
+        spread: Floats = 1 / own.reshape(-1) + ((covariance @ scaled) * scaled).sum(axis=0)
+        return covariance, spread
 
     def _shrinkage(self, covariance: Floats, spread: Floats) -> None:
         """The variances, by MacKay's rule from the coefficients and their posterior covariance."""
