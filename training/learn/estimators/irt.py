@@ -211,7 +211,7 @@ class _Fit:
         cross = (self.tags.T @ residual).T - self.interaction / v.interaction
         flat = across.reshape(m + d + k, m * k)
         scaled: Floats = flat / own.reshape(-1)
-        covariance: Floats = np.linalg.inv(left - scaled @ flat.T)
+        covariance: Floats = np.linalg.inv(left - scaled @ flat.T).astype(np.float64)
         shift = covariance @ (right - scaled @ cross.reshape(-1))
         inner = (cross.reshape(-1) - flat.T @ shift) / own.reshape(-1)
         self.ability = self.ability + shift[:m]
