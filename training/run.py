@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -29,7 +30,7 @@ from training.logs.outcomes import Outcomes
 from training.publish import report
 from training.publish.bundle import draft_manifest, write_test_requests
 from training.publish.compare import compare_on_test_part
-from training.publish.promote import Promotion, consider, make_current
+from training.publish.promote import TESTED_HEAD, Promotion, consider, make_current
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ def train(
             evaluation = replace(evaluation, splits=split_figures(prepared, inputs, params))
         progress("learn from the test part too", None, None)
         served = learn_for_serving(learned, prepared, inputs, params)
+        shutil.copyfile(Path(aside) / "head.onnx", folder / TESTED_HEAD)
         manifest = exported(folder, served).manifest.model_copy(update={"metrics": evaluation.summary()})
         progress("report", None, None)
         report.write(folder, manifest, evaluation, prepared, served, table)

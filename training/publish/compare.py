@@ -92,8 +92,8 @@ def compare(
     is expected only where the log tried enough of it, so each candidate has to have an effective sample of at least `minimum`.
 
     Neither bundle is chosen on these requests. The new one was not trained on them, while the champion may have been,
-    where its log overlaps with this one's test part. That flatters the champion, so it can hold back a better bundle but
-    not let a worse one through.
+    where its log's training part overlaps with this one's test part. That flatters the champion, so it can hold back a
+    better bundle but not let a worse one through.
     """
     shared = tuple(name for name in candidates if name in new.candidates and name in champion.candidates)
     if len(shared) < 2:

@@ -6,7 +6,7 @@ In a models folder `current` is the champion and `previous` the one before it, b
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from serving.bundle.manifest import MANIFEST, Bundle, BundleError, open_bundle, switch_current, switch_link
@@ -15,6 +15,8 @@ from training.errors import TrainingError
 from training.publish.compare import Comparison, NotComparableError
 
 CURRENT = "current"
+# The head that was learned from the training part alone, beside the one that is served: what comparing two bundles takes.
+TESTED_HEAD = "tested_head.onnx"
 PREVIOUS = "previous"
 
 
@@ -36,8 +38,9 @@ def consider(root: Path, new: Router, compare_with: Callable[[Router], Compariso
     NotComparableError.
 
     The first bundle is promoted, and so is one whose champion cannot be loaded: nothing else could be served. Otherwise
-    it has to be shown not to be worse, so a log that cannot show it promotes nothing. A simulated log decides nothing
-    about real traffic: a champion of a simulated log never blocks a bundle of a real one, and is never put in its place.
+    it has to be shown not to be worse, so a log that cannot show it promotes nothing. Each is compared by the head that
+    has not seen its log's test part. A simulated log decides nothing about real traffic: a champion of a simulated log
+    never blocks a bundle of a real one, and is never put in its place.
     """
     current = root / CURRENT
     if not (current.is_symlink() or current.exists()):
@@ -55,12 +58,23 @@ def consider(root: Path, new: Router, compare_with: Callable[[Router], Compariso
         reason = f"It was trained on a simulated log, the champion {name} on a real one, about which that says nothing."
         return Promotion(False, f"{reason} {force}", None)
     try:
-        comparison = compare_with(champion)
+        comparison = compare_with(as_tested(champion))
     except NotComparableError as error:
         mend = "Send a share of the traffic to all candidates (shadow requests), or give an evaluation run with --test."
         return Promotion(False, f"It cannot be compared with the champion {name}: {error}. {mend} {force}", None)
     reason = _figures(comparison, simulated=new.manifest.simulated)
     return Promotion(comparison.enough, reason if comparison.enough else f"{reason} {force}", comparison)
+
+
+def as_tested(champion: Router) -> Router:
+    """The champion with the head that its test figures are of, where its bundle keeps one (`TESTED_HEAD`).
+
+    The head that is served has seen its own log's test part too, and a new bundle's test part may be the same requests.
+    """
+    if TESTED_HEAD not in champion.manifest.files:
+        return champion
+    bundle = open_bundle(champion.bundle.folder)
+    return Router(replace(bundle, content={**bundle.content, "head.onnx": bundle.read(TESTED_HEAD)}))
 
 
 def _figures(found: Comparison, *, simulated: bool) -> str:
