@@ -39,7 +39,7 @@ def test_case_and_white_space_flip_no_choice_but_one_between_equals(router: Rout
         for other in reworded:
             flips += other != plain
             lost = worth[0, router.candidates.index(plain)] - worth[0, router.candidates.index(other)]
-            assert lost < 0.01, f"{plain} or {other} for {prompt!r}"
+            assert lost < 0.02, f"{plain} or {other} for {prompt!r}"
     assert flips <= 1
 
 

@@ -82,7 +82,7 @@ def drawn(
     labels = np.column_stack([draw >= fails[0], draw >= fails[1]]).astype(np.float64)
     if propensity is None:
         return rows(labels)
-    masked, logged = mask_to_one(labels, np.tile([propensity, 1 - propensity], (n, 1)), seed)
+    masked, logged = mask_to_one(labels, np.tile([propensity, 1 - propensity], (n, 1)), 10_000_000 + seed)
     return rows(masked, logged)
 
 
@@ -127,7 +127,7 @@ def test_a_bound_is_exceeded_no_more_often_than_it_says(kind: str) -> None:
         elif kind == "propensities":
             labels = np.column_stack([generator.random(4_000) >= 0.06, np.ones(4_000)]).astype(np.float64)
             tried = np.where(generator.random(4_000) < 0.5, 0.5, 0.01)
-            data = rows(*mask_to_one(labels, np.column_stack([tried, 1 - tried]), seed))
+            data = rows(*mask_to_one(labels, np.column_stack([tried, 1 - tried]), 10_000_000 + seed))
         else:
             both = [
                 drawn(n, 1_000 * seed + k, p, fails=(0.06, 0.0)) for k, (n, p) in enumerate([(150, None), (450, 0.5)])
