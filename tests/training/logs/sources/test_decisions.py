@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serving.store.engine import open_engine
+from serving.store.feedback import Feedback
 from serving.store.tables import DECISIONS, FEEDBACK
 from serving.store.upgrade import MARKER
 from tests.postgres_server import needs_postgres, own_database
@@ -29,18 +30,18 @@ def plain(path: str) -> sa.Engine:
     return sa.create_engine(f"sqlite:///{path}", poolclass=sa.NullPool)
 
 
-def fill(url: str, decided: list[dict[str, Any]], said: list[dict[str, Any]]) -> str:
+def fill(url: str, decided: list[dict[str, Any]], said: list[Feedback]) -> str:
     engine = open_engine(url)
     with engine.begin() as connection:
         if decided:
             connection.execute(DECISIONS.insert(), decided)
         if said:
-            connection.execute(FEEDBACK.insert(), [{"at": 200.0, **row} for row in said])
+            connection.execute(FEEDBACK.insert(), [row.row(at=200.0) for row in said])
     engine.dispose()
     return url
 
 
-def sample(n: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def sample(n: int) -> tuple[list[dict[str, Any]], list[Feedback]]:
     decided = [
         decision(f"d{k}", at=1.7e9 + k, candidate="a" if k % 2 else "b", propensity=0.9, session_id=f"s{k // 2}")
         for k in range(n)
@@ -210,7 +211,7 @@ def test_whatever_the_store_holds_every_row_is_accounted_for(
             insert(connection, DECISIONS, made)
             if cell["feedback"] is not None:
                 identifier = f"{'x' if cell['orphan'] else 'd'}{number}"
-                insert(connection, FEEDBACK, feedback(identifier, at=1.0) | cell["feedback"])
+                insert(connection, FEEDBACK, feedback(identifier).row(at=1.0) | cell["feedback"])
     result = reading.read([path])
     orphans = sum(cell["orphan"] and cell["feedback"] is not None for cell in cells)
     assert result.reasons.get(ORPHAN, 0) == orphans
