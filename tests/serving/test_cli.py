@@ -153,3 +153,8 @@ def test_connections_leave_files_for_the_rest(monkeypatch: pytest.MonkeyPatch) -
     assert cli.server_options(Settings(connections=50))["limit_concurrency"] == 50
     monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert cli.server_options(Settings())["limit_concurrency"] == 10_000
+
+
+def test_an_idle_connection_outlives_the_caller_s_use_of_it() -> None:
+    """Load balancers keep one for a minute; the first to close it must be the caller, who would send the next request."""
+    assert cli.server_options(Settings())["timeout_keep_alive"] > 60

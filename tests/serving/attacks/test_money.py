@@ -54,6 +54,7 @@ def test_two_services_never_spend_a_dollar_twice_not_even_when_one_is_killed(att
                 try:
                     answer = await client.post("/v1/route", json=BEST)
                 except httpx.TransportError:
+                    assert client.base_url == services[1].url, "the one that lives loses no request"
                     statuses[0] += 1  # a connection to the one that was killed; the others go on with what is left
                     return
                 statuses[answer.status_code] += 1
