@@ -78,6 +78,9 @@ def server_options(settings: Settings) -> dict[str, Any]:
         "log_config": None,
         "access_log": settings.log_level == "debug",
         "limit_concurrency": _connections(settings),
+        # Longer than a client or a load balancer keeps an idle connection: whoever closes first must be the one that would
+        # send the next request, or that request meets a closed connection.
+        "timeout_keep_alive": 75,
         "timeout_graceful_shutdown": 15,
         # A worker that loads on a busy machine is not dead yet, and killing it makes the machine busier.
         "timeout_worker_healthcheck": 60,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.serving.load import environment, process, serve
-from benchmarks.serving.stall import ticking
+from benchmarks.serving.watch import resident_mib, ticking
 
 ROUTE, BATCH, FEEDBACK = "/v1/route", "/v1/route/batch", "/v1/feedback"
 _CHAT: dict[str, Any] = {
@@ -66,8 +66,9 @@ _RULED: dict[str, Any] = {
     "quality_target": 0.9,
     "abstain_below": 0.2,
 }
+_A_DECISION = "0" * 32  # stands for the id of the last decision
 _TOLD: dict[str, Any] = {
-    "decision_id": "0" * 32,
+    "decision_id": _A_DECISION,
     "accepted": True,
     "quality": 0.75,
     "cost_usd": 0.001,
@@ -106,21 +107,23 @@ class Fuzzed:
 
 
 def fuzz(port: int, pid: int, count: int, seed: int) -> Fuzzed:
-    """Sends so many mutated bodies, one after the other, to the server that is this process."""
-    draw, found = random.Random(seed), Fuzzed()
+    """Sends so many mutated bodies, one after the other, to the server that is this process; feedback is on its decisions."""
+    draw, found, decided = random.Random(seed), Fuzzed(), _A_DECISION
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     with ticking(port, pid) as stall:
         for number in range(count):
             path, document = draw.choice(_REAL)
-            body = mutated(draw, document)
+            body = mutated(draw, document).replace(_A_DECISION.encode(), decided.encode())
             connection.request("POST", path, body, {"Content-Type": "application/json"})
             answer = connection.getresponse()
-            answer.read()
+            content = answer.read()
+            if path == ROUTE and answer.status == 200:
+                decided = json.loads(content)["id"]
             found.statuses[answer.status] += 1
             if answer.status >= 500:
                 found.faults.append(f"{path}: {answer.status}: {body[:500]!r}")
             if (number + 1) % max(count // 10, 1) == 0:
-                found.memory_mib.append(_resident_mib(pid))
+                found.memory_mib.append(resident_mib(pid))
     connection.close()
     found.stall_ms = 1e3 * stall.worst
     return found
@@ -196,9 +199,3 @@ def _cut(draw: random.Random, body: bytes) -> bytes:
             return body[:end] + body[start:end] + body[end:]
         case _:
             return body[:start] + bytes([draw.choice(b'{}[]",:\\\0\xff')]) + body[start + 1 :]
-
-
-def _resident_mib(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
-    return int(line.split()[1]) / 1024

@@ -21,6 +21,7 @@ from statistics import mean
 from typing import Any
 
 from benchmarks.serving.load import LoadError, environment, prompts, serve, start
+from benchmarks.serving.watch import resident_mib
 from serving.bundle.manifest import switch_current
 
 CONNECTIONS = 16
@@ -67,10 +68,8 @@ class Server:
             self.process.kill()
 
     def memory_mib(self) -> float:
-        """Resident memory, from Linux's /proc."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="utf-8")
-        line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
-        return int(line.split()[1]) / 1024
+        """Resident memory."""
+        return resident_mib(self.process.pid)
 
 
 def soak(bundles: Sequence[Path], minutes: float, port: int) -> dict[str, Any]:

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from serving.bundle.arrays import Columns, Floats
+from serving.bundle.arrays import Bools, Columns, Floats
 from serving.bundle.catalogue import Candidate
 from serving.bundle.manifest import Bundle
 from serving.bundle.request import RouteRequest
 from serving.decide.decision import Estimates
 from serving.decide.policy import Policy
 from serving.decide.router import Router
-from serving.decide.value import choose, knob_for
+from serving.decide.value import knob_for
 from serving.runtime.pipeline import Service
 from serving.settings import Settings
 from serving.store.feedback import Feedback
@@ -116,7 +116,8 @@ def close_loop(
     """Everything once, in `folder`; figures by name, for a log of `requests` before each mix is drawn from it.
 
     `before` and `after` hold each router's truth on the later traffic (acceptable share, USD per request, worth = share
-    less knob times cost, AIQ of its whole frontier) and the off-policy estimates of the same from the later traffic's log.
+    less knob times cost, AIQ of its whole frontier) and, of `open_to_log`, the part of that traffic on which the log explores,
+    the truth and what the log alone says of it. Elsewhere one candidate had to answer, so no log says what others would do.
     """
     candidates = [catalogue[name] for name in params.simulate.candidates]
     rng = np.random.default_rng(seed)
@@ -158,18 +159,22 @@ def _serve_all(
 
 def _compared(bundles: Mapping[str, Bundle], later: Day, store: Path, knob: float) -> dict[str, Any]:
     estimates = {name: Router(bundle).estimate(later.requests) for name, bundle in bundles.items()}
-    columns = {name: _choices(Router(bundles[name]), later, seen, knob) for name, seen in estimates.items()}
+    columns = {name: _choices(Router(bundle), later, knob) for name, bundle in bundles.items()}
     log = build_matrix(reading.read([str(store)]).frame, later.candidates)
     model = _in_order(Router(bundles["after"]), later.candidates, estimates["after"])
     knobs = knob_grid(later.cost_usd, 62)
+    explored = np.nanmax(log.propensity, axis=1) < 1.0
     found: dict[str, Any] = {}
     for name in bundles:
         estimate, expected = _in_order(Router(bundles[name]), later.candidates, estimates[name])
         curve = frontier(estimate, expected, later.acceptable, later.cost_usd, knobs)
         found[name] = {
-            **_truth(later, columns[name], knob),
+            **_truth(later, columns[name], knob, np.ones(len(columns[name]), dtype=np.bool_)),
             "aiq": singles(later.acceptable, later.cost_usd).aiq(curve.cost, curve.quality),
-            **_estimated(log, columns[name], model, knob),
+            "open_to_log": {
+                **_truth(later, columns[name], knob, explored),
+                **_estimated(log, columns[name], model, knob, explored),
+            },
         }
     return found
 
@@ -186,25 +191,29 @@ def _in_order(router: Router, candidates: Sequence[str], seen: Estimates) -> tup
     return found[0], found[1]
 
 
-def _choices(router: Router, later: Day, seen: Estimates, knob: float) -> Columns:
-    estimate, expected = _in_order(router, later.candidates, seen)
-    return choose(estimate, expected, knob)
+def _choices(router: Router, later: Day, knob: float) -> Columns:
+    """Whom the router sends each request to. What is novel or unsure goes to its reference, as in the log that it wrote."""
+    decisions = router.route_many(later.requests, Policy(knob=knob))
+    return np.array([later.candidates.index(decision.candidate) for decision in decisions])
 
 
-def _truth(later: Day, columns: Columns, knob: float) -> dict[str, float]:
-    rows = np.arange(len(columns))
-    share, cost = float(later.acceptable[rows, columns].mean()), float(later.cost_usd[rows, columns].mean())
-    return {"acceptable": share, "cost_usd": cost, "worth": share - knob * cost}
+def _truth(later: Day, columns: Columns, knob: float, among: Bools) -> dict[str, float]:
+    """What these choices (n,) give on the requests `among` (n,), by the truth."""
+    rows = np.flatnonzero(among)
+    share, cost = (float(each[rows, columns[rows]].mean()) for each in (later.acceptable, later.cost_usd))
+    return {"requests": len(rows), "acceptable": share, "cost_usd": cost, "worth": share - knob * cost}
 
 
-def _estimated(log: OutcomeMatrix, columns: Columns, model: tuple[Floats, Floats], knob: float) -> dict[str, Any]:
-    """What the log alone says of the choices' worth, doubly robust and by SNIPS, with 95% intervals."""
+def _estimated(
+    log: OutcomeMatrix, columns: Columns, model: tuple[Floats, Floats], knob: float, among: Bools
+) -> dict[str, Any]:
+    """What the log alone says of the choices on the requests `among` (n,): doubly robust and SNIPS, with 95% intervals."""
     label = np.where(np.isfinite(log.quality), (log.quality >= ACCEPTABLE_SCORE).astype(float), np.nan)
-    worth = label - knob * log.cost_usd
-    predicted = np.where(model[1] < _NEVER_USD, model[0] - knob * model[1], 0.0)
+    worth, propensity = (label - knob * log.cost_usd)[among], log.propensity[among]
+    predicted = np.where(model[1] < _NEVER_USD, model[0] - knob * model[1], 0.0)[among]
     return {
-        "doubly_robust": _shown(doubly_robust(worth, log.propensity, columns, predicted)),
-        "snips": _shown(snips(worth, log.propensity, columns)),
+        "doubly_robust": _shown(doubly_robust(worth, propensity, columns[among], predicted)),
+        "snips": _shown(snips(worth, propensity, columns[among])),
     }
 
 

@@ -161,7 +161,7 @@ class Service:
         return self._without_estimates(case, serving, Reason.FAULT, started, after)
 
     def _without_estimates(
-        self, case: Case, serving: Serving, reason: Reason, started: float, after: Later
+        self, case: Case, serving: Serving, reason: Reason, started: float, after: Later = _at_once
     ) -> tuple[str, Decision]:
         identifier, decision = self._reserved(
             case,

@@ -38,15 +38,16 @@ def test_the_new_router_beats_the_old_one_on_the_shifted_traffic(figures: dict[s
 @pytest.mark.parametrize("name", ["before", "after"])
 @pytest.mark.parametrize("method", ["doubly_robust", "snips"])
 def test_the_log_alone_says_what_the_truth_is(figures: dict[str, Any], name: str, method: str) -> None:
-    estimate = figures[name][method]
+    truth = figures[name]["open_to_log"]
+    estimate = truth[method]
     assert estimate["refused"] is None
     error = (estimate["high"] - estimate["low"]) / (2 * 1.96)
     # What an effective sample of so many answers can say of their share: the estimated error is too small where, by chance,
     # few of them failed.
-    share = figures[name]["acceptable"]
-    chance = math.sqrt(share * (1.0 - share) / estimate["effective_sample"])
-    assert estimate["value"] == pytest.approx(figures[name]["worth"], abs=3.5 * max(error, chance))
+    chance = math.sqrt(truth["acceptable"] * (1.0 - truth["acceptable"]) / estimate["effective_sample"])
+    assert estimate["value"] == pytest.approx(truth["worth"], abs=3.5 * max(error, chance))
     assert max(error, chance) < 0.1
+    assert truth["requests"] > 0.8 * figures["requests"]["later"]
 
 
 def test_every_decision_is_in_the_store_with_its_feedback(figures: dict[str, Any], folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +145,16 @@ def test_where_prompts_are_stored_is_said_without_a_password() -> None:
     assert "db.example/router" in said
     assert "secret" not in said
     assert "hidden" not in said
+
+
+def test_connections_leave_files_for_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1_024, 4_096))
+    assert cli.server_options(Settings())["limit_concurrency"] == 1_024 - 128
+    assert cli.server_options(Settings(connections=50))["limit_concurrency"] == 50
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert cli.server_options(Settings())["limit_concurrency"] == 10_000
+
+
+def test_an_idle_connection_outlives_the_caller_s_use_of_it() -> None:
+    """Load balancers keep one for a minute; the first to close it must be the caller, who would send the next request."""
+    assert cli.server_options(Settings())["timeout_keep_alive"] > 60

@@ -305,7 +305,7 @@ def test_tracking_goes_where_it_is_told(tmp_path: Path) -> None:
 def test_parity_holds_on_public_data_and_the_router_is_no_worse_than_the_table(
     public_data: Path, name: str, tmp_path: Path
 ) -> None:
-    quick = ("fit.estimators=workflow-table,table+low-rank,logistic", "evaluate.splits=false", "evaluate.resamples=100")
+    quick = ("fit.estimators=workflow-table,table+low-rank,logistic,lightgbm-long,knn", "evaluate.splits=false")
     options = [word for one in quick for word in ("--set", one)]
     finished = router_train("run", "--data", public_data / name, "--out", tmp_path, "--no-track", *options)
     assert finished.returncode == 0, finished.stderr

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import httpx
 import pytest
 
-from benchmarks.serving.stall import Stall, ticking
+from benchmarks.serving.watch import Stall, resident_mib, ticking
 from serving.state.rulebook import digest_of
 from tests import fake_bundle
 from tests.patience import PATIENCE, reserved_port, until
@@ -61,7 +61,7 @@ class Attacked:
 
     def memory(self) -> int:
         """Bytes of the process in memory; where there are workers, with theirs."""
-        return sum(_resident(one) for one in (self.process.pid, *_children(self.process.pid)))
+        return int(2**20 * sum(map(resident_mib, (self.process.pid, *_children(self.process.pid)))))
 
     @contextmanager
     def ticking(self) -> Iterator[Stall]:
@@ -160,11 +160,6 @@ def _ready(client: httpx.Client) -> bool:
         return client.get("/readyz").status_code == 200
     except httpx.TransportError:
         return False
-
-
-def _resident(process: int) -> int:
-    pages = int(Path(f"/proc/{process}/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _children(process: int) -> list[int]:

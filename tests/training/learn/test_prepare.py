@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from serving.bundle.features import SURFACE
 from tests.conftest import ROOT
 from training.config import Params, load_params
 from training.dataset.inputs import Inputs
@@ -20,7 +21,7 @@ from training.simulation.simulate import simulate
 
 
 def no_inputs(n: int) -> Inputs:
-    return Inputs(np.zeros((n, 2), np.float32), np.zeros((n, 1), np.float32), 1, np.ones(n))
+    return Inputs(np.zeros((n, 2), np.float32), np.zeros((n, len(SURFACE)), np.float32), len(SURFACE), np.ones(n))
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""How long a server's event loop is held up: asked for /healthz again and again by a program of its own (`ticker`)."""
+"""What a server process shows from outside: how long its event loop is held up (see `ticker`), and its memory."""
 
 from __future__ import annotations
 
@@ -34,3 +34,10 @@ def ticking(port: int, process: int) -> Iterator[Stall]:
             last, _ = ticker.communicate(timeout=_PATIENCE)
             worst, ticks = last.split()
             stall.worst, stall.ticks = float(worst), int(ticks)
+
+
+def resident_mib(pid: int) -> float:
+    """A process's resident memory, from Linux's /proc."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
+    return int(line.split()[1]) / 1024
