@@ -15,6 +15,8 @@ from serving.store.upgrade import UnusableError, upgrade
 
 _CONNECT_SECONDS = 10
 _LOCKED_SECONDS = 60.0
+# After some 30 s without a sign of life the server is gone: libpq would otherwise wait for a quarter of an hour or for ever.
+_GONE = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000}
 _HIDDEN = "***"
 _KINDS = "an SQLite file, sqlite:///file.db or postgresql://user@host/database"
 
@@ -32,7 +34,7 @@ def open_engine(url: str) -> Engine:
     shown = _shown(parsed)
     options: dict[str, Any] = {"pool_pre_ping": True, "hide_parameters": True}
     if parsed.get_backend_name() == "postgresql":
-        options["connect_args"] = {"connect_timeout": _CONNECT_SECONDS}
+        options["connect_args"] = {"connect_timeout": _CONNECT_SECONDS, **_GONE}
     try:
         if parsed.get_backend_name() == "sqlite" and parsed.database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ between what is read and what is written. Amounts are in billionths of a dollar.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, and_, bindparam, func, literal, select, tuple_
@@ -46,11 +46,21 @@ class Limit(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """What one decision costs the budgets that it is under. Nothing is charged where one of them cannot hold it."""
+    """What one decision costs the budgets that it is under. Nothing is charged where one of them cannot hold it.
+
+    Without a decision's id it is the sum of so many `decisions`, which feedback cannot correct.
+    """
 
     decision_id: str
     limits: tuple[Limit, ...]
     amount: int
+    decisions: int = 1
+
+    def added_to(self, sum_: Charge | None) -> Charge:
+        """The sum of this and of others under the same budgets, whatever those may hold."""
+        if sum_ is None:
+            return replace(self, decision_id="")
+        return replace(sum_, amount=min(sum_.amount + self.amount, _MOST), decisions=sum_.decisions + self.decisions)
 
 
 def units(usd: float) -> int:
@@ -90,10 +100,7 @@ class Ledger:
 
         The budgets are held already.
         """
-        had = self.connection.scalar(
-            select(func.count()).select_from(CHARGES).where(CHARGES.c.decision_id == charge.decision_id)
-        )
-        if had:
+        if charge.decision_id and self.charges_of([charge.decision_id]):
             return None
         for budget, most in charge.limits:
             if most is not None and self.totals[budget].used + charge.amount > most:
@@ -102,10 +109,10 @@ class Ledger:
             {**budget._asdict(), "decision_id": charge.decision_id, "amount": charge.amount, "settled": False}
             for budget, _ in charge.limits
         ]
-        if rows:
+        if rows and charge.decision_id:
             self.connection.execute(insert_new(self.connection.engine, CHARGES), rows)
         for budget, _ in charge.limits:
-            self._add(budget, charge.amount, 0, 1)
+            self._add(budget, charge.amount, 0, charge.decisions)
         return None
 
     def charges_of(self, decisions: Collection[str]) -> Sequence[Mapping[str, Any]]:

@@ -19,6 +19,7 @@ Row = Mapping[str, Any]
 # What feedback came to: the fields that it added or replaced, or why it was not taken.
 Told = frozenset[str] | UnknownDecisionError | ConflictError
 
+STATEMENT_SECONDS = 30.0
 _SHADOW = ("shadow_bundle", "shadow_candidate", "shadow_confidence", "shadow_expected_cost_usd")
 
 
@@ -103,10 +104,16 @@ def totals_of(engine: Engine, budgets: Sequence[BudgetKey]) -> Mapping[BudgetKey
 
 @contextmanager
 def begin(engine: Engine) -> Iterator[Connection]:
-    """A transaction that may read before it writes: SQLite would otherwise take its lock at the first write only."""
+    """A transaction that may read before it writes: SQLite would otherwise take its lock at the first write only.
+
+    In PostgreSQL no statement of it takes longer than `STATEMENT_SECONDS`, waiting for others included: that is an
+    OperationalError, and what was to be written is tried again.
+    """
     with engine.begin() as connection:
         if engine.dialect.name == "sqlite":
             connection.exec_driver_sql("BEGIN IMMEDIATE")
+        else:  # for this transaction alone: a pooler may give the connection to others afterwards
+            connection.exec_driver_sql(f"SET LOCAL statement_timeout = {int(STATEMENT_SECONDS * 1e3)}")
         yield connection
 
 

@@ -21,7 +21,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.exc import DBAPIError, InternalError, OperationalError, SQLAlchemyError
 
 from serving.store.feedback import Feedback, UnknownDecisionError
-from serving.store.ledger import BudgetKey, Charge, Totals
+from serving.store.ledger import BudgetKey, Charge, Limit, Totals
 from serving.store.tables import SESSIONS
 from serving.store.transaction import Item, Told, totals_of, write
 
@@ -85,6 +85,7 @@ class DecisionStore:
         self._looked = time.monotonic()
         self._queue: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
         self._late: list[Item] = []
+        self._sums: dict[tuple[Limit, ...], Charge] = {}
         self._bytes = 0
         self._clock = clock
         self._lock = threading.Lock()  # held while something is put, so that nothing comes behind the end
@@ -121,11 +122,20 @@ class DecisionStore:
         return False
 
     def charge(self, charge: Charge) -> None:
-        """Takes a charge, which is written whatever the budgets hold, and whatever waits: it is money."""
+        """Takes a charge, which is written whatever the budgets hold, and whatever waits: it is money.
+
+        Where the queue is full only the sum is kept. A database that loses the connection while it writes that may count it
+        twice, for nothing says whether it did.
+        """
         limits = tuple(limit._replace(most=None) for limit in charge.limits)
+        charge = replace(charge, limits=limits)
         with self._lock:
-            if not self._closed:
-                self._put_anyway(Item(charge=replace(charge, limits=limits)))
+            if self._closed:
+                return
+            if self._queue.qsize() < self.most_waiting:
+                self._put_anyway(Item(charge=charge))
+            else:
+                self._sums[limits] = charge.added_to(self._sums.get(limits))
 
     def shadowed(self, row: Mapping[str, Any]) -> None:
         """Takes what the shadow bundle would have decided: the columns `shadow_...` of the decision `id`, taken before."""
@@ -171,7 +181,7 @@ class DecisionStore:
         of the key, or ConflictError; it raises NotStoredError where it cannot be stored. Raises StoreFullError.
         """
         late = time.monotonic() + self._late_seconds
-        items = [Item(said=one, key=key, at=self._clock(), late=late, done=Future()) for one in said]
+        items = [Item(said=one, key=key, at=self._clock(), late=late, done=Future()).cleaned() for one in said]
         with self._lock:
             waiting = self._queue.qsize()
             if self._closed:
@@ -215,6 +225,7 @@ class DecisionStore:
         ended = False
         while not ended or self._late:
             items, ended = self._gather(ended)
+            items.extend(self._summed())
             if items:
                 self._write_until_done(items)
             if not ended:
@@ -243,6 +254,14 @@ class DecisionStore:
             except queue.Empty:
                 return items, False
         return items, True
+
+    def _summed(self) -> list[Item]:
+        """The charges that the full queue did not take, summed."""
+        with self._lock:
+            items = [Item(charge=charge) for charge in self._sums.values()]
+            self._sums.clear()
+            self._bytes += sum(item.size for item in items)
+        return items
 
     def _patience(self, items: Sequence[Item]) -> float:
         """Seconds until feedback that waits for its decision is tried again: as long as the youngest has waited so far."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -42,3 +45,11 @@ def acknowledged(store: DecisionStore, *said: Feedback) -> list[bool]:
     came = told(store, *said)
     assert not any(isinstance(one, Exception) for one in came), came
     return [bool(one) for one in came]
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[sa.Connection]:
+    """A connection that holds the database's only write lock, until it is rolled back."""
+    with sa.create_engine(f"sqlite:///{path}", poolclass=sa.NullPool).connect() as connection:
+        connection.exec_driver_sql("begin immediate")
+        yield connection

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from serving.store.engine import open_engine
@@ -11,7 +12,7 @@ from serving.store.tables import CHARGES
 from serving.store.transaction import totals_of
 from serving.store.writer import DecisionStore, Watched
 from tests.patience import PATIENCE, until
-from tests.serving.store.rows import acknowledged, decision, feedback, stored
+from tests.serving.store.rows import acknowledged, decision, feedback, locked, stored
 
 DAY = BudgetKey("default", "day", 0)
 KEY = BudgetKey("key:k", "month", 0)
@@ -91,3 +92,19 @@ def test_who_watches_is_told_what_was_written_and_what_others_spent(url: str) ->
     until(lambda: told[-1] == ({DAY: Totals(units(0.75), 0, 2)}, []))
     store.close()
     other.close()
+
+
+def test_what_a_full_queue_has_no_room_for_is_charged_in_sum(tmp_path: Path) -> None:
+    told: list[Charge] = []
+    watched = Watched(lambda: [], lambda _, charges: told.extend(charges), PATIENCE)
+    store = DecisionStore(open_engine(str(tmp_path / "d.db")), most_waiting=3, watched=watched)
+    with locked(tmp_path / "d.db") as connection:
+        for number in range(200):
+            store.charge(charge(f"d{number}", 0.01, *((DAY, KEY) if number % 2 else (DAY,))))
+        assert store.waiting + len(told) <= 4  # one more may be in the writer's hands
+        connection.rollback()
+    until(lambda: totals(store, DAY, KEY) == [Totals(units(2.0), 0, 200), Totals(units(1.0), 0, 100)])
+    store.close()
+    assert sum(one.amount for one in told) == units(2.0)  # so that nothing counts as waiting any more
+    assert sum(one.decisions for one in told) == 200
+    assert len(stored(str(tmp_path / "d.db"), CHARGES)) < 20

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from serving.store import transaction
 from serving.store.engine import open_engine
 from serving.store.feedback import ConflictError, UnknownDecisionError
 from serving.store.tables import DECISIONS, FEEDBACK
 from serving.store.writer import DecisionStore, NotStoredError, StoreFullError
 from tests.patience import PATIENCE, until
 from tests.postgres_server import engine_of, needs_postgres, own_database
-from tests.serving.store.rows import acknowledged, decision, feedback, stored, told
+from tests.serving.store.rows import acknowledged, decision, feedback, locked, stored, told
 
 # --- facts, SQLite and PostgreSQL ---
 
@@ -212,14 +211,6 @@ def impatient_store(path: Path) -> DecisionStore:
     return DecisionStore(engine)
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[sa.Connection]:
-    """A connection that holds the database's only write lock, until it is rolled back."""
-    with sa.create_engine(f"sqlite:///{path}", poolclass=sa.NullPool).connect() as connection:
-        connection.exec_driver_sql("begin immediate")
-        yield connection
-
-
 def test_a_locked_database_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "d.db"
     store = impatient_store(path)
@@ -247,6 +238,32 @@ def test_a_database_that_stays_away_is_given_up_at_close_and_said(tmp_path: Path
             waiting.result(timeout=0)
         connection.rollback()
     assert stored(str(path), FEEDBACK) == []
+
+
+@needs_postgres
+def test_a_statement_that_waits_too_long_is_given_up_and_tried_again(
+    postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transaction, "STATEMENT_SECONDS", 0.05)
+    url = own_database(postgres)
+    store = DecisionStore(open_engine(url))
+    store.decided(decision())
+    until(lambda: store.written == 1)
+    with engine_of(url).connect() as connection:
+        connection.exec_driver_sql("LOCK TABLE decision IN ACCESS EXCLUSIVE MODE")
+        (waiting,) = store.feedback([feedback()])
+        until(lambda: store.retries >= 2)
+        assert not waiting.done()
+        connection.rollback()
+    assert waiting.result(PATIENCE) == {"quality"}
+    store.close()
+
+
+def test_a_name_that_no_database_holds_is_the_same_when_it_is_told_again(url: str, store: DecisionStore) -> None:
+    store.decided(decision())
+    said = feedback(candidate="acme/\0large")
+    assert acknowledged(store, said, said) == [True, False]
+    assert [row["candidate"] for row in stored(url, FEEDBACK)] == ["acme/\ufffdlarge"]
 
 
 @needs_postgres
