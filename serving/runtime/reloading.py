@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from serving.bundle.manifest import BundleError, Manifest
+from serving.decide.exploration import rate_of
 from serving.runtime.live import Live
 from serving.runtime.upkeep import Periodic
 from serving.settings import Settings, metrics_folder, several_processes
@@ -36,6 +37,7 @@ class Reloading:
         self._before = self._coming = self.rules
         self.live = self._load(settings.bundle, self._check_bundle)
         self._check(self.rules, self.live.current.router.candidates)
+        self._say_if_unexplored(self.live.current.router.manifest)
         self.shadow = self._load(settings.shadow) if settings.shadow else None
 
     def rules_for(self, key: str | None) -> RuleBook:
@@ -132,6 +134,17 @@ class Reloading:
             self._check(self._coming, [one.name for one in manifest.candidates])
         except RulesError as error:
             raise BundleError(str(error)) from error
+        self._say_if_unexplored(manifest)
+
+    def _say_if_unexplored(self, manifest: Manifest) -> None:
+        """Warns where the certificate of the usual point has set nothing aside for the exploring that is asked for."""
+        asked, point = self._settings.explore, manifest.default
+        if asked > (given := rate_of(asked, point)):
+            logger.warning(
+                "ROUTER_EXPLORE is %g, and at %s, the usual operating point of bundle %s, a share of %g is explored: its "
+                "certificate has set aside no more. To set more aside, train with --set policy.explore=0.2, a share of alpha",
+                *(asked, point.name, manifest.version, given),
+            )
 
     def _check(self, book: RuleBook, known: Sequence[str]) -> None:
         """Raises RulesError where a rule names a candidate to answer that the bundle does not have."""
