@@ -88,6 +88,7 @@ class Fit:
     seed: StrictInt
     table_strength: tuple[StrictFloat, ...]
     clusters: StrictInt
+    most_kinds: StrictInt
     neighbours: StrictInt
     low_rank: tuple[StrictInt, ...]
     low_rank_penalty: tuple[StrictFloat, ...]

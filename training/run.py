@@ -21,7 +21,7 @@ from training.evaluate.baselines import Truth
 from training.evaluate.evaluation import Evaluation
 from training.evaluate.served import evaluate_router
 from training.evaluate.splits import quick_estimators, split_figures
-from training.learn.encode import encode
+from training.learn.encode import encode, with_kinds
 from training.learn.export import write_files
 from training.learn.learn import Learned, learn
 from training.learn.prepare import Prepared, prepare
@@ -64,6 +64,7 @@ def train(
     if params.evaluate.splits:  # a misspelt name is told now, not after the training
         quick_estimators(params, np.zeros(len(prepared.candidates)))
     inputs, encoder = encode(prepared, params, cache, progress)
+    prepared, inputs = with_kinds(prepared, inputs, params)
     learned = learn(prepared, inputs, params, progress)
     started = datetime.now(UTC)
     version = f"{started:%Y%m%dT%H%M%S%f}-{prepared.fingerprint[:8]}"
@@ -89,7 +90,9 @@ def train(
         progress("learn from the test part too", None, None)
         served = learn_for_serving(learned, prepared, inputs, params)
         shutil.copyfile(Path(aside) / "head.onnx", folder / TESTED_HEAD)
-        manifest = exported(folder, served).manifest.model_copy(update={"metrics": evaluation.summary()})
+        # The sweep stays the one that was measured, so that a champion's tested heads are compared on their own knobs.
+        known = {"metrics": evaluation.summary(), "knobs": tested.manifest.knobs}
+        manifest = exported(folder, served).manifest.model_copy(update=known)
         progress("report", None, None)
         report.write(folder, manifest, evaluation, prepared, served, table)
         if keep_text:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -37,7 +37,9 @@ from training.config import load_params
 from training.prices.catalogue import load_catalogue
 from training.simulation.simulate import simulate
 
-TOKENS = (10, 100, 1000)
+TOKENS = (32, 100, 1000)
+# What is promised is promised for a prompt of so many tokens.
+SHORT = 32
 CONNECTIONS = (1, 16, 64)
 BATCH = 32
 KINDS = ("static", "transformer")
@@ -57,7 +59,10 @@ def main(
     cache: Annotated[Path, typer.Option(help="Where the bundles that are measured are kept.")] = Path(
         ".cache/bench-serve"
     ),
-    seconds: Annotated[float, typer.Option(help="Load of each cell, in seconds.")] = 5.0,
+    seconds: Annotated[float, typer.Option(help="Load of each cell in each turn, in seconds.")] = 4.0,
+    turns: Annotated[
+        int, typer.Option(min=1, help="How often each cell is measured; its figures are the medians.")
+    ] = 3,
     port: Annotated[int, typer.Option(help="The first of three ports to use.")] = 18080,
     soak_minutes: Annotated[float, typer.Option(help="Minutes of load with reloads and a kill; 0: none.")] = 0.0,
     fuzz: Annotated[int, typer.Option(help="How many mutated bodies to send; 0: none.")] = 20_000,
@@ -71,7 +76,7 @@ def main(
     bundles = {kind: bundle(kind, cache) for kind in KINDS}
     try:
         if speed:
-            found |= measure(bundles, seconds, port)
+            found |= measure(bundles, seconds, turns, port)
             save(out, found)
         if soak_minutes:
             found["soak"] = soak([bundles["static"], bundle("static", cache, seed=1)], soak_minutes, port)
@@ -125,23 +130,31 @@ def bundle(kind: str, cache: Path, seed: int = 0) -> Path:
     return (models / "current").resolve()
 
 
-def measure(bundles: Mapping[str, Path], seconds: float, port: int) -> dict[str, Any]:
-    """The figures of every endpoint, prompt length and number of connections, and the checks on them."""
+def measure(bundles: Mapping[str, Path], seconds: float, turns: int, port: int) -> dict[str, Any]:
+    """The figures of every endpoint, prompt length and number of connections, medians of the turns, and the checks on them.
+
+    In a turn each cell's endpoints are measured one after the other, so that what else the machine does meets all of them.
+    """
     found: dict[str, Any] = {
         "machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()},
         "seconds": seconds,
+        "turns": turns,
         "raw_us": {kind: raw(folder) for kind, folder in bundles.items()},
-        "cells": [],
     }
+    seen: dict[tuple[object, ...], list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as name, _servers(bundles, Path(name), port) as urls:
-        for cell in _cells(bundles["static"] / "tokenizer.json"):
-            _console.print(f"{cell['tokens']} tokens, {cell['connections']} connections, {cell['prompts']}")
+        cells = list(_cells(bundles["static"] / "tokenizer.json"))
+        for turn, cell in ((turn, cell) for turn in range(turns) for cell in cells):
+            _console.print(
+                f"turn {turn + 1}: {cell['tokens']} tokens, {cell['connections']} connections, {cell['prompts']}"
+            )
             row = {key: value for key, value in cell.items() if key not in ("bodies", "endpoints")}
             for endpoint in cell["endpoints"]:
                 load = wrk(urls[endpoint], cell["bodies"], Path(name), connections=cell["connections"], seconds=seconds)
-                found["cells"].append({**row, "endpoint": endpoint, **asdict(load)})
+                seen.setdefault((*row.values(), endpoint), []).append({**row, "endpoint": endpoint, **asdict(load)})
                 # What was sent and not answered yet would run on beside the next load: what comes last is answered last.
                 post(urls[endpoint], cell["bodies"][0])
+    found["cells"] = [medians(each) for each in seen.values()]
     found["checks"] = checks(found)
     return found
 
@@ -179,6 +192,12 @@ def _servers(bundles: Mapping[str, Path], folder: Path, port: int) -> Iterator[d
         }  # fmt: skip
 
 
+def medians(turns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One cell's figures over its turns: medians, and all errors together."""
+    measured = {name: median(one[name] for one in turns) for name in ("per_second", "p50_ms", "p99_ms")}
+    return {**turns[0], **measured, "errors": sum(one["errors"] for one in turns)}
+
+
 def raw(folder: Path, seconds: float = 1.0) -> dict[str, float]:
     """Microseconds of one decision in-process on distinct prompts, by their tokens: embedding, head and policy; the median."""
     router = Router.load(folder)
@@ -197,29 +216,21 @@ def raw(folder: Path, seconds: float = 1.0) -> dict[str, float]:
 
 
 def checks(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What serving promises for prompts of 100 tokens, each promise with the figure and its limit."""
+    """What serving promises for short prompts, each promise with the figure and its limit, side by side in one run."""
     at = {
         (one["endpoint"], one["connections"]): one
         for one in found["cells"]
-        if one["tokens"] == 100 and one["prompts"] == "distinct"
+        if one["tokens"] == SHORT and one["prompts"] == "distinct"
     }
-    raw_static, raw_transformer = (found["raw_us"][kind]["100"] for kind in KINDS)
-    cores = found["machine"]["cores"]
     alone = at["static", 1]
-    peak = max(at["transformer", connections]["per_second"] for connections in CONNECTIONS)
-    rows: list[tuple[str, float, float, bool]] = []
+    rows = [("in-process decision in µs", found["raw_us"]["static"][str(SHORT)], 70.0, True)]
     for no_op in ("no-op", "no-op, bare"):
-        limit = at[no_op, 1]["p50_ms"] + 2 * raw_static / 1e3
-        rows.append(
-            (f"static, 1 connection: p50 in ms, at most the {no_op}'s and twice raw", alone["p50_ms"], limit, True)
-        )
-    rows.append(("static, 1 connection: p99 in ms, at most 5 times p50", alone["p99_ms"], 5 * alone["p50_ms"], True))
+        what = f"1 connection: p50 in ms, at most twice the {no_op}'s"
+        rows.append((what, alone["p50_ms"], 2 * at[no_op, 1]["p50_ms"], True))
+    rows.append(("1 connection: p99 in ms, at most 4 times p50", alone["p99_ms"], 4 * alone["p50_ms"], True))
     for no_op in ("no-op", "no-op, bare"):
-        limit = 0.5 * at[no_op, 16]["per_second"]
-        what = f"static, 16 connections: requests/s, at least half of the {no_op}'s"
-        rows.append((what, at["static", 16]["per_second"], limit, False))
-    limit = 0.8 * cores * 1e6 / raw_transformer
-    rows.append(("transformer: requests/s, at least 80% of cores / raw time", peak, limit, False))
+        what = f"16 connections: requests/s, at least 40% of the {no_op}'s"
+        rows.append((what, at["static", 16]["per_second"], 0.4 * at[no_op, 16]["per_second"], False))
     return [
         {
             "what": what,

@@ -116,8 +116,8 @@ def close_loop(
     """Everything once, in `folder`; figures by name, for a log of `requests` before each mix is drawn from it.
 
     `before` and `after` hold each router's truth on the later traffic (acceptable share, USD per request, worth = share
-    less knob times cost, AIQ of its whole frontier) and, of `open_to_log`, the part of that traffic on which the log explores,
-    the truth and what the log alone says of it. Elsewhere one candidate had to answer, so no log says what others would do.
+    less knob times cost, AIQ of its whole frontier) and, `where_explored`, on the part of it on which the log explores, the
+    same truth and what the log alone says of it. Elsewhere one candidate had to answer: no log says what others would do.
     """
     candidates = [catalogue[name] for name in params.simulate.candidates]
     rng = np.random.default_rng(seed)
@@ -171,7 +171,7 @@ def _compared(bundles: Mapping[str, Bundle], later: Day, store: Path, knob: floa
         found[name] = {
             **_truth(later, columns[name], knob, np.ones(len(columns[name]), dtype=np.bool_)),
             "aiq": singles(later.acceptable, later.cost_usd).aiq(curve.cost, curve.quality),
-            "open_to_log": {
+            "where_explored": {
                 **_truth(later, columns[name], knob, explored),
                 **_estimated(log, columns[name], model, knob, explored),
             },

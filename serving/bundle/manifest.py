@@ -67,7 +67,8 @@ class EncoderSpec(_Frozen):
 class HeadSpec(_Frozen):
     """What `head.onnx` predicts with: the estimator for tagged requests, and the one for requests without a tag.
 
-    `learned_from` says in words which rows of the log it and the bundle's figures rest on.
+    `learned_from` says in words which rows of the log it and the bundle's figures rest on. Where the log names no workflow,
+    `kinds` are the clusters of prompts that stand for them; the graph tells a request's kind by itself.
     """
 
     estimator: str
@@ -76,6 +77,7 @@ class HeadSpec(_Frozen):
     surface: tuple[str, ...]
     workflows: tuple[str, ...]
     learned_from: str = ""
+    kinds: tuple[str, ...] = ()
 
 
 class Novelty(_Frozen):

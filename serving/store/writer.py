@@ -128,14 +128,13 @@ class DecisionStore:
         twice, for nothing says whether it did.
         """
         limits = tuple(limit._replace(most=None) for limit in charge.limits)
-        charge = replace(charge, limits=limits)
         with self._lock:
             if self._closed:
                 return
             if self._queue.qsize() < self.most_waiting:
-                self._put_anyway(Item(charge=charge))
+                self._put_anyway(Item(charge=replace(charge, limits=limits)))
             else:
-                self._sums[limits] = charge.added_to(self._sums.get(limits))
+                self._sums[limits] = replace(charge, limits=limits).added_to(self._sums.get(limits))
 
     def shadowed(self, row: Mapping[str, Any]) -> None:
         """Takes what the shadow bundle would have decided: the columns `shadow_...` of the decision `id`, taken before."""
@@ -258,8 +257,8 @@ class DecisionStore:
     def _summed(self) -> list[Item]:
         """The charges that the full queue did not take, summed."""
         with self._lock:
-            items = [Item(charge=charge) for charge in self._sums.values()]
-            self._sums.clear()
+            sums, self._sums = self._sums, {}
+            items = [Item(charge=charge) for charge in sums.values()]
             self._bytes += sum(item.size for item in items)
         return items
 

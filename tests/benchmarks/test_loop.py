@@ -38,7 +38,7 @@ def test_the_new_router_beats_the_old_one_on_the_shifted_traffic(figures: dict[s
 @pytest.mark.parametrize("name", ["before", "after"])
 @pytest.mark.parametrize("method", ["doubly_robust", "snips"])
 def test_the_log_alone_says_what_the_truth_is(figures: dict[str, Any], name: str, method: str) -> None:
-    truth = figures[name]["open_to_log"]
+    truth = figures[name]["where_explored"]
     estimate = truth[method]
     assert estimate["refused"] is None
     error = (estimate["high"] - estimate["low"]) / (2 * 1.96)

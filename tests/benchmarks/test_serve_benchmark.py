@@ -14,7 +14,7 @@ from benchmarks.routing.report import templates
 from benchmarks.serving import adversarial
 from benchmarks.serving.load import LoadError, bodies, wrk
 from benchmarks.serving.noop import create_app
-from benchmarks.serving.run import checks
+from benchmarks.serving.run import checks, medians
 from serving.bundle.request import RouteRequest
 from serving.decide.policy import Policy
 from serving.decide.router import Router
@@ -22,7 +22,7 @@ from tests import fake_bundle
 
 
 def figures(static: float = 0.9) -> dict[str, Any]:
-    """Figures of 100-token prompts; the router's p50 at one connection is `static` ms."""
+    """Figures of short prompts; the router's p50 at one connection is `static` ms."""
     rows = {
         "no-op": (0.4, 4000.0),
         "no-op, bare": (0.3, 5000.0),
@@ -30,13 +30,13 @@ def figures(static: float = 0.9) -> dict[str, Any]:
         "transformer": (9.0, 170.0),
     }
     cells = [
-        {"endpoint": name, "tokens": 100, "prompts": "distinct", "connections": connections, "p50_ms": p50,
+        {"endpoint": name, "tokens": 32, "prompts": "distinct", "connections": connections, "p50_ms": p50,
          "p99_ms": 3 * p50, "per_second": per_second, "errors": 0}
         for name, (p50, per_second) in rows.items() for connections in (1, 16, 64)
     ]  # fmt: skip
-    by_tokens = {"10": 100.0, "100": 250.0, "1000": 900.0}
+    by_tokens = {"32": 80.0, "100": 250.0, "1000": 900.0}
     return {
-        "machine": {"cores": 2, "system": "Linux", "processor": "x86_64"}, "seconds": 5.0, "cells": cells,
+        "machine": {"cores": 2, "system": "Linux", "processor": "x86_64"}, "seconds": 4.0, "turns": 3, "cells": cells,
         "raw_us": {"static": by_tokens, "transformer": {**by_tokens, "100": 10_000.0}},
     }  # fmt: skip
 
@@ -48,13 +48,21 @@ def render(serve: dict[str, Any]) -> str:
 def test_the_checks_by_hand() -> None:
     found = [(one["value"], one["limit"], one["holds"]) for one in checks(figures())]
     assert found == [
-        (0.9, 0.9, True),  # 0.4 + 2 * 0.25
-        (0.9, 0.8, False),
-        (2.7, 4.5, True),
+        (80.0, 70.0, False),
+        (0.9, 0.8, False),  # twice 0.4
+        (0.9, 0.6, False),
+        (2.7, 3.6, True),
+        (2100.0, 1600.0, True),
         (2100.0, 2000.0, True),
-        (2100.0, 2500.0, False),
-        (170.0, 160.0, True),  # 0.8 * 2 / 0.01 s
     ]
+
+
+def test_a_cell_is_the_median_of_its_turns_and_all_of_their_errors() -> None:
+    turns = [
+        {"endpoint": "static", "per_second": float(n), "p50_ms": 1.0 / n, "p99_ms": 5.0 + n, "errors": n}
+        for n in (1, 9, 2)
+    ]
+    assert medians(turns) == {"endpoint": "static", "per_second": 2.0, "p50_ms": 0.5, "p99_ms": 7.0, "errors": 12}
 
 
 def test_bodies_are_distinct_or_not_and_batches_have_their_size() -> None:
@@ -81,8 +89,12 @@ def test_the_no_op_takes_a_body_and_gives_the_document_either_way() -> None:
 def test_the_section_has_the_figures_there_are() -> None:
     serve = figures()
     section = render({**serve, "checks": checks(serve)})
-    assert "| static | 100 | distinct | 16 | 2,100 | 0.90 | 2.70 |" in section
-    assert len(re.findall(r"\| holds \|", section)) == 4
+    assert "| static | 32 | distinct | 16 | 2,100 | 0.90 | 2.70 |" in section
+    assert len(re.findall(r"\| holds \|", section)) == 3
+    assert (
+        "of 32, 100, 1000 tokens take 80, 250, 900 µs with the static encoder, 80, 10000, 900 µs with the transformer encoder."
+        in section
+    )
     assert "A long load" not in section
 
 

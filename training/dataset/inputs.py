@@ -30,12 +30,14 @@ class Inputs:
 
     The features' first `surface` columns are surface features, the rest are one column per known workflow, all zero
     where a request has no tag or an unknown one. `counted` (n,) are the prompts' counted tokens, by which they are priced.
+    With `derived` the workflows are kinds of work that follow from the embedding, which the graph finds for itself.
     """
 
     embedding: Floats32
     features: Floats32
     surface: int
     counted: Floats
+    derived: bool = False
 
     def __len__(self) -> int:
         return len(self.embedding)
@@ -49,6 +51,11 @@ class Inputs:
     def tagged(self) -> Bools:
         """(n,) whether the request's workflow is a known one."""
         return np.asarray(self.workflows.any(axis=1))
+
+    @property
+    def sent(self) -> Floats32:
+        """(n, surface + workflows that requests name) the features as the served graph is given them."""
+        return self.features[:, : self.surface] if self.derived else self.features
 
     def take(self, rows: Bools | Columns) -> Inputs:
         return replace(self, embedding=self.embedding[rows], features=self.features[rows], counted=self.counted[rows])

@@ -207,20 +207,17 @@ def _rivals(
     """Contenders on the complete test requests, whose `expected_cost` is (n, m), tuned on complete calibration requests."""
     matrix, split = prepared.matrix, prepared.split
     tuning, tested = split.calibration & matrix.complete(), split.test & matrix.complete()
-    withheld = inputs.untagged()
-    contenders = [
-        Contender(
-            f"{ROUTER}, tags withheld",
-            served_estimate(router, withheld, tested),
-            served_estimate(router, withheld, tuning),
-        ),
-        *learned_baselines(
-            learned.data,
-            params,
-            (inputs.take(tested), expected_cost),
-            (inputs.take(tuning), served_estimate(router, inputs, tuning)[1]),
-        ),
-    ]
+    contenders = []
+    if not inputs.derived:  # else there are no tags to withhold
+        named, withheld = f"{ROUTER}, tags withheld", inputs.untagged()
+        estimates = (served_estimate(router, withheld, rows) for rows in (tested, tuning))
+        contenders.append(Contender(named, *estimates))
+    contenders += learned_baselines(
+        learned.data,
+        params,
+        (inputs.take(tested), expected_cost),
+        (inputs.take(tuning), served_estimate(router, inputs, tuning)[1]),
+    )
     if truth is not None:
         known, tuned = (truth.of(matrix.request_id[rows], matrix.candidates) for rows in (tested, tuning))
         contenders.append(Contender("best reachable (simulated truth)", known, tuned, simulated_truth=True))

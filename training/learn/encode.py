@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from training.config import Params
 from training.dataset.encoders import EncoderFiles
 from training.dataset.inputs import Inputs, Progress, encode_with, silent
+from training.dataset.kinds import find_kinds
 from training.learn.estimators.linear import LowRankResidual
 from training.learn.prepare import Prepared
 from training.learn.select import out_of_fold, out_of_fold_aiq
@@ -27,6 +29,21 @@ def encode(prepared: Prepared, params: Params, cache: Path, progress: Progress =
     progress("compare encoders", None, None)
     lead = encoder_lead(prepared, static[0], transformer[0], params)
     return transformer if lead is not None and lead[0] > lead[1] else static
+
+
+def with_kinds(prepared: Prepared, inputs: Inputs, params: Params) -> tuple[Prepared, Inputs]:
+    """The log with kinds of work, found on its training part, for workflows; as it is where it names any, or is too small."""
+    if prepared.workflows:
+        return prepared, inputs
+    train = prepared.split.train
+    texts = prepared.matrix.texts[train].tolist()
+    kinds = find_kinds(inputs.embedding[train], texts, prepared.groups[train], params.fit.most_kinds, params.fit.seed)
+    if kinds is None:
+        return prepared, inputs
+    names = np.array(kinds.names, dtype=object)[kinds.of(inputs.embedding)]
+    features = np.hstack([inputs.features, kinds.one_hot(inputs.embedding)])
+    named = replace(prepared, matrix=replace(prepared.matrix, workflow=names), kinds=kinds)
+    return named, replace(inputs, features=features, derived=True)
 
 
 def encoder_lead(prepared: Prepared, static: Inputs, transformer: Inputs, params: Params) -> tuple[float, float] | None:

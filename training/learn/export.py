@@ -13,6 +13,7 @@ from serving.bundle.encoder import onnx_session
 from serving.bundle.manifest import HEAD_OUTPUTS, NEARNESS, NOVELTY
 from training.dataset.encoders import EncoderFiles
 from training.dataset.inputs import Inputs
+from training.dataset.kinds import Kinds
 from training.errors import TrainingError
 from training.learn.learn import Learned, Pair
 from training.learn.onnx_graph import Graph
@@ -26,6 +27,8 @@ class ParityError(TrainingError):
 def head_graph(learned: Learned, dim: int, features: int, surface: int) -> onnx.ModelProto:
     """`embedding` (n, dim) and `features` (n, k) in; `HEAD_OUTPUTS`, all (n, m), `NEARNESS` and `NOVELTY` out."""
     graph = Graph(dim, features)
+    if learned.kinds is not None:
+        graph.widen(kinds_to_onnx(graph, learned.kinds), len(learned.kinds.names))
     costs = learned.costs
     m = len(costs.candidates)
     acceptable = _pair(graph, learned.acceptable, surface)
@@ -44,6 +47,13 @@ def head_graph(learned: Learned, dim: int, features: int, surface: int) -> onnx.
     graph.output(nearness, NEARNESS, len(learned.centres))
     graph.output(learned.spread.to_onnx(graph), NOVELTY, 1)
     return graph.model()
+
+
+def kinds_to_onnx(graph: Graph, kinds: Kinds) -> str:
+    """The tensor (n, k) that `kinds.one_hot` gives of the embeddings."""
+    nearness = graph.add("MatMul", graph.embedding, graph.constant(kinds.centres.T))
+    nearest = graph.add("ArgMax", nearness, axis=1, keepdims=0)
+    return graph.add("Gather", graph.constant(np.eye(len(kinds.names))), nearest, axis=0)
 
 
 def _pair(graph: Graph, pair: Pair, surface: int) -> str:
@@ -72,8 +82,10 @@ def check_parity(path: Path, learned: Learned, inputs: Inputs, tolerance: float)
     """
     session = onnx_session(path.read_bytes())
     worst = 0.0
-    for part in (inputs, inputs.untagged()):
-        feed = {"embedding": part.embedding, "features": part.features}
+    if learned.kinds is not None:
+        inputs = inputs.take(learned.kinds.clear(inputs.embedding))
+    for part in (inputs,) if inputs.derived else (inputs, inputs.untagged()):
+        feed = {"embedding": part.embedding, "features": part.sent}
         outputs = dict(zip(HEAD_OUTPUTS, session.run(list(HEAD_OUTPUTS), feed), strict=True))
         worst = max(worst, _worst(outputs["acceptable"], learned.acceptable.predict(part), "P(acceptable)", tolerance))
         quality = learned.quality or learned.acceptable
@@ -110,7 +122,7 @@ def _worst(graph: Floats, training: Floats, what: str, tolerance: float) -> floa
 
 def write_files(folder: Path, learned: Learned, encoder: EncoderFiles, inputs: Inputs, tolerance: float) -> float:
     """Puts the encoder, the tokenizer and the head into `folder`; returns the parity measured on `inputs`."""
-    model = head_graph(learned, inputs.embedding.shape[1], inputs.features.shape[1], inputs.surface)
+    model = head_graph(learned, inputs.embedding.shape[1], inputs.sent.shape[1], inputs.surface)
     shutil.copyfile(encoder.onnx, folder / "encoder.onnx")
     shutil.copyfile(encoder.tokenizer, folder / "tokenizer.json")
     onnx.save(model, folder / "head.onnx")

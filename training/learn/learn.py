@@ -10,6 +10,7 @@ import numpy as np
 from serving.bundle.arrays import Bools, Floats, Floats32
 from training.config import Params
 from training.dataset.inputs import Inputs, Progress, silent
+from training.dataset.kinds import Kinds
 from training.dataset.split import workflow_folds
 from training.learn.costs import CostModel
 from training.learn.estimators.base import Factory, priced_mean
@@ -47,7 +48,8 @@ class Pair:
 class Learned:
     """Everything that was learned on the training part; `quality` is None where logged quality is 0/1 throughout.
 
-    `learned_from` says which rows the heads and the figures rest on. `data` are the rows that the heads were learned from.
+    `learned_from` says which rows the heads and the figures rest on, and `kinds` are what stands for workflows where the log
+    names none. `data` are the rows that the heads were learned from.
     `propensity` (n, m) is of all requests, not of the training part alone, each part's found within it. `centres`
     (clusters, dim) are unit vectors, the middle of each cluster of training prompts; `spread` is how they lie as a whole.
     """
@@ -63,6 +65,7 @@ class Learned:
     centres: Floats32
     spread: Spread
     learned_from: str
+    kinds: Kinds | None
 
 
 def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress = silent) -> Learned:
@@ -115,6 +118,7 @@ def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress
         data=data,
         centres=prompt_clusters(train.embedding, params.fit.novelty_clusters, params.fit.seed),
         spread=spread_of(train.embedding),
+        kinds=prepared.kinds,
         learned_from=f"The heads were learned from the {len(train):,} requests of the training part.",
     )
 

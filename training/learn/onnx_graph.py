@@ -27,6 +27,7 @@ class Graph:
         self.embedding = "embedding"
         self.features = "features"
         self._sizes = {"embedding": dim, "features": features}
+        self.feature_count = features
         # A name stands for the product of all maps of the tensor of that name, which are known when the model is made.
         self._nodes: list[onnx.NodeProto | str] = []
         self._maps: dict[str, list[tuple[str, Floats, Floats]]] = {}
@@ -35,9 +36,10 @@ class Graph:
         self._outputs: list[onnx.ValueInfoProto] = []
         self._count = 0
 
-    @property
-    def feature_count(self) -> int:
-        return self._sizes["features"]
+    def widen(self, tensor: str, columns: int) -> None:
+        """Puts the columns of a tensor (n, columns) behind the features, for whatever is added from here on."""
+        self.features = self.concat(self.features, tensor)
+        self.feature_count += columns
 
     def constant(self, values: ArrayLike, dtype: type[np.generic] = np.float32) -> str:
         name = self._fresh("constant")

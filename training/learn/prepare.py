@@ -13,6 +13,7 @@ from serving.bundle.arrays import Columns, Floats
 from serving.bundle.catalogue import Candidate
 from serving.bundle.manifest import Objective
 from training.config import Params
+from training.dataset.kinds import Kinds
 from training.dataset.label import acceptable
 from training.dataset.matrix import OutcomeMatrix, build_matrix
 from training.dataset.split import Split, group_requests, split_requests
@@ -37,6 +38,7 @@ class Prepared:
     workflows: tuple[str, ...]
     cost_notes: CostNotes
     fingerprint: str
+    kinds: Kinds | None = None
 
     @property
     def graded(self) -> bool:

@@ -67,6 +67,7 @@ def draft_manifest(
             calibration=learned.acceptable.tagged.calibrator.name,
             surface=SURFACE,
             workflows=prepared.workflows,
+            kinds=() if learned.kinds is None else learned.kinds.names,
             learned_from=learned.learned_from,
         ),
         operating_points=(OperatingPoint(name=ALWAYS_REFERENCE, knob=0.0, always=reference, calibration_requests=0),),

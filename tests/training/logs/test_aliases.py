@@ -49,7 +49,7 @@ def test_one_request_s_outcomes_under_two_names_are_two_tries() -> None:
         {"request_id": "1", "prompt": "p", "candidate": "azure/gpt-4o", "quality": 0.0},
     ]
     resolved = resolve(validate(pd.DataFrame(rows), source="test", format="test"), CATALOGUE)
-    assert build_matrix(resolved.frame).quality.tolist() == [[0.5]]
+    assert build_matrix(resolved.frame).quality.tolist() == [[0.0]]  # the last answer
 
 
 @examples(20)

@@ -315,9 +315,12 @@ def test_what_was_asked_is_found_in_the_input(tmp_path: Path, cell: str, prompt:
 def test_answers_travel_only_when_asked_for(tmp_path: Path) -> None:
     file = next((export(tmp_path, CLEAN[:1], SCORES) / "observations_v2").iterdir())
     records = next(iter(reading.files.partitions(file)))
-    with_answers = langfuse_export._Reading(langfuse_export.Judgements(), True, False)
+    with_answers = langfuse_export._Reading(langfuse_export.Judgements(), True, False, set())
     assert with_answers.convert(records).table["answer"].tolist() == ["Là-bas."]
-    assert "answer" not in langfuse_export._Reading(langfuse_export.Judgements(), False, False).convert(records).table
+    assert (
+        "answer"
+        not in langfuse_export._Reading(langfuse_export.Judgements(), False, False, set()).convert(records).table
+    )
 
 
 # Scores.

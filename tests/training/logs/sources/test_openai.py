@@ -210,7 +210,7 @@ def test_one_custom_id_in_several_batches_is_told_apart(tmp_path: Path) -> None:
 def test_half_a_batch_is_refused_with_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(OutcomeError, match="give the batch's input file"):
         reading.read([write(tmp_path / "output" / "o.jsonl", [answered(1)])])
-    with pytest.raises(OutcomeError, match="give the output file beside it"):
+    with pytest.raises(OutcomeError, match="not its answers; give the output file as well"):
         reading.read([write(tmp_path / "input" / "i.jsonl", [asked(1)])])
 
 
