@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -68,12 +68,13 @@ def main(
     fuzz: Annotated[int, typer.Option(help="How many mutated bodies to send; 0: none.")] = 20_000,
     attacks: Annotated[bool, typer.Option(help="Try to force the strongest or the cheapest candidate by text.")] = True,
     speed: Annotated[bool, typer.Option(help="Measure latency and throughput.")] = True,
+    transformer: Annotated[bool, typer.Option(help="Measure a bundle with the transformer encoder, too.")] = True,
     simulations: Annotated[bool, typer.Option(help="Simulate pacing, abstaining, and learning from decisions.")] = True,
 ) -> None:
     """Measure serving and write docs/bench-serve.json and docs/benchmarks.md."""
     path = out / SERVE
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    bundles = {kind: bundle(kind, cache) for kind in KINDS}
+    bundles = {kind: bundle(kind, cache) for kind in KINDS if transformer or kind != "transformer"}
     try:
         if speed:
             found |= measure(bundles, seconds, turns, port)
@@ -149,7 +150,7 @@ def measure(bundles: Mapping[str, Path], seconds: float, turns: int, port: int) 
                 f"turn {turn + 1}: {cell['tokens']} tokens, {cell['connections']} connections, {cell['prompts']}"
             )
             row = {key: value for key, value in cell.items() if key not in ("bodies", "endpoints")}
-            for endpoint in cell["endpoints"]:
+            for endpoint in (name for name in cell["endpoints"] if name in urls):
                 load = wrk(urls[endpoint], cell["bodies"], Path(name), connections=cell["connections"], seconds=seconds)
                 seen.setdefault((*row.values(), endpoint), []).append({**row, "endpoint": endpoint, **asdict(load)})
                 # What was sent and not answered yet would run on beside the next load: what comes last is answered last.
@@ -178,18 +179,17 @@ def _cells(tokenizer: Path) -> Iterator[dict[str, Any]]:
 @contextmanager
 def _servers(bundles: Mapping[str, Path], folder: Path, port: int) -> Iterator[dict[str, str]]:
     """The no-op and one router for each bundle, each a process of its own; gives the endpoints' URLs."""
-    bases = [f"http://127.0.0.1:{port + place}" for place in range(3)]
     uvicorn = ["-m", "uvicorn", "--factory", "benchmarks.serving.noop:create_app", "--log-level", "critical"]
-    with (
-        process([*uvicorn, "--port", str(port)], f"{bases[0]}/openapi.json"),
-        process(serve(bundles["static"], port + 1, folder / "static.db"), f"{bases[1]}/readyz", environment()),
-        process(serve(bundles["transformer"], port + 2, folder / "other.db"), f"{bases[2]}/readyz", environment()),
-    ):
-        yield {
-            "no-op": f"{bases[0]}/v1/route", "no-op, bare": f"{bases[0]}/bare",
-            "static": f"{bases[1]}/v1/route", "transformer": f"{bases[2]}/v1/route",
-            "static, batch": f"{bases[1]}/v1/route/batch", "transformer, batch": f"{bases[2]}/v1/route/batch",
-        }  # fmt: skip
+    base = f"http://127.0.0.1:{port}"
+    urls = {"no-op": f"{base}/v1/route", "no-op, bare": f"{base}/bare"}
+    with ExitStack() as running:
+        running.enter_context(process([*uvicorn, "--port", str(port)], f"{base}/openapi.json"))
+        for place, (kind, bundled) in enumerate(bundles.items(), start=1):
+            base = f"http://127.0.0.1:{port + place}"
+            started = serve(bundled, port + place, folder / f"{kind}.db")
+            running.enter_context(process(started, f"{base}/readyz", environment()))
+            urls |= {kind: f"{base}/v1/route", f"{kind}, batch": f"{base}/v1/route/batch"}
+        yield urls
 
 
 def medians(turns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
