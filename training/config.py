@@ -89,6 +89,7 @@ class Fit:
     table_strength: tuple[StrictFloat, ...]
     clusters: StrictInt
     most_kinds: StrictInt
+    name_kinds: StrictBool
     neighbours: StrictInt
     low_rank: tuple[StrictInt, ...]
     low_rank_penalty: tuple[StrictFloat, ...]

@@ -224,7 +224,7 @@ class DecisionStore:
         ended = False
         while not ended or self._late:
             items, ended = self._gather(ended)
-            items.extend(self._summed())
+            items = [*self._summed(), *items]  # before the rows: a budget that begins with those counts them itself
             if items:
                 self._write_until_done(items)
             if not ended:

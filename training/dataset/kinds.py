@@ -2,7 +2,8 @@
 
 A request belongs to the kind whose middle its embedding is nearest to, which the exported graph computes for itself. How many
 kinds there are is chosen by silhouette (Rousseeuw 1987), and each is named by the words that tell it most from the others:
-words that many conversations share, so that a name gives nobody's prompt away.
+words in lower case that many conversations share. A log without sessions does not tell one person's requests from many
+people's, so names can be left out.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from sklearn.metrics import silhouette_score
 
 from serving.bundle.arrays import Bools, Columns, Floats32
 
-# A kind has so many training requests at least on average; clusters are found on so many of them, and scored on so many.
+# Kinds have so many training requests on average, and none has fewer than half of that; they are found on at most so many
+# requests, and scored on so many of these.
 _LEAST = 60
 _FITTED = 10_000
 _SAMPLE = 2_000
@@ -26,6 +28,9 @@ _CONVERSATIONS = 20
 _SHARE = 0.1
 _WORDS = 3
 _TEXT_CHARS = 2_000
+# No names of people and nothing of an address: lower case, no digit, nothing that an @, a dot, a slash or a hyphen touches.
+# What is written without spaces has no words to be found by a pattern: Thai, Lao, Burmese, Khmer, and all from CJK on.
+_WORD = r"(?<![\w@./\-])[^\W\d_\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\U0010ffff]{3,20}(?![\w@\-]|\.\w)"
 # Two middles that are about as near are told apart otherwise by float32 here than in the graph.
 _CLEAR = 1e-5
 
@@ -51,34 +56,44 @@ class Kinds:
         return np.asarray(nearest[:, -1] - nearest[:, -2] > _CLEAR)
 
 
-def find_kinds(embedding: Floats32, texts: Sequence[str], groups: Columns, most: int, seed: int) -> Kinds | None:
+def find_kinds(
+    embedding: Floats32, texts: Sequence[str], groups: Columns, most: int, seed: int, *, named: bool = True
+) -> Kinds | None:
     """The kinds of n requests by their unit embeddings (n, dim), at least 2 and at most `most`; None if there are too few.
 
     `groups` (n,) are their conversations. Of the numbers of kinds that are tried, the one of the highest silhouette is taken.
+    Requests without text, whose embedding is zero, are of no kind, and count as of the first. Kinds that are not `named` are
+    numbered.
     """
+    written = embedding.any(axis=1)
+    embedding, groups = embedding[written], groups[written]
+    texts = [text for text, kept in zip(texts, written.tolist(), strict=True) if kept]
     most = min(most, len(embedding) // _LEAST)
     if most < 2:
         return None
     drawn = np.random.default_rng(seed).permutation(len(embedding))
     values = embedding[drawn[:_FITTED]].astype(np.float64)
     scored: list[tuple[float, KMeans]] = []
-    for k in range(2, min(most, len(np.unique(values, axis=0)) - 1) + 1):
+    for k in range(2, min(most, len(np.unique(values, axis=0))) + 1):
         fit = KMeans(k, n_init=3, random_state=seed).fit(values)
+        smallest = np.bincount(fit.labels_, minlength=k).min() * len(embedding) / len(values)
         labels = fit.labels_[:_SAMPLE]
-        if 1 < len(np.unique(labels)) < len(labels):
+        if smallest >= _LEAST / 2 and 1 < len(np.unique(labels)) < len(labels):
             scored.append((float(silhouette_score(values[:_SAMPLE], labels)), fit))
-    if not scored:  # all prompts are the same
+    if not scored:  # the prompts are all the same, or all but a few of a kind
         return None
     centres = max(scored, key=lambda one: one[0])[1].cluster_centers_
     unit = centres / np.maximum(np.linalg.norm(centres, axis=1, keepdims=True), 1e-12)
-    kinds = Kinds((), unit.astype(np.float32))
+    kinds = Kinds(tuple(f"kind {number + 1}" for number in range(len(unit))), unit.astype(np.float32))
+    if not named:
+        return kinds
     return replace(kinds, names=_names(texts, groups, kinds.of(embedding), len(unit)))
 
 
 def _names(texts: Sequence[str], groups: Columns, kind: Columns, k: int) -> tuple[str, ...]:
     """Each kind's most telling words; its number, where it has none of its own."""
     vectoriser = CountVectorizer(
-        binary=True, stop_words="english", token_pattern=r"(?u)\b[^\W\d_]{3,}\b", max_features=20_000
+        binary=True, lowercase=False, stop_words="english", token_pattern=_WORD, max_features=20_000
     )
     try:
         words = vectoriser.fit_transform([text[:_TEXT_CHARS] for text in texts])
@@ -93,8 +108,9 @@ def _names(texts: Sequence[str], groups: Columns, kind: Columns, k: int) -> tupl
     outside = (counts.sum(axis=0) - counts) / np.maximum(sizes.sum() - sizes, 1.0)
     # What a word adds to the likelihood of its kind: its share in it times the logarithm of how much higher that share is.
     telling = inside * np.log((inside + 1e-3) / (outside + 1e-3))
-    telling[(counts < _CONVERSATIONS) | (inside < _SHARE)] = 0.0
     vocabulary = vectoriser.get_feature_names_out()
+    lower = np.array([word == word.lower() for word in vocabulary])
+    telling[(counts < _CONVERSATIONS) | (inside < _SHARE) | ~lower] = 0.0
     names: list[str] = []
     for number, row in enumerate(telling):
         top = [str(vocabulary[column]) for column in np.argsort(-row, kind="stable")[:_WORDS] if row[column] > 0]

@@ -37,7 +37,14 @@ def with_kinds(prepared: Prepared, inputs: Inputs, params: Params) -> tuple[Prep
         return prepared, inputs
     train = prepared.split.train
     texts = prepared.matrix.texts[train].tolist()
-    kinds = find_kinds(inputs.embedding[train], texts, prepared.groups[train], params.fit.most_kinds, params.fit.seed)
+    kinds = find_kinds(
+        inputs.embedding[train],
+        texts,
+        prepared.groups[train],
+        params.fit.most_kinds,
+        params.fit.seed,
+        named=params.fit.name_kinds,
+    )
     if kinds is None:
         return prepared, inputs
     names = np.array(kinds.names, dtype=object)[kinds.of(inputs.embedding)]

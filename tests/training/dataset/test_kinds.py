@@ -62,6 +62,43 @@ def test_a_name_holds_no_word_of_few_conversations() -> None:
     assert kinds.names == ("kind 1", "kind 2")
 
 
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "Anna Schmidt asks",
+        "mail anna.schmidt@firma.de",
+        "see https://anna.example/schmidt",
+        "张伟的电话是多少请帮我翻译",
+        "a" * 2_000,
+        "token sk-anna-schmidt-secret",
+    ],
+)
+def test_a_name_is_of_plain_words(prompt: str) -> None:
+    embedding, _ = around(2, 150, 0.1)
+    texts = [prompt if row < 150 else "translate this" for row in range(300)]
+    kinds = find_kinds(embedding, texts, np.arange(300), 12, 0)
+    assert kinds is not None
+    words = {word for name in kinds.names for word in name.split(" / ")}
+    assert words <= {"kind 1", "kind 2", "asks", "mail", "token", "https", "translate", "example"}
+    numbered = find_kinds(embedding, texts, np.arange(300), 12, 0, named=False)
+    assert numbered is not None
+    assert numbered.names == ("kind 1", "kind 2")
+
+
+def test_no_kind_is_of_a_few_prompts_or_of_none() -> None:
+    embedding, _ = around(2, 298, 0.05)
+    few = np.vstack([embedding[:298], embedding[-10:]])
+    assert find_kinds(few, [""] * 308, np.arange(308), 12, 0) is None
+    empty = np.vstack([embedding, np.zeros((200, 16), np.float32)])
+    kinds = find_kinds(empty, ["x"] * 796, np.arange(796), 12, 0)
+    assert kinds is not None
+    assert np.linalg.norm(kinds.centres, axis=1) == pytest.approx(1.0)
+    two = np.repeat(np.eye(2, 4, dtype=np.float32), 100, axis=0)
+    kinds = find_kinds(two, ["a"] * 200, np.arange(200), 12, 0)
+    assert kinds is not None
+    assert len(kinds.names) == 2
+
+
 def test_too_few_prompts_or_the_same_one_again_and_again_have_no_kinds() -> None:
     embedding, _ = around(2, 50, 0.1)
     assert find_kinds(embedding, [""] * 100, np.arange(100), 12, 0) is None
