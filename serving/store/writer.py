@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 _MOST_AT_ONCE = 1000
 # Decisions wait this long for others, in seconds, so that a busy service writes few transactions; feedback does not wait.
-_LINGER = 0.02
+_LINGER = 0.2
 _LATE_TURN = 0.05
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 2.0
 # What a database, a driver or a row's own values may raise; the thread that writes has to live on.
