@@ -65,9 +65,8 @@ def find_kinds(
     Requests without text, whose embedding is zero, are of no kind, and count as of the first. Kinds that are not `named` are
     numbered.
     """
-    written = embedding.any(axis=1)
-    embedding, groups = embedding[written], groups[written]
-    texts = [text for text, kept in zip(texts, written.tolist(), strict=True) if kept]
+    written = np.flatnonzero(embedding.any(axis=1))
+    embedding, groups, texts = embedding[written], groups[written], [texts[row] for row in written.tolist()]
     most = min(most, len(embedding) // _LEAST)
     if most < 2:
         return None

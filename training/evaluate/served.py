@@ -210,8 +210,8 @@ def _rivals(
     contenders = []
     if not inputs.derived:  # else there are no tags to withhold
         named, withheld = f"{ROUTER}, tags withheld", inputs.untagged()
-        estimates = (served_estimate(router, withheld, rows) for rows in (tested, tuning))
-        contenders.append(Contender(named, *estimates))
+        estimate, tuned_on = (served_estimate(router, withheld, rows) for rows in (tested, tuning))
+        contenders.append(Contender(named, estimate, tuned_on))
     contenders += learned_baselines(
         learned.data,
         params,
