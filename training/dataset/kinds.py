@@ -51,9 +51,9 @@ class Kinds:
         return np.eye(len(self.names), dtype=np.float32)[self.of(embedding)]
 
     def clear(self, embedding: Floats32) -> Bools:
-        """(n,) whether one middle is clearly the nearest, so that every machine finds the same kind."""
+        """(n,) whether one middle is clearly the nearest, or the text is empty: every machine finds the same kind then."""
         nearest = np.sort(embedding @ self.centres.T, axis=1)
-        return np.asarray(nearest[:, -1] - nearest[:, -2] > _CLEAR)
+        return np.asarray((nearest[:, -1] - nearest[:, -2] > _CLEAR) | ~embedding.any(axis=1))
 
 
 def find_kinds(

@@ -83,7 +83,12 @@ def check_parity(path: Path, learned: Learned, inputs: Inputs, tolerance: float)
     session = onnx_session(path.read_bytes())
     worst = 0.0
     if learned.kinds is not None:
-        inputs = inputs.take(learned.kinds.clear(inputs.embedding))
+        clear = learned.kinds.clear(inputs.embedding)
+        if 2 * clear.sum() < len(clear):
+            raise ParityError(
+                f"{(~clear).sum()} of {len(clear)} requests are as near to one kind of work as to another"
+            )
+        inputs = inputs.take(clear)
     for part in (inputs,) if inputs.derived else (inputs, inputs.untagged()):
         feed = {"embedding": part.embedding, "features": part.sent}
         outputs = dict(zip(HEAD_OUTPUTS, session.run(list(HEAD_OUTPUTS), feed), strict=True))

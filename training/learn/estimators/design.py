@@ -8,6 +8,8 @@ import numpy as np
 
 from serving.bundle.arrays import Floats
 from training.dataset.inputs import Inputs
+from training.learn.estimators.base import Estimator, sigmoid
+from training.learn.onnx_graph import Graph
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,20 @@ class Design:
         """Weight and bias that give the same values on the raw columns."""
         raw = weight * self.scale[:, None]
         return raw, bias - self.mean @ raw
+
+
+class SigmoidOfColumns(Estimator):
+    """An estimator that, once fitted, is a sigmoid of embedding and features times `weight` (dim + k, m) plus `bias` (m,)."""
+
+    weight: Floats
+    bias: Floats
+
+    def predict(self, inputs: Inputs) -> Floats:
+        return sigmoid(stacked(inputs) @ self.weight + self.bias)
+
+    def to_onnx(self, graph: Graph) -> str:
+        columns = graph.concat(graph.embedding, graph.features)
+        return graph.add("Sigmoid", graph.linear(columns, self.weight, self.bias))
 
 
 def stacked(inputs: Inputs) -> Floats:

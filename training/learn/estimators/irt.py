@@ -11,14 +11,12 @@ from serving.bundle.arrays import Bools, Floats
 from training.dataset.inputs import Inputs
 from training.learn.estimators.base import (
     PRICED,
-    Estimator,
     NotTrainableError,
     observed,
     observed_mean,
     sigmoid,
 )
-from training.learn.estimators.design import Design, stacked
-from training.learn.onnx_graph import Graph
+from training.learn.estimators.design import Design, SigmoidOfColumns, stacked
 
 # Variances are kept between these: a block of coefficients is never quite left out, nor left free.
 _LEAST, _MOST = 1e-6, 4.0
@@ -34,7 +32,7 @@ class _Variances:
     interaction: float = 0.1
 
 
-class ItemResponse(Estimator):
+class ItemResponse(SigmoidOfColumns):
     """logit P(acceptable) = ability_c + slope_c (x b + workflow) + (candidate, workflow) term: the 2PL model.
 
     What makes a request hard, x b + workflow, is learned from all candidates' outcomes together, so that it can be learned
@@ -99,13 +97,6 @@ class ItemResponse(Estimator):
         if len(seen):
             self.weight[-len(seen) :] = terms
         return self
-
-    def predict(self, inputs: Inputs) -> Floats:
-        return sigmoid(stacked(inputs) @ self.weight + self.bias)
-
-    def to_onnx(self, graph: Graph) -> str:
-        columns = graph.concat(graph.embedding, graph.features)
-        return graph.add("Sigmoid", graph.linear(columns, self.weight, self.bias))
 
 
 class _Fit:

@@ -12,13 +12,20 @@ from sklearn.linear_model import LogisticRegression
 from serving.bundle.arrays import Columns, Floats
 from training.dataset.inputs import Inputs
 from training.dataset.label import cheapest_acceptable
-from training.learn.estimators.base import Estimator, NotTrainableError, observed_mean, priced_mean, sigmoid
-from training.learn.estimators.design import Design, normal_equations, ridge_per_candidate, same_rows, stacked
+from training.learn.estimators.base import Estimator, NotTrainableError, observed_mean, priced_mean
+from training.learn.estimators.design import (
+    Design,
+    SigmoidOfColumns,
+    normal_equations,
+    ridge_per_candidate,
+    same_rows,
+    stacked,
+)
 from training.learn.estimators.tables import WorkflowTable
 from training.learn.onnx_graph import Graph
 
 
-class LogisticPerCandidate(Estimator):
+class LogisticPerCandidate(SigmoidOfColumns):
     """One logistic regression per candidate, on the requests that this candidate was judged on.
 
     A candidate with fewer than `minimum` outcomes of either kind gets its shrunken mean instead.
@@ -47,13 +54,6 @@ class LogisticPerCandidate(Estimator):
             weight[:, candidate], bias[candidate] = model.coef_[0], model.intercept_[0]
         self.weight, self.bias = self.design.fold(weight, bias)
         return self
-
-    def predict(self, inputs: Inputs) -> Floats:
-        return sigmoid(stacked(inputs) @ self.weight + self.bias)
-
-    def to_onnx(self, graph: Graph) -> str:
-        columns = graph.concat(graph.embedding, graph.features)
-        return graph.add("Sigmoid", graph.linear(columns, self.weight, self.bias))
 
 
 class LowRankResidual(Estimator):
