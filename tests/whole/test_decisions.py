@@ -16,7 +16,7 @@ PARTS = ("Decision", "Why", "Figures", "Where", "Think again")
 
 def numbers(text: str) -> set[str]:
     """The numbers with at least three digits, as they are written; a year or a list's number has no place there."""
-    return {found for found in re.findall(r"\d[\d,]*(?:\.\d+)?", text) if sum(map(str.isdigit, found)) >= 3}
+    return {found for found in re.findall(r"\d+(?:,\d{3})*(?:\.\d+)?", text) if sum(map(str.isdigit, found)) >= 3}
 
 
 def test_every_page_is_listed_under_its_own_title() -> None:

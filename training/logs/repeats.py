@@ -124,8 +124,14 @@ def concat(parts: Iterable[Outcomes]) -> Outcomes:
 
 
 def row_hashes(frame: pd.DataFrame, beside: pd.DataFrame) -> Hashes:
-    """(n,) hashes that are equal for rows that say the same in every column, and in their answer where `beside` has it."""
+    """(n,) hashes that are equal for rows that say the same in every column, and in their answer where `beside` has it.
+
+    Where a try has an id, its times do not count: LiteLLM now and then logs a call twice, milliseconds apart.
+    """
     tries = frame.drop(columns=["prompt", "messages"]).assign(text=_hashes(texts(frame)))
+    if "try_id" in beside:
+        tries["try_id"] = beside["try_id"].to_numpy(dtype=object)
+        tries.loc[tries["try_id"].notna(), ["timestamp", "latency_ms"]] = None
     if "answer" in beside:
         tries["answer"] = beside["answer"].to_numpy(dtype=object)
     return _hashes(tries)

@@ -334,6 +334,13 @@ def test_the_same_record_twice_counts_once(tmp_path: Path) -> None:
     assert (len(result.frame), result.reasons) == (1, {"duplicate row": 1})
 
 
+def test_a_call_that_litellm_logs_twice_milliseconds_apart_counts_once(tmp_path: Path) -> None:
+    again = {"startTime": START + 0.002, "endTime": START + 2.25}
+    result = read_payloads(tmp_path, payload(1), payload(1, **again), payload(2, **again))
+    assert (len(result.frame), result.reasons) == (2, {"duplicate row": 1})
+    assert result.skipped["row"].tolist() == [2]
+
+
 def test_a_log_without_any_prompt_says_which_setting_to_change(tmp_path: Path) -> None:
     redacted = [payload(n, messages=[{"role": "user", "content": "redacted-by-litellm"}]) for n in (1, 2)]
     with pytest.raises(OutcomeError, match=r"2 of the 3 rows .* turn_off_message_logging: false"):
@@ -414,17 +421,20 @@ def test_what_litellm_itself_logs_is_imported(litellm: Any, tmp_path: Path) -> N
         until(lambda: len(written) >= 3, "LiteLLM has logged three calls")
     finally:
         litellm.callbacks = before
-    logged = [json.loads(line) for line in written]
+    logged = {record["id"]: record for record in map(json.loads, written)}.values()
     path = write(tmp_path / "calls.jsonl", "".join(written).encode())
     result = reading.read([path])
-    assert (result.formats, len(result.frame), result.rows_read) == (("litellm",), 3, 3)
+    # LiteLLM logs a text completion twice where two of its threads meet.
+    assert (result.formats, len(result.frame)) == (("litellm",), 3)
+    assert result.reasons in ({}, {"duplicate row": 1})
+    assert result.rows_read == len(written)
     by_model = result.frame.set_index("candidate")
     assert by_model.loc["gpt-4o-mini", "messages"] == prompt
     assert by_model.loc["gpt-4o-mini", "workflow"] == "greeting"
     assert by_model.loc["gpt-4o", "status"] == "error"
     assert by_model.loc["gpt-4o", "request_id"] == by_model.loc["gpt-4o-mini", "request_id"]
     assert by_model.loc["gpt-4o", "session_id"] == "s-1"
-    assert result.frame["cost_usd"].sum() == sum(record["response_cost"] for record in logged) > 0
+    assert 0 < result.frame["cost_usd"].sum() == pytest.approx(sum(record["response_cost"] for record in logged))
     assert result.frame["output_tokens"].sum() == sum(record["completion_tokens"] for record in logged) > 0
 
 
