@@ -18,7 +18,7 @@ from serving.bundle.manifest import Usual
 from serving.decide.pricing import Pricing
 from training.dataset.inputs import Inputs
 from training.dataset.matrix import OutcomeMatrix
-from training.learn.estimators.design import Design, ridge, stacked
+from training.learn.estimators.design import Design, Equations, stacked
 from training.learn.onnx_graph import Graph
 
 CostFrom = Literal["tokens", "logged"]
@@ -63,16 +63,14 @@ class LogRidge:
         per_request = seen.sum(axis=1)
         target = rest.sum(axis=1) / np.maximum(per_request, 1)
         nothing = np.zeros(columns.shape[1])
-        shared = self._ridge(columns, target, per_request.astype(float), self.shared, nothing)
+        equations = Equations(columns)
+        shared = self._ridge(equations, target, per_request.astype(float), self.shared, nothing)
         weight = np.repeat(shared[:, None], values.shape[1], axis=1)
         for candidate in np.flatnonzero(positive):
-            rows = seen[:, candidate]
-            left = rest[rows, candidate] - columns[rows] @ shared
-            shift = left.mean()
+            own, rows = rest[:, candidate], seen[:, candidate]
+            shift = (own - columns @ shared)[rows].mean()
             mean[candidate] += shift
-            weight[:, candidate] = self._ridge(
-                columns[rows], rest[rows, candidate] - shift, np.ones(int(rows.sum())), self.own, shared
-            )
+            weight[:, candidate] = self._ridge(equations, own - shift, rows.astype(float), self.own, shared)
         fitted = columns @ weight + mean
         smear = np.where(seen, np.exp(np.clip(logs - fitted, -5, 5)), 0.0)
         self.smear = (smear.sum(axis=0) + 20.0) / (seen.sum(axis=0) + 20.0)
@@ -85,14 +83,16 @@ class LogRidge:
         self.weight, self.bias = design.fold(weight, mean)
         return self
 
-    def _ridge(self, columns: Floats, target: Floats, weight: Floats, penalty: float, around: Floats) -> Floats:
+    def _ridge(self, equations: Equations, target: Floats, weight: Floats, penalty: float, around: Floats) -> Floats:
         """(d,) coefficients, by ridge regression towards `around` (d,), without those rising columns that would fall."""
+        gram, cross = equations.gram(weight), equations.columns.T @ (weight * target)
         rising = np.zeros(len(around), dtype=np.bool_)
         rising[list(self.rising)] = True
         kept = np.ones(len(around), dtype=np.bool_)
         while True:
             found = np.where(kept, around, 0.0)
-            found[kept] += ridge(columns[:, kept], target - columns @ found, weight, penalty)
+            left = gram[np.ix_(kept, kept)] + penalty * np.eye(int(kept.sum()))
+            found[kept] += np.linalg.solve(left, (cross - gram @ found)[kept])
             falling = rising & kept & (found < 0)
             if not falling.any():
                 return found

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import blake2b
+from threading import Lock
 
 import numpy as np
+from cachetools import LRUCache
 
 from serving.bundle.arrays import Floats
 from training.dataset.inputs import Inputs
 from training.learn.estimators.base import Estimator, sigmoid
 from training.learn.onnx_graph import Graph
+
+_GRAMS: LRUCache[tuple[object, ...], Floats] = LRUCache(maxsize=64)  # those of the folds, a few for each
+_LOCK = Lock()
 
 
 @dataclass(frozen=True)
@@ -61,26 +67,39 @@ def stacked(inputs: Inputs) -> Floats:
     return np.hstack([inputs.embedding, inputs.features]).astype(np.float64)
 
 
-def normal_equations(columns: Floats, target: Floats, weight: Floats) -> tuple[Floats, Floats]:
-    """X'WX (d, d) and X'Wy, from columns X (n, d) and weights (n,) >= 0; y is (n,) or (n, m), X'Wy (d,) or (d, m)."""
-    rows = weight > 0
-    columns, target = columns[rows], target[rows]
-    weighted = columns * weight[rows, None]
-    return weighted.T @ columns, weighted.T @ target
+class Equations:
+    """Normal equations of weighted least squares on columns X (n, d).
 
+    Fits on the same columns, of another penalty or another target, share their Gram matrices: the last ones computed are kept,
+    under a digest of what they were computed from.
+    """
 
-def ridge(columns: Floats, target: Floats, weight: Floats, penalty: float) -> Floats:
-    """(d,) or (d, m) minimiser of sum w (y - Xb)^2 + penalty |b|^2; arguments as of `normal_equations`."""
-    gram, cross = normal_equations(columns, target, weight)
-    return np.asarray(np.linalg.solve(gram + penalty * np.eye(len(gram)), cross), dtype=np.float64)
+    def __init__(self, columns: Floats) -> None:
+        self.columns = columns
+        self._digest = blake2b(np.ascontiguousarray(columns), digest_size=16).digest()
 
+    def gram(self, weight: Floats) -> Floats:
+        """(d, d) X'WX, of weights (n,) >= 0; not to be written to."""
+        key = (self._digest, self.columns.shape, blake2b(np.ascontiguousarray(weight), digest_size=16).digest())
+        with _LOCK:
+            known = _GRAMS.get(key)
+        if known is None:
+            rows = weight > 0
+            taken = self.columns[rows]
+            known = (taken * weight[rows, None]).T @ taken
+            known.flags.writeable = False
+            with _LOCK:
+                _GRAMS[key] = known
+        return known
 
-def ridge_per_candidate(columns: Floats, target: Floats, weight: Floats, penalty: float) -> Floats:
-    """(d, m) coefficients, each candidate's on its own weighted rows: target and weight are (n, m)."""
-    found = np.empty((columns.shape[1], weight.shape[1]))
-    for shared in same_rows(weight):
-        found[:, shared] = ridge(columns, target[:, shared], weight[:, shared[0]], penalty)
-    return found
+    def ridge(self, target: Floats, weight: Floats, penalty: float) -> Floats:
+        """(d, m) minimisers of sum w (y - Xb)^2 + penalty |b|^2, each column's on its own: target and weight are (n, m)."""
+        cross = self.columns.T @ (weight * target)
+        found = np.empty_like(cross)
+        for shared in same_rows(weight):
+            left = self.gram(weight[:, shared[0]]) + penalty * np.eye(len(cross))
+            found[:, shared] = np.linalg.solve(left, cross[:, shared])
+        return found
 
 
 def same_rows(weight: Floats) -> list[list[int]]:

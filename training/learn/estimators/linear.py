@@ -13,14 +13,7 @@ from serving.bundle.arrays import Columns, Floats
 from training.dataset.inputs import Inputs
 from training.dataset.label import cheapest_acceptable
 from training.learn.estimators.base import Estimator, NotTrainableError, observed_mean, priced_mean
-from training.learn.estimators.design import (
-    Design,
-    SigmoidOfColumns,
-    normal_equations,
-    ridge_per_candidate,
-    same_rows,
-    stacked,
-)
+from training.learn.estimators.design import Design, Equations, SigmoidOfColumns, same_rows, stacked
 from training.learn.estimators.tables import WorkflowTable
 from training.learn.onnx_graph import Graph
 
@@ -84,7 +77,7 @@ class LowRankResidual(Estimator):
         text = inputs.untagged()
         design = Design.learn(text)
         columns = design.columns(text)
-        coefficients = ridge_per_candidate(columns, residual, weight, self.penalty)
+        coefficients = Equations(columns).ridge(residual, weight, self.penalty)
         m = labels.shape[1]
         if self.rank < m:
             fitted = columns @ coefficients
@@ -163,12 +156,13 @@ class HierarchicalRidge(Estimator):
         residual = np.where(seen, labels - mean, 0.0)
         d, tags = columns.shape[1], inputs.workflows.shape[1]
         left, right = self.shared * np.eye(d), np.zeros(d)
+        equations, cross = Equations(columns), columns.T @ (weight * residual)
         eliminated = []
         for shared in same_rows(weight):
-            gram, cross = normal_equations(columns, residual[:, shared], weight[:, shared[0]])
-            solved = np.linalg.solve(gram + self.own * np.eye(d), np.column_stack([gram, cross]))
+            gram = equations.gram(weight[:, shared[0]])
+            solved = np.linalg.solve(gram + self.own * np.eye(d), np.column_stack([gram, cross[:, shared]]))
             left += len(shared) * (gram - gram @ solved[:, :d])
-            right += (cross - gram @ solved[:, d:]).sum(axis=1)
+            right += (cross[:, shared] - gram @ solved[:, d:]).sum(axis=1)
             eliminated.append((shared, solved))
         common = np.linalg.solve(left, right)
         coefficients = np.empty((d, labels.shape[1]))
