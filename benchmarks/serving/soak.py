@@ -222,7 +222,7 @@ def _judged(
         "broken_at_restart": len(at_restart), "broken_otherwise": len(seen.broken) - len(at_restart),
         "bundles": dict(seen.bundles), "reasons": dict(seen.reasons), "first_mib": first, "last_mib": last,
         "memory_mib": [round(mib) for _, mib in memory[:: max(len(memory) // 40, 1)]],
-        "holds": not missing and not other and len(seen.broken) == len(at_restart) and abs(last / first - 1) <= 0.1,
+        "holds": not missing and not other and len(seen.broken) == len(at_restart) and abs(last / first - 1) <= 0.05,
     }  # fmt: skip
 
 
