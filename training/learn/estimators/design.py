@@ -67,6 +67,10 @@ def stacked(inputs: Inputs) -> Floats:
     return np.hstack([inputs.embedding, inputs.features]).astype(np.float64)
 
 
+def _digest(values: Floats) -> bytes:
+    return blake2b(np.ascontiguousarray(values).data, digest_size=16).digest()
+
+
 class Equations:
     """Normal equations of weighted least squares on columns X (n, d).
 
@@ -76,11 +80,11 @@ class Equations:
 
     def __init__(self, columns: Floats) -> None:
         self.columns = columns
-        self._digest = blake2b(np.ascontiguousarray(columns), digest_size=16).digest()
+        self._digest = _digest(columns)
 
     def gram(self, weight: Floats) -> Floats:
         """(d, d) X'WX, of weights (n,) >= 0; not to be written to."""
-        key = (self._digest, self.columns.shape, blake2b(np.ascontiguousarray(weight), digest_size=16).digest())
+        key = (self._digest, self.columns.shape, _digest(weight))
         with _LOCK:
             known = _GRAMS.get(key)
         if known is None:
