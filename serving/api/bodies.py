@@ -9,8 +9,19 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, RootModel, Tag, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    RootModel,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 from pydantic.config import JsonDict
+from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from serving.api.chat import Messages, ResponseFormat, Tools
@@ -58,6 +69,16 @@ class Privacy(BaseModel):
 
 
 _NO_DEMANDS = Privacy()
+
+
+def _in_privacy(value: Any) -> None:
+    """A demand that is not where it is looked for would be ignored like any unknown field, and the prompt be kept."""
+    if value is not None:
+        raise PydanticCustomError("misplaced", "this goes into privacy: {...}, where alone it is looked for")
+
+
+# In no schema: a demand on privacy that stands beside `privacy`, not in it.
+InPrivacy = SkipJsonSchema[Annotated[Any, AfterValidator(_in_privacy)]]
 
 
 class RouteBody(BaseModel):
@@ -124,6 +145,10 @@ class RouteBody(BaseModel):
     )
     max_completion_tokens: Tokens | None = Field(default=None, description="OpenAI's name of it.")
     max_tokens: Tokens | None = Field(default=None, description="OpenAI's older name of it.")
+    zero_retention: InPrivacy = None
+    self_hosted: InPrivacy = None
+    no_training: InPrivacy = None
+    regions: InPrivacy = None
 
     @model_validator(mode="after")
     def _one_of_prompt_and_messages(self) -> Self:
@@ -214,7 +239,7 @@ class FeedbackBody(BaseModel):
         default=None, ge=0, le=1, description="How good the answer was, if somebody judged it."
     )
     accepted: bool | None = Field(default=None, description="Instead of a quality: true is 1, false is 0.")
-    cost_usd: float | None = Field(default=None, ge=0, le=1e9, description="What the call cost.")
+    cost_usd: float | None = Field(default=None, ge=0, le=1e4, description="What the call cost.")
     input_tokens: int | None = Field(default=None, ge=0, le=10**12)
     output_tokens: int | None = Field(default=None, ge=0, le=10**12)
     latency_ms: float | None = Field(default=None, ge=0, description="How long the call took.")

@@ -5,6 +5,7 @@ A request that took too long or failed is decided in the same way, on what is us
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import inf, isinf, isnan
 
@@ -145,37 +146,47 @@ class Engine:
         the cheapest that the rules admit, if the budgets hold it.
         """
         seen = _Row.of(estimates, row)
-        demand = Demand(self._pricing.at_least(request.counted, seen.cost), seen.latency_p95)
+        plain, demand = seen.cost, self._demand(request, seen)
+        if without is None and (situation.session is not None or situation.cached):
+            # A cache may make a request cheaper, and writing to it dearer: the rules hold for the dearer of the two.
+            cached = replace(seen, cost=self._pricing.with_cache(plain, request.said, situation.cached))
+            dearer = self._demand(request, cached)
+            demand = Demand(
+                [max(pair) for pair in zip(demand.cost_usd, dearer.cost_usd, strict=True)], seen.latency_p95
+            )
+            seen = cached
         rules = self._eligibility.rules(request, policy, demand)
         eligible = [column for column, rule in enumerate(rules) if rule is None]
         if not eligible:
-            default = self._default(request, situation, demand)
+            # Nobody was chosen by the estimates: the decision carries what is usual, and has to keep the demands by that too.
+            usual = seen if without is not None else _Row.of(self.unknown(request), 0)
+            default = self._default(request, situation, (demand, self._demand(request, usual)))
             if default is None:
                 raise NoEligibleCandidateError(self.candidates, rules)
-            if without is None:  # nobody was chosen by the estimates, so the decision does not carry them
-                seen = _Row.of(self.unknown(request), 0)
-            return self._decision(seen, rules, Choice([default], Reason.NO_CANDIDATE, 1.0), 0.0, None, None)
+            choice = Choice([default], Reason.NO_CANDIDATE, 1.0)
+            return self._decision(request, usual, rules, choice, 0.0, None, None)
         if without is not None:
             weighed = self._unestimated(seen, policy, situation, demand)
             choice = self._choose(weighed, None, eligible)._replace(reason=without)
-            return self._decision(seen, rules, choice, 0.0, None, None)
-        plain = seen.cost
-        if situation.session is not None or situation.cached:
-            seen = replace(seen, cost=self._pricing.with_cache(plain, request.said, situation.cached))
+            return self._decision(request, seen, rules, choice, 0.0, None, None)
         point = self.operating_point(policy)
         limit = self._pricing.at_least(request.counted, seen.cost)
         weighed = self._weighed(seen, policy, situation, point, estimates.of(self._objective(policy))[row], limit)
         choice = self._choose(weighed, point, eligible)
         certificate = self._certificate(choice, weighed, plain, point, request.request.workflow)
-        return self._decision(seen, rules, choice, weighed.setting.knob + situation.pace, point, certificate)
+        return self._decision(request, seen, rules, choice, weighed.setting.knob + situation.pace, point, certificate)
 
-    def _default(self, request: ReadRequest, situation: Situation, demand: Demand) -> int | None:
+    def _demand(self, request: ReadRequest, seen: _Row) -> Demand:
+        return Demand(self._pricing.at_least(request.counted, seen.cost), seen.latency_p95)
+
+    def _default(self, request: ReadRequest, situation: Situation, demands: Sequence[Demand]) -> int | None:
         """Who answers where the rules leave nobody: only one that the request's shape and its own demands admit."""
         column = self._columns.get(situation.no_candidate or "")
         if column is None:
             return None
         asked = _NOTHING_ASKED if situation.asked is None else situation.asked
-        return column if self._eligibility.rules(request, asked, demand)[column] is None else None
+        admitted = all(self._eligibility.rules(request, asked, demand)[column] is None for demand in demands)
+        return column if admitted else None
 
     def _objective(self, policy: Policy) -> Objective:
         return policy.objective or self.manifest.objective
@@ -289,6 +300,7 @@ class Engine:
 
     def _decision(
         self,
+        request: ReadRequest,
         seen: _Row,
         rules: list[Rule | None],
         choice: Choice,
@@ -324,6 +336,7 @@ class Engine:
             cluster=seen.cluster,
             alternatives=alternatives,
             bundle=self.manifest.version,
+            held_usd=_known(self._demand(request, seen).cost_usd[choice.order[0]]),
         )
 
 

@@ -256,6 +256,13 @@ class Budgets:
             )
             return Charge(decision, limits, amount)
 
+    def admit(self, scopes: Iterable[str], usd: float) -> None:
+        """Raises BudgetSpentError where a budget that rejects has less left than is held against a decision."""
+        with self._lock:
+            for account in self._of(scopes):
+                if account.at_limit == "reject" and units(usd) > units(account.left):
+                    raise BudgetSpentError(account)
+
     def check(self, charge: Charge) -> None:
         """Raises BudgetSpentError where it is known that a budget cannot hold a charge."""
         with self._lock:

@@ -41,11 +41,13 @@ class Reservations:
             allowance = self._budgets.allowance(scopes)
             decision = decide(allowance)
             usd = decision.expected_cost_usd or 0.0
+            held = max(usd, decision.held_usd or 0.0)
             charge = self._budgets.charge(identifier, scopes, usd, last=tries == _TRIES)
             try:
+                self._budgets.admit(scopes, held)
                 confirmed = self._charged(charge, scopes)
             except BudgetSpentError:
-                if tries == _TRIES or usd > allowance.most_usd:  # nothing that is cheaper was left to choose
+                if tries == _TRIES or held > allowance.most_usd:  # nothing that is cheaper was left to choose
                     raise
                 continue
             self._budgets.pace(scopes, usd)

@@ -137,8 +137,7 @@ class Ledger:
 
     def _add(self, key: BudgetKey, used: int, settled: int, decisions: int) -> None:
         had = self.totals[key]
-        used, settled = min(had.used + used, _MOST), min(had.settled + settled, _MOST)
-        self.totals[key] = Totals(used, settled, had.decisions + decisions)
+        self.totals[key] = Totals(_sum(had.used, used), _sum(had.settled, settled), had.decisions + decisions)
         self._changed.add(key)
 
     def write(self) -> None:
@@ -152,6 +151,11 @@ class Ledger:
         ]
         self.connection.execute(BUDGETS.update().where(where), rows)
         self._changed.clear()
+
+
+def _sum(had: int, more: int) -> int:
+    """A total with what is added to it. One that has reached the most stays there: what it holds beyond that is not known."""
+    return had if had >= _MOST else min(had + more, _MOST)
 
 
 def budget_of(charge: Mapping[str, Any]) -> BudgetKey:

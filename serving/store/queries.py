@@ -14,6 +14,9 @@ from serving.store.tables import DECISIONS
 COMPARED = (Reason.BEST_VALUE, Reason.ONLY_ELIGIBLE, Reason.REFERENCE, Reason.NOVEL, Reason.LOW_CONFIDENCE)
 
 
+MOST = 100  # workflows in one comparison: anybody may make up tags
+
+
 @dataclass(frozen=True)
 class Compared:
     """Live against shadow over some decisions; `workflow` None is requests without a tag, or all of them in the total."""
@@ -28,7 +31,7 @@ class Compared:
 
 
 def compared(engine: Engine, live: str, shadow: str, since: float) -> list[Compared]:
-    """What the store says of two bundles, by their versions: the total first, then each workflow, the busiest first.
+    """What the store says of two bundles, by their versions: the total first, then the busiest workflows, up to `MOST`.
 
     Counts decisions since a time (seconds since the epoch) that both bundles made by themselves; empty if there are none.
     Costs are means in USD.
@@ -37,7 +40,6 @@ def compared(engine: Engine, live: str, shadow: str, since: float) -> list[Compa
     priced = and_(d.expected_cost_usd.is_not(None), d.shadow_expected_cost_usd.is_not(None))
     query = (
         select(
-            d.workflow,
             func.count(),
             func.sum(case((d.candidate == d.shadow_candidate, 1), else_=0)),
             func.sum(case((priced, 1), else_=0)),
@@ -48,15 +50,12 @@ def compared(engine: Engine, live: str, shadow: str, since: float) -> list[Compa
         )
         .where(d.at >= since, d.bundle == live, d.shadow_bundle == shadow, d.shadow_confidence.is_not(None))
         .where(d.confidence.is_not(None), d.reason.in_([reason.value for reason in COMPARED]))
-        .group_by(d.workflow)
-        .order_by(func.count().desc(), d.workflow)
     )
+    each = query.add_columns(d.workflow).group_by(d.workflow).order_by(func.count().desc(), d.workflow).limit(MOST)
     with engine.connect() as connection:
-        rows = [(row[0], [float(value or 0) for value in row[1:]]) for row in connection.execute(query)]
-    if not rows:
-        return []
-    total = [sum(column) for column in zip(*(sums for _, sums in rows), strict=True)]
-    return [_means(workflow, sums) for workflow, sums in [(None, total), *rows]]
+        total = [float(value or 0) for value in connection.execute(query).one()]
+        rows = [(workflow, [float(value or 0) for value in sums]) for *sums, workflow in connection.execute(each)]
+    return [_means(workflow, sums) for workflow, sums in [(None, total), *rows]] if rows else []
 
 
 def _means(workflow: str | None, sums: list[float]) -> Compared:

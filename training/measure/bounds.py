@@ -74,7 +74,10 @@ def rate_upper(
     mean = (y + one_more) / (total + one_more)
     variance = float(((failed - mean * size) ** 2).sum()) + (one_more * (1.0 - mean)) ** 2
     both = mean * (1.0 - mean) * (total + one_more) ** 2 / variance
-    return RateBound(y / total, _beta_upper(mean * both, (1.0 - mean) * both, delta), max(both - 1.0, 0.0))
+    upper = _beta_upper(mean * both, (1.0 - mean) * both, delta)
+    # What is lacking is counted, and varies by nothing: the requests that were seen do not become more by it.
+    effective = min(max(both - 1.0, 0.0), float((seen & (shares > 0)).sum()))
+    return RateBound(y / total, upper, effective)
 
 
 def _typical_failing(failed: Floats, weighed: Floats) -> float:

@@ -165,3 +165,25 @@ def test_a_database_that_is_locked_does_not_let_the_queue_grow(attacked: Attack)
     locker.close()
     assert grown < 40 * 2**20
     until(lambda: len(stored(str(service.store), DECISIONS)) == 158)
+
+
+def test_no_cost_that_is_told_makes_room_in_a_budget(attacked: Attack) -> None:
+    service = attacked(rules=REJECT)
+    ids = [service.route(**BEST)["id"] for _ in range(6)]
+    assert service.post("/v1/feedback", {"decision_id": ids[0], "cost_usd": 1e9}).status_code == 422
+    for cost in (1e4, 0.0):
+        for name in ids:
+            said = {"decision_id": name, "cost_usd": cost, "replace": True}
+            assert service.post("/v1/feedback", said).status_code == 200
+        until(lambda cost=cost: budget(service)["spent_usd"] == 6 * cost)  # type: ignore[misc]
+    assert budget(service)["left_usd"] == 1.0
+
+
+def test_a_budget_that_rejects_goes_by_the_count(attacked: Attack) -> None:
+    """Definitions of tools are sent and no log holds them: they count, and expected costs do not know of them."""
+    service = attacked(rules=f'[default]\nallow = ["{LARGE}"]\n' + REJECT.replace("1.0", "0.01"))
+    parameters = {"type": "object", "description": "0 " * 4_500}
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    refused = service.post("/v1/route", {"messages": [{"role": "user", "content": "hello"}], "tools": [tool]})
+    assert refused.status_code == 402, refused.text
+    assert service.route(prompt="hello")["model"] == LARGE

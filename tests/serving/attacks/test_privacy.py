@@ -133,3 +133,10 @@ def stored(store: Path | str) -> list[Any]:
         rows = list(connection.execute(select(DECISIONS)))
     engine.dispose()
     return rows
+
+
+@pytest.mark.parametrize("demand", [{"zero_retention": True}, {"no_training": True}, {"regions": ["eu"]}])
+def test_a_demand_that_stands_where_it_would_be_ignored_is_refused(attacked: Attack, demand: dict[str, Any]) -> None:
+    refused = attacked().post("/v1/route", {"prompt": "hello", **demand})
+    assert refused.status_code == 422
+    assert "privacy: {...}" in refused.text

@@ -255,3 +255,29 @@ def test_who_answers_when_nobody_is_eligible_by_hand() -> None:
         assert isinstance(
             decided(request, nobody, Situation(no_candidate="gone"), known, way), NoEligibleCandidateError
         )
+
+
+def test_what_a_default_is_told_to_cost_keeps_the_caller_s_limit_too() -> None:
+    """The decision carries what is usual, so a limit between that and the estimates admits nobody."""
+    request, asked = RouteRequest("hello"), Policy(max_cost_usd=1e-5)
+    known = replace(ENGINE.unknown(read(request)), acceptable=row_of([0.5] * 3), cost_usd=row_of([1e-6] * 3))
+    situation = Situation(no_candidate=SMALL, asked=asked)
+    found = decided(request, asked.tightened(Policy(allow=(("none",),))), situation, known, None)
+    assert isinstance(found, NoEligibleCandidateError)
+
+
+@given(*every)
+def test_no_decision_carries_a_cost_above_its_limit(
+    request: RouteRequest,
+    policy: Policy,
+    situation: Situation,
+    default: str | None,
+    known: Estimates,
+    way: Reason | None,
+) -> None:
+    situation = replace(situation, no_candidate=default, asked=policy)
+    found = decided(request, policy, situation, known, way)
+    if isinstance(found, Decision) and policy.max_cost_usd is not None:
+        assert found.held_usd is not None
+        assert found.expected_cost_usd is not None
+        assert found.expected_cost_usd <= found.held_usd <= policy.max_cost_usd

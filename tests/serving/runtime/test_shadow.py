@@ -15,6 +15,7 @@ from serving.api.app import create_app
 from serving.api.documents import ShadowResponse
 from serving.runtime.pipeline import Service
 from serving.settings import Settings
+from serving.store import queries
 from serving.store.tables import DECISIONS
 from tests import fake_bundle
 from tests.fake_bundle import LARGE, OPEN, SMALL
@@ -186,3 +187,15 @@ def test_hours_that_are_none_are_a_problem(client: TestClient) -> None:
     assert (response.status_code, response.headers["content-type"]) == (422, "application/problem+json")
     assert response.json()["errors"][0]["field"] == "hours"
     assert "many" not in response.text
+
+
+def test_a_comparison_names_the_busiest_workflows_alone(
+    client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "MOST", 2)
+    for workflow in ("a", "a", "a", "b", "b", "c"):
+        client.post("/v1/route", json={"prompt": "hello", "workflow": workflow})
+    stored(service, 6, shadowed=True)
+    answer = client.get("/v1/shadow").json()
+    assert answer["total"]["decisions"] == 6
+    assert [(one["workflow"], one["decisions"]) for one in answer["workflows"]] == [("a", 3), ("b", 2)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from math import inf
 from pathlib import Path
@@ -17,9 +18,11 @@ from starlette.testclient import TestClient
 from serving.api.app import create_app
 from serving.api.problems import BUDGET_SPENT
 from serving.decide.policy import Policy
+from serving.decide.router import Router
 from serving.runtime.pipeline import Service
 from serving.settings import Settings
 from serving.state.budgets import Account, Allowance, Budgets, BudgetSpentError, Rhythm, bounds
+from serving.state.reservations import Reservations
 from serving.state.rulebook import Budget, RuleBook, Rules
 from serving.store.ledger import BudgetKey, Charge, Totals, units
 from tests import fake_bundle
@@ -406,3 +409,18 @@ def test_what_another_thread_takes_in_between_is_decided_again(bundle: Path, tmp
     service.close()
     assert taken == [LARGE]
     assert decision.candidate == OPEN
+
+
+@pytest.mark.parametrize("at_limit", ["reject", "cheapest"])
+def test_what_is_held_against_a_decision_has_to_fit_where_the_budget_rejects(tmp_path: Path, at_limit: str) -> None:
+    made = Router.load(fake_bundle.build(tmp_path)).route("hello")
+    counted = replace(made, expected_cost_usd=0.1, held_usd=0.3)
+    budgets = budgets_of(Clock(), day_usd=0.25, at_limit=at_limit)
+    reservations = Reservations(budgets, None, 1.0)
+    if at_limit == "reject":
+        with pytest.raises(BudgetSpentError):
+            reservations.decided("a", ["default"], lambda _: counted)
+        assert only(budgets).left == 0.25
+    else:
+        assert reservations.decided("a", ["default"], lambda _: counted) == counted
+        assert only(budgets).left == 0.15

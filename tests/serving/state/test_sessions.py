@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from serving.bundle.manifest import Bundle
 from serving.bundle.request import RouteRequest
 from serving.decide.decision import Reason, Situation
+from serving.decide.eligibility import Rule
 from serving.decide.policy import Policy
 from serving.decide.router import Router
 from serving.runtime.pipeline import Service
@@ -103,6 +104,10 @@ def test_the_cached_part_is_priced_at_the_cache_read_price(router: Router) -> No
     assert cost(surcharge, 400.0) == pytest.approx(360 * 6.25e-6 + 400 * 0.5e-6 + written, rel=1e-4)
     outside = surcharge.route(prompt, BALANCED).alternatives[2].expected_cost_usd
     assert outside == pytest.approx(760 * 5e-6 + written, rel=1e-4)  # nothing is cached outside of a conversation
+    # Where writing to the cache makes it dearer than a limit, it is over that limit; a cache's discount admits nobody.
+    for factor, tokens, rule in ((1.01, 0.0, Rule.MAX_COST), (0.99, 400.0, Rule.MAX_COST), (1.2, 0.0, None)):
+        limited = Policy(knob=20.0, max_cost_usd=factor * outside)
+        assert surcharge.route(prompt, limited, on(LARGE, tokens=tokens)).alternatives[2].ruled_out is rule
 
 
 KEY = b"k" * 32

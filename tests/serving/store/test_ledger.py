@@ -108,3 +108,13 @@ def test_what_a_full_queue_has_no_room_for_is_charged_in_sum(tmp_path: Path) -> 
     assert sum(one.amount for one in told) == units(2.0)  # so that nothing counts as waiting any more
     assert sum(one.decisions for one in told) == 200
     assert len(stored(str(tmp_path / "d.db"), CHARGES)) < 20
+
+
+def test_a_total_that_has_reached_the_most_makes_no_room(store: DecisionStore) -> None:
+    for name in ("a", "b", "c"):
+        assert store.take(Charge(name, (Limit(DAY, None),), 2**61)).result(PATIENCE) is None
+        store.decided(decision(name))
+    assert totals(store) == [Totals(2**62, 0, 3)]
+    for name in ("a", "b", "c"):
+        assert acknowledged(store, feedback(name, cost_usd=0.0)) == [True]
+    assert totals(store)[0].used == 2**62

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 import sqlalchemy as sa
 
+from training.logs.aliases import alike
 from training.logs.io import database
 from training.logs.io.files import Records
 from training.logs.io.partitions import checked
@@ -124,13 +125,18 @@ def _outcomes(row: Mapping[Hashable, Any]) -> Iterator[dict[str, Any]]:
     """The outcome of whoever answered, after that of the chosen candidate if it was another: then it failed."""
     asked = {name: row[name] for name in ("request_id", "timestamp", "workflow", "session_id", "prompt", "messages")}
     measured = ("quality", "cost_usd", "input_tokens", "output_tokens", "latency_ms")
-    fell_back = row["answered"] is not None and row["answered"] != row["chosen"]
+    # Who tells of an answer may name the LLM as its provider does: with a prefix, or with the date of a snapshot.
+    fell_back = row["answered"] is not None and not _same(row["answered"], row["chosen"])
     if fell_back:
         yield {**asked, "candidate": row["chosen"], "propensity": row["propensity"], "status": "error"}
     yield {
         **asked,
         **{name: row[name] for name in measured},
-        "candidate": row["answered"] or row["chosen"],
+        "candidate": row["answered"] if fell_back else row["chosen"],
         "propensity": None if fell_back else row["propensity"],
         "status": "error" if row["error"] else "success",
     }
+
+
+def _same(one: str, other: str) -> bool:
+    return one == other or bool(alike({one: 1, other: 1}, ()))
