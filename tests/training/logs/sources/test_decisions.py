@@ -80,7 +80,10 @@ def test_a_fallbacks_answer_is_its_own_and_has_no_propensity(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("answered", ["gpt-6", "openai/gpt-6", "gpt-6-2026-03-01", "openai/gpt-6-2026-03-01"])
 def test_an_answer_under_another_name_of_the_chosen_one_is_no_fallback(tmp_path: Path, answered: str) -> None:
-    made, said = [decision("d0", candidate="gpt-6", propensity=0.9)], [feedback("d0", candidate=answered, quality=1.0)]
+    made, said = (
+        [decision("d0", candidate="gpt-6", propensity=0.9, at=1.7e9)],
+        [feedback("d0", candidate=answered, quality=1.0)],
+    )
     frame = reading.read([fill(str(tmp_path / "decisions.db"), made, said)]).frame
     assert frame[["candidate", "quality", "propensity"]].values.tolist() == [["gpt-6", 1.0, 0.9]]
 
