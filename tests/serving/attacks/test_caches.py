@@ -11,7 +11,7 @@ import pytest
 
 from tests import fake_bundle
 from tests.fake_bundle import LARGE, SMALL
-from tests.patience import PATIENCE, until
+from tests.patience import PATIENCE
 from tests.serving.attacks.conftest import Attack, Attacked
 
 # Of SMALL's cache nothing is left by the next turn.
@@ -59,8 +59,8 @@ def test_the_cached_part_is_what_two_prompts_have_in_common(attacked: Attack, ca
     assert again == pytest.approx(plain[LARGE] + per_line - per_line * 300 * 0.9, rel=0.01)
 
 
-def turns(number: int) -> list[dict[str, Any]]:
-    said = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hello"}]
+def turns(number: int, system: str = "Be brief.") -> list[dict[str, Any]]:
+    said = [{"role": "system", "content": system}, {"role": "user", "content": "hello"}]
     for turn in range(number):
         said += [{"role": "assistant", "content": f"sum {turn}"}, {"role": "user", "content": "world"}]
     return said
@@ -81,14 +81,25 @@ def test_a_conversation_without_an_id_is_told_by_how_it_begins(attacked: Attack)
 
 def test_workers_share_conversations(attacked: Attack) -> None:
     service = attacked(session_margin=10, workers=2, watch_seconds=0.2)
-    service.route(messages=turns(0), allow=[SMALL])
-    service.route(prompt="hello", session_id="named", allow=[SMALL])
 
-    def kept(**body: Any) -> bool:
-        """Whether the conversation is known over many connections, so that both workers have had some."""
-        answers = [httpx.post(f"{service.url}/v1/route", json=body, timeout=PATIENCE).json() for _ in range(16)]
+    def shared(begun: dict[str, Any], later: dict[str, Any], pause: float) -> bool:
+        """Whether a conversation is known over many connections, so that both workers have had some.
+
+        A worker that is asked before it knows moves the conversation, so no conversation is asked about twice.
+        """
+        service.route(**begun, allow=[SMALL])
+        time.sleep(pause)
+        answers = [httpx.post(f"{service.url}/v1/route", json=later, timeout=PATIENCE).json() for _ in range(16)]
         return {(one["model"], one["reason"]) for one in answers} == {(SMALL, "session")}
 
-    until(lambda: kept(messages=turns(1)), "both know the one without an id")
-    until(lambda: kept(prompt="hello", session_id="named"), "both know the named one")
+    def without_an_id(pause: float) -> bool:
+        system = f"Be brief, in {pause} words."
+        return shared({"messages": turns(0, system)}, {"messages": turns(1, system)}, pause)
+
+    def named(pause: float) -> bool:
+        body = {"prompt": "hello", "session_id": f"after {pause} s"}
+        return shared(body, body, pause)
+
+    for known in (without_an_id, named):  # each time with another conversation, left alone for longer
+        assert any(known(0.5 * 2**times) for times in range(8))
     assert service.route(prompt="hello", session_id="another")["reason"] == "best_value"

@@ -38,7 +38,7 @@ _DECIDED = ("id", "at", "workflow", "session_id", "prompt", "messages", "candida
 _SAID = ("decision_id", "candidate", "quality", "cost_usd", "input_tokens", "output_tokens", "latency_ms", "error")
 _COLUMNS = (
     "request_id", "timestamp", "workflow", "session_id", "prompt", "messages", "chosen", "propensity",
-    "fed_back", "answered", "quality", "cost_usd", "input_tokens", "output_tokens", "latency_ms", "error",
+    "fed_back", "answered", "quality", "cost_usd", "input_tokens", "output_tokens", "latency_ms", "error", "a_candidate",
 )  # fmt: skip
 
 
@@ -71,7 +71,8 @@ def _rows(url: str) -> Iterator[Records]:
                 f"{database.shown(url)}: the store's version is {version}, this code reads {' and '.join(_VERSIONS)}; "
                 "read it with the version of outcome-router that wrote it"
             )
-        columns = [decisions.c[name] for name in _DECIDED] + [feedback.c[name] for name in _SAID]
+        known = feedback.c.candidate.in_(sa.select(decisions.c.candidate).distinct())
+        columns = [*(decisions.c[name] for name in _DECIDED), *(feedback.c[name] for name in _SAID), known]
         query = sa.select(*(column.label(name) for column, name in zip(columns, _COLUMNS, strict=True)))
         query = query.select_from(decisions.join(feedback, feedback.c.decision_id == decisions.c.id, full=True))
         query = query.order_by(decisions.c.at, decisions.c.id, feedback.c.decision_id)
@@ -125,8 +126,7 @@ def _outcomes(row: Mapping[Hashable, Any]) -> Iterator[dict[str, Any]]:
     """The outcome of whoever answered, after that of the chosen candidate if it was another: then it failed."""
     asked = {name: row[name] for name in ("request_id", "timestamp", "workflow", "session_id", "prompt", "messages")}
     measured = ("quality", "cost_usd", "input_tokens", "output_tokens", "latency_ms")
-    # Who tells of an answer may name the LLM as its provider does: with a prefix, or with the date of a snapshot.
-    fell_back = row["answered"] is not None and not _same(row["answered"], row["chosen"])
+    fell_back = row["answered"] is not None and not _same(row["answered"], row["chosen"], bool(row["a_candidate"]))
     if fell_back:
         yield {**asked, "candidate": row["chosen"], "propensity": row["propensity"], "status": "error"}
     yield {
@@ -138,5 +138,9 @@ def _outcomes(row: Mapping[Hashable, Any]) -> Iterator[dict[str, Any]]:
     }
 
 
-def _same(one: str, other: str) -> bool:
-    return one == other or bool(alike({one: 1, other: 1}, ()))
+def _same(answered: str, chosen: str, a_candidate: bool) -> bool:
+    """Whether the LLM that answered is the chosen one, which feedback may name as its provider does: with a prefix or a date.
+
+    Not where the router chooses by that name too: then it is a candidate of its own, as one LLM at two providers is.
+    """
+    return answered == chosen or (not a_candidate and bool(alike({answered: 1, chosen: 1}, ())))

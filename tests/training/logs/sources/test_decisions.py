@@ -88,6 +88,15 @@ def test_an_answer_under_another_name_of_the_chosen_one_is_no_fallback(tmp_path:
     assert frame[["candidate", "quality", "propensity"]].values.tolist() == [["gpt-6", 1.0, 0.9]]
 
 
+def test_one_llm_at_two_providers_is_two_candidates(tmp_path: Path) -> None:
+    """Where the router chooses by both names, an answer under the other one says that the first failed."""
+    made = [decision(f"d{n}", candidate=name, at=1.7e9 + n) for n, name in enumerate(("azure/gpt-6", "openai/gpt-6"))]
+    said = [feedback("d0", candidate="openai/gpt-6", quality=1.0)]
+    frame = reading.read([fill(str(tmp_path / "decisions.db"), made, said)]).frame
+    assert frame["candidate"].tolist() == ["azure/gpt-6", "openai/gpt-6", "openai/gpt-6"]
+    assert frame["status"].tolist() == ["error", "success", "success"]
+
+
 def test_failures_that_another_answered_are_not_hidden(tmp_path: Path) -> None:
     """Eight of ten answers of a are good, the other two are b's: a is worth .8, and b's answers say nothing of b."""
     made = [decision(f"d{n}", candidate="a", propensity=0.5, at=1.7e9 + n) for n in range(50)]
