@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import inf, nan
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -80,67 +81,56 @@ def eligible_of(decision: Decision) -> dict[str, Alternative]:
     return {one.candidate: one for one in decision.alternatives if one.ruled_out is None}
 
 
-every = (requests, policies, situations, named, estimates(), ways)
+class Asked(NamedTuple):
+    """What `decided` takes."""
+
+    request: RouteRequest
+    policy: Policy
+    situation: Situation
+    known: Estimates
+    way: Reason | None
 
 
-@given(*every)
-def test_the_chosen_one_and_the_fallbacks_are_eligible_and_each_is_there_once(
-    request: RouteRequest,
-    policy: Policy,
-    situation: Situation,
-    default: str | None,
-    known: Estimates,
-    way: Reason | None,
-) -> None:
-    found = decided(request, policy, replace(situation, no_candidate=default), known, way)
+defaulted = st.builds(lambda situation, name: replace(situation, no_candidate=name), situations, named)
+asked = st.builds(Asked, requests, policies, defaulted, estimates(), ways)
+
+
+@given(asked)
+def test_the_chosen_one_and_the_fallbacks_are_eligible_and_each_is_there_once(case: Asked) -> None:
+    found, default = decided(*case), case.situation.no_candidate
     if isinstance(found, NoEligibleCandidateError):
         assert found.rules.keys() == set(NAMES)
-        assert default not in NAMES or shape_rule(request, default) is not None
+        assert default not in NAMES or shape_rule(case.request, default) is not None
         return
     assert [one.candidate for one in found.alternatives] == NAMES
     eligible = eligible_of(found)
     if found.reason is Reason.NO_CANDIDATE:
         assert (found.candidate, found.fallbacks, eligible) == (default, (), {})
-        assert shape_rule(request, found.candidate) is None
+        assert shape_rule(case.request, found.candidate) is None
         return
     returned = [found.candidate, *found.fallbacks]
     assert set(returned) <= eligible.keys()
     assert len(set(returned)) == len(returned)
-    assert way in (None, found.reason)
+    assert case.way in (None, found.reason)
     assert 0 < found.propensity <= 1
 
 
-@given(*every)
-def test_nothing_dearer_than_the_budgets_hold_while_anything_is_not(
-    request: RouteRequest,
-    policy: Policy,
-    situation: Situation,
-    default: str | None,
-    known: Estimates,
-    way: Reason | None,
-) -> None:
-    found = decided(request, policy, replace(situation, no_candidate=default), known, way)
+@given(asked)
+def test_nothing_dearer_than_the_budgets_hold_while_anything_is_not(case: Asked) -> None:
+    found = decided(*case)
     if isinstance(found, NoEligibleCandidateError) or found.reason is Reason.NO_CANDIDATE:
         return
     eligible = eligible_of(found)
-    affordable = {name for name, one in eligible.items() if held_against(request, one) <= situation.most_usd}
+    affordable = {name for name, one in eligible.items() if held_against(case.request, one) <= case.situation.most_usd}
     if affordable:
         assert {found.candidate, *found.fallbacks} == affordable
     else:
         assert found.expected_cost_usd == min(one.expected_cost_usd or 0.0 for one in eligible.values())
 
 
-@given(*every)
-def test_the_same_comes_of_the_same(
-    request: RouteRequest,
-    policy: Policy,
-    situation: Situation,
-    default: str | None,
-    known: Estimates,
-    way: Reason | None,
-) -> None:
-    situation = replace(situation, no_candidate=default)
-    one, other = (repr(decided(request, policy, situation, known, way)) for _ in range(2))
+@given(asked)
+def test_the_same_comes_of_the_same(case: Asked) -> None:
+    one, other = (repr(decided(*case)) for _ in range(2))
     assert one == other
 
 
@@ -266,17 +256,10 @@ def test_what_a_default_is_told_to_cost_keeps_the_caller_s_limit_too() -> None:
     assert isinstance(found, NoEligibleCandidateError)
 
 
-@given(*every)
-def test_no_decision_carries_a_cost_above_its_limit(
-    request: RouteRequest,
-    policy: Policy,
-    situation: Situation,
-    default: str | None,
-    known: Estimates,
-    way: Reason | None,
-) -> None:
-    situation = replace(situation, no_candidate=default, asked=policy)
-    found = decided(request, policy, situation, known, way)
+@given(asked)
+def test_no_decision_carries_a_cost_above_its_limit(case: Asked) -> None:
+    policy = case.policy
+    found = decided(*case._replace(situation=replace(case.situation, asked=policy)))
     if isinstance(found, Decision) and policy.max_cost_usd is not None:
         assert found.held_usd is not None
         assert found.expected_cost_usd is not None
