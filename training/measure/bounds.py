@@ -49,7 +49,8 @@ def rate_upper(
     approximate, and its coverage is simulated in the tests.
 
     A log that never tries what is asked about shows no failure of it. So where the weights sum to less than the requests
-    by more than chance explains, what is lacking counts as failed.
+    by more than chance explains, what is lacking counts as failed, request by request: with the variance that so many failures
+    have.
     """
     n = len(losses)
     shares = np.ones(n) if shares is None else shares
@@ -72,12 +73,11 @@ def rate_upper(
     if y >= total:
         return RateBound(1.0, 1.0, 0.0)
     mean = (y + one_more) / (total + one_more)
+    typical = float((shares**2).sum()) / total
     variance = float(((failed - mean * size) ** 2).sum()) + (one_more * (1.0 - mean)) ** 2
+    variance += lacking * typical * max(1.0 - 2.0 * mean, 0.0)  # (1 - mean)^2 instead of mean^2, of each
     both = mean * (1.0 - mean) * (total + one_more) ** 2 / variance
-    upper = _beta_upper(mean * both, (1.0 - mean) * both, delta)
-    # What is lacking is counted, and varies by nothing: the requests that were seen do not become more by it.
-    effective = min(max(both - 1.0, 0.0), float((seen & (shares > 0)).sum()))
-    return RateBound(y / total, upper, effective)
+    return RateBound(y / total, _beta_upper(mean * both, (1.0 - mean) * both, delta), max(both - 1.0, 0.0))
 
 
 def _typical_failing(failed: Floats, weighed: Floats) -> float:

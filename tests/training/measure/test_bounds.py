@@ -78,6 +78,16 @@ def test_shares_say_how_many_requests_one_stands_for() -> None:
     assert same.upper == pytest.approx(rate_upper(losses, ones(3), np.arange(3), 0.1).upper)
 
 
+@pytest.mark.parametrize(("never", "failed"), [(1, 0), (3, 0), (5, 4)])
+def test_requests_that_were_never_tried_bound_as_so_many_failures_do(never: int, failed: int) -> None:
+    weights, losses = np.ones(90), np.zeros(90)
+    weights[:never], losses[never : never + failed] = 0.0, 1.0
+    found = rate_upper(losses, weights, np.arange(90), 0.1)
+    assert found.rate == pytest.approx((never + failed) / 90)
+    assert found.upper == pytest.approx(clopper_pearson_upper(never + failed, 90, 0.1))
+    assert found.effective == pytest.approx(90)
+
+
 def test_what_was_never_tried_counts_as_failed() -> None:
     # A log that claims certainty has an outcome for a fifth of the requests: the rest is no matter of chance.
     weights = (np.arange(100) < 20).astype(np.float64)
