@@ -11,6 +11,7 @@ ARGS   ?=
 HOST   ?= 127.0.0.1
 PORT   ?= 8080
 BUNDLE ?= models/current
+PINNED := --constraint constraints.txt --editable '.[train,notebooks,dev]'
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train serve test check notebook benchmark bench-serve mlflow clean
@@ -24,8 +25,9 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; ok = (3, 11) <= v <= (3, 13); ok or sys.exit(f"Python 3.11 to 3.13 is needed, {sys.executable} is {v[0]}.{v[1]}: make PYTHON=/path/to/python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 	# torch by itself first: asked for by another package, an unpinned torch brings gigabytes of CUDA with it
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,notebooks,dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt torch==2.13.0 uv
+	# the rest by uv, in a fifth of the time; where it finds no package index (it does not read pip's configuration), by pip
+	$(BIN)/uv pip install --quiet --python $(BIN)/python $(PINNED) || $(BIN)/python -m pip install --quiet $(PINNED)
 	@touch $@
 
 train: $(READY) ## Train a router and write models/current (DATA=path for your own log, else a simulated one)

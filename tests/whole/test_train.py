@@ -192,7 +192,7 @@ import sys
 class Absent:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {{"torch", "sklearn", "lightgbm", "pandas", "mlflow", "onnx", "scipy", "rich",
-                                  "sentence_transformers", "training", "pandera", "pyarrow", "matplotlib", "jinja2"}}:
+                                  "sentence_transformers", "training", "pyarrow", "matplotlib", "jinja2"}}:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Absent())
 from serving.decide.router import Router

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pandera.errors
-import pandera.pandas as pa
 
+from serving.bundle.arrays import Floats
 from training.logs import typed
 from training.logs.cells import blank
 from training.logs.failures import Failure, failed, report
@@ -30,6 +29,7 @@ from training.logs.typed import Mask
 _TEXTS = ("request_id", "candidate", "session_id", "workflow")
 _NUMBERS = ("quality", "cost_usd", "input_tokens", "output_tokens", "latency_ms", "propensity")
 _TOKENS = ("input_tokens", "output_tokens")
+_WORDS = {"status": ("success", "error"), "split": ("train", "test")}
 # float64 holds every whole number up to here, so reading a count as a float loses nothing.
 _MAX_TOKENS = 2**53
 
@@ -58,7 +58,9 @@ def validate(
     failures += _check(coerced)
     failures.sort(key=lambda failure: COLUMNS.index(failure.field))
     good = ~failed(failures, len(raw))
-    skipped = pd.concat([unreadable_rows(source, unreadable), report(table, failures, source, numbers)])
+    skipped = report(table, failures, source, numbers)
+    if unreadable:
+        skipped = pd.concat([unreadable_rows(source, unreadable), skipped])
     part = Outcomes(
         frame=coerced[good].reset_index(drop=True).astype(dict.fromkeys(_TOKENS, "Int64")),
         skipped=skipped.sort_values("row", kind="stable", ignore_index=True),
@@ -136,60 +138,21 @@ def _coerce(table: pd.DataFrame) -> tuple[pd.DataFrame, list[Failure]]:
     return frame, [*failures, Failure("prompt", "no prompt", empty)]
 
 
-def _schema() -> Any:
-    """Types and ranges of the coerced table; each check's error is the reason a row is skipped for."""
-    check = pa.Check
-
-    def tokens(name: str) -> Any:
-        whole = check(lambda cell: cell % 1 == 0, error=f"{name} is not a whole number")
-        large = check.le(_MAX_TOKENS, error=f"{name} is too large")
-        return pa.Column(float, [check.ge(0, error=f"{name} is negative"), large, whole], nullable=True)
-
-    def amount(name: str) -> Any:
-        return pa.Column(float, check.ge(0, error=f"{name} is negative"), nullable=True)
-
-    statuses = check.isin(("success", "error"), error="status is neither success nor error")
-    splits = check.isin(("train", "test"), error="split is neither train nor test")
-    return pa.DataFrameSchema(
-        {
-            "request_id": pa.Column(str, nullable=False),
-            "prompt": pa.Column(str, nullable=True),
-            "messages": pa.Column(object, nullable=True),
-            "candidate": pa.Column(str, nullable=False),
-            "quality": pa.Column(float, check.in_range(0, 1, error="quality outside [0, 1]"), nullable=True),
-            "cost_usd": amount("cost_usd"),
-            "input_tokens": tokens("input_tokens"),
-            "output_tokens": tokens("output_tokens"),
-            "latency_ms": amount("latency_ms"),
-            "timestamp": pa.Column(pd.DatetimeTZDtype("us", "UTC"), nullable=True),
-            "session_id": pa.Column(str, nullable=True),
-            "workflow": pa.Column(str, nullable=True),
-            "propensity": pa.Column(
-                float,
-                check.in_range(0, 1, include_min=False, error="propensity outside (0, 1]"),
-                nullable=True,
-            ),
-            "status": pa.Column(str, statuses, nullable=False),
-            "split": pa.Column(str, splits, nullable=True),
-        },
-        strict=True,
-        ordered=True,
-    )
-
-
 def _check(frame: pd.DataFrame) -> list[Failure]:
-    """Run the schema; one failure per (column, check) that some row did not pass."""
-    try:
-        _schema().validate(frame, lazy=True)
-    except pandera.errors.SchemaErrors as error:
-        cases: pd.DataFrame = error.failure_cases
-        if cases["index"].isna().any():  # a whole column of the wrong type: coercion is broken, not the data
-            raise
-    else:
-        return []
-    failures = []
-    for (name, check), group in cases.groupby(["column", "check"], sort=False):
-        mask = np.zeros(len(frame), dtype=bool)
-        mask[group["index"].to_numpy(dtype="int64")] = True
-        failures.append(Failure(str(name), f"no {name}" if check == "not_nullable" else str(check), mask))
-    return failures
+    """What a column of the coerced table may not hold; each reason is the one that a row is skipped for."""
+    failures = [Failure(name, f"no {name}", frame[name].isna().to_numpy()) for name in ("request_id", "candidate")]
+
+    def refuse(name: str, reason: str, wrong: Callable[[Floats], Mask]) -> None:
+        failures.append(Failure(name, reason, wrong(frame[name].to_numpy())))  # no comparison holds of a NaN
+
+    refuse("quality", "quality outside [0, 1]", lambda cells: (cells < 0) | (cells > 1))
+    refuse("propensity", "propensity outside (0, 1]", lambda cells: (cells <= 0) | (cells > 1))
+    for name in ("cost_usd", "latency_ms", *_TOKENS):
+        refuse(name, f"{name} is negative", lambda cells: cells < 0)
+    for name in _TOKENS:
+        refuse(name, f"{name} is too large", lambda cells: cells > _MAX_TOKENS)
+        refuse(name, f"{name} is not a whole number", lambda cells: np.mod(cells, 1) > 0)
+    for name, allowed in _WORDS.items():
+        strange = frame[name].notna() & ~frame[name].isin(allowed)
+        failures.append(Failure(name, f"{name} is neither {allowed[0]} nor {allowed[1]}", strange.to_numpy()))
+    return [failure for failure in failures if failure.mask.any()]

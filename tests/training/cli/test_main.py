@@ -16,7 +16,7 @@ from training.logs import rescale
 from training.quality import checks
 
 HEAVY = (
-    "lightgbm", "litellm", "matplotlib", "mlflow", "numpy", "onnx", "onnxruntime", "pandas", "pandera", "pyarrow", "scipy",
+    "lightgbm", "litellm", "matplotlib", "mlflow", "numpy", "onnx", "onnxruntime", "pandas", "pyarrow", "scipy",
     "sklearn", "sqlalchemy", "tiktoken", "tokenizers", "torch",
 )  # fmt: skip
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
