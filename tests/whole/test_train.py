@@ -131,7 +131,7 @@ def test_the_splits_can_be_switched_off_and_say_why_they_have_no_figures(tmp_pat
     log["timestamp"] = None
     log["workflow"] = "only"
     log.to_json(tmp_path / "bare.jsonl", orient="records", lines=True)
-    bare = ["run", "--data", tmp_path / "bare.jsonl", "--out", tmp_path / "m", *FAST]
+    bare = ["run", "--data", tmp_path / "bare.jsonl", "--out", tmp_path / "m", *FAST, "--set", "evaluate.resamples=50"]
     finished = router_train_here(*bare)
     assert finished.returncode == 0, finished.stderr
     said = " ".join(finished.stdout.split())
@@ -206,8 +206,9 @@ print(Router.load({str(trained.bundle)!r}).route("Translate to French: good morn
 def test_a_second_run_embeds_nothing_and_gives_the_same_figures(tmp_path: Path) -> None:
     small_log(tmp_path / "log.jsonl")
     runs = []
-    for out in ("a", "b"):
-        finished = router_train("run", "--data", tmp_path / "log.jsonl", "--out", tmp_path / out, *FAST)
+    for out, command in (("a", router_train_here), ("b", router_train)):  # the second in a process with other hashes
+        resamples = ["--set", "evaluate.resamples=50"]
+        finished = command("run", "--data", tmp_path / "log.jsonl", "--out", tmp_path / out, *FAST, *resamples)
         assert finished.returncode == 0, finished.stderr
         runs.append(open_bundle(tmp_path / out / "current").manifest)
     assert runs[0].metrics == runs[1].metrics
@@ -246,9 +247,7 @@ def test_a_log_without_complete_requests_says_what_is_missing(tmp_path: Path) ->
     log = small_log(tmp_path / "log.jsonl", 1200)
     counts = log.groupby("request_id")["candidate"].transform("size")
     log[counts == 1].to_json(tmp_path / "single.jsonl", orient="records", lines=True, date_format="iso")
-    finished = router_train_here(
-        "run", "--data", tmp_path / "single.jsonl", "--out", tmp_path / "m", *FAST, "--set", "evaluate.splits=false"
-    )
+    finished = router_train_here("run", "--data", tmp_path / "single.jsonl", "--out", tmp_path / "m", *QUICK)
     assert finished.returncode == 0, finished.stderr
     assert "no test request has a judged, costed outcome of every candidate" in finished.stdout.replace("\n", " ")
     assert "off-policy, outcome-router: quality" in finished.stdout.replace("\n", " ")
@@ -307,7 +306,7 @@ def test_parity_holds_on_public_data_and_the_router_is_no_worse_than_the_table(
 ) -> None:
     quick = ("fit.estimators=workflow-table,table+low-rank,logistic,lightgbm-long,knn", "evaluate.splits=false")
     options = [word for one in quick for word in ("--set", one)]
-    finished = router_train("run", "--data", public_data / name, "--out", tmp_path, "--no-track", *options)
+    finished = router_train_here("run", "--data", public_data / name, "--out", tmp_path, "--no-track", *options)
     assert finished.returncode == 0, finished.stderr
     metrics = open_bundle(tmp_path / "current").manifest.metrics
     assert metrics["aiq"] > metrics["aiq_zero_router"]

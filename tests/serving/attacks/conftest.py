@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +27,7 @@ from benchmarks.serving.watch import Stall, resident_mib, ticking
 from serving.state.rulebook import digest_of
 from tests import fake_bundle
 from tests.patience import PATIENCE, reserved_port, until
+from tests.processes import serve
 
 ROOT = Path(__file__).parents[3]
 # Drift would warn of what attacks send, and that is not what they are about.
@@ -39,10 +39,15 @@ class Attacked:
     """A `router-serve` that runs: `store` is its SQLite file (or URL), `log` what it has written to standard error."""
 
     client: httpx.Client
-    process: subprocess.Popen[bytes]
+    process: BaseProcess
     store: Path | str
     log: Path
     url: str
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
 
     def post(self, path: str, body: object, key: str | None = None) -> httpx.Response:
         """POST of bytes as they are, or of anything else as JSON; `key` is an API key's text."""
@@ -61,14 +66,14 @@ class Attacked:
 
     def memory(self) -> int:
         """Bytes of the process in memory; where there are workers, with theirs."""
-        return int(2**20 * sum(map(resident_mib, (self.process.pid, *_children(self.process.pid)))))
+        return int(2**20 * sum(map(resident_mib, (self.pid, *_children(self.pid)))))
 
     @contextmanager
     def ticking(self) -> Iterator[Stall]:
         """Asks for /healthz on a connection of its own while the block runs."""
         port = self.client.base_url.port
         assert port is not None
-        with ticking(port, self.process.pid) as stall:
+        with ticking(port, self.pid) as stall:
             yield stall
 
 
@@ -111,21 +116,20 @@ def running(
         Path(str(given["policies"])).write_text(rules, encoding="utf-8")
     with reserved_port() as port:
         options = [_option(name, value) for name, value in {**given, "port": port}.items()]
-        command = [sys.executable, "-c", "from serving.cli import main; main()", *options]
         surroundings = {**os.environ, **_NEVER, "TMPDIR": str(folder), **(environment or {})}
-        with log.open("wb") as stderr:
-            process = subprocess.Popen(command, cwd=ROOT, env=surroundings, stderr=stderr, start_new_session=True)
+        process = serve(options, log, surroundings, ROOT)
+        assert process.pid is not None
         url = f"http://127.0.0.1:{port}"
         try:
             with httpx.Client(base_url=url, timeout=PATIENCE) as client:
-                until(lambda: _ready(client) or process.poll() is not None, "ready")
-                assert process.poll() is None, log.read_text()
+                until(lambda: _ready(client) or not process.is_alive(), "ready")
+                assert process.is_alive(), log.read_text()
                 store = given["store"]
                 yield Attacked(client, process, store if isinstance(store, Path) else str(store), log, url)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # its workers as well
-            process.wait(PATIENCE)
+            process.join(PATIENCE)
 
 
 @pytest.fixture(scope="session")

@@ -91,7 +91,7 @@ def test_a_restart_changes_no_balance_and_late_feedback_corrects_it(attacked: At
     ids = [first.route(**BEST)["id"] for _ in range(3)]
     before = budget(first)["left_usd"]
     first.process.kill()
-    first.process.wait(PATIENCE)
+    first.process.join(PATIENCE)
     again = attacked(rules=REJECT)
     assert budget(again)["left_usd"] == before
     until(lambda: again.post("/v1/feedback", {"decision_id": ids[0], "cost_usd": 0.5}).status_code in (200, 404))
