@@ -135,14 +135,24 @@ def router_train_here(*arguments: str | Path) -> subprocess.CompletedProcess[str
     return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
 
 
+# Settings of a run of training whose figures nobody looks at.
+QUICK = (
+    "fit.estimators=workflow-table,ridge",
+    "evaluate.splits=false",
+    "evaluate.resamples=50",
+    "calibrate.method=sigmoid",
+)
+
+
+def setting(*values: str) -> list[str]:
+    """The options of `router-train` that set these."""
+    return [word for value in values for word in ("--set", value)]
+
+
 def tracked_in(folder: Path) -> list[str]:
     """The options that keep a run's tracking inside a folder."""
-    return [
-        "--set",
-        f"tracking.uri=sqlite:///{folder / 'mlruns' / 'mlflow.db'}",
-        "--set",
-        f"tracking.artifacts={folder / 'mlruns' / 'artifacts'}",
-    ]
+    mlruns = folder / "mlruns"
+    return setting(f"tracking.uri=sqlite:///{mlruns / 'mlflow.db'}", f"tracking.artifacts={mlruns / 'artifacts'}")
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
+from weakref import WeakValueDictionary
 
 import numpy as np
 import onnxruntime as ort
@@ -45,6 +47,15 @@ class Encoder:
         self.max_tokens = max_tokens
         self.dim: int = self._session.get_outputs()[0].shape[1]
 
+    @classmethod
+    def of(cls, onnx: bytes, tokenizer: bytes, max_tokens: int, threads: int = 1) -> Encoder:
+        """The encoder of these files; one that is in use is shared, as bundles often have the same."""
+        key = (hashlib.sha256(onnx).digest(), hashlib.sha256(tokenizer).digest(), max_tokens, threads)
+        encoder = _IN_USE.get(key)
+        if encoder is None:
+            encoder = _IN_USE[key] = cls(onnx, tokenizer, max_tokens, threads)
+        return encoder
+
     def encode(self, texts: Sequence[str]) -> Floats32:
         """(n, dim) float32, one row per text, in the order given."""
         cut = [head_and_tail(text, self.max_tokens * CHARS_PER_WINDOW_TOKEN) for text in texts]
@@ -79,6 +90,9 @@ class Encoder:
         feed = {name: known[name] if name in known else np.zeros_like(tokens) for name in self._inputs}
         output: Floats32 = self._session.run(None, feed)[0]
         return output
+
+
+_IN_USE: WeakValueDictionary[tuple[bytes, bytes, int, int], Encoder] = WeakValueDictionary()
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:

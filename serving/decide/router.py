@@ -49,7 +49,7 @@ class Router:
             )
         self.bundle = Bundle(bundle.folder, manifest)  # what was read of it is held by the graphs now
         try:
-            self.encoder = Encoder(
+            self.encoder = Encoder.of(
                 bundle.read("encoder.onnx"), bundle.read("tokenizer.json"), manifest.encoder.max_tokens, threads
             )
             self._head = onnx_session(bundle.read("head.onnx"), threads)

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.simulated.loop import close_loop
 from serving.bundle.manifest import open_bundle
-from tests.conftest import ROOT, router_train_here
+from tests.conftest import ROOT, router_train_here, setting
 from training.config import DEFAULTS, load_params
 from training.logs.sources import reading
 from training.prices.catalogue import load_catalogue
@@ -59,9 +59,8 @@ def test_every_decision_is_in_the_store_with_its_feedback(figures: dict[str, Any
 
 
 def test_router_train_takes_the_store_as_it_is(figures: dict[str, Any], folder: Path) -> None:
-    settings = [part for override in FAST for part in ("--set", override)]
     store = folder / "decisions.db"
-    finished = router_train_here("run", "--data", store, "--out", folder / "models", "--no-track", *settings)
+    finished = router_train_here("run", "--data", store, "--out", folder / "models", "--no-track", *setting(*FAST))
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert f"{figures['requests']['served']:,} rows read as decisions" in finished.stdout
     assert not open_bundle(folder / "models" / "current").manifest.simulated

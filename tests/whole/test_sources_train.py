@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import router_train_here
+from tests.conftest import QUICK, router_train_here, setting
 
 PRICES = {"gpt-4o-mini": 0.0002, "gpt-4o": 0.004}
 TOPICS = ("invoices", "refunds", "contracts", "deliveries", "passwords", "holidays", "meetings")
@@ -96,7 +96,7 @@ def test_its_export_trains_a_router(tmp_path: Path, write: Callable[[dict[str, A
             for name, price in (("gpt-4o-mini", 0.15), ("gpt-4o", 2.5))
         )
     )
-    quick = ["--set", "fit.estimators=workflow-table,ridge", "--set", "evaluate.splits=false", "--no-track"]
+    quick = [*setting(*QUICK), "--no-track"]
     done = router_train_here("run", "--data", log, "--catalogue", prices, "--out", tmp_path / "models", *quick)
     assert done.returncode == 0, done.stderr
     assert f"480 rows read as {format}: 480 used, 0 skipped" in done.stdout

@@ -17,10 +17,10 @@ from serving.api.app import create_app
 from serving.bundle.manifest import open_bundle
 from serving.decide.router import Router
 from serving.settings import Settings
-from tests.conftest import ROOT, Trained, router_train, router_train_here, tracked_in
+from tests.conftest import QUICK, ROOT, Trained, router_train, router_train_here, setting, tracked_in
 
-FAST = ["--no-track", "--set", "fit.estimators=workflow-table,logistic"]
-QUICK = [*FAST, "--set", "evaluate.splits=false", "--set", "evaluate.resamples=50"]  # where neither is looked at
+FAST = ["--no-track", *setting("fit.estimators=workflow-table,ridge", "evaluate.resamples=50")]
+UNSEEN = ["--no-track", *setting(*QUICK)]
 
 
 def small_log(path: Path, requests: int = 900) -> pd.DataFrame:
@@ -131,7 +131,7 @@ def test_the_splits_can_be_switched_off_and_say_why_they_have_no_figures(tmp_pat
     log["timestamp"] = None
     log["workflow"] = "only"
     log.to_json(tmp_path / "bare.jsonl", orient="records", lines=True)
-    bare = ["run", "--data", tmp_path / "bare.jsonl", "--out", tmp_path / "m", *FAST, "--set", "evaluate.resamples=50"]
+    bare = ["run", "--data", tmp_path / "bare.jsonl", "--out", tmp_path / "m", *FAST]
     finished = router_train_here(*bare)
     assert finished.returncode == 0, finished.stderr
     said = " ".join(finished.stdout.split())
@@ -207,8 +207,7 @@ def test_a_second_run_embeds_nothing_and_gives_the_same_figures(tmp_path: Path) 
     small_log(tmp_path / "log.jsonl")
     runs = []
     for out, command in (("a", router_train_here), ("b", router_train)):  # the second in a process with other hashes
-        resamples = ["--set", "evaluate.resamples=50"]
-        finished = command("run", "--data", tmp_path / "log.jsonl", "--out", tmp_path / out, *FAST, *resamples)
+        finished = command("run", "--data", tmp_path / "log.jsonl", "--out", tmp_path / out, *FAST)
         assert finished.returncode == 0, finished.stderr
         runs.append(open_bundle(tmp_path / out / "current").manifest)
     assert runs[0].metrics == runs[1].metrics
@@ -223,7 +222,7 @@ def test_a_held_out_file_is_the_test_part(tmp_path: Path) -> None:
     later = log[log["request_id"] >= cut]
     later.to_json(tmp_path / "test.jsonl", orient="records", lines=True, date_format="iso")
     finished = router_train_here(
-        "run", "--data", tmp_path / "train.jsonl", "--test", tmp_path / "test.jsonl", "--out", tmp_path / "m", *QUICK
+        "run", "--data", tmp_path / "train.jsonl", "--test", tmp_path / "test.jsonl", "--out", tmp_path / "m", *UNSEEN
     )
     assert finished.returncode == 0, finished.stderr
     metrics = open_bundle(tmp_path / "m" / "current").manifest.metrics
@@ -283,7 +282,7 @@ def test_a_failed_export_leaves_no_bundle_and_keeps_the_current_one(tmp_path: Pa
     assert good.returncode == 0, good.stderr
     before = (tmp_path / "m" / "current").resolve()
     bad = router_train_here(
-        "run", "--data", tmp_path / "log.jsonl", "--out", tmp_path / "m", *QUICK, "--set", "export.tolerance=0.0"
+        "run", "--data", tmp_path / "log.jsonl", "--out", tmp_path / "m", *UNSEEN, "--set", "export.tolerance=0.0"
     )
     assert bad.returncode == 2
     assert "the exported graph gives" in bad.stderr.replace("\n", " ")
@@ -293,7 +292,7 @@ def test_a_failed_export_leaves_no_bundle_and_keeps_the_current_one(tmp_path: Pa
 
 def test_tracking_goes_where_it_is_told(tmp_path: Path) -> None:
     small_log(tmp_path / "log.jsonl")
-    arguments = ["run", "--data", tmp_path / "log.jsonl", "--out", tmp_path / "m", *QUICK[1:], *tracked_in(tmp_path)]
+    arguments = ["run", "--data", tmp_path / "log.jsonl", "--out", tmp_path / "m", *UNSEEN[1:], *tracked_in(tmp_path)]
     finished = router_train_here(*arguments)
     assert finished.returncode == 0, finished.stderr
     assert "MLflow model router version 1 (champion)" in finished.stdout
@@ -305,8 +304,7 @@ def test_parity_holds_on_public_data_and_the_router_is_no_worse_than_the_table(
     public_data: Path, name: str, tmp_path: Path
 ) -> None:
     quick = ("fit.estimators=workflow-table,table+low-rank,logistic,lightgbm-long,knn", "evaluate.splits=false")
-    options = [word for one in quick for word in ("--set", one)]
-    finished = router_train_here("run", "--data", public_data / name, "--out", tmp_path, "--no-track", *options)
+    finished = router_train_here("run", "--data", public_data / name, "--out", tmp_path, "--no-track", *setting(*quick))
     assert finished.returncode == 0, finished.stderr
     metrics = open_bundle(tmp_path / "current").manifest.metrics
     assert metrics["aiq"] > metrics["aiq_zero_router"]

@@ -58,7 +58,7 @@ class EncoderFiles:
 
     def encoder(self, threads: int = 1) -> Encoder:
         """What embeds with these files."""
-        return Encoder(self.onnx.read_bytes(), self.tokenizer.read_bytes(), self.spec.max_tokens, threads)
+        return Encoder.of(self.onnx.read_bytes(), self.tokenizer.read_bytes(), self.spec.max_tokens, threads)
 
     def fingerprint(self) -> str:
         """sha256 over both files: embeddings are cached under it."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+from pathlib import Path
+from weakref import ref
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -66,3 +70,14 @@ def test_a_batch_larger_than_one_run_keeps_its_order(encoder: Encoder) -> None:
     words = [WORDS[1 + row % (len(WORDS) - 1)] for row in range(3_000)]
     embeddings = encoder.encode([f"{word} " * (1 + row % 20) for row, word in enumerate(words)])
     assert [WORDS[column] for column in embeddings.argmax(axis=1)] == words
+
+
+def test_one_encoder_serves_all_bundles_that_have_the_same(tmp_path: Path) -> None:
+    folder = fake_bundle.build(tmp_path)
+    files = (folder / "encoder.onnx").read_bytes(), (folder / "tokenizer.json").read_bytes()
+    first, other = Encoder.of(*files, MAX_TOKENS), Encoder.of(*files, MAX_TOKENS - 1)
+    assert Encoder.of(*files, MAX_TOKENS) is first is not other
+    gone = ref(first)
+    del first
+    gc.collect()
+    assert gone() is None, "an encoder that nobody uses is kept"

@@ -17,7 +17,7 @@ from serving.bundle.manifest import Bundle, BundleError, Objective, open_bundle,
 from serving.decide.decision import Estimates
 from serving.decide.router import Router
 from tests import fake_bundle
-from tests.conftest import ROOT, tracked_in
+from tests.conftest import ROOT, setting, tracked_in
 from tests.fake_bundle import LARGE, OPEN, SMALL
 from training.cli.main import app
 from training.config import load_params
@@ -376,7 +376,7 @@ class Runs:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     folder = tmp_path_factory.mktemp("promote")
     simulated = ["simulate.requests=900", "simulate.candidates=qwen3.5-9b,gpt-6-luna,claude-opus-5-5"]
-    made = command("simulate", folder / "good.jsonl", *(word for item in simulated for word in ("--set", item)))
+    made = command("simulate", folder / "good.jsonl", *setting(*simulated))
     assert made.exit_code == 0, made.stderr
     log = pd.read_json(folder / "good.jsonl", lines=True)
     asked = log.groupby("request_id")["timestamp"].transform("min")
@@ -384,7 +384,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     turned = log.assign(quality=log["quality"].where(~early, 1 - log["quality"]))
     turned.to_json(folder / "turned.jsonl", orient="records", lines=True, date_format="iso")
     few = ("fit.estimators=workflow-table", "evaluate.resamples=200", "evaluate.splits=false")
-    fast = [*(word for item in few for word in ("--set", item)), *tracked_in(folder)]
+    fast = [*setting(*few), *tracked_in(folder)]
     printed = []
     for name in ("good", "good", "turned"):
         finished = command("run", "--data", folder / f"{name}.jsonl", "--out", folder / "models", *fast)

@@ -24,7 +24,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conftest import router_train_here
+from tests.conftest import QUICK, router_train_here, setting
 from tests.examples import examples
 from training.logs.outcomes import OutcomeError, Outcomes
 from training.logs.repeats import concat
@@ -742,8 +742,7 @@ def test_one_command_trains_a_router_on_an_export(tmp_path: Path) -> None:
             good = model == "gpt-4o" or n % 3 > 0
             scores.append(score(f"s-{id}", 5 if good else 1, trace_id=f"t{n}", observation_id=id))
     export(tmp_path / "langfuse", rows, scores)
-    arguments = ["run", "--data", tmp_path / "langfuse", "--out", tmp_path / "models", "--no-track"]
-    arguments += ["--set", "fit.estimators=workflow-table,logistic", "--set", "evaluate.splits=false"]
+    arguments = ["run", "--data", tmp_path / "langfuse", "--out", tmp_path / "models", "--no-track", *setting(*QUICK)]
     refused = router_train_here(*arguments)
     assert refused.returncode == 2
     assert "--score-rule minmax:WORST:BEST" in refused.stderr
