@@ -19,7 +19,7 @@ from serving.store.tables import DECISIONS, FEEDBACK
 from serving.store.writer import StoreFullError
 from tests import fake_bundle
 from tests.fake_bundle import LARGE
-from tests.patience import until
+from tests.patience import PATIENCE, until
 
 PROBLEM = "application/problem+json"
 
@@ -185,7 +185,7 @@ def test_what_is_not_on_disk_in_time_is_a_503_and_counted_once_it_is(folder: Pat
             response = client.post("/v1/feedback", json={"decision_id": late, "cost_usd": 0.5})
             assert response.status_code == 503
             connection.rollback()
-        client.app.state.service.store.close()  # type: ignore[attr-defined]
+        client.app.state.service.store.close(PATIENCE)  # type: ignore[attr-defined]
         assert "0.5" in next(
             line for line in client.get("/metrics").text.splitlines() if "actual" in line and "#" not in line
         )

@@ -9,6 +9,7 @@ import pytest
 
 from serving.store.engine import open_engine
 from serving.store.writer import DecisionStore
+from tests.patience import PATIENCE
 from tests.postgres_server import needs_postgres, own_database
 
 
@@ -24,4 +25,4 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def store(url: str) -> Iterator[DecisionStore]:
     made = DecisionStore(open_engine(url))
     yield made
-    made.close()
+    made.close(PATIENCE)

@@ -63,7 +63,7 @@ def test_several_stores_never_take_the_same_money(url: str, store: DecisionStore
         came = list(
             pool.map(lambda n: stores[n].take(charge(f"d{n}", 0.03, DAY, KEY, most=1.0)).result(PATIENCE), range(200))
         )
-    other.close()
+    other.close(PATIENCE)
     assert came.count(None) == 33
     assert totals(store, DAY, KEY) == [Totals(units(0.99), 0, 33)] * 2
 
@@ -90,8 +90,8 @@ def test_who_watches_is_told_what_was_written_and_what_others_spent(url: str) ->
     until(lambda: any(mine in written for _, written in told))
     assert other.take(charge("b", 0.5)).result(PATIENCE) is None
     until(lambda: told[-1] == ({DAY: Totals(units(0.75), 0, 2)}, []))
-    store.close()
-    other.close()
+    store.close(PATIENCE)
+    other.close(PATIENCE)
 
 
 def test_what_a_full_queue_has_no_room_for_is_charged_in_sum(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_what_a_full_queue_has_no_room_for_is_charged_in_sum(tmp_path: Path) -> 
         assert store.waiting + len(told) <= 4  # one more may be in the writer's hands
         connection.rollback()
     until(lambda: totals(store, DAY, KEY) == [Totals(units(2.0), 0, 200), Totals(units(1.0), 0, 100)])
-    store.close()
+    store.close(PATIENCE)
     assert sum(one.amount for one in told) == units(2.0)  # so that nothing counts as waiting any more
     assert sum(one.decisions for one in told) == 200
     assert len(stored(str(tmp_path / "d.db"), CHARGES)) < 20

@@ -52,7 +52,7 @@ def test_feedback_on_what_is_not_there_is_unknown(url: str) -> None:
     assert isinstance(told(store, feedback("none"))[0], UnknownDecisionError)
     assert isinstance(told(store, feedback("d1"), key="b")[0], UnknownDecisionError)
     assert told(store, feedback("d1"), key="a") == [{"quality"}]
-    store.close()
+    store.close(PATIENCE)
     assert len(stored(url, FEEDBACK)) == 1
 
 
@@ -63,8 +63,8 @@ def test_feedback_waits_for_a_decision_that_another_process_has_yet_to_write(url
     assert not waiting.done()
     other.decided(decision())
     assert waiting.result(PATIENCE) == {"quality"}
-    store.close()
-    other.close()
+    store.close(PATIENCE)
+    other.close(PATIENCE)
 
 
 def test_a_decision_that_never_comes_is_looked_for_a_few_times(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_a_decision_that_never_comes_is_looked_for_a_few_times(tmp_path: Path) -
     store = DecisionStore(engine, late_seconds=3.2)
     assert isinstance(told(store, feedback("none"))[0], UnknownDecisionError)
     assert len(begun) <= 9  # at once, after .05, .1, .2, … s
-    store.close()
+    store.close(PATIENCE)
 
 
 def test_two_stores_on_one_database_agree_on_what_is_new(url: str, store: DecisionStore) -> None:
@@ -84,7 +84,7 @@ def test_two_stores_on_one_database_agree_on_what_is_new(url: str, store: Decisi
     with ThreadPoolExecutor(8) as pool:
         stores = (store, other) * 40
         came = list(pool.map(lambda n: acknowledged(stores[n], feedback(f"d{n // 2}"))[0], range(80)))
-    other.close()
+    other.close(PATIENCE)
     assert sum(came) == 40
     assert len(stored(url, FEEDBACK)) == 40
 
@@ -92,7 +92,7 @@ def test_two_stores_on_one_database_agree_on_what_is_new(url: str, store: Decisi
 def test_the_same_decision_twice_is_stored_once(url: str, store: DecisionStore) -> None:
     store.decided(decision())
     store.decided(decision(candidate="acme/large"))
-    store.close()
+    store.close(PATIENCE)
     assert [row["candidate"] for row in stored(url, DECISIONS)] == ["acme/small"]
 
 
@@ -100,14 +100,14 @@ def test_close_writes_what_waits_and_takes_nothing_more(url: str, store: Decisio
     for number in range(2_500):
         assert store.decided(decision(f"d{number:04}"))
     waiting = store.feedback([feedback("d0001")])
-    store.close()
+    store.close(PATIENCE)
     assert waiting[0].result(timeout=0) == {"quality"}
     assert len(stored(url, DECISIONS)) == 2_500
     assert not store.decided(decision("late"))
     assert store.dropped == 1
     with pytest.raises(StoreFullError, match="stopping"):
         store.feedback([feedback("late")])
-    store.close()  # a second time does nothing
+    store.close(PATIENCE)  # a second time does nothing
 
 
 def test_a_row_that_cannot_be_stored_harms_no_other(
@@ -117,7 +117,7 @@ def test_a_row_that_cannot_be_stored_harms_no_other(
     for row in broken:
         store.decided(row)
     assert acknowledged(store, feedback()) == [True]
-    store.close()
+    store.close(PATIENCE)
     assert {row["id"] for row in stored(url, DECISIONS)} == {f"d{n}" for n in range(40) if n != 13}
     assert store.refused == 1
     assert "1 rows were not stored" in caplog.text
@@ -137,7 +137,7 @@ def test_feedback_that_cannot_be_stored_is_not_acknowledged(url: str, store: Dec
 def test_text_that_a_database_cannot_hold_is_stored_without_it(url: str, store: DecisionStore) -> None:
     store.decided(decision(prompt="a\0b\ud800c"))
     store.decided(decision("d2", prompt="plain"))
-    store.close()
+    store.close(PATIENCE)
     first, second = stored(url, DECISIONS)
     assert (first["prompt"], second["prompt"]) == ("a\ufffdb\ufffdc", "plain")
 
@@ -171,7 +171,7 @@ def test_a_full_queue_drops_decisions_and_refuses_feedback(tmp_path: Path, monke
     until(lambda: store.waiting == 0)
     said = [feedback(f"d{n % 3}", quality=None, latency_ms=1.0 + n // 3) for n in range(5)]
     assert len(told(store, *said)) == 5, "an empty queue takes any batch"
-    store.close()
+    store.close(PATIENCE)
     assert len(stored(str(tmp_path / "d.db"), DECISIONS)) == 4
 
 
@@ -184,7 +184,7 @@ def test_a_queue_is_bounded_by_its_bytes_and_text_goes_first(tmp_path: Path, mon
     assert store.waiting_bytes <= 2_000_000, "what is being written counts"
     assert store.cut == 59
     held.set()
-    store.close()
+    store.close(PATIENCE)
     assert store.waiting_bytes == 0
     assert sum(row["prompt"] is not None for row in stored(str(tmp_path / "d.db"), DECISIONS)) == 1
 
@@ -199,7 +199,7 @@ def test_a_batch_of_feedback_is_taken_whole_or_not_at_all(tmp_path: Path, monkey
         store.feedback([feedback(f"d{n}") for n in range(3)])
     assert store.waiting == 1
     held.set()
-    store.close()
+    store.close(PATIENCE)
     assert stored(str(tmp_path / "d.db"), FEEDBACK) == []
 
 
@@ -223,7 +223,7 @@ def test_a_locked_database_is_tried_again(tmp_path: Path, monkeypatch: pytest.Mo
         assert store.failing
         connection.rollback()
     assert waiting.result(PATIENCE) == {"quality"}
-    store.close()
+    store.close(PATIENCE)
     assert len(stored(str(path), FEEDBACK)) == 1
 
 
@@ -257,7 +257,7 @@ def test_a_statement_that_waits_too_long_is_given_up_and_tried_again(
         monkeypatch.undo()  # a slow machine may have its time from here on
         connection.rollback()
     assert waiting.result(PATIENCE) == {"quality"}
-    store.close()
+    store.close(PATIENCE)
 
 
 def test_a_name_that_no_database_holds_is_the_same_when_it_is_told_again(url: str, store: DecisionStore) -> None:
@@ -281,7 +281,7 @@ def test_a_lost_connection_loses_nothing(postgres: str) -> None:
         with engine_of(postgres).connect() as connection:
             assert connection.execute(cut, {"name": sa.make_url(url).database}).all()
         assert acknowledged(store, feedback(f"d{number}")) == [True]
-    store.close()
+    store.close(PATIENCE)
     assert len(stored(url, FEEDBACK)) == 6
 
 
@@ -293,7 +293,7 @@ def test_who_stops_waiting_does_not_stop_the_writing(tmp_path: Path, monkeypatch
     assert not waiting.cancel()
     held.set()
     assert waiting.result(PATIENCE) == {"quality"}
-    store.close()
+    store.close(PATIENCE)
 
 
 def test_a_decision_is_never_behind_its_feedback(tmp_path: Path) -> None:
@@ -309,5 +309,5 @@ def test_a_decision_is_never_behind_its_feedback(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(one, range(100))) == {1}
-    store.close()
+    store.close(PATIENCE)
     reader.dispose()
