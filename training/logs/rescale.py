@@ -1,16 +1,20 @@
-"""Named rules that turn a rating into quality in [0, 1]: what a rule does not know is marked, never guessed."""
+"""Named rules that turn a rating into quality in [0, 1]: what a rule does not know is marked, never guessed.
+
+A 1 is the best grade on one scale and the worst on another: where many rows have a grade off the scale that they are read on,
+the others' means something else as well, and the log is refused.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from training.logs.cells import blank
-from training.logs.outcomes import OutcomeError
+from training.logs.outcomes import OutcomeError, Outcomes
 
 BAD: Any = object()
 NAMES = "unit, boolean, thumbs, stars, ten, percent, minmax:WORST:BEST, categorical:LABEL=QUALITY,..."
@@ -23,6 +27,18 @@ _DOWN = frozenset(
     {"down", "thumbs_down", "thumbs-down", "thumbsdown", "thumbs down", "dislike", "-1", "-1.0", "false", "👎"}
 )
 _SPANS = {"unit": (0.0, 1.0), "stars": (1.0, 5.0), "ten": (1.0, 10.0), "percent": (0.0, 100.0)}
+
+
+OUTSIDE, MISFIT = "quality outside [0, 1]", "quality does not fit "
+_MOST_SHARE, _FEWEST = 0.2, 3  # rows off the scale that are taken for slips of the pen: more than neither
+# (worst, best) and the rule that reads such a scale, the narrowest first.
+_KNOWN = (
+    (-1.0, 1.0, "minmax:-1:1"),
+    (1.0, 5.0, "stars"),
+    (1.0, 10.0, "ten"),
+    (0.0, 10.0, "minmax:0:10"),
+    (0.0, 100.0, "percent"),
+)
 
 
 @dataclass(frozen=True)
@@ -114,3 +130,47 @@ def _spelt(cell: Any) -> str:
 def _word(cell: Any, good: frozenset[str], bad: frozenset[str]) -> Any:
     word = _spelt(cell)
     return 1.0 if word in good else 0.0 if word in bad else BAD
+
+
+def fitting(parts: Iterable[Outcomes], source: str) -> Iterator[Outcomes]:
+    """The parts of a source; raises OutcomeError at their end when over a fifth of its grades are off the scale."""
+    within = outside = 0
+    low, high = math.inf, -math.inf
+    for part in parts:
+        graded = part.frame.loc[part.frame["status"] != "error", "quality"].dropna()
+        within += len(graded)
+        reasons = part.skipped["reason"]
+        off = part.skipped.loc[(reasons == OUTSIDE) | reasons.str.startswith(MISFIT), "value"]
+        outside += len(off)
+        if len(off):
+            known = [float(grade) for grade in graded] + _numbers(off)
+            low, high = min([low, *known]), max([high, *known])
+        yield part
+    if outside >= _FEWEST and outside > _MOST_SHARE * (within + outside):
+        raise OutcomeError(
+            f"{source}: {outside:,} of {within + outside:,} grades are off the scale they are read on"
+            + (
+                f": they go from {low:g} to {high:g}. {_looks_like(low, high)}"
+                if low <= high
+                else ": they are no numbers."
+            )
+            + " Say which scale it is: --map quality=COLUMN:RULE, with the name of the grades' column and one of these "
+            f"rules: {NAMES}"
+        )
+
+
+def _numbers(cells: Iterable[str]) -> list[float]:
+    found = []
+    for cell in cells:
+        try:
+            value = float(cell.strip("'\""))
+        except ValueError:
+            continue
+        if math.isfinite(value):
+            found.append(value)
+    return found
+
+
+def _looks_like(low: float, high: float) -> str:
+    rule = next((rule for worst, best, rule in _KNOWN if worst <= low and high <= best), f"minmax:{low:g}:{high:g}")
+    return f"That looks like {rule}."

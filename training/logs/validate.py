@@ -24,6 +24,7 @@ from training.logs.outcomes import (
     unreadable_rows,
 )
 from training.logs.repeats import unrepeated
+from training.logs.rescale import OUTSIDE
 from training.logs.typed import Mask
 
 _TEXTS = ("request_id", "candidate", "session_id", "workflow")
@@ -145,7 +146,7 @@ def _check(frame: pd.DataFrame) -> list[Failure]:
     def refuse(name: str, reason: str, wrong: Callable[[Floats], Mask]) -> None:
         failures.append(Failure(name, reason, wrong(frame[name].to_numpy())))  # no comparison holds of a NaN
 
-    refuse("quality", "quality outside [0, 1]", lambda cells: (cells < 0) | (cells > 1))
+    refuse("quality", OUTSIDE, lambda cells: (cells < 0) | (cells > 1))
     refuse("propensity", "propensity outside (0, 1]", lambda cells: (cells <= 0) | (cells > 1))
     for name in ("cost_usd", "latency_ms", *_TOKENS):
         refuse(name, f"{name} is negative", lambda cells: cells < 0)

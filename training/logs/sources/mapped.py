@@ -24,6 +24,7 @@ from training.logs.io.files import Records
 from training.logs.io.partitions import outcomes_of
 from training.logs.outcomes import ALIASES, BESIDE, COLUMNS, OutcomeError, Outcomes, Unreadable
 from training.logs.pairing import prompt_ids
+from training.logs.rescale import MISFIT
 from training.logs.sources.options import DEFAULT, ImportOptions
 
 _TARGETS = (*COLUMNS, *BESIDE)
@@ -43,7 +44,10 @@ def parse_mapping(pairs: Sequence[str]) -> dict[str, str]:
             )
         target = ALIASES.get(target, target)
         if target not in _TARGETS:
-            raise OutcomeError(f"--map {pair!r}: {target!r} is no column of the outcome table: {', '.join(_TARGETS)}")
+            turned = f" Did you mean {field}={target}?" if ALIASES.get(field, field) in _TARGETS else ""
+            raise OutcomeError(
+                f"--map {pair!r}: {target!r} is no column of the outcome table: {', '.join(_TARGETS)}.{turned}"
+            )
         if target in mapping:
             raise OutcomeError(f"--map {pair!r}: {target} is already mapped to {mapping[target]!r}; map it once")
         mapping[target] = field
@@ -168,7 +172,7 @@ def _rescaled(records: Records, rule: rescale.Rule | None) -> Records:
     qualities = [rule.quality(cell) for cell in records.table["quality"]]
     bad = np.fromiter((quality is rescale.BAD for quality in qualities), dtype=bool, count=len(qualities))
     unfit = [
-        Unreadable(row, f"quality does not fit {rule.name}", shown(cell), rule.expects)
+        Unreadable(row, f"{MISFIT}{rule.name}", shown(cell), rule.expects)
         for row, cell, is_bad in zip(records.rows, records.table["quality"], bad, strict=True)
         if is_bad
     ]

@@ -17,6 +17,7 @@ from training.logs.io import database, files
 from training.logs.outcomes import COLUMNS, OutcomeError, Outcomes, Unreadable, require_usable
 from training.logs.pairing import paired
 from training.logs.repeats import concat, unrepeated
+from training.logs.rescale import fitting
 from training.logs.sources import canonical, decisions, openai, openrouter
 from training.logs.sources.langfuse import export
 from training.logs.sources.litellm import payload, spend
@@ -128,7 +129,7 @@ def _partitions(data: Sequence[Path | str], format: str, options: ImportOptions)
         else:
             found = [(path, _choose(path, importers, Mapped.NAME if options.mapping else format))]
         formats = ", ".join(dict.fromkeys(importer.NAME for _, importer in found))
-        parts = (part for file, importer in found for part in _read(file, importer, options))
+        parts = fitting((part for file, importer in found for part in _read(file, importer, options)), str(path))
         # An export by the hour has hours without a usable row; a folder without any is an error.
         yield from _usable(parts, str(path), formats, sorted(files.columns(found[0][0])))
         for file in strangers:
@@ -245,14 +246,18 @@ def _read_url(url: str, scheme: str, importers: tuple[Importer, ...], options: I
     if chosen is None:
         formats = "; ".join(f"{importer.NAME}: {importer.EXPECTS}" for importer in able)
         raise OutcomeError(f"{shown}: not recognised. Formats: {formats}.")
-    yield from _usable(chosen.read_url(url, options), shown, chosen.NAME, COLUMNS)
+    yield from _usable(fitting(chosen.read_url(url, options), shown), shown, chosen.NAME, COLUMNS)
 
 
 def _unknown(path: Path, importers: tuple[Importer, ...]) -> str:
     if path.stat().st_size == 0:
         return f"{path}: is empty; expected a log with at least one try"
     formats = "; ".join(f"{importer.NAME}: {importer.EXPECTS}" for importer in importers)
-    return f"{path}: not recognised. Arrived: {files.shown_columns(path)}. Formats: {formats}."
+    return (
+        f"{path}: not recognised. Arrived: {files.shown_columns(path)}. A table of your own is read with --map COLUMN=FIELD: "
+        "--map prompt=question --map candidate=llm --map quality=grade, with the fields that hold the prompt, the LLM and "
+        f"the grade of its answer in place of question, llm and grade. Formats: {formats}."
+    )
 
 
 def _not_recognised(path: Path, importers: tuple[Importer, ...]) -> Unreadable:

@@ -139,6 +139,7 @@ def test_a_missing_field_is_an_error_that_lists_what_was_found(tmp_path: Path, n
         (["candidate"], "expected COLUMN=FIELD"),
         (["candidate="], "expected COLUMN=FIELD"),
         (["llm=candidate"], "'llm' is no column of the outcome table: request_id"),
+        (["llm=candidate"], "Did you mean candidate=llm?"),
         (["candidate=a", "model=b"], "candidate is already mapped to 'a'"),
     ],
 )

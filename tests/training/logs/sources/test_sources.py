@@ -119,7 +119,7 @@ def test_truncated_gzip_keeps_what_could_be_read(tmp_path: Path, name: str) -> N
         ("log.csv.gz", b"plain text", "not recognised"),
         ("log.json", b'[{"request_id": "1", "prompt": "p", "model": "m"}, {"requ', "not valid JSON"),
         ("log.txt", b"hello", "its suffix is not one of"),
-        ("log.csv", b"id,text\n1,x\n", "not recognised. Arrived: id, text. Formats: canonical: candidate"),
+        ("log.csv", b"id,text\n1,x\n", "not recognised. Arrived: id, text. A table of your own is read with --map"),
         ("log.jsonl", b"garbage\n", "not recognised. Arrived: no readable record"),
         ("question.jsonl", b'{"question_id": 1, "turns": ["x"]}\n', "give judgements.jsonl"),
     ],

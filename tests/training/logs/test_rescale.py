@@ -1,0 +1,85 @@
+"""Grades on a scale that they are not read on: an error that names the rule, never rows that are left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.conftest import router_train_here
+from training.logs.outcomes import OutcomeError
+from training.logs.sources import reading
+from training.logs.sources.mapped import parse_mapping
+from training.logs.sources.options import ImportOptions
+
+
+def table(path: Path, grades: list[object], name: str = "quality") -> Path:
+    rows = [
+        {"request_id": f"r{n}", "prompt": f"p{n}", "candidate": "ab"[n % 2], name: one} for n, one in enumerate(grades)
+    ]
+    pd.DataFrame(rows).to_csv(path, index=False)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("grades", "rule"),
+    [
+        ([1, 2, 3, 4, 5], "stars"),
+        ([4, 5, 4.5, 3], "stars"),
+        ([2, 9, 10, 7], "ten"),
+        ([0, 9, 10, 7], "minmax:0:10"),
+        ([0, 55, 80.5, 100], "percent"),
+        ([-1, 1, -1, 1], "minmax:-1:1"),
+        ([-20, 300, 20], "minmax:-20:300"),
+    ],
+)
+def test_a_scale_that_does_not_fit_is_named(tmp_path: Path, grades: list[object], rule: str) -> None:
+    log = table(tmp_path / "log.csv", grades * 20)
+    with pytest.raises(OutcomeError, match=rf"{rule}\. Say which scale it is: --map quality=COLUMN:RULE"):
+        reading.read([log])
+    read = reading.read([log], options=ImportOptions(mapping=parse_mapping([f"quality=quality:{rule}"])))
+    assert len(read.frame) == len(grades) * 20
+    assert read.frame["quality"].between(0, 1).all()
+
+
+def test_it_counts_the_rows(tmp_path: Path) -> None:
+    log = table(tmp_path / "log.csv", [1, *[2, 3, 4, 5] * 50])
+    with pytest.raises(
+        OutcomeError, match=r"log\.csv: 200 of 201 grades are off the scale .* from 1 to 5\. That looks like stars"
+    ):
+        reading.read([log])
+
+
+def test_a_rule_that_does_not_fit_is_an_error_too(tmp_path: Path) -> None:
+    log = table(tmp_path / "log.csv", [*range(11)] * 10)
+    with pytest.raises(OutcomeError, match=r"60 of 110 grades are off .* from 0 to 10"):
+        reading.read([log], options=ImportOptions(mapping=parse_mapping(["quality=quality:stars"])))
+
+
+def test_slips_of_the_pen_are_rows_that_are_left_out(tmp_path: Path) -> None:
+    log = table(tmp_path / "log.csv", [0, 1, 0.5, 1, 1, 1, 1, 1, 1, 1, 1.5, 7, ""] * 10)
+    read = reading.read([log])
+    assert read.reasons == {"quality outside [0, 1]": 20}
+    two = reading.read([table(tmp_path / "two.csv", [1, 5, 5])])
+    assert len(two.frame) == 1
+
+
+def test_errors_are_no_grades(tmp_path: Path) -> None:
+    log = table(tmp_path / "log.csv", [3, 4, 5])
+    failed = pd.DataFrame(
+        [{"request_id": f"e{n}", "prompt": "p", "candidate": "a", "status": "error"} for n in range(90)]
+    )
+    pd.concat([pd.read_csv(log), failed]).to_csv(log, index=False)
+    with pytest.raises(OutcomeError, match="3 of 3 grades"):
+        reading.read([log])
+
+
+@pytest.mark.parametrize("command", ["inspect", "run", "import"])
+def test_the_commands_say_it(tmp_path: Path, command: str) -> None:
+    log = table(tmp_path / "log.csv", [1, 2, 3, 4, 5] * 20, "grade")
+    out = ["--out", tmp_path / "out"] if command != "inspect" else []
+    done = router_train_here(command, "--data", log, "--map", "quality=grade", *out)
+    assert done.returncode == 2
+    assert "80 of 100 grades are off the scale" in " ".join(done.stderr.split())
+    assert not (tmp_path / "out").exists()
