@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 _NONE = "none"
+_BUNDLE, _STORE = "models/current", "data/decisions.db"
 _METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 LogLevel = Literal["critical", "error", "warning", "info", "debug"]
 
@@ -27,8 +28,9 @@ class Settings(BaseSettings):
         cli_hide_none_type=True,
     )
 
+    home: Path = Field(default=Path(), description="The folder of the bundle and the store where they are not given.")
     bundle: Annotated[str, BeforeValidator(str)] = Field(
-        default="models/current", description="The bundle: a folder, or models:/<name>@<alias> in MLflow's registry."
+        default=_BUNDLE, description="The bundle: a folder, or models:/<name>@<alias> in MLflow's registry."
     )
     shadow: str | None = Field(default=None, description="A second bundle that is asked as well and never answers.")
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
@@ -43,7 +45,7 @@ class Settings(BaseSettings):
     watch_seconds: float = Field(default=2.0, gt=0, description="How often to look for a new bundle.")
     policies: Path | None = Field(default=None, description="The rule file (policies.toml): rules, budgets, API keys.")
     store: str | None = Field(
-        default="data/decisions.db",
+        default=_STORE,
         description="Decisions and feedback: an SQLite file, or a PostgreSQL URL. Empty: none.",
     )
     store_prompts: bool = Field(
@@ -126,6 +128,14 @@ class Settings(BaseSettings):
     )
     otel: bool = Field(default=False, description="OpenTelemetry traces (extra otel); the exporter is set by OTEL_*.")
     log_level: LogLevel = Field(default="info", description="From `debug` on, every request is logged by its path.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _at_home(cls, given: dict[str, Any]) -> dict[str, Any]:
+        if "home" not in given:
+            return given
+        home = Path(given["home"])
+        return {"bundle": str(home / _BUNDLE), "store": str(home / _STORE), **given}
 
 
 def hand_on(settings: Settings) -> None:

@@ -121,7 +121,7 @@ def router_train(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800, check=False)
 
 
-def router_train_here(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def router_train_here(*arguments: str | Path, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """The same in this process: importing what training needs takes longer than most runs that tests make.
 
     What `router-train` does not foresee is raised.
@@ -130,7 +130,7 @@ def router_train_here(*arguments: str | Path) -> subprocess.CompletedProcess[str
 
     from training.cli.main import app
 
-    with chdir(ROOT):
+    with chdir(folder):
         done = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
     return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
 

@@ -16,7 +16,7 @@ from training.evaluate.splits import by_prompt
 from training.learn.encode import encode
 from training.learn.prepare import prepare
 from training.logs.validate import validate
-from training.prices.catalogue import load_catalogue
+from training.prices.catalogue import SHIPPED, load_catalogue
 from training.simulation.simulate import SimulatedLog, simulate
 
 CACHE = Path(".cache")
@@ -29,14 +29,14 @@ _LARGE = 70_000
 def load_set(name: str, data: Path, params: Params, seed: int) -> DataSet:
     """A data set; the simulated log is another one for each seed."""
     if name != SIMULATED:
-        catalogue = load_catalogue(Path("data/candidates.toml"))
+        catalogue = load_catalogue(SHIPPED)
         return protocol.load(name, [data / PUBLIC[name]], params, catalogue, CACHE)
     return simulated_log(params, params.simulate.requests, seed)[0]
 
 
 def simulated_log(params: Params, requests: int, seed: int) -> tuple[DataSet, SimulatedLog]:
     """A simulated log of so many requests, and the truth behind it."""
-    catalogue = load_catalogue(Path("data/candidates.toml"))
+    catalogue = load_catalogue(SHIPPED)
     log = simulate([catalogue[name] for name in params.simulate.candidates], requests=requests, seed=seed)
     prepared = prepare(validate(log.outcomes, source="simulated", format="simulated").frame, params, catalogue)
     return DataSet(SIMULATED, prepared, encode(prepared, params, CACHE)[0], simulated=True), log

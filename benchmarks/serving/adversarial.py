@@ -20,7 +20,7 @@ from serving.decide.decision import Decision, Reason, Situation
 from serving.decide.policy import Policy
 from serving.decide.router import Router
 from training.config import load_params
-from training.prices.catalogue import load_catalogue
+from training.prices.catalogue import SHIPPED, load_catalogue
 from training.simulation.simulate import simulate
 
 Goal = Literal["strongest", "cheapest"]
@@ -157,7 +157,7 @@ def _dearest(router: Router, *, cheapest: bool = False) -> str:
 
 def _requests(count: int, seed: int) -> list[RouteRequest]:
     """Requests of a simulated log that no bundle was trained on."""
-    catalogue = load_catalogue(Path("data/candidates.toml"))
+    catalogue = load_catalogue(SHIPPED)
     candidates = [catalogue[name] for name in load_params().simulate.candidates]
     frame = simulate(candidates, requests=4 * count, seed=1_000_003 + seed).outcomes
     frame = frame[frame["prompt"].notna()].drop_duplicates("prompt").head(count)

@@ -19,7 +19,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from training.config import load_params
-from training.prices.catalogue import load_catalogue
+from training.prices.catalogue import SHIPPED, load_catalogue
 from training.simulation.simulate import simulate
 
 # Sends the bodies of a file in turn. "@@" in one becomes a number that never comes again, so that no cache knows the prompt.
@@ -61,7 +61,7 @@ class Load:
 def prompts(tokenizer: Path, tokens: int, count: int, seed: int = 0) -> list[str]:
     """`count` texts of `tokens` tokens each, cut from simulated prompts laid end to end."""
     params = load_params().simulate
-    catalogue = load_catalogue(Path("data/candidates.toml"))
+    catalogue = load_catalogue(SHIPPED)
     log = simulate([catalogue[name] for name in params.candidates], requests=300, seed=seed)
     texts = [text for text in log.outcomes["prompt"].dropna().unique() if text]
     encoding = Tokenizer.from_file(str(tokenizer)).encode("\n".join(texts), add_special_tokens=False)

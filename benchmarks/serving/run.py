@@ -34,7 +34,7 @@ from benchmarks.simulated.pacing import pacing_figures
 from serving.bundle.request import RouteRequest
 from serving.decide.router import Router
 from training.config import load_params
-from training.prices.catalogue import load_catalogue
+from training.prices.catalogue import SHIPPED, load_catalogue
 from training.simulation.simulate import simulate
 
 TOKENS = (32, 100, 1000)
@@ -106,7 +106,7 @@ def _simulations(folder: Path, cache: Path) -> dict[str, Any]:
     log = simulate(list(router.manifest.candidates), requests=_ABSTAINED, seed=_ABSTENTION_SEED)
     params = load_params(overrides=("evaluate.splits=false", "evaluate.resamples=10"))
     with tempfile.TemporaryDirectory() as name:
-        loop = close_loop(Path(name), cache.parent, params, load_catalogue(Path("data/candidates.toml")))
+        loop = close_loop(Path(name), cache.parent, params, load_catalogue(SHIPPED))
     return {"pacing": pacing_figures(router), "abstention": abstention_figures(router, log), "loop": loop}
 
 

@@ -10,6 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def private(path: Path) -> Path:
+    """The file, which is made for its owner alone if it is not there: what holds prompts is nobody else's."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+    return path
+
+
 @contextmanager
 def written_whole(final: Path) -> Iterator[Path]:
     """A name beside `final` for a file, folder or link, which is renamed to `final` when the block ends.

@@ -1,6 +1,6 @@
 """What is known about a candidate: its price, its limits and what it can do.
 
-One definition for both sides: training reads it from `data/candidates.toml`, a bundle carries it in its manifest.
+One definition for both sides: training reads it from `candidates.toml`, a bundle carries it in its manifest.
 """
 
 from __future__ import annotations
@@ -67,5 +67,5 @@ class Candidate(BaseModel):
     def cost_usd(self, input_tokens: float, output_tokens: float) -> float:
         """Cost of one call in USD; raises ValueError when the candidate has no price."""
         if self.input_usd_per_mtok is None or self.output_usd_per_mtok is None:
-            raise ValueError(f"candidate {self.name!r} has no price in the catalogue (data/candidates.toml)")
+            raise ValueError(f"candidate {self.name!r} has no price in the catalogue (candidates.toml)")
         return (input_tokens * self.input_usd_per_mtok + output_tokens * self.output_usd_per_mtok) / 1e6

@@ -11,6 +11,7 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
+from serving.bundle.atomic_write import private
 from serving.store.upgrade import UnusableError, upgrade
 
 _CONNECT_SECONDS = 10
@@ -37,7 +38,10 @@ def open_engine(url: str) -> Engine:
         options["connect_args"] = {"connect_timeout": _CONNECT_SECONDS, **_GONE}
     try:
         if parsed.get_backend_name() == "sqlite" and parsed.database:
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+            file = Path(parsed.database)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if not file.is_dir() and parsed.database != ":memory:":
+                private(file)  # what SQLite puts beside it has the same mode
         engine = create_engine(parsed, **options)
     except (ImportError, OSError) as error:
         raise StoreError(f"{shown}: cannot be used as a store: {error}") from None

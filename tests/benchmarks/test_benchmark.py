@@ -22,7 +22,7 @@ from training.learn.encode import encode
 from training.learn.prepare import prepare
 from training.logs.validate import validate
 from training.measure.frontier import Singles
-from training.prices.catalogue import load_catalogue
+from training.prices.catalogue import SHIPPED, load_catalogue
 from training.simulation.simulate import simulate
 
 QUICK = ("workflow-table", "k-means-table", "table+low-rank")
@@ -37,7 +37,7 @@ def params() -> Params:
 @pytest.fixture(scope="module")
 def complete(params: Params) -> DataSet:
     """About 400 simulated requests, each tried on every candidate and judged."""
-    catalogue = load_catalogue(ROOT / "data" / "candidates.toml")
+    catalogue = load_catalogue(SHIPPED)
     log = simulate([catalogue[name] for name in params.simulate.candidates], requests=1700, seed=3)
     table = validate(log.outcomes, source="simulated", format="simulated").frame
     judged = table["quality"].notna()

@@ -13,7 +13,7 @@ from serving.bundle.manifest import open_bundle
 from tests.conftest import ROOT, router_train_here, setting
 from training.config import DEFAULTS, load_params
 from training.logs.sources import reading
-from training.prices.catalogue import load_catalogue
+from training.prices.catalogue import SHIPPED, load_catalogue
 
 FAST = ["fit.estimators=workflow-table,logistic", "evaluate.splits=false", "evaluate.resamples=50"]
 
@@ -25,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def figures(folder: Path) -> dict[str, Any]:
-    catalogue = load_catalogue(ROOT / "data" / "candidates.toml")
+    catalogue = load_catalogue(SHIPPED)
     return close_loop(folder, ROOT / ".cache", load_params(DEFAULTS, FAST), catalogue, requests=4_000, explore=0.2)
 
 

@@ -28,6 +28,16 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert (Settings().port, Settings().bundle, Settings().host) == (9001, "elsewhere", "127.0.0.1")
 
 
+def test_home_is_where_the_bundle_and_the_store_are_unless_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ROUTER_STORE", raising=False)
+    at_home = Settings(home=Path("there"))
+    assert (at_home.bundle, at_home.store) == ("there/models/current", "there/data/decisions.db")
+    monkeypatch.setenv("ROUTER_HOME", "/var/router")
+    monkeypatch.setenv("ROUTER_STORE", "")
+    assert (Settings().bundle, Settings().store) == ("/var/router/models/current", "")
+    assert Settings(bundle="other").bundle == "other"
+
+
 def serve(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str, dict[str, Any]]:
     """Exit code, standard error, and what uvicorn would have been run with."""
     ran: dict[str, Any] = {}

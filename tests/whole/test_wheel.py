@@ -48,7 +48,11 @@ def test_every_file_of_serving_and_training_is_inside_but_the_simulation(wheel: 
     simulated = {name for name in expected if name.startswith("training/simulation/")}
     assert simulated
     assert {name for name in names(wheel) if ".dist-info/" not in name} == expected - simulated
-    assert {"training/params.toml", "training/publish/templates/report.html.j2"} <= expected
+    assert {
+        "training/params.toml",
+        "training/prices/candidates.toml",
+        "training/publish/templates/report.html.j2",
+    } <= expected
 
 
 def test_neither_benchmarks_nor_tests_nor_simulation_are_inside(wheel: zipfile.Path) -> None:
@@ -68,7 +72,6 @@ def test_each_command_is_inside(wheel: zipfile.Path) -> None:
 
 def test_without_the_simulation_the_command_asks_for_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "training.simulation.simulate", None)
-    catalogue = ["--catalogue", str(ROOT / "data" / "candidates.toml")]
-    result = CliRunner().invoke(app, ["simulate", str(tmp_path / "log.jsonl"), *catalogue])
+    result = CliRunner().invoke(app, ["simulate", str(tmp_path / "log.jsonl")])
     assert result.exit_code == 2
     assert "give --data" in result.output

@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from training.cli import show
-from training.cli.options import ModelsOption, Settings, TrackOption, grouped
+from training.cli.options import MODELS, ModelsOption, Settings, TrackOption, grouped
 from training.cli.show import say
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def promote(
     version: Annotated[
         str | None, typer.Argument(help="The bundle's folder name. Default: the newest that is not current.")
     ] = None,
-    out: ModelsOption = Path("models"),
+    out: ModelsOption = MODELS,
     track: TrackOption = True,
 ) -> None:
     """Make a bundle the champion without a comparison: out/current points at it."""
@@ -37,7 +37,7 @@ def promote(
 
 @app.command()
 @grouped
-def rollback(settings: Settings, out: ModelsOption = Path("models"), track: TrackOption = True) -> None:
+def rollback(settings: Settings, out: ModelsOption = MODELS, track: TrackOption = True) -> None:
     """Make the previous champion the champion again; a second time undoes it."""
     from training.publish import promote as gate
 
@@ -64,7 +64,7 @@ def _switched(out: Path, before: str | None, bundle: Bundle, settings: Settings,
 
 
 @app.command()
-def bundles(out: ModelsOption = Path("models")) -> None:
+def bundles(out: ModelsOption = MODELS) -> None:
     """List the bundles, newest first, and which of them is the champion."""
     from serving.bundle.manifest import BundleError, open_bundle
     from training.publish import promote as gate

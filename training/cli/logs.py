@@ -17,6 +17,8 @@ from training.cli import show
 from training.cli.options import (
     CACHE,
     CANDIDATES,
+    CURRENT,
+    MODELS,
     CacheOption,
     CatalogueOption,
     JsonOption,
@@ -44,7 +46,7 @@ def run(
     log: LogOptions,
     settings: Settings,
     test: TestOption = None,
-    out: Annotated[Path, typer.Option(help="Where bundles are written; out/current is the champion.")] = Path("models"),
+    out: Annotated[Path, typer.Option(help="Where bundles are written; out/current is the champion.")] = MODELS,
     track: Annotated[bool, typer.Option(help="Log the run and register the bundle with MLflow.")] = True,
     keep_text: Annotated[
         bool, typer.Option(help="Put the test requests, as text, into the bundle (test_requests.csv).")
@@ -173,17 +175,18 @@ def fill_catalogue(
     """
     from serving.bundle.atomic_write import written_whole
     from training.cli.reading import read
-    from training.prices.fill import existing, propose, read_text
+    from training.prices.catalogue import SHIPPED, load_catalogue, merged, parse_catalogue
+    from training.prices.fill import propose, read_text
 
-    before = read_text(log.catalogue)
+    shipped, before = load_catalogue(SHIPPED), read_text(log.catalogue)
     if log.judge is not None:
         say(f"{log.judge} is not asked: prices need no grades")
     with show.progress() as tell:
         log = replace(log, judge=None, judge_budget_usd=None)
-        found = read(log, existing(before, log.catalogue), settings.load().judge, tell)
+        found = read(log, merged(shipped, parse_catalogue(before, log.catalogue)), settings.load().judge, tell)
     rows = {str(name): int(count) for name, count in found.outcomes.frame["candidate"].value_counts().items()}
     lists = _price_lists(openrouter, litellm)
-    proposal = propose(before, log.catalogue, rows, lists, f"{datetime.now(UTC):%Y-%m}")
+    proposal = propose(before, log.catalogue, rows, lists, f"{datetime.now(UTC):%Y-%m}", shipped)
     show.print_proposal(proposal)
     if not write:
         say(proposal.diff(str(log.catalogue)) or "Nothing to add.")
@@ -213,7 +216,7 @@ def _price_lists(openrouter: Path | None, litellm: bool) -> Sequence[PriceList]:
 def evaluate(
     log: LogOptions,
     settings: Settings,
-    bundle: Annotated[Path, typer.Option(help="The bundle to evaluate.")] = Path("models/current"),
+    bundle: Annotated[Path, typer.Option(help="The bundle to evaluate.")] = CURRENT,
     json_file: JsonOption = None,
 ) -> None:
     """Evaluate a bundle, as it is served, on a log that it was not trained on."""

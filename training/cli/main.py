@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from training.cli import bundles, logs
+from training.cli.options import HERE, at_home
 from training.cli.show import errors, say
 from training.errors import TrainingError
 
@@ -20,6 +22,13 @@ def _mendable() -> tuple[type[Exception], ...]:
 
 class _Commands(TyperGroup):
     """Shows what a user can mend as one message, with exit code 2; anything else is a fault of ours, with its traceback."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """`--home` may stand behind the command as well."""
+        places = [n for n, word in enumerate(args) if word == "--home" or word.startswith("--home=")]
+        home = [word for n in places for word in args[n : n + 1 + (args[n] == "--home")]]
+        parsed: list[str] = super().parse_args(ctx, [*home, *(word for word in args if word not in home)])
+        return parsed
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -42,6 +51,16 @@ app = typer.Typer(
 )
 app.add_typer(logs.app)
 app.add_typer(bundles.app)
+
+
+@app.callback()
+def _everywhere(
+    context: typer.Context,
+    home: Annotated[
+        Path, typer.Option(envvar="ROUTER_HOME", help="The folder of what is written: models, .cache and mlruns.")
+    ] = HERE,
+) -> None:
+    context.default_map = at_home(home)
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
 
 import typer
+from click import get_current_context
 
 if TYPE_CHECKING:
     from serving.bundle.catalogue import Candidate
@@ -24,12 +25,16 @@ ModelsOption = Annotated[Path, typer.Option(help="The folder of the bundles.")]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")]
 TestOption = Annotated[list[str] | None, typer.Option(help="A held-out log, instead of a split of the data.")]
 TrackOption = Annotated[bool, typer.Option(help="Move MLflow's aliases as well.")]
-CatalogueOption = Annotated[Path, _settings(help="Prices, limits and capabilities of the candidates.")]
+CatalogueOption = Annotated[
+    Path, _settings(help="Your candidates' prices, limits and capabilities; they add to the shipped ones.")
+]
 CacheOption = Annotated[Path, _settings(help="Encoders, embeddings, downloads and grades, kept between runs.")]
 PickleOption = Annotated[
     bool, _log("--allow-pickle", help="Read pickles, with the classes of a pandas table allowed and nothing else.")
 ]
-CANDIDATES, CACHE = Path("data/candidates.toml"), Path(".cache")
+HERE = Path()
+CANDIDATES, CACHE, MODELS = Path("candidates.toml"), Path(".cache"), Path("models")
+CURRENT = MODELS / "current"
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,16 @@ class Settings:
         """The parameters, checked; raises ConfigError."""
         from training.config import DEFAULTS, load_params
 
-        return load_params(self.params or DEFAULTS, self.overrides)
+        return load_params(self.params or DEFAULTS, (*self._tracked_at_home(), *self.overrides))
+
+    def _tracked_at_home(self) -> tuple[str, ...]:
+        """Where MLflow's files are, unless a file of parameters says so."""
+        context = get_current_context(silent=True)
+        home = context.find_root().params.get("home", HERE) if context is not None else HERE
+        if self.params is not None or home == HERE:
+            return ()
+        mlruns = home.resolve() / "mlruns"
+        return (f"tracking.uri=sqlite:///{mlruns / 'mlflow.db'}", f"tracking.artifacts={mlruns / 'artifacts'}")
 
 
 @dataclass(frozen=True)
@@ -112,11 +126,23 @@ class LogOptions:
         return [f"--{name.replace('_', '-')}" for name in given if name not in ("catalogue", "cache")]
 
 
-def load_prices(catalogue: Path) -> dict[str, Candidate]:
-    """The candidates of a catalogue file by name; raises CatalogueError."""
-    from training.prices.catalogue import load_catalogue
+def at_home(home: Path) -> dict[str, dict[str, str]]:
+    """For each command that writes or reads there, its options' defaults in this folder."""
+    models, cache = {"out": str(home / MODELS)}, {"cache": str(home / CACHE)}
+    bundle = {"bundle": str(home / CURRENT)}
+    return {
+        "run": {**models, **cache},
+        **dict.fromkeys(("promote", "rollback", "bundles"), models),
+        **dict.fromkeys(("inspect", "import", "catalogue", "fetch"), cache),
+        "evaluate": {**bundle, **cache},
+    }
 
-    return load_catalogue(catalogue)
+
+def load_prices(catalogue: Path) -> dict[str, Candidate]:
+    """The shipped candidates and those of a catalogue file, by name; raises CatalogueError."""
+    from training.prices.catalogue import known_candidates
+
+    return known_candidates(catalogue)
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

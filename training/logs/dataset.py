@@ -91,7 +91,7 @@ def store(
     if folder.exists():
         raise OutcomeError(f"{folder} exists already; an import is never overwritten. Remove it, or give another --out")
     with written_whole(folder) as draft:
-        draft.mkdir()
+        draft.mkdir(mode=0o700)  # it holds prompts
         waiting: list[pd.DataFrame] = []
         for part in parts:
             account.add(part)

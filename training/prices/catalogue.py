@@ -1,4 +1,4 @@
-"""The catalogue: candidates.toml -> one validated Candidate per name."""
+"""The catalogue: candidates.toml -> one validated Candidate per name; one is shipped, and one's own adds to it."""
 
 from __future__ import annotations
 
@@ -11,23 +11,45 @@ from pydantic import ValidationError
 from serving.bundle.catalogue import Candidate
 from training.errors import TrainingError
 
+SHIPPED = Path(__file__).with_name("candidates.toml")
+OWN = Path("candidates.toml")
+
 
 class CatalogueError(TrainingError):
     """A catalogue file that cannot be used; the message names the file, the table and the field."""
 
 
-def load_catalogue(path: Path) -> dict[str, Candidate]:
-    """Read the `[[candidate]]` tables of a TOML file, in file order.
+def known_candidates(own: Path = OWN) -> dict[str, Candidate]:
+    """The shipped candidates and one's own, keyed by name; where `own` is left at its default there need be no such file.
 
-    Returns the candidates keyed by name. Raises CatalogueError when the file is missing or is not TOML, holds
-    no candidate, has a key that Candidate does not know or a value it refuses, names a candidate twice, or has an alias
-    that is another candidate's name or alias.
+    Raises CatalogueError as `load_catalogue` does.
+    """
+    return merged(load_catalogue(SHIPPED), {} if own == OWN and not own.exists() else load_catalogue(own))
+
+
+def merged(shipped: Mapping[str, Candidate], own: Mapping[str, Candidate]) -> dict[str, Candidate]:
+    """Both catalogues; an own candidate replaces a shipped one that has one of its names, and takes its aliases from others."""
+    claimed = {name for one in own.values() for name in (one.name, *one.aliases)}
+    kept = {
+        name: one.model_copy(update={"aliases": tuple(alias for alias in one.aliases if alias not in claimed)})
+        for name, one in shipped.items()
+        if name not in claimed
+    }
+    return {**kept, **own}
+
+
+def load_catalogue(path: Path) -> dict[str, Candidate]:
+    """Read the `[[candidate]]` tables of a TOML file, in file order; there may be none.
+
+    Returns the candidates keyed by name. Raises CatalogueError when the file is missing or is not TOML, has a key that
+    Candidate does not know or a value it refuses, names a candidate twice, or has an alias that is another candidate's
+    name or alias.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise CatalogueError(
-            f"{path}: cannot be read ({error.strerror}); expected a catalogue like data/candidates.toml"
+            f"{path}: cannot be read ({error.strerror}); expected a catalogue like {SHIPPED}"
         ) from error
     except UnicodeDecodeError as error:
         raise CatalogueError(f"{path}: not UTF-8 text ({error}); expected a TOML file") from error
@@ -68,13 +90,13 @@ def _tables(text: str, path: Path) -> list[object]:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise CatalogueError(f"{path}: not valid TOML: {error}") from error
-    tables = document.pop("candidate", None)
+    tables = document.pop("candidate", [])
     if document:
         raise CatalogueError(
             f"{path}: unexpected top-level keys {sorted(document)}; expected [[candidate]] tables only"
         )
-    if not isinstance(tables, list) or not tables:
-        raise CatalogueError(f"{path}: no candidates; expected at least one [[candidate]] table")
+    if not isinstance(tables, list):
+        raise CatalogueError(f"{path}: candidate: got {tables!r}; expected [[candidate]] tables")
     return tables
 
 

@@ -85,20 +85,23 @@ def read_text(path: Path) -> str:
         raise CatalogueError(f"{path}: cannot be read ({error}); expected a TOML file in UTF-8") from error
 
 
-def existing(text: str, path: Path) -> dict[str, Candidate]:
-    """The candidates in the text, none of them if it has nothing but comments; raises CatalogueError."""
-    blank = all(not line.strip() or line.lstrip().startswith("#") for line in text.splitlines())
-    return {} if blank else parse_catalogue(text, path)
-
-
-def propose(text: str, path: Path, rows: Mapping[str, int], lists: Sequence[PriceList], month: str) -> Proposal:
+def propose(
+    text: str,
+    path: Path,
+    rows: Mapping[str, int],
+    lists: Sequence[PriceList],
+    month: str,
+    shipped: Mapping[str, Candidate] | None = None,
+) -> Proposal:
     """Fill the catalogue `text` for the candidates seen in a log, each with its number of `rows`, aliases resolved.
 
-    A list earlier in `lists` is preferred, unless only a later one has the name itself, or a price. `month` dates the
-    sources; `path` is for messages. Raises CatalogueError when the text is no catalogue.
+    Nothing is written for a `shipped` one that the text does not have. A list earlier in `lists` is preferred, unless only
+    a later one has the name itself, or a price. `month` dates the sources; `path` is for messages. Raises CatalogueError
+    when the text is no catalogue.
     """
-    catalogue = existing(text, path)
-    suggestions = alike(rows, tuple(catalogue))
+    catalogue = parse_catalogue(text, path)
+    rows = {name: count for name, count in rows.items() if name in catalogue or name not in (shipped or {})}
+    suggestions = alike(rows, (*catalogue, *(shipped or {})))
     undecided = {name for suggestion in suggestions for name in suggestion.aliases}
     filled, differs, missing = [], [], []
     for name in sorted(rows, key=lambda name: list(catalogue).index(name) if name in catalogue else len(catalogue)):

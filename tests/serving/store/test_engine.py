@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from serving.store.engine import StoreError, open_engine
 from tests.postgres_server import PASSWORD
@@ -34,3 +35,14 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be used as a store"):
         open_engine(str(tmp_path / "file" / "d.db"))
+
+
+def test_a_new_store_is_its_owner_s_alone(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "decisions.db"
+    engine = open_engine(str(path))
+    with engine.connect() as connection:
+        connection.execute(sa.text("select 1"))
+    assert {file.name: file.stat().st_mode & 0o077 for file in path.parent.iterdir()} == dict.fromkeys(
+        (file.name for file in path.parent.iterdir()), 0
+    )
+    engine.dispose()

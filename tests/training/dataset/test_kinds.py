@@ -20,7 +20,7 @@ from training.learn.export import kinds_to_onnx
 from training.learn.onnx_graph import Graph
 from training.logs.outcomes import Outcomes
 from training.logs.validate import validate
-from training.prices.catalogue import load_catalogue
+from training.prices.catalogue import SHIPPED, load_catalogue
 from training.run import Run, train
 from training.simulation.simulate import simulate
 
@@ -126,13 +126,13 @@ def params() -> Params:
 
 
 def trained_on(frame: pd.DataFrame, params: Params, folder: Path) -> Run:
-    catalogue = load_catalogue(ROOT / "data" / "candidates.toml")
+    catalogue = load_catalogue(SHIPPED)
     table: Outcomes = validate(frame, source="simulated", format="simulated")
     return train(table, params, catalogue, out=folder, cache=ROOT / ".cache")
 
 
 def test_a_log_without_workflows_is_learned_and_reported_by_kinds(params: Params, tmp_path: Path) -> None:
-    catalogue = load_catalogue(ROOT / "data" / "candidates.toml")
+    catalogue = load_catalogue(SHIPPED)
     log = simulate([catalogue[name] for name in params.simulate.candidates], requests=2_500, seed=5).outcomes
     run = trained_on(log.assign(workflow=None), params, tmp_path / "kinds")
     manifest = run.bundle.manifest

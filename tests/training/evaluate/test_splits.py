@@ -18,7 +18,7 @@ from training.learn.encode import encode
 from training.learn.estimators.tables import WorkflowTable
 from training.learn.prepare import Prepared, prepare
 from training.logs.validate import validate
-from training.prices.catalogue import load_catalogue
+from training.prices.catalogue import SHIPPED, load_catalogue
 from training.simulation.simulate import simulate
 
 NAMES = [splits.RANDOM, splits.TIME, splits.WORKFLOWS]
@@ -33,7 +33,7 @@ def params() -> Params:
 @pytest.fixture(scope="module")
 def log(params: Params) -> tuple[Prepared, Inputs]:
     """About 1,500 simulated requests, a fifth of them tried on every candidate."""
-    catalogue = load_catalogue(ROOT / "data" / "candidates.toml")
+    catalogue = load_catalogue(SHIPPED)
     made = simulate([catalogue[name] for name in params.simulate.candidates], requests=1500, seed=3)
     prepared = prepare(validate(made.outcomes, source="simulated", format="simulated").frame, params, catalogue)
     return prepared, encode(prepared, params, ROOT / ".cache")[0]

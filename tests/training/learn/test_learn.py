@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from serving.bundle.features import SURFACE, feature_matrix
-from tests.conftest import ROOT
 from training.config import Params, load_params
 from training.dataset.inputs import Inputs
 from training.learn.estimators.tables import WorkflowTable
@@ -16,7 +15,7 @@ from training.learn.learn import Learned, learn, reference_of
 from training.learn.prepare import Prepared, PrepareError, prepare
 from training.learn.refit import learn_for_serving
 from training.logs.validate import validate
-from training.prices.catalogue import load_catalogue
+from training.prices.catalogue import SHIPPED, load_catalogue
 from training.simulation.simulate import simulate
 
 NAN = float("nan")
@@ -67,7 +66,7 @@ def params() -> Params:
 
 @pytest.fixture(scope="module")
 def small(params: Params) -> tuple[Prepared, Inputs, Learned]:
-    catalogue = load_catalogue(ROOT / "data" / "candidates.toml")
+    catalogue = load_catalogue(SHIPPED)
     names = params.simulate.candidates[:3]
     log = simulate([catalogue[name] for name in names], requests=500, seed=3)
     prepared = prepare(validate(log.outcomes, source="simulated", format="simulated").frame, params, catalogue)

@@ -9,14 +9,13 @@ import pandas as pd
 import pytest
 
 from serving.bundle.features import SURFACE
-from tests.conftest import ROOT
 from training.config import Params, load_params
 from training.dataset.inputs import Inputs
 from training.learn.encode import encoder_lead
 from training.learn.prepare import Prepared, PrepareError, prepare
 from training.learn.training_data import part_propensity, propensities, training_data
 from training.logs.validate import validate
-from training.prices.catalogue import load_catalogue
+from training.prices.catalogue import SHIPPED, load_catalogue
 from training.simulation.simulate import simulate
 
 
@@ -31,7 +30,7 @@ def params() -> Params:
 
 @pytest.fixture(scope="module")
 def prepared(params: Params) -> Prepared:
-    catalogue = load_catalogue(ROOT / "data" / "candidates.toml")
+    catalogue = load_catalogue(SHIPPED)
     log = simulate([catalogue[name] for name in params.simulate.candidates], requests=2500, seed=5)
     return prepare(validate(log.outcomes, source="simulated", format="simulated").frame, params, catalogue)
 

@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from tests.conftest import ROOT
 from training.cli.main import app
 from training.logs.dataset import ImportAccount, store
 from training.logs.redact import STAND_INS, Redactor
@@ -118,7 +117,6 @@ def test_the_import_command_masks_prompts_and_answers(tmp_path: Path) -> None:
     common = {"prompt": f"write to {EMAIL}", "candidate": "a", "session_id": EMAIL}
     rows = [{"request_id": f"r{n}", "answer": f"{EMAIL} {n}", **common} for n in range(3)]
     (tmp_path / "log.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
-    catalogue = ["--catalogue", str(ROOT / "data" / "candidates.toml")]
     for name, options, masked in (("plain", [], 6), ("checked", ["--check", "answered"], 9)):
         out = tmp_path / name
         arguments = [
@@ -128,7 +126,6 @@ def test_the_import_command_masks_prompts_and_answers(tmp_path: Path) -> None:
             "--out",
             str(out),
             "--redact",
-            *catalogue,
             *options,
         ]
         done = CliRunner().invoke(app, arguments)

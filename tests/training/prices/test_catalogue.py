@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from training.prices.catalogue import CatalogueError, load_catalogue
-
-SHIPPED = Path(__file__).parents[3] / "data" / "candidates.toml"
+from serving.bundle.catalogue import Candidate
+from training.prices.catalogue import SHIPPED, CatalogueError, known_candidates, load_catalogue, merged
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -55,8 +54,7 @@ def test_shipped_catalogue_is_priced_sourced_and_spread() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", ["no candidates", "[[candidate]]"]),
-        ("candidate = 3", ["no candidates"]),
+        ("candidate = 3", ["candidate: got 3", "[[candidate]]"]),
         ("candidate = [3]", ["candidate 1", "got 3", "expected a [[candidate]] table"]),
         ("[[candidate]\nname = 'a'", ["not valid TOML", "line 1"]),
         ("[[candidates]]\nname = 'a'", ["['candidates']", "[[candidate]]"]),
@@ -87,3 +85,41 @@ def test_a_missing_or_unreadable_file_is_named(tmp_path: Path) -> None:
     binary.write_bytes(b"\xff\xfe")
     with pytest.raises(CatalogueError, match="not UTF-8"):
         load_catalogue(binary)
+
+
+def test_an_own_catalogue_adds_to_the_shipped_one_and_replaces_what_it_names(tmp_path: Path) -> None:
+    shipped = load_catalogue(SHIPPED)
+    first, second, *others = shipped
+    own = written(
+        tmp_path,
+        f"""
+[[candidate]]
+name = "{first}"
+input_usd_per_mtok = 7.5
+
+[[candidate]]
+name = "ours"
+aliases = ["{second}"]
+""",
+    )
+    known = known_candidates(own)
+    assert list(known) == [*others, first, "ours"]
+    assert known[first].input_usd_per_mtok == 7.5
+    assert known[first].output_usd_per_mtok is None, "prices of two price lists are not mixed"
+    assert all(known[name] == shipped[name] for name in others)
+
+
+def test_an_alias_that_an_own_candidate_has_is_no_alias_of_a_shipped_one() -> None:
+    shipped = {"theirs": Candidate(name="theirs", aliases=("one", "two"))}
+    known = merged(shipped, {"ours": Candidate(name="ours", aliases=("two",))})
+    assert known["theirs"].aliases == ("one",)
+
+
+@pytest.mark.parametrize("text", ["", "# nothing yet\n"])
+def test_an_own_catalogue_may_be_empty_or_absent(tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert known_candidates() == load_catalogue(SHIPPED)
+    written(tmp_path, text)
+    assert known_candidates() == load_catalogue(SHIPPED)
+    with pytest.raises(CatalogueError, match=r"other\.toml: cannot be read"):
+        known_candidates(Path("other.toml"))

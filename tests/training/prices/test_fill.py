@@ -16,12 +16,11 @@ from hypothesis import strategies as st
 from tests.conftest import router_train_here
 from tests.examples import examples
 from training.prices import price_map
-from training.prices.catalogue import CatalogueError, load_catalogue, parse_catalogue
+from training.prices.catalogue import SHIPPED, CatalogueError, load_catalogue, parse_catalogue
 from training.prices.fill import Proposal, propose
 from training.prices.price_map import PriceList, litellm_prices, openrouter_prices
 
 ROOT = Path(__file__).parents[3]
-SHIPPED = ROOT / "data" / "candidates.toml"
 MODELS: list[dict[str, Any]] = [
     {
         "id": "acme/large",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from serving.bundle.catalogue import Candidate
-from training.prices.catalogue import load_catalogue
+from training.prices.catalogue import SHIPPED, load_catalogue
 from training.simulation.prompts import WORKFLOWS, Draw, compose
 from training.simulation.simulate import ACCEPTABLE_SCORE, GRADED, PROPENSITY_FLOOR, SimulatedLog, simulate
 
@@ -24,7 +22,7 @@ COLUMNS = ["request_id", "prompt", "messages", "candidate", "quality", "cost_usd
 
 @pytest.fixture(scope="module")
 def candidates() -> list[Candidate]:
-    return list(load_catalogue(Path(__file__).parents[3] / "data" / "candidates.toml").values())
+    return list(load_catalogue(SHIPPED).values())
 
 
 @pytest.fixture(scope="module")
