@@ -75,7 +75,10 @@ class LogOptions:
     format: Annotated[str, _log(help="An importer's name, or auto to recognise each file.")] = "auto"
     map: Annotated[
         Sequence[str],
-        _log(help="COLUMN=FIELD, nested fields by dots: candidate=llm, prompt=question.text. May be repeated."),
+        _log(
+            help="COLUMN=FIELD, nested fields by dots: candidate=llm, prompt=question.text, quality=grade:stars. COLUMN= "
+            "leaves a column out. May be repeated."
+        ),
     ] = ()
     allow_pickle: PickleOption = False
     scores: Annotated[

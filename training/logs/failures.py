@@ -26,7 +26,7 @@ _EXPECTED: dict[str, str] = {
     "session_id": "text, or nothing",
     "workflow": "text, or nothing",
     "propensity": "a number in (0, 1], or nothing",
-    "status": "success, error or nothing (success)",
+    "status": "success, error, an HTTP status, or nothing (success)",
     "split": "train, test or nothing",
 }
 _SPECIAL = {"duplicate row": "each try once", "request has two different prompts": "one prompt per request_id"}

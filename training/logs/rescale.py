@@ -140,22 +140,17 @@ def fitting(parts: Iterable[Outcomes], source: str) -> Iterator[Outcomes]:
         graded = part.frame.loc[part.frame["status"] != "error", "quality"].dropna()
         within += len(graded)
         reasons = part.skipped["reason"]
-        off = part.skipped.loc[(reasons == OUTSIDE) | reasons.str.startswith(MISFIT), "value"]
+        off = _numbers(part.skipped.loc[(reasons == OUTSIDE) | reasons.str.startswith(MISFIT), "value"])
         outside += len(off)
-        if len(off):
-            known = [float(grade) for grade in graded] + _numbers(off)
-            low, high = min([low, *known]), max([high, *known])
+        if off:
+            raw = graded if (reasons == OUTSIDE).any() else ()  # by a rule they are on another scale now
+            low, high = min(low, *off, *raw), max(high, *off, *raw)
         yield part
     if outside >= _FEWEST and outside > _MOST_SHARE * (within + outside):
         raise OutcomeError(
             f"{source}: {outside:,} of {within + outside:,} grades are off the scale they are read on"
-            + (
-                f": they go from {low:g} to {high:g}. {_looks_like(low, high)}"
-                if low <= high
-                else ": they are no numbers."
-            )
-            + " Say which scale it is: --map quality=COLUMN:RULE, with the name of the grades' column and one of these "
-            f"rules: {NAMES}"
+            f": they go from {low:g} to {high:g}. {_looks_like(low, high)} Say which scale it is: --map quality=COLUMN:RULE, "
+            f"with the name of the grades' column and one of these rules: {NAMES}"
         )
 
 

@@ -129,7 +129,7 @@ def _coerce(table: pd.DataFrame) -> tuple[pd.DataFrame, list[Failure]]:
 
     frame = pd.DataFrame({name: columns[name] for name in COLUMNS})
     frame["prompt"] = frame["prompt"].mask(frame["messages"].notna())
-    frame["status"] = frame["status"].str.lower().fillna("success")
+    frame["status"] = _status(frame["status"])
     frame["split"] = frame["split"].str.lower()
     erred = (frame["status"] == "error").to_numpy()
     frame["quality"] = frame["quality"].mask(erred, 0.0)
@@ -137,6 +137,16 @@ def _coerce(table: pd.DataFrame) -> tuple[pd.DataFrame, list[Failure]]:
     failures = [f._replace(mask=f.mask & ~erred) if f.field == "quality" else f for f in failures]
     empty = (frame["prompt"].isna() & frame["messages"].isna()).to_numpy() & ~bad
     return frame, [*failures, Failure("prompt", "no prompt", empty)]
+
+
+def _status(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Words in lower case; an HTTP status is a success below 400 and an error from there on."""
+    words = column.str.lower().fillna("success")
+    strange = ~words.isin(_WORDS["status"])
+    if not strange.any():
+        return words
+    codes = pd.to_numeric(words.where(strange), errors="coerce")
+    return words.mask(codes.between(200, 399), "success").mask(codes.between(400, 599), "error")
 
 
 def _check(frame: pd.DataFrame) -> list[Failure]:

@@ -277,3 +277,22 @@ def test_concat_loses_no_row(left: list[dict[str, Any]], right: list[dict[str, A
     assert both.rows_read == 2 + len(left) + len(right) == len(both.frame) + len(both.skipped)
     assert both.reasons["duplicate row"] >= 1
     assert both.frame.groupby("request_id")["prompt"].nunique().max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("status", "means"),
+    [(200, "success"), ("204", "success"), (302.0, "success"), (404, "error"), ("503", "error"), (599, "error")],
+)
+def test_an_http_status_is_understood(status: object, means: str) -> None:
+    read = validate(
+        pd.DataFrame([{"request_id": "r", "prompt": "p", "candidate": "a", "status": status}]), source="x", format="t"
+    )
+    assert read.frame["status"].tolist() == [means]
+    assert read.frame["quality"].tolist() == ([0.0] if means == "error" else pytest.approx([float("nan")], nan_ok=True))
+
+
+@pytest.mark.parametrize("status", [0, 99, 600, "20O", True])
+def test_any_other_number_is_no_status(status: object) -> None:
+    rows = [{"request_id": "r", "prompt": "p", "candidate": "a", "status": one} for one in (status, "success")]
+    read = validate(pd.DataFrame(rows), source="x", format="t")
+    assert read.reasons == {"status is neither success nor error": 1}

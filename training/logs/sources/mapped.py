@@ -34,11 +34,14 @@ _SHOWN_FIELDS, _SHOWN_DEPTH, _SHOWN_NAME = 60, 4, 40
 
 
 def parse_mapping(pairs: Sequence[str]) -> dict[str, str]:
-    """`COLUMN=FIELD` pairs as a mapping; raises OutcomeError for an unknown column, a repeated one, or no field."""
+    """`COLUMN=FIELD` pairs as a mapping; a column with no field is not read.
+
+    Raises OutcomeError for an unknown column, a repeated one, or a candidate without a field.
+    """
     mapping: dict[str, str] = {}
     for pair in pairs:
         target, equals, field = (part.strip() for part in pair.partition("="))
-        if not equals or not field:
+        if not equals or (not field and ALIASES.get(target, target) == "candidate"):
             raise OutcomeError(
                 f"--map {pair!r}: expected COLUMN=FIELD, for example candidate=llm or prompt=question.text"
             )
@@ -76,9 +79,11 @@ class Mapped:
     def read(self, path: Path, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
         """Read one file; raises OutcomeError with the fields that were found when a mapped one is in no record."""
         fields, rule = self._fields(), self._rule()
+        dropped = {target for target, field in self.mapping.items() if not field}
         if not options.answers:
             fields = {target: field for target, field in fields.items() if target not in _TEXTS}
         own = frozenset(COLUMNS) | frozenset(ALIASES) | frozenset(BESIDE if options.answers else ("try_id", "trace_id"))
+        own -= dropped
         found: set[str] = set()
         columns = files.columns(path)
         if columns and files.kind(path) in (".csv", ".parquet"):  # all of them are known before anything is read
@@ -96,8 +101,11 @@ class Mapped:
             self._require(path, found, fields)
 
     def _fields(self) -> dict[str, str]:
-        quality = self.mapping.get("quality", "").partition(":")[0]
-        return {**self.mapping, "quality": quality} if quality else dict(self.mapping)
+        """The fields that are read; a column that is mapped to nothing is not."""
+        bare = {
+            target: field.partition(":")[0] if target == "quality" else field for target, field in self.mapping.items()
+        }
+        return {target: field for target, field in bare.items() if field}
 
     def _rule(self) -> rescale.Rule | None:
         name = self.mapping.get("quality", "").partition(":")[2]

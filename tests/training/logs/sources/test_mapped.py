@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from tests.examples import examples
 from training.logs.outcomes import OutcomeError, Outcomes
+from training.logs.repeats import concat
 from training.logs.sources import reading
-from training.logs.sources.mapped import parse_mapping
+from training.logs.sources.mapped import Mapped, parse_mapping
 from training.logs.sources.options import ImportOptions
 
 RECORDS: list[dict[str, Any]] = [
@@ -208,5 +209,17 @@ def test_every_row_of_any_table_is_used_or_skipped(
     tmp_path_factory: pytest.TempPathFactory, records: list[Any]
 ) -> None:
     path = jsonl(tmp_path_factory.mktemp("any") / "t.jsonl", [RECORDS[0], *records])
-    result = mapped(path, PAIRS)
+    result = concat(Mapped(parse_mapping(PAIRS)).read(path))
     assert result.rows_read == len(result.frame) + len(result.skipped) == 1 + len(records)
+
+
+def test_a_column_that_is_mapped_to_nothing_is_not_read(tmp_path: Path) -> None:
+    rows = [
+        {"request_id": f"r{n}", "prompt": "p", "candidate": "a", "status": "queued", "cost_usd": -1} for n in range(3)
+    ]
+    path = jsonl(tmp_path / "t.jsonl", rows)
+    with pytest.raises(OutcomeError, match="status is neither success nor error: 3"):
+        reading.read([path])
+    read = mapped(path, ["candidate=candidate", "status=", "cost_usd="])
+    assert len(read.frame) == 3
+    assert read.frame["cost_usd"].isna().all()
