@@ -20,7 +20,7 @@ from serving.api.app import create_app
 from serving.bundle.manifest import BundleError
 from serving.runtime.logs import configure_logging
 from serving.runtime.pipeline import Service
-from serving.settings import Settings, hand_on, share_metrics
+from serving.settings import Settings, hand_on, share_metrics, unknown_variables
 from serving.state.rulebook import RulesError
 from serving.store.engine import StoreError, shown
 
@@ -31,6 +31,8 @@ _FILES = 128  # what the store, the bundle and the metrics may have open beside 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """`router-serve`; without arguments those of the process. What is wrong is one line on standard error and exit code 2."""
+    if unknown := unknown_variables():
+        _give_up(unknown[0] + (f" ({len(unknown) - 1} more)" if len(unknown) > 1 else ""))
     try:
         given = None if arguments is None else list(arguments)
         settings = CliApp.run(Settings, given, cli_exit_on_error=False, cli_show_env_vars=True)

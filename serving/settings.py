@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,6 +14,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 _NONE = "none"
 _BUNDLE, _STORE = "models/current", "data/decisions.db"
 _METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+# What Kubernetes sets in the pods beside a Service that is called router.
+_OF_KUBERNETES = re.compile(r"ROUTER_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_\w+)")
 LogLevel = Literal["critical", "error", "warning", "info", "debug"]
 
 
@@ -136,6 +140,17 @@ class Settings(BaseSettings):
             return given
         home = Path(given["home"])
         return {"bundle": str(home / _BUNDLE), "store": str(home / _STORE), **given}
+
+
+def unknown_variables() -> list[str]:
+    """Each ROUTER_* variable that is no setting, with the setting that may be meant."""
+    known = [f"ROUTER_{name.upper()}" for name in Settings.model_fields]
+    found = []
+    for name in sorted(os.environ):
+        if name.startswith("ROUTER_") and name not in known and not _OF_KUBERNETES.fullmatch(name):
+            meant = get_close_matches(name, known, 1)
+            found.append(f"{name} is no setting" + (f"; did you mean {meant[0]}?" if meant else ""))
+    return found
 
 
 def hand_on(settings: Settings) -> None:

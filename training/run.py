@@ -53,9 +53,11 @@ def train(
     cache: Path,
     truth: Truth | None = None,
     keep_text: bool = False,
+    promote: bool = True,
     progress: Progress = silent,
 ) -> Run:
-    """Trains on an outcome table and writes `out/<version>`; `out/current` is switched to it last, if it is promoted.
+    """Trains on an outcome table and writes `out/<version>`; `out/current` is switched to it last, if it is promoted, which
+    without `promote` it never is.
 
     `truth` is given for a simulated log only, and marks every figure as simulated. No file that is written holds text of
     a request, unless `keep_text` puts the test requests into the bundle.
@@ -105,6 +107,9 @@ def train(
     promotion = consider(
         out, new, lambda champion: compare_on_test_part(tested, champion, prepared, learned.propensity, params)
     )
+    if not promote and promotion.promoted:
+        why = f"It was only to be tried. {promotion.reason} `router-train promote {version} --out {out}` makes it current."
+        promotion = replace(promotion, promoted=False, reason=why)
     if promotion.promoted:
         make_current(out, version)
     return Run(bundle, evaluation, prepared, served, promotion)

@@ -1,12 +1,15 @@
 """The bodies of requests, as they arrive.
 
 They are read leniently where OpenAI's chat completions vary (unknown fields are ignored, so that a body made for an LLM can be
-sent as it is) and strictly in the fields that are used.
+sent as it is) and strictly in the fields that are used. An unknown field that is spelt nearly like one that is used is told.
 """
 
 from __future__ import annotations
 
 import json
+from difflib import get_close_matches
+from functools import lru_cache
+from itertools import islice
 from typing import Annotated, Any, Self
 
 from pydantic import (
@@ -33,6 +36,11 @@ from serving.store.feedback import Feedback
 
 # No batch may be longer, whatever ROUTER_MAX_BATCH says: it is refused before anything in it is looked at.
 MOST_IN_A_BATCH = 4_096
+
+# Of so many unknown fields, none of them longer, the name is looked at.
+_MOST_LOOKED_AT, _LONGEST_LOOKED_AT = 32, 40
+# Fields of OpenAI and of gateways that resemble one of ours and mean something else.
+_OF_OTHERS = frozenset({"object", "tool", "function", "functions_call", "max_prompt_tokens", "max_input_tokens"})
 
 _PROMPT: JsonDict = {
     "prompt": "Summarise this ticket in one line: the invoice of May was charged twice.",
@@ -85,7 +93,11 @@ class RouteBody(BaseModel):
     """One request to route: exactly one of `prompt` and `messages`. Unknown fields are ignored."""
 
     model_config = ConfigDict(
-        strict=True, hide_input_in_errors=True, json_schema_extra={"examples": [_PROMPT, _CHAT]}, title="RouteBody"
+        strict=True,
+        hide_input_in_errors=True,
+        extra="allow",
+        json_schema_extra={"examples": [_PROMPT, _CHAT]},
+        title="RouteBody",
     )
 
     prompt: str | None = Field(default=None, description="The prompt, when it is a single text. May be empty.")
@@ -155,8 +167,9 @@ class RouteBody(BaseModel):
         if (self.prompt is None) == (self.messages is None):
             arrived = "neither" if self.prompt is None else "both"
             # An error of the model as a whole has no field to name, one that is located does.
-            message = "give exactly one of prompt and messages; {arrived} arrived"
-            error = PydanticCustomError("one_of", message, {"arrived": arrived})
+            message = "give exactly one of prompt and messages; {arrived} arrived{misspelt}"
+            misspelt = "".join(f" ({one})" for one in self.misspelt)
+            error = PydanticCustomError("one_of", message, {"arrived": arrived, "misspelt": misspelt})
             located = InitErrorDetails(type=error, loc=("prompt",), input=None)
             raise ValidationError.from_exception_data("RouteBody", [located], hide_input=True)
         if self.quality_target is not None and self.cost_quality is not None:
@@ -164,6 +177,13 @@ class RouteBody(BaseModel):
             located = InitErrorDetails(type=error, loc=("cost_quality",), input=None)
             raise ValidationError.from_exception_data("RouteBody", [located], hide_input=True)
         return self
+
+    @property
+    def misspelt(self) -> tuple[str, ...]:
+        """Fields that are ignored, for nothing reads them, and are spelt nearly like one that is read; a few of them."""
+        unknown = islice(self.__pydantic_extra__ or (), _MOST_LOOKED_AT)
+        told = (_resembling(name) for name in unknown if len(name) <= _LONGEST_LOOKED_AT)
+        return tuple(f"{name}: did you mean {meant}?" for name, meant in told if meant)
 
     @property
     def room(self) -> int | None:
@@ -212,6 +232,12 @@ class RouteBody(BaseModel):
             cost_quality=self.cost_quality,
             objective=self.objective,
         )
+
+
+@lru_cache(maxsize=1024)
+def _resembling(name: str) -> tuple[str, str]:
+    """The name, and the field that it may be a slip of the pen for, "" for none."""
+    return name, "".join(get_close_matches(name, RouteBody.model_fields, 1, 0.8) if name not in _OF_OTHERS else ())
 
 
 class BatchBody(BaseModel):

@@ -109,7 +109,10 @@ class RouteResponse(_Document):
         description="How unlike the training prompts the prompt is: these are near 1 on average."
     )
     bundle: str = Field(description="Version of the bundle that decided.")
-    warnings: list[str] = Field(description="Budgets that are spent and only warn, as `<scope>/<period>`.")
+    warnings: list[str] = Field(
+        description="Budgets that are spent and only warn, as `<scope>/<period>`; and fields that were ignored, where they are "
+        "spelt nearly like one that is read: `quality_traget: did you mean quality_target?`"
+    )
     candidates: list[CandidateEstimate] = Field(description="Every candidate, in the bundle's order.")
 
 
@@ -265,8 +268,8 @@ def decision_example(candidates: int) -> dict[str, Any]:
 _CERTIFIED = tuple(CertificateResponse.model_fields)
 
 
-def decision_document(identifier: str, decision: Decision) -> dict[str, object]:
-    """A decision as `RouteResponse` describes it."""
+def decision_document(identifier: str, decision: Decision, misspelt: tuple[str, ...] = ()) -> dict[str, object]:
+    """A decision as `RouteResponse` describes it; `misspelt` is what the request may have meant otherwise."""
     certificate = decision.certificate
     return {
         "id": identifier,
@@ -282,7 +285,7 @@ def decision_document(identifier: str, decision: Decision) -> dict[str, object]:
         "propensity": decision.propensity,
         "novelty": decision.novelty,
         "bundle": decision.bundle,
-        "warnings": decision.warnings,
+        "warnings": (*decision.warnings, *misspelt),
         "candidates": [
             {
                 "model": seen.candidate,

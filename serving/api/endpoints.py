@@ -59,7 +59,7 @@ async def _decided(service: Service, key: str | None, body: bytes) -> tuple[str,
     """The decision on a body: its id, itself, and its document."""
     asked = parse(RouteBody, body, service.settings.max_values)
     identifier, decision = await service.route(service.case(asked.request(), asked.policy(), key))
-    return identifier, decision, orjson.dumps(decision_document(identifier, decision))
+    return identifier, decision, orjson.dumps(decision_document(identifier, decision, asked.misspelt))
 
 
 def _decided_apart(service: Service, key: str | None, body: bytes) -> tuple[str, Decision, bytes]:
@@ -218,7 +218,9 @@ def _route_batch(service: Service, key: str | None, body: bytes, instance: str) 
     answers = iter(service.route_batch([case for case in cases if isinstance(case, Case)]))
     came: list[Answer | Exception] = [next(answers) if isinstance(case, Case) else case for case in cases]
     results = [
-        problem_of(one, f"{instance}#{place}") if isinstance(one, Exception) else decision_document(*one)
+        problem_of(one, f"{instance}#{place}")
+        if isinstance(one, Exception)
+        else decision_document(*one, bodies[place].misspelt)
         for place, one in enumerate(came)
     ]
     return orjson.dumps({"results": results})

@@ -92,6 +92,23 @@ def test_router_serve_names_a_wrong_option_in_one_line(folder: Path, monkeypatch
         assert error.count("\n") == 1
 
 
+def test_a_misspelt_variable_stops_the_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROUTER_STROE", "x.db")
+    code, error, ran = serve(monkeypatch, "--bundle", str(folder))
+    assert (code, ran) == (2, {})
+    assert error == "router-serve: ROUTER_STROE is no setting; did you mean ROUTER_STORE?\n"
+    monkeypatch.setenv("ROUTER_ZZZ", "1")
+    assert serve(monkeypatch, "--bundle", str(folder))[1].endswith("did you mean ROUTER_STORE? (1 more)\n")
+
+
+def test_what_kubernetes_says_of_a_service_called_router_is_no_setting(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT_8080_TCP", "PORT_8080_TCP_ADDR"):
+        monkeypatch.setenv(f"ROUTER_{name}", "10.0.0.1")
+    assert serve(monkeypatch, "--bundle", str(folder))[0] == 0
+
+
 def test_the_help_has_every_setting_with_its_text(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

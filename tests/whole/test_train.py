@@ -290,12 +290,16 @@ def test_a_failed_export_leaves_no_bundle_and_keeps_the_current_one(tmp_path: Pa
     assert {path.name for path in (tmp_path / "m").iterdir()} == {"current", before.name}
 
 
-def test_tracking_goes_where_it_is_told(tmp_path: Path) -> None:
+def test_what_is_only_tried_is_tracked_where_it_is_told_and_not_promoted(tmp_path: Path) -> None:
     small_log(tmp_path / "log.jsonl")
     arguments = ["run", "--data", tmp_path / "log.jsonl", "--out", tmp_path / "m", *UNSEEN[1:], *tracked_in(tmp_path)]
-    finished = router_train_here(*arguments)
+    finished = router_train_here(*arguments, "--no-promote")
     assert finished.returncode == 0, finished.stderr
-    assert "MLflow model router version 1 (champion)" in finished.stdout
+    assert "MLflow model router version 1 (challenger)" in finished.stdout
+    assert "NOT PROMOTED" in finished.stdout
+    assert "It was only to be tried. It is the first bundle" in " ".join(finished.stdout.split())
+    (bundle,) = (tmp_path / "m").iterdir()
+    assert open_bundle(bundle).manifest.version == bundle.name
     assert (tmp_path / "mlruns" / "mlflow.db").is_file()
 
 

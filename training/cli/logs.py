@@ -48,6 +48,10 @@ def run(
     test: TestOption = None,
     out: Annotated[Path, typer.Option(help="Where bundles are written; out/current is the champion.")] = MODELS,
     track: Annotated[bool, typer.Option(help="Log the run and register the bundle with MLflow.")] = True,
+    promote: Annotated[
+        bool,
+        typer.Option(help="Make the bundle out/current if it is not worse than what is there; else only write it."),
+    ] = True,
     keep_text: Annotated[
         bool, typer.Option(help="Put the test requests, as text, into the bundle (test_requests.csv).")
     ] = False,
@@ -76,7 +80,15 @@ def run(
             found = ReadLog(validate(made.outcomes, source="simulated", format="simulated"), (), None)
             truth = Truth(made.acceptable, made.cost_usd)
         trained = train(
-            found.outcomes, params, prices, out=out, cache=log.cache, truth=truth, keep_text=keep_text, progress=tell
+            found.outcomes,
+            params,
+            prices,
+            out=out,
+            cache=log.cache,
+            truth=truth,
+            keep_text=keep_text,
+            promote=promote,
+            progress=tell,
         )
         manifest, promotion = trained.bundle.manifest, trained.promotion
         model = ""

@@ -1,0 +1,55 @@
+"""A field that is spelt nearly like one that is read is told: ignored in silence, a limit would not hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from serving.api.app import create_app
+from serving.api.bodies import RouteBody
+from serving.settings import Settings
+from tests import fake_bundle
+
+OPENAI: dict[str, Any] = {
+    "model": "m", "temperature": 1, "top_p": 1, "n": 1, "stop": "x", "seed": 1, "stream": True, "store": True, "user": "me",
+    "metadata": {"a": 1}, "logit_bias": {}, "logprobs": True, "top_logprobs": 1, "presence_penalty": 0,
+    "frequency_penalty": 0, "tool_choice": "auto", "function_call": "auto", "parallel_tool_calls": False, "modalities": [],
+    "prediction": None, "reasoning_effort": "low", "service_tier": "auto", "stream_options": {}, "verbosity": "low",
+    "web_search_options": {}, "prompt_cache_key": "k", "safety_identifier": "s", "audio": {}, "object": "x",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("field", "meant"),
+    [
+        ("quality_traget", "quality_target"), ("max_cost", "max_cost_usd"), ("max_token", "max_tokens"),
+        ("sesion_id", "session_id"), ("workflows", "workflow"), ("require", "requires"),
+    ],
+)  # fmt: skip
+def test_a_slip_of_the_pen_is_told(field: str, meant: str) -> None:
+    assert RouteBody.model_validate({"prompt": "x", field: 1}).misspelt == (f"{field}: did you mean {meant}?",)
+
+
+def test_what_an_llm_takes_is_no_slip() -> None:
+    assert RouteBody.model_validate({"prompt": "x", **OPENAI}).misspelt == ()
+
+
+def test_not_many_and_no_long_names_are_looked_at() -> None:
+    many = {f"max_tokens{n}": n for n in range(10_000)}
+    assert len(RouteBody.model_validate({"prompt": "x", **many}).misspelt) <= 32
+    assert RouteBody.model_validate({"prompt": "x", "quality_target" + "_" * 10**6: 1}).misspelt == ()
+
+
+def test_the_answer_says_it(tmp_path: Path) -> None:
+    with TestClient(create_app(Settings(bundle=str(fake_bundle.build(tmp_path))))) as client:
+        told = ["quality_traget: did you mean quality_target?"]
+        body = {"prompt": "hello", "quality_traget": 0.99}
+        assert client.post("/v1/route", json=body).json()["warnings"] == told
+        batch = client.post("/v1/route/batch", json={"requests": [{"prompt": "hello"}, body]}).json()["results"]
+        assert [one["warnings"] for one in batch] == [[], told]
+        refused = client.post("/v1/route", json={"promt": "hello"})
+        assert refused.status_code == 422
+        assert "neither arrived (promt: did you mean prompt?)" in refused.json()["detail"]
