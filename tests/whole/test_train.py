@@ -234,7 +234,7 @@ def test_a_log_with_half_its_rows_broken_trains_on_the_rest_and_accounts_for_eve
     lines = (tmp_path / "log.jsonl").read_text().splitlines()
     lines[::2] = [line[: len(line) // 2] for line in lines[::2]]
     (tmp_path / "broken.jsonl").write_text("\n".join(lines))
-    finished = router_train_here("run", "--data", tmp_path / "broken.jsonl", "--out", tmp_path / "m", *QUICK)
+    finished = router_train_here("run", "--data", tmp_path / "broken.jsonl", "--out", tmp_path / "m", *UNSEEN)
     assert finished.returncode == 0, finished.stderr
     broken = (len(log) + 1) // 2
     assert f"{len(log):,} rows read as canonical: {len(log) - broken:,} used, {broken:,} skipped" in finished.stdout
@@ -246,7 +246,7 @@ def test_a_log_without_complete_requests_says_what_is_missing(tmp_path: Path) ->
     log = small_log(tmp_path / "log.jsonl", 1200)
     counts = log.groupby("request_id")["candidate"].transform("size")
     log[counts == 1].to_json(tmp_path / "single.jsonl", orient="records", lines=True, date_format="iso")
-    finished = router_train_here("run", "--data", tmp_path / "single.jsonl", "--out", tmp_path / "m", *QUICK)
+    finished = router_train_here("run", "--data", tmp_path / "single.jsonl", "--out", tmp_path / "m", *UNSEEN)
     assert finished.returncode == 0, finished.stderr
     assert "no test request has a judged, costed outcome of every candidate" in finished.stdout.replace("\n", " ")
     assert "off-policy, outcome-router: quality" in finished.stdout.replace("\n", " ")
@@ -269,7 +269,7 @@ def test_a_log_without_complete_requests_says_what_is_missing(tmp_path: Path) ->
 )
 def test_a_hopeless_log_ends_in_one_clear_message(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "log.jsonl").write_bytes(content)
-    finished = router_train_here("run", "--data", tmp_path / "log.jsonl", "--out", tmp_path / "m", *QUICK)
+    finished = router_train_here("run", "--data", tmp_path / "log.jsonl", "--out", tmp_path / "m", *UNSEEN)
     assert finished.returncode == 2
     assert message in finished.stderr
     assert "Traceback" not in finished.stderr
@@ -278,7 +278,7 @@ def test_a_hopeless_log_ends_in_one_clear_message(tmp_path: Path, content: bytes
 
 def test_a_failed_export_leaves_no_bundle_and_keeps_the_current_one(tmp_path: Path) -> None:
     small_log(tmp_path / "log.jsonl")
-    good = router_train_here("run", "--data", tmp_path / "log.jsonl", "--out", tmp_path / "m", *QUICK)
+    good = router_train_here("run", "--data", tmp_path / "log.jsonl", "--out", tmp_path / "m", *UNSEEN)
     assert good.returncode == 0, good.stderr
     before = (tmp_path / "m" / "current").resolve()
     bad = router_train_here(
