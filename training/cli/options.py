@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
 
 import typer
-from click import get_current_context
 
 if TYPE_CHECKING:
     from serving.bundle.catalogue import Candidate
@@ -33,6 +33,7 @@ PickleOption = Annotated[
     bool, _log("--allow-pickle", help="Read pickles, with the classes of a pandas table allowed and nothing else.")
 ]
 HERE = Path()
+_HOME: ContextVar[Path] = ContextVar("home", default=HERE)
 CANDIDATES, CACHE, MODELS = Path("candidates.toml"), Path(".cache"), Path("models")
 CURRENT = MODELS / "current"
 
@@ -56,8 +57,7 @@ class Settings:
 
     def _tracked_at_home(self) -> tuple[str, ...]:
         """Where MLflow's files are, unless a file of parameters says so."""
-        context = get_current_context(silent=True)
-        home = context.find_root().params.get("home", HERE) if context is not None else HERE
+        home = _HOME.get()
         if self.params is not None or home == HERE:
             return ()
         mlruns = home.resolve() / "mlruns"
@@ -130,7 +130,8 @@ class LogOptions:
 
 
 def at_home(home: Path) -> dict[str, dict[str, str]]:
-    """For each command that writes or reads there, its options' defaults in this folder."""
+    """For each command that writes or reads there, its options' defaults in this folder, where MLflow's files are then too."""
+    _HOME.set(home)
     models, cache = {"out": str(home / MODELS)}, {"cache": str(home / CACHE)}
     bundle = {"bundle": str(home / CURRENT)}
     return {

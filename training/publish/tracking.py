@@ -137,8 +137,6 @@ def _client(settings: Tracking) -> MlflowClient:
         logging.getLogger(name).setLevel(logging.WARNING)
     if (path := _sqlite(settings)) is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # MLflow makes a folder for the artefacts of its default experiment: by itself an mlruns in the current folder.
-        os.environ["_MLFLOW_SERVER_ARTIFACT_ROOT"] = Path(settings.artifacts).resolve().as_uri()
     mlflow.set_tracking_uri(settings.uri)
     return mlflow.MlflowClient(tracking_uri=settings.uri, registry_uri=settings.uri)
 
