@@ -40,7 +40,7 @@ def open_engine(url: str) -> Engine:
         if parsed.get_backend_name() == "sqlite" and parsed.database:
             file = Path(parsed.database)
             file.parent.mkdir(parents=True, exist_ok=True)
-            if not file.is_dir() and parsed.database != ":memory:":
+            if not file.is_dir() and not parsed.database.startswith((":memory:", "file:")):
                 private(file)  # what SQLite puts beside it has the same mode
         engine = create_engine(parsed, **options)
     except (ImportError, OSError) as error:

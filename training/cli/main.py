@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,9 +26,13 @@ class _Commands(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """`--home` may stand behind the command as well."""
-        places = [n for n, word in enumerate(args) if word == "--home" or word.startswith("--home=")]
-        home = [word for n in places for word in args[n : n + 1 + (args[n] == "--home")]]
-        parsed: list[str] = super().parse_args(ctx, [*home, *(word for word in args if word not in home)])
+        home, others, words = [], [], iter(args)
+        for word in words:
+            if word == "--home":
+                home += [word, *islice(words, 1)]
+            else:
+                (home if word.startswith("--home=") else others).append(word)
+        parsed: list[str] = super().parse_args(ctx, [*home, *others])
         return parsed
 
     def invoke(self, ctx: Any) -> Any:

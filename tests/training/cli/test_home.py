@@ -57,6 +57,12 @@ def test_home_may_stand_anywhere(tmp_path: Path, words: Sequence[str]) -> None:
     assert "there/models has no bundle" in done.stderr
 
 
+def test_another_option_may_have_the_same_value(tmp_path: Path) -> None:
+    done = router_train_here("bundles", "--home", "there", "--out", "there", folder=tmp_path)
+    assert "there has no bundle" in done.stderr
+    assert router_train_here("bundles", "--home", folder=tmp_path).returncode == 2
+
+
 def test_home_comes_from_the_environment_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROUTER_HOME", "there")
     assert "there/models has no bundle" in router_train_here("bundles", folder=tmp_path).stderr
