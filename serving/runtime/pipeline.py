@@ -240,7 +240,7 @@ class Service:
             return identifier, came
         except (NoEligibleCandidateError, BudgetSpentError) as error:
             return error
-        except Exception:
+        except Exception:  # it is what came of this one, and no reason to fail the others
             logger.exception("one request of a batch could not be decided")
             return UndecidedError("the request could not be decided")
 
