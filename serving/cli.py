@@ -31,11 +31,11 @@ _FILES = 128  # what the store, the bundle and the metrics may have open beside 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """`router-serve`; without arguments those of the process. What is wrong is one line on standard error and exit code 2."""
-    if unknown := unknown_variables():
-        _give_up(unknown[0] + (f" ({len(unknown) - 1} more)" if len(unknown) > 1 else ""))
     try:
         given = None if arguments is None else list(arguments)
         settings = CliApp.run(Settings, given, cli_exit_on_error=False, cli_show_env_vars=True)
+        if unknown := unknown_variables():
+            _give_up(unknown[0] + (f" ({len(unknown) - 1} more)" if len(unknown) > 1 else ""))
         if settings.hash_secret is None:  # one for all workers
             settings = settings.model_copy(update={"hash_secret": secrets.token_hex()})
         service = Service(settings) if settings.workers == 1 else None

@@ -14,8 +14,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 _NONE = "none"
 _BUNDLE, _STORE = "models/current", "data/decisions.db"
 _METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-# What Kubernetes sets in the pods beside a Service that is called router.
-_OF_KUBERNETES = re.compile(r"ROUTER_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_\w+)")
+# What Kubernetes sets in the pods beside a Service that is called router, or router-something.
+_OF_KUBERNETES = re.compile(r"ROUTER_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?)")
+_LONGEST_NAME = 64
 LogLevel = Literal["critical", "error", "warning", "info", "debug"]
 
 
@@ -136,7 +137,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _at_home(cls, given: dict[str, Any]) -> dict[str, Any]:
-        if "home" not in given:
+        if not isinstance(given.get("home"), str | Path):
             return given
         home = Path(given["home"])
         return {"bundle": str(home / _BUNDLE), "store": str(home / _STORE), **given}
@@ -146,10 +147,12 @@ def unknown_variables() -> list[str]:
     """Each ROUTER_* variable that is no setting, with the setting that may be meant."""
     known = [f"ROUTER_{name.upper()}" for name in Settings.model_fields]
     found = []
-    for name in sorted(os.environ):
+    for arrived in sorted(os.environ):
+        name = arrived.upper()  # a setting is read in any case
         if name.startswith("ROUTER_") and name not in known and not _OF_KUBERNETES.fullmatch(name):
-            meant = get_close_matches(name, known, 1)
-            found.append(f"{name} is no setting" + (f"; did you mean {meant[0]}?" if meant else ""))
+            meant = get_close_matches(name[:_LONGEST_NAME], known, 1)
+            shown = arrived[:_LONGEST_NAME].encode("unicode_escape").decode()
+            found.append(f"{shown} is no setting" + (f"; did you mean {meant[0]}?" if meant else ""))
     return found
 
 

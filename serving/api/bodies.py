@@ -7,8 +7,7 @@ sent as it is) and strictly in the fields that are used. An unknown field that i
 from __future__ import annotations
 
 import json
-from difflib import get_close_matches
-from functools import lru_cache
+from functools import cache
 from itertools import islice
 from typing import Annotated, Any, Self
 
@@ -27,7 +26,7 @@ from pydantic.config import JsonDict
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from serving.api.chat import Messages, ResponseFormat, Tools
+from serving.api.chat import Messages, ResponseFormat, Tools, resembling
 from serving.bundle.catalogue import Capability
 from serving.bundle.manifest import Objective
 from serving.bundle.request import RouteRequest
@@ -39,8 +38,8 @@ MOST_IN_A_BATCH = 4_096
 
 # Of so many unknown fields, none of them longer, the name is looked at.
 _MOST_LOOKED_AT, _LONGEST_LOOKED_AT = 32, 40
-# Fields of OpenAI and of gateways that resemble one of ours and mean something else.
-_OF_OTHERS = frozenset({"object", "tool", "function", "functions_call", "max_prompt_tokens", "max_input_tokens"})
+# Where a slip would keep or send what may not be kept or sent, it is refused and not only told.
+_OF_PRIVACY = frozenset({"privacy", "zero_retention", "self_hosted", "no_training", "regions"})
 
 _PROMPT: JsonDict = {
     "prompt": "Summarise this ticket in one line: the invoice of May was charged twice.",
@@ -172,6 +171,11 @@ class RouteBody(BaseModel):
             error = PydanticCustomError("one_of", message, {"arrived": arrived, "misspelt": misspelt})
             located = InitErrorDetails(type=error, loc=("prompt",), input=None)
             raise ValidationError.from_exception_data("RouteBody", [located], hide_input=True)
+        for name, meant in self.slips:
+            if meant in _OF_PRIVACY:
+                error = PydanticCustomError("misspelt", "nothing reads this; did you mean {meant}?", {"meant": meant})
+                located = InitErrorDetails(type=error, loc=(name,), input=None)
+                raise ValidationError.from_exception_data("RouteBody", [located], hide_input=True)
         if self.quality_target is not None and self.cost_quality is not None:
             error = PydanticCustomError("one_of", "give at most one of quality_target and cost_quality; both arrived")
             located = InitErrorDetails(type=error, loc=("cost_quality",), input=None)
@@ -179,11 +183,16 @@ class RouteBody(BaseModel):
         return self
 
     @property
-    def misspelt(self) -> tuple[str, ...]:
-        """Fields that are ignored, for nothing reads them, and are spelt nearly like one that is read; a few of them."""
+    def slips(self) -> list[tuple[str, str]]:
+        """Unknown fields, a few of them, each with the field that it is spelt nearly like."""
         unknown = islice(self.__pydantic_extra__ or (), _MOST_LOOKED_AT)
-        told = (_resembling(name) for name in unknown if len(name) <= _LONGEST_LOOKED_AT)
-        return tuple(f"{name}: did you mean {meant}?" for name, meant in told if meant)
+        told = [(name, resembling(name, _fields())) for name in unknown if len(name) <= _LONGEST_LOOKED_AT]
+        return [(name, meant) for name, meant in told if meant]
+
+    @property
+    def misspelt(self) -> tuple[str, ...]:
+        """What is said of each of them: nothing reads it."""
+        return tuple(f"{name}: did you mean {meant}?" for name, meant in self.slips)
 
     @property
     def room(self) -> int | None:
@@ -234,10 +243,9 @@ class RouteBody(BaseModel):
         )
 
 
-@lru_cache(maxsize=1024)
-def _resembling(name: str) -> tuple[str, str]:
-    """The name, and the field that it may be a slip of the pen for, "" for none."""
-    return name, "".join(get_close_matches(name, RouteBody.model_fields, 1, 0.8) if name not in _OF_OTHERS else ())
+@cache
+def _fields() -> tuple[str, ...]:
+    return tuple(RouteBody.model_fields)
 
 
 class BatchBody(BaseModel):

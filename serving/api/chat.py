@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from difflib import get_close_matches
+from functools import lru_cache
 from typing import Annotated, Any, NotRequired
 
 from pydantic import ConfigDict, Discriminator, Field, Tag
@@ -65,3 +68,22 @@ class ResponseFormat(TypedDict):
 # A list's length is looked at before its items, and its first wrong item ends it: neither takes long, whatever arrives.
 Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)]
 Tools = Annotated[list[dict[str, Any]], Field(max_length=MOST_TOOLS, fail_fast=True)]
+
+
+# Fields of OpenAI, of gateways and of servers that resemble one of ours and mean something else.
+_OF_OTHERS = frozenset(
+    {"object", "tool", "function", "functions_call", "request", "prompt_id", "min_tokens", "min_completion_tokens"}
+    | {f"max_{what}_tokens" for what in ("prompt", "input", "new", "context")}
+)
+_CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_ALIKE, _LONGER = 0.8, 4
+
+
+@lru_cache(maxsize=1024)
+def resembling(name: str, fields: tuple[str, ...]) -> str:
+    """The field that the name may be a slip of the pen for, "" for none; one in another case is a slip."""
+    spelt = _CAPITAL.sub("_", name).lower()
+    if spelt in _OF_OTHERS:
+        return ""
+    near = [one for one in fields if one[0] == spelt[:1] and abs(len(one) - len(spelt)) <= _LONGER]
+    return "".join(get_close_matches(spelt, near, 1, _ALIKE))

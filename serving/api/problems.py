@@ -10,7 +10,7 @@
     HTTPException                 401, 403, 404, 405, 413, 429, 503
     anything else                 500, logged with its traceback, and nothing of it on the wire
 
-What a client sent is never echoed and never logged: it may be a prompt.
+What a client sent is never echoed and never logged, for it may be a prompt: names of fields alone are, cut short.
 """
 
 from __future__ import annotations

@@ -10,10 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def private(path: Path) -> Path:
-    """The file, which is made for its owner alone if it is not there: what holds prompts is nobody else's."""
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
-    return path
+@contextmanager
+def for_its_owner() -> Iterator[None]:
+    """What is made in the block is its owner's alone, for it holds prompts. The whole process's umask is changed so long."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 @contextmanager

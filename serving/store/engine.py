@@ -11,7 +11,7 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
-from serving.bundle.atomic_write import private
+from serving.bundle.atomic_write import for_its_owner
 from serving.store.upgrade import UnusableError, upgrade
 
 _CONNECT_SECONDS = 10
@@ -37,19 +37,17 @@ def open_engine(url: str) -> Engine:
     if parsed.get_backend_name() == "postgresql":
         options["connect_args"] = {"connect_timeout": _CONNECT_SECONDS, **_GONE}
     try:
-        if parsed.get_backend_name() == "sqlite" and parsed.database:
-            file = Path(parsed.database)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            if not file.is_dir() and not parsed.database.startswith((":memory:", "file:")):
-                private(file)  # what SQLite puts beside it has the same mode
+        if parsed.get_backend_name() == "sqlite" and parsed.database and "uri" not in parsed.query:
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         engine = create_engine(parsed, **options)
-    except (ImportError, OSError) as error:
+    except (ImportError, OSError, ValueError) as error:
         raise StoreError(f"{shown}: cannot be used as a store: {error}") from None
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _pragmas)
     try:
-        _upgraded(engine)
-    except (SQLAlchemyError, UnusableError) as error:
+        with for_its_owner():  # what SQLite puts beside a new file later has the file's mode
+            _upgraded(engine)
+    except (SQLAlchemyError, UnusableError, ValueError) as error:
         engine.dispose()
         raise StoreError(f"{shown}: cannot be used as a store: {_said(error, parsed)}") from None
     return engine

@@ -97,14 +97,28 @@ def test_a_misspelt_variable_stops_the_start(folder: Path, monkeypatch: pytest.M
     code, error, ran = serve(monkeypatch, "--bundle", str(folder))
     assert (code, ran) == (2, {})
     assert error == "router-serve: ROUTER_STROE is no setting; did you mean ROUTER_STORE?\n"
+    assert serve(monkeypatch, "--help")[0] == 0
     monkeypatch.setenv("ROUTER_ZZZ", "1")
     assert serve(monkeypatch, "--bundle", str(folder))[1].endswith("did you mean ROUTER_STORE? (1 more)\n")
+
+
+def test_no_home_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, error, _ = serve(monkeypatch, "--bundle", str(folder), "--home=none")
+    assert (code, error.count("\n")) == (2, 1)
 
 
 def test_what_kubernetes_says_of_a_service_called_router_is_no_setting(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT_8080_TCP", "PORT_8080_TCP_ADDR"):
+    for name in (
+        "SERVICE_HOST",
+        "SERVICE_PORT",
+        "SERVICE_PORT_HTTP",
+        "PORT_8080_TCP",
+        "PORT_8080_TCP_ADDR",
+        "SERVE_SERVICE_HOST",
+        "SERVE_PORT",
+    ):
         monkeypatch.setenv(f"ROUTER_{name}", "10.0.0.1")
     assert serve(monkeypatch, "--bundle", str(folder))[0] == 0
 

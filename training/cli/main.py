@@ -26,7 +26,9 @@ class _Commands(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """`--home` may stand behind the command as well."""
-        home, others, words = [], [], iter(args)
+        home: list[str] = []
+        others: list[str] = []
+        words = iter(args)
         for word in words:
             if word == "--home":
                 home += [word, *islice(words, 1)]

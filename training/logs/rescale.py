@@ -26,15 +26,18 @@ _UP = frozenset({"up", "thumbs_up", "thumbs-up", "thumbsup", "thumbs up", "like"
 _DOWN = frozenset(
     {"down", "thumbs_down", "thumbs-down", "thumbsdown", "thumbs down", "dislike", "-1", "-1.0", "false", "👎"}
 )
+_NO_OPINION = frozenset({"neutral", "none", "null", "n/a"})
 _SPANS = {"unit": (0.0, 1.0), "stars": (1.0, 5.0), "ten": (1.0, 10.0), "percent": (0.0, 100.0)}
 
-
-OUTSIDE, MISFIT = "quality outside [0, 1]", "quality does not fit "
-_MOST_SHARE, _FEWEST = 0.2, 3  # rows off the scale that are taken for slips of the pen: more than neither
+# Reasons for which a row is left out that are about the scale of its grade.
+OUTSIDE, NO_NUMBER, MISFIT = "quality outside [0, 1]", "quality is not a number", "quality does not fit "
+_MOST_SHARE, _FEWEST = 0.2, 3  # grades off the scale that are taken for slips of the pen: more than neither
+_EXAMPLES = 5
 # (worst, best) and the rule that reads such a scale, the narrowest first.
 _KNOWN = (
     (-1.0, 1.0, "minmax:-1:1"),
     (1.0, 5.0, "stars"),
+    (0.0, 5.0, "minmax:0:5"),
     (1.0, 10.0, "ten"),
     (0.0, 10.0, "minmax:0:10"),
     (0.0, 100.0, "percent"),
@@ -67,7 +70,7 @@ def rule(text: str) -> Rule:
     if name == "boolean" and not rest:
         return Rule(name, "true or false, yes or no, 1 or 0", lambda cell: _word(cell, _YES, _NO))
     if name == "thumbs" and not rest:
-        return Rule(name, "up or down, +1 or -1, true or false", lambda cell: _word(cell, _UP, _DOWN))
+        return Rule(name, "up or down, +1 or -1, true or false, neutral", _thumb)
     if name == "minmax":
         return _minmax(text, rest)
     if name == "categorical":
@@ -132,40 +135,73 @@ def _word(cell: Any, good: frozenset[str], bad: frozenset[str]) -> Any:
     return 1.0 if word in good else 0.0 if word in bad else BAD
 
 
-def fitting(parts: Iterable[Outcomes], source: str) -> Iterator[Outcomes]:
-    """The parts of a source; raises OutcomeError at their end when over a fifth of its grades are off the scale."""
-    within = outside = 0
-    low, high = math.inf, -math.inf
-    for part in parts:
+def _thumb(cell: Any) -> Any:
+    return None if _spelt(cell) in _NO_OPINION else _word(cell, _UP, _DOWN)
+
+
+def too_many(outside: int, within: int) -> bool:
+    """Whether so many grades are off a scale that they are no slips of the pen."""
+    return outside >= _FEWEST and outside > _MOST_SHARE * (within + outside)
+
+
+@dataclass
+class _Grades:
+    """How many grades were within the scale that they were read on, how many of these were 1, and what was off it."""
+
+    within: int = 0
+    ones: int = 0
+    outside: int = 0
+    low: float = math.inf
+    high: float = -math.inf
+    whole: bool = True
+    ruled: str = ""
+    examples: dict[str, None] = field(default_factory=dict)
+
+    def add(self, part: Outcomes) -> None:
         graded = part.frame.loc[part.frame["status"] != "error", "quality"].dropna()
-        within += len(graded)
+        self.within += len(graded)
+        self.ones += int((graded == 1).sum())
         reasons = part.skipped["reason"]
-        off = _numbers(part.skipped.loc[(reasons == OUTSIDE) | reasons.str.startswith(MISFIT), "value"])
-        outside += len(off)
-        if off:
-            raw = graded if (reasons == OUTSIDE).any() else ()  # by a rule they are on another scale now
-            low, high = min(low, *off, *raw), max(high, *off, *raw)
-        yield part
-    if outside >= _FEWEST and outside > _MOST_SHARE * (within + outside):
-        raise OutcomeError(
-            f"{source}: {outside:,} of {within + outside:,} grades are off the scale they are read on"
-            f": they go from {low:g} to {high:g}. {_looks_like(low, high)} Say which scale it is: --map quality=COLUMN:RULE, "
-            f"with the name of the grades' column and one of these rules: {NAMES}"
+        ruled = reasons.str.startswith(MISFIT)
+        off = part.skipped.loc[ruled | reasons.isin((OUTSIDE, NO_NUMBER)), "value"]
+        if off.empty:
+            return
+        self.outside += len(off)
+        self.ruled = reasons[ruled].iloc[0].removeprefix(MISFIT) if ruled.any() else self.ruled
+        numbers = [value for value in map(_as_number, off.str.strip("'\"")) if value is not None]
+        self.whole &= len(numbers) == len(off) and all(value >= 2 and value.is_integer() for value in numbers)
+        if numbers and not self.ruled:  # by a rule, those within are on another scale now
+            self.low, self.high = min(self.low, *numbers, *graded), max(self.high, *numbers, *graded)
+        for cell in off.unique()[:_EXAMPLES]:
+            if len(self.examples) < _EXAMPLES:
+                self.examples[cell] = None
+
+    @property
+    def misread(self) -> bool:
+        """Too many are off for slips of the pen; or all that are within are 1 and the others whole numbers above: stars."""
+        stars = self.whole and self.ones == self.within
+        return too_many(self.outside, self.within) or (stars and self.outside >= _FEWEST)
+
+    def said(self, source: str) -> str:
+        on = f"the scale of {self.ruled}" if self.ruled else "the scale they are read on, 0 to 1"
+        looks = "" if self.low > self.high else f" All go from {self.low:g} to {self.high:g}: {self._like()}."
+        empty = " If it stands for not judged, leave it empty." if len(self.examples) == 1 else ""
+        return (
+            f"{source}: {self.outside:,} of {self.within + self.outside:,} grades are off {on}, as {', '.join(self.examples)}."
+            f"{looks}{empty} Say which scale it is: --map quality=COLUMN:RULE, with the name of the grades' column and one of "
+            f"these rules: {NAMES}"
         )
 
-
-def _numbers(cells: Iterable[str]) -> list[float]:
-    found = []
-    for cell in cells:
-        try:
-            value = float(cell.strip("'\""))
-        except ValueError:
-            continue
-        if math.isfinite(value):
-            found.append(value)
-    return found
+    def _like(self) -> str:
+        spans = (rule for worst, best, rule in _KNOWN if worst <= self.low and self.high <= best)
+        return f"that looks like {next(spans, f'minmax:{self.low:g}:{self.high:g}')}"
 
 
-def _looks_like(low: float, high: float) -> str:
-    rule = next((rule for worst, best, rule in _KNOWN if worst <= low and high <= best), f"minmax:{low:g}:{high:g}")
-    return f"That looks like {rule}."
+def fitting(parts: Iterable[Outcomes], source: str) -> Iterator[Outcomes]:
+    """The parts of a source; raises OutcomeError at their end when its grades are on another scale than they are read on."""
+    grades = _Grades()
+    for part in parts:
+        grades.add(part)
+        yield part
+    if grades.misread:
+        raise OutcomeError(grades.said(source))

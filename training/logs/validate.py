@@ -129,7 +129,7 @@ def _coerce(table: pd.DataFrame) -> tuple[pd.DataFrame, list[Failure]]:
 
     frame = pd.DataFrame({name: columns[name] for name in COLUMNS})
     frame["prompt"] = frame["prompt"].mask(frame["messages"].notna())
-    frame["status"] = _status(frame["status"])
+    frame["status"] = status_words(frame["status"])
     frame["split"] = frame["split"].str.lower()
     erred = (frame["status"] == "error").to_numpy()
     frame["quality"] = frame["quality"].mask(erred, 0.0)
@@ -139,7 +139,7 @@ def _coerce(table: pd.DataFrame) -> tuple[pd.DataFrame, list[Failure]]:
     return frame, [*failures, Failure("prompt", "no prompt", empty)]
 
 
-def _status(column: pd.Series[Any]) -> pd.Series[Any]:
+def status_words(column: pd.Series[Any]) -> pd.Series[Any]:
     """Words in lower case; an HTTP status is a success below 400 and an error from there on."""
     words = column.str.lower().fillna("success")
     strange = ~words.isin(_WORDS["status"])

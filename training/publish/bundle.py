@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from serving.bundle.arrays import Floats32
-from serving.bundle.atomic_write import private
+from serving.bundle.atomic_write import for_its_owner
 from serving.bundle.features import SURFACE
 from serving.bundle.manifest import (
     ALWAYS_REFERENCE,
@@ -106,4 +106,5 @@ def write_test_requests(folder: Path, router: Router, prepared: Prepared) -> Non
         "estimate": value[place, columns],
         "observed": prepared.value(manifest.objective)[rows][place, columns],
     }
-    pd.DataFrame(table).to_csv(private(folder / TEST_REQUESTS), index=False)
+    with for_its_owner():
+        pd.DataFrame(table).to_csv(folder / TEST_REQUESTS, index=False)

@@ -96,6 +96,12 @@ def join_scores(
             f"{path}: no judgement could be used ({counts}); expected {EXPECTS}, of requests in the log, by the rule "
             f"{rule.name} ({rule.expects}); other rules: {rescale.NAMES}"
         )
+    misfits = [one for one in left_out if one.reason.startswith("value does not fit ")]
+    if rescale.too_many(len(misfits), sum(map(len, given.values()))):
+        raise OutcomeError(
+            f"{path}: {len(misfits):,} judgements do not fit the rule {rule.name} ({rule.expects}), as {misfits[0].value}: "
+            f"those that do would mean something else. Give the --score-rule of their scale, one of: {rescale.NAMES}"
+        )
     quality = table.frame["quality"].to_numpy(dtype="float64", copy=True)
     for row, values in given.items():
         quality[row] = sum(values) / len(values)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from starlette.testclient import TestClient
 
 from serving.api.app import create_app
@@ -18,7 +19,8 @@ OPENAI: dict[str, Any] = {
     "metadata": {"a": 1}, "logit_bias": {}, "logprobs": True, "top_logprobs": 1, "presence_penalty": 0,
     "frequency_penalty": 0, "tool_choice": "auto", "function_call": "auto", "parallel_tool_calls": False, "modalities": [],
     "prediction": None, "reasoning_effort": "low", "service_tier": "auto", "stream_options": {}, "verbosity": "low",
-    "web_search_options": {}, "prompt_cache_key": "k", "safety_identifier": "s", "audio": {}, "object": "x",
+    "web_search_options": {}, "prompt_cache_key": "k", "min_tokens": 1, "max_new_tokens": 1, "safety_identifier": "s",
+    "audio": {}, "object": "x",
 }  # fmt: skip
 
 
@@ -26,11 +28,21 @@ OPENAI: dict[str, Any] = {
     ("field", "meant"),
     [
         ("quality_traget", "quality_target"), ("max_cost", "max_cost_usd"), ("max_token", "max_tokens"),
-        ("sesion_id", "session_id"), ("workflows", "workflow"), ("require", "requires"),
+        ("sesion_id", "session_id"), ("workflows", "workflow"), ("require", "requires"), ("DENY", "deny"),
+        ("maxCostUsd", "max_cost_usd"),
     ],
 )  # fmt: skip
 def test_a_slip_of_the_pen_is_told(field: str, meant: str) -> None:
     assert RouteBody.model_validate({"prompt": "x", field: 1}).misspelt == (f"{field}: did you mean {meant}?",)
+
+
+@pytest.mark.parametrize(
+    "field", ["zero_retenton", "zeroRetention", "ZERO_RETENTION", "privcy", "no_trainig", "region"]
+)
+def test_a_slip_in_what_is_demanded_of_privacy_is_refused(field: str) -> None:
+    """Told afterwards, it would come too late: the prompt is stored, and sent to whom it should not be."""
+    with pytest.raises(ValidationError, match="nothing reads this; did you mean"):
+        RouteBody.model_validate({"prompt": "x", field: True})
 
 
 def test_what_an_llm_takes_is_no_slip() -> None:

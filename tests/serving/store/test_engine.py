@@ -37,12 +37,20 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
         open_engine(str(tmp_path / "file" / "d.db"))
 
 
-def test_a_new_store_is_its_owner_s_alone(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "decisions.db"
-    engine = open_engine(str(path))
+@pytest.mark.parametrize(
+    "url",
+    ["{}/decisions.db", "sqlite:///{}/x.db", "sqlite:///file:{}/u.db?uri=true", "{}/file:f.db", "{}/:memory:x.db"],
+)
+def test_a_new_store_is_its_owner_s_alone(tmp_path: Path, url: str) -> None:
+    engine = open_engine(url.format(tmp_path))
     with engine.connect() as connection:
         connection.execute(sa.text("select 1"))
-    assert {file.name: file.stat().st_mode & 0o077 for file in path.parent.iterdir()} == dict.fromkeys(
-        (file.name for file in path.parent.iterdir()), 0
-    )
+        modes = {file.name: file.stat().st_mode & 0o077 for file in tmp_path.iterdir()}
     engine.dispose()
+    assert modes
+    assert set(modes.values()) == {0}
+
+
+def test_an_option_that_sqlite_does_not_take_is_told(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="cannot be used as a store"):
+        open_engine(f"sqlite:///{tmp_path}/x.db?timeout=x")

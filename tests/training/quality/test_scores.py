@@ -214,10 +214,11 @@ def test_used_and_left_out_make_up_what_was_read(
     table = log(
         request_id=["r0", "r0", "r1"], prompt=["p", "p", "q"], candidate=["a", "b", "a"], trace_id=["t", "t", "u"]
     )
-    sure = {"request_id": "r1", "score": {"unit": 1, "stars": 5, "thumbs": "up", "boolean": True}[rule]}
+    fits = {"request_id": "r1", "score": {"unit": 1, "stars": 5, "thumbs": "up", "boolean": True}[rule]}
     path = tmp_path_factory.mktemp("any") / "s.jsonl"
-    quality, account = judged(table, path, [sure, *rows], rule)
-    assert account.read == account.used + len(account.left_out) == 1 + len(rows)
+    sure = [fits] * (4 * len(rows) + 1)  # what does not fit is then no fifth of them
+    quality, account = judged(table, path, [*sure, *rows], rule)
+    assert account.read == account.used + len(account.left_out) == len(sure) + len(rows)
     assert all(value == -1 or 0 <= value <= 1 for value in quality)
 
 

@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.logs import rescale
+from training.logs import rescale, typed
 from training.logs.cells import parsed, shown
 from training.logs.io import files
 from training.logs.io.files import Records
@@ -26,6 +26,7 @@ from training.logs.outcomes import ALIASES, BESIDE, COLUMNS, OutcomeError, Outco
 from training.logs.pairing import prompt_ids
 from training.logs.rescale import MISFIT
 from training.logs.sources.options import DEFAULT, ImportOptions
+from training.logs.validate import status_words
 
 _TARGETS = (*COLUMNS, *BESIDE)
 _TEXTS = ("answer", "expected")
@@ -174,10 +175,14 @@ def _prefixes(field: str) -> frozenset[str]:
 
 
 def _rescaled(records: Records, rule: rescale.Rule | None) -> Records:
-    """Quality by the rule; rows whose rating does not fit it are unreadable ones."""
+    """Quality by the rule; rows whose rating does not fit it are unreadable ones. An error's quality is 0, whatever it says."""
     if rule is None:
         return records
-    qualities = [rule.quality(cell) for cell in records.table["quality"]]
+    erred = np.zeros(len(records.rows), dtype=bool)
+    if "status" in records.table:
+        erred = (status_words(typed.text(records.table["status"]).values) == "error").to_numpy()
+    cells = records.table["quality"]
+    qualities = [None if failed else rule.quality(cell) for failed, cell in zip(erred, cells, strict=True)]
     bad = np.fromiter((quality is rescale.BAD for quality in qualities), dtype=bool, count=len(qualities))
     unfit = [
         Unreadable(row, f"{MISFIT}{rule.name}", shown(cell), rule.expects)

@@ -98,12 +98,17 @@ def read(data: Sequence[Path | str], format: str = "auto", options: ImportOption
     folder is a log; otherwise it counts as one skipped row. Other files in a folder are passed over. A log without a
     usable row is an error if it was named; in a folder, one usable row in all is enough. Raises OutcomeError.
     """
-    return concat(paired(_partitions(data, format, options)))
+    return concat(paired(fitting(_partitions(data, format, options), _together(data))))
 
 
 def stream(data: Sequence[Path | str], format: str = "auto", options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
     """What `read` reads, a partition at a time; none holds a row that repeats or contradicts one of an earlier one."""
-    return unrepeated(paired(_partitions(data, format, options)))
+    return unrepeated(paired(fitting(_partitions(data, format, options), _together(data))))
+
+
+def _together(data: Sequence[Path | str]) -> str:
+    """What all the data are called in a message."""
+    return database.shown(str(data[0])) if len(data) == 1 else f"the {len(data)} sources together"
 
 
 def _partitions(data: Sequence[Path | str], format: str, options: ImportOptions) -> Iterator[Outcomes]:
@@ -129,7 +134,7 @@ def _partitions(data: Sequence[Path | str], format: str, options: ImportOptions)
         else:
             found = [(path, _choose(path, importers, Mapped.NAME if options.mapping else format))]
         formats = ", ".join(dict.fromkeys(importer.NAME for _, importer in found))
-        parts = fitting((part for file, importer in found for part in _read(file, importer, options)), str(path))
+        parts = (part for file, importer in found for part in _read(file, importer, options))
         # An export by the hour has hours without a usable row; a folder without any is an error.
         yield from _usable(parts, str(path), formats, sorted(files.columns(found[0][0])))
         for file in strangers:
@@ -217,7 +222,7 @@ def _recogniser(path: Path, importers: tuple[Importer, ...]) -> Importer | None:
 
 def _read(path: Path, importer: Importer, options: ImportOptions) -> Iterator[Outcomes]:
     try:
-        yield from importer.read(path, options)
+        yield from fitting(importer.read(path, options), str(path))
     except OSError as error:
         raise OutcomeError(f"{path}: cannot be read ({error}); check the file and its permissions") from error
 
