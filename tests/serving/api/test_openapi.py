@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import schemathesis
@@ -14,7 +15,9 @@ from starlette.testclient import TestClient
 
 from serving.api.app import create_app
 from serving.api.documents import Problem
+from serving.runtime import pipeline
 from serving.settings import Settings
+from serving.store.writer import DecisionStore
 from tests import fake_bundle
 
 PATHS = [
@@ -27,9 +30,13 @@ PATHS = [
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     folder = tmp_path_factory.mktemp("models")
     store = str(tmp_path_factory.mktemp("store") / "decisions.db")
-    app = create_app(Settings(bundle=str(fake_bundle.build(folder)), store=store))
-    with TestClient(app, raise_server_exceptions=False) as client:
-        yield client
+    # Feedback on decisions that nobody made, as it is here, would each wait for them.
+    hasty = partial(DecisionStore, late_seconds=0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "DecisionStore", hasty)
+        app = create_app(Settings(bundle=str(fake_bundle.build(folder)), store=store))
+        with TestClient(app, raise_server_exceptions=False) as client:
+            yield client
 
 
 @pytest.fixture(scope="module")
