@@ -1,9 +1,13 @@
-"""`router-serve`: settings from options and the environment, and the processes that serve."""
+"""`router-serve`: settings from options and the environment, and the processes that serve.
+
+Before the options may stand a command: `check` looks at all that serving needs and ends, `new-key NAME` makes an API key.
+"""
 
 from __future__ import annotations
 
 import gc
 import logging
+import re
 import resource
 import secrets
 import sys
@@ -20,22 +24,31 @@ from serving.api.app import create_app
 from serving.bundle.manifest import BundleError
 from serving.runtime.logs import configure_logging
 from serving.runtime.pipeline import Service
+from serving.runtime.reloading import Reloading
 from serving.settings import Settings, hand_on, share_metrics, unknown_variables
-from serving.state.rulebook import RulesError
-from serving.store.engine import StoreError, shown
+from serving.state.rulebook import RulesError, digest_of
+from serving.store.engine import StoreError, looked_at, shown
 
 logger = logging.getLogger(__name__)
 
+_KEY_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _FILES = 128  # what the store, the bundle and the metrics may have open beside connections
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """`router-serve`; without arguments those of the process. What is wrong is one line on standard error and exit code 2."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given[:1] == ["new-key"]:
+        _new_key(given[1:])
+        return
+    checking = given[:1] == ["check"]
     try:
-        given = None if arguments is None else list(arguments)
-        settings = CliApp.run(Settings, given, cli_exit_on_error=False, cli_show_env_vars=True)
+        settings = CliApp.run(Settings, given[checking:], cli_exit_on_error=False, cli_show_env_vars=True)
         if unknown := unknown_variables():
             _give_up(unknown[0] + (f" ({len(unknown) - 1} more)" if len(unknown) > 1 else ""))
+        if checking:
+            _check(settings)
+            return
         if settings.hash_secret is None:  # one for all workers
             settings = settings.model_copy(update={"hash_secret": secrets.token_hex()})
         service = Service(settings) if settings.workers == 1 else None
@@ -57,6 +70,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="router-metrics-") as folder:
         share_metrics(folder)
         uvicorn.run("serving.cli:worker", factory=True, workers=settings.workers, **server_options(settings))
+
+
+def _check(settings: Settings) -> None:
+    """Prints what would be served: bundle, rules and store, looked at as at a start. Nothing is made, no port is opened."""
+    parts = Reloading(settings, lambda _: None)
+    manifest = parts.live.current.router.manifest
+    unpriced = [one.name for one in manifest.candidates if not one.priced]
+    lines = [
+        f"bundle: {manifest.version} at {settings.bundle}: {len(manifest.candidates)} candidates, the reference is "
+        f"{manifest.reference}, the usual operating point {manifest.default_point}",
+        f"candidates without a price: {', '.join(unpriced)}" if unpriced else "every candidate has a price",
+        "no shadow bundle" if parts.shadow is None else f"shadow bundle: {parts.shadow.version} at {settings.shadow}",
+        "no rule file: whoever reaches the port may route"
+        if settings.policies is None
+        else f"rules: {settings.policies}: {len(parts.rules.workflows)} workflows, {len(parts.rules.keys)} API keys",
+        f"store: {looked_at(settings.store)}" if settings.store else "no store",
+        _kept(settings),
+    ]
+    sys.stdout.write("".join(f"{line}\n" for line in [*lines, "ready to serve"]))
+
+
+def _new_key(arguments: Sequence[str]) -> None:
+    """Prints a rule file's section for a new key on standard output, and the key itself on standard error."""
+    if len(arguments) != 1 or not _KEY_NAME.fullmatch(arguments[0]):
+        _give_up(
+            "expected new-key NAME, the name of letters, digits, _ and -, as: router-serve new-key app >> policies.toml"
+        )
+    key = f"or-{secrets.token_urlsafe(32)}"
+    sys.stderr.write(f"The key, which is not shown again: {key}\n")
+    sys.stdout.write(f'\n[keys.{arguments[0]}]\nsha256 = "{digest_of(key)}"\n')
 
 
 def _kept(settings: Settings) -> str:

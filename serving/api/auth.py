@@ -18,9 +18,11 @@ def caller(request: Request, service: Service, *, admin: bool = False) -> str | 
     rules = service.rules  # once: a reload may put others in their place
     if not rules.keys:
         return None
-    name = rules.key_of(_bearer(request))
+    secret = _bearer(request)
+    name = rules.key_of(secret)
     if name is None:
-        raise HTTPException(401, "An API key is needed: Authorization: Bearer <key>.", {"WWW-Authenticate": "Bearer"})
+        why = "This API key is not known" if secret else "An API key is needed"
+        raise HTTPException(401, f"{why}: Authorization: Bearer <key>.", {"WWW-Authenticate": "Bearer"})
     if admin and not rules.keys[name].admin:
         raise HTTPException(403, f"The key {name} may not administer (admin = true in the rule file).")
     _keep(service, name, 1, 0)

@@ -12,7 +12,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 from serving.decide.decision import Decision
-from serving.runtime.live import Live
+from serving.runtime.reloading import Reloading
 from serving.runtime.shadow import ShadowAnswer
 from serving.settings import metrics_folder, several_processes
 from serving.state.budgets import Budgets
@@ -37,6 +37,7 @@ GAUGES: tuple[tuple[str, str, tuple[str, ...], Among], ...] = (
     ("router_bundle_info", "The bundle that is served.", ("version",), "livesum"),
     ("router_bundle_reloads", "Bundles taken over since the start.", (), "livesum"),
     ("router_bundle_refusals", "Bundles refused since the start.", (), "livesum"),
+    ("router_rules_refused", "1 while the rule file is wrong and the rules before it hold.", (), "livemax"),
     ("router_embedding_cache_hit_share", "Share of embeddings known.", (), "livemostrecent"),
     ("router_drift_psi", "Stability index of prompts' clusters; 0 until enough are seen.", (), "livemax"),
     ("router_novel_share", "Share of novel prompts; 0 until enough.", (), "livemax"),
@@ -168,9 +169,10 @@ def _forget_the_dead(folder: Path) -> None:
 
 
 def snapshot_of(
-    live: Live, store: DecisionStore | None, budgets: Budgets, reservations: Reservations, drift: Drift
+    reloading: Reloading, store: DecisionStore | None, budgets: Budgets, reservations: Reservations, drift: Drift
 ) -> Snapshot:
     """Every gauge's value now; 0 where there is nothing to measure."""
+    live = reloading.live
     cache = live.current.embeddings
     asked = cache.hits + cache.misses
     measured = drift.measure()
@@ -183,6 +185,7 @@ def snapshot_of(
         "router_store_retries": 0 if store is None else store.retries,
         "router_bundle_reloads": live.reloads,
         "router_bundle_refusals": live.refusals,
+        "router_rules_refused": 0 if reloading.rules_refused is None else 1,
         "router_embedding_cache_hit_share": cache.hits / asked if asked else 0.0,
         "router_drift_psi": measured.psi or 0.0,
         "router_novel_share": measured.novel_share or 0.0,

@@ -76,7 +76,9 @@ class Service:
         self.rates = Rates(self.rules.keys)
         self.conversations = Conversations(settings, self.store, clock)
         self.drift = Drift(settings.drift_window, Thresholds.of(settings))
-        self.metrics = Metrics(lambda: snapshot_of(self.live, self.store, self.budgets, self.reservations, self.drift))
+        self.metrics = Metrics(
+            lambda: snapshot_of(self._reloading, self.store, self.budgets, self.reservations, self.drift)
+        )
         self.recorder = Recorder(
             settings,
             self.live,

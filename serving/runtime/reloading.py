@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -30,9 +31,12 @@ class Reloading:
 
     def __init__(self, settings: Settings, follow: Callable[[RuleBook], None]) -> None:
         self._settings, self._follow = settings, follow
+        self._taking = threading.RLock()
         # Before anything is loaded: who asks for a reload meanwhile does not mean what is loaded here.
         self._reloads = Reloads(Path(metrics_folder()) if several_processes() else None, self._here)
-        self._look: Periodic | None = None
+        self._watching: list[Periodic] = []
+        self.rules_refused: str | None = None
+        self._file = self._tried = _signature(settings.policies)
         self.rules = load_rules(settings.policies)
         self._before = self._coming = self.rules
         self.live = self._load(settings.bundle, self._check_bundle)
@@ -57,14 +61,16 @@ class Reloading:
         return self._reloads.everywhere(_WAIT_SECONDS)
 
     def start(self) -> None:
-        """Begins to watch for other bundles, and for reloads that another worker was asked for."""
+        """Begins to watch for other bundles and another rule file, and for reloads that another worker was asked for."""
         seconds = self._settings.watch_seconds
         self.live.watch(seconds, "bundle-watch")
         if self.shadow is not None:
             self.shadow.watch(seconds, "shadow-watch")
         self._reloads.begin(self._serves(False, {}))
         if several_processes():
-            self._look = Periodic("reload", _LOOK_SECONDS, self._reloads.look)
+            self._watching.append(Periodic("reload", _LOOK_SECONDS, self._reloads.look))
+        if self._settings.policies is not None:
+            self._watching.append(Periodic("rules-watch", seconds, self._look_at_rules))
 
     def stop(self) -> None:
         """Ends what `start` began."""
@@ -72,8 +78,8 @@ class Reloading:
         self.live.stop()
         if self.shadow is not None:
             self.shadow.stop()
-        if self._look is not None:
-            self._look.stop()
+        for one in self._watching:
+            one.stop()
 
     def _load(self, source: str, check: Callable[[Manifest], None] | None = None) -> Live:
         options = self._settings
@@ -98,24 +104,52 @@ class Reloading:
 
     def _taken(self, refused: dict[str, str]) -> bool:
         """Whether anything is another one now; what is `refused` is put there."""
-        try:
-            self._coming = load_rules(self._settings.policies)  # a new bundle is held against what will be in force
-        except RulesError as error:
-            refused["rules"] = str(error)
-        bundle = self.live.reload()
-        changed = bundle.changed
-        if bundle.refused is not None:
-            refused["bundle"] = bundle.refused
-        try:
-            changed = self._take_rules() or changed
-        except RulesError as error:
-            refused["rules"] = str(error)
+        with self._taking:
+            try:
+                self._tried = _signature(self._settings.policies)
+                self._coming = load_rules(self._settings.policies)  # a new bundle is held against what will be in force
+            except RulesError as error:
+                refused["rules"] = str(error)
+            bundle = self.live.reload()
+            changed = bundle.changed
+            if bundle.refused is not None:
+                refused["bundle"] = bundle.refused
+            try:
+                changed = self._take_rules() or changed
+            except RulesError as error:
+                refused["rules"] = str(error)
+            self.rules_refused = refused.get("rules")
         if self.shadow is not None:
             shadow = self.shadow.reload()
             changed = changed or shadow.changed
             if shadow.refused is not None:
                 refused["shadow"] = shadow.refused
         return changed
+
+    def _look_at_rules(self) -> None:
+        """Takes over a rule file that is another one since the last look, and still the same now: nobody is writing it.
+
+        One that is wrong is refused as a whole, and so is one without any key where there were some: a file cut short would
+        open the service to everyone.
+        """
+        before, self._file = self._file, _signature(self._settings.policies)
+        if self._file != before or self._file == self._tried:
+            return
+        with self._taking:
+            self._tried = self._file
+            try:
+                self._coming = load_rules(self._settings.policies)
+                if self.rules.keys and not self._coming.keys:
+                    raise RulesError(
+                        f"{self._settings.policies}: it has no API key any more, which would open the service to everyone; "
+                        "if that is meant, POST /v1/admin/reload or start anew"
+                    )
+                self._take_rules()
+            except RulesError as error:
+                self._coming, self.rules_refused = self.rules, str(error)
+                logger.error("the rule file is refused, the rules before it stay: %s", error)
+                return
+            self.rules_refused = None
 
     def _take_rules(self) -> bool:
         """Puts the rules that come in force; False where they are what is in force. Raises RulesError, and leaves them."""
@@ -147,13 +181,19 @@ class Reloading:
             )
 
     def _check(self, book: RuleBook, known: Sequence[str]) -> None:
-        """Raises RulesError where a rule names a candidate to answer that the bundle does not have."""
-        for scope, rules in book.every_scope():
-            if rules.no_candidate is not None and rules.no_candidate not in known:
-                raise RulesError(
-                    f"{self._settings.policies}: {scope}: no_candidate is {rules.no_candidate!r}; expected one of the "
-                    f"bundle's candidates: {', '.join(known)}"
-                )
+        try:
+            book.check_against(known)
+        except RulesError as error:
+            raise RulesError(f"{self._settings.policies}: {error}") from None
 
     def _serves(self, changed: bool, refused: dict[str, str]) -> Reloaded:
         return Reloaded(changed, self.live.version, None if self.shadow is None else self.shadow.version, refused)
+
+
+def _signature(path: Path | None) -> tuple[int, ...] | None:
+    """What tells one version of a file from another; None where there is none."""
+    try:
+        stat = None if path is None else path.stat()
+    except OSError:
+        return None
+    return None if stat is None else (stat.st_mtime_ns, stat.st_size, stat.st_ino)

@@ -9,15 +9,18 @@ import hashlib
 import hmac
 import tomllib
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from limits import RateLimitItem, parse, parse_many
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from serving.bundle.catalogue import Capability
 from serving.bundle.manifest import Objective
+from serving.decide.globs import matches
 from serving.decide.policy import Policy
 
 Glob = Annotated[str, Field(min_length=1, max_length=256)]
@@ -168,6 +171,15 @@ class RuleBook(_Section):
             found.append((f"key:{key}", self.keys[key]))
         return found
 
+    def check_against(self, candidates: Sequence[str]) -> None:
+        """Raises RulesError where an `allow` or a `no_candidate` can only be meant for another bundle, or is misspelt."""
+        has = f"the bundle has {', '.join(candidates)}"
+        for scope, rules in self.every_scope():
+            if rules.no_candidate is not None and rules.no_candidate not in candidates:
+                raise RulesError(f"{scope}: no_candidate is {rules.no_candidate!r}; {has}")
+            if rules.allow and not any(matches(name, glob) for name in candidates for glob in rules.allow):
+                raise RulesError(f"{scope}: allow = {list(rules.allow)} matches no candidate; {has}")
+
     def every_scope(self) -> list[tuple[str, Rules]]:
         return [
             ("default", self.default),
@@ -205,6 +217,26 @@ def load_rules(path: Path | None) -> RuleBook:
     try:
         return RuleBook.model_validate(document)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise RulesError(f"{path}: {where}: {first['msg']}") from error
+        raise RulesError(f"{path}: {_said(error.errors(include_url=False, include_input=False)[0])}") from None
+
+
+def _said(error: ErrorDetails) -> str:
+    """What is wrong and where. No value is told: it may be a key in clear."""
+    where, what = ".".join(map(str, error["loc"])), error["msg"]
+    if error["type"] == "extra_forbidden":
+        name, known = str(error["loc"][-1]), sorted(_section(error["loc"][:-1]).model_fields)
+        near = get_close_matches(name, known, 1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        what = f"there is no such field; {meant}expected one of {', '.join(known)}"
+    elif error["loc"][-1:] == ("sha256",) and error["type"] != "missing":
+        made = "router-serve new-key NAME makes both"
+        what = f"expected the SHA-256 of the key, 64 digits of 0-9 and a-f, never the key itself: {made}"
+    return f"{where}: {what}" if where else what
+
+
+def _section(place: Sequence[int | str]) -> type[BaseModel]:
+    """What stands at a place in the rule file."""
+    if place[-1:] == ("budget",) and len(place) > 1:
+        return Budget
+    sections: dict[str, type[BaseModel]] = {"default": Rules, "workflows": Rules, "keys": Key}
+    return sections[str(place[0])] if place else RuleBook

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
 from serving.bundle.atomic_write import for_its_owner
-from serving.store.upgrade import UnusableError, upgrade
+from serving.store.upgrade import UnusableError, pending, upgrade
 
 _CONNECT_SECONDS = 10
 _LOCKED_SECONDS = 60.0
@@ -32,16 +34,12 @@ def open_engine(url: str) -> Engine:
     A bare path is an SQLite file. Workers share it: SQLite in WAL mode waits for another's write, PostgreSQL needs not.
     """
     parsed = _parsed(url)
-    shown = _shown(parsed)
-    options: dict[str, Any] = {"pool_pre_ping": True, "hide_parameters": True}
-    if parsed.get_backend_name() == "postgresql":
-        options["connect_args"] = {"connect_timeout": _CONNECT_SECONDS, **_GONE}
     try:
-        if parsed.get_backend_name() == "sqlite" and parsed.database and "uri" not in parsed.query:
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(parsed, **options)
-    except (ImportError, OSError, ValueError) as error:
-        raise StoreError(f"{shown}: cannot be used as a store: {error}") from None
+        if (file := _file(parsed)) is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unusable(parsed, error) from None
+    engine = _engine(parsed)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _pragmas)
     try:
@@ -49,8 +47,50 @@ def open_engine(url: str) -> Engine:
             _upgraded(engine)
     except (SQLAlchemyError, UnusableError, ValueError) as error:
         engine.dispose()
-        raise StoreError(f"{shown}: cannot be used as a store: {_said(error, parsed)}") from None
+        raise _unusable(parsed, error) from None
     return engine
+
+
+def looked_at(url: str) -> str:
+    """What opening a store would find, in words; nothing is made or changed. Raises StoreError where it could not be opened."""
+    parsed = _parsed(url)
+    file = _file(parsed)
+    if file is not None:
+        folder = next(one for one in file.absolute().parents if one.exists())
+        if not file.exists():
+            if not folder.is_dir() or not os.access(folder, os.W_OK):
+                raise _unusable(parsed, PermissionError(f"nothing can be written in {folder}"))
+            return f"{_shown(parsed)} is not there yet, and will be made"
+        parsed = parsed.set(database=f"file:{quote(str(file.absolute()))}").update_query_dict(
+            {"mode": "ro", "uri": "true"}
+        )
+    engine = _engine(parsed)
+    try:
+        return f"{shown(url)} {pending(engine)}"
+    except (SQLAlchemyError, UnusableError, ValueError) as error:
+        raise _unusable(_parsed(url), error) from None
+    finally:
+        engine.dispose()
+
+
+def _file(url: URL) -> Path | None:
+    """The file of an SQLite store; None for a database that is none, or is named by an URI of SQLite's own."""
+    named = url.get_backend_name() == "sqlite" and url.database and "uri" not in url.query
+    return Path(str(url.database)) if named and url.database != ":memory:" else None
+
+
+def _engine(url: URL) -> Engine:
+    options: dict[str, Any] = {"pool_pre_ping": True, "hide_parameters": True}
+    if url.get_backend_name() == "postgresql":
+        options["connect_args"] = {"connect_timeout": _CONNECT_SECONDS, **_GONE}
+    try:
+        return create_engine(url, **options)
+    except (ImportError, ValueError) as error:
+        raise _unusable(url, error) from None
+
+
+def _unusable(url: URL, error: Exception) -> StoreError:
+    return StoreError(f"{_shown(url)}: cannot be used as a store: {_said(error, url)}")
 
 
 def shown(url: str) -> str:

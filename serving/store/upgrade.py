@@ -46,6 +46,18 @@ def upgrade(engine: Engine) -> None:
         connection.commit()
 
 
+def pending(engine: Engine) -> str:
+    """What `upgrade` would do, in words; nothing is changed. Raises UnusableError where it would."""
+    revisions = ScriptDirectory(MIGRATIONS, version_locations=[MIGRATIONS])
+    with engine.connect() as connection:
+        if _is_current(connection, revisions):
+            return "is of this version"
+        connection.rollback()
+        _, version = _usable(connection, revisions)
+    newest = revisions.get_current_head()
+    return "has no tables yet" if version is None else f"will be upgraded from version {version} to {newest}"
+
+
 def _is_current(connection: Connection, revisions: ScriptDirectory) -> bool:
     """Whether there is nothing to do; in one statement, for without the lock another worker may be at the tables."""
     try:
@@ -66,9 +78,8 @@ def _found(connection: Connection) -> tuple[str, str] | None:
     return name, "1" if version is None else str(version)
 
 
-def _upgrade(connection: Connection, revisions: ScriptDirectory) -> None:
-    context = MigrationContext.configure(connection, opts={"version_table": MARKER})
-    operations = Operations(context)
+def _usable(connection: Connection, revisions: ScriptDirectory) -> tuple[str | None, str | None]:
+    """As `_found`, (None, None) where there is no store; raises UnusableError for what cannot be upgraded."""
     newest = revisions.get_current_head()
     name, version = _found(connection) or (None, None)
     if version is None:
@@ -82,6 +93,14 @@ def _upgrade(connection: Connection, revisions: ScriptDirectory) -> None:
             f"store version is {version}, this code uses {newest}: a later outcome-router wrote it. "
             "Serve with that one, or give another store"
         )
+    return name, version
+
+
+def _upgrade(connection: Connection, revisions: ScriptDirectory) -> None:
+    context = MigrationContext.configure(connection, opts={"version_table": MARKER})
+    operations = Operations(context)
+    newest = revisions.get_current_head()
+    name, version = _usable(connection, revisions)
     if version is not None and name == _NUMBER:
         operations.drop_table(MARKER)
         context.stamp(revisions, version)

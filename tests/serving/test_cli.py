@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 
 from serving import cli
 from serving.settings import Settings
+from serving.state.rulebook import load_rules
 from tests import fake_bundle
 
 
@@ -105,6 +106,47 @@ def test_a_misspelt_variable_stops_the_start(folder: Path, monkeypatch: pytest.M
 def test_no_home_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code, error, _ = serve(monkeypatch, "--bundle", str(folder), "--home=none")
     assert (code, error.count("\n")) == (2, 1)
+
+
+def test_check_looks_at_everything_and_makes_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules, store = tmp_path / "policies.toml", tmp_path / "new" / "decisions.db"
+    rules.write_text(f'[keys.a]\nsha256 = "{"0" * 64}"\n[workflows.sql]\nzero_retention = true\n')
+    options = ["check", "--bundle", str(folder), "--policies", str(rules), "--store", str(store)]
+    code, error, ran = serve(monkeypatch, *options)
+    assert (code, error, ran) == (0, "", {})
+    told = capsys.readouterr().out
+    assert (
+        f"rules: {rules}: 1 workflows, 1 API keys\nstore: sqlite:///{store} is not there yet, and will be made\n"
+        in told
+    )
+    assert told.endswith("ready to serve\n")
+    assert not store.parent.exists()
+    rules.write_text('[default]\nalow = ["x"]\n')
+    code, error, _ = serve(monkeypatch, *options)
+    assert (code, error.count("\n")) == (2, 1)
+    assert "did you mean allow?" in error
+    assert serve(monkeypatch, "check", "--bundle", str(tmp_path))[0] == 2
+    (tmp_path / "file").write_text("")
+    code, error, _ = serve(monkeypatch, "check", "--bundle", str(folder), "--store", str(tmp_path / "file" / "x.db"))
+    assert code == 2
+    assert "nothing can be written in" in error
+
+
+def test_a_new_key_is_one_that_its_section_lets_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, error, _ = serve(monkeypatch, "new-key", "app")
+    section, key = capsys.readouterr().out, error.split()[-1]
+    assert code == 0
+    assert key not in section
+    (tmp_path / "policies.toml").write_text(section)
+    assert load_rules(tmp_path / "policies.toml").key_of(key) == "app"
+    assert serve(monkeypatch, "new-key", "app")[1] != error
+    for wrong in ([], ["a b"], ["a]\nb"], ["a", "b"]):
+        code, error, _ = serve(monkeypatch, "new-key", *wrong)
+        assert (code, error.count("\n")) == (2, 1)
 
 
 def test_what_kubernetes_says_of_a_service_called_router_is_no_setting(

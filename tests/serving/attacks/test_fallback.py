@@ -59,24 +59,32 @@ def test_after_a_time_out_the_limits_mean_something(attacked: Attack, wide: Path
 
 
 def test_after_a_time_out_the_cheapest_that_fits_is_used_and_nothing_beyond_a_budget(
-    attacked: Attack, wide: Path
+    attacked: Attack, wide: Path, tmp_path: Path
 ) -> None:
     rules = '[default.budget]\nday_usd = 0.2\nat_limit = "reject"\n'
-    service = attacked(bundle=wide, embed_wait_ms=NO_TIME, rules=rules)
-    chosen, spent = [], 0.0
-    for _ in range(60):
-        response = service.post("/v1/route", {"prompt": f"{next(_NUMBERS)} {LONG}"})
-        if response.status_code == 402:
+    for budget in range(50):  # an embedding may be done all the same, if the event loop was held up
+        service = attacked(bundle=wide, embed_wait_ms=NO_TIME, rules=rules, store=tmp_path / f"budget-{budget}.db")
+        answers = until_spent(service)
+        spent = sum(answer["expected_cost_usd"] for answer in answers)
+        assert spent <= 0.2
+        (line,) = (one for one in service.get("/v1/budgets").json()["budgets"] if one["period"] == "day")
+        assert line["reserved_usd"] + line["spent_usd"] == pytest.approx(spent)
+        if {answer["reason"] for answer in answers} == {"timeout"}:
             break
-        answer = response.json()
-        if answer["reason"] == "timeout":
-            chosen.append(answer["model"])
-        spent += answer["expected_cost_usd"]
     else:
-        pytest.fail("the budget never ended")
-    assert spent <= 0.2
+        pytest.fail("in each of fifty budgets some prompt was embedded in no time")
+    chosen = [answer["model"] for answer in answers]
     assert chosen[0] == LARGE, "the reference, while the budget holds it"
     assert chosen[-1] == SMALL
     assert chosen == sorted(chosen), "the reference first, then the cheapest"  # acme/large before acme/small
-    (line,) = (one for one in service.get("/v1/budgets").json()["budgets"] if one["period"] == "day")
-    assert line["reserved_usd"] + line["spent_usd"] == pytest.approx(spent)
+
+
+def until_spent(service: Attacked) -> list[dict[str, Any]]:
+    """The decisions on long prompts, as many as the budget holds."""
+    answers = []
+    for _ in range(60):
+        response = service.post("/v1/route", {"prompt": f"{next(_NUMBERS)} {LONG}"})
+        if response.status_code == 402:
+            return answers
+        answers.append(response.json())
+    pytest.fail("the budget never ended")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -99,7 +100,10 @@ def test_every_field_is_read(load: Callable[[str], RuleBook]) -> None:
     ("text", "said"),
     [
         ("[default\n", "policies.toml: not valid TOML"),
-        ("[default]\nmax_cost = 1", "policies.toml: default.max_cost: Extra inputs are not permitted"),
+        (
+            "[default]\nmax_cost = 1",
+            "policies.toml: default.max_cost: there is no such field; did you mean max_cost_usd?",
+        ),
         ("[workflows.a]\nmax_cost_usd = -1", "policies.toml: workflows.a.max_cost_usd: "),
         ("[default.budget]\nat_limit = 'stop'", "policies.toml: default.budget.at_limit: "),
         ("[default.budget]\npacing = true", "there is nothing to pace; expected day_usd or month_usd"),
@@ -131,13 +135,21 @@ def test_a_key_is_known_by_its_text_alone(secret: str, other: str) -> None:
     assert book.key_of(other) == ("one" if other == secret else None)
 
 
-def test_the_documented_command_makes_a_key() -> None:
+def test_the_documented_command_makes_a_key(tmp_path: Path) -> None:
     document = (Path(__file__).parents[3] / "docs" / "serving.md").read_text()
-    command = next(line for line in document.splitlines() if line.startswith('python -c "import hashlib'))
-    script = command.removeprefix('python -c "').removesuffix('"')
-    made = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=300)
-    secret, digest = made.stdout.split()
-    assert digest == digest_of(secret)
+    command = next(line for line in document.splitlines() if line.startswith("router-serve new-key "))
+    search = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    made = subprocess.run(
+        command,
+        shell=True,
+        cwd=tmp_path,
+        env={**os.environ, "PATH": search},
+        stderr=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    secret = made.stderr.split()[-1]
+    assert load_rules(tmp_path / "policies.toml").key_of(secret) == "app"
     assert len(secret) >= 40
 
 
@@ -221,8 +233,35 @@ def served(bundle: Path, tmp_path: Path) -> Iterator[Callable[[str], TestClient]
 
 def test_a_default_answer_that_the_bundle_does_not_have_is_refused_at_the_start(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "policies.toml").write_text('[workflows.sql]\nno_candidate = "acme/huge"\n')
-    with pytest.raises(RulesError, match=r"policies\.toml: workflow:sql: no_candidate is 'acme/huge'; expected one of"):
+    with pytest.raises(RulesError, match=r"policies\.toml: workflow:sql: no_candidate is 'acme/huge'; the bundle has"):
         Service(Settings(bundle=str(bundle), policies=tmp_path / "policies.toml", store=None))
+
+
+def test_an_allow_that_matches_nobody_is_refused_at_the_start(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "policies.toml").write_text('[workflows.sql]\nallow = ["amce/*"]\n')
+    with pytest.raises(
+        RulesError, match=r"workflow:sql: allow = \['amce/\*'\] matches no candidate; the bundle has acme/"
+    ):
+        Service(Settings(bundle=str(bundle), policies=tmp_path / "policies.toml", store=None))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[default]\nalow = []", "default.alow: there is no such field; did you mean allow? expected one of abstain_below, al"),
+        ("[workflows.x.budget]\ndaily_usd = 1", "workflows.x.budget.daily_usd: there is no such field; did you mean day_usd?"),
+        ("[defaults]", "defaults: there is no such field; did you mean default? expected one of default, keys, workflows"),
+        ('[keys.a]\nsha256 = "sk-in-clear"', "keys.a.sha256: expected the SHA-256 of the key, 64 digits of 0-9 and a-f, never"),
+        (f'[keys.a]\nsha256 = "{"0" * 64}"\nqqq = 1', "keys.a.qqq: there is no such field; expected one of abstain_"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_with_what_is_meant_and_never_a_key(
+    load: Callable[[str], RuleBook], text: str, message: str
+) -> None:
+    with pytest.raises(RulesError) as caught:
+        load(text)
+    assert f"policies.toml: {message}" in str(caught.value)
+    assert "sk-in-clear" not in str(caught.value)
 
 
 def test_nobody_eligible_is_a_422_with_every_rule_or_the_named_default(served: Callable[[str], TestClient]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from serving.store.engine import StoreError, open_engine
+from serving.store.engine import StoreError, looked_at, open_engine
 from tests.postgres_server import PASSWORD
 
 
@@ -54,3 +54,21 @@ def test_a_new_store_is_its_owner_s_alone(tmp_path: Path, url: str) -> None:
 def test_an_option_that_sqlite_does_not_take_is_told(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot be used as a store"):
         open_engine(f"sqlite:///{tmp_path}/x.db?timeout=x")
+
+
+def test_looking_at_a_store_changes_nothing(tmp_path: Path) -> None:
+    assert "is not there yet" in looked_at(str(tmp_path / "a" / "new.db"))
+    assert list(tmp_path.iterdir()) == []
+    engine = open_engine(str(tmp_path / "x#1.db"))
+    assert looked_at(str(tmp_path / "x#1.db")).endswith("is of this version")
+    with engine.begin() as connection:
+        connection.execute(sa.text("update outcome_router_store set version_num = 'later'"))
+    engine.dispose()
+    with pytest.raises(StoreError, match="a later outcome-router wrote it"):
+        looked_at(str(tmp_path / "x#1.db"))
+    (tmp_path / "other.db").write_bytes(b"no database " * 100)
+    with pytest.raises(StoreError, match="file is not a database"):
+        looked_at(str(tmp_path / "other.db"))
+    assert (tmp_path / "other.db").read_bytes() == b"no database " * 100
+    with pytest.raises(StoreError, match="cannot be used as a store"):
+        looked_at(str(tmp_path))
