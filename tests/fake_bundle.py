@@ -22,11 +22,9 @@ from tokenizers.pre_tokenizers import Whitespace
 
 from serving.bundle.catalogue import Candidate
 from serving.bundle.features import SURFACE
+from serving.bundle.layout import BY_CANDIDATE, ESTIMATES, Layout
 from serving.bundle.manifest import (
     FORMAT_VERSION,
-    HEAD_OUTPUTS,
-    NEARNESS,
-    NOVELTY,
     REQUIRED_FILES,
     EncoderSpec,
     HeadSpec,
@@ -202,12 +200,10 @@ def _head() -> onnx.ModelProto:
         helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", DIM]),
         helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", columns]),
     ]
-    nodes.append(helper.make_node("Identity", ["embedding"], [NEARNESS]))
     nodes.append(helper.make_node("ReduceMax", ["embedding"], ["nearest"], axes=[1], keepdims=1))
-    nodes.append(helper.make_node("Sub", ["one", "nearest"], [NOVELTY]))
-    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", m]) for name in HEAD_OUTPUTS]
-    outputs.append(helper.make_tensor_value_info(NEARNESS, TensorProto.FLOAT, ["n", DIM]))
-    outputs.append(helper.make_tensor_value_info(NOVELTY, TensorProto.FLOAT, ["n", 1]))
+    nodes.append(helper.make_node("Sub", ["one", "nearest"], ["novelty"]))
+    nodes.append(helper.make_node("Concat", [*BY_CANDIDATE, "embedding", "novelty"], [ESTIMATES], axis=1))
+    outputs = [helper.make_tensor_value_info(ESTIMATES, TensorProto.FLOAT, ["n", Layout(m, DIM).width])]
     return _model(nodes, inputs, outputs, constants)
 
 

@@ -14,7 +14,7 @@ from training.learn.onnx_graph import Graph
 
 def run(graph: Graph, tensor: str, columns: int, *, embedding: ArrayLike, features: ArrayLike) -> NDArray[np.float64]:
     """(n, columns) values of `tensor`, which becomes the graph's only output."""
-    graph.output(tensor, "result", columns)
+    graph.output("result", columns, tensor)
     feed = {"embedding": np.asarray(embedding, dtype=np.float32), "features": np.asarray(features, dtype=np.float32)}
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1

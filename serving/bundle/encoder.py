@@ -18,6 +18,7 @@ from serving.bundle.wordpiece import AsciiWordPiece
 # than the estimate for a token, and an 8,000-token prompt is to cost no more to tokenise than a 1,000-token one.
 CHARS_PER_WINDOW_TOKEN = int(1.5 * BYTES_PER_TOKEN)
 _BATCH_TOKENS = 16_384
+_MASK = "attention_mask"
 
 
 def onnx_session(model: bytes, threads: int = 1) -> ort.InferenceSession:
@@ -33,8 +34,8 @@ class Encoder:
     """Embeds texts with what `encoder.onnx` and `tokenizer.json` hold.
 
     The graph takes `input_ids` (n, length) and any of `attention_mask`, `token_type_ids`, and gives unit vectors
-    (n, dim). A text longer than the window of `max_tokens` keeps its head and its tail. A text with no token gives
-    the zero vector.
+    (n, dim). Shorter texts are padded, without an attention mask by -1: the last of its token vectors is zero. A text
+    longer than the window of `max_tokens` keeps its head and its tail. A text with no token gives the zero vector.
     """
 
     def __init__(self, onnx: bytes, tokenizer: bytes, max_tokens: int, threads: int = 1) -> None:
@@ -81,13 +82,13 @@ class Encoder:
 
     def _run(self, ids: list[list[int]]) -> Floats32:
         length = max(map(len, ids))
-        tokens = np.zeros((len(ids), length), dtype=np.int64)
-        mask = np.zeros((len(ids), length), dtype=np.int64)
+        tokens = np.full((len(ids), length), 0 if _MASK in self._inputs else -1, dtype=np.int64)
         for row, values in enumerate(ids):
             tokens[row, : len(values)] = values
-            mask[row, : len(values)] = 1
-        known = {"input_ids": tokens, "attention_mask": mask}
-        feed = {name: known[name] if name in known else np.zeros_like(tokens) for name in self._inputs}
+        feed = {name: tokens if name == "input_ids" else np.zeros_like(tokens) for name in self._inputs}
+        if _MASK in feed:
+            for row, values in enumerate(ids):
+                feed[_MASK][row, : len(values)] = 1
         output: Floats32 = self._session.run(None, feed)[0]
         return output
 

@@ -16,23 +16,10 @@ from serving.bundle.atomic_write import written_whole
 from serving.bundle.catalogue import Candidate
 
 # Raise it when a bundle written before can no longer be read by this code, or the other way round.
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 MANIFEST = "manifest.json"
 # What serving reads beside the manifest; a bundle may hold more (a report, a card).
 REQUIRED_FILES = ("encoder.onnx", "head.onnx", "tokenizer.json")
-# The outputs of head.onnx for n requests and m candidates, all (n, m).
-HEAD_OUTPUTS = (
-    "acceptable",
-    "quality",
-    "output_tokens",
-    "logged_cost_usd",
-    "latency_ms",
-    "latency_p95_ms",
-)
-# Its output (n, clusters): cosine similarity to the centres of the training prompts.
-NEARNESS = "nearness"
-# And (n, 1): how far from the training prompts as a whole, in units of how far these are on average.
-NOVELTY = "novelty"
 # What a certificate's `workflows` call the requests without a tag.
 NO_WORKFLOW = "(none)"
 # The operating point that sends every request to the reference candidate.

@@ -128,6 +128,8 @@ def text_of(request: RouteRequest) -> str:
 
 def byte_histogram(data: bytes) -> Columns:
     """(256,) how often each byte value is in `data`."""
+    if len(data) <= _SLICE:
+        return np.bincount(np.frombuffer(data, np.uint8), minlength=_BYTES)
     counts = np.zeros(_BYTES, dtype=np.intp)
     for start in range(0, len(data), _SLICE):
         counts += np.bincount(np.frombuffer(data, np.uint8, min(_SLICE, len(data) - start), start), minlength=_BYTES)

@@ -8,7 +8,7 @@ from enum import StrEnum
 from math import inf
 from typing import NamedTuple
 
-from serving.bundle.arrays import Floats32
+from serving.bundle.arrays import Floats, Floats32
 from serving.bundle.manifest import Certificate, Objective
 from serving.decide.eligibility import Rule
 from serving.decide.policy import Policy
@@ -41,7 +41,7 @@ class Estimates:
 
     acceptable: Floats32
     quality: Floats32
-    cost_usd: Floats32
+    cost_usd: Floats
     latency_ms: Floats32
     latency_p95_ms: Floats32
     output_tokens: Floats32

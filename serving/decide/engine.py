@@ -123,7 +123,7 @@ class Engine:
         return Estimates(
             acceptable=nan,
             quality=nan,
-            cost_usd=self._pricing.usual(request.said, output).astype(np.float32)[None],
+            cost_usd=self._pricing.usual(request.said, output)[None],
             latency_ms=nan,
             latency_p95_ms=np.array([p95], dtype=np.float32),
             output_tokens=np.array([output], dtype=np.float32),
@@ -146,38 +146,34 @@ class Engine:
         the cheapest that the rules admit, if the budgets hold it.
         """
         seen = _Row.of(estimates, row)
-        plain, demand = seen.cost, self._demand(request, seen)
+        plain, limit = seen.cost, self._pricing.at_least(request.counted, seen.cost)
+        demand = Demand(limit, seen.latency_p95)
         if without is None and (situation.session is not None or situation.cached):
             # A cache may make a request cheaper, and writing to it dearer: the rules hold for the dearer of the two.
-            cached = replace(seen, cost=self._pricing.with_cache(plain, request.said, situation.cached))
-            dearer = self._demand(request, cached)
-            demand = Demand(
-                [max(pair) for pair in zip(demand.cost_usd, dearer.cost_usd, strict=True)], seen.latency_p95
-            )
-            seen = cached
+            seen = replace(seen, cost=self._pricing.with_cache(plain, request.said, situation.cached))
+            dearer = self._pricing.at_least(request.counted, seen.cost)
+            demand = Demand([max(pair) for pair in zip(limit, dearer, strict=True)], seen.latency_p95)
+            limit = dearer
         rules = self._eligibility.rules(request, policy, demand)
         eligible = [column for column, rule in enumerate(rules) if rule is None]
         if not eligible:
             # Nobody was chosen by the estimates: the decision carries what is usual, and has to keep the demands by that too.
             usual = seen if without is not None else _Row.of(self.unknown(request), 0)
-            default = self._default(request, situation, (demand, self._demand(request, usual)))
+            limit = self._pricing.at_least(request.counted, usual.cost)
+            default = self._default(request, situation, (demand, Demand(limit, usual.latency_p95)))
             if default is None:
                 raise NoEligibleCandidateError(self.candidates, rules)
             choice = Choice([default], Reason.NO_CANDIDATE, 1.0)
-            return self._decision(request, usual, rules, choice, 0.0, None, None)
+            return self._decision(usual, limit, rules, choice, 0.0, None, None)
         if without is not None:
             weighed = self._unestimated(seen, policy, situation, demand)
             choice = self._choose(weighed, None, eligible)._replace(reason=without)
-            return self._decision(request, seen, rules, choice, 0.0, None, None)
+            return self._decision(seen, limit, rules, choice, 0.0, None, None)
         point = self.operating_point(policy)
-        limit = self._pricing.at_least(request.counted, seen.cost)
         weighed = self._weighed(seen, policy, situation, point, estimates.of(self._objective(policy))[row], limit)
         choice = self._choose(weighed, point, eligible)
         certificate = self._certificate(choice, weighed, plain, point, request.request.workflow)
-        return self._decision(request, seen, rules, choice, weighed.setting.knob + situation.pace, point, certificate)
-
-    def _demand(self, request: ReadRequest, seen: _Row) -> Demand:
-        return Demand(self._pricing.at_least(request.counted, seen.cost), seen.latency_p95)
+        return self._decision(seen, limit, rules, choice, weighed.setting.knob + situation.pace, point, certificate)
 
     def _default(self, request: ReadRequest, situation: Situation, demands: Sequence[Demand]) -> int | None:
         """Who answers where the rules leave nobody: only one that the request's shape and its own demands admit."""
@@ -300,26 +296,19 @@ class Engine:
 
     def _decision(
         self,
-        request: ReadRequest,
         seen: _Row,
+        limit: list[float],
         rules: list[Rule | None],
         choice: Choice,
         knob: float,
         point: OperatingPoint | None,
         certificate: Certificate | None,
     ) -> Decision:
-        alternatives = tuple(
-            Alternative(
-                name,
-                _known(seen.confidence[column]),
-                _known(seen.cost[column]),
-                _known(seen.quality[column]),
-                _known(seen.latency[column]),
-                _known(seen.latency_p95[column]),
-                rules[column],
-            )
-            for column, name in enumerate(self.candidates)
-        )
+        known = [
+            [_known(value) for value in values]
+            for values in (seen.confidence, seen.cost, seen.quality, seen.latency, seen.latency_p95)
+        ]
+        alternatives = tuple(map(Alternative._make, zip(self.candidates, *known, rules, strict=True)))
         chosen = alternatives[choice.order[0]]
         return Decision(
             candidate=chosen.candidate,
@@ -336,7 +325,7 @@ class Engine:
             cluster=seen.cluster,
             alternatives=alternatives,
             bundle=self.manifest.version,
-            held_usd=_known(self._demand(request, seen).cost_usd[choice.order[0]]),
+            held_usd=_known(limit[choice.order[0]]),
         )
 
 

@@ -24,10 +24,12 @@ class Pricing:
         known = [usual[candidate.name] for candidate in candidates]
         self._candidates = tuple(candidates)
         self._by_tokens = np.array([cost_from[c.name] == "tokens" for c in candidates])
+        self._all_by_tokens = bool(self._by_tokens.all())
         self._priced = np.array([c.priced for c in candidates])
         self._ratio = np.array([one.input_ratio for one in known])
         self._input_usd = np.array([c.input_usd_per_mtok or 0.0 for c in candidates]) / 1e6
         self._output_usd = np.array([c.output_usd_per_mtok or 0.0 for c in candidates]) / 1e6
+        self._read_usd = self._ratio * self._input_usd
         self._least_usd: list[float] = self._input_usd.tolist()
         self._usual_cost = np.array([one.cost_usd for one in known])
         self._usual_length = np.maximum([one.counted_tokens for one in known], 1.0)
@@ -39,8 +41,10 @@ class Pricing:
         Tokens times price; for a candidate without, the cost predicted from logged ones, which is taken to grow with the
         prompt beyond the longest that was seen.
         """
-        length = counted[:, None].astype(np.float64)
-        by_tokens = length * (self._ratio * self._input_usd) + output_tokens * self._output_usd
+        length = counted[:, None]
+        by_tokens = length * self._read_usd + output_tokens * self._output_usd
+        if self._all_by_tokens:
+            return by_tokens
         return np.where(self._by_tokens, by_tokens, logged * np.maximum(length / self._longest, 1.0))
 
     def usual(self, counted: float, output_tokens: Sequence[float]) -> Floats:

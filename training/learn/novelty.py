@@ -34,9 +34,9 @@ class Spread:
 
     def to_onnx(self, graph: Graph) -> str:
         """The tensor (n, 1) that `novelty` gives."""
-        deviation = graph.linear(graph.embedding, self.whitening, -self.mean @ self.whitening)
-        total = graph.row_sum(graph.add("Mul", deviation, deviation))
-        return graph.add("Mul", total, graph.constant(1.0 / len(self.mean)))
+        scaled = self.whitening / np.sqrt(len(self.mean))  # the mean of squares is then their sum
+        deviation = graph.linear(graph.embedding, scaled, -self.mean @ scaled)
+        return graph.add("ReduceSumSquare", deviation, graph.constant([1], np.int64), keepdims=1)
 
 
 def spread_of(embedding: Floats32) -> Spread:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,57 +21,94 @@ _EPSILON = 1e-3
 class Graph:
     """Collects nodes over two inputs, `embedding` (n, dim) and `features` (n, k), both float32.
 
-    Every method that adds something returns the name of the tensor it makes.
+    Every method that adds something returns the name of the tensor it makes. What is an affine map of the inputs is kept as
+    its matrix, and so are sums, multiples and columns of such: all that other nodes read of them is one product in the end.
     """
 
     def __init__(self, dim: int, features: int) -> None:
         self.embedding = "embedding"
         self.features = "features"
-        self._sizes = {"embedding": dim, "features": features}
         self.feature_count = features
-        # A name stands for the product of all maps of the tensor of that name, which are known when the model is made.
-        self._nodes: list[onnx.NodeProto | str] = []
-        self._maps: dict[str, list[tuple[str, Floats, Floats]]] = {}
-        self._joined: dict[tuple[str, ...], str] = {}
+        self._sizes = {"embedding": dim, "features": features}
+        # The tensors that stand side by side in the product, and the maps by name: a matrix of their columns, and a bias.
+        self._base = ["embedding", "features"]
+        whole = np.eye(dim + features)
+        self._maps: dict[str, tuple[Floats, Floats]] = {
+            "embedding": (whole[:, :dim], np.zeros(dim)),
+            "features": (whole[:, dim:], np.zeros(features)),
+        }
+        self._read: dict[str, None] = {}  # maps that a node reads
+        self._known: dict[object, str] = {}  # what was made before, by what it is
+        self._nodes: list[onnx.NodeProto] = []
+        self._product_at = 0
         self._constants: list[onnx.TensorProto] = []
-        self._outputs: list[onnx.ValueInfoProto] = []
+        self._output: onnx.ValueInfoProto | None = None
         self._count = 0
 
     def widen(self, tensor: str, columns: int) -> None:
         """Puts the columns of a tensor (n, columns) behind the features, for whatever is added from here on."""
-        self.features = self.concat(self.features, tensor)
+        rows = sum(self._sizes.values())
+        self._sizes[tensor] = columns
+        self._base.append(tensor)
+        self._product_at = len(self._nodes)
+        whole = np.eye(rows + columns)[:, self._sizes["embedding"] :]
+        self.features = self._map(whole, np.zeros(whole.shape[1]))
         self.feature_count += columns
 
     def constant(self, values: ArrayLike, dtype: type[np.generic] = np.float32) -> str:
-        name = self._fresh("constant")
-        self._constants.append(numpy_helper.from_array(np.ascontiguousarray(np.asarray(values, dtype=dtype)), name))
-        return name
+        array = np.ascontiguousarray(np.asarray(values, dtype=dtype))
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._known:
+            self._known[key] = self._fresh("constant")
+            self._constants.append(numpy_helper.from_array(array, self._known[key]))
+        return self._known[key]
 
     def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        name = self._fresh(operator.lower())
-        self._nodes.append(helper.make_node(operator, list(inputs), [name], **attributes))
-        return name
+        """A node with one output; the same one is not added twice."""
+        key = (operator, inputs, tuple(sorted(attributes.items())))
+        if key not in self._known:
+            self._known[key] = self._fresh(operator.lower())
+            self._node(operator, inputs, [self._known[key]], **attributes)
+        return self._known[key]
 
     def linear(self, source: str, weight: ArrayLike, bias: ArrayLike) -> str:
-        """source (n, a) @ weight (a, b) + bias (b,). All such maps of one tensor are computed as one."""
+        """source (n, a), a map of the inputs, @ weight (a, b) + bias (b,)."""
+        matrix, shift = self._maps[source]
+        columns = np.asarray(weight, dtype=np.float64)
+        moved = np.broadcast_to(np.asarray(bias, dtype=np.float64), (columns.shape[1],))
+        return self._map(matrix @ columns, shift @ columns + moved)
+
+    def scale(self, source: str, by: ArrayLike) -> str:
+        """source (n, a) times `by`, a number or (a,)."""
         if source not in self._maps:
-            self._maps[source] = []
-            self._nodes.append(source)
-        name, columns = self._fresh("linear"), np.asarray(weight, dtype=np.float64)
-        shift = np.broadcast_to(np.asarray(bias, dtype=np.float64), (columns.shape[1],))
-        self._maps[source].append((name, columns, shift))
-        return name
+            return self.add("Mul", source, self.constant(by))
+        matrix, shift = self._maps[source]
+        return self._map(matrix * np.asarray(by), shift * np.asarray(by))
+
+    def total(self, *sources: str) -> str:
+        """The sum of tensors (n, a)."""
+        maps = [self._maps[one] for one in sources if one in self._maps]
+        others = [one for one in sources if one not in self._maps]
+        if maps:
+            together = [_padded(matrix, max(len(matrix) for matrix, _ in maps)) for matrix, _ in maps]
+            others.append(self._map(np.sum(together, axis=0), np.sum([shift for _, shift in maps], axis=0)))
+        return others[0] if len(others) == 1 else self.add("Sum", *others)
 
     def columns(self, source: str, which: ArrayLike) -> str:
         """The given columns of a (n, a) tensor, in that order."""
-        return self.add("Gather", source, self.constant(which, np.int64), axis=1)
+        if source not in self._maps:
+            return self.add("Gather", source, self.constant(which, np.int64), axis=1)
+        matrix, shift = self._maps[source]
+        return self._map(matrix[:, np.asarray(which)], shift[np.asarray(which)])
 
     def concat(self, *sources: str) -> str:
         if len(sources) == 1:
             return sources[0]
-        if sources not in self._joined:
-            self._joined[sources] = self.add("Concat", *sources, axis=1)
-        return self._joined[sources]
+        if any(one not in self._maps for one in sources):
+            return self.add("Concat", *sources, axis=1)
+        matrices, shifts = zip(*(self._maps[one] for one in sources), strict=True)
+        rows = max(map(len, matrices))
+        return self._map(np.hstack([_padded(one, rows) for one in matrices]), np.concatenate(shifts))
 
     def where(self, condition: str, yes: str, no: str) -> str:
         return self.add("Where", condition, yes, no)
@@ -78,13 +116,14 @@ class Graph:
     def top(self, source: str, size: int) -> tuple[str, str]:
         """The `size` largest values of each row, falling, and their columns: both (n, size)."""
         values, columns = self._fresh("top_values"), self._fresh("top_columns")
-        size_name = self.constant([size], np.int64)
-        self._nodes.append(helper.make_node("TopK", [source, size_name], [values, columns], axis=1))
+        self._node("TopK", (source, self.constant([size], np.int64)), [values, columns], axis=1)
         return values, columns
 
     def row_sum(self, source: str) -> str:
         """(n, 1) sum over columns."""
-        return self.add("ReduceSum", source, self.constant([1], np.int64), keepdims=1)
+        if source not in self._maps:
+            return self.add("ReduceSum", source, self.constant([1], np.int64), keepdims=1)
+        return self.linear(source, np.ones((self._maps[source][0].shape[1], 1)), 0.0)
 
     def clip(self, source: str, low: float, high: float) -> str:
         return self.add("Clip", source, self.constant(low), self.constant(high))
@@ -92,52 +131,81 @@ class Graph:
     def logit(self, probability: str) -> str:
         """log(p / (1 - p)) with p kept `_EPSILON` away from 0 and 1."""
         inside = self.clip(probability, _EPSILON, 1.0 - _EPSILON)
-        return self.add("Sub", self.add("Log", inside), self.add("Log", self.add("Sub", self.constant(1.0), inside)))
+        return self.add("Log", self.add("Div", inside, self.add("Sub", self.constant(1.0), inside)))
 
     def merge(self, model: onnx.ModelProto, source: str) -> list[str]:
         """Another model's nodes, its only input fed by `source`; returns the names of its outputs."""
         prefix = self._fresh("model") + "_"
         graph = compose.add_prefix(model, prefix).graph
         self._constants.extend(graph.initializer)
+        self._uses(source)
         for node in graph.node:
             node.input[:] = [source if name == graph.input[0].name else name for name in node.input]
             self._nodes.append(node)
         return [output.name for output in graph.output]
 
-    def output(self, tensor: str, name: str, columns: int) -> None:
-        """Gives a tensor (n, columns) out under `name`."""
-        self._nodes.append(helper.make_node("Identity", [tensor], [name]))
-        self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", columns]))
+    def output(self, name: str, columns: int, *tensors: str) -> None:
+        """Gives tensors side by side out under `name`, (n, columns)."""
+        operator, axis = ("Identity", {}) if len(tensors) == 1 else ("Concat", {"axis": 1})
+        self._node(operator, tensors, [name], **axis)
+        self._output = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", columns])
 
     def model(self) -> onnx.ModelProto:
         """The checked model, once everything was added. Its IR version is one that every onnxruntime since 1.18 reads."""
         inputs = [
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size]) for name, size in self._sizes.items()
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", self._sizes[name]])
+            for name in ("embedding", "features")
         ]
-        nodes = [node for one in self._nodes for node in (self._product(one) if isinstance(one, str) else (one,))]
-        graph = helper.make_graph(nodes, "head", inputs, self._outputs, self._constants)
+        nodes = [*self._nodes[: self._product_at], *self._product(), *self._nodes[self._product_at :]]
+        graph = helper.make_graph(nodes, "head", inputs, [self._output], self._constants)
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", ML_OPSET)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=10, producer_name="outcome-router")
         onnx.checker.check_model(model)
         return model
 
-    def _product(self, source: str) -> list[onnx.NodeProto]:
-        """The nodes of all maps of one tensor: one product, one sum, and a cut where there are several."""
-        names, weights, biases = zip(*self._maps[source], strict=True)
-        weight, bias = self.constant(np.hstack(weights)), self.constant(np.concatenate(biases))
-        product, total = self._fresh("product"), names[0] if len(names) == 1 else self._fresh("maps")
+    def _node(self, operator: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> None:
+        for name in inputs:
+            self._uses(name)
+        self._nodes.append(helper.make_node(operator, list(inputs), list(outputs), **attributes))
+
+    def _uses(self, name: str) -> None:
+        if name in self._maps and name not in self._base:
+            self._read[name] = None
+
+    def _map(self, matrix: Floats, shift: Floats) -> str:
+        key = (matrix.shape, matrix.tobytes(), shift.tobytes())
+        if key not in self._known:
+            self._known[key] = self._fresh("map")
+            self._maps[self._known[key]] = matrix, shift
+        return self._known[key]
+
+    def _product(self) -> list[onnx.NodeProto]:
+        """The nodes of all maps that are read: the inputs side by side, one product, one sum, and a cut."""
+        if not self._read:
+            return []
+        rows = sum(self._sizes.values())
+        weight = self.constant(np.hstack([_padded(self._maps[name][0], rows) for name in self._read]))
+        bias = self.constant(np.concatenate([self._maps[name][1] for name in self._read]))
+        base, product, total = (self._fresh(kind) for kind in ("base", "product", "maps"))
+        total = next(iter(self._read)) if len(self._read) == 1 else total
         nodes = [
-            helper.make_node("MatMul", [source, weight], [product]),
+            helper.make_node("Concat", self._base, [base], axis=1),
+            helper.make_node("MatMul", [base, weight], [product]),
             helper.make_node("Add", [product, bias], [total]),
         ]
-        if len(names) > 1:
-            sizes = self.constant([len(one) for one in biases], np.int64)
-            nodes.append(helper.make_node("Split", [total, sizes], list(names), axis=1))
+        if len(self._read) > 1:
+            sizes = self.constant([len(self._maps[name][1]) for name in self._read], np.int64)
+            nodes.append(helper.make_node("Split", [total, sizes], list(self._read), axis=1))
         return nodes
 
     def _fresh(self, kind: str) -> str:
         self._count += 1
         return f"{kind}_{self._count}"
+
+
+def _padded(matrix: Floats, rows: int) -> Floats:
+    """The matrix with rows of zeros below, for inputs that came to stand behind those it is of."""
+    return np.vstack([matrix, np.zeros((rows - len(matrix), matrix.shape[1]))])
 
 
 def logit(probability: Floats) -> Floats:

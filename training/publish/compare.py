@@ -146,7 +146,7 @@ class _Served:
         setting = Setting(0.0) if point is None else Setting.of(router.manifest, point)
         # A reference that is not among the candidates is left out, as by a request that does not allow it.
         worth = setting.worth(value)[:, columns].astype(np.float64)
-        return cls(value[:, columns], estimates.cost_usd[:, columns].astype(np.float64), worth)
+        return cls(value[:, columns], estimates.cost_usd[:, columns], worth)
 
     def take(self, rows: Columns) -> _Served:
         return _Served(self.value[rows], self.cost_usd[rows], self.worth[rows])

@@ -45,7 +45,7 @@ def test_every_array_has_a_row_per_request_and_a_column_per_candidate(router: Ro
     assert router.candidates == [SMALL, OPEN, LARGE]
     for name, array in vars(estimates).items():
         assert array.shape == (n, {"nearness": fake_bundle.DIM, "novelty": 1}.get(name, 3))
-        assert array.dtype == np.float32
+        assert array.dtype == (np.float64 if name == "cost_usd" else np.float32)
 
 
 @pytest.mark.parametrize(

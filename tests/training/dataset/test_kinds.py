@@ -111,7 +111,7 @@ def test_the_graph_finds_the_kind_that_training_finds() -> None:
     kinds = Kinds(tuple("abcde"), middles)
     graph = Graph(16, 2)
     graph.widen(kinds_to_onnx(graph, kinds), 5)
-    graph.output(graph.features, "wide", graph.feature_count)
+    graph.output("wide", graph.feature_count, graph.features)
     session = onnxruntime.InferenceSession(graph.model().SerializeToString())
     sent = np.full((len(embedding), 2), 7.0, np.float32)
     (wide,) = session.run(["wide"], {"embedding": embedding, "features": sent})

@@ -17,7 +17,7 @@ from serving.bundle.manifest import Usual
 from tests import onnx_run
 from training.dataset.inputs import Inputs
 from training.dataset.matrix import OutcomeMatrix, build_matrix
-from training.learn.costs import CostModel, LogRidge, cost_sources, fit_costs, usual_of
+from training.learn.costs import CostModel, LogRidge, cost_sources, fit_costs, to_onnx, usual_of
 from training.learn.estimators.design import Design, stacked
 from training.learn.onnx_graph import Graph
 from training.logs.validate import validate
@@ -188,7 +188,9 @@ def test_the_graph_gives_what_numpy_gives(case: str) -> None:
     far = replace(inputs, features=inputs.features * 5)
     for part in (inputs, far):
         graph = Graph(DIM, SURFACE)
-        made = onnx_run.run(graph, model.to_onnx(graph), 2, embedding=part.embedding, features=part.features)
+        made = onnx_run.run(
+            graph, to_onnx(graph, [(model, model.factors[0])]), 2, embedding=part.embedding, features=part.features
+        )
         expected = model.predict(part)
         np.testing.assert_allclose(made, expected, rtol=1e-4)
 

@@ -108,7 +108,7 @@ def test_a_merged_model_keeps_its_own_names_apart() -> None:
 
 def test_outputs_are_named_and_shaped_and_versions_are_set() -> None:
     graph = Graph(3, 2)
-    graph.output(graph.linear(graph.embedding, np.ones((3, 4)), np.zeros(4)), "acceptable", 4)
+    graph.output("acceptable", 4, graph.linear(graph.embedding, np.ones((3, 4)), np.zeros(4)))
     model = graph.model()
     assert [node.name for node in model.graph.input] == ["embedding", "features"]
     (output,) = model.graph.output
@@ -119,7 +119,7 @@ def test_outputs_are_named_and_shaped_and_versions_are_set() -> None:
 
 def test_a_graph_whose_node_reads_nothing_that_exists_is_refused() -> None:
     graph = Graph(3, 2)
-    graph.output(graph.add("Sigmoid", "nowhere"), "acceptable", 3)
+    graph.output("acceptable", 3, graph.add("Sigmoid", "nowhere"))
     with pytest.raises(onnx.checker.ValidationError, match="nowhere"):
         graph.model()
 
@@ -161,4 +161,29 @@ def test_all_maps_of_one_tensor_are_one_product() -> None:
     by_hand = [2 * expected[0], features.sum(axis=1, keepdims=True), *expected]
     assert result == pytest.approx(np.hstack(by_hand), abs=1e-5)
     operators = [node.op_type for node in graph.model().graph.node]
-    assert (operators.count("MatMul"), operators.count("Split"), operators.count("Concat")) == (2, 1, 2)
+    assert (operators.count("MatMul"), operators.count("Split"), operators.count("Concat")) == (1, 1, 2)
+
+
+def test_sums_multiples_and_columns_of_maps_are_maps() -> None:
+    generator = np.random.default_rng(1)
+    embedding, features = generator.normal(size=(5, 3)), generator.normal(size=(5, 2))
+    weight = generator.normal(size=(5, 4))
+    graph = Graph(3, 2)
+    text = graph.linear(graph.concat(graph.embedding, graph.features), weight, 1.0)
+    graph.features = graph.scale(graph.features, [1.0, 0.0])
+    picked = graph.columns(graph.linear(graph.features, np.ones((2, 4)), 0.0), [3, 0])
+    summed = graph.total(
+        graph.scale(graph.columns(text, [0, 1]), 2.0), picked, graph.add("Abs", graph.columns(text, [2, 3]))
+    )
+    result = onnx_run.run(graph, graph.concat(summed, graph.row_sum(text)), 3, embedding=embedding, features=features)
+    by_hand = np.hstack([embedding, features]) @ weight + 1.0
+    expected = 2 * by_hand[:, :2] + features[:, :1] + np.abs(by_hand[:, 2:])
+    assert result == pytest.approx(np.hstack([expected, by_hand.sum(axis=1, keepdims=True)]), abs=1e-5)
+    assert [node.op_type for node in graph.model().graph.node].count("MatMul") == 1
+
+
+def test_what_is_the_same_is_made_once() -> None:
+    graph = Graph(3, 2)
+    assert graph.constant([1.0, 2.0]) == graph.constant([1.0, 2.0]) != graph.constant([1.0, 2.5])
+    assert graph.linear(graph.embedding, np.ones((3, 1)), 0.0) == graph.linear(graph.embedding, np.ones((3, 1)), 0.0)
+    assert graph.add("Abs", graph.embedding) == graph.add("Abs", graph.embedding) != graph.add("Neg", graph.embedding)

@@ -33,8 +33,6 @@ class Blend(Estimator):
         return np.asarray(sum(self.weights[name] * member.predict(inputs) for name, member in self.members.items()))
 
     def to_onnx(self, graph: Graph) -> str:
-        parts = [
-            graph.add("Mul", member.to_onnx(graph), graph.constant(self.weights[name]))
-            for name, member in self.members.items()
-        ]
-        return parts[0] if len(parts) == 1 else graph.add("Sum", *parts)
+        return graph.total(
+            *(graph.scale(member.to_onnx(graph), self.weights[name]) for name, member in self.members.items())
+        )

@@ -94,10 +94,10 @@ class LowRankResidual(Estimator):
 
     def to_onnx(self, graph: Graph) -> str:
         # The workflow columns' weights are zero: they did not vary in what the ridge saw.
-        text = graph.linear(graph.concat(graph.embedding, graph.features), self.weight, self.bias)
+        columns = graph.concat(graph.embedding, graph.features)
         if self.text_only:
-            return graph.add("Add", text, graph.constant(self.table.overall))
-        return graph.add("Add", text, self.table.to_onnx(graph))
+            return graph.linear(columns, self.weight, self.bias + self.table.overall)
+        return graph.total(graph.linear(columns, self.weight, self.bias), self.table.to_onnx(graph))
 
 
 class ReducedRankRidge(LowRankResidual):

@@ -69,8 +69,7 @@ class LightGBMPerCandidate(Estimator):
         parts = []
         for candidate, model in enumerate(self.models):
             if model is None:
-                zero = graph.add("Mul", graph.columns(graph.features, [0]), graph.constant(0.0))
-                parts.append(graph.add("Add", zero, graph.constant(self.overall[candidate])))
+                parts.append(graph.linear(graph.features, np.zeros((graph.feature_count, 1)), self.overall[candidate]))
                 continue
             parts.append(_probability(graph, model, columns, width))
         return graph.concat(*parts)
@@ -127,7 +126,7 @@ class LightGBMLong(Estimator):
         shared, width = _columns_onnx(graph, self.picked)
         axis = graph.constant([1], np.int64)
         spread = graph.add("Tile", graph.add("Unsqueeze", shared, axis), graph.constant([1, m, 1], np.int64))
-        zero = graph.add("Mul", graph.columns(graph.features, [0]), graph.constant(0.0))  # (n, 1), to broadcast with
+        zero = graph.scale(graph.columns(graph.features, [0]), 0.0)  # (n, 1), to broadcast with
         candidates = graph.add("Add", graph.add("Unsqueeze", zero, axis), graph.constant(self.candidates[None]))
         rows = graph.add("Concat", spread, candidates, axis=2)
         flat = graph.add("Reshape", rows, graph.constant([-1, width + own], np.int64))
@@ -166,8 +165,8 @@ def _columns(inputs: Inputs, picked: Columns) -> Floats32:
 def _columns_onnx(graph: Graph, picked: Columns) -> tuple[str, int]:
     """The same in the graph, and how many columns: scaling by a power of two and rounding half to even are exact."""
     columns = graph.concat(graph.columns(graph.embedding, picked), graph.features)
-    rounded = graph.add("Round", graph.add("Mul", columns, graph.constant(_GRID)))
-    return graph.add("Mul", rounded, graph.constant(1.0 / _GRID)), len(picked) + graph.feature_count
+    rounded = graph.add("Round", graph.scale(columns, _GRID))
+    return graph.scale(rounded, 1.0 / _GRID), len(picked) + graph.feature_count
 
 
 def _widest(inputs: Inputs, dims: int) -> Columns:
