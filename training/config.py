@@ -87,6 +87,7 @@ class Fit:
     folds: Annotated[StrictInt, _between(2, 50)]
     seed: StrictInt
     table_strength: tuple[StrictFloat, ...]
+    additive_strength: tuple[StrictFloat, ...]
     clusters: StrictInt
     most_kinds: StrictInt
     name_kinds: StrictBool

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.routing.additive import AdditiveLogitTable
 from serving.bundle.arrays import Bools, Floats
 from serving.bundle.catalogue import Candidate
 from serving.decide.value import choose
@@ -23,6 +22,7 @@ from training.evaluate.confidence import calibration_figures, confidence_figures
 from training.evaluate.evaluation import Confidence
 from training.evaluate.splits import Tested
 from training.learn.encode import encode
+from training.learn.estimators.tables import AdditiveTable
 from training.learn.learn import Learned, Pair, learn
 from training.learn.prepare import Prepared, prepare
 from training.learn.select import Head
@@ -148,9 +148,9 @@ def estimates_of(
     return {"router": pair.predict(test)} | {name: model.predict(test) for name, model in models.items()}
 
 
-def additive_tables(data: TrainingData, train: Inputs) -> dict[str, AdditiveLogitTable]:
+def additive_tables(data: TrainingData, train: Inputs) -> dict[str, AdditiveTable]:
     """The additive logit tables by name, fitted on the training part."""
-    made = {f"additive-logit-{strength:g}": AdditiveLogitTable(strength) for strength in ADDITIVE_STRENGTHS}
+    made = {f"additive-logit-{strength:g}": AdditiveTable(strength) for strength in ADDITIVE_STRENGTHS}
     return {name: model.fit(train, data.labels, data.weights) for name, model in made.items()}
 
 

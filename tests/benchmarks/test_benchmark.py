@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from benchmarks.routing import certified, protocol, scarce
-from benchmarks.routing.additive import AdditiveLogitTable
 from benchmarks.routing.parts import means
 from benchmarks.routing.protocol import DataSet
 from benchmarks.routing.report import best_baseline, mean_lead, templates, write
@@ -19,6 +18,7 @@ from tests.conftest import ROOT
 from training.config import Params, load_params
 from training.evaluate.splits import by_prompt
 from training.learn.encode import encode
+from training.learn.estimators.tables import AdditiveTable
 from training.learn.prepare import prepare
 from training.logs.validate import validate
 from training.measure.frontier import Singles
@@ -126,14 +126,14 @@ def test_the_additive_table_adds_and_shrinks(complete: DataSet, params: Params) 
     run = protocol.trial(complete, by_prompt(complete.prepared, 0), params)
     data = run.learned.data
     test = complete.inputs.take(run.test)
-    bound = AdditiveLogitTable(1e9).fit(data.inputs, data.labels, data.weights).predict(test)
+    bound = AdditiveTable(1e9).fit(data.inputs, data.labels, data.weights).predict(test)
     logits = np.log(bound / (1 - bound))
     # Nothing but a candidate and a workflow: differences between candidates are the same on every request.
     np.testing.assert_allclose(logits - logits[:, :1], np.tile((logits - logits[:, :1])[0], (len(test), 1)), atol=1e-6)
-    free = AdditiveLogitTable(1e-9).fit(data.inputs, data.labels, data.weights).predict(data.inputs)
+    free = AdditiveTable(1e-9).fit(data.inputs, data.labels, data.weights).predict(data.inputs)
     inside = data.inputs.workflows[:, 0] > 0
     np.testing.assert_allclose(free[inside][0], data.labels[inside].mean(axis=0), atol=1e-6)
-    alone = AdditiveLogitTable(100.0).fit(data.inputs, data.labels, data.weights).predict(test.untagged())
+    alone = AdditiveTable(100.0).fit(data.inputs, data.labels, data.weights).predict(test.untagged())
     assert (alone == alone[0]).all()
 
 

@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from serving.bundle.arrays import Bools, Floats
 from training.dataset.inputs import Inputs
-from training.learn.calibrate import Calibrator, fit_calibrator
+from training.learn.calibrate import Calibrator, Uncalibrated, fit_calibrator
 from training.learn.estimators.base import Estimator, Factory, NotTrainableError, observed
 from training.learn.estimators.blend import Blend
 from training.learn.training_data import TrainingData
@@ -157,7 +157,9 @@ def fit_head(
     if few:
         chosen, selected_by = (Blend.name if len(best) > 1 else chosen), FEW
     refused = [Score(name, complexity[name], why_not=why) for name, why in reasons.items()]
-    calibrator = fit_calibrator(calibration, predictions[chosen], data.labels, data.weights, data.folds)
+    # A map of a candidate's own has a level of its own: learned from few outcomes it lets a lucky one look best again.
+    method = Uncalibrated.name if few else calibration
+    calibrator = fit_calibrator(method, predictions[chosen], data.labels, data.weights, data.folds)
     estimator = available[chosen]().fit(data.inputs, data.labels, data.weights)
     return Head(chosen, available[chosen], estimator, calibrator, (*scores, *refused), selected_by)
 

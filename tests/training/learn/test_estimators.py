@@ -28,7 +28,7 @@ from training.learn.estimators.linear import (
 )
 from training.learn.estimators.neighbours import NearestNeighbours
 from training.learn.estimators.registry import factories
-from training.learn.estimators.tables import ClusterTable, WorkflowTable
+from training.learn.estimators.tables import AdditiveTable, ClusterTable, WorkflowTable
 from training.learn.estimators.trees import LightGBMLong, LightGBMPerCandidate
 from training.learn.onnx_graph import Graph
 
@@ -37,6 +37,7 @@ MEAN_COST = np.array([1.0, 3.0, 9.0])
 # Regularised less than in a real run, for these sets are tiny.
 MADE: dict[str, Callable[[], Estimator]] = {
     WorkflowTable.name: WorkflowTable,
+    AdditiveTable.name: partial(AdditiveTable, 20.0),
     ClusterTable.name: partial(ClusterTable, clusters=12),
     LogisticPerCandidate.name: partial(LogisticPerCandidate, c=1.0),
     LowRankResidual.name: partial(LowRankResidual, penalty=5.0),

@@ -18,7 +18,7 @@ from training.learn.estimators.linear import (
     Ridge,
 )
 from training.learn.estimators.neighbours import NearestNeighbours
-from training.learn.estimators.tables import ClusterTable, WorkflowTable
+from training.learn.estimators.tables import AdditiveTable, ClusterTable, WorkflowTable
 from training.learn.estimators.trees import LightGBMLong, LightGBMPerCandidate
 
 
@@ -46,6 +46,7 @@ def _settings(fit: Fit, mean_cost: Floats, name: str) -> dict[str, Factory]:
     rank, penalty, strength = fit.low_rank[0], fit.low_rank_penalty[0], fit.table_strength[0]
     known: dict[str, dict[str, Factory]] = {
         WorkflowTable.name: {f"strength {s:g}": partial(WorkflowTable, s) for s in fit.table_strength},
+        AdditiveTable.name: {f"strength {s:g}": partial(AdditiveTable, s) for s in fit.additive_strength},
         ClusterTable.name: {"": partial(ClusterTable, fit.seed, fit.clusters, strength)},
         LowRankResidual.name: {
             f"rank {r}, penalty {p:g}": partial(LowRankResidual, p, r, strength)

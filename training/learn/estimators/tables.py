@@ -9,8 +9,12 @@ from sklearn.cluster import KMeans
 
 from serving.bundle.arrays import Floats, Floats32
 from training.dataset.inputs import Inputs
-from training.learn.estimators.base import Estimator, observed, observed_mean
+from training.learn.estimators.base import Estimator, observed, observed_mean, sigmoid
 from training.learn.onnx_graph import Graph
+
+_STEPS = 30
+# A workflow's effect on all candidates is shrunk as by so many outcomes; without any it is 0.
+_EFFECT_STRENGTH = 2.0
 
 
 class WorkflowTable(Estimator):
@@ -44,6 +48,37 @@ class WorkflowTable(Estimator):
         weight = np.zeros((graph.feature_count, self.offset.shape[1]))
         weight[graph.feature_count - len(self.offset) :] = self.offset
         return graph.linear(graph.features, weight, self.overall)
+
+
+class AdditiveTable(WorkflowTable):
+    """The table shrunk towards a sum: the logit of a candidate's mean plus the workflow's effect on all candidates.
+
+    Each cell is the mean of its own outcomes, shrunk towards that as by `strength` outcomes: with few of them a workflow is
+    known to be hard or easy long before it is known for whom. A request without a known workflow gets the candidate's mean.
+    """
+
+    name: ClassVar[str] = "additive-table"
+    family: ClassVar[str] = "additive"
+    complexity: ClassVar[int] = 1
+
+    def __init__(self, strength: float = 100.0) -> None:
+        super().__init__(strength)
+
+    def fit(self, inputs: Inputs, labels: Floats, weights: Floats) -> Self:
+        weight, total = observed(labels, weights)
+        self.overall = np.clip(observed_mean(labels, weights), 1e-4, 1.0 - 1e-4)
+        base = np.log(self.overall / (1.0 - self.overall))
+        member = inputs.workflows.astype(np.float64)
+        counts, sums = member.T @ weight, member.T @ total  # (workflows, m)
+        effect = np.zeros((len(counts), 1))
+        for _ in range(_STEPS):  # Newton's on a concave likelihood in one number for each workflow
+            expected = sigmoid(base + effect)
+            slope = (sums - counts * expected).sum(axis=1, keepdims=True) - _EFFECT_STRENGTH * effect / 4.0
+            curvature = (counts * expected * (1.0 - expected)).sum(axis=1, keepdims=True) + _EFFECT_STRENGTH / 4.0
+            effect = np.clip(effect + slope / curvature, -8.0, 8.0)
+        table = (sums + self.strength * sigmoid(base + effect)) / (counts + self.strength)
+        self.offset = table - self.overall
+        return self
 
 
 class ClusterTable(Estimator):
