@@ -107,9 +107,16 @@ def train(
     promotion = consider(
         out, new, lambda champion: compare_on_test_part(tested, champion, prepared, learned.propensity, params)
     )
+    contradiction = evaluation.contradiction(tested.manifest.default)
+    if contradiction is not None and promotion.promoted:
+        promotion = replace(promotion, promoted=False, reason=f"{contradiction} {_all_the_same(version, out)}")
     if not promote and promotion.promoted:
-        why = f"It was only to be tried. {promotion.reason} `router-train promote {version} --out {out}` makes it current."
+        why = f"It was only to be tried. {promotion.reason} {_all_the_same(version, out)}"
         promotion = replace(promotion, promoted=False, reason=why)
     if promotion.promoted:
         make_current(out, version)
-    return Run(bundle, evaluation, prepared, served, promotion)
+    return Run(bundle, replace(evaluation, contradicted=contradiction), prepared, served, promotion)
+
+
+def _all_the_same(version: str, out: Path) -> str:
+    return f"`router-train promote {version} --out {out}` makes it current."

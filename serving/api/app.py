@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 from anyio import CapacityLimiter
 from fastapi import FastAPI, Response
+from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
@@ -60,12 +61,13 @@ def create_app(settings: Settings | None = None, service: Service | None = None)
         app.state.service = None
         made.close()
 
-    app = FastAPI(
+    app = FastAPIOffline(
         title="outcome-router",
         version="1",
         summary="For each request: the cheapest LLM that is good enough, learned from logged outcomes.",
         openapi_tags=TAGS,
         lifespan=lifespan,
+        redoc_url=None,
     )
     app.state.settings = settings
     app.state.service = None
@@ -153,4 +155,5 @@ def _add_routes(app: FastAPI) -> None:
             responses={200: {"model": answer}, **problem_responses(*always, *errors)},
             openapi_extra=request_body(body) if body is not None else None,
         )
+    app.add_api_route("/", endpoints.root, methods=["GET"], include_in_schema=False)
     app.add_api_route("/metrics", endpoints.metrics, methods=["GET"], tags=["health"], response_class=PlainTextResponse)

@@ -268,32 +268,37 @@ def decision_example(candidates: int) -> dict[str, Any]:
 _CERTIFIED = tuple(CertificateResponse.model_fields)
 
 
+def _said(value: float | None) -> float | None:
+    """With six significant digits: an estimate has no more, and float32 looks as if it had seventeen."""
+    return None if value is None else float("%.6g" % value)  # noqa: UP031 - in half the time
+
+
 def decision_document(identifier: str, decision: Decision, misspelt: tuple[str, ...] = ()) -> dict[str, object]:
     """A decision as `RouteResponse` describes it; `misspelt` is what the request may have meant otherwise."""
     certificate = decision.certificate
     return {
         "id": identifier,
         "model": decision.candidate,
-        "confidence": decision.confidence,
-        "expected_cost_usd": decision.expected_cost_usd,
+        "confidence": _said(decision.confidence),
+        "expected_cost_usd": _said(decision.expected_cost_usd),
         "fallbacks": decision.fallbacks,
         "reason": decision.reason,
         "operating_point": decision.operating_point,
         "quality_target": decision.quality_target,
         "certificate": None if certificate is None else {name: getattr(certificate, name) for name in _CERTIFIED},
-        "knob": decision.knob,
+        "knob": _said(decision.knob),
         "propensity": decision.propensity,
-        "novelty": decision.novelty,
+        "novelty": _said(decision.novelty),
         "bundle": decision.bundle,
         "warnings": (*decision.warnings, *misspelt),
         "candidates": [
             {
                 "model": seen.candidate,
-                "confidence": seen.confidence,
-                "expected_cost_usd": seen.expected_cost_usd,
-                "expected_quality": seen.expected_quality,
-                "expected_latency_ms": seen.expected_latency_ms,
-                "expected_latency_p95_ms": seen.expected_latency_p95_ms,
+                "confidence": _said(seen.confidence),
+                "expected_cost_usd": _said(seen.expected_cost_usd),
+                "expected_quality": _said(seen.expected_quality),
+                "expected_latency_ms": _said(seen.expected_latency_ms),
+                "expected_latency_p95_ms": _said(seen.expected_latency_p95_ms),
                 "ruled_out": seen.ruled_out,
             }
             for seen in decision.alternatives

@@ -196,6 +196,13 @@ async def bundle(request: Request) -> Response:
     return _json(orjson.dumps(_manifest(request).model_dump(include=set(BundleResponse.model_fields))))
 
 
+async def root(request: Request) -> Response:
+    """What answers here, for who opened the address in a browser."""
+    bundle = None if request.app.state.service is None else _manifest(request).version
+    links = {"documentation": "/docs", "openapi": "/openapi.json", "health": "/healthz", "metrics": "/metrics"}
+    return _json(orjson.dumps({"service": "outcome-router", "bundle": bundle, **links}))
+
+
 async def healthz(request: Request) -> Response:
     """The process is alive."""
     service: Service | None = request.app.state.service

@@ -55,7 +55,11 @@ def document_bodies(app: FastAPI) -> None:
                 ],
                 ref_template=_REF,
             )
-            document.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
+            components = document.setdefault("components", {})
+            components.setdefault("schemas", {}).update(definitions["$defs"])
+            # What /docs has its Authorize button for; no key is needed where the rules have none.
+            components["securitySchemes"] = {"API key": {"type": "http", "scheme": "bearer"}}
+            document["security"] = [{"API key": []}, {}]
             app.openapi_schema = document
         return app.openapi_schema
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf
 
-from serving.bundle.arrays import AnyFloats, Floats32
+from serving.bundle.arrays import AnyFloats, Columns, Floats32
 from serving.bundle.encoder import Encoder, onnx_session
 from serving.bundle.features import SURFACE, feature_matrix
 from serving.bundle.layout import ESTIMATES, Layout
@@ -129,6 +129,20 @@ class Router:
     ) -> Decision:
         """As `route`, by what is known without an embedding: the reference, or the cheapest that rules and budgets admit."""
         return self._engine.decide(request, policy, situation, self._engine.unknown(request), without=reason)
+
+    def chosen(self, requests: Sequence[str | RouteRequest], estimates: Estimates) -> Columns:
+        """(n,) the columns that n requests of these estimates go to where nobody asks for anything.
+
+        The reference's for one that no candidate can take: its window is too small for all of them.
+        """
+        columns = np.empty(len(requests), dtype=np.intp)
+        for row, request in enumerate(requests):
+            try:
+                name = self._engine.decide(read(request), _ANY, _USUAL, estimates, row).candidate
+            except NoEligibleCandidateError:
+                name = self.manifest.reference
+            columns[row] = self.candidates.index(name)
+        return columns
 
     def operating_point(self, policy: Policy) -> OperatingPoint | None:
         """The operating point a policy asks for; None where it sets the knob itself."""

@@ -45,6 +45,38 @@ def rollback(settings: Settings, out: ModelsOption = MODELS, track: TrackOption 
     _switched(out, before, gate.roll_back(out), settings, track)
 
 
+@app.command("set-point")
+@grouped
+def set_point(
+    settings: Settings,
+    name: Annotated[str, typer.Argument(help="The operating point, as the report and GET /v1/bundle name it.")],
+    out: ModelsOption = MODELS,
+    track: TrackOption = True,
+) -> None:
+    """Serve the current bundle at another operating point, without training; rollback undoes it."""
+    from training.publish import promote as gate
+
+    before = gate.version_at(out, gate.CURRENT)
+    bundle = gate.set_point(out, name)
+    _switched(out, before, bundle, settings, track)
+    point = bundle.manifest.default
+    known = [
+        f"quality {point.quality:.1%}" if point.quality is not None else "",
+        f"{point.saving:.1%} less than sending everything to {bundle.manifest.reference}"
+        if point.saving is not None
+        else "",
+    ]
+    what = ", ".join(one for one in known if one) or "nothing is known of it"
+    say(f"At {name}, on {point.calibration_requests:,} calibration requests: {what}.")
+    certificate = point.certificate
+    say(
+        "It has no certificate."
+        if certificate is None
+        else f"Certified at {1 - certificate.delta:.1%} confidence: at most {certificate.alpha:.1%} of requests fail where "
+        f"{bundle.manifest.reference} would not have."
+    )
+
+
 def _switched(out: Path, before: str | None, bundle: Bundle, settings: Settings, track: bool) -> None:
     """Says which bundle is current now, after its alias in MLflow has followed."""
     name = bundle.folder.name

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from serving.bundle.manifest import OperatingPoint
 from training.measure.offpolicy import Estimate
 
 ROUTER = "outcome-router"
@@ -87,11 +88,15 @@ class Confidence:
 
 @dataclass(frozen=True)
 class PointLine:
-    """An operating point on the test part: the violation rate, found as on the calibration part, of so many requests."""
+    """An operating point on the test part: the violation rate, found as on the calibration part, of so many requests.
+
+    `low` is what the true rate is hardly below, by as many requests.
+    """
 
     name: str
     requests: int
     violation_rate: float
+    low: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,10 @@ class SplitLine:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All figures of one evaluation. `why_not` says what was missing where nothing could be measured."""
+    """All figures of one evaluation. `why_not` says what was missing where nothing could be measured.
+
+    `contradicted` says how they contradict what the bundle is certified for.
+    """
 
     test_requests: int
     complete_requests: int
@@ -156,6 +164,7 @@ class Evaluation:
     zero_router: float = float("nan")
     splits: tuple[SplitLine, ...] = ()
     why_not: str | None = None
+    contradicted: str | None = None
 
     def line(self, name: str = ROUTER) -> Line:
         return next(line for line in self.lines if line.name == name)
@@ -163,6 +172,17 @@ class Evaluation:
     def point(self, name: str) -> PointLine | None:
         """How an operating point did on the test part; None where that is not known."""
         return next((line for line in self.points if line.name == name), None)
+
+    def contradiction(self, point: OperatingPoint) -> str | None:
+        """How the test part contradicts what the point is certified for; None where it does not."""
+        line, proof = self.point(point.name), point.certificate
+        if line is None or proof is None or line.low <= proof.bound:
+            return None
+        return (
+            f"THE TEST PART CONTRADICTS THE CERTIFICATE of {point.name}: its violation rate on {line.requests:,} test requests "
+            f"is {line.violation_rate:.1%}, and hardly below {line.low:.1%} by chance, where {proof.bound:.1%} is the bound. "
+            f"The log has changed on the way, or its parts differ otherwise."
+        )
 
     def summary(self) -> dict[str, Any]:
         """The headline figures, for the manifest and for tracking; empty where nothing was measured."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from training.evaluate.sweep import CompleteOutcomes, Contender, Contest, by_wor
 from training.learn.learn import Learned
 from training.learn.prepare import Prepared, PrepareError
 from training.logs.outcomes import Outcomes
+from training.measure.bounds import RateBound, clopper_pearson_upper
 from training.measure.offpolicy import doubly_robust, ips, snips
 from training.prices.costs import fill_costs
 
@@ -71,11 +73,12 @@ def evaluate_router(
     rows = prepared.split.test
     log = _part(prepared, rows)
     served = router.estimate(list(log.matrix.requests))
+    chosen = router.chosen(list(log.matrix.requests), served)
     complete = log.matrix.complete()
     tested = calibration_data(router, prepared, inputs, learned, rows)
     rivals = _Rivals()
     points = tuple(
-        PointLine(point.name, len(tested), found.rate)
+        PointLine(point.name, len(tested), found.rate, _at_least(found, params.policy.delta))
         for point in router.manifest.operating_points
         if (
             found := violation_bound(tested, Setting.of(router.manifest, point), learned.reference, params.policy.delta)
@@ -88,9 +91,10 @@ def evaluate_router(
         router.manifest,
         log,
         served,
+        chosen,
         learned.acceptable.raw(inputs.take(rows)),
         rivals,
-        off_policy=_off_policy(router.manifest, log, learned.propensity[rows], served),
+        off_policy=_off_policy(router.manifest, log, learned.propensity[rows], served, chosen),
         points=points,
         quality_target=params.policy.quality_target,
         resamples=params.evaluate.resamples,
@@ -128,6 +132,7 @@ def evaluate_bundle(
         manifest,
         log,
         served,
+        router.chosen(list(matrix.requests), served),
         served.acceptable.astype(np.float64),
         _Rivals(),
         quality_target=manifest.default.quality_target or 1.0,
@@ -140,6 +145,7 @@ def _evaluation(
     manifest: Manifest,
     log: _Log,
     served: Estimates,
+    columns: Columns,
     raw: Floats,
     rivals: _Rivals,
     *,
@@ -149,11 +155,12 @@ def _evaluation(
     off_policy: tuple[OffPolicyLine, ...] = (),
     points: tuple[PointLine, ...] = (),
 ) -> Evaluation:
-    """The figures from what was `served` for the log's n requests; `raw` (n, m) is P(acceptable) before calibration."""
+    """The figures from what was `served` for the log's n requests, and where they went, `columns` (n,).
+
+    `raw` (n, m) is P(acceptable) before calibration.
+    """
     matrix, objective = log.matrix, manifest.objective
     complete = matrix.complete()
-    setting = Setting.of(manifest, manifest.default)
-    columns = setting.choose(served.of(objective).astype(np.float64), served.cost_usd.astype(np.float64))
     found = Evaluation(
         test_requests=len(matrix),
         complete_requests=int(complete.sum()),
@@ -172,7 +179,7 @@ def _evaluation(
             test=outcome,
             contenders=[Contender(ROUTER, expected), *rivals.contenders],
             fixed=fixed_points(outcome.quality, outcome.cost_usd, matrix.candidates, reference, rivals.direct),
-            operating=setting,
+            served=columns,
             knobs=np.array(manifest.knobs),
             reference=reference,
             candidates=matrix.candidates,
@@ -189,6 +196,12 @@ def _evaluation(
         curves=curves,
         zero_router=alone.zero_router,
     )
+
+
+def _at_least(found: RateBound, delta: float) -> float:
+    """The rate that the true one is below with probability at most `delta`, by as many requests as the bound rests on."""
+    n = ceil(found.effective)
+    return 1.0 - clopper_pearson_upper(n - min(int(found.rate * n), n), n, delta)
 
 
 def _part(prepared: Prepared, rows: Bools) -> _Log:
@@ -225,11 +238,13 @@ def _rivals(
     return _Rivals(contenders, outcome, direct_choice(learned.data, params, inputs.take(tested)))
 
 
-def _off_policy(manifest: Manifest, log: _Log, propensity: Floats, served: Estimates) -> tuple[OffPolicyLine, ...]:
+def _off_policy(
+    manifest: Manifest, log: _Log, propensity: Floats, served: Estimates, routed: Columns
+) -> tuple[OffPolicyLine, ...]:
     """What the log's single outcomes say of the operating point and of the reference; empty for a full matrix.
 
-    `propensity` (n, m) is that of the outcomes. The model inside the doubly robust estimate is the served one, which never
-    saw the test part.
+    `propensity` (n, m) is that of the outcomes, `routed` (n,) where the router sends the requests. The model inside the
+    doubly robust estimate is the served one, which never saw the test part.
     """
     matrix = log.matrix
     if matrix.attempted.all():
@@ -238,7 +253,6 @@ def _off_policy(manifest: Manifest, log: _Log, propensity: Floats, served: Estim
     value = served.of(manifest.objective).astype(np.float64)
     cost = served.cost_usd.astype(np.float64)
     reference = np.full(len(matrix), matrix.candidates.index(manifest.reference))
-    routed = Setting.of(manifest, manifest.default).choose(value, cost)
     seen_cost = np.where(np.isfinite(labels), matrix.cost_usd, np.nan)
     return tuple(
         OffPolicyLine(

@@ -34,8 +34,8 @@ class CompleteOutcomes:
 class Contender:
     """A router to be swept over the knob: what it expects of m candidates on test and on calibration requests.
 
-    Both are an estimate and an expected cost, each (n, m). Without `calibration` it is the served router, which has its
-    certified point. `simulated_truth` marks one that no log could train: it knows the simulator's true probabilities.
+    Both are an estimate and an expected cost, each (n, m). Without `calibration` it is the served router. `simulated_truth`
+    marks one that no log could train: it knows the simulator's true probabilities.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Contest:
     test: CompleteOutcomes
     contenders: Sequence[Contender]
     fixed: Mapping[str, tuple[Floats, Floats]]
-    operating: Setting  # the served operating point
+    served: Columns  # (n,) where the served router sends the test requests
     knobs: Floats
     reference: int
     candidates: tuple[str, ...]
@@ -105,13 +105,15 @@ def sweep(data: Contest, *, resamples: int, seed: int) -> tuple[tuple[Line, ...]
 def _at_operating_point(contender: Contender, data: Contest) -> tuple[Floats, Floats]:
     """Each test request's quality and cost at the contender's operating point, both (n,).
 
-    The served router uses the certified point in its bundle. For the others it is the cheapest knob that keeps the target
+    The served router decides as it serves. For the others it is the cheapest knob that keeps the target
     share of the reference's mean quality on the same calibration requests, which is easier than being certified; the
     oracle sees the outcomes there too.
     """
     rows = np.arange(len(data.test))
-    setting = data.operating if contender.calibration is None else Setting(_knob(contender.calibration, data))
-    columns = setting.choose(*contender.test)
+    if contender.calibration is None:
+        columns = data.served
+    else:
+        columns = Setting(_knob(contender.calibration, data)).choose(*contender.test)
     return data.test.quality[rows, columns], data.test.cost_usd[rows, columns]
 
 

@@ -5,11 +5,21 @@ In a models folder `current` is the champion and `previous` the one before it, b
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from serving.bundle.manifest import MANIFEST, Bundle, BundleError, open_bundle, switch_current, switch_link
+from serving.bundle.manifest import (
+    MANIFEST,
+    Bundle,
+    BundleError,
+    new_bundle,
+    open_bundle,
+    seal,
+    switch_current,
+    switch_link,
+)
 from serving.decide.router import Router
 from training.errors import TrainingError
 from training.publish.compare import Comparison, NotComparableError
@@ -18,6 +28,8 @@ CURRENT = "current"
 # The head that was learned from the training part alone, beside the one that is served: what comparing two bundles takes.
 TESTED_HEAD = "tested_head.onnx"
 PREVIOUS = "previous"
+# Between a version and the operating point that was made its default without training.
+_AT = "-at-"
 
 
 class PromotionError(TrainingError):
@@ -146,6 +158,31 @@ def roll_back(root: Path) -> Bundle:
     if previous is None:
         raise PromotionError(f"{root} has no previous champion to go back to. `router-train promote` picks one.")
     return promote(root, previous)
+
+
+def set_point(root: Path, name: str) -> Bundle:
+    """Makes a bundle the champion that is the champion but for its default operating point, which is now `name`.
+
+    A bundle is never changed: this is another one, with the same files, so that rolling back undoes it. Raises PromotionError.
+    """
+    current = version_at(root, CURRENT)
+    if current is None:
+        raise PromotionError(f"{root} has no current bundle. `router-train run` makes one.")
+    before = open_bundle(root / current)
+    points = {point.name: point for point in before.manifest.operating_points}
+    if name not in points:
+        raise PromotionError(f"{current} has no operating point {name!r}; it has {', '.join(points)}.")
+    if name == before.manifest.default_point:
+        raise PromotionError(f"{name} is the default operating point of {current} already.")
+    version = f"{current.partition(_AT)[0]}{_AT}{name}"
+    if version not in versions(root):
+        manifest = before.manifest.model_copy(update={"version": version, "default_point": name})
+        with new_bundle(root, version) as folder:
+            for file in before.manifest.files:
+                shutil.copy2(before.path(file), folder / file)
+            seal(folder, manifest)
+    make_current(root, version)
+    return open_bundle(root / version)
 
 
 def _opened(folder: Path) -> Bundle | None:

@@ -59,6 +59,8 @@ def sentence(manifest: Manifest, evaluation: Evaluation) -> str:
 def terminal(manifest: Manifest, evaluation: Evaluation) -> RenderableType:
     """The result table as the terminal shows it at the end of a run."""
     parts: list[RenderableType] = []
+    if evaluation.contradicted is not None:
+        parts.append(Text(evaluation.contradicted, style="bold red"))
     if evaluation.lines:
         grid = Table(title="Simulated figures" if manifest.simulated else "Test figures", title_justify="left")
         for name in ("router", "AIQ", "captured", "quality", "USD / 1k", "saving"):

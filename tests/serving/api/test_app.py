@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def test_a_decision_by_hand(client: TestClient) -> None:
 def test_http_gives_what_python_gives(client: TestClient, folder: Path) -> None:
     decision = Router.load(folder).route("prove the theorem")
     answer = client.post("/v1/route", json={"prompt": "prove the theorem"}).json()
-    assert (answer["model"], answer["confidence"]) == (decision.candidate, decision.confidence)
+    assert (answer["model"], answer["confidence"]) == (decision.candidate, pytest.approx(decision.confidence, rel=1e-5))
     assert tuple(answer["fallbacks"]) == decision.fallbacks
 
 
@@ -429,6 +430,36 @@ def test_the_documentation_has_every_model_example_and_error(client: TestClient)
     assert chosen["model"] == OPEN  # the example denies acme/*
     RouteResponse.model_validate_json(json.dumps(schemas["RouteResponse"]["examples"][0]))
     Problem.model_validate(schemas["Problem"]["examples"][0])
-    assert client.get("/docs").status_code == 200
+    assert list(document["components"]["securitySchemes"]) == ["API key"], "what /docs has its Authorize button for"
     wanted = {part.rpartition("/")[2] for part in json.dumps(document).split('"') if part.startswith("#/components/")}
     assert wanted <= schemas.keys()
+
+
+def test_the_documentation_comes_from_nowhere_else(client: TestClient) -> None:
+    page = client.get("/docs")
+    assert page.status_code == 200
+    loaded = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(loaded) >= 2
+    for one in loaded:
+        assert one.startswith("/"), one
+        assert client.get(one).status_code == 200, one
+    assert client.get("/redoc").status_code == 404
+
+
+def test_the_root_says_what_answers_here(client: TestClient) -> None:
+    answer = client.get("/")
+    assert answer.status_code == 200
+    document = answer.json()
+    assert document["bundle"] == fake_bundle.VERSION
+    for link in ("documentation", "openapi", "health", "metrics"):
+        assert client.get(document[link]).status_code == 200
+
+
+def test_numbers_have_six_significant_digits(client: TestClient) -> None:
+    answer = client.post("/v1/route", json={"prompt": "hello world, prove the theorem"}).json()
+    numbers = [
+        answer["confidence"],
+        answer["expected_cost_usd"],
+        *(one["expected_cost_usd"] for one in answer["candidates"]),
+    ]
+    assert [float(f"{value:.6g}") for value in numbers] == numbers

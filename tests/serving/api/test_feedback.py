@@ -67,7 +67,7 @@ def test_a_decision_and_its_feedback_meet_in_the_store(client: TestClient, tmp_p
     assert (decided["candidate"], decided["propensity"], decided["bundle"]) == (answer["model"], 1.0, "fake-1")
     assert (decided["knob"], decided["operating_point"], decided["reason"]) == (20.0, "balanced", "best_value")
     assert decided["expected_cost_usd"] == answer["expected_cost_usd"]
-    assert decided["confidence"] == answer["confidence"]
+    assert answer["confidence"] == pytest.approx(decided["confidence"], rel=1e-5), "six digits of it"
     assert (said["candidate"], said["quality"], said["cost_usd"], said["latency_ms"]) == (LARGE, 1.0, 0.002, 120.5)
     assert (said["input_tokens"], said["output_tokens"], said["error"]) == (5, 7, False)
 

@@ -29,6 +29,7 @@ from training.publish.promote import (
     make_current,
     promote,
     roll_back,
+    set_point,
     version_at,
     versions,
 )
@@ -289,6 +290,36 @@ def models(tmp_path: Path) -> Path:
 
 def links(models: Path) -> tuple[str | None, str | None]:
     return version_at(models, "current"), version_at(models, "previous")
+
+
+def test_another_operating_point_is_another_bundle_and_rolling_back_undoes_it(models: Path) -> None:
+    first = version_at(models, "current")
+    assert first is not None
+    made = set_point(models, "q0.9")
+    assert (made.manifest.default_point, made.manifest.version) == ("q0.9", f"{first}-at-q0.9")
+    assert links(models) == (f"{first}-at-q0.9", first)
+    assert Router.load(models / "current").route("hello").operating_point == "q0.9"
+    again = set_point(models, "cheapest")
+    assert again.folder.name == f"{first}-at-cheapest", "not of the one before"
+    set_point(models, "q0.9")
+    assert links(models) == (f"{first}-at-q0.9", f"{first}-at-cheapest")
+    assert open_bundle(models / first).manifest.default_point == "balanced", "the bundle itself is as it was"
+    roll_back(models)
+    assert Router.load(models / "current").route("hello").operating_point == "cheapest"
+
+
+def test_an_operating_point_that_there_is_not_is_told(models: Path) -> None:
+    with pytest.raises(
+        PromotionError, match=r"has no operating point 'q0\.99'; it has balanced, q0\.8, q0\.9, cheapest"
+    ):
+        set_point(models, "q0.99")
+    with pytest.raises(PromotionError, match="balanced is the default operating point"):
+        set_point(models, "balanced")
+    done = command("set-point", "q0.9", "--out", models, "--no-track")
+    assert done.exit_code == 0, done.stderr
+    told = " ".join(done.stdout.split())
+    assert "current is now" in told
+    assert "At q0.9, on 100 calibration requests: quality 91.0%. It has no certificate." in told
 
 
 def test_promote_and_roll_back_switch_both_links(models: Path) -> None:

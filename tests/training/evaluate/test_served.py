@@ -1,0 +1,122 @@
+"""What is evaluated is what is served: an evaluation's figures are those of a replay through a running service."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from starlette.testclient import TestClient
+
+from serving.api.app import create_app
+from serving.bundle.manifest import Certificate, Novelty, OperatingPoint, WorkflowBound, open_bundle
+from serving.settings import Settings
+from tests import fake_bundle
+from tests.fake_bundle import LARGE, OPEN, SMALL, WORDS
+from training.evaluate.evaluation import Evaluation, PointLine
+from training.evaluate.served import evaluate_bundle
+from training.logs.outcomes import Outcomes
+from training.logs.validate import validate
+
+_CANDIDATES = (SMALL, OPEN, LARGE)
+
+
+def log_of(seed: int, requests: int = 60) -> Outcomes:
+    """Requests of a few words, half of them hard, some beyond the small windows, each tried on every candidate."""
+    draw = np.random.default_rng(seed)
+    rows = []
+    for number in range(requests):
+        words = " ".join(draw.choice(WORDS[1:], size=int(draw.integers(1, 12))))
+        prompt = f"{words} {'hello ' * 20_000}" if number % 20 == 0 else f"{words} {number}"
+        workflow = ("easy", "hard", None)[number % 3]
+        for column, name in enumerate(_CANDIDATES):
+            rows.append(
+                {
+                    "request_id": f"r{number}",
+                    "prompt": prompt,
+                    "workflow": workflow,
+                    "candidate": name,
+                    "quality": float(draw.random() < (0.5, 0.7, 0.9)[column]),
+                    "cost_usd": float(draw.random() * (0.001, 0.003, 0.01)[column]),
+                }
+            )
+    return validate(pd.DataFrame(rows), source="test", format="test")
+
+
+@pytest.fixture(
+    params=[(point, novelty) for point in ("balanced", "q0.9", "cheapest") for novelty in (2.0, 0.45, -1.0)]
+)
+def bundle(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """The bundle that nobody trained at another operating point, with another idea of what is novel."""
+    point, threshold = request.param
+    made = fake_bundle.manifest
+    novelty = Novelty(threshold=threshold, shares=(1.0 / fake_bundle.DIM,) * fake_bundle.DIM)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            fake_bundle,
+            "manifest",
+            lambda version: made(version).model_copy(update={"default_point": point, "novelty": novelty}),
+        )
+        yield fake_bundle.build(tmp_path / "models")
+
+
+def test_an_evaluation_is_a_replay_to_the_last_request(bundle: Path) -> None:
+    table = log_of(7)
+    found = evaluate_bundle(open_bundle(bundle), table, {}, assumed_output_tokens=100.0, resamples=10, seed=0)
+    frame = table.frame
+    outcomes = frame.set_index(["request_id", "candidate"])[["quality", "cost_usd"]]
+    chosen = {}
+    with TestClient(create_app(Settings(bundle=str(bundle), store=None))) as client:
+        for request in frame.drop_duplicates("request_id").itertuples():
+            body = {"prompt": request.prompt, "workflow": request.workflow or None}
+            answer = client.post(
+                "/v1/route", json=body if isinstance(request.workflow, str) else {"prompt": request.prompt}
+            )
+            chosen[request.request_id] = answer.json()["model"] if answer.status_code == 200 else LARGE
+    replayed = outcomes.loc[list(chosen.items())]
+    line = found.line()
+    assert line.quality == pytest.approx(replayed["quality"].mean(), abs=1e-12)
+    assert line.cost_usd == pytest.approx(replayed["cost_usd"].mean(), abs=1e-12)
+    manifest = open_bundle(bundle).manifest
+    if manifest.default_point != "q0.9" and manifest.novelty.threshold > 0:
+        assert len(set(chosen.values())) > 1
+    shares = {row.workflow: row.share for row in found.workflows}
+    hard = [model for name, model in chosen.items() if int(name[1:]) % 3 == 1]
+    assert shares["hard"][LARGE] == pytest.approx(hard.count(LARGE) / len(hard))
+
+
+def test_where_everything_is_novel_nothing_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = fake_bundle.manifest
+    novelty = Novelty(threshold=-1.0, shares=(1.0 / fake_bundle.DIM,) * fake_bundle.DIM)
+    monkeypatch.setattr(fake_bundle, "manifest", lambda version: made(version).model_copy(update={"novelty": novelty}))
+    opened = open_bundle(fake_bundle.build(tmp_path))
+    found = evaluate_bundle(opened, log_of(8), {}, assumed_output_tokens=100.0, resamples=10, seed=0)
+    assert found.line().saving == 0.0
+
+
+def test_a_test_part_that_contradicts_the_certificate_is_told() -> None:
+    bound = WorkflowBound(requests=400, violation_rate=0.01, bound=0.03, saving=0.5)
+    proof = Certificate(
+        alpha=0.05,
+        delta=0.1,
+        bound=0.03,
+        requests=400,
+        method="clopper-pearson",
+        effective_requests=400,
+        violation_rate=0.01,
+        saving_low=0.4,
+        saving_high=0.6,
+        workflows={"(none)": bound},
+    )
+    point = OperatingPoint(name="q0.95", knob=1.0, calibration_requests=400, certificate=proof)
+    within = Evaluation(300, 300, points=(PointLine("q0.95", 300, 0.05, 0.029),))
+    beyond = Evaluation(300, 300, points=(PointLine("q0.95", 300, 0.09, 0.07),))
+    assert within.contradiction(point) is None
+    told = beyond.contradiction(point)
+    assert told is not None
+    assert told.startswith(
+        "THE TEST PART CONTRADICTS THE CERTIFICATE of q0.95: its violation rate on 300 test requests"
+    )
+    assert Evaluation(300, 300).contradiction(point) is None
