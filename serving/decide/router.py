@@ -130,15 +130,15 @@ class Router:
         """As `route`, by what is known without an embedding: the reference, or the cheapest that rules and budgets admit."""
         return self._engine.decide(request, policy, situation, self._engine.unknown(request), without=reason)
 
-    def chosen(self, requests: Sequence[str | RouteRequest], estimates: Estimates) -> Columns:
-        """(n,) the columns that n requests of these estimates go to where nobody asks for anything.
+    def chosen(self, requests: Sequence[str | RouteRequest], estimates: Estimates, policy: Policy = _ANY) -> Columns:
+        """(n,) the columns that n requests of these estimates go to.
 
         The reference's for one that no candidate can take: its window is too small for all of them.
         """
         columns = np.empty(len(requests), dtype=np.intp)
         for row, request in enumerate(requests):
             try:
-                name = self._engine.decide(read(request), _ANY, _USUAL, estimates, row).candidate
+                name = self._engine.decide(read(request), policy, _USUAL, estimates, row).candidate
             except NoEligibleCandidateError:
                 name = self.manifest.reference
             columns[row] = self.candidates.index(name)

@@ -129,6 +129,17 @@ def print_promotion(promotion: Promotion, version: str, out: Path) -> None:
     console.print(Text.assemble((said, style), " ", promotion.reason), soft_wrap=True)
 
 
+def print_next(promotion: Promotion, version: str, out: Path, points: Sequence[str]) -> None:
+    """What to do next, as commands."""
+    first = (
+        f"router-serve --bundle {out / 'current'}"
+        if promotion.promoted
+        else f"router-train promote {version} --out {out}"
+    )
+    others = f"; another trade-off of {', '.join(points)}: router-train set-point NAME --out {out}" if points else ""
+    say(f"What now: {first}{others}; the pictures: {out / version / 'report.html'}.")
+
+
 def print_import(account: ImportAccount, out: Path, rate: str) -> None:
     """What an import read and wrote."""
     say(

@@ -169,6 +169,14 @@ class Evaluation:
     def line(self, name: str = ROUTER) -> Line:
         return next(line for line in self.lines if line.name == name)
 
+    @property
+    def shares(self) -> dict[str, float]:
+        """Where the complete test requests go, by candidate, the largest share first; empty where there are none."""
+        total = sum(line.requests for line in self.workflows)
+        names = self.workflows[0].share if self.workflows else {}
+        found = {name: sum(line.requests * line.share[name] for line in self.workflows) / total for name in names}
+        return dict(sorted(found.items(), key=lambda one: -one[1]))
+
     def point(self, name: str) -> PointLine | None:
         """How an operating point did on the test part; None where that is not known."""
         return next((line for line in self.points if line.name == name), None)

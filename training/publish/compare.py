@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 import numpy as np
@@ -12,7 +13,6 @@ from serving.bundle.arrays import Columns, Floats
 from serving.bundle.request import RouteRequest
 from serving.decide.policy import Policy
 from serving.decide.router import Router
-from serving.decide.value import Setting, choose
 from training.config import Params
 from training.errors import TrainingError
 from training.learn.prepare import Prepared
@@ -42,7 +42,8 @@ class Measured:
 class Comparison:
     """Two bundles on the same `requests` test requests, choosing among `candidates`.
 
-    `low` and `high` are the paired bootstrap 95% interval of the difference of their AIQ, new minus champion. `method` is
+    `low` and `high` are the paired bootstrap 95% interval of the difference of their AIQ, new minus champion, and
+    `quality_high` is the upper end of that of the quality at their operating points. `method` is
     "complete" where all outcomes of these requests are known, "doubly robust" where they were seen by chance.
     """
 
@@ -54,15 +55,24 @@ class Comparison:
     high: float
     margin: float
     method: Literal["complete", "doubly robust"] = "complete"
+    quality_high: float = inf
 
     @property
     def difference(self) -> float:
         return self.new.aiq - self.champion.aiq
 
     @property
+    def worse_served(self) -> bool:
+        """Whether what would be served is of lower quality: by more than the margin, and beyond what chance explains."""
+        return self.new.quality - self.champion.quality < -self.margin and self.quality_high < 0
+
+    @property
     def enough(self) -> bool:
-        """Whether the new bundle is shown not to be worse by more than the margin (a test of non-inferiority)."""
-        return self.low >= -self.margin
+        """Whether the new bundle is shown not to be worse by more than the margin (a test of non-inferiority).
+
+        Neither may what is served at its operating point be.
+        """
+        return self.low >= -self.margin and not self.worse_served
 
 
 def compare(
@@ -120,36 +130,37 @@ def compare(
             raise NotComparableError(f"{why}; from requests with one outcome neither: {error}") from error
     outcome = quality[rows], cost_usd[rows]
     weights = bootstrap_weights(groups[rows], resamples, seed)
-    measured_new, resampled_new = _measure(new, served[0].take(rows), shared, *outcome, weights)
-    measured_champion, resampled_champion = _measure(champion, served[1].take(rows), shared, *outcome, weights)
-    low, high = np.quantile(resampled_new - resampled_champion, [0.025, 0.975]).tolist()
-    return Comparison(len(rows), shared, measured_new, measured_champion, low, high, margin, method)
+    measured_new, aiq_new, quality_new = _measure(new, served[0].take(rows), *outcome, weights)
+    measured_champion, aiq_champion, quality_champion = _measure(champion, served[1].take(rows), *outcome, weights)
+    low, high = np.quantile(aiq_new - aiq_champion, [0.025, 0.975]).tolist()
+    quality_high = float(np.quantile(quality_new - quality_champion, 0.975))
+    return Comparison(len(rows), shared, measured_new, measured_champion, low, high, margin, method, quality_high)
 
 
 @dataclass(frozen=True)
 class _Served:
     """What one bundle expects of n requests: its objective's value and cost of the shared candidates, both (n, m).
 
-    `worth` (n, m) is what its default operating point weighs against cost.
+    `chosen` (n,) is where it sends them, to one of these candidates.
     """
 
     value: Floats
     cost_usd: Floats
-    worth: Floats
+    chosen: Columns
 
     @classmethod
     def of(cls, router: Router, requests: Sequence[str | RouteRequest], candidates: Sequence[str]) -> _Served:
         estimates = router.estimate(requests)
         columns = [router.candidates.index(name) for name in candidates]
         value = estimates.of(router.manifest.objective).astype(np.float64)
-        point = router.operating_point(Policy())
-        setting = Setting(0.0) if point is None else Setting.of(router.manifest, point)
-        # A reference that is not among the candidates is left out, as by a request that does not allow it.
-        worth = setting.worth(value)[:, columns].astype(np.float64)
-        return cls(value[:, columns], estimates.cost_usd[:, columns], worth)
+        # What is not among the candidates is left out, as by a request that does not allow it.
+        went = router.chosen(requests, estimates, Policy(allow=(tuple(candidates),)))
+        place = np.zeros(len(router.candidates), dtype=np.intp)
+        place[columns] = np.arange(len(columns))
+        return cls(value[:, columns], estimates.cost_usd[:, columns], place[went])
 
     def take(self, rows: Columns) -> _Served:
-        return _Served(self.value[rows], self.cost_usd[rows], self.worth[rows])
+        return _Served(self.value[rows], self.cost_usd[rows], self.chosen[rows])
 
 
 def _pseudo(
@@ -201,23 +212,18 @@ def compare_on_test_part(
 def _measure(
     router: Router,
     served: _Served,
-    candidates: Sequence[str],
     quality: Floats,
     cost_usd: Floats,
     weights: Floats,
-) -> tuple[Measured, Floats]:
-    """A bundle's figures on n requests with complete outcomes (n, m), and its AIQ on each resample, (repeats,)."""
+) -> tuple[Measured, Floats, Floats]:
+    """A bundle's figures on n requests with complete outcomes (n, m), and its AIQ and quality on each resample, (repeats,)."""
     points = frontier(served.value, served.cost_usd, quality, cost_usd, np.array(router.manifest.knobs))
-    point = router.operating_point(Policy())
-    if point is not None and point.always in candidates:
-        chosen = np.full(len(quality), candidates.index(point.always), dtype=np.intp)
-    else:
-        chosen = choose(served.worth, served.cost_usd, 0.0 if point is None else point.knob)
     rows = np.arange(len(quality))
+    got = quality[rows, served.chosen]
     measured = Measured(
         router.manifest.version,
         aiq=singles(quality, cost_usd).aiq(points.cost, points.quality),
-        quality=float(quality[rows, chosen].mean()),
-        cost_usd=float(cost_usd[rows, chosen].mean()),
+        quality=float(got.mean()),
+        cost_usd=float(cost_usd[rows, served.chosen].mean()),
     )
-    return measured, bootstrap_aiq(points, quality, cost_usd, weights)
+    return measured, bootstrap_aiq(points, quality, cost_usd, weights), weights @ got / weights.sum(axis=1)

@@ -94,15 +94,16 @@ def _figures(found: Comparison, *, simulated: bool) -> str:
     new, champion = found.new, found.champion
     requests = "complete " if found.method == "complete" else ""
     how = "" if found.method == "complete" else ", doubly robust estimates from the outcomes that were seen,"
-    bound = f"the lower bound is {'not ' if found.enough else ''}below {0 - found.margin:g} (tracking.margin)"
-    if not found.enough and found.high > 0:
+    near = found.low >= -found.margin
+    bound = f"the lower bound is {'not ' if near else ''}below {0 - found.margin:g} (tracking.margin)"
+    if not near and found.high > 0:
         bound += "; more complete test requests would narrow the interval"
     return (
         f"On {found.requests:,} {requests}{'simulated ' if simulated else ''}test requests{how} its AIQ is {new.aiq:.4f} and "
         f"the champion's ({champion.version}) {champion.aiq:.4f}, a difference of {found.difference:+.4f} "
         f"(95% {found.low:+.4f} … {found.high:+.4f}): {bound}. At their operating points the quality is {new.quality:.1%} "
         f"for {1000 * new.cost_usd:.3f} USD per 1,000 requests, against {champion.quality:.1%} for "
-        f"{1000 * champion.cost_usd:.3f}."
+        f"{1000 * champion.cost_usd:.3f}{': THE QUALITY THAT IS SERVED WOULD FALL' if found.worse_served else ''}."
     )
 
 

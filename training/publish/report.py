@@ -19,6 +19,13 @@ from training.learn.prepare import Prepared
 from training.logs.outcomes import Outcomes
 from training.publish.figures import figures
 
+# What goes to a candidate at least to be named.
+_LEAST_SHARE = 0.01
+_MEANS = (
+    "AIQ: quality, averaged over all that one may be willing to pay. captured: of what lies between the best mix of single "
+    "LLMs (0%) and knowing every outcome beforehand (100%)."
+)
+
 
 def write(
     folder: Path, manifest: Manifest, evaluation: Evaluation, prepared: Prepared, learned: Learned, table: Outcomes
@@ -79,6 +86,7 @@ def terminal(manifest: Manifest, evaluation: Evaluation) -> RenderableType:
                 style="bold" if line is evaluation.line() else None,
             )
         parts.append(grid)
+        parts.append(Text(_MEANS, style="dim"))
         parts.append(Text(_comparison(evaluation)))
     parts += _splits(evaluation, simulated=manifest.simulated)
     if evaluation.calibration is not None:
@@ -109,6 +117,24 @@ def promise(manifest: Manifest) -> str:
         f"{manifest.reference} would not have (bound {percent(proof.bound)} on {proof.requests:,} calibration requests), "
         f"saving {percent(point.saving)} (95% {percent(proof.saving_low)} … {percent(proof.saving_high)})."
     )
+
+
+def now(manifest: Manifest, evaluation: Evaluation) -> str:
+    """Where traffic would go at the default operating point, and what that saves: two lines."""
+    shares = [f"{percent(share)} {name}" for name, share in evaluation.shares.items() if share >= _LEAST_SHARE]
+    rest = 1.0 - sum(share for share in evaluation.shares.values() if share >= _LEAST_SHARE)
+    if rest > 0 and shares:
+        shares.append(f"{percent(rest)} others")
+    point = manifest.default
+    goes = ", ".join(shares) if shares else f"all of it to {point.always}" if point.always else "not measured"
+    proof = point.certificate
+    saves = (
+        f"{percent(point.saving)} (95% {percent(proof.saving_low)} … {percent(proof.saving_high)}) of what sending everything "
+        f"to {manifest.reference} costs"
+        if proof is not None
+        else "nothing that is certified"
+    )
+    return f"Where traffic would go at {point.name}: {goes}.\nWhat that saves: {saves}."
 
 
 def _off_policy(line: OffPolicyLine) -> str:

@@ -126,6 +126,27 @@ def test_a_bundle_is_not_worse_than_itself_even_without_a_margin(bundle: Bundle)
     assert result.enough
 
 
+def test_a_bundle_that_would_serve_worse_answers_is_refused_whatever_its_frontier(bundle: Bundle) -> None:
+    cheap = replace(bundle, manifest=bundle.manifest.model_copy(update={"default_point": "cheapest"}))
+    result = measure(knowing(cheap), knowing(bundle))
+    assert (result.low, result.high) == (0.0, 0.0), "they know the same"
+    assert (result.new.quality, result.champion.quality) == (0.5, 1.0)
+    assert result.worse_served
+    assert not result.enough
+    promotion = consider(bundle.folder.parent, Router(bundle), lambda champion: result)
+    assert not promotion.promoted
+    assert "THE QUALITY THAT IS SERVED WOULD FALL" in promotion.reason
+    assert "not below -0.01" in promotion.reason
+    assert measure(knowing(bundle), knowing(cheap)).enough, "to better answers it may go"
+
+
+def test_the_quality_that_is_served_is_that_of_the_engine(bundle: Bundle) -> None:
+    """Where every request is novel the reference answers, whatever the knob says."""
+    novel = bundle.manifest.novelty.model_copy(update={"threshold": -1.0})
+    careful = replace(bundle, manifest=bundle.manifest.model_copy(update={"novelty": novel}))
+    assert measure(knowing(careful), knowing(bundle)).new.cost_usd == pytest.approx(0.03)
+
+
 @pytest.mark.parametrize(("low", "enough"), [(0.02, True), (0.0, True), (-0.01, True), (-0.0101, False), (-0.3, False)])
 def test_the_lower_bound_decides_against_the_margin(low: float, enough: bool) -> None:
     assert found(low).enough is enough
