@@ -57,7 +57,7 @@ def run(
     ] = False,
 ) -> None:
     """Train a router on a log, through all stages, and write its bundle. Without --data the log is simulated."""
-    from training.cli.reading import ReadLog, priced, read
+    from training.cli.reading import ReadLog, named, priced, read
     from training.evaluate.baselines import Truth
     from training.logs.outcomes import OutcomeError
     from training.logs.sources.public import hub
@@ -65,14 +65,14 @@ def run(
     from training.publish import report
     from training.run import train
 
-    if not any(hub.recognises_url(name) for name in [*log.data, *(test or ())]):
+    if not any(hub.recognises_url(name) for name in [*named(log), *(test or ())]):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the encoder is on disk
     params, prices = settings.load(), load_prices(log.catalogue)
     needless = [*log.needing_data, *(["--test"] if test else [])]
-    if needless and not log.data:
+    if needless and not log.given:
         raise OutcomeError(f"{', '.join(needless)}: give --data as well; the simulated log is read as it is")
     with show.progress() as tell:
-        if log.data:
+        if log.given:
             found, prices = priced(read(log, prices, params.judge, tell, test or ()), prices)
             truth = None
         else:

@@ -72,6 +72,9 @@ class LogOptions:
         Sequence[str],
         _log(help="A log: a file, a folder or a URL (postgresql:, langfuse:, hf:). May be repeated."),
     ] = ()
+    logs: Annotated[
+        Path | None, _log(help="A TOML file that lists logs, each table with its own data, format, map and scores.")
+    ] = None
     format: Annotated[str, _log(help="An importer's name, or auto to recognise each file.")] = "auto"
     map: Annotated[
         Sequence[str],
@@ -123,8 +126,13 @@ class LogOptions:
     cache: CacheOption = CACHE
 
     @property
+    def given(self) -> bool:
+        """Whether any log is."""
+        return bool(self.data) or self.logs is not None
+
+    @property
     def needing_data(self) -> list[str]:
-        """The options given that mean nothing without --data."""
+        """The options given that mean nothing without --data or --logs."""
         given = [one.name for one in fields(self) if getattr(self, one.name) != one.default]
         return [f"--{name.replace('_', '-')}" for name in given if name not in ("catalogue", "cache")]
 
@@ -136,7 +144,7 @@ def at_home(home: Path) -> dict[str, dict[str, str]]:
     bundle = {"bundle": str(home / CURRENT)}
     return {
         "run": {**models, **cache},
-        **dict.fromkeys(("promote", "rollback", "bundles"), models),
+        **dict.fromkeys(("promote", "rollback", "set-point", "bundles"), models),
         **dict.fromkeys(("inspect", "import", "catalogue", "fetch"), cache),
         "evaluate": {**bundle, **cache},
     }

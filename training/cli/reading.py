@@ -16,6 +16,7 @@ from training.config import Judge, Params
 from training.logs import aliases, repeats, rescale
 from training.logs.outcomes import OutcomeError, Outcomes
 from training.logs.sources import reading as sources
+from training.logs.sources.listed import load_sources
 from training.logs.sources.mapped import parse_mapping
 from training.logs.sources.options import ImportOptions
 from training.logs.sources.public import hub
@@ -94,7 +95,7 @@ def read(
     logged, for a masked identifier would fit no score; the LLM is sent what is masked. Raises a TrainingError.
     """
     asked = plan(log)
-    table = sources.read(_files(log.data, log), log.format, asked.importing)
+    table, reports = _logged(log, asked)
     if test:
         held_out = sources.read(_files(test, log), log.format, asked.importing)
         table = repeats.concat(
@@ -103,7 +104,6 @@ def read(
         )
     logged = table.frame["candidate"]
     table = aliases.resolve(table, prices)
-    reports: list[QualityReport] = []
     report: QualityReport
     for path, rule in asked.scores:
         tell(f"scores {path.name}", None, None)
@@ -137,6 +137,31 @@ def read(
     return ReadLog(replace(table, beside=pd.DataFrame()), tuple(reports), masked)
 
 
+def named(log: LogOptions) -> list[str]:
+    """Everything that is read: files, folders and URLs."""
+    listed = load_sources(log.logs) if log.logs is not None else {}
+    return [*log.data, *(name for source in listed.values() for name in source.data)]
+
+
+def _logged(log: LogOptions, asked: Plan) -> tuple[Outcomes, list[QualityReport]]:
+    """The outcomes of the data that were named, and of those that a file lists, each by its own mapping and with its scores."""
+    listed = load_sources(log.logs) if log.logs is not None else {}
+    tables = [sources.read(_files(log.data, log), log.format, asked.importing)] if log.data or not listed else []
+    reports: list[QualityReport] = []
+    for name, source in listed.items():
+        importing = replace(asked.importing, mapping=source.mapping)
+        table = sources.read(_files(source.data, log), source.format, importing)
+        for path in source.scores:
+            table, report = scores.join_scores(
+                table, Path(path), source.rule, name=log.score_name, trace_scores=log.trace_scores
+            )
+            reports.append(report)
+        # Sources number their requests and conversations by themselves.
+        own = {column: f"{name}/" + table.frame[column] for column in ("request_id", "session_id")}
+        tables.append(replace(table, frame=table.frame.assign(**own)))
+    return (tables[0] if len(tables) == 1 else repeats.concat(tables)), reports
+
+
 def priced(found: ReadLog, prices: Mapping[str, Candidate]) -> tuple[ReadLog, dict[str, Candidate]]:
     """The catalogue with the prices that candidates of the log lacked, as far as they were found; the log's notes say which."""
     known, notes = with_found_prices(found.outcomes.frame, prices)
@@ -151,7 +176,7 @@ def read_parts(
     A partition at a time; in one part where quality comes from elsewhere, for which the whole log is needed.
     """
     asked = plan(log)
-    if asked.scores or asked.importing.answers:
+    if asked.scores or asked.importing.answers or log.logs is not None:
         found = read(log, load_prices(log.catalogue), params.judge, tell, keep_names=True)
         return [found.outcomes], found.quality, found.masked
     parts = sources.stream(_files(log.data, log), log.format, asked.importing)
