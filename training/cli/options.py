@@ -145,6 +145,7 @@ def at_home(home: Path) -> dict[str, dict[str, str]]:
     return {
         "run": {**models, **cache},
         **dict.fromkeys(("promote", "rollback", "set-point", "bundles"), models),
+        "compare": {**models, **cache},
         **dict.fromkeys(("inspect", "import", "catalogue", "fetch"), cache),
         "evaluate": {**bundle, **cache},
     }

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from training.logs.outcomes import Outcomes
     from training.prices.fill import Proposal
     from training.publish.promote import Promotion
+    from training.publish.side_by_side import SideBySide
     from training.quality.checks import CheckAccount
     from training.quality.llm_grader import GraderAccount
     from training.quality.scores import ScoreAccount
@@ -127,6 +128,25 @@ def print_promotion(promotion: Promotion, version: str, out: Path) -> None:
     else:
         said, style = f"NOT PROMOTED: {version} is a challenger, {out / 'current'} stays.", "bold red"
     console.print(Text.assemble((said, style), " ", promotion.reason), soft_wrap=True)
+
+
+def print_side_by_side(found: SideBySide) -> None:
+    """What either bundle gives, and the second minus the first."""
+    table = grid("requests", "quality, first", "second", "second - first, 95%", "USD / 1k, first", "second", "95%")
+    table.title = f"first {found.versions[0]} at {found.points[0]}, second {found.versions[1]} at {found.points[1]}"
+    for part in (found.whole, *found.workflows):
+        table.add_row(
+            f"{part.name} ({part.requests:,})",
+            *(f"{value:.1%}" for value in part.quality),
+            " … ".join(f"{100 * value:+.1f}" for value in part.quality_gap),
+            *(f"{1000 * value:.3f}" for value in part.cost_usd),
+            " … ".join(f"{1000 * value:+.3f}" for value in part.cost_gap),
+            style="bold" if part is found.whole else None,
+        )
+    console.print(table)
+    shares = sorted(found.shares.items(), key=lambda one: -max(one[1]))
+    print_rows(("goes to", "first", "second"), ((name, *(f"{x:.1%}" for x in share)) for name, share in shares))
+    say(f"{found.moved:.1%} of requests would go elsewhere.")
 
 
 def print_next(promotion: Promotion, version: str, out: Path, points: Sequence[str]) -> None:
