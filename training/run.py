@@ -16,6 +16,7 @@ from serving.bundle.manifest import Bundle, new_bundle, open_bundle, seal
 from serving.decide.router import Router
 from training.certify.certify import certify
 from training.config import Params
+from training.dataset.fingerprints import write_fingerprints
 from training.dataset.inputs import Progress, silent
 from training.evaluate.baselines import Truth
 from training.evaluate.evaluation import Evaluation
@@ -97,6 +98,7 @@ def train(
         manifest = exported(folder, served).manifest.model_copy(update=known)
         progress("report", None, None)
         report.write(folder, manifest, evaluation, prepared, served, table)
+        write_fingerprints(folder, prepared.matrix.texts)
         if keep_text:
             write_test_requests(folder, tested, prepared)
         seal(folder, manifest)

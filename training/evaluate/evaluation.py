@@ -149,7 +149,8 @@ class SplitLine:
 class Evaluation:
     """All figures of one evaluation. `why_not` says what was missing where nothing could be measured.
 
-    `contradicted` says how they contradict what the bundle is certified for.
+    `contradicted` says how they contradict what the bundle is certified for. Of the test requests `seen` are among those
+    that the bundle was made from, where that is not what was asked for.
     """
 
     test_requests: int
@@ -165,6 +166,7 @@ class Evaluation:
     splits: tuple[SplitLine, ...] = ()
     why_not: str | None = None
     contradicted: str | None = None
+    seen: int = 0
 
     def line(self, name: str = ROUTER) -> Line:
         return next(line for line in self.lines if line.name == name)

@@ -17,6 +17,7 @@ from serving.decide.value import Setting
 from training.certify.certify import calibration_data, served_estimate
 from training.certify.operating import violation_bound
 from training.config import Params
+from training.dataset.fingerprints import seen_by
 from training.dataset.inputs import Inputs
 from training.dataset.label import acceptable
 from training.dataset.matrix import OutcomeMatrix, build_matrix
@@ -128,7 +129,7 @@ def evaluate_bundle(
     groups = group_requests(list(matrix.texts), list(matrix.session_id))
     log = _Log(matrix, acceptable(matrix.quality, manifest.acceptable), groups)
     served = router.estimate(list(matrix.requests))
-    return _evaluation(
+    found = _evaluation(
         manifest,
         log,
         served,
@@ -139,6 +140,7 @@ def evaluate_bundle(
         resamples=resamples,
         seed=seed,
     )
+    return replace(found, seen=int(seen_by(bundle, matrix.texts).sum()))
 
 
 def _evaluation(

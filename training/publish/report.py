@@ -54,7 +54,7 @@ def sentence(manifest: Manifest, evaluation: Evaluation) -> str:
     if evaluation.why_not is not None:
         return f"Nothing could be measured: {evaluation.why_not}"
     router, reference = evaluation.line(), evaluation.line("always best")
-    kind = "simulated test requests" if manifest.simulated else "test requests"
+    kind = ("simulated " if manifest.simulated else "") + ("requests" if evaluation.seen else "test requests")
     return (
         f"On {evaluation.complete_requests:,} {kind} that every candidate answered, routing costs "
         f"{percent(router.saving)} less than sending everything to {manifest.reference} and keeps "
@@ -68,6 +68,8 @@ def terminal(manifest: Manifest, evaluation: Evaluation) -> RenderableType:
     parts: list[RenderableType] = []
     if evaluation.contradicted is not None:
         parts.append(Text(evaluation.contradicted, style="bold red"))
+    if evaluation.seen:
+        parts.append(Text(_flattered(evaluation), style="bold red"))
     if evaluation.lines:
         grid = Table(title="Simulated figures" if manifest.simulated else "Test figures", title_justify="left")
         for name in ("router", "AIQ", "captured", "quality", "USD / 1k", "saving"):
@@ -102,6 +104,13 @@ def terminal(manifest: Manifest, evaluation: Evaluation) -> RenderableType:
     parts.append(Text(sentence(manifest, evaluation), style="bold green" if evaluation.lines else "bold red"))
     parts.append(Text(promise(manifest), style="bold green" if manifest.default.certificate else "bold red"))
     return Group(*parts)
+
+
+def _flattered(evaluation: Evaluation) -> str:
+    return (
+        f"{evaluation.seen:,} OF {evaluation.test_requests:,} REQUESTS ARE AMONG THOSE THAT THE BUNDLE WAS MADE FROM: on them "
+        f"it is not tested, and what follows flatters it."
+    )
 
 
 def promise(manifest: Manifest) -> str:

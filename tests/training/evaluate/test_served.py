@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import io
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from starlette.testclient import TestClient
 
 from serving.api.app import create_app
-from serving.bundle.manifest import Certificate, Novelty, OperatingPoint, WorkflowBound, open_bundle
+from serving.bundle.manifest import (
+    REQUIRED_FILES,
+    Certificate,
+    Novelty,
+    OperatingPoint,
+    WorkflowBound,
+    new_bundle,
+    open_bundle,
+    seal,
+)
 from serving.settings import Settings
 from tests import fake_bundle
 from tests.fake_bundle import LARGE
 from tests.small_logs import log_of
+from training.dataset.fingerprints import write_fingerprints
 from training.evaluate.evaluation import Evaluation, PointLine
 from training.evaluate.served import evaluate_bundle
+from training.publish import report
 
 
 @pytest.fixture(
@@ -93,3 +107,26 @@ def test_a_test_part_that_contradicts_the_certificate_is_told() -> None:
         "THE TEST PART CONTRADICTS THE CERTIFICATE of q0.95: its violation rate on 300 test requests"
     )
     assert Evaluation(300, 300).contradiction(point) is None
+
+
+def test_a_log_that_the_bundle_was_made_from_is_no_test_of_it(tmp_path: Path) -> None:
+    """Half of the log's requests; another bundle does not say, and nothing is said of it."""
+    table = log_of(9)
+    texts = list(table.frame["prompt"].drop_duplicates())
+    root = fake_bundle.build(tmp_path / "models").parent
+    with new_bundle(root, "made") as folder:
+        for file in REQUIRED_FILES:
+            shutil.copy(root / "fake-1" / file, folder / file)
+        write_fingerprints(folder, texts[::2])
+        seal(folder, fake_bundle.manifest("made"))
+    seen = {}
+    for name in ("made", "fake-1"):
+        opened = open_bundle(root / name)
+        found = evaluate_bundle(opened, table, {}, assumed_output_tokens=100.0, resamples=10, seed=0)
+        seen[name] = found.seen
+        console = Console(width=200, record=True, file=io.StringIO())
+        console.print(report.terminal(opened.manifest, found))
+        said = console.export_text()
+        assert ("30 OF 60 REQUESTS ARE AMONG THOSE THAT THE BUNDLE WAS MADE FROM" in said) is (name == "made")
+        assert ("test requests that every candidate" in said) is (name != "made")
+    assert seen == {"made": 30, "fake-1": 0}
