@@ -38,7 +38,7 @@ def test_the_default_run_ends_with_the_table_and_a_sentence(trained: Trained) ->
 
 def test_the_bundle_holds_what_its_readme_says(trained: Trained) -> None:
     files = {path.name for path in trained.bundle.iterdir()}
-    described = set(re.findall(r"`([\w.]+\.(?:json|onnx|html|md))`", (ROOT / "models/README.md").read_text()))
+    described = set(re.findall(r"`([\w.]+\.(?:json|onnx|html|md|npy))`", (ROOT / "models/README.md").read_text()))
     assert files == described
     assert set(open_bundle(trained.bundle).manifest.files) == files - {"manifest.json"}
 

@@ -115,6 +115,7 @@ def run(
     show.console.print(report.terminal(manifest, trained.evaluation))
     show.print_promotion(promotion, manifest.version, out)
     say(f"bundle {trained.bundle.folder}{model}\nreport {trained.bundle.folder / 'report.html'}")
+    show.print_gaps(manifest.candidates)
     say(report.now(manifest, trained.evaluation))
     others = [point.name for point in manifest.operating_points if point.name != manifest.default_point]
     show.print_next(promotion, manifest.version, out, others)

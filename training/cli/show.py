@@ -17,6 +17,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     import pandas as pd
 
+    from serving.bundle.catalogue import Candidate
     from training.logs.dataset import ImportAccount
     from training.logs.outcomes import Outcomes
     from training.prices.fill import Proposal
@@ -147,6 +148,22 @@ def print_side_by_side(found: SideBySide) -> None:
     shares = sorted(found.shares.items(), key=lambda one: -max(one[1]))
     print_rows(("goes to", "first", "second"), ((name, *(f"{x:.1%}" for x in share)) for name, share in shares))
     say(f"{found.moved:.1%} of requests would go elsewhere.")
+
+
+def print_gaps(candidates: Iterable[Candidate]) -> None:
+    """What the catalogue does not say of the candidates, and the command that fills it; nothing where it says all of it."""
+    asked = ("context_window", "tools", "json_schema", "vision", "hosting")
+    rows = []
+    for one in candidates:
+        gaps = ["price"] * (not one.priced) + [name for name in asked if getattr(one, name) is None]
+        if gaps:
+            rows.append((one.name, ", ".join(gaps).replace("_", " ")))
+    if rows:
+        print_rows(("candidate", "not known of it"), rows)
+        say(
+            "Who is not known to be able to do what a request requires does not get it; without a price, costs are predicted "
+            "from logged ones. `router-train catalogue --write` with the same log fills candidates.toml."
+        )
 
 
 def print_next(promotion: Promotion, version: str, out: Path, points: Sequence[str]) -> None:

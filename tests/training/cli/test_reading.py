@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 import training.evaluate.served
 import training.inspect.log
 import training.run
+from serving.bundle.catalogue import Candidate
 from tests.conftest import router_train_here, tracked_in
-from training.cli import reading
+from training.cli import reading, show
 from training.cli.main import app
 from training.cli.options import LogOptions
 from training.config import load_params
@@ -249,3 +250,21 @@ def test_options_on_a_log_need_one() -> None:
     done = CliRunner().invoke(app, ["run", "--map", "a=b", "--redact", "--score-name", "x", "--test", "t.jsonl"])
     assert done.exit_code == 2
     assert "--map, --score-name, --redact, --test: give --data as well" in done.output
+
+
+def test_what_the_catalogue_does_not_say_of_candidates_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    bare = Candidate(name="own/llm", tools=True)
+    priced: dict[str, Any] = {
+        "input_usd_per_mtok": 1.0,
+        "output_usd_per_mtok": 2.0,
+        "context_window": 8_000,
+        "hosting": "self",
+    }
+    whole = Candidate(name="whole", **priced, **dict.fromkeys(("tools", "json_schema", "vision"), True))
+    show.print_gaps([whole])
+    assert capsys.readouterr().out == ""
+    show.print_gaps([bare, whole])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "own/llm price, context window, json schema, vision, hosting" in told
+    assert "whole" not in told
+    assert "`router-train catalogue --write`" in told
