@@ -28,6 +28,7 @@ from training.evaluate.evaluation import ONLY, ROUTER, Evaluation, OffPolicyLine
 from training.evaluate.sweep import CompleteOutcomes, Contender, Contest, by_workflow, sweep
 from training.learn.learn import Learned
 from training.learn.prepare import Prepared, PrepareError
+from training.logs.aliases import alike
 from training.logs.outcomes import Outcomes
 from training.measure.bounds import RateBound, clopper_pearson_upper
 from training.measure.offpolicy import doubly_robust, ips, snips
@@ -119,9 +120,15 @@ def evaluate_bundle(
     router = Router(bundle)
     manifest = router.manifest
     if not table.frame["candidate"].isin(router.candidates).any():
+        rows = {str(name): int(count) for name, count in table.frame["candidate"].value_counts().items()}
+        hints = "".join(
+            f"; {', '.join(names.aliases)} may be {names.candidate} by another name: if so, make them its aliases in "
+            f"candidates.toml"
+            for names in alike(rows, router.candidates)
+        )
         raise PrepareError(
             f"the log has no outcome of the bundle's candidates ({', '.join(router.candidates)}); it has "
-            f"{', '.join(sorted(table.frame['candidate'].unique()))}"
+            f"{', '.join(sorted(rows))}{hints}"
         )
     known = {candidate.name: candidate for candidate in manifest.candidates} | dict(catalogue)
     # All rows, for what a candidate of no bundle led to by its failure was not chosen either.

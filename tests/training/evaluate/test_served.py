@@ -29,6 +29,7 @@ from tests.small_logs import log_of
 from training.dataset.fingerprints import write_fingerprints
 from training.evaluate.evaluation import Evaluation, PointLine
 from training.evaluate.served import evaluate_bundle
+from training.learn.prepare import PrepareError
 from training.publish import report
 
 
@@ -130,3 +131,14 @@ def test_a_log_that_the_bundle_was_made_from_is_no_test_of_it(tmp_path: Path) ->
         assert ("30 OF 60 REQUESTS ARE AMONG THOSE THAT THE BUNDLE WAS MADE FROM" in said) is (name == "made")
         assert ("test requests that every candidate" in said) is (name != "made")
     assert seen == {"made": 30, "fake-1": 0}
+
+
+def test_names_that_may_be_the_bundle_s_are_told(tmp_path: Path) -> None:
+    table = log_of(10)
+    table.frame["candidate"] = "gateway/" + table.frame["candidate"].str.rpartition("/")[2]
+    with pytest.raises(
+        PrepareError, match=r"no outcome of the bundle's candidates .*; gateway/\w+ may be \S+ by another name"
+    ):
+        evaluate_bundle(
+            open_bundle(fake_bundle.build(tmp_path)), table, {}, assumed_output_tokens=1.0, resamples=10, seed=0
+        )
