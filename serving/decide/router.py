@@ -50,25 +50,27 @@ class Router:
                 f"{bundle.folder}: onnxruntime cannot load a graph: {error}. Install the onnxruntime that the bundle "
                 f"was trained with, or train again."
             ) from error
-        self._layout = Layout(len(manifest.candidates), len(manifest.novelty.shares))
-        self._check_widths()
+        self._layout = self._checked_layout()
         self._engine = Engine(manifest, context_margin)
         self.candidates = self._engine.candidates
         self._pricing = Pricing(manifest.candidates, manifest.cost_from, manifest.usual)
 
-    def _check_widths(self) -> None:
-        head = self.manifest.head
+    def _checked_layout(self) -> Layout:
+        """What the head's columns are. A head that has not seen the test part may know fewer clusters than the served one."""
+        head, m = self.manifest.head, len(self.manifest.candidates)
+        arrived = {node.name: node.shape[1] for node in (*self._head.get_inputs(), *self._head.get_outputs())}
+        layout = Layout(m, max(arrived.get(ESTIMATES, 0) - Layout(m, 0).width, 1))
         expected = {
             "embedding": self.encoder.dim,
             "features": len(head.surface) + len(head.workflows),
-            ESTIMATES: self._layout.width,
+            ESTIMATES: layout.width,
         }
-        arrived = {node.name: node.shape[1] for node in (*self._head.get_inputs(), *self._head.get_outputs())}
         if arrived != expected:
             raise BundleError(
                 f"{self.bundle.path('head.onnx')} has {arrived}, encoder and manifest want {expected}: the files are "
                 f"of different bundles. Copy the whole folder, or train again."
             )
+        return layout
 
     @classmethod
     def load(cls, folder: str | Path, threads: int = 1, context_margin: float = 1.1) -> Router:
