@@ -143,8 +143,8 @@ def _add_routes(app: FastAPI) -> None:
     for path, endpoint, body, answer, tag, errors in routes:
         if endpoint in (endpoints.route, endpoints.feedback):
             # The endpoint takes the request as it is, so Starlette's own route does: FastAPI's, which follows for the
-            # document, would resolve dependencies that there are none of.
-            app.router.routes.append(Route(path, endpoint, methods=["POST"]))
+            # document, would resolve dependencies that there are none of. First of all, for routes are tried in their order.
+            app.router.routes.insert(0, Route(path, endpoint, methods=["POST"]))
         always = (failed,) if endpoint is endpoints.healthz else (failed, unready)
         app.add_api_route(
             path,
