@@ -22,6 +22,8 @@ from pydantic_settings import CliApp, SettingsError
 
 from serving.api.app import create_app
 from serving.bundle.manifest import BundleError
+from serving.decide.eligibility import NoEligibleCandidateError
+from serving.decide.policy import Policy
 from serving.runtime.logs import configure_logging
 from serving.runtime.pipeline import Service
 from serving.runtime.reloading import Reloading
@@ -77,6 +79,13 @@ def _check(settings: Settings) -> None:
     parts = Reloading(settings, lambda _: None)
     manifest = parts.live.current.router.manifest
     unpriced = [one.name for one in manifest.candidates if not one.priced]
+    router = parts.live.current.router
+    refusing = []
+    for scope, rules in parts.rules.every_scope():
+        try:
+            router.route("Is anybody there?", rules.tightening or Policy())
+        except NoEligibleCandidateError as error:
+            refusing.append(f"WARNING: under the rules of {scope} nobody may answer a plain prompt: {error}")
     lines = [
         f"bundle: {manifest.version} at {settings.bundle}: {len(manifest.candidates)} candidates, the reference is "
         f"{manifest.reference}, the usual operating point {manifest.default_point}",
@@ -88,7 +97,7 @@ def _check(settings: Settings) -> None:
         f"store: {looked_at(settings.store)}" if settings.store else "no store",
         _kept(settings),
     ]
-    sys.stdout.write("".join(f"{line}\n" for line in [*lines, "ready to serve"]))
+    sys.stdout.write("".join(f"{line}\n" for line in [*lines, *refusing, "ready to serve"]))
 
 
 def _new_key(arguments: Sequence[str]) -> None:

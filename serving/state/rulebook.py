@@ -213,11 +213,16 @@ def load_rules(path: Path | None) -> RuleBook:
             f"{path}: cannot be read ({error.strerror}); expected a rule file, see docs/serving.md"
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RulesError(f"{path}: not valid TOML: {error}") from error
+        twice = "; delete one of the two, or name one otherwise" if "twice" in str(error) else ""
+        raise RulesError(f"{path}: not valid TOML: {error}{twice}") from error
     try:
         return RuleBook.model_validate(document)
     except ValidationError as error:
-        raise RulesError(f"{path}: {_said(error.errors(include_url=False, include_input=False)[0])}") from None
+        wrong = sorted(
+            error.errors(include_url=False, include_input=False), key=lambda one: one["type"] != "extra_forbidden"
+        )
+        others = f" ({len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise RulesError(f"{path}: {_said(wrong[0])}{others}") from None
 
 
 def _said(error: ErrorDetails) -> str:
@@ -228,7 +233,7 @@ def _said(error: ErrorDetails) -> str:
         near = get_close_matches(name, known, 1)
         meant = f"did you mean {near[0]}? " if near else ""
         what = f"there is no such field; {meant}expected one of {', '.join(known)}"
-    elif error["loc"][-1:] == ("sha256",) and error["type"] != "missing":
+    elif error["loc"][-1:] == ("sha256",):
         made = "router-serve new-key NAME makes both"
         what = f"expected the SHA-256 of the key, 64 digits of 0-9 and a-f, never the key itself: {made}"
     return f"{where}: {what}" if where else what

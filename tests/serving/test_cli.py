@@ -123,6 +123,11 @@ def test_check_looks_at_everything_and_makes_nothing(
     )
     assert told.endswith("ready to serve\n")
     assert not store.parent.exists()
+    rules.write_text('[default]\ndeny = ["*"]\n')
+    assert serve(monkeypatch, *options)[0] == 0
+    assert (
+        "WARNING: under the rules of default nobody may answer a plain prompt: no candidate" in capsys.readouterr().out
+    )
     rules.write_text('[default]\nalow = ["x"]\n')
     code, error, _ = serve(monkeypatch, *options)
     assert (code, error.count("\n")) == (2, 1)

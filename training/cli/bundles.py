@@ -92,7 +92,7 @@ def _switched(out: Path, before: str | None, bundle: Bundle, settings: Settings,
         Text.assemble((f"{out / 'current'} is now {name}", "bold green"), f" (before: {before or 'none'}){note}"),
         soft_wrap=True,
     )
-    say("A running server serves the bundle it loaded until it loads this one.")
+    say("A running server looks every ROUTER_WATCH_SECONDS (2) and takes it over by itself.")
 
 
 @app.command()
@@ -105,9 +105,12 @@ def compare(
     out: ModelsOption = MODELS,
 ) -> None:
     """Compare two bundles, each as it is served, on a log in which every candidate answered."""
+    from serving.bundle.manifest import open_bundle
     from serving.decide.router import Router
     from training.cli.reading import priced, read
+    from training.dataset.fingerprints import seen_by
     from training.logs.outcomes import OutcomeError
+    from training.logs.repeats import texts
     from training.publish.side_by_side import side_by_side
 
     if not log.given:
@@ -117,6 +120,14 @@ def compare(
     with show.progress() as tell:
         found, prices = priced(read(log, prices, params.judge, tell), prices)
     show.print_log(found.outcomes, found.quality, found.masked)
+    prompts = texts(found.outcomes.frame)
+    for router in routers:
+        if seen := int(seen_by(open_bundle(router.bundle.folder), prompts).sum()):
+            version = router.manifest.version
+            say(
+                f"{seen:,} OF {len(prompts):,} ROWS ARE OF REQUESTS THAT {version} WAS MADE FROM: they flatter it.",
+                "bold red",
+            )
     show.print_side_by_side(side_by_side(routers[0], routers[1], found.outcomes, prices, params))
 
 

@@ -146,16 +146,24 @@ def named(log: LogOptions) -> list[str]:
 def _logged(log: LogOptions, asked: Plan) -> tuple[Outcomes, list[QualityReport]]:
     """The outcomes of the data that were named, and of those that a file lists, each by its own mapping and with its scores."""
     listed = load_sources(log.logs) if log.logs is not None else {}
+    if listed and not log.data and (log.map or log.format != "auto"):
+        raise OutcomeError(
+            f"--map and --format are for --data; a log of {log.logs} has map and format in its own table"
+        )
     tables = [sources.read(_files(log.data, log), log.format, asked.importing)] if log.data or not listed else []
     reports: list[QualityReport] = []
     for name, source in listed.items():
         importing = replace(asked.importing, mapping=source.mapping)
-        table = sources.read(_files(source.data, log), source.format, importing)
-        for path in source.scores:
-            table, report = scores.join_scores(
-                table, Path(path), source.rule, name=log.score_name, trace_scores=log.trace_scores
-            )
-            reports.append(report)
+        try:
+            table = sources.read(_files(source.data, log), source.format, importing)
+            for path in source.scores:
+                table, report = scores.join_scores(
+                    table, Path(path), source.rule, name=log.score_name, trace_scores=log.trace_scores
+                )
+                reports.append(report)
+        except OutcomeError as error:
+            what = '--map COLUMN=FIELD is map = { COLUMN = "FIELD" } in this table'
+            raise OutcomeError(f"{log.logs}: [{name}]: {error} ({what}.)") from None
         # Sources number their requests and conversations by themselves.
         own = {column: f"{name}/" + table.frame[column] for column in ("request_id", "session_id")}
         tables.append(replace(table, frame=table.frame.assign(**own)))

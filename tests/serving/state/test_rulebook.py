@@ -110,7 +110,7 @@ def test_every_field_is_read(load: Callable[[str], RuleBook]) -> None:
         ("[default]\nquality_target = 0.9\ncost_quality = 5", "give at most one of quality_target and cost_quality"),
         ("[default]\nrequires = ['speech']", "policies.toml: default.requires"),
         ("[keys.a]\nsha256 = 'plain text'", "policies.toml: keys.a.sha256: "),
-        ("[keys.a]\nrate = '1/second'", "policies.toml: keys.a.sha256: Field required"),
+        ("[keys.a]\nrate = '1/second'", "policies.toml: keys.a.sha256: expected the SHA-256 of the key"),
         (f"[keys.a]\nsha256 = '{'0' * 64}'\nrate = 'often'", "policies.toml: keys.a.rate: "),
         (f"[keys.a]\nsha256 = '{'0' * 64}'\n[keys.b]\nsha256 = '{'0' * 64}'", "keys.a and keys.b have the same sha256"),
     ],

@@ -35,7 +35,7 @@ def recognises(path: Path) -> bool:
     if names >= _SPEND_LOGS:
         return False
     # A model and messages without an id are what every client logs; `candidate` is this table's own word.
-    named = bool(names & {"candidate", "model"}) if "request_id" in names else "candidate" in names
+    named = "candidate" in names or ("model" in names and bool(names & {"request_id", "quality"}))
     return named and bool(names & {"prompt", "messages"})
 
 

@@ -86,7 +86,11 @@ def _said(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     where = ".".join(map(str, first["loc"]))
     if first["type"] != "extra_forbidden":
-        return f"{where}: {first['msg']}" if where else f"expected a table with data, got {first['input']!r}"
+        return (
+            f"{where}: {first['msg']}"
+            if where
+            else f"expected a table with data, as [name] above it, got {first['input']!r}"
+        )
     near = get_close_matches(where, Source.model_fields, 1)
     meant = f"did you mean {near[0]}? " if near else ""
     return f"{where}: there is no such field; {meant}expected one of {', '.join(Source.model_fields)}"

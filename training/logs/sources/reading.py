@@ -21,7 +21,7 @@ from training.logs.rescale import fitting
 from training.logs.sources import canonical, decisions, openai, openrouter
 from training.logs.sources.langfuse import export
 from training.logs.sources.litellm import payload, spend
-from training.logs.sources.mapped import Mapped
+from training.logs.sources.mapped import Mapped, proposed
 from training.logs.sources.options import DEFAULT, ImportOptions
 from training.logs.sources.otel import genai
 from training.logs.sources.public import routellm, routerbench
@@ -259,9 +259,9 @@ def _unknown(path: Path, importers: tuple[Importer, ...]) -> str:
         return f"{path}: is empty; expected a log with at least one try"
     formats = "; ".join(f"{importer.NAME}: {importer.EXPECTS}" for importer in importers)
     return (
-        f"{path}: not recognised. Arrived: {files.shown_columns(path)}. A table of your own is read with --map COLUMN=FIELD: "
-        "--map prompt=question --map candidate=llm --map quality=grade, with the fields that hold the prompt, the LLM and "
-        f"the grade of its answer in place of question, llm and grade. Formats: {formats}."
+        f"{path}: not recognised. Arrived: {files.shown_columns(path)}. A table of your own is read with --map COLUMN=FIELD, "
+        f"this one perhaps with {proposed(sorted(files.columns(path)))}, what is in capitals to be replaced by the field that "
+        f"holds it. Formats: {formats}."
     )
 
 

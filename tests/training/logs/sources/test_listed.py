@@ -80,7 +80,7 @@ def test_each_log_is_read_by_its_own_mapping_and_with_its_scores(folder: Path, t
         ("[a", "logs.toml: not valid TOML"),
         ("[a]\nformat = 'auto'", "logs.toml: a: data: Field required"),
         ("[a]\ndata = []", "logs.toml: a: data: Value should have at least 1 item"),
-        ("a = 1", "logs.toml: a: expected a table with data, got 1"),
+        ("a = 1", "logs.toml: a: expected a table with data"),
         (
             "[a]\ndata = 'x'\nfromat = 'csv'",
             "logs.toml: a: fromat: there is no such field; did you mean format? expected",
@@ -102,3 +102,22 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     done = router_train_here("run", "--logs", tmp_path / "logs.toml")
     assert done.returncode == 2
     assert "cannot be read" in " ".join(done.stderr.split())
+
+
+def test_an_error_in_a_log_names_its_table_and_map_is_not_for_listed_logs(folder: Path) -> None:
+    (folder / "logs.toml").write_text(LOGS.replace('"llm"', '"lm"'))
+    done = router_train_here("inspect", "--logs", folder / "logs.toml")
+    assert done.returncode == 2
+    told = " ".join(done.stderr.split())
+    assert "logs.toml: [harness]: " in told
+    assert 'is map = { COLUMN = "FIELD" } in this table' in told
+    mapped = router_train_here("inspect", "--logs", folder / "logs.toml", "--map", "cost_usd=usd")
+    assert mapped.returncode == 2
+    assert "--map and --format are for --data" in " ".join(mapped.stderr.split())
+
+
+def test_a_table_that_is_not_recognised_is_told_how_it_may_be_mapped(folder: Path) -> None:
+    done = router_train_here("inspect", "--data", folder / "runs.csv")
+    assert done.returncode == 2
+    told = " ".join(done.stderr.split())
+    assert "perhaps with --map prompt=question --map candidate=llm --map quality=grade --map cost_usd=usd," in told
