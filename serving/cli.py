@@ -24,6 +24,7 @@ from serving.api.app import create_app
 from serving.bundle.manifest import BundleError
 from serving.decide.eligibility import NoEligibleCandidateError
 from serving.decide.policy import Policy
+from serving.runtime.live import share_arenas
 from serving.runtime.logs import configure_logging
 from serving.runtime.pipeline import Service
 from serving.runtime.reloading import Reloading
@@ -51,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if checking:
             _check(settings)
             return
+        share_arenas()
         if settings.hash_secret is None:  # one for all workers
             settings = settings.model_copy(update={"hash_secret": secrets.token_hex()})
         service = Service(settings) if settings.workers == 1 else None
@@ -149,6 +151,7 @@ def _connections(settings: Settings) -> int:
 
 def worker() -> FastAPI:
     """The application of one worker process, which sets up its own logging."""
+    share_arenas()
     settings = Settings()
     configure_logging(settings.log_level)
     return create_app(settings)

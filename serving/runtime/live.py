@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 _WARM_UP = ("Is it warm?", "", "A longer text, so that both paths have run. " * 500)
 MLFLOW = "models:/"
+_ARENA_MAX = -8  # M_ARENA_MAX of malloc.h
 _TIMED = "How long does it take to embed a prompt of about this length? " * 4
 _INLINE_SECONDS = 0.001
 # A refused bundle is tried again after so long, for what was wrong may have been the network.
@@ -215,6 +216,16 @@ def _warm(router: Router) -> None:
                 f"{router.bundle.folder}: head.onnx gives no probability for each of {len(router.candidates)} candidates. "
                 f"Train again."
             )
+
+
+def share_arenas() -> None:
+    """Has glibc keep memory in two arenas, where each thread would come to have its own and keep what it once needed.
+
+    Before there are threads; elsewhere than in glibc it does nothing.
+    """
+    limit = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if limit is not None:
+        limit(_ARENA_MAX, 2)
 
 
 def _give_back() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import shutil
 import subprocess
@@ -334,3 +335,32 @@ def test_a_version_is_served_as_it_is_and_leaves_no_files(
 def test_what_the_registry_has_not_is_named(registry: Tracking, source: str, says: str) -> None:
     with pytest.raises(BundleError, match=says):
         Live(source, **OPTIONS)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_info"), reason="no glibc: nothing has arenas here")
+@pytest.mark.parametrize("shared", [True, False])
+def test_threads_share_two_arenas_of_memory(shared: bool, tmp_path: Path) -> None:
+    """Each would come to have its own otherwise, and keep what it once needed."""
+    script = f"""
+import ctypes, threading
+from serving.runtime.live import share_arenas
+if {shared}:
+    share_arenas()
+gate = threading.Barrier(8)
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+def work():
+    for size in range(1, 2000):
+        libc.malloc(size)
+    gate.wait()
+threads = [threading.Thread(target=work) for _ in range(8)]
+[one.start() for one in threads]
+[one.join() for one in threads]
+libc.fopen.restype = ctypes.c_void_p
+file = ctypes.c_void_p(libc.fopen(b"{tmp_path / "info"}", b"w"))
+libc.malloc_info(0, file)
+libc.fclose(file)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=300, cwd=Path(__file__).parents[3])
+    arenas = (tmp_path / "info").read_text().count("<heap nr=")
+    assert (arenas <= 2) is shared
