@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -26,6 +27,7 @@ from serving.bundle.layout import BY_CANDIDATE, ESTIMATES, Layout
 from serving.bundle.manifest import (
     FORMAT_VERSION,
     REQUIRED_FILES,
+    Certificate,
     EncoderSpec,
     HeadSpec,
     Manifest,
@@ -33,6 +35,7 @@ from serving.bundle.manifest import (
     Objective,
     OperatingPoint,
     Usual,
+    WorkflowBound,
     new_bundle,
     seal,
     switch_current,
@@ -94,6 +97,24 @@ POINTS = (
     OperatingPoint(name="q0.9", quality_target=0.9, knob=10.0, calibration_requests=100, quality=0.91),
     OperatingPoint(name="cheapest", knob=float("inf"), calibration_requests=100, quality=0.7),
 )
+
+
+def certificate(**changes: Any) -> Certificate:
+    """One made on requests with the tag "easy" and without a tag."""
+    bound = WorkflowBound(requests=50, violation_rate=0.0, bound=0.02, saving=0.1)
+    made = Certificate(
+        alpha=0.1,
+        delta=0.1,
+        method="clopper-pearson",
+        requests=100,
+        effective_requests=100,
+        violation_rate=0.0,
+        bound=0.02,
+        saving_low=0.1,
+        saving_high=0.2,
+        workflows={"(none)": bound, "easy": bound},
+    )
+    return made.model_copy(update=changes)
 
 
 def build(root: Path, version: str = VERSION) -> Path:

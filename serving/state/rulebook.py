@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import tomllib
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -20,6 +18,7 @@ from pydantic_core import ErrorDetails
 
 from serving.bundle.catalogue import Capability
 from serving.bundle.manifest import Objective
+from serving.bundle.toml_file import TomlError, no_such_field, read_toml
 from serving.decide.globs import matches
 from serving.decide.policy import Policy
 
@@ -207,14 +206,9 @@ def load_rules(path: Path | None) -> RuleBook:
     if path is None:
         return RuleBook()
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RulesError(
-            f"{path}: cannot be read ({error.strerror}); expected a rule file, see docs/serving.md"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        twice = "; delete one of the two, or name one otherwise" if "twice" in str(error) else ""
-        raise RulesError(f"{path}: not valid TOML: {error}{twice}") from error
+        document = read_toml(path, "a rule file, see docs/serving.md")
+    except TomlError as error:
+        raise RulesError(str(error)) from None
     try:
         return RuleBook.model_validate(document)
     except ValidationError as error:
@@ -229,10 +223,7 @@ def _said(error: ErrorDetails) -> str:
     """What is wrong and where. No value is told: it may be a key in clear."""
     where, what = ".".join(map(str, error["loc"])), error["msg"]
     if error["type"] == "extra_forbidden":
-        name, known = str(error["loc"][-1]), sorted(_section(error["loc"][:-1]).model_fields)
-        near = get_close_matches(name, known, 1)
-        meant = f"did you mean {near[0]}? " if near else ""
-        what = f"there is no such field; {meant}expected one of {', '.join(known)}"
+        what = no_such_field(str(error["loc"][-1]), _section(error["loc"][:-1]).model_fields)
     elif error["loc"][-1:] == ("sha256",):
         made = "router-serve new-key NAME makes both"
         what = f"expected the SHA-256 of the key, 64 digits of 0-9 and a-f, never the key itself: {made}"

@@ -8,26 +8,14 @@ from typing import Any
 
 import pytest
 
-from serving.bundle.manifest import Certificate, OperatingPoint, WorkflowBound
+from serving.bundle.manifest import OperatingPoint
 from tests import fake_bundle
 from tests.fake_bundle import LARGE, OPEN, SMALL
 from tests.serving.attacks.conftest import Attack, Attacked, running
 
 SHARE = 0.05
 LONG = "hello " * 800  # 1,360 counted tokens
-_BOUND = WorkflowBound(requests=50, violation_rate=0.0, bound=0.02, saving=0.1)
-_PROOF = Certificate(
-    alpha=0.3,
-    delta=0.1,
-    method="clopper-pearson",
-    requests=100,
-    effective_requests=100,
-    violation_rate=0.0,
-    bound=0.02,
-    saving_low=0.1,
-    saving_high=0.2,
-    workflows={"(none)": _BOUND, "easy": _BOUND},
-)
+_PROOF = fake_bundle.certificate(alpha=0.3)
 _POINT = OperatingPoint(
     name="q0.7", quality_target=0.7, knob=1000.0, calibration_requests=100, certificate=_PROOF, explore=SHARE
 )

@@ -165,19 +165,7 @@ def test_each_request_has_its_own_policy_and_its_own_error(router: Router) -> No
 @pytest.fixture(scope="module")
 def certified(tmp_path_factory: pytest.TempPathFactory) -> Router:
     """Every point has a certificate, made on requests with the tag "easy" and without a tag."""
-    bound = WorkflowBound(requests=50, violation_rate=0.0, bound=0.02, saving=0.1)
-    proof = Certificate(
-        alpha=0.1,
-        delta=0.1,
-        method="clopper-pearson",
-        requests=100,
-        effective_requests=100,
-        violation_rate=0.0,
-        bound=0.02,
-        saving_low=0.1,
-        saving_high=0.2,
-        workflows={"(none)": bound, "easy": bound},
-    )
+    proof = fake_bundle.certificate()
     opened = open_bundle(fake_bundle.build(tmp_path_factory.mktemp("certified")))
     points = tuple(point.model_copy(update={"certificate": proof}) for point in opened.manifest.operating_points)
     return Router(Bundle(opened.folder, opened.manifest.model_copy(update={"operating_points": points})))

@@ -14,10 +14,8 @@ from starlette.testclient import TestClient
 from serving.api.app import create_app
 from serving.bundle.manifest import (
     REQUIRED_FILES,
-    Certificate,
     Novelty,
     OperatingPoint,
-    WorkflowBound,
     new_bundle,
     open_bundle,
     seal,
@@ -85,19 +83,7 @@ def test_where_everything_is_novel_nothing_is_saved(tmp_path: Path, monkeypatch:
 
 
 def test_a_test_part_that_contradicts_the_certificate_is_told() -> None:
-    bound = WorkflowBound(requests=400, violation_rate=0.01, bound=0.03, saving=0.5)
-    proof = Certificate(
-        alpha=0.05,
-        delta=0.1,
-        bound=0.03,
-        requests=400,
-        method="clopper-pearson",
-        effective_requests=400,
-        violation_rate=0.01,
-        saving_low=0.4,
-        saving_high=0.6,
-        workflows={"(none)": bound},
-    )
+    proof = fake_bundle.certificate(alpha=0.05, bound=0.03, requests=400)
     point = OperatingPoint(name="q0.95", knob=1.0, calibration_requests=400, certificate=proof)
     within = Evaluation(300, 300, points=(PointLine("q0.95", 300, 0.05, 0.029),))
     beyond = Evaluation(300, 300, points=(PointLine("q0.95", 300, 0.09, 0.07),))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from serving.bundle.toml_file import TomlError, no_such_field, read_toml
 from training.logs import rescale
 from training.logs.outcomes import OutcomeError
 from training.logs.sources.mapped import parse_mapping
@@ -52,13 +51,9 @@ class Source(BaseModel):
 def load_sources(path: Path) -> dict[str, Source]:
     """The sources of a file by name, their paths taken from its folder; raises OutcomeError, and reads no log."""
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise OutcomeError(
-            f"{path}: cannot be read ({error.strerror}); expected a list of logs, as logs.toml"
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise OutcomeError(f"{path}: not valid TOML: {error}") from None
+        document = read_toml(path, "a list of logs, as logs.toml")
+    except TomlError as error:
+        raise OutcomeError(str(error)) from None
     if not document:
         raise OutcomeError(
             f'{path}: lists no log; expected a table for each, as [harness] and below it data = "runs.csv"'
@@ -91,6 +86,4 @@ def _said(error: ValidationError) -> str:
             if where
             else f"expected a table with data, as [name] above it, got {first['input']!r}"
         )
-    near = get_close_matches(where, Source.model_fields, 1)
-    meant = f"did you mean {near[0]}? " if near else ""
-    return f"{where}: there is no such field; {meant}expected one of {', '.join(Source.model_fields)}"
+    return f"{where}: {no_such_field(where, Source.model_fields)}"

@@ -1,0 +1,32 @@
+"""A TOML file that somebody wrote by hand: reading it, and what is said of a field that it cannot have."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+
+class TomlError(ValueError):
+    """A file that cannot be read as TOML; the message names it, and what was expected."""
+
+
+def read_toml(path: Path, expected: str) -> dict[str, Any]:
+    """What the file holds; `expected` says what it should be. Raises TomlError."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise TomlError(f"{path}: cannot be read ({error.strerror}); expected {expected}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        twice = "; delete one of the two, or name one otherwise" if "twice" in str(error) else ""
+        raise TomlError(f"{path}: not valid TOML: {error}{twice}") from None
+
+
+def no_such_field(name: str, known: Iterable[str]) -> str:
+    """That there is no such field, which may be meant, and which there are."""
+    names = sorted(known)
+    near = get_close_matches(name, names, 1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    return f"there is no such field; {meant}expected one of {', '.join(names)}"
