@@ -339,3 +339,23 @@ def test_evaluating_a_bundle_on_another_log(trained: Trained, tmp_path: Path) ->
     assert 0.5 < router["aiq"] <= 1
     assert router["quality"] <= best + 0.05
     assert np.isfinite(router["cost_usd"])
+
+
+def test_a_test_part_that_contradicts_the_certificate_stops_the_promotion_and_is_told_first(tmp_path: Path) -> None:
+    """Held out are requests on which every answer but the reference's fails: traffic changed after the calibration."""
+    small_log(tmp_path / "log.jsonl", 1_200)
+    other = ["simulate", tmp_path / "other.jsonl", *setting("simulate.requests=300", "simulate.seed=5")]
+    assert router_train_here(*other).returncode == 0
+    held = pd.read_json(tmp_path / "other.jsonl", lines=True)
+    held = held[held["quality"].notna()].assign(request_id="held-" + held["request_id"].astype(str), timestamp=None)
+    held["quality"] = (held["candidate"] == "claude-opus-5-5").astype(float)
+    held.to_json(tmp_path / "held.jsonl", orient="records", lines=True)
+    named = ["run", "--data", tmp_path / "log.jsonl", "--test", tmp_path / "held.jsonl", "--out", tmp_path / "m"]
+    done = router_train_here(*named, *UNSEEN, *setting("policy.quality_target=0.9"))
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert "Certified at 90.0% confidence" in said
+    told = "THE TEST PART CONTRADICTS THE CERTIFICATE of quality-0.9"
+    assert said.index(told) < said.index("Simulated figures" if "Simulated figures" in said else "Test figures")
+    assert "NOT PROMOTED" in said
+    assert not (tmp_path / "m" / "current").exists()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.bundle.manifest import Bundle, Certificate, WorkflowBound, open_bundle
+from serving.bundle.manifest import Bundle, open_bundle
 from serving.bundle.request import RouteRequest
 from serving.decide.decision import Decision, Reason, Situation
 from serving.decide.exploration import explored, rate_of
@@ -22,27 +22,12 @@ DRAWS = 400
 ALPHA = {"q0.8": 0.2, "q0.9": 0.1}
 
 
-def certificate(alpha: float, bound: float) -> Certificate:
-    return Certificate(
-        alpha=alpha,
-        delta=0.1,
-        method="clopper-pearson",
-        requests=100,
-        effective_requests=100,
-        violation_rate=0.0,
-        bound=bound,
-        saving_low=0.1,
-        saving_high=0.2,
-        workflows={"(none)": WorkflowBound(requests=100, violation_rate=0.0, bound=0.02, saving=0.1)},
-    )
-
-
 @pytest.fixture(scope="module")
 def router(tmp_path_factory: pytest.TempPathFactory) -> Router:
     """q0.8 is certified with a share of 0.05 set aside to explore, q0.9 has a target and no certificate."""
     opened = open_bundle(fake_bundle.build(tmp_path_factory.mktemp("models")))
     points = tuple(
-        point.model_copy(update={"certificate": certificate(0.2, 0.12), "explore": 0.05})
+        point.model_copy(update={"certificate": fake_bundle.certificate(alpha=0.2, bound=0.12), "explore": 0.05})
         if point.name == "q0.8"
         else point
         for point in opened.manifest.operating_points
@@ -105,7 +90,7 @@ def test_what_is_explored_has_no_certificate_and_what_is_not_keeps_it(router: Ro
     exploring = router.route("hello", policy, Situation(explore=0.2, draw=0.0))
     assert (exploring.reason, exploring.certificate) == (Reason.EXPLORE, None)
     kept = router.route("hello", policy, Situation(explore=0.2, draw=0.9))
-    assert (kept.reason, kept.certificate) == (Reason.BEST_VALUE, certificate(0.2, 0.12))
+    assert (kept.reason, kept.certificate) == (Reason.BEST_VALUE, fake_bundle.certificate(alpha=0.2, bound=0.12))
     forced = router.route("hello", policy, Situation(explore=0.2, draw=0.0, pace=1e6))
     assert (forced.reason, forced.certificate) == (Reason.BUDGET, None), (
         "a choice that a budget changed is not explored"
@@ -172,5 +157,5 @@ def test_the_propensity_is_how_often_a_candidate_is_chosen_and_none_is_ineligibl
 def test_no_more_is_explored_than_was_set_aside_however_much_room_the_bound_leaves(
     router: Router, explore: float, share: float, room: float
 ) -> None:
-    known = {"certificate": certificate(0.5, 0.5 - room), "explore": share}
+    known = {"certificate": fake_bundle.certificate(alpha=0.5, bound=0.5 - room), "explore": share}
     assert rate_of(explore, router.manifest.operating_points[1].model_copy(update=known)) == min(explore, share)

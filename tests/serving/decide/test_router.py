@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving.bundle.manifest import Bundle, Certificate, WorkflowBound, open_bundle
+from serving.bundle.manifest import Bundle, open_bundle
 from serving.bundle.request import RouteRequest
 from serving.decide.decision import Reason, Situation
 from serving.decide.eligibility import NoEligibleCandidateError, Rule
@@ -172,18 +172,7 @@ def certified(tmp_path_factory: pytest.TempPathFactory) -> Router:
 
 
 def test_a_certificate_is_not_given_for_a_choice_that_a_rule_changed(tmp_path: Path) -> None:
-    proof = Certificate(
-        alpha=0.1,
-        delta=0.1,
-        method="clopper-pearson",
-        requests=100,
-        effective_requests=100,
-        violation_rate=0.0,
-        bound=0.02,
-        saving_low=0.1,
-        saving_high=0.2,
-        workflows={"(none)": WorkflowBound(requests=100, violation_rate=0.0, bound=0.02, saving=0.1)},
-    )
+    proof = fake_bundle.certificate()
     opened = open_bundle(fake_bundle.build(tmp_path))
     points = tuple(point.model_copy(update={"certificate": proof}) for point in opened.manifest.operating_points)
     router = Router(Bundle(opened.folder, opened.manifest.model_copy(update={"operating_points": points})))
