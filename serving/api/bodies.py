@@ -7,7 +7,7 @@ sent as it is) and strictly in the fields that are used. An unknown field that i
 from __future__ import annotations
 
 import json
-from functools import cache
+from functools import cache, cached_property
 from itertools import islice
 from typing import Annotated, Any, Self
 
@@ -39,7 +39,7 @@ MOST_IN_A_BATCH = 4_096
 # Of so many unknown fields, none of them longer, the name is looked at.
 _MOST_LOOKED_AT, _LONGEST_LOOKED_AT = 32, 40
 # Where a slip would keep or send what may not be kept or sent, it is refused and not only told.
-_OF_PRIVACY = frozenset({"privacy", "zero_retention", "self_hosted", "no_training", "regions"})
+_OF_PRIVACY = frozenset({"privacy", "zero_retention", "self_hosted", "no_training"})
 
 _PROMPT: JsonDict = {
     "prompt": "Summarise this ticket in one line: the invoice of May was charged twice.",
@@ -172,7 +172,8 @@ class RouteBody(BaseModel):
             located = InitErrorDetails(type=error, loc=("prompt",), input=None)
             raise ValidationError.from_exception_data("RouteBody", [located], hide_input=True)
         for name, meant in self.slips:
-            if meant in _OF_PRIVACY:
+            asked = (self.__pydantic_extra__ or {})[name]
+            if meant in _OF_PRIVACY and asked is not None and asked is not False:
                 error = PydanticCustomError("misspelt", "nothing reads this; did you mean {meant}?", {"meant": meant})
                 located = InitErrorDetails(type=error, loc=(name,), input=None)
                 raise ValidationError.from_exception_data("RouteBody", [located], hide_input=True)
@@ -182,7 +183,7 @@ class RouteBody(BaseModel):
             raise ValidationError.from_exception_data("RouteBody", [located], hide_input=True)
         return self
 
-    @property
+    @cached_property
     def slips(self) -> list[tuple[str, str]]:
         """Unknown fields, a few of them, each with the field that it is spelt nearly like."""
         unknown = islice(self.__pydantic_extra__ or (), _MOST_LOOKED_AT)

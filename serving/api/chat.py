@@ -72,7 +72,18 @@ Tools = Annotated[list[dict[str, Any]], Field(max_length=MOST_TOOLS, fail_fast=T
 
 # Fields of OpenAI, of gateways and of servers that resemble one of ours and mean something else.
 _OF_OTHERS = frozenset(
-    {"object", "tool", "function", "functions_call", "request", "prompt_id", "min_tokens", "min_completion_tokens"}
+    {
+        "object",
+        "tool",
+        "function",
+        "functions_call",
+        "request",
+        "prompt_id",
+        "privacy_id",
+        "no_tracing",
+        "min_tokens",
+        "min_completion_tokens",
+    }
     | {f"max_{what}_tokens" for what in ("prompt", "input", "new", "context")}
 )
 _CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])")

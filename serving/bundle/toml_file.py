@@ -16,10 +16,14 @@ class TomlError(ValueError):
 def read_toml(path: Path, expected: str) -> dict[str, Any]:
     """What the file holds; `expected` says what it should be. Raises TomlError."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise TomlError(f"{path}: is no file; expected {expected}")
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise TomlError(f"{path}: cannot be read ({error.strerror}); expected {expected}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except TomlError:
+        raise
+    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, or nested or long beyond what is read
         twice = "; delete one of the two, or name one otherwise" if "twice" in str(error) else ""
         raise TomlError(f"{path}: not valid TOML: {error}{twice}") from None
 

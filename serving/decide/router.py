@@ -65,7 +65,7 @@ class Router:
             "features": len(head.surface) + len(head.workflows),
             ESTIMATES: layout.width,
         }
-        if arrived != expected:
+        if arrived != expected or layout.clusters > len(self.manifest.novelty.shares):
             raise BundleError(
                 f"{self.bundle.path('head.onnx')} has {arrived}, encoder and manifest want {expected}: the files are "
                 f"of different bundles. Copy the whole folder, or train again."

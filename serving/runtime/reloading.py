@@ -36,6 +36,7 @@ class Reloading:
         self._reloads = Reloads(Path(metrics_folder()) if several_processes() else None, self._here)
         self._watching: list[Periodic] = []
         self.rules_refused: str | None = None
+        self._refused_by = ""
         self._file = self._tried = _signature(settings.policies)
         self.rules = load_rules(settings.policies)
         self._before = self._coming = self.rules
@@ -118,7 +119,7 @@ class Reloading:
                 changed = self._take_rules() or changed
             except RulesError as error:
                 refused["rules"] = str(error)
-            self.rules_refused = refused.get("rules")
+            self.rules_refused, self._refused_by = refused.get("rules"), self.live.version
         if self.shadow is not None:
             shadow = self.shadow.reload()
             changed = changed or shadow.changed
@@ -133,10 +134,12 @@ class Reloading:
         open the service to everyone.
         """
         before, self._file = self._file, _signature(self._settings.policies)
-        if self._file != before or self._file == self._tried:
+        # What was refused may have been meant for the bundle that has come since.
+        again = self.rules_refused is not None and self._refused_by != self.live.version
+        if self._file != before or (self._file == self._tried and not again):
             return
         with self._taking:
-            self._tried = self._file
+            self._tried, self._refused_by = self._file, self.live.version
             try:
                 self._coming = load_rules(self._settings.policies)
                 if self.rules.keys and not self._coming.keys:
@@ -196,4 +199,4 @@ def _signature(path: Path | None) -> tuple[int, ...] | None:
         stat = None if path is None else path.stat()
     except OSError:
         return None
-    return None if stat is None else (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+    return None if stat is None else (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino)

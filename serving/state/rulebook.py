@@ -224,6 +224,8 @@ def _said(error: ErrorDetails) -> str:
     where, what = ".".join(map(str, error["loc"])), error["msg"]
     if error["type"] == "extra_forbidden":
         what = no_such_field(str(error["loc"][-1]), _section(error["loc"][:-1]).model_fields)
+    elif error["loc"][-1:] == ("rate",):
+        what = 'expected one rate of at least 1, as "100/second"; leave out a key that may not be used'
     elif error["loc"][-1:] == ("sha256",):
         made = "router-serve new-key NAME makes both"
         what = f"expected the SHA-256 of the key, 64 digits of 0-9 and a-f, never the key itself: {made}"
@@ -232,7 +234,7 @@ def _said(error: ErrorDetails) -> str:
 
 def _section(place: Sequence[int | str]) -> type[BaseModel]:
     """What stands at a place in the rule file."""
-    if place[-1:] == ("budget",) and len(place) > 1:
+    if place[-1:] == ("budget",) and len(place) == (2 if place[0] == "default" else 3):
         return Budget
     sections: dict[str, type[BaseModel]] = {"default": Rules, "workflows": Rules, "keys": Key}
     return sections[str(place[0])] if place else RuleBook

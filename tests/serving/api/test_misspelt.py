@@ -36,13 +36,18 @@ def test_a_slip_of_the_pen_is_told(field: str, meant: str) -> None:
     assert RouteBody.model_validate({"prompt": "x", field: 1}).misspelt == (f"{field}: did you mean {meant}?",)
 
 
-@pytest.mark.parametrize(
-    "field", ["zero_retenton", "zeroRetention", "ZERO_RETENTION", "privcy", "no_trainig", "region"]
-)
+@pytest.mark.parametrize("field", ["zero_retenton", "zeroRetention", "ZERO_RETENTION", "privcy", "no_trainig"])
 def test_a_slip_in_what_is_demanded_of_privacy_is_refused(field: str) -> None:
     """Told afterwards, it would come too late: the prompt is stored, and sent to whom it should not be."""
     with pytest.raises(ValidationError, match="nothing reads this; did you mean"):
         RouteBody.model_validate({"prompt": "x", field: True})
+
+
+@pytest.mark.parametrize(
+    "body", [{"zeroRetention": None}, {"self_host": False}, {"region": "eu"}, {"no_tracing": True}]
+)
+def test_what_demands_nothing_or_means_something_else_is_not_refused(body: dict[str, Any]) -> None:
+    RouteBody.model_validate({"prompt": "x", **body})
 
 
 def test_what_an_llm_takes_is_no_slip() -> None:

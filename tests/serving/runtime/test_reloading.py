@@ -89,3 +89,30 @@ def test_a_rule_file_that_is_gone_leaves_the_rules(watched: tuple[Reloading, Pat
         reloading._look_at_rules()
     assert reloading.rules is before
     assert "cannot be read" in str(reloading.rules_refused)
+
+
+def test_a_rule_file_for_the_next_bundle_is_in_force_once_that_has_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = tmp_path / "policies.toml"
+    rules.write_text("")
+    root = fake_bundle.build(tmp_path / "models", "v1").parent
+    reloading = Reloading(Settings(bundle=str(root / "current"), policies=rules), lambda _: None)
+    written(rules, '[default]\nallow = ["open/new"]\n')
+    for _ in range(3):
+        reloading._look_at_rules()
+    assert "matches no candidate" in str(reloading.rules_refused)
+    new = tuple(
+        one.model_copy(update={"name": one.name.replace("open/medium", "open/new")}) for one in fake_bundle.CANDIDATES
+    )
+    monkeypatch.setattr(fake_bundle, "CANDIDATES", new)
+    monkeypatch.setattr(fake_bundle, "OPEN", "open/new")
+    monkeypatch.setattr(
+        fake_bundle, "USUAL", {name.replace("open/medium", "open/new"): one for name, one in fake_bundle.USUAL.items()}
+    )
+    fake_bundle.build(tmp_path / "models", "v2")
+    assert reloading.live.reload().changed
+    for _ in range(2):
+        reloading._look_at_rules()
+    assert reloading.rules_refused is None
+    assert reloading.rules.default.allow == ("open/new",)

@@ -237,6 +237,26 @@ def test_a_default_answer_that_the_bundle_does_not_have_is_refused_at_the_start(
         Service(Settings(bundle=str(bundle), policies=tmp_path / "policies.toml", store=None))
 
 
+@pytest.mark.parametrize(
+    "text", ["x = " + "[" * 3_000, "x = " + "9" * 5_000, "\ufeff[default", '[keys.a]\nrate = "or-secret"']
+)
+def test_whatever_is_in_it_the_error_is_one_of_the_rules(load: Callable[[str], RuleBook], text: str) -> None:
+    with pytest.raises(RulesError) as caught:
+        load(text)
+    assert "or-secret" not in str(caught.value)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "policies.toml")
+    with pytest.raises(RulesError, match="is no file"):
+        load_rules(tmp_path / "policies.toml")
+
+
+def test_a_workflow_may_be_called_budget(load: Callable[[str], RuleBook]) -> None:
+    with pytest.raises(RulesError, match=r"workflows\.budget\.foo: .*abstain_below"):
+        load("[workflows.budget]\nfoo = 1")
+
+
 def test_an_allow_that_matches_nobody_is_refused_at_the_start(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "policies.toml").write_text('[workflows.sql]\nallow = ["amce/*"]\n')
     with pytest.raises(
