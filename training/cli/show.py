@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from training.logs.outcomes import Outcomes
     from training.prices.fill import Proposal
     from training.publish.promote import Promotion
-    from training.publish.side_by_side import SideBySide
+    from training.publish.side_by_side import Part, SideBySide
     from training.quality.checks import CheckAccount
     from training.quality.llm_grader import GraderAccount
     from training.quality.scores import ScoreAccount
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 # Tells a stage, and how many of how many things are done.
 Tell = Callable[[str, int | None, int | None], None]
 
+_ENOUGH = 50
 console = Console()
 errors = Console(stderr=True)
 
@@ -148,15 +149,20 @@ def print_side_by_side(found: SideBySide) -> None:
         table.add_row(
             f"{part.name} ({part.requests:,})",
             *(f"{value:.1%}" for value in part.quality),
-            " … ".join(f"{100 * value:+.1f}" for value in part.quality_gap),
+            _gap(part, (f"{100 * value:+.1f}" for value in part.quality_gap)),
             *(f"{1000 * value:.3f}" for value in part.cost_usd),
-            " … ".join(f"{1000 * value:+.3f}" for value in part.cost_gap),
+            _gap(part, (f"{1000 * value:+.3f}" for value in part.cost_gap)),
             style="bold" if part is found.whole else None,
         )
     console.print(table)
     shares = sorted(found.shares.items(), key=lambda one: -max(one[1]))
     print_rows(("goes to", "first", "second"), ((name, *(f"{x:.1%}" for x in share)) for name, share in shares))
-    say(f"{found.moved:.1%} of requests would go elsewhere.")
+    say(f"{found.moved:.1%} of requests would go elsewhere. Of twenty workflows one differs by chance.")
+
+
+def _gap(part: Part, ends: Iterable[str]) -> str:
+    """An interval; none of so few requests that resampling them says nothing of others."""
+    return " … ".join(ends) if part.requests >= _ENOUGH else "too few"
 
 
 def print_gaps(candidates: Iterable[Candidate]) -> None:

@@ -90,12 +90,14 @@ class Confidence:
 class PointLine:
     """An operating point on the test part: the violation rate, found as on the calibration part, of so many requests.
 
-    `low` is what the true rate is hardly below, by as many requests.
+    Of the `complete` ones, whose every outcome is known, the rate is `known_rate`, and the true one is hardly below `low`.
     """
 
     name: str
     requests: int
     violation_rate: float
+    complete: int = 0
+    known_rate: float = 0.0
     low: float = 0.0
 
 
@@ -186,12 +188,12 @@ class Evaluation:
     def contradiction(self, point: OperatingPoint) -> str | None:
         """How the test part contradicts what the point is certified for; None where it does not."""
         line, proof = self.point(point.name), point.certificate
-        if line is None or proof is None or line.low <= proof.bound:
+        if line is None or proof is None or line.low <= proof.alpha:
             return None
         return (
-            f"THE TEST PART CONTRADICTS THE CERTIFICATE of {point.name}: its violation rate on {line.requests:,} test requests "
-            f"is {line.violation_rate:.1%}, and hardly below {line.low:.1%} by chance, where {proof.bound:.1%} is the bound. "
-            f"The log has changed on the way, or its parts differ otherwise."
+            f"THE TEST PART CONTRADICTS THE CERTIFICATE of {point.name}: its violation rate on {line.complete:,} test requests "
+            f"whose every outcome is known is {line.known_rate:.1%}, and surely above {line.low:.1%}, where at most "
+            f"{proof.alpha:.1%} is promised. The log has changed on the way, or its parts differ otherwise."
         )
 
     def summary(self) -> dict[str, Any]:

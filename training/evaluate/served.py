@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import ceil
 
 import numpy as np
 
@@ -79,13 +78,14 @@ def evaluate_router(
     complete = log.matrix.complete()
     tested = calibration_data(router, prepared, inputs, learned, rows)
     rivals = _Rivals()
-    points = tuple(
-        PointLine(point.name, len(tested), found.rate, _at_least(found, params.policy.delta))
-        for point in router.manifest.operating_points
-        if (
-            found := violation_bound(tested, Setting.of(router.manifest, point), learned.reference, params.policy.delta)
-        )
-    )
+    sure, delta = tested.take(tested.complete), params.policy.delta
+    points = []
+    for point in router.manifest.operating_points:
+        setting = Setting.of(router.manifest, point)
+        if found := violation_bound(tested, setting, learned.reference, delta):
+            # Where not every outcome is known, each failure counts as a violation: good for an upper bound alone.
+            known = violation_bound(sure, setting, learned.reference, delta)
+            points.append(PointLine(point.name, len(tested), found.rate, len(sure), *_known(known, delta)))
     if complete.any():
         cost = served.cost_usd[complete].astype(np.float64)
         rivals = _rivals(router, prepared, inputs, learned, params, truth, cost)
@@ -97,7 +97,7 @@ def evaluate_router(
         learned.acceptable.raw(inputs.take(rows)),
         rivals,
         off_policy=_off_policy(router.manifest, log, learned.propensity[rows], served, chosen),
-        points=points,
+        points=tuple(points),
         quality_target=params.policy.quality_target,
         resamples=params.evaluate.resamples,
         seed=params.evaluate.seed,
@@ -175,7 +175,7 @@ def _evaluation(
         complete_requests=int(complete.sum()),
         calibration=calibration_figures(raw, served.acceptable.astype(np.float64), log.labels, columns),
         off_policy=off_policy,
-        points=points,
+        points=tuple(points),
     )
     if not complete.any():
         return replace(found, why_not=_NOT_COMPLETE)
@@ -207,10 +207,15 @@ def _evaluation(
     )
 
 
-def _at_least(found: RateBound, delta: float) -> float:
-    """The rate that the true one is below with probability at most `delta`, by as many requests as the bound rests on."""
-    n = ceil(found.effective)
-    return 1.0 - clopper_pearson_upper(n - min(int(found.rate * n), n), n, delta)
+def _known(found: RateBound | None, delta: float) -> tuple[float, float]:
+    """A violation rate, and what the true one is below with probability at most `delta` / 10: it is to stop a promotion.
+
+    By as many independent requests as the bound rests on; nothing where there are none.
+    """
+    if found is None:
+        return 0.0, 0.0
+    n = round(found.effective)
+    return found.rate, 1.0 - clopper_pearson_upper(n - min(round(found.rate * n), n), n, delta / 10)
 
 
 def _part(prepared: Prepared, rows: Bools) -> _Log:

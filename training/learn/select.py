@@ -158,7 +158,7 @@ def fit_head(
         chosen, selected_by = (Blend.name if len(best) > 1 else chosen), FEW
     refused = [Score(name, complexity[name], why_not=why) for name, why in reasons.items()]
     # A map of a candidate's own has a level of its own: learned from few outcomes it lets a lucky one look best again.
-    method = Uncalibrated.name if few else calibration
+    method = Uncalibrated.name if few and calibration == "auto" else calibration
     calibrator = fit_calibrator(method, predictions[chosen], data.labels, data.weights, data.folds)
     estimator = available[chosen]().fit(data.inputs, data.labels, data.weights)
     return Head(chosen, available[chosen], estimator, calibrator, (*scores, *refused), selected_by)

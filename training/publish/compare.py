@@ -70,7 +70,7 @@ class Comparison:
     def enough(self) -> bool:
         """Whether the new bundle is shown not to be worse by more than the margin (a test of non-inferiority).
 
-        Neither may what is served at its operating point be.
+        What is served at its operating point may not be shown to be worse; few requests show little of that.
         """
         return self.low >= -self.margin and not self.worse_served
 

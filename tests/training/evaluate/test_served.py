@@ -85,13 +85,13 @@ def test_where_everything_is_novel_nothing_is_saved(tmp_path: Path, monkeypatch:
 def test_a_test_part_that_contradicts_the_certificate_is_told() -> None:
     proof = fake_bundle.certificate(alpha=0.05, bound=0.03, requests=400)
     point = OperatingPoint(name="q0.95", knob=1.0, calibration_requests=400, certificate=proof)
-    within = Evaluation(300, 300, points=(PointLine("q0.95", 300, 0.05, 0.029),))
-    beyond = Evaluation(300, 300, points=(PointLine("q0.95", 300, 0.09, 0.07),))
+    within = Evaluation(300, 300, points=(PointLine("q0.95", 300, 0.2, 250, 0.07, 0.049),))
+    beyond = Evaluation(300, 300, points=(PointLine("q0.95", 300, 0.2, 250, 0.09, 0.07),))
     assert within.contradiction(point) is None
     told = beyond.contradiction(point)
     assert told is not None
     assert told.startswith(
-        "THE TEST PART CONTRADICTS THE CERTIFICATE of q0.95: its violation rate on 300 test requests"
+        "THE TEST PART CONTRADICTS THE CERTIFICATE of q0.95: its violation rate on 250 test requests"
     )
     assert Evaluation(300, 300).contradiction(point) is None
 
