@@ -1,7 +1,7 @@
-"""WordPiece for ASCII text: the ids that the tokenizer gives, from a table of words it was asked for before.
+"""WordPiece for ASCII text: the ids that the tokenizer gives, from its vocabulary and a table of words in several pieces.
 
 Of what a static encoder does for a prompt, taking the text apart costs the most. BERT's rules for ASCII are short enough
-to be one regular expression, and most words of a prompt have been seen in another.
+to be one regular expression, and most words of a prompt are a token each.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from tokenizers import Tokenizer
 _WORDS = re.compile(r"[a-z0-9]+|[!-/:-@\[-`{-~]")
 # Its normaliser takes these out, which joins what stands on either side.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-# Words are kept in two generations of so many: when the young one is full it becomes the old one, whose words are forgotten
-# unless they were used again. A longer word is not kept.
-_MOST_WORDS = 50_000
+# Words of several pieces are kept in two generations of so many: when the young one is full it becomes the old one, whose
+# words are forgotten unless they were used again. A longer word is not kept.
+_MOST_WORDS = 5_000
 _LONGEST_WORD = 32
 # A text with more unknown words than this is left to the tokenizer, which is quicker with a whole text than word by word.
 _MOST_UNKNOWN = 64
@@ -29,6 +29,11 @@ class AsciiWordPiece:
     def __init__(self, tokenizer: Tokenizer, special: tuple[str, ...]) -> None:
         self._tokenizer = tokenizer
         self._special = special
+        # WordPiece takes the longest piece that fits first: a word of the vocabulary is one token.
+        vocabulary = tokenizer.get_vocab(with_added_tokens=False)
+        self._whole = {
+            word: number for word, number in vocabulary.items() if len(word) <= _LONGEST_WORD and _WORDS.fullmatch(word)
+        }
         self._young: dict[str, list[int]] = {}
         self._old: dict[str, list[int]] = {}
 
@@ -43,6 +48,7 @@ class AsciiWordPiece:
             and normalizer.get("lowercase") is True
             and normalizer.get("clean_text") is True
             and (rules.get("pre_tokenizer") or {}).get("type") == "BertPreTokenizer"
+            and rules["model"].get("max_input_chars_per_word", 0) >= _LONGEST_WORD
             and rules.get("post_processor") is None
             and not any(token["normalized"] for token in rules["added_tokens"])
         )
@@ -55,10 +61,14 @@ class AsciiWordPiece:
         """
         if not text.isascii() or any(token in text for token in self._special) or _CONTROL.search(text):
             return None
-        young = self._young
+        whole, young = self._whole, self._young
         unknown = 0
         ids: list[int] = []
         for word in _WORDS.findall(text.lower()):
+            one = whole.get(word)
+            if one is not None:
+                ids.append(one)
+                continue
             found = young.get(word)
             if found is None:
                 found = self._old.get(word)

@@ -11,6 +11,7 @@ import logging
 import sys
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,6 @@ from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
-from cachetools import LRUCache
 
 from serving.bundle.arrays import Floats32
 from serving.bundle.manifest import MANIFEST, BundleError, Manifest, open_bundle
@@ -34,8 +34,8 @@ _TIMED = "How long does it take to embed a prompt of about this length? " * 4
 _INLINE_SECONDS = 0.001
 # A refused bundle is tried again after so long, for what was wrong may have been the network.
 _TRY_AGAIN_SECONDS = 60.0
-# What an embedding takes in memory beside its numbers, about: the array, its key, and its place in the cache.
-_ENTRY = 500
+# What an embedding takes in memory beside its numbers, about: its key, and its place in the order of use.
+_ENTRY = 250
 _ENCODER_FILES = ("encoder.onnx", "tokenizer.json")
 
 Identity = tuple[object, ...]
@@ -51,27 +51,44 @@ class Reload:
 
 
 class Embeddings:
-    """Embeddings of recent texts, in at most `most_bytes`; the least recently used go. Keys are hashes: no text is held."""
+    """Embeddings of recent texts, in at most `most_bytes`; the least recently used go. Keys are hashes: no text is held.
+
+    The numbers are in one array, which goes back to the system as a whole: thousands of small ones, freed when a bundle
+    goes, would leave holes that nothing fits into.
+    """
 
     def __init__(self, most_bytes: int) -> None:
-        self._known: LRUCache[bytes, Floats32] = LRUCache(most_bytes, getsizeof=lambda one: one.nbytes + _ENTRY)
+        self._most_bytes = most_bytes
+        self._slots: OrderedDict[bytes, int] = OrderedDict()
+        self._rows: Floats32 | None = None
         self._lock = threading.Lock()
         self.hits = self.misses = 0
 
     def get(self, text: str) -> Floats32 | None:
         """(1, dim) or None."""
+        key = _hashed(text)
         with self._lock:
-            found: Floats32 | None = self._known.get(_hashed(text))
-        if found is None:
-            self.misses += 1
-        else:
+            slot = self._slots.get(key)
+            if slot is None or self._rows is None:
+                self.misses += 1
+                return None
+            self._slots.move_to_end(key)
             self.hits += 1
-        return found
+            return self._rows[slot : slot + 1].copy()  # another text may have the slot at the next call
 
     def put(self, text: str, embedding: Floats32) -> None:
+        """Keeps an embedding (1, dim); all have one dim."""
+        key = _hashed(text)
         with self._lock:
-            if embedding.nbytes + _ENTRY <= self._known.maxsize:
-                self._known[_hashed(text)] = embedding
+            if self._rows is None:
+                self._rows = np.empty((self._most_bytes // (embedding.nbytes + _ENTRY), embedding.shape[1]), np.float32)
+            if not len(self._rows):
+                return
+            slot = self._slots.pop(key, len(self._slots))
+            if slot == len(self._rows):
+                _, slot = self._slots.popitem(last=False)
+            self._rows[slot] = embedding[0]
+            self._slots[key] = slot
 
 
 def _hashed(text: str) -> bytes:
@@ -95,7 +112,7 @@ class Serving:
         """(n, dim), kept in the cache."""
         embeddings = self.router.encoder.encode(texts)
         for row, text in enumerate(texts):
-            self.embeddings.put(text, embeddings[row : row + 1].copy())  # a view would hold the whole batch
+            self.embeddings.put(text, embeddings[row : row + 1])
         return embeddings
 
     def same_encoder(self, other: Router) -> bool:
