@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from serving.bundle.arrays import Floats32
 from serving.bundle.request import BYTES_PER_TOKEN, head_and_tail
-from serving.bundle.wordpiece import AsciiWordPiece
+from serving.bundle.wordpiece import WordTable
 
 # Of a long text as many characters are looked at as the window has tokens, and half as many again: prose may run to more
 # than the estimate for a token, and an 8,000-token prompt is to cost no more to tokenise than a 1,000-token one.
@@ -44,7 +44,7 @@ class Encoder:
         self._tokenizer = Tokenizer.from_str(tokenizer.decode())
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self._words = AsciiWordPiece.of(self._tokenizer)
+        self._words = WordTable.of(self._tokenizer)
         self.max_tokens = max_tokens
         self.dim: int = self._session.get_outputs()[0].shape[1]
 

@@ -1,18 +1,21 @@
-"""WordPiece for ASCII text: the ids that the tokenizer gives, from its vocabulary and a table of words in several pieces.
+"""WordPiece: the ids that the tokenizer gives, from its vocabulary and a table of words in several pieces.
 
 Of what a static encoder does for a prompt, taking the text apart costs the most. BERT's rules for ASCII are short enough
-to be one regular expression, and most words of a prompt are a token each.
+to be one regular expression, and most words of a prompt are a token each. What has another character in it is left to the
+tokenizer, from one ASCII space to the next, and kept as a word is.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 
 from tokenizers import Tokenizer
 
 # BERT's pre-tokenizer on lower-cased ASCII: runs of letters and digits, and every other visible character by itself.
 _WORDS = re.compile(r"[a-z0-9]+|[!-/:-@\[-`{-~]")
+_PARTS = re.compile(r"[^ \t\n\r]+")
 # Its normaliser takes these out, which joins what stands on either side.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 # Words of several pieces are kept in two generations of so many: when the young one is full it becomes the old one, whose
@@ -23,8 +26,8 @@ _LONGEST_WORD = 32
 _MOST_UNKNOWN = 64
 
 
-class AsciiWordPiece:
-    """The token ids of ASCII texts under one BERT tokenizer that adds no tokens of its own. Safe to share between threads."""
+class WordTable:
+    """The token ids of texts under one BERT tokenizer that adds no tokens of its own. Safe to share between threads."""
 
     def __init__(self, tokenizer: Tokenizer, special: tuple[str, ...]) -> None:
         self._tokenizer = tokenizer
@@ -38,7 +41,7 @@ class AsciiWordPiece:
         self._old: dict[str, list[int]] = {}
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer) -> AsciiWordPiece | None:
+    def of(cls, tokenizer: Tokenizer) -> WordTable | None:
         """The table for a tokenizer; None for one with other rules than these."""
         rules = json.loads(tokenizer.to_str())
         normalizer = rules.get("normalizer") or {}
@@ -57,14 +60,14 @@ class AsciiWordPiece:
     def ids(self, text: str) -> list[int] | None:
         """The ids, or None where the text is not for this table.
 
-        That is one that is not ASCII, has control characters or a special token's text, or too many words that are new here.
+        That is one that has control characters or a special token's text, or too many words that are new here.
         """
-        if not text.isascii() or any(token in text for token in self._special) or _CONTROL.search(text):
+        if any(token in text for token in self._special) or _CONTROL.search(text):
             return None
         whole, young = self._whole, self._young
         unknown = 0
         ids: list[int] = []
-        for word in _WORDS.findall(text.lower()):
+        for word in _WORDS.findall(text.lower()) if text.isascii() else _words(text):
             one = whole.get(word)
             if one is not None:
                 ids.append(one)
@@ -88,3 +91,12 @@ class AsciiWordPiece:
         if len(young) >= _MOST_WORDS:
             self._young, self._old = {}, young
         self._young[word] = ids
+
+
+def _words(text: str) -> Iterator[str]:
+    """The words of a text that is not all ASCII; what is not ASCII between two spaces is one of them, as it stands."""
+    for part in _PARTS.findall(text):
+        if part.isascii():
+            yield from _WORDS.findall(part.lower())
+        else:
+            yield part

@@ -13,7 +13,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer, Whitespace
 
 from serving.bundle import wordpiece
-from serving.bundle.wordpiece import AsciiWordPiece
+from serving.bundle.wordpiece import WordTable
 
 VOCABULARY = (
     "[UNK]",
@@ -45,7 +45,7 @@ def made() -> Tokenizer:
 
 
 TOKENIZER = made()
-WORDS = AsciiWordPiece.of(TOKENIZER)
+WORDS = WordTable.of(TOKENIZER)
 
 
 def test_by_hand() -> None:
@@ -55,7 +55,7 @@ def test_by_hand() -> None:
     assert WORDS.ids("") == []
 
 
-@pytest.mark.parametrize("text", ["thé", "a\x00b", "a\x0bb", "a [CLS] b"])
+@pytest.mark.parametrize("text", ["a\x00b", "é\x00b", "a\x0bb", "a [CLS] b"])
 def test_what_it_leaves_to_the_tokenizer(text: str) -> None:
     assert WORDS is not None
     assert WORDS.ids(text) is None
@@ -68,8 +68,15 @@ def test_every_ascii_text_has_the_tokenizers_ids(text: str) -> None:
     assert found is None or found == TOKENIZER.encode(text).ids
 
 
+@given(st.text() | st.text("the cats_undo.12é́ñ猫Ⅻİ[CLS] \t\n\r\x85\u2028\u3000\u200b\ufffd"))
+def test_every_other_text_has_them_too(text: str) -> None:
+    assert WORDS is not None
+    found = WORDS.ids(text)
+    assert found is None or found == TOKENIZER.encode(text).ids
+
+
 def test_words_that_are_new_are_forgotten_first_and_many_of_them_are_left_to_the_tokenizer() -> None:
-    words = AsciiWordPiece.of(TOKENIZER)
+    words = WordTable.of(TOKENIZER)
     assert words is not None
     asked: list[str] = []
     words._tokenizer = SimpleNamespace(encode=lambda word: asked.append(word) or TOKENIZER.encode(word))
@@ -85,7 +92,7 @@ def test_words_that_are_new_are_forgotten_first_and_many_of_them_are_left_to_the
 
 def test_the_table_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wordpiece, "_MOST_WORDS", 100)
-    words = AsciiWordPiece.of(TOKENIZER)
+    words = WordTable.of(TOKENIZER)
     assert words is not None
     for number in range(1_000):
         words.ids(f"junk{number} the cats")
@@ -102,4 +109,4 @@ def test_a_tokenizer_of_other_rules_has_no_table(change: str) -> None:
         tokenizer.normalizer = BertNormalizer(lowercase=False)
     else:
         tokenizer.pre_tokenizer = Whitespace()
-    assert AsciiWordPiece.of(tokenizer) is None
+    assert WordTable.of(tokenizer) is None
