@@ -36,10 +36,11 @@ from serving.store.feedback import Feedback
 # No batch may be longer, whatever ROUTER_MAX_BATCH says: it is refused before anything in it is looked at.
 MOST_IN_A_BATCH = 4_096
 
-# Of so many unknown fields, none of them longer, the name is looked at.
+# Of so many unknown fields, none of them longer, the name is looked at; of as many again that may be about privacy.
 _MOST_LOOKED_AT, _LONGEST_LOOKED_AT = 32, 40
 # Where a slip would keep or send what may not be kept or sent, it is refused and not only told.
-_OF_PRIVACY = frozenset({"privacy", "zero_retention", "self_hosted", "no_training"})
+_OF_PRIVACY = frozenset({"privacy", "zero_retention", "self_hosted", "no_training", "zdr"})
+_PRIVATE_INITIALS = frozenset(name[0] for name in _OF_PRIVACY)
 
 _PROMPT: JsonDict = {
     "prompt": "Summarise this ticket in one line: the invoice of May was charged twice.",
@@ -81,7 +82,7 @@ _NO_DEMANDS = Privacy()
 def _in_privacy(value: Any) -> None:
     """A demand that is not where it is looked for would be ignored like any unknown field, and the prompt be kept."""
     if value is not None:
-        raise PydanticCustomError("misplaced", "this goes into privacy: {...}, where alone it is looked for")
+        raise PydanticCustomError("misplaced", "this goes into privacy (zdr: into provider), where alone it is looked for")
 
 
 # In no schema: a demand on privacy that stands beside `privacy`, not in it.
@@ -160,6 +161,12 @@ class RouteBody(BaseModel):
     self_hosted: InPrivacy = None
     no_training: InPrivacy = None
     regions: InPrivacy = None
+    zdr: InPrivacy = None
+    provider: Any = Field(
+        default=None,
+        description="OpenRouter's provider preferences. Of them `zdr: true` and `data_collection: deny` are demands here, too: "
+        "`zero_retention` and `no_training`.",
+    )
 
     @model_validator(mode="after")
     def _one_of_prompt_and_messages(self) -> Self:
@@ -186,8 +193,10 @@ class RouteBody(BaseModel):
     @cached_property
     def slips(self) -> list[tuple[str, str]]:
         """Unknown fields, a few of them, each with the field that it is spelt nearly like."""
-        unknown = islice(self.__pydantic_extra__ or (), _MOST_LOOKED_AT)
-        told = [(name, resembling(name, _fields())) for name in unknown if len(name) <= _LONGEST_LOOKED_AT]
+        unknown = [name for name in self.__pydantic_extra__ or () if len(name) <= _LONGEST_LOOKED_AT]
+        private = (name for name in unknown if name[:1].lower() in _PRIVATE_INITIALS)
+        names = dict.fromkeys((*unknown[:_MOST_LOOKED_AT], *islice(private, _MOST_LOOKED_AT)))
+        told = [(name, resembling(name, _fields())) for name in names]
         return [(name, meant) for name, meant in told if meant]
 
     @property
@@ -228,13 +237,14 @@ class RouteBody(BaseModel):
     def policy(self) -> Policy:
         """What the caller asks of the decision."""
         privacy = self.privacy or _NO_DEMANDS
+        provider = self.provider if isinstance(self.provider, dict) else {}
         return Policy(
             allow=(tuple(self.allow),) if self.allow else (),
             deny=tuple(self.deny or ()),
             requires=frozenset(self.requires or ()),
-            zero_retention=privacy.zero_retention,
+            zero_retention=privacy.zero_retention or provider.get("zdr") is True,
             self_hosted=privacy.self_hosted,
-            no_training=privacy.no_training,
+            no_training=privacy.no_training or provider.get("data_collection") == "deny",
             regions=(frozenset(privacy.regions),) if privacy.regions else (),
             max_cost_usd=self.max_cost_usd,
             max_latency_ms=self.max_latency_ms,

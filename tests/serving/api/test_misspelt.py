@@ -60,6 +60,33 @@ def test_not_many_and_no_long_names_are_looked_at() -> None:
     assert RouteBody.model_validate({"prompt": "x", "quality_target" + "_" * 10**6: 1}).misspelt == ()
 
 
+def test_a_slip_about_privacy_is_found_behind_many_other_names() -> None:
+    with pytest.raises(ValidationError, match="did you mean zero_retention"):
+        RouteBody.model_validate({"prompt": "x", **{f"a{n}": n for n in range(10_000)}, "zero_retenton": True})
+
+
+@pytest.mark.parametrize(
+    ("provider", "demanded"),
+    [
+        ({"zdr": True}, (True, False)),
+        ({"data_collection": "deny"}, (False, True)),
+        ({"zdr": True, "data_collection": "deny", "order": ["a"]}, (True, True)),
+        ({"zdr": False, "data_collection": "allow"}, (False, False)),
+        ({"zdr": "yes"}, (False, False)),
+        ("azure", (False, False)),
+        (None, (False, False)),
+    ],
+)
+def test_what_openrouter_is_asked_of_privacy_is_asked_here(provider: object, demanded: tuple[bool, bool]) -> None:
+    policy = RouteBody.model_validate({"prompt": "x", "provider": provider}).policy()
+    assert (policy.zero_retention, policy.no_training) == demanded
+
+
+def test_a_demand_beside_the_object_that_it_belongs_in_is_refused() -> None:
+    with pytest.raises(ValidationError, match="zdr: into provider"):
+        RouteBody.model_validate({"prompt": "x", "zdr": True})
+
+
 def test_the_answer_says_it(tmp_path: Path) -> None:
     with TestClient(create_app(Settings(bundle=str(fake_bundle.build(tmp_path))))) as client:
         told = ["quality_traget: did you mean quality_target?"]
