@@ -82,7 +82,7 @@ _NO_DEMANDS = Privacy()
 def _in_privacy(value: Any) -> None:
     """A demand that is not where it is looked for would be ignored like any unknown field, and the prompt be kept."""
     if value is not None:
-        raise PydanticCustomError("misplaced", "this goes into privacy (zdr: into provider), where alone it is looked for")
+        raise PydanticCustomError("misplaced", "this goes into privacy: {...} (zdr into provider: {...}), where alone it is looked for")
 
 
 # In no schema: a demand on privacy that stands beside `privacy`, not in it.

@@ -83,7 +83,7 @@ def test_what_openrouter_is_asked_of_privacy_is_asked_here(provider: object, dem
 
 
 def test_a_demand_beside_the_object_that_it_belongs_in_is_refused() -> None:
-    with pytest.raises(ValidationError, match="zdr: into provider"):
+    with pytest.raises(ValidationError, match="zdr into provider"):
         RouteBody.model_validate({"prompt": "x", "zdr": True})
 
 
