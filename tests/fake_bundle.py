@@ -201,6 +201,10 @@ def _head() -> onnx.ModelProto:
         helper.make_node("Sum", ["from_text", "from_features", "base"], ["logits"]),
         helper.make_node("Sigmoid", ["logits"], ["acceptable"]),
         helper.make_node("Identity", ["acceptable"], ["quality"]),
+        helper.make_node("Sub", ["one", "acceptable"], ["failing"]),
+        helper.make_node("Gather", ["acceptable", "reference"], ["best"], axis=1),
+        helper.make_node("Mul", ["failing", "best"], ["broken"]),
+        helper.make_node("Mul", ["broken", "other_row"], ["violation"]),
         helper.make_node("MatMul", ["features", "zero"], ["nothing"]),
         *(
             helper.make_node("Add", ["nothing", f"{name}_row"], [name])
@@ -210,12 +214,15 @@ def _head() -> onnx.ModelProto:
     rows = {
         "base": BASE,
         "one": (1.0,),
+        "other_row": tuple(float(one.name != LARGE) for one in CANDIDATES),
         "output_tokens_row": OUTPUT_TOKENS,
         "logged_cost_usd_row": LOGGED_COST,
         "latency_ms_row": LATENCY_MS,
         "latency_p95_ms_row": tuple(3 * value for value in LATENCY_MS),
     }
     constants = {name: np.array(row, dtype=np.float32) for name, row in rows.items()}
+    reference = [one.name for one in CANDIDATES].index(LARGE)
+    constants |= {"reference": np.array([reference], dtype=np.int64)}
     constants |= {"by_embedding": by_embedding, "by_feature": by_feature, "zero": zero}
     inputs = [
         helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", DIM]),

@@ -27,6 +27,7 @@ def untouched(data: DataSet, run: Trial) -> CalibrationData:
     inputs, labels = data.inputs.take(held), data.prepared.labels[held]
     return CalibrationData(
         acceptable=run.learned.acceptable.predict(inputs),
+        violation=run.learned.violations(inputs),
         expected_cost=run.learned.costs.cost_usd(inputs),
         labels=labels,
         cost=matrix.cost_usd[held],
@@ -53,7 +54,7 @@ def point(held: CalibrationData, run: Trial, params: Params, target: float) -> O
 
 def setting(certified: OperatingPoint, reference: int) -> Setting:
     """How the point decides."""
-    return Setting(certified.knob, guard=reference, always=reference if certified.always is not None else None)
+    return Setting(certified.knob, guarded=True, always=reference if certified.always is not None else None)
 
 
 def certificates(
@@ -69,7 +70,7 @@ def certificates(
         certified = point(held.take(half), run, params, target)
         rest = ~half
         checked = held.take(rest)
-        columns = setting(certified, reference).choose(checked.acceptable, checked.expected_cost)
+        columns = setting(certified, reference).choose(checked.acceptable, checked.violation, checked.expected_cost)
         spent = checked.cost[np.arange(len(checked)), columns]
         broken = violations(checked.labels, columns, reference)
         found.append(
@@ -101,7 +102,7 @@ def conversations(
         row = {}
         for name, known in (("clustered", groups), ("independent", np.arange(len(rows)))):
             certified = point(replace(drawn, groups=known), run, params, target)
-            columns = setting(certified, reference).choose(held.acceptable, held.expected_cost)
+            columns = setting(certified, reference).choose(held.acceptable, held.violation, held.expected_cost)
             spent = held.cost[np.arange(len(held)), columns]
             rate = float(violations(held.labels, columns, reference).mean())
             row[f"{name}_exceeded"] = float(rate > 1.0 - target)

@@ -23,9 +23,10 @@ from training.evaluate.evaluation import Confidence
 from training.evaluate.splits import Tested
 from training.learn.encode import encode
 from training.learn.estimators.tables import AdditiveTable
-from training.learn.learn import Learned, Pair, learn
+from training.learn.heads.pair import Pair
+from training.learn.heads.select import Head
+from training.learn.learn import Learned, learn
 from training.learn.prepare import Prepared, prepare
-from training.learn.select import Head
 from training.learn.training_data import TrainingData
 from training.logs.sources.reading import read
 from training.measure import metrics

@@ -7,9 +7,9 @@ sent as it is) and strictly in the fields that are used. An unknown field that i
 from __future__ import annotations
 
 import json
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import islice
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, LiteralString, Self
 
 from pydantic import (
     AfterValidator,
@@ -35,7 +35,6 @@ from serving.store.feedback import Feedback
 
 # No batch may be longer, whatever ROUTER_MAX_BATCH says: it is refused before anything in it is looked at.
 MOST_IN_A_BATCH = 4_096
-
 # Of so many unknown fields, none of them longer, the name is looked at; of as many again that may be about privacy.
 _MOST_LOOKED_AT, _LONGEST_LOOKED_AT = 32, 40
 # Where a slip would keep or send what may not be kept or sent, it is refused and not only told.
@@ -63,6 +62,12 @@ Globs = Annotated[list[Annotated[str, Field(min_length=1, max_length=128)]], Fie
 Tokens = Annotated[int, Field(ge=1, le=1_000_000_000)]
 
 
+def _refused(field: str, kind: LiteralString, message: LiteralString, **said: str) -> ValidationError:
+    """An error about one field: one of the model as a whole would have no field to name."""
+    located = InitErrorDetails(type=PydanticCustomError(kind, message, said), loc=(field,), input=None)
+    return ValidationError.from_exception_data("body", [located], hide_input=True)
+
+
 class Privacy(BaseModel):
     """Demands on where a request may go. What the catalogue does not say of a candidate counts as no."""
 
@@ -82,7 +87,9 @@ _NO_DEMANDS = Privacy()
 def _in_privacy(value: Any) -> None:
     """A demand that is not where it is looked for would be ignored like any unknown field, and the prompt be kept."""
     if value is not None:
-        raise PydanticCustomError("misplaced", "this goes into privacy: {...} (zdr into provider: {...}), where alone it is looked for")
+        raise PydanticCustomError(
+            "misplaced", "this goes into privacy: {...} (zdr into provider: {...}), where alone it is looked for"
+        )
 
 
 # In no schema: a demand on privacy that stands beside `privacy`, not in it.
@@ -163,31 +170,23 @@ class RouteBody(BaseModel):
     regions: InPrivacy = None
     zdr: InPrivacy = None
     provider: Any = Field(
-        default=None,
-        description="OpenRouter's provider preferences. Of them `zdr: true` and `data_collection: deny` are demands here, too: "
-        "`zero_retention` and `no_training`.",
+        default=None, description="OpenRouter's: `zdr` is `zero_retention`, `data_collection: deny` is `no_training`."
     )
 
     @model_validator(mode="after")
     def _one_of_prompt_and_messages(self) -> Self:
         if (self.prompt is None) == (self.messages is None):
             arrived = "neither" if self.prompt is None else "both"
-            # An error of the model as a whole has no field to name, one that is located does.
-            message = "give exactly one of prompt and messages; {arrived} arrived{misspelt}"
             misspelt = "".join(f" ({one})" for one in self.misspelt)
-            error = PydanticCustomError("one_of", message, {"arrived": arrived, "misspelt": misspelt})
-            located = InitErrorDetails(type=error, loc=("prompt",), input=None)
-            raise ValidationError.from_exception_data("RouteBody", [located], hide_input=True)
+            message = "give exactly one of prompt and messages; {arrived} arrived{misspelt}"
+            raise _refused("prompt", "one_of", message, arrived=arrived, misspelt=misspelt)
         for name, meant in self.slips:
             asked = (self.__pydantic_extra__ or {})[name]
             if meant in _OF_PRIVACY and asked is not None and asked is not False:
-                error = PydanticCustomError("misspelt", "nothing reads this; did you mean {meant}?", {"meant": meant})
-                located = InitErrorDetails(type=error, loc=(name,), input=None)
-                raise ValidationError.from_exception_data("RouteBody", [located], hide_input=True)
+                raise _refused(name, "misspelt", "nothing reads this; did you mean {meant}?", meant=meant)
         if self.quality_target is not None and self.cost_quality is not None:
-            error = PydanticCustomError("one_of", "give at most one of quality_target and cost_quality; both arrived")
-            located = InitErrorDetails(type=error, loc=("cost_quality",), input=None)
-            raise ValidationError.from_exception_data("RouteBody", [located], hide_input=True)
+            message = "give at most one of quality_target and cost_quality; both arrived"
+            raise _refused("cost_quality", "one_of", message)
         return self
 
     @cached_property
@@ -196,7 +195,7 @@ class RouteBody(BaseModel):
         unknown = [name for name in self.__pydantic_extra__ or () if len(name) <= _LONGEST_LOOKED_AT]
         private = (name for name in unknown if name[:1].lower() in _PRIVATE_INITIALS)
         names = dict.fromkeys((*unknown[:_MOST_LOOKED_AT], *islice(private, _MOST_LOOKED_AT)))
-        told = [(name, resembling(name, _fields())) for name in names]
+        told = [(name, resembling(name, _FIELDS)) for name in names]
         return [(name, meant) for name, meant in told if meant]
 
     @property
@@ -254,9 +253,7 @@ class RouteBody(BaseModel):
         )
 
 
-@cache
-def _fields() -> tuple[str, ...]:
-    return tuple(RouteBody.model_fields)
+_FIELDS = tuple(RouteBody.model_fields)
 
 
 class BatchBody(BaseModel):
@@ -297,9 +294,7 @@ class FeedbackBody(BaseModel):
     @model_validator(mode="after")
     def _one_judgement(self) -> Self:
         if self.quality is not None and self.accepted is not None:
-            error = PydanticCustomError("one_of", "give at most one of quality and accepted; both arrived")
-            located = InitErrorDetails(type=error, loc=("accepted",), input=None)
-            raise ValidationError.from_exception_data("FeedbackBody", [located], hide_input=True)
+            raise _refused("accepted", "one_of", "give at most one of quality and accepted; both arrived")
         return self
 
     def feedback(self) -> Feedback:

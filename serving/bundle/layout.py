@@ -8,7 +8,15 @@ from serving.bundle.arrays import Floats32
 
 ESTIMATES = "estimates"
 # The first columns: of each of these as many as there are candidates.
-BY_CANDIDATE = ("acceptable", "quality", "output_tokens", "logged_cost_usd", "latency_ms", "latency_p95_ms")
+BY_CANDIDATE = (
+    "acceptable",
+    "quality",
+    "violation",
+    "output_tokens",
+    "logged_cost_usd",
+    "latency_ms",
+    "latency_p95_ms",
+)
 # Behind them the cosine similarity to the centres of the training prompts' clusters.
 NEARNESS = "nearness"
 # And in the last column how far from the training prompts as a whole, in units of how far these are on average.

@@ -16,7 +16,7 @@ from serving.bundle.atomic_write import written_whole
 from serving.bundle.catalogue import Candidate
 
 # Raise it when a bundle written before can no longer be read by this code, or the other way round.
-FORMAT_VERSION = 7
+FORMAT_VERSION = 8
 MANIFEST = "manifest.json"
 # What serving reads beside the manifest; a bundle may hold more (a report, a card).
 REQUIRED_FILES = ("encoder.onnx", "head.onnx", "tokenizer.json")
@@ -131,8 +131,8 @@ class Certificate(_Frozen):
 class OperatingPoint(_Frozen):
     """A knob value and what it gave on the calibration data.
 
-    `guard` names the candidate against which the knob counts failures (`serving.decide.value.guarded`); `always` one that is
-    used for every request instead of a knob. Quality is the share of acceptable answers, saving is relative to sending
+    `guard` names the candidate against which the knob counts failures, the reference; `always` one that is used for every
+    request instead of a knob. Quality is the share of acceptable answers, saving is relative to sending
     everything to the reference candidate. `explore` is the share of requests that may go elsewhere to learn: the certificate
     has paid for it, its bound and this share together being at most alpha.
     """
@@ -198,6 +198,10 @@ class Manifest(_Frozen):
         named = {name for point in self.operating_points for name in (point.always, point.guard) if name is not None}
         if unknown := ({self.reference} | named) - names:
             raise ValueError(f"{sorted(unknown)} is no candidate; the candidates are {sorted(names)}")
+        if guards := {point.guard for point in self.operating_points} - {None, self.reference}:
+            raise ValueError(
+                f"{sorted(map(str, guards))} is a point's guard; it can only be the reference, {self.reference}"
+            )
         points = [point.name for point in self.operating_points]
         if self.default_point not in points:
             raise ValueError(f"default_point {self.default_point!r} is no operating point; these are {points}")

@@ -35,12 +35,14 @@ class Estimates:
     """What is expected of each candidate on each request; every array is (n, m), columns as `Router.candidates`.
 
     `acceptable` is the calibrated P(quality >= threshold), `quality` the expected quality (the same array where logged
-    quality is 0/1), cost in USD, latency and its 95th percentile in milliseconds (NaN where no latency was logged).
+    quality is 0/1), `violation` the chance that the candidate fails where the reference would not have, cost in USD, latency
+    and its 95th percentile in milliseconds (NaN where no latency was logged).
     `nearness` (n, clusters) is the similarity to the centres of the training prompts, `novelty` (n, 1) the distance to all.
     """
 
     acceptable: Floats32
     quality: Floats32
+    violation: Floats32
     cost_usd: Floats
     latency_ms: Floats32
     latency_p95_ms: Floats32

@@ -123,6 +123,7 @@ class Engine:
         return Estimates(
             acceptable=nan,
             quality=nan,
+            violation=nan,
             cost_usd=self._pricing.usual(request.said, output)[None],
             latency_ms=nan,
             latency_p95_ms=np.array([p95], dtype=np.float32),
@@ -170,7 +171,8 @@ class Engine:
             choice = self._choose(weighed, None, eligible)._replace(reason=without)
             return self._decision(seen, limit, rules, choice, 0.0, None, None)
         point = self.operating_point(policy)
-        weighed = self._weighed(seen, policy, situation, point, estimates.of(self._objective(policy))[row], limit)
+        estimated = estimates.of(self._objective(policy))[row], estimates.violation[row]
+        weighed = self._weighed(seen, policy, situation, point, estimated, limit)
         choice = self._choose(weighed, point, eligible)
         certificate = self._certificate(choice, weighed, plain, point, request.request.workflow)
         return self._decision(seen, limit, rules, choice, weighed.setting.knob + situation.pace, point, certificate)
@@ -193,15 +195,15 @@ class Engine:
         policy: Policy,
         situation: Situation,
         point: OperatingPoint | None,
-        estimated: Floats32,
+        estimated: tuple[Floats32, Floats32],
         limit: list[float],
     ) -> _Weighed:
         setting = self._settings[point.name] if point is not None else Setting(self._knob(policy))
         if setting.always is not None:
             # what a budget's pace weighs cost against is the harm to that candidate's answers
-            setting = replace(setting, guard=setting.always)
-        value = estimated.astype(np.float64)
-        worth: list[float] = setting.worth(value[None])[0].tolist()
+            setting = replace(setting, guarded=True)
+        value, violation = (one.astype(np.float64) for one in estimated)
+        worth: list[float] = setting.worth(value, violation).tolist()
         return _Weighed(
             policy, situation, setting, value.tolist(), worth, seen.cost, limit, seen.confidence, seen.novelty
         )

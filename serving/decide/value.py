@@ -43,19 +43,6 @@ def dominating(value: Sequence[float], cost_usd: Sequence[float], column: int, a
     return [one for one in among if value[one] > value[column] and cost_usd[one] < cost_usd[column]]
 
 
-def guarded(value: AnyFloats, guard: int) -> AnyFloats:
-    """What choosing each candidate instead of column `guard` is expected to break, as a value to maximise: <= 0.
-
-    With p the P(acceptable) in `value` (n, m), it is -P(the candidate fails and the guard would not have), taken as
-    -(1 - p) p_guard, which treats the two as independent given the request; 0 for the guard itself. A knob that weighs
-    this against cost is the Lagrangian of "least cost for a violation rate", which is what a certificate is about: what a
-    candidate does where the guard would have failed as well is worth nothing to it.
-    """
-    broken: AnyFloats = (value - 1.0) * value[:, guard : guard + 1]
-    broken[:, guard] = 0.0
-    return broken
-
-
 def knob_for(cost_quality: float, knobs: Sequence[float]) -> float:
     """The knob at `cost_quality` from 0 (the cheapest) to 10 (quality alone), by its place in the bundle's sweep.
 
@@ -74,12 +61,14 @@ def knob_for(cost_quality: float, knobs: Sequence[float]) -> float:
 class Setting:
     """How one operating point decides; candidates are columns.
 
-    By the knob, on the value as it is or, with a `guard`, on `guarded(value, guard)`; with `always`, one column whatever
-    the request.
+    By the knob, on the value as it is or, where it is `guarded`, on what choosing a candidate breaks: minus the chance that it
+    fails where the reference would not have. A knob that weighs this against cost is the Lagrangian of "least cost for a
+    violation rate", which is what a certificate is about: what a candidate does where the reference would have failed as well
+    is worth nothing to it. With `always`, one column whatever the request.
     """
 
     knob: float
-    guard: int | None = None
+    guarded: bool = False
     always: int | None = None
 
     @classmethod
@@ -88,19 +77,19 @@ class Setting:
         columns = {candidate.name: column for column, candidate in enumerate(manifest.candidates)}
         return cls(
             point.knob,
-            guard=None if point.guard is None else columns[point.guard],
+            guarded=point.guard is not None,
             always=None if point.always is None else columns[point.always],
         )
 
-    def worth(self, value: AnyFloats) -> AnyFloats:
-        """(n, m) what the knob weighs against cost."""
-        return value if self.guard is None else guarded(value, self.guard)
+    def worth(self, value: AnyFloats, violation: AnyFloats) -> AnyFloats:
+        """What the knob weighs against cost, of the shape of both."""
+        return -violation if self.guarded else value
 
-    def choose(self, value: AnyFloats, cost_usd: AnyFloats) -> Columns:
-        """(n,) the chosen columns, no rule applied; `value` and `cost_usd` (n, m)."""
+    def choose(self, value: AnyFloats, violation: AnyFloats, cost_usd: AnyFloats) -> Columns:
+        """(n,) the chosen columns, no rule applied; `value`, `violation` and `cost_usd` (n, m)."""
         if self.always is not None:
             return np.full(len(value), self.always, dtype=np.intp)
-        return choose(self.worth(value), cost_usd, self.knob)
+        return choose(self.worth(value, violation), cost_usd, self.knob)
 
 
 def rank(value: Sequence[float], cost_usd: Sequence[float], knob: float, eligible: Sequence[int]) -> list[int]:

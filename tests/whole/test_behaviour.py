@@ -35,7 +35,10 @@ def test_case_and_white_space_flip_no_choice_but_one_between_equals(router: Rout
         asked = [prompt, "  " + prompt.replace(" ", "  ") + "\n", prompt.lower()]
         plain, *reworded = (router.route(RouteRequest(prompt=one, workflow=workflow)).candidate for one in asked)
         estimates = router.estimate([RouteRequest(prompt=prompt, workflow=workflow)])
-        worth = setting.worth(estimates.acceptable.astype(np.float64)) - setting.knob * estimates.cost_usd
+        worth = (
+            setting.worth(estimates.acceptable, estimates.violation).astype(np.float64)
+            - setting.knob * estimates.cost_usd
+        )
         for other in reworded:
             flips += other != plain
             lost = worth[0, router.candidates.index(plain)] - worth[0, router.candidates.index(other)]

@@ -43,10 +43,10 @@ def test_every_room_imports_only_rooms_below_it() -> None:
 @pytest.mark.parametrize(
     ("file", "line"),
     [
-        ("training/measure/metrics.py", "from training.learn import select"),
+        ("training/measure/metrics.py", "from training.learn import learn"),
         ("training/logs/cells.py", "import training.cli.main"),
         ("training/quality/scores.py", "from training.prices import catalogue"),
-        ("training/learn/select.py", "from serving.runtime import pipeline"),
+        ("training/learn/heads/select.py", "from serving.runtime import pipeline"),
         ("serving/decide/policy.py", "from serving.store import engine"),
         ("serving/bundle/manifest.py", "from training import config"),
     ],

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.bundle.arrays import Bools, Floats
+from serving.bundle.arrays import Bools
 from serving.bundle.manifest import OperatingPoint
+from serving.decide.decision import Estimates
 from serving.decide.router import Router
 from training.certify.evidence import CalibrationData
 from training.certify.operating import operating_points
@@ -46,10 +47,11 @@ def calibration_data(
     """
     rows = rows & of_known_workflow(prepared.matrix.workflow, prepared.workflows)
     part = prepared.matrix.take(rows)
-    estimate, expected = served_estimate(router, inputs, rows)
+    served = served_estimates(router, inputs, rows)
     return CalibrationData(
-        acceptable=estimate,
-        expected_cost=expected,
+        acceptable=served.acceptable.astype(np.float64),
+        violation=served.violation.astype(np.float64),
+        expected_cost=served.cost_usd,
         labels=prepared.labels[rows],
         cost=part.cost_usd,
         propensity=learned.propensity[rows],
@@ -67,7 +69,6 @@ def of_known_workflow(workflow: NDArray[np.object_], known: Sequence[str]) -> Bo
     return np.fromiter((name in names for name in workflow), np.bool_, len(workflow))
 
 
-def served_estimate(router: Router, inputs: Inputs, rows: Bools) -> tuple[Floats, Floats]:
-    """What the objective is about, and the expected cost, both (n, m), of the requests `rows`, by the served graph."""
-    estimates = router.estimate_embedded(inputs.embedding[rows], inputs.sent[rows], inputs.counted[rows])
-    return estimates.of(router.manifest.objective).astype(np.float64), estimates.cost_usd
+def served_estimates(router: Router, inputs: Inputs, rows: Bools) -> Estimates:
+    """What the served graph expects of the requests `rows`."""
+    return router.estimate_embedded(inputs.embedding[rows], inputs.sent[rows], inputs.counted[rows])

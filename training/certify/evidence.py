@@ -26,11 +26,12 @@ _NOTHING = 1e9
 class CalibrationData:
     """The calibration requests: what is expected of the candidates on them, and what is known to have come of it.
 
-    `acceptable` and `expected_cost` (n, m) are the served estimates. `labels`, `cost` and `propensity` (n, m) are observed,
-    NaN elsewhere; `complete` (n,) marks requests with every outcome known, `groups` (n,) conversations.
+    `acceptable`, `violation` and `expected_cost` (n, m) are the served estimates. `labels`, `cost` and `propensity` (n, m) are
+    observed, NaN elsewhere; `complete` (n,) marks requests with every outcome known, `groups` (n,) conversations.
     """
 
     acceptable: Floats
+    violation: Floats
     expected_cost: Floats
     labels: Floats
     cost: Floats
@@ -146,20 +147,20 @@ def evidence(data: CalibrationData, stands_for: Traffic, setting: Setting, refer
     for is what promises the lowest bound by the served estimates, before any label is read: each side's mean is of the same
     traffic, so that every mixture of the two is valid.
     """
-    columns = setting.choose(data.acceptable, data.expected_cost)
+    columns = setting.choose(data.acceptable, data.violation, data.expected_cost)
     rows = np.arange(len(columns))
     same = columns == reference  # the reference cannot be violated by itself, seen or not
     weights = importance_weights(np.isfinite(data.labels), data.propensity, columns, clip=np.inf)
     weights = np.where(same, 1.0, weights)
     broken = (data.labels[rows, columns] == 0) & (data.labels[:, reference] != 0) & ~same
-    mix = _mix(data, columns, weights, same, reference, delta)
+    mix = _mix(data, columns, weights, same, delta)
     shares = _mixed(data, stands_for, mix)
     exact = bool(data.complete[shares > 0].all()) and bool((data.propensity[shares > 0] == 1.0).all())
     exact = exact and len(np.unique(shares[shares > 0])) <= 1
     return Evidence(columns, broken.astype(np.float64), weights, shares, data.groups, exact)
 
 
-def _mix(data: CalibrationData, columns: Columns, weights: Floats, same: Bools, reference: int, delta: float) -> float:
+def _mix(data: CalibrationData, columns: Columns, weights: Floats, same: Bools, delta: float) -> float:
     """How much of all the complete requests count for, from 0 to 1: what promises the lowest bound.
 
     The promise is the expected rate, one more failure, and as many standard errors as the confidence takes.
@@ -167,8 +168,9 @@ def _mix(data: CalibrationData, columns: Columns, weights: Floats, same: Bools, 
     sides = _sides(data)
     if not (sides[0].any() and sides[1].any()):
         return float(sides[0].any())
-    failing = np.where(same, 0.0, 1.0 - np.clip(data.acceptable[np.arange(len(columns)), columns], 0.0, 1.0))
-    breaking = failing * np.clip(data.acceptable[:, reference], 0.0, 1.0)
+    rows = np.arange(len(columns))
+    failing = np.where(same, 0.0, 1.0 - np.clip(data.acceptable[rows, columns], 0.0, 1.0))
+    breaking = data.violation[rows, columns]
     rates = (float(breaking.mean()), float(failing.mean()))
     promises = [_promise(weights[side & ~same], max(rate, 1e-6)) for side, rate in zip(sides, rates, strict=True)]
     counts = [int(side.sum()) for side in sides]

@@ -71,7 +71,7 @@ def operating_points(
     Of each target's alpha the share `explore` is set aside for requests that are sent elsewhere to learn, each of which adds
     at most its own probability to the rate of violations: knobs are tested at the rest of alpha.
 
-    Each knob weighs cost against the expected violation itself, with the reference as guard (`policy.guarded`): at knob 0
+    Each knob weighs cost against the expected violation itself, with the reference as guard (`Setting.guarded`): at knob 0
     every request goes to the reference, which violates nothing, and each step up gives away the violations that save most.
     Knobs are tested in rising order, from the most conservative on, and testing stops at the first whose bound is above
     alpha: this fixed sequence needs no correction for having tested many (Learn-then-Test, Angelopoulos et al. 2021).
@@ -86,7 +86,7 @@ def operating_points(
     stands_for = traffic(used)
     tested = []
     for knob in sorted(knobs.tolist()):
-        setting = Setting(knob, guard=reference)
+        setting = Setting(knob, guarded=True)
         seen = evidence(used, stands_for, setting, reference, delta)
         tested.append(_Tested(setting, seen, seen.bound(delta)))
     # The propensity is that of a judged attempt, so an attempt that nobody judged counts for neither.

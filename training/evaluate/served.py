@@ -13,7 +13,7 @@ from serving.bundle.manifest import Bundle, Manifest, Objective
 from serving.decide.decision import Estimates
 from serving.decide.router import Router
 from serving.decide.value import Setting
-from training.certify.certify import calibration_data, served_estimate
+from training.certify.certify import calibration_data, served_estimates
 from training.certify.operating import violation_bound
 from training.config import Params
 from training.dataset.fingerprints import seen_by
@@ -237,13 +237,14 @@ def _rivals(
     contenders = []
     if not inputs.derived:  # else there are no tags to withhold
         named, withheld = f"{ROUTER}, tags withheld", inputs.untagged()
-        estimate, tuned_on = (served_estimate(router, withheld, rows) for rows in (tested, tuning))
+        bare = [served_estimates(router, withheld, rows) for rows in (tested, tuning)]
+        estimate, tuned_on = ((one.of(router.manifest.objective).astype(np.float64), one.cost_usd) for one in bare)
         contenders.append(Contender(named, estimate, tuned_on))
     contenders += learned_baselines(
         learned.data,
         params,
         (inputs.take(tested), expected_cost),
-        (inputs.take(tuning), served_estimate(router, inputs, tuning)[1]),
+        (inputs.take(tuning), served_estimates(router, inputs, tuning).cost_usd),
     )
     if truth is not None:
         known, tuned = (truth.of(matrix.request_id[rows], matrix.candidates) for rows in (tested, tuning))

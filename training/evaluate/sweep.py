@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.bundle.arrays import Columns, Floats
-from serving.decide.value import Setting
+from serving.decide.value import choose
 from training.dataset.matrix import workflow_names
 from training.evaluate.evaluation import ORACLE, ROUTER, Line, WorkflowLine
 from training.measure.frontier import Frontier, Singles, bootstrap_aiq, bootstrap_weights, frontier, singles
@@ -109,11 +109,8 @@ def _at_operating_point(contender: Contender, data: Contest) -> tuple[Floats, Fl
     share of the reference's mean quality on the same calibration requests, which is easier than being certified; the
     oracle sees the outcomes there too.
     """
-    rows = np.arange(len(data.test))
-    if contender.calibration is None:
-        columns = data.served
-    else:
-        columns = Setting(_knob(contender.calibration, data)).choose(*contender.test)
+    rows, tuned_on = np.arange(len(data.test)), contender.calibration
+    columns = data.served if tuned_on is None else choose(*contender.test, _knob(tuned_on, data))
     return data.test.quality[rows, columns], data.test.cost_usd[rows, columns]
 
 

@@ -12,8 +12,8 @@ from training.dataset.encoders import EncoderFiles
 from training.dataset.inputs import Inputs, Progress, encode_with, silent
 from training.dataset.kinds import find_kinds
 from training.learn.estimators.linear import LowRankResidual
+from training.learn.heads.select import out_of_fold, out_of_fold_aiq
 from training.learn.prepare import Prepared
-from training.learn.select import out_of_fold, out_of_fold_aiq
 from training.learn.training_data import propensities, training_data
 
 

@@ -16,9 +16,11 @@ from training.dataset.inputs import Inputs
 from training.dataset.kinds import Kinds
 from training.errors import TrainingError
 from training.learn.costs import to_onnx
-from training.learn.learn import Learned, Pair
+from training.learn.heads.pair import Pair
+from training.learn.heads.select import Head
+from training.learn.heads.violation import others
+from training.learn.learn import Learned
 from training.learn.onnx_graph import Graph
-from training.learn.select import Head
 
 
 class ParityError(TrainingError):
@@ -32,6 +34,7 @@ def head_graph(learned: Learned, dim: int, features: int, surface: int) -> onnx.
         graph.widen(kinds_to_onnx(graph, learned.kinds), len(learned.kinds.names))
     acceptable = _pair(graph, learned.acceptable, surface)
     quality = acceptable if learned.quality is None else _pair(graph, learned.quality, surface)
+    violation = _violation(graph, learned, acceptable, surface)
     costs = learned.costs
     usual, tail = costs.latency.factors
     expected = to_onnx(
@@ -45,7 +48,7 @@ def head_graph(learned: Learned, dim: int, features: int, surface: int) -> onnx.
     )
     nearness = graph.linear(graph.embedding, learned.centres.T, 0.0)
     width = Layout(len(costs.candidates), len(learned.centres)).width
-    graph.output(ESTIMATES, width, acceptable, quality, expected, nearness, learned.spread.to_onnx(graph))
+    graph.output(ESTIMATES, width, acceptable, quality, violation, expected, nearness, learned.spread.to_onnx(graph))
     return graph.model()
 
 
@@ -68,6 +71,19 @@ def _pair(graph: Graph, pair: Pair, surface: int) -> str:
     without = _calibrated(graph, pair.untagged)
     graph.features = whole
     return graph.where(graph.add("Greater", tags, graph.constant(0.0)), tagged, without)
+
+
+def _violation(graph: Graph, learned: Learned, acceptable: str, surface: int) -> str:
+    """The tensor (n, m) of `Learned.violations`."""
+    m, reference = len(learned.costs.candidates), learned.reference
+    whole = np.eye(m)
+    if learned.violation is None:
+        failing = graph.add("Sub", graph.constant(1.0), acceptable)
+        broken = graph.add("Mul", failing, graph.columns(acceptable, [reference]))
+        return graph.add("Mul", broken, graph.constant(1.0 - whole[reference]))
+    kept = _pair(graph, learned.violation.kept, surface)
+    placed = graph.add("MatMul", kept, graph.constant(-whole[others(m, reference)]))
+    return graph.add("Add", placed, graph.constant(1.0 - whole[reference]))
 
 
 def _calibrated(graph: Graph, head: Head) -> str:
@@ -94,6 +110,7 @@ def check_parity(path: Path, learned: Learned, inputs: Inputs, tolerance: float)
         feed = {"embedding": part.embedding, "features": part.sent}
         outputs = layout.parts(session.run([ESTIMATES], feed)[0])
         worst = max(worst, _worst(outputs["acceptable"], learned.acceptable.predict(part), "P(acceptable)", tolerance))
+        worst = max(worst, _worst(outputs["violation"], learned.violations(part), "P(violation)", tolerance))
         quality = learned.quality or learned.acceptable
         worst = max(worst, _worst(outputs["quality"], quality.predict(part), "expected quality", tolerance))
         costs = learned.costs

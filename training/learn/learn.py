@@ -11,13 +11,14 @@ from serving.bundle.arrays import Bools, Floats, Floats32
 from training.config import Params
 from training.dataset.inputs import Inputs, Progress, silent
 from training.dataset.kinds import Kinds
-from training.dataset.split import workflow_folds
 from training.learn.costs import CostModel
 from training.learn.estimators.base import Factory, priced_mean
 from training.learn.estimators.registry import variants
+from training.learn.heads.pair import Pair, fit_pair
+from training.learn.heads.select import effective_outcomes
+from training.learn.heads.violation import Violation, independent, learn_violation
 from training.learn.novelty import Spread, prompt_clusters, spread_of
 from training.learn.prepare import Prepared, PrepareError
-from training.learn.select import Blending, Head, effective_outcomes, fit_head
 from training.learn.training_data import TrainingData, cost_model, propensities, training_data
 
 # Complete requests, or effective outcomes of a candidate, that a reference takes.
@@ -25,29 +26,10 @@ _ENOUGH = 30
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Two heads for one target: one for requests with a known workflow, one for the others. Predictions are (n, m)."""
-
-    tagged: Head
-    untagged: Head
-
-    def predict(self, inputs: Inputs) -> Floats:
-        """Calibrated, each request by its head."""
-        return np.where(inputs.tagged[:, None], self.tagged.predict(inputs), self.untagged.predict(inputs.untagged()))
-
-    def raw(self, inputs: Inputs) -> Floats:
-        """Before calibration."""
-        return np.where(
-            inputs.tagged[:, None],
-            self.tagged.estimator.predict(inputs),
-            self.untagged.estimator.predict(inputs.untagged()),
-        )
-
-
-@dataclass(frozen=True)
 class Learned:
     """Everything that was learned on the training part; `quality` is None where logged quality is 0/1 throughout.
 
+    `violation` is None where too few requests tell of a candidate and the reference both: see `violations`.
     `learned_from` says which rows the heads and the figures rest on, and `kinds` are what stands for workflows where the log
     names none. `data` are the rows that the heads were learned from.
     `propensity` (n, m) is of all requests, not of the training part alone, each part's found within it. `centres`
@@ -56,6 +38,7 @@ class Learned:
 
     acceptable: Pair
     quality: Pair | None
+    violation: Violation | None
     costs: CostModel
     reference: int
     reference_note: str
@@ -66,6 +49,15 @@ class Learned:
     spread: Spread
     learned_from: str
     kinds: Kinds | None
+
+    def violations(self, inputs: Inputs) -> Floats:
+        """(n, m) the chance that a candidate fails where the reference does not.
+
+        Learned where it could be; else as if the two were independent, for want of anything better.
+        """
+        if self.violation is not None:
+            return self.violation.predict(inputs)
+        return independent(self.acceptable.predict(inputs), self.reference)
 
 
 def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress = silent) -> Learned:
@@ -79,25 +71,10 @@ def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress
     kinds = variants(params.fit, mean_cost)
 
     def pair(target: TrainingData, kinds: Mapping[str, Factory], calibration: str, what: str) -> Pair:
-        def head(part: TrainingData, tag: str) -> Head:
-            return fit_head(
-                part,
-                kinds,
-                calibration=calibration,
-                blend=blending(params),
-                knob_steps=params.policy.knob_steps,
-                seed=params.fit.seed,
-                progress=lambda name: progress(f"{what}: {name}, {tag}", None, None),
-            )
+        def say(name: str) -> None:
+            progress(f"{what}: {name}", None, None)
 
-        tagged = head(target, "with workflow tags")
-        if not prepared.workflows:
-            return Pair(tagged, tagged)
-        # What serves workflows that training never saw is selected and calibrated on workflows that its folds leave out;
-        # the table, which sees no workflow there, is the constant means.
-        left_out = workflow_folds(data.groups, matrix.workflow, params.fit.folds, params.fit.seed)
-        untagged = replace(target, inputs=train.untagged(), folds=left_out)
-        return Pair(tagged, head(untagged, "without workflow tags"))
+        return fit_pair(target, kinds, matrix.workflow, params, calibration=calibration, progress=say)
 
     heads = pair(data, kinds, params.calibrate.method, "acceptable")
     graded = None
@@ -107,9 +84,13 @@ def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress
     reference, note = reference_of(
         prepared.matrix.candidates, labels, data.weights, mean_cost, data.complete, params.policy.reference
     )
+    violation = learn_violation(
+        data, reference, mean_cost, matrix.workflow, params, lambda name: progress(f"violation: {name}", None, None)
+    )
     return Learned(
         acceptable=heads,
         quality=graded,
+        violation=violation,
         costs=cost_model(prepared, matrix, train, np.ones(len(train), dtype=np.bool_), params),
         reference=reference,
         reference_note=note,
@@ -121,12 +102,6 @@ def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress
         kinds=prepared.kinds,
         learned_from=f"The heads were learned from the {len(train):,} requests of the training part.",
     )
-
-
-def blending(params: Params) -> Blending | None:
-    """How the blend of a head is made; None where there is to be none."""
-    fit = params.fit
-    return Blending(fit.blend_errors, fit.blend_equal, fit.few_outcomes, fit.few_estimators) if fit.blend else None
 
 
 def reference_of(

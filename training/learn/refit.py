@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from serving.bundle.arrays import Bools, Floats
+from serving.bundle.arrays import Bools
 from training.config import Params
 from training.dataset.inputs import Inputs
-from training.learn.learn import Learned, Pair
+from training.learn.learn import Learned
 from training.learn.novelty import prompt_clusters, spread_of
 from training.learn.prepare import Prepared
 from training.learn.training_data import TrainingData, cost_model
@@ -43,11 +43,12 @@ def refit(learned: Learned, prepared: Prepared, inputs: Inputs, params: Params, 
     costs = cost_model(prepared, matrix, data.inputs, np.ones(len(data.labels), dtype=np.bool_), params)
     quality = None
     if learned.quality is not None:
-        quality = _refitted(learned.quality, data.inputs, matrix.quality, data.weights)
+        quality = learned.quality.refitted(data.inputs, matrix.quality, data.weights)
     return replace(
         learned,
-        acceptable=_refitted(learned.acceptable, data.inputs, data.labels, data.weights),
+        acceptable=learned.acceptable.refitted(data.inputs, data.labels, data.weights),
         quality=quality,
+        violation=None if learned.violation is None else learned.violation.refitted(data.inputs, data.labels),
         costs=costs,
         data=replace(data, expected_cost=costs.cost_usd(data.inputs)),
         centres=prompt_clusters(data.inputs.embedding, params.fit.novelty_clusters, params.fit.seed),
@@ -71,10 +72,3 @@ def _rows_of(learned: Learned, prepared: Prepared, inputs: Inputs, params: Param
         groups=prepared.groups[rows],
         folds=np.zeros(len(propensity), dtype=np.intp),
     )
-
-
-def _refitted(pair: Pair, inputs: Inputs, target: Floats, weights: Floats) -> Pair:
-    tagged = pair.tagged.refitted(inputs, target, weights)
-    if pair.untagged is pair.tagged:
-        return Pair(tagged, tagged)
-    return Pair(tagged, pair.untagged.refitted(inputs.untagged(), target, weights))

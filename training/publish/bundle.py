@@ -96,7 +96,7 @@ def write_test_requests(folder: Path, router: Router, prepared: Prepared) -> Non
     manifest = router.manifest
     estimates = router.estimate(list(part.requests))
     value = estimates.of(manifest.objective).astype(np.float64)
-    columns = Setting.of(manifest, manifest.default).choose(value, estimates.cost_usd)
+    columns = Setting.of(manifest, manifest.default).choose(value, estimates.violation, estimates.cost_usd)
     place = np.arange(len(part))
     table = {
         "request_id": part.request_id,

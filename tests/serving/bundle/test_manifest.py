@@ -147,7 +147,7 @@ def test_a_bundle_of_format_4_with_its_surface_features_is_refused_by_its_versio
     old = [*SURFACE, "has_tools", "wants_json", "log_max_output_tokens"]
     edit_manifest(folder, lambda m: (m["head"].update(surface=old), m.update(format_version=4)))
     with pytest.raises(
-        BundleError, match=r"format_version is 4, this code reads 7\. Train again with this version, or"
+        BundleError, match=rf"format_version is 4, this code reads {FORMAT_VERSION}\. Train again with this version, or"
     ):
         Router.load(folder)
 

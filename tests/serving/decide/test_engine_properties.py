@@ -45,6 +45,7 @@ def estimates(draw: st.DrawFn) -> Estimates:
     return Estimates(
         acceptable=each(chances),
         quality=each(chances),
+        violation=each(chances),
         cost_usd=each(st.sampled_from([0.0, 5e-5, 0.001, 0.006, 0.02])),
         latency_ms=each(latency),
         latency_p95_ms=each(latency),

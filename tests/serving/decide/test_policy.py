@@ -14,7 +14,7 @@ from serving.bundle.catalogue import Candidate, Capability
 from serving.bundle.request import RouteRequest, read
 from serving.decide.eligibility import Demand, Eligibility, NoEligibleCandidateError, Rule
 from serving.decide.policy import Policy
-from serving.decide.value import Setting, choose, guarded, knob_for, rank
+from serving.decide.value import Setting, choose, knob_for, rank
 
 # Eighths and 64ths add and multiply exactly, so that a tie is a tie whatever the order of the sums.
 values = st.integers(0, 64).map(lambda n: n / 64)
@@ -241,20 +241,15 @@ def test_from_cheap_to_good_by_hand() -> None:
     )
 
 
-def test_what_a_candidate_breaks_by_hand() -> None:
-    value = np.array([[0.9, 0.5, 0.8], [0.2, 1.0, 0.0]])
-    # -(1 - p) p_guard, and nothing for the guard itself.
-    assert guarded(value, 2) == pytest.approx(np.array([[-0.08, -0.4, 0.0], [0.0, 0.0, 0.0]]))
-
-
-def test_a_guarded_setting_at_knob_0_is_the_guard_and_then_gives_up_the_least_first() -> None:
+def test_a_guarded_setting_at_knob_0_is_the_reference_and_then_gives_up_the_least_first() -> None:
     value, cost = np.array([[0.95, 0.9], [0.5, 0.9]]), np.array([[1.0, 5.0], [1.0, 5.0]])
+    violation = np.array([[0.045, 0.0], [0.45, 0.0]])
     assert choose(value, cost, 0.0).tolist() == [0, 1]
-    assert Setting(0.0, guard=1).choose(value, cost).tolist() == [1, 1]
-    # The first request's cheap answer breaks .045, the second's .45; either saves 4.
-    assert Setting(0.02, guard=1).choose(value, cost).tolist() == [0, 1]
-    assert Setting(0.2, guard=1).choose(value, cost).tolist() == [0, 0]
-    assert Setting(0.2, guard=1, always=1).choose(value, cost).tolist() == [1, 1]
+    assert Setting(0.0, guarded=True).choose(value, violation, cost).tolist() == [1, 1]
+    # Either cheap answer saves 4.
+    assert Setting(0.02, guarded=True).choose(value, violation, cost).tolist() == [0, 1]
+    assert Setting(0.2, guarded=True).choose(value, violation, cost).tolist() == [0, 0]
+    assert Setting(0.2, guarded=True, always=1).choose(value, violation, cost).tolist() == [1, 1]
 
 
 @given(rows(), knobs, st.data())
@@ -263,11 +258,13 @@ def test_raising_a_price_never_wins_a_guarded_choice(
 ) -> None:
     value, cost, _ = row
     column, guard = (data.draw(st.integers(0, value.shape[1] - 1)) for _ in range(2))
+    violation = 1.0 - value
+    violation[:, guard] = 0.0
     dearer = cost.copy()
     dearer[0, column] += data.draw(costs)
-    setting = Setting(knob, guard=guard)
-    if setting.choose(value, dearer)[0] == column:
-        assert setting.choose(value, cost)[0] == column
+    setting = Setting(knob, guarded=True)
+    if setting.choose(value, violation, dearer)[0] == column:
+        assert setting.choose(value, violation, cost)[0] == column
 
 
 def test_a_candidate_of_which_nothing_is_known_is_never_chosen_by_accident() -> None:

@@ -12,13 +12,19 @@ from serving.decide.value import Setting
 from training.certify.certify import of_known_workflow
 from training.certify.evidence import CalibrationData, Evidence, evidence, traffic
 from training.certify.operating import operating_points, violation_bound
+from training.learn.heads.violation import independent
 from training.measure.bounds import clopper_pearson_upper
 from training.measure.offpolicy import mask_to_one
 
 NAN = float("nan")
 DELTA = 0.1
 CHEAP, DEAR = 0, 1
-ALL_CHEAP = Setting(1.0, guard=DEAR)
+ALL_CHEAP = Setting(1.0, guarded=True)
+
+
+def expecting(acceptable: np.ndarray) -> dict[str, np.ndarray]:
+    """Estimates of the chances (n, 2), and what they come to if both fail independently."""
+    return {"acceptable": acceptable, "violation": independent(acceptable, DEAR)}
 
 
 def rows(labels: ArrayLike, propensity: ArrayLike | None = None, estimate: ArrayLike = (0.8, 0.9)) -> CalibrationData:
@@ -28,7 +34,7 @@ def rows(labels: ArrayLike, propensity: ArrayLike | None = None, estimate: Array
     seen = np.isfinite(known)
     probability = np.ones(known.shape) if propensity is None else np.asarray(propensity, dtype=np.float64)
     return CalibrationData(
-        acceptable=np.tile(np.asarray(estimate, dtype=np.float64), (n, 1)),
+        **expecting(np.tile(np.asarray(estimate, dtype=np.float64), (n, 1))),
         expected_cost=np.tile([1.0, 5.0], (n, 1)),
         labels=known,
         cost=np.where(seen, [1.0, 5.0], NAN),
@@ -89,14 +95,14 @@ def drawn(
 def test_complete_requests_are_not_drowned_by_many_that_cannot_show_a_violation() -> None:
     estimate = np.array([0.8, 0.83])
     parts = [
-        replace(part, acceptable=np.tile(estimate, (len(part), 1))) for part in (drawn(600, 1), drawn(3_000, 2, 0.5))
+        replace(part, **expecting(np.tile(estimate, (len(part), 1)))) for part in (drawn(600, 1), drawn(3_000, 2, 0.5))
     ]
     alone, both, single = (seen(data).bound(DELTA).upper for data in (parts[0], joined(*parts), parts[1]))
     assert alone < 0.06
     assert single > 0.19
     # The served estimates take the failures as independent and expect .17 violations, little less than failures.
-    knowing = replace(joined(*parts), acceptable=np.tile([0.8, 0.2], (3_600, 1)))
-    columns = Setting(1.0, guard=DEAR)
+    knowing = replace(joined(*parts), **expecting(np.tile([0.8, 0.2], (3_600, 1))))
+    columns = Setting(1.0, guarded=True)
     assert seen(knowing, columns).bound(DELTA).upper < 0.08
     assert both < single
 
@@ -104,7 +110,7 @@ def test_complete_requests_are_not_drowned_by_many_that_cannot_show_a_violation(
 def test_a_few_complete_requests_and_many_with_one_outcome_certify_what_neither_does_alone() -> None:
     few, many = drawn(40, 3, fails=(0.02, 0.0)), drawn(1_500, 4, 0.5, fails=(0.02, 0.0))
     estimate = np.array([0.98, 0.99])
-    few, many = (replace(part, acceptable=np.tile(estimate, (len(part), 1))) for part in (few, many))
+    few, many = (replace(part, **expecting(np.tile(estimate, (len(part), 1)))) for part in (few, many))
 
     def certified(data: CalibrationData) -> bool:
         knobs = np.array([0.0, 1.0])

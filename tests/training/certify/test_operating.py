@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from serving.bundle.manifest import OperatingPoint
 from training.certify.evidence import CalibrationData
 from training.certify.operating import operating_points, violations
+from training.learn.heads.violation import independent
 from training.measure.bounds import clopper_pearson_upper
 
 NAN = float("nan")
@@ -28,6 +29,7 @@ def calibration(acceptable: ArrayLike, cost: ArrayLike, labels: ArrayLike) -> Ca
     spent = np.broadcast_to(np.asarray(cost, dtype=np.float64), outcome.shape)
     return CalibrationData(
         acceptable=np.broadcast_to(estimates, outcome.shape),
+        violation=independent(np.broadcast_to(estimates, outcome.shape), outcome.shape[1] - 1),
         expected_cost=spent,
         labels=outcome,
         cost=spent,
@@ -226,6 +228,7 @@ def weighted_log(logged_share: float) -> CalibrationData:
     labels = np.where(tried_cheap[:, None] == [True, False], 1.0, np.nan)
     return CalibrationData(
         acceptable=np.tile([0.9, 0.9], (n, 1)),
+        violation=np.tile([0.09, 0.0], (n, 1)),
         expected_cost=np.tile([0.01, 1.0], (n, 1)),
         labels=labels,
         cost=np.where(np.isfinite(labels), [0.01, 1.0], np.nan),

@@ -21,6 +21,7 @@ from tests.conftest import ROOT, setting, tracked_in
 from tests.fake_bundle import LARGE, OPEN, SMALL
 from training.cli.main import app
 from training.config import load_params
+from training.learn.heads.violation import independent
 from training.measure.offpolicy import mask_to_one
 from training.publish.compare import Comparison, Measured, NotComparableError, compare
 from training.publish.promote import (
@@ -56,7 +57,9 @@ class Expecting(Router):
         rows = [REQUESTS.index(request) for request in requests]
         acceptable = self.worth[rows].astype(np.float32)
         cost = np.tile(np.array([0.01, 0.02, 0.03], dtype=np.float32), (len(rows), 1))
-        return replace(super().estimate(requests), acceptable=acceptable, quality=cost * 0, cost_usd=cost)
+        violation = independent(acceptable, 2)
+        known = super().estimate(requests)
+        return replace(known, acceptable=acceptable, violation=violation, quality=cost * 0, cost_usd=cost)
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from serving.bundle.arrays import Floats
 from tests.onnx_run import of_embedding
-from training.learn.calibrate import FLOOR, METHODS, Calibrator, Isotonic, Sigmoid, fit_calibrator
 from training.learn.estimators.base import sigmoid
+from training.learn.heads.calibrate import FLOOR, METHODS, Calibrator, Isotonic, Sigmoid, fit_calibrator
 from training.learn.onnx_graph import logit
 from training.measure.metrics import brier
 

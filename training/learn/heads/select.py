@@ -12,9 +12,9 @@ from threadpoolctl import threadpool_limits
 
 from serving.bundle.arrays import Bools, Floats
 from training.dataset.inputs import Inputs
-from training.learn.calibrate import Calibrator, Uncalibrated, fit_calibrator
 from training.learn.estimators.base import Estimator, Factory, NotTrainableError, observed
 from training.learn.estimators.blend import Blend
+from training.learn.heads.calibrate import Calibrator, Uncalibrated, fit_calibrator
 from training.learn.training_data import TrainingData
 from training.measure.frontier import bootstrap_aiq, bootstrap_weights, frontier, knob_grid, singles
 from training.measure.metrics import brier, expected_calibration_error

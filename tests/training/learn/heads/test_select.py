@@ -17,8 +17,7 @@ from training.learn.estimators.base import Estimator, NotTrainableError
 from training.learn.estimators.blend import Blend
 from training.learn.estimators.linear import LogisticPerCandidate
 from training.learn.estimators.tables import WorkflowTable
-from training.learn.onnx_graph import Graph
-from training.learn.select import (
+from training.learn.heads.select import (
     ENOUGH,
     FEW,
     Blending,
@@ -30,6 +29,7 @@ from training.learn.select import (
     out_of_fold,
     select,
 )
+from training.learn.onnx_graph import Graph
 from training.learn.training_data import TrainingData
 from training.measure.metrics import brier
 

@@ -1,0 +1,95 @@
+"""The chance that a candidate fails where the reference does not, learned from requests on which both are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.bundle.arrays import Columns, Floats
+from training.config import Params
+from training.dataset.inputs import Inputs
+from training.learn.estimators.base import NotTrainableError
+from training.learn.estimators.registry import variants
+from training.learn.heads.pair import Pair, fit_pair
+from training.learn.heads.select import PLENTY_COMPLETE
+from training.learn.training_data import TrainingData
+
+
+@dataclass(frozen=True)
+class Violation:
+    """`kept` estimates, for every candidate but the `reference`, the chance that choosing it violates nothing."""
+
+    kept: Pair
+    reference: int
+
+    def predict(self, inputs: Inputs) -> Floats:
+        """(n, m) P(the candidate fails and the reference does not); 0 for the reference."""
+        return np.insert(1.0 - self.kept.predict(inputs), self.reference, 0.0, axis=1)
+
+    def refitted(self, inputs: Inputs, labels: Floats) -> Violation:
+        """The same estimators fitted on these requests instead; `labels` (n, m)."""
+        target, weights = _target(labels, self.reference)
+        return replace(self, kept=self.kept.refitted(inputs, target, weights))
+
+
+def independent(acceptable: Floats, reference: int) -> Floats:
+    """(n, m) the same as if the two failed independently of each other given the request: (1 - p) p_reference.
+
+    `acceptable` (n, m) are the chances p of an acceptable answer.
+    """
+    violation: Floats = (1.0 - acceptable) * acceptable[:, reference : reference + 1]
+    violation[:, reference] = 0.0
+    return violation
+
+
+def others(candidates: int, reference: int) -> Columns:
+    """(m - 1,) the columns of all candidates but the reference."""
+    return np.delete(np.arange(candidates), reference)
+
+
+def learn_violation(
+    data: TrainingData,
+    reference: int,
+    mean_cost: Floats,
+    workflow: NDArray[np.object_],
+    params: Params,
+    progress: Callable[[str], None],
+) -> Violation | None:
+    """The head; None where a candidate and the reference are both known on too few requests to learn it.
+
+    `mean_cost` (m,) in USD, `workflow` (n,) the tags. It is selected by its Brier score: what it is worth shows in the
+    violations of a whole routing, not in those of one candidate.
+    """
+    target, weights = _target(data.labels, reference)
+    if np.isfinite(target).sum(axis=0).min() < PLENTY_COMPLETE:
+        return None
+    columns = others(data.labels.shape[1], reference)
+    known = replace(
+        data,
+        labels=target,
+        weights=weights,
+        propensity=np.full(target.shape, np.nan),
+        complete=np.zeros(len(target), dtype=np.bool_),
+        cost=data.cost[:, columns],
+        expected_cost=data.expected_cost[:, columns],
+    )
+    kinds = variants(replace(params.fit, estimators=params.fit.violation_estimators), mean_cost[columns])
+    try:
+        kept = fit_pair(known, kinds, workflow, params, calibration=params.calibrate.method, progress=progress)
+    except NotTrainableError:
+        return None
+    return Violation(kept, reference)
+
+
+def _target(labels: Floats, reference: int) -> tuple[Floats, Floats]:
+    """Both (n, m - 1): 1 where choosing a candidate violated nothing, 0 where it did, NaN where it is not known; and weights.
+
+    Requests on which both outcomes are known count alike, however they came to be: the head is about the request at hand.
+    """
+    columns = others(labels.shape[1], reference)
+    candidate, best = labels[:, columns], labels[:, [reference]]
+    target = np.where(np.isnan(candidate) | np.isnan(best), np.nan, 1.0 - (1.0 - candidate) * best)
+    return target, np.isfinite(target).astype(np.float64)
