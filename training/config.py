@@ -123,6 +123,7 @@ class PolicyParams:
     knob_steps: Annotated[StrictInt, _between(3, 10_000)]
     certificate_knobs: Annotated[StrictInt, _between(3, 10_000)]
     novel_share: StrictFloat
+    cross_fit_below: Annotated[StrictInt, _between(0, 10**9)]
     minimum_requests: StrictInt
 
 

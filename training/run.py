@@ -11,10 +11,11 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from serving.bundle.arrays import Bools
 from serving.bundle.catalogue import Candidate
 from serving.bundle.manifest import Bundle, new_bundle, open_bundle, seal
 from serving.decide.router import Router
-from training.certify.certify import certify
+from training.certify.certify import calibration_data, certify, cross_fitted
 from training.config import Params
 from training.dataset.fingerprints import write_fingerprints
 from training.dataset.inputs import Progress, silent
@@ -26,7 +27,7 @@ from training.learn.encode import encode, with_kinds
 from training.learn.export import write_files
 from training.learn.learn import Learned, learn
 from training.learn.prepare import Prepared, prepare
-from training.learn.refit import learn_for_serving
+from training.learn.refit import is_small, learn_for_serving, learn_for_testing
 from training.logs.outcomes import Outcomes
 from training.publish import report
 from training.publish.bundle import draft_manifest, write_test_requests
@@ -73,20 +74,27 @@ def train(
     version = f"{started:%Y%m%dT%H%M%S%f}-{prepared.fingerprint[:8]}"
     simulated = truth is not None
 
-    def exported(folder: Path, heads: Learned) -> Router:
-        """These heads as they are served, their points certified on the calibration part."""
-        write_files(folder, heads, encoder, inputs.take(prepared.split.test), params.export.tolerance)
+    small, part = is_small(prepared, params), prepared.split
+
+    def exported(folder: Path, heads: Learned, seen: Bools) -> Router:
+        """These heads as they are served; their points certified on the calibration part, of a small log on what was `seen`."""
+        write_files(folder, heads, encoder, inputs.take(part.test), params.export.tolerance)
         draft = draft_manifest(version, started, prepared, inputs, heads, encoder.spec, params, simulated=simulated)
         router = Router(Bundle(folder, draft), threads=params.embed.threads)
-        points, default = certify(router, prepared, inputs, heads, params)
+        if small:
+            known = cross_fitted(learned, prepared, inputs, params, seen)
+        else:
+            known = calibration_data(router, prepared, inputs, heads, part.calibration)
+        points, default = certify(known, heads, router.candidates, params)
         manifest = draft.model_copy(update={"operating_points": points, "default_point": default})
         return Router(Bundle(folder, manifest), threads=params.embed.threads)
 
     with new_bundle(out, version) as folder, TemporaryDirectory() as aside:
         progress("export", None, None)
-        tested = exported(Path(aside), learned)
+        measured = learn_for_testing(learned, prepared, inputs, params)
+        tested = exported(Path(aside), measured, part.train | part.calibration)
         progress("evaluate", None, None)
-        evaluation = evaluate_router(tested, prepared, inputs, learned, params, truth)
+        evaluation = evaluate_router(tested, prepared, inputs, measured, params, truth)
         if params.evaluate.splits:
             progress("evaluate by other splits", None, None)
             evaluation = replace(evaluation, splits=split_figures(prepared, inputs, params))
@@ -95,7 +103,7 @@ def train(
         shutil.copyfile(Path(aside) / "head.onnx", folder / TESTED_HEAD)
         # The sweep stays the one that was measured, so that a champion's tested heads are compared on their own knobs.
         known = {"metrics": evaluation.summary(), "knobs": tested.manifest.knobs}
-        manifest = exported(folder, served).manifest.model_copy(update=known)
+        manifest = exported(folder, served, part.train | part.calibration | part.test).manifest.model_copy(update=known)
         progress("report", None, None)
         report.write(folder, manifest, evaluation, prepared, served, table)
         write_fingerprints(folder, prepared.matrix.texts)

@@ -1,4 +1,4 @@
-"""The stage that chooses operating points and certifies them, on the calibration part."""
+"""The stage that chooses operating points and certifies them: on the calibration part, or on all of a small log."""
 
 from __future__ import annotations
 
@@ -15,27 +15,62 @@ from training.certify.evidence import CalibrationData
 from training.certify.operating import operating_points
 from training.config import Params
 from training.dataset.inputs import Inputs
+from training.dataset.split import folds
 from training.learn.learn import Learned
 from training.learn.prepare import Prepared
+from training.learn.refit import refit
 from training.measure.frontier import knob_grid
 
 
 def certify(
-    router: Router, prepared: Prepared, inputs: Inputs, learned: Learned, params: Params
+    data: CalibrationData, learned: Learned, candidates: Sequence[str], params: Params
 ) -> tuple[tuple[OperatingPoint, ...], str]:
-    """The operating points, highest target first, and the name of the default one."""
+    """The operating points of `learned`, highest target first, and the name of the default one."""
     points = operating_points(
-        calibration_data(router, prepared, inputs, learned, prepared.split.calibration),
+        data,
         knob_grid(learned.data.expected_cost, params.policy.certificate_knobs),
         sorted({*params.policy.targets, params.policy.quality_target}),
         learned.reference,
-        router.candidates,
+        candidates,
         delta=params.policy.delta,
         explore=params.policy.explore,
         minimum=params.policy.minimum_requests,
         seed=params.fit.seed,
     )
     return points, next(point.name for point in points if point.quality_target == params.policy.quality_target)
+
+
+def cross_fitted(learned: Learned, prepared: Prepared, inputs: Inputs, params: Params, among: Bools) -> CalibrationData:
+    """The requests `among` (n,), each as heads expect it that were learned from the others, by folds of conversations.
+
+    The heads to be certified are learned from all of them, so they are a little better than those a point is certified by.
+    How often such a bound is exceeded is measured by the benchmark.
+    """
+    rows = np.flatnonzero(among)
+    fold = folds(prepared.groups[rows], params.fit.folds, params.fit.seed)
+    shape = prepared.labels[rows].shape
+    acceptable, violation, expected = (np.empty(shape) for _ in range(3))
+    for held in np.unique(fold):
+        inside = fold == held
+        seen = np.zeros(len(prepared.labels), dtype=np.bool_)
+        seen[rows[~inside]] = True
+        heads, asked = refit(learned, prepared, inputs, params, seen), inputs.take(rows[inside])
+        acceptable[inside] = heads.acceptable.predict(asked)
+        violation[inside] = heads.violations(asked)
+        expected[inside] = heads.costs.cost_usd(asked)
+    known = of_known_workflow(prepared.matrix.workflow[rows], prepared.workflows)
+    part = prepared.matrix.take(rows)
+    return CalibrationData(
+        acceptable=acceptable,
+        violation=violation,
+        expected_cost=expected,
+        labels=prepared.labels[rows],
+        cost=part.cost_usd,
+        propensity=learned.propensity[rows],
+        complete=part.complete(),
+        groups=prepared.groups[rows],
+        workflow=part.workflow,
+    ).take(known)
 
 
 def calibration_data(

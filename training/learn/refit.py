@@ -16,19 +16,42 @@ from training.learn.training_data import TrainingData, cost_model
 from training.measure.propensity import fitting_weights, judged_share
 
 
-def learn_for_serving(learned: Learned, prepared: Prepared, inputs: Inputs, params: Params) -> Learned:
-    """What was selected, learned anew from the training and the test part together.
+def is_small(prepared: Prepared, params: Params) -> bool:
+    """Whether a log has too few requests to keep a part aside to certify on: all are learned from and certified on."""
+    split = prepared.split
+    return bool((split.train | split.calibration | split.test).sum() < params.policy.cross_fit_below)
 
-    Once the test part has been used to measure, there is nothing more to keep it for. The calibration part stays unseen, for
-    points are certified on it.
+
+def learn_for_testing(learned: Learned, prepared: Prepared, inputs: Inputs, params: Params) -> Learned:
+    """What is measured on the test part: as it was learned on the training part, of a small log on the calibration part too."""
+    if not is_small(prepared, params):
+        return learned
+    return refit(learned, prepared, inputs, params, prepared.split.train | prepared.split.calibration)
+
+
+def learn_for_serving(learned: Learned, prepared: Prepared, inputs: Inputs, params: Params) -> Learned:
+    """What was selected, learned anew from the training and the test part together; of a small log from all of it.
+
+    Once the test part has been used to measure, there is nothing more to keep it for. The calibration part of a log that is
+    not small stays unseen, for points are certified on it.
     """
     split = prepared.split
-    seen = split.train | split.test
-    note = (
-        f"The heads that are served were learned from {int(seen.sum()):,} requests, those of the training and the test part. "
-        f"Their points are certified on the {int(split.calibration.sum()):,} of the calibration part, which they never saw. "
-        f"Test figures are of heads learned in the same way from the {int(split.train.sum()):,} of the training part alone."
-    )
+    if is_small(prepared, params):
+        seen = split.train | split.calibration | split.test
+        note = (
+            f"The heads that are served were learned from {int(seen.sum()):,} requests, all of this small log. "
+            f"Their points are certified on the same, each with what heads said of it that were learned from the others, in "
+            f"{params.fit.folds} folds. Test figures are of heads learned and certified in the same way on the "
+            f"{int((seen & ~split.test).sum()):,} requests outside the test part."
+        )
+    else:
+        seen = split.train | split.test
+        note = (
+            f"The heads that are served were learned from {int(seen.sum()):,} requests, "
+            f"those of the training and the test part. Their points are certified on the "
+            f"{int(split.calibration.sum()):,} of the calibration part, which they never saw. Test figures are of heads "
+            f"learned in the same way from the {int(split.train.sum()):,} of the training part alone."
+        )
     return replace(refit(learned, prepared, inputs, params, seen), learned_from=note)
 
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, Self
 
 import numpy as np
 import pytest
 
+from serving.bundle.arrays import Floats
 from serving.bundle.features import SURFACE, feature_matrix
+from training.certify.certify import cross_fitted
 from training.config import Params, load_params
 from training.dataset.inputs import Inputs
+from training.learn.estimators.base import Estimator
 from training.learn.estimators.tables import WorkflowTable
+from training.learn.heads.calibrate import Uncalibrated
+from training.learn.heads.pair import Pair
 from training.learn.learn import Learned, learn, reference_of
+from training.learn.onnx_graph import Graph
 from training.learn.prepare import Prepared, PrepareError, prepare
-from training.learn.refit import learn_for_serving
+from training.learn.refit import is_small, learn_for_serving, learn_for_testing
 from training.logs.validate import validate
 from training.prices.catalogue import SHIPPED, load_catalogue
 from training.simulation.simulate import simulate
@@ -61,7 +68,7 @@ def test_a_reference_that_is_set_has_to_be_there() -> None:
 def params() -> Params:
     found = load_params()
     fit = replace(found.fit, estimators=("workflow-table",), table_strength=(10.0,), blend=False)
-    return replace(found, fit=fit)
+    return replace(found, fit=fit, policy=replace(found.policy, cross_fit_below=0))
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +108,63 @@ def test_what_is_measured_has_not_seen_the_test_part_and_what_is_served_has(
         in served.learned_from
     )
     assert "test part" not in learned.learned_from
+
+
+def test_of_a_small_log_everything_is_served_and_what_is_measured_has_not_seen_the_test_part(
+    small: tuple[Prepared, Inputs, Learned], params: Params
+) -> None:
+    prepared, inputs, learned = small
+    split = prepared.split
+    few = replace(params, policy=replace(params.policy, cross_fit_below=501))
+    assert [is_small(prepared, one) for one in (params, few)] == [False, True]
+    assert learn_for_testing(learned, prepared, inputs, params) is learned
+    measured = learn_for_testing(learned, prepared, inputs, few)
+    served = learn_for_serving(learned, prepared, inputs, few)
+    assert sorted(measured.data.groups) == sorted(prepared.groups[split.train | split.calibration])
+    assert set(measured.data.groups).isdisjoint(prepared.groups[split.test])
+    assert sorted(served.data.groups) == sorted(prepared.groups[split.train | split.calibration | split.test])
+    assert "all of this small log" in served.learned_from
+
+
+def test_no_request_is_certified_by_heads_that_saw_its_conversation(
+    small: tuple[Prepared, Inputs, Learned], params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared, inputs, learned = small
+    among = prepared.split.train | prepared.split.calibration
+    seen: list[np.ndarray] = []
+
+    def noted(*arguments: Any) -> Learned:
+        seen.append(arguments[4])
+        # heads that tell by their estimate which fold they are for
+        table = replace(learned.acceptable.tagged, estimator=Constant(len(seen) / 10), calibrator=Uncalibrated())
+        return replace(learned, acceptable=Pair(table, table))
+
+    monkeypatch.setattr("training.certify.certify.refit", noted)
+    found = cross_fitted(learned, prepared, inputs, params, among)
+    assert len(seen) == params.fit.folds
+    rows = np.flatnonzero(among)
+    assert found.labels.shape == (len(rows), 3)
+    asked = np.round(found.acceptable[:, 0] * 10).astype(int) - 1
+    for fold, mask in enumerate(seen):
+        assert not (mask & ~among).any(), "only of those that were given"
+        held = rows[asked == fold]
+        assert len(held) > 0
+        assert not mask[held].any()
+        assert set(prepared.groups[held]).isdisjoint(prepared.groups[mask])
+    np.testing.assert_array_equal(found.labels, prepared.labels[rows])
+
+
+class Constant(Estimator):
+    """Expects the same of everything."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def fit(self, inputs: Inputs, labels: Floats, weights: Floats) -> Self:
+        raise AssertionError("it is not fitted")
+
+    def predict(self, inputs: Inputs) -> Floats:
+        return np.full((len(inputs), 3), self.value)
+
+    def to_onnx(self, graph: Graph) -> str:
+        raise AssertionError("it is not exported")
