@@ -13,6 +13,7 @@ from training.config import Params
 from training.dataset.inputs import Inputs
 from training.learn.estimators.base import NotTrainableError
 from training.learn.estimators.registry import variants
+from training.learn.heads.calibrate import Sigmoid
 from training.learn.heads.pair import Pair, fit_pair
 from training.learn.heads.select import PLENTY_COMPLETE
 from training.learn.training_data import TrainingData
@@ -61,7 +62,8 @@ def learn_violation(
     """The head; None where a candidate and the reference are both known on too few requests to learn it.
 
     `mean_cost` (m,) in USD, `workflow` (n,) the tags. It is selected by its Brier score: what it is worth shows in the
-    violations of a whole routing, not in those of one candidate.
+    violations of a whole routing, not in those of one candidate. It is calibrated by a sigmoid, whatever the other heads
+    are: most violations are rare, and any map with a level part would make equals of many of them.
     """
     target, weights = _target(data.labels, reference)
     if np.isfinite(target).sum(axis=0).min() < PLENTY_COMPLETE:
@@ -78,7 +80,7 @@ def learn_violation(
     )
     kinds = variants(replace(params.fit, estimators=params.fit.violation_estimators), mean_cost[columns])
     try:
-        kept = fit_pair(known, kinds, workflow, params, calibration=params.calibrate.method, progress=progress)
+        kept = fit_pair(known, kinds, workflow, params, calibration=Sigmoid.name, progress=progress)
     except NotTrainableError:
         return None
     return Violation(kept, reference)
