@@ -22,6 +22,7 @@ from pydantic_settings import CliApp, SettingsError
 
 from serving.api.app import create_app
 from serving.bundle.manifest import BundleError
+from serving.connections import BoundedHttp
 from serving.decide.eligibility import NoEligibleCandidateError
 from serving.decide.policy import Policy
 from serving.runtime.live import share_arenas
@@ -129,7 +130,7 @@ def server_options(settings: Settings) -> dict[str, Any]:
         "host": settings.host,
         "port": settings.port,
         "loop": "uvloop",
-        "http": "httptools",
+        "http": BoundedHttp,
         "ws": "none",
         "log_config": None,
         "access_log": settings.log_level == "debug",

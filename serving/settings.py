@@ -95,7 +95,7 @@ class Settings(BaseSettings):
         default=1.1, ge=1, description="Times a prompt's estimated tokens have to fit a window."
     )
     embedding_cache_bytes: int = Field(
-        default=16 * 1024 * 1024, ge=1, description="Memory for embeddings of recent prompts."
+        default=16 * 1024 * 1024, ge=1, le=64 * 1024**3, description="Memory for embeddings of recent prompts."
     )
     waiting_bytes: int = Field(
         default=64 * 1024 * 1024,

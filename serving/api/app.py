@@ -16,7 +16,8 @@ from starlette.routing import Route
 
 from serving.api import endpoints
 from serving.api.arrival import BodyLimits
-from serving.api.bodies import BatchBody, FeedbackOneOrMany, RouteBody
+from serving.api.bodies.feedback import FeedbackOneOrMany
+from serving.api.bodies.route import BatchBody, RouteBody
 from serving.api.documents import (
     BatchResponse,
     BudgetsResponse,

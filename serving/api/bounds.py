@@ -13,6 +13,11 @@ _INLINE_OPENED = 1_000
 # So many bytes at a time: no step keeps the interpreter from other threads for long, and little memory is needed.
 _BLOCK = 64 * 1024
 _QUOTE, _BACKSLASH = ord('"'), ord("\\")
+# No float is as long, and what reads or writes an integer of thousands of digits lets nothing else run meanwhile.
+_MOST_DIGITS = 400
+_ZERO = np.uint8(ord("0"))
+_DIGITS_ALONE = bytes(48 if 48 <= value < 58 else 0 for value in range(256))
+_LONG_RUN = b"0" * _MOST_DIGITS
 
 Bytes = NDArray[np.uint8]
 
@@ -33,23 +38,26 @@ def is_small(body: bytes) -> bool:
 
 
 def too_large(body: bytes, most_values: int) -> str | None:
-    """What is too much of a document, or None: values (entries of objects and lists) or depth.
+    """What is too much of a document, or None: values (entries of objects and lists), depth, or digits of a number.
 
-    Only a document that its punctuation makes suspicious is looked through for what of that stands outside its strings.
+    Only a document that its bytes make suspicious is looked through for what of that stands outside its strings.
     """
     opened = body.count(b"{") + body.count(b"[")
-    if opened <= DEEPEST and opened + body.count(b",") <= most_values:
+    digits = len(body) >= _MOST_DIGITS and _LONG_RUN in body.translate(_DIGITS_ALONE)
+    if opened <= DEEPEST and opened + body.count(b",") <= most_values and not digits:
         return None
-    values, depth = _measured(body, most_values)
+    values, depth, longest = _measured(body, most_values)
     if values > most_values:
         return f"it has more than {most_values:,} JSON values (ROUTER_MAX_VALUES)"
+    if longest >= _MOST_DIGITS:
+        return f"it has a number of {_MOST_DIGITS} digits or more"
     return f"it is nested deeper than {DEEPEST} levels" if depth > DEEPEST else None
 
 
-def _measured(body: bytes, most_values: int) -> tuple[int, int]:
-    """(values, depth) of a document; it is not read any further than to the first that is too much."""
+def _measured(body: bytes, most_values: int) -> tuple[int, int, int]:
+    """(values, depth, digits of the longest number) of a document, read no further than to the first that is too much."""
     document: Bytes = np.frombuffer(body, dtype=np.uint8)
-    values = depth = deepest = 0
+    values = depth = deepest = run = longest = 0
     inside = escaped = False
     for start in range(0, document.size, _BLOCK):
         block = document[start : start + _BLOCK]
@@ -58,9 +66,13 @@ def _measured(body: bytes, most_values: int) -> tuple[int, int]:
         depths = np.cumsum(_STEP[block] * ~quoted, dtype=np.int32)
         deepest = max(deepest, depth + int(depths.max()))
         depth += int(depths[-1])
-        if values > most_values or deepest > DEEPEST:
+        others = np.flatnonzero((block - _ZERO > 9) | quoted)  # what is no digit of a number; below "0" it wraps
+        ends = np.concatenate(([-1 - run], others, [block.size]))
+        longest = max(longest, int(np.diff(ends).max()) - 1)
+        run = int(block.size - ends[-2] - 1)
+        if values > most_values or deepest > DEEPEST or longest >= _MOST_DIGITS:
             break
-    return values, deepest
+    return values, deepest, longest
 
 
 def _strings(block: Bytes, inside: bool, escaped: bool) -> tuple[NDArray[np.bool_], bool, bool]:

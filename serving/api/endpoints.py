@@ -14,7 +14,7 @@ from fastapi import Query, Request, Response
 from starlette.exceptions import HTTPException
 
 from serving.api.auth import caller, count_all, may_see, sees_keys
-from serving.api.bodies import RouteBody
+from serving.api.bodies.route import RouteBody
 from serving.api.bounds import is_small
 from serving.api.documents import BundleResponse, decision_document
 from serving.api.parsing import parse, parse_batch, parse_feedback

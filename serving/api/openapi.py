@@ -9,7 +9,8 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from serving.api.bodies import BatchBody, FeedbackOneOrMany, RouteBody
+from serving.api.bodies.feedback import FeedbackOneOrMany
+from serving.api.bodies.route import BatchBody, RouteBody
 from serving.api.documents import BatchResponse
 from serving.api.problems import MEDIA_TYPE
 

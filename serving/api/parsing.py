@@ -11,9 +11,10 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from serving.api.bodies import BatchBody, FeedbackBody, FeedbackOneOrMany, RouteBody
+from serving.api.bodies.chat import BRANCH
+from serving.api.bodies.feedback import FeedbackBody, FeedbackOneOrMany
+from serving.api.bodies.route import BatchBody, RouteBody
 from serving.api.bounds import too_large
-from serving.api.chat import BRANCH
 
 Body = TypeVar("Body", bound=BaseModel)
 

@@ -34,8 +34,10 @@ class Encoder:
     """Embeds texts with what `encoder.onnx` and `tokenizer.json` hold.
 
     The graph takes `input_ids` (n, length) and any of `attention_mask`, `token_type_ids`, and gives unit vectors
-    (n, dim). Shorter texts are padded, without an attention mask by -1: the last of its token vectors is zero. A text
-    longer than the window of `max_tokens` keeps its head and its tail. A text with no token gives the zero vector.
+    (n, dim). One with an attention mask is a transformer, and embeds each text by itself: where it is quantised, what stands
+    beside a text in a batch would change its embedding. Any other takes shorter texts padded by -1, for which the last of its
+    token vectors is zero. A text longer than the window of `max_tokens` keeps its head and its tail. A text with no token
+    gives the zero vector.
     """
 
     def __init__(self, onnx: bytes, tokenizer: bytes, max_tokens: int, threads: int = 1) -> None:
@@ -65,7 +67,8 @@ class Encoder:
             return self._run(ids) if ids[0] else np.zeros((1, self.dim), dtype=np.float32)
         ids = [self._window(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(cut)]
         embeddings = np.zeros((len(texts), self.dim), dtype=np.float32)
-        for rows in _batches([len(row) for row in ids]):
+        alone = _MASK in self._inputs
+        for rows in _batches([len(row) for row in ids], 0 if alone else _BATCH_TOKENS):
             embeddings[rows] = self._run([ids[row] for row in rows])
         return embeddings
 
@@ -82,13 +85,12 @@ class Encoder:
 
     def _run(self, ids: list[list[int]]) -> Floats32:
         length = max(map(len, ids))
-        tokens = np.full((len(ids), length), 0 if _MASK in self._inputs else -1, dtype=np.int64)
+        tokens = np.full((len(ids), length), -1, dtype=np.int64)
         for row, values in enumerate(ids):
             tokens[row, : len(values)] = values
         feed = {name: tokens if name == "input_ids" else np.zeros_like(tokens) for name in self._inputs}
         if _MASK in feed:
-            for row, values in enumerate(ids):
-                feed[_MASK][row, : len(values)] = 1
+            feed[_MASK] += 1
         output: Floats32 = self._session.run(None, feed)[0]
         return output
 
@@ -96,11 +98,11 @@ class Encoder:
 _IN_USE: WeakValueDictionary[tuple[bytes, bytes, int, int], Encoder] = WeakValueDictionary()
 
 
-def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Rows in batches of like length, at most `_BATCH_TOKENS` padded tokens each; rows with no token are left out."""
+def _batches(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Rows in batches of like length, of at most `most` padded tokens or one row; rows with no token are left out."""
     batch: list[int] = []
     for row in sorted((row for row, length in enumerate(lengths) if length), key=lengths.__getitem__):
-        if batch and (len(batch) + 1) * lengths[row] > _BATCH_TOKENS:
+        if batch and (len(batch) + 1) * lengths[row] > most:
             yield batch
             batch = []
         batch.append(row)

@@ -5,6 +5,7 @@ Training and serving share this one definition.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
@@ -24,6 +25,10 @@ BYTES_PER_TOKEN = 4.0
 _MESSAGE_TOKENS = 4
 _MEDIA_TOKENS = 1_600
 _MEDIA_BYTES_PER_TOKEN = 50
+# A string in such a part that is longer than names and identifiers are is the medium itself, or text.
+_LONGEST_NAME, _LONGEST_ROLE = 200, 32
+_BASE64 = re.compile(r"[A-Za-z0-9+/=_\r\n-]*")
+_PIECE = 1_000
 _BYTES = 256
 _SLICE = 64 * 1024  # counting lets other threads run between slices
 
@@ -177,10 +182,11 @@ class _Beside:
                         # its text, if it has one, is part of the request's own
                         own = isinstance(part.get("text"), str)
                         self._add({name: one for name, one in part.items() if not (own and name == "text")})
-            elif key != "role":
-                self._add({key: value})
+            elif key != "role" or not isinstance(value, str) or len(value) > _LONGEST_ROLE:
+                self._add({key: value}, media=False)
 
-    def _add(self, value: Any) -> None:
+    def _add(self, value: Any, *, media: bool = True) -> None:
+        """Counts what stands beside the text; what looks like `media` is that in a message's content alone."""
         waiting = [value]  # no recursion: nesting is the client's to choose
         while waiting:
             one = waiting.pop()
@@ -189,7 +195,7 @@ class _Beside:
             elif isinstance(one, Mapping):
                 kind = one.get("type")
                 medium = _MEDIA.get(kind) if isinstance(kind, str) else None
-                if medium is not None:
+                if media and medium is not None:
                     self._add_medium(one, medium)
                     continue
                 self.texts.extend(key for key in one if isinstance(key, str))
@@ -204,8 +210,19 @@ class _Beside:
     def _add_medium(self, part: Mapping[str, Any], medium: Capability) -> None:
         self.needs.add(medium)
         self.tokens += _MEDIA_TOKENS
-        if medium is not Capability.VISION:
-            self.tokens += sum(map(len, _strings(part))) / _MEDIA_BYTES_PER_TOKEN
+        for text in _strings(part):
+            if len(text) > _LONGEST_NAME and not _is_encoded(text):  # a document may be plain text
+                self.texts.append(text)
+            elif medium is not Capability.VISION:
+                self.tokens += len(text) / _MEDIA_BYTES_PER_TOKEN
+
+
+def _is_encoded(text: str) -> bool:
+    """Whether a string in a medium's part is an address or its bytes in base64, by a few pieces of it."""
+    if text.startswith(("data:", "http:", "https:")):
+        return True
+    pieces = (text[start : start + _PIECE] for start in (0, len(text) // 2, max(len(text) - _PIECE, 0)))
+    return all(_BASE64.fullmatch(piece) for piece in pieces)
 
 
 def _strings(value: Any) -> Iterator[str]:

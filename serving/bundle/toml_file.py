@@ -8,6 +8,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+# Nobody writes more by hand.
+_MOST_BYTES = 4 * 2**20
+
 
 class TomlError(ValueError):
     """A file that cannot be read as TOML; the message names it, and what was expected."""
@@ -18,6 +21,8 @@ def read_toml(path: Path, expected: str) -> dict[str, Any]:
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for
             raise TomlError(f"{path}: is no file; expected {expected}")
+        if path.exists() and path.stat().st_size > _MOST_BYTES:
+            raise TomlError(f"{path}: has more than {_MOST_BYTES:,} bytes; expected {expected}")
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise TomlError(f"{path}: cannot be read ({error.strerror}); expected {expected}") from None

@@ -117,8 +117,9 @@ class Serving:
 
     def same_encoder(self, other: Router) -> bool:
         """Whether another router embeds as this one does."""
-        files, others = self.router.manifest.files, other.manifest.files
-        return all(files[name] == others[name] for name in _ENCODER_FILES)
+        mine, its = self.router.manifest, other.manifest
+        alike = all(mine.files[name] == its.files[name] for name in _ENCODER_FILES)
+        return alike and mine.encoder.max_tokens == its.encoder.max_tokens
 
 
 class Live:

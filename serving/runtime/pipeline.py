@@ -20,7 +20,7 @@ from serving.bundle.request import RouteRequest, read
 from serving.decide.decision import Decision, Reason, Situation
 from serving.decide.eligibility import NoEligibleCandidateError
 from serving.decide.policy import Policy
-from serving.runtime.batching import Embedded, Embedding
+from serving.runtime.embedding import Embedded, Embedding
 from serving.runtime.live import Serving
 from serving.runtime.metrics import Metrics, snapshot_of
 from serving.runtime.recording import Case, Recorder

@@ -44,7 +44,11 @@ class RemovedKeyError(LookupError):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+# Amounts are kept as whole numbers of 64 bits, in units far below a cent.
+_MOST_USD = 1e9
 
 
 class Budget(_Section):
@@ -53,8 +57,8 @@ class Budget(_Section):
     With `pacing` the knob is tightened on the way, so that the budget lasts its period.
     """
 
-    day_usd: float | None = Field(default=None, ge=0)
-    month_usd: float | None = Field(default=None, ge=0)
+    day_usd: float | None = Field(default=None, ge=0, le=_MOST_USD)
+    month_usd: float | None = Field(default=None, ge=0, le=_MOST_USD)
     at_limit: Literal["cheapest", "reject", "warn"] = "cheapest"
     pacing: bool = False
 

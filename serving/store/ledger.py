@@ -65,7 +65,7 @@ class Charge:
 
 def units(usd: float) -> int:
     """USD in billionths; what no column could hold counts as the most that one can."""
-    return min(round(usd * UNIT), _MOST)
+    return round(min(usd * UNIT, _MOST))
 
 
 @dataclass

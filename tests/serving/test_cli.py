@@ -13,6 +13,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from serving import cli
+from serving.connections import BoundedHttp
 from serving.settings import Settings
 from serving.state.rulebook import load_rules
 from tests import fake_bundle
@@ -185,7 +186,7 @@ def test_the_help_has_every_setting_with_its_text(
 
 def test_the_server_finds_nothing_by_itself(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, _, ran = serve(monkeypatch, "--bundle", str(folder), "--log-level", "debug")
-    assert (ran["loop"], ran["http"], ran["ws"], ran["access_log"]) == ("uvloop", "httptools", "none", True)
+    assert (ran["loop"], ran["http"], ran["ws"], ran["access_log"]) == ("uvloop", BoundedHttp, "none", True)
 
 
 def test_workers_read_what_was_given_from_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

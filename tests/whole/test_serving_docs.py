@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.api.bodies import FeedbackBody, RouteBody
+from serving.api.bodies.feedback import FeedbackBody
+from serving.api.bodies.route import RouteBody
 from serving.decide.decision import Reason
 from serving.decide.eligibility import Rule
 from serving.runtime.pipeline import Service

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from serving.api import bounds
 from serving.api.bounds import DEEPEST, is_small, too_large
 
 DOCUMENTS = st.recursive(
-    st.none() | st.integers() | st.text(st.sampled_from('a"\\,[{}]'), max_size=12),
+    st.none() | st.integers() | st.text(st.sampled_from('a"\\,[{}]12'), max_size=12),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text('a"\\,', max_size=3), inner, max_size=4),
     max_leaves=30,
 )
@@ -33,13 +34,19 @@ def depth_of(value: Any) -> int:
     return 1 + max(map(depth_of, value.values() if isinstance(value, dict) else value), default=0)
 
 
+def digits(document: str) -> int:
+    """Of the longest number outside strings."""
+    outside = re.sub(r'"(?:[^"\\]|\\.)*"', '""', document)
+    return max(map(len, re.findall(r"\d+", outside)), default=0)
+
+
 @pytest.mark.parametrize("block", [1, 2, 3, 64])
 @given(document=DOCUMENTS)
 def test_it_is_measured_as_it_is_parsed_wherever_a_block_ends(block: int, document: Any) -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(bounds, "_BLOCK", block)
         body = json.dumps(document).encode()
-        assert bounds._measured(body, 10_000) == (entries(document), depth_of(document))
+        assert bounds._measured(body, 10_000) == (entries(document), depth_of(document), digits(body.decode()))
 
 
 def test_what_stands_in_strings_does_not_count() -> None:
@@ -56,6 +63,10 @@ def test_what_stands_in_strings_does_not_count() -> None:
         (b"[]," * 200, "more than 100 JSON values"),
         (b"\\" * 1_000 + b"[" * 1_000, "more than 100 JSON values"),
         (b"", None),
+        (b'{"a": ' + b"1" * 399 + b"}", None),
+        (b'{"a": ' + b"1" * 400 + b"}", "a number of 400 digits or more"),
+        (b'{"a": "' + b"1" * 100_000 + b'"}', None),
+        (b'{"a": "' + b"1" * 100_000 + b'", "b": -' + b"1" * 70_000 + b"}", "a number of 400 digits"),
     ],
 )
 def test_what_is_too_much_is_said(body: bytes, said: str | None) -> None:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from starlette.testclient import TestClient
 
 from serving.api.app import create_app
-from serving.api.bodies import RouteBody
+from serving.api.bodies.route import BatchBody, RouteBody
 from serving.settings import Settings
 from tests import fake_bundle
 
@@ -36,7 +36,13 @@ def test_a_slip_of_the_pen_is_told(field: str, meant: str) -> None:
     assert RouteBody.model_validate({"prompt": "x", field: 1}).misspelt == (f"{field}: did you mean {meant}?",)
 
 
-@pytest.mark.parametrize("field", ["zero_retenton", "zeroRetention", "ZERO_RETENTION", "privcy", "no_trainig"])
+@pytest.mark.parametrize(
+    "field",
+    [
+        "zero_retenton", "zeroRetention", "ZERO_RETENTION", "privcy", "no_trainig", "zero_data_retention", "Zero-Retention",
+        " zero_retention", "Regions", "regoins", "ZDR",
+    ],
+)  # fmt: skip
 def test_a_slip_in_what_is_demanded_of_privacy_is_refused(field: str) -> None:
     """Told afterwards, it would come too late: the prompt is stored, and sent to whom it should not be."""
     with pytest.raises(ValidationError, match="nothing reads this; did you mean"):
@@ -62,7 +68,9 @@ def test_not_many_and_no_long_names_are_looked_at() -> None:
 
 def test_a_slip_about_privacy_is_found_behind_many_other_names() -> None:
     with pytest.raises(ValidationError, match="did you mean zero_retention"):
-        RouteBody.model_validate({"prompt": "x", **{f"a{n}": n for n in range(10_000)}, "zero_retenton": True})
+        RouteBody.model_validate(
+            {"prompt": "x", **{f"{letter}{n}": n for n in range(2_000) for letter in "apzsn"}, "zero_retenton": True}
+        )
 
 
 @pytest.mark.parametrize(
@@ -72,7 +80,10 @@ def test_a_slip_about_privacy_is_found_behind_many_other_names() -> None:
         ({"data_collection": "deny"}, (False, True)),
         ({"zdr": True, "data_collection": "deny", "order": ["a"]}, (True, True)),
         ({"zdr": False, "data_collection": "allow"}, (False, False)),
-        ({"zdr": "yes"}, (False, False)),
+        ({"ZDR": True, "dataCollection": "Deny"}, (True, True)),
+        ({"zdr": "true", "data_colection": "deny"}, (True, True)),
+        ({"zero_retention": 1, "no_training": True}, (True, True)),
+        ({"zdr": "no", "allow_fallbacks": True, "only": ["deny"], "sort": "price"}, (False, False)),
         ("azure", (False, False)),
         (None, (False, False)),
     ],
@@ -82,9 +93,27 @@ def test_what_openrouter_is_asked_of_privacy_is_asked_here(provider: object, dem
     assert (policy.zero_retention, policy.no_training) == demanded
 
 
-def test_a_demand_beside_the_object_that_it_belongs_in_is_refused() -> None:
-    with pytest.raises(ValidationError, match="zdr into provider"):
-        RouteBody.model_validate({"prompt": "x", "zdr": True})
+@pytest.mark.parametrize("demand", [{"zdr": True}, {"data_collection": "deny"}, {"zero_retention": True}])
+def test_a_demand_beside_the_object_that_it_belongs_in_is_refused(demand: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match=r"this goes into privacy: .*, or where OpenRouter has it into provider"):
+        RouteBody.model_validate({"prompt": "x", **demand})
+    RouteBody.model_validate({"prompt": "x", "data_collection": "allow", "zdr": None})
+
+
+@pytest.mark.parametrize("name", ["Provider", "providers", "provder"])
+def test_a_slip_in_the_name_of_provider_is_refused_where_it_demands_something(name: str) -> None:
+    with pytest.raises(ValidationError, match="did you mean provider"):
+        RouteBody.model_validate({"prompt": "x", name: {"zdr": True}})
+    RouteBody.model_validate({"prompt": "x", name: {"order": ["azure"]}})
+    RouteBody.model_validate({"prompt": "x", name: "azure"})
+
+
+@pytest.mark.parametrize("field", ["privacy", "provider", "max_cost_usd", "deny", "zdr", "workflow"])
+def test_what_is_demanded_of_a_whole_batch_is_refused(field: str) -> None:
+    """Nobody looks for it there, and a prompt that may not be kept would be."""
+    with pytest.raises(ValidationError, match="this goes into each of the requests"):
+        BatchBody.model_validate({"requests": [{"prompt": "x"}], field: {"zdr": True}})
+    BatchBody.model_validate({"requests": [{"prompt": "x"}], "model": "m", "stream": False, field: None})
 
 
 def test_the_answer_says_it(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serving.api.bodies import RouteBody
+from serving.api.bodies.route import RouteBody
 from serving.bundle.catalogue import Capability
 from serving.bundle.request import read
 
@@ -39,7 +39,7 @@ def test_definitions_are_counted_as_they_are_sent() -> None:
     body = {"messages": TEXT, "tools": [TOOL], "response_format": {"type": "json_schema", "json_schema": schema}}
     bare, full = RouteBody.model_validate({"messages": TEXT}).request(), RouteBody.model_validate(body).request()
     assert bare.definitions == ""
-    assert [json.loads(line) for line in full.definitions.splitlines()] == [[TOOL], schema]
+    assert [json.loads(line) for line in full.definitions.splitlines()] == [[TOOL], {"json_schema": schema}]
     assert read(full).counted > read(bare).counted + 30
     older = RouteBody.model_validate({"messages": TEXT, "functions": [TOOL["function"]]}).request()
     assert (older.tools, json.loads(older.definitions)) == (True, [TOOL["function"]])

@@ -65,6 +65,11 @@ SHAPES = {
     "too many globs": json.dumps({"prompt": "hello", "deny": [f"{n:03d}" + "?*" * 100 for n in range(512)]}),
     "an image": json.dumps({"messages": [{"content": [{"type": "image_url", "image_url": {"url": "A" * 3_000_000}}]}]}),
 }
+LONG_NUMBERS = ",".join(["9" * 4_300] * 900)
+SHAPES |= {
+    "long numbers in a tool": f'{{"prompt": "hello", "tools": [{{"a": [{LONG_NUMBERS}]}}]}}',
+    "long numbers in a part": f'{{"messages": [{{"content": [{{"type": "image", "x": [{LONG_NUMBERS}]}}]}}]}}',
+}
 BODIES = NUMBERS | TEXTS | SHAPES
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
+from types import SimpleNamespace
 from weakref import ref
 
 import numpy as np
@@ -70,6 +71,24 @@ def test_a_batch_larger_than_one_run_keeps_its_order(encoder: Encoder) -> None:
     words = [WORDS[1 + row % (len(WORDS) - 1)] for row in range(3_000)]
     embeddings = encoder.encode([f"{word} " * (1 + row % 20) for row, word in enumerate(words)])
     assert [WORDS[column] for column in embeddings.argmax(axis=1)] == words
+
+
+def test_what_has_an_attention_mask_embeds_each_text_by_itself(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quantised transformer takes the scale of its numbers from the whole batch: a neighbour would change a decision."""
+    shapes: list[tuple[int, ...]] = []
+    run = encoder._session.run
+
+    def noted(outputs: None, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+        assert set(feed) == {"input_ids", "attention_mask"}
+        assert (feed["attention_mask"] == 1).all()
+        shapes.append(feed["input_ids"].shape)
+        return run(outputs, feed)
+
+    monkeypatch.setattr(encoder, "_session", SimpleNamespace(run=noted))
+    encoder.encode(["hello", "hello world", "", "world"])
+    assert sorted(shapes) == [(1, 1), (1, 1), (1, 2)]
 
 
 def test_one_encoder_serves_all_bundles_that_have_the_same(tmp_path: Path) -> None:

@@ -116,6 +116,32 @@ def test_media_need_a_capability_and_count_as_media_not_as_text(part: dict[str, 
         assert found.text == ""
 
 
+PROSE = "The quick brown fox jumps over the lazy dog. " * 1_000
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": PROSE}},
+        {"type": "document", "source": {"type": "content", "content": [{"type": "text", "text": PROSE}]}},
+        {"type": "document", "source": {"data": "A" * 100}, "context": PROSE},
+        {"type": "input_file", "file_data": PROSE},
+        {"type": "input_file", "file_data": "\u732b\u72ac" * 20_000},
+        {"type": "image", "alt": PROSE},
+    ],
+)
+def test_text_in_a_medium_counts_as_text(part: dict[str, Any]) -> None:
+    assert read(RouteRequest(messages=({"role": "user", "content": [part]},))).counted > 9_000
+
+
+def test_what_looks_like_a_medium_elsewhere_than_in_content_counts_as_text() -> None:
+    call = {"function": {"name": "f", "arguments": {"type": "image", "body": "A" * 50_000}}}
+    found = read(RouteRequest(messages=({"role": "assistant", "content": None, "tool_calls": [call]},)))
+    assert found.counted > 30_000
+    assert found.needs == frozenset()
+    assert counted({"role": "user " * 10_000, "content": ""}) > 9_000
+
+
 def test_tools_and_a_schema_are_needs_like_any() -> None:
     assert read(RouteRequest("x", tools=True, json_schema=True)).needs == {Capability.TOOLS, Capability.JSON_SCHEMA}
     assert read("x").needs == frozenset()

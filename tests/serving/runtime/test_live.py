@@ -27,6 +27,7 @@ from serving.settings import Settings
 from tests import fake_bundle
 from tests.conftest import ROOT
 from tests.patience import until
+from tests.serving.bundle.test_manifest import edit_manifest
 from training.config import Tracking
 from training.publish.tracking import set_champion, track
 
@@ -236,6 +237,14 @@ def test_embeddings_are_kept_where_the_encoder_is_the_same(root: Path, live: Liv
     tokenizer = (root / "v3" / "tokenizer.json").read_bytes()
     rewritten(root / "v3", "tokenizer.json", tokenizer.replace(b'"sum"', b'"summe"'))
     assert live.reload().version == "v3"
+    assert live.current.embeddings.get("hello") is None
+
+
+def test_a_text_cut_otherwise_is_embedded_anew(root: Path, live: Live) -> None:
+    live.current.embed("hello")
+    edit_manifest(root / "v2", lambda manifest: manifest["encoder"].update(max_tokens=2))
+    switch_current(root, "v2")
+    assert live.reload().changed
     assert live.current.embeddings.get("hello") is None
 
 

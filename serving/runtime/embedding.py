@@ -1,7 +1,7 @@
-"""Embedding the texts of requests: from the cache, at once, or in threads that take what waits together.
+"""Embedding the texts of requests: from the cache, at once, or in threads that take what waits, one text at a time.
 
-Several threads take what waits; each takes its share of it, so that none has a long batch while another has nothing, and a
-text that nobody waits for any more is left out.
+A text that nobody waits for any more is left out. Nothing would be gained by taking several together: a transformer embeds
+each text by itself, so that what comes of it does not depend on its neighbours.
 """
 
 from __future__ import annotations
@@ -24,9 +24,6 @@ from serving.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-MOST_TOGETHER = 16
-# A longer text keeps a core busy by itself: with others in its batch it would gain nothing, and they would be padded.
-LONGEST_TOGETHER = 400
 # Texts shorter than this are embedded at once by a static encoder: handing them to a thread costs more.
 _INLINE_CHARS = 32 * 1024
 
@@ -35,9 +32,9 @@ Embedded = Floats32 | Reason
 
 
 class Embedder(Protocol):
-    """What embeds: (n, dim) for n texts."""
+    """What embeds a text: (1, dim)."""
 
-    def embed_many(self, texts: Sequence[str]) -> Floats32: ...
+    def embed(self, text: str) -> Floats32: ...
 
 
 class BusyError(RuntimeError):
@@ -51,7 +48,7 @@ class _Waiting:
     done: Future[Floats32]
 
 
-class Batching:
+class EmbeddingThreads:
     """Embeds in `threads` threads of its own until `close`; at most `most_waiting` texts wait, of `most_bytes` in memory."""
 
     def __init__(self, threads: int, most_waiting: int = 1024, most_bytes: int = 64 * 1024 * 1024) -> None:
@@ -90,51 +87,31 @@ class Batching:
             one.done.set_exception(BusyError("the service is stopping"))
 
     def _work(self) -> None:
-        while (batch := self._take()) is not None:
-            if batch:
-                _embed(batch)
+        while (one := self._take()) is not None:
+            if not one.done.set_running_or_notify_cancel():
+                continue
+            try:
+                one.done.set_result(one.embedder.embed(one.text))
+            except Exception as error:  # noqa: BLE001 - who waits is told, and the thread lives on
+                one.done.set_exception(error)
 
-    def _take(self) -> list[_Waiting] | None:
-        """This thread's share of what waits for one and the same embedder; None at the end."""
+    def _take(self) -> _Waiting | None:
+        """What has waited longest; None at the end."""
         with self._there:
             while not self._waiting:
                 if self._closed:
                     return None
                 self._there.wait()
-            share = min(-(-len(self._waiting) // len(self._threads)), MOST_TOGETHER)
-            embedder = self._waiting[0].embedder
-            batch: list[_Waiting] = []
-            while self._waiting and len(batch) < share and self._waiting[0].embedder is embedder:
-                if batch and len(self._waiting[0].text) > LONGEST_TOGETHER:
-                    break
-                one = self._waiting.popleft()
-                self._bytes -= sys.getsizeof(one.text)
-                if one.done.set_running_or_notify_cancel():
-                    batch.append(one)
-                if len(one.text) > LONGEST_TOGETHER:
-                    break
-            return batch
-
-
-def _embed(batch: Sequence[_Waiting]) -> None:
-    try:
-        embeddings = batch[0].embedder.embed_many([one.text for one in batch])
-    except Exception as error:  # noqa: BLE001 - whoever waits is told, and the thread lives on
-        if len(batch) > 1:  # it may be about one of them
-            for one in batch:
-                _embed([one])
-        else:
-            batch[0].done.set_exception(error)
-        return
-    for row, one in enumerate(batch):
-        one.done.set_result(embeddings[row : row + 1])
+            one = self._waiting.popleft()
+            self._bytes -= sys.getsizeof(one.text)
+            return one
 
 
 class Embedding:
     """Embeds the texts of requests, within a time. Never raises: what fails is logged, and the reason is given."""
 
     def __init__(self, settings: Settings) -> None:
-        self._batching = Batching(settings.encoders, most_bytes=settings.waiting_bytes)
+        self._threads = EmbeddingThreads(settings.encoders, most_bytes=settings.waiting_bytes)
         self._seconds = settings.embed_wait_ms / 1e3
 
     async def one(self, serving: Serving, text: str) -> Embedded:
@@ -145,7 +122,7 @@ class Embedding:
                 return known
             if _at_once(serving, text):
                 return serving.embed(text)
-            waiting = self._batching.embed(serving, text)
+            waiting = self._threads.embed(serving, text)
             return await asyncio.wait_for(asyncio.wrap_future(waiting), self._seconds)
         except Exception as error:  # noqa: BLE001 - the caller still needs to know where to send the request
             return _without(error)
@@ -165,13 +142,13 @@ class Embedding:
             known = serving.embeddings.get(text)
             if known is not None:
                 return known
-            return None if _at_once(serving, text) else self._batching.embed(serving, text)
+            return None if _at_once(serving, text) else self._threads.embed(serving, text)
         except Exception as error:  # noqa: BLE001 - as in `one`
             return _without(error)
 
     def close(self) -> None:
         """Ends the threads; what waits is answered without an embedding."""
-        self._batching.close()
+        self._threads.close()
 
 
 def _at_once(serving: Serving, text: str) -> bool:

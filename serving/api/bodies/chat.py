@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Annotated, Any, NotRequired
@@ -57,9 +58,11 @@ class ChatMessage(TypedDict):
 
 
 class ResponseFormat(TypedDict):
-    """OpenAI's `response_format`; the type `json_schema` asks for a candidate that can keep to the schema beside it."""
+    """OpenAI's `response_format`; the type `json_schema` asks for a candidate that can keep to the schema beside it.
 
-    __pydantic_config__ = ConfigDict(extra="ignore", strict=True)  # type: ignore[misc]
+    Whatever stands beside the type is sent along, and read as the prompt is."""
+
+    __pydantic_config__ = ConfigDict(extra="allow", strict=True)  # type: ignore[misc]
 
     type: str
     json_schema: NotRequired[Any]
@@ -87,14 +90,45 @@ _OF_OTHERS = frozenset(
     | {f"max_{what}_tokens" for what in ("prompt", "input", "new", "context")}
 )
 _CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])")
-_ALIKE, _LONGER = 0.8, 4
+_ALIKE, _LONGER = 0.8, 5
+# Of the letters of a field so many have to be in a name that is compared with it.
+_SHARED = 0.7
+
+
+_DEMANDS = ("zdr", "data_collection", "zero_retention", "no_training")
+_LONGEST_DEMAND = 40
 
 
 @lru_cache(maxsize=1024)
 def resembling(name: str, fields: tuple[str, ...]) -> str:
     """The field that the name may be a slip of the pen for, "" for none; one in another case is a slip."""
-    spelt = _CAPITAL.sub("_", name).lower()
+    spelt = _spelt(name)
     if spelt in _OF_OTHERS:
         return ""
     near = [one for one in fields if one[0] == spelt[:1] and abs(len(one) - len(spelt)) <= _LONGER]
     return "".join(get_close_matches(spelt, near, 1, _ALIKE))
+
+
+def may_resemble(name: str, fields: Iterable[str]) -> bool:
+    """Whether it is worth the time to ask whether a name resembles one of a few fields."""
+    letters = set(_spelt(name))
+    return any(len(letters & set(one)) >= _SHARED * len(set(one)) for one in fields)
+
+
+def _spelt(name: str) -> str:
+    """As fields are spelt here: noSuchField and No-Such-Field are no_such_field."""
+    return _CAPITAL.sub("_", name).lower().replace("-", "_").strip("_ ")
+
+
+def demands_of(provider: Any) -> tuple[bool, bool]:
+    """What OpenRouter's `provider` asks of privacy: whether nothing may be kept, and whether nothing may be trained on.
+
+    As it is spelt there (`zdr`, `data_collection`) or nearly so, and by the names that the demands have here.
+    """
+    kept = trained = False
+    for name, value in provider.items() if isinstance(provider, dict) else ():
+        meant = resembling(name, _DEMANDS) if len(name) <= _LONGEST_DEMAND else ""
+        asked = value is True or value == 1 or (isinstance(value, str) and value.lower() in ("true", "deny"))
+        kept = kept or (asked and meant in ("zdr", "zero_retention"))
+        trained = trained or (asked and meant in ("data_collection", "no_training"))
+    return kept, trained

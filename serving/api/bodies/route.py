@@ -1,4 +1,4 @@
-"""The bodies of requests, as they arrive.
+"""The bodies of requests to route.
 
 They are read leniently where OpenAI's chat completions vary (unknown fields are ignored, so that a body made for an LLM can be
 sent as it is) and strictly in the fields that are used. An unknown field that is spelt nearly like one that is used is told.
@@ -9,37 +9,31 @@ from __future__ import annotations
 import json
 from functools import cached_property
 from itertools import islice
-from typing import Annotated, Any, LiteralString, Self
+from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
-    Discriminator,
     Field,
-    RootModel,
-    Tag,
-    ValidationError,
     model_validator,
 )
 from pydantic.config import JsonDict
 from pydantic.json_schema import SkipJsonSchema
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
-from serving.api.chat import Messages, ResponseFormat, Tools, resembling
+from serving.api.bodies.chat import Messages, ResponseFormat, Tools, demands_of, may_resemble, resembling
+from serving.api.bodies.fields import MOST_IN_A_BATCH, Name, refused
 from serving.bundle.catalogue import Capability
 from serving.bundle.manifest import Objective
 from serving.bundle.request import RouteRequest
 from serving.decide.policy import Policy
-from serving.store.feedback import Feedback
 
-# No batch may be longer, whatever ROUTER_MAX_BATCH says: it is refused before anything in it is looked at.
-MOST_IN_A_BATCH = 4_096
-# Of so many unknown fields, none of them longer, the name is looked at; of as many again that may be about privacy.
+# Of so many unknown fields, none of them longer, the name is looked at; and of as many that may be about privacy.
 _MOST_LOOKED_AT, _LONGEST_LOOKED_AT = 32, 40
 # Where a slip would keep or send what may not be kept or sent, it is refused and not only told.
-_OF_PRIVACY = frozenset({"privacy", "zero_retention", "self_hosted", "no_training", "zdr"})
-_PRIVATE_INITIALS = frozenset(name[0] for name in _OF_PRIVACY)
+_OF_PRIVACY = frozenset({"privacy", "zero_retention", "self_hosted", "no_training", "regions", "zdr", "provider"})
+_OF_OTHERS = frozenset({"region"})  # what they may be instead
 
 _PROMPT: JsonDict = {
     "prompt": "Summarise this ticket in one line: the invoice of May was charged twice.",
@@ -55,17 +49,10 @@ _CHAT: JsonDict = {
     "max_output_tokens": 500,
 }
 
-Name = Annotated[str, Field(min_length=1, max_length=256)]
 # A tag that a client makes up: it is stored, and told apart from others, with every decision.
 Label = Annotated[str, Field(max_length=256)]
 Globs = Annotated[list[Annotated[str, Field(min_length=1, max_length=128)]], Field(max_length=64, fail_fast=True)]
 Tokens = Annotated[int, Field(ge=1, le=1_000_000_000)]
-
-
-def _refused(field: str, kind: LiteralString, message: LiteralString, **said: str) -> ValidationError:
-    """An error about one field: one of the model as a whole would have no field to name."""
-    located = InitErrorDetails(type=PydanticCustomError(kind, message, said), loc=(field,), input=None)
-    return ValidationError.from_exception_data("body", [located], hide_input=True)
 
 
 class Privacy(BaseModel):
@@ -86,9 +73,9 @@ _NO_DEMANDS = Privacy()
 
 def _in_privacy(value: Any) -> None:
     """A demand that is not where it is looked for would be ignored like any unknown field, and the prompt be kept."""
-    if value is not None:
+    if value is not None and value != "allow":
         raise PydanticCustomError(
-            "misplaced", "this goes into privacy: {...} (zdr into provider: {...}), where alone it is looked for"
+            "misplaced", "this goes into privacy: {...}, or where OpenRouter has it into provider: {...}"
         )
 
 
@@ -169,6 +156,7 @@ class RouteBody(BaseModel):
     no_training: InPrivacy = None
     regions: InPrivacy = None
     zdr: InPrivacy = None
+    data_collection: InPrivacy = None
     provider: Any = Field(
         default=None, description="OpenRouter's: `zdr` is `zero_retention`, `data_collection: deny` is `no_training`."
     )
@@ -179,21 +167,22 @@ class RouteBody(BaseModel):
             arrived = "neither" if self.prompt is None else "both"
             misspelt = "".join(f" ({one})" for one in self.misspelt)
             message = "give exactly one of prompt and messages; {arrived} arrived{misspelt}"
-            raise _refused("prompt", "one_of", message, arrived=arrived, misspelt=misspelt)
+            raise refused("prompt", "one_of", message, arrived=arrived, misspelt=misspelt)
         for name, meant in self.slips:
             asked = (self.__pydantic_extra__ or {})[name]
-            if meant in _OF_PRIVACY and asked is not None and asked is not False:
-                raise _refused(name, "misspelt", "nothing reads this; did you mean {meant}?", meant=meant)
+            demanded = asked is not None and asked is not False and name not in _OF_OTHERS
+            if meant in _OF_PRIVACY and (any(demands_of(asked)) if meant == "provider" else demanded):
+                raise refused(name, "misspelt", "nothing reads this; did you mean {meant}?", meant=meant)
         if self.quality_target is not None and self.cost_quality is not None:
             message = "give at most one of quality_target and cost_quality; both arrived"
-            raise _refused("cost_quality", "one_of", message)
+            raise refused("cost_quality", "one_of", message)
         return self
 
     @cached_property
     def slips(self) -> list[tuple[str, str]]:
         """Unknown fields, a few of them, each with the field that it is spelt nearly like."""
         unknown = [name for name in self.__pydantic_extra__ or () if len(name) <= _LONGEST_LOOKED_AT]
-        private = (name for name in unknown if name[:1].lower() in _PRIVATE_INITIALS)
+        private = (name for name in unknown if may_resemble(name, _OF_PRIVACY))
         names = dict.fromkeys((*unknown[:_MOST_LOOKED_AT], *islice(private, _MOST_LOOKED_AT)))
         told = [(name, resembling(name, _FIELDS)) for name in names]
         return [(name, meant) for name, meant in told if meant]
@@ -214,7 +203,7 @@ class RouteBody(BaseModel):
     @property
     def definitions(self) -> str:
         """The text of the tools and the schema that are sent along: an LLM reads it as it reads the prompt."""
-        schema = self.response_format.get("json_schema") if self.response_format is not None else None
+        schema = {name: one for name, one in (self.response_format or {}).items() if name != "type"} or None
         # Not orjson, which takes no integer of more than 64 bits.
         return "\n".join(
             json.dumps(one, ensure_ascii=False) for one in (self.tools, self.functions, schema) if one is not None
@@ -236,14 +225,14 @@ class RouteBody(BaseModel):
     def policy(self) -> Policy:
         """What the caller asks of the decision."""
         privacy = self.privacy or _NO_DEMANDS
-        provider = self.provider if isinstance(self.provider, dict) else {}
+        kept, trained = demands_of(self.provider)
         return Policy(
             allow=(tuple(self.allow),) if self.allow else (),
             deny=tuple(self.deny or ()),
             requires=frozenset(self.requires or ()),
-            zero_retention=privacy.zero_retention or provider.get("zdr") is True,
+            zero_retention=privacy.zero_retention or kept,
             self_hosted=privacy.self_hosted,
-            no_training=privacy.no_training or provider.get("data_collection") == "deny",
+            no_training=privacy.no_training or trained,
             regions=(frozenset(privacy.regions),) if privacy.regions else (),
             max_cost_usd=self.max_cost_usd,
             max_latency_ms=self.max_latency_ms,
@@ -257,10 +246,13 @@ _FIELDS = tuple(RouteBody.model_fields)
 
 
 class BatchBody(BaseModel):
-    """Requests to route together; each carries its own policy."""
+    """Requests to route together; each carries its own policy, and a field of one that stands beside them is refused."""
 
     model_config = ConfigDict(
-        strict=True, hide_input_in_errors=True, json_schema_extra={"examples": [{"requests": [_PROMPT, _CHAT]}]}
+        strict=True,
+        hide_input_in_errors=True,
+        extra="allow",
+        json_schema_extra={"examples": [{"requests": [_PROMPT, _CHAT]}]},
     )
 
     requests: list[RouteBody] = Field(
@@ -270,81 +262,10 @@ class BatchBody(BaseModel):
         description="At least 1; the most is a setting (256 by default).",
     )
 
-
-class FeedbackBody(BaseModel):
-    """What came of one decision. What is not given is not said, and may be sent later; the same again changes nothing."""
-
-    model_config = ConfigDict(strict=True, hide_input_in_errors=True, extra="forbid", allow_inf_nan=False)
-
-    decision_id: str = Field(min_length=1, max_length=64, pattern=r"^[!-~]+$", description="The decision's `id`.")
-    quality: float | None = Field(
-        default=None, ge=0, le=1, description="How good the answer was, if somebody judged it."
-    )
-    accepted: bool | None = Field(default=None, description="Instead of a quality: true is 1, false is 0.")
-    cost_usd: float | None = Field(default=None, ge=0, le=1e4, description="What the call cost.")
-    input_tokens: int | None = Field(default=None, ge=0, le=10**12)
-    output_tokens: int | None = Field(default=None, ge=0, le=10**12)
-    latency_ms: float | None = Field(default=None, ge=0, description="How long the call took.")
-    error: bool | None = Field(default=None, description="Whether the call failed; its quality is then 0.")
-    model: Name | None = Field(default=None, description="Who answered, if a fallback did.")
-    replace: bool = Field(
-        default=False, description="Whether this takes the place of what was said before; without it that is a 409."
-    )
-
     @model_validator(mode="after")
-    def _one_judgement(self) -> Self:
-        if self.quality is not None and self.accepted is not None:
-            raise _refused("accepted", "one_of", "give at most one of quality and accepted; both arrived")
+    def _nothing_beside_them(self) -> Self:
+        """What is demanded of all of them would be ignored like any unknown field."""
+        for field, value in (self.__pydantic_extra__ or {}).items():
+            if field in _FIELDS and value is not None and value is not False:
+                raise refused(field, "misplaced", "this goes into each of the requests, where alone it is looked for")
         return self
-
-    def feedback(self) -> Feedback:
-        """What the store keeps of it."""
-        judged = self.quality if self.accepted is None else float(self.accepted)
-        return Feedback(
-            decision_id=self.decision_id,
-            quality=0.0 if self.error else judged,
-            candidate=self.model,
-            cost_usd=self.cost_usd,
-            input_tokens=self.input_tokens,
-            output_tokens=self.output_tokens,
-            latency_ms=self.latency_ms,
-            error=self.error,
-            replace=self.replace,
-        )
-
-
-class FeedbackBatchBody(BaseModel):
-    """Feedback on several decisions."""
-
-    model_config = ConfigDict(strict=True, hide_input_in_errors=True, extra="forbid")
-
-    feedback: list[FeedbackBody] = Field(
-        min_length=1,
-        max_length=MOST_IN_A_BATCH,
-        fail_fast=True,
-        description="At least 1; the most is a setting (256 by default).",
-    )
-
-
-def _feedback_branch(document: Any) -> str:
-    return "<many>" if isinstance(document, dict) and "feedback" in document else "<one>"
-
-
-_OneOrMany = Annotated[
-    Annotated[FeedbackBody, Tag("<one>")] | Annotated[FeedbackBatchBody, Tag("<many>")], Discriminator(_feedback_branch)
-]
-
-
-class FeedbackOneOrMany(RootModel[_OneOrMany]):
-    """What POST /v1/feedback takes: feedback on one decision, or a list of it."""
-
-    model_config = ConfigDict(hide_input_in_errors=True)
-
-    @property
-    def several(self) -> bool:
-        """Whether it came as a list, of one perhaps."""
-        return isinstance(self.root, FeedbackBatchBody)
-
-    @property
-    def bodies(self) -> list[FeedbackBody]:
-        return self.root.feedback if isinstance(self.root, FeedbackBatchBody) else [self.root]

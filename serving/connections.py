@@ -1,0 +1,75 @@
+"""uvicorn's HTTP/1.1 connections with bounds: how long a request's head may be, and how long it may take to arrive.
+
+What comes before a body is read by uvicorn alone, which takes however much there is. Bodies are `serving.api.arrival`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+# As much as most servers and proxies take; a chunk that is read at once may hold somewhat more.
+MOST_HEAD_BYTES = 64 * 1024
+HEAD_SECONDS = 30.0
+# Requests that may wait on one connection for the answers to those before them.
+MOST_PIPELINED = 64
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """Closes a connection whose next request has a head that is too long (431), or not whole in time."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._head_bytes = 0
+        self._in_head = True
+        self._late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait_for_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._unset_late()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        super().data_received(data)
+        if not self._in_head or self.transport.is_closing():
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > MOST_HEAD_BYTES:
+            self._refuse(b"431 Request Header Fields Too Large")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = True
+        if self._late is None:
+            self._wait_for_head()
+
+    def on_headers_complete(self) -> None:
+        self._unset_late()
+        self._in_head, self._head_bytes = False, 0
+        if len(self.pipeline) >= MOST_PIPELINED:
+            # What the parser's callback raises ends the parsing of this chunk, and uvicorn closes the connection.
+            raise OverflowError(f"more than {MOST_PIPELINED} requests wait on one connection")
+        super().on_headers_complete()
+
+    def _wait_for_head(self) -> None:
+        self._late = self.loop.call_later(HEAD_SECONDS, self._refuse, b"408 Request Timeout")
+
+    def _unset_late(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _refuse(self, status: bytes) -> None:
+        self._unset_late()
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete:  # else these would be bytes of another answer
+            self.transport.write(b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+        self.transport.close()

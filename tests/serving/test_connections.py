@@ -1,0 +1,115 @@
+"""What comes before a body is bounded: by its length, by the time it takes, and by how much of it waits."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import uvicorn
+
+from serving import connections
+from serving.connections import MOST_HEAD_BYTES, MOST_PIPELINED, BoundedHttp
+from tests.patience import PATIENCE, until
+
+
+async def echoing(scope: Any, receive: Any, send: Any) -> None:
+    """Answers with the length of the body."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+    answer = str(len(body)).encode()
+    headers = [(b"content-length", str(len(answer)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": answer})
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    server = uvicorn.Server(
+        uvicorn.Config(echoing, port=0, http=BoundedHttp, lifespan="off", log_config=None, timeout_graceful_shutdown=1)
+    )
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    until(lambda: server.started)
+    yield server.servers[0].sockets[0].getsockname()[1]
+    server.should_exit = True
+    thread.join(PATIENCE)
+
+
+def said(port: int, *sent: bytes) -> bytes:
+    """All that comes back until the connection is closed; what cannot be sent any more is not."""
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as client:
+        try:
+            for part in sent:
+                client.sendall(part)
+        except OSError:
+            pass
+        came = b""
+        try:
+            while part := client.recv(65_536):
+                came += part
+        except ConnectionResetError:
+            pass
+        return came
+
+
+HEAD = b"POST / HTTP/1.1\r\nHost: a\r\n"
+
+
+def test_a_usual_head_is_taken_and_a_long_body_is_none_of_its_length(port: int) -> None:
+    cookie = b"Cookie: " + b"c" * 16_000 + b"\r\n"
+    body = b"x" * (10 * MOST_HEAD_BYTES)
+    end = b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
+    assert said(port, HEAD + cookie + end + body).endswith(b"\r\n\r\n%d" % len(body))
+
+
+def test_requests_on_one_connection_are_not_added_up(port: int) -> None:
+    one = HEAD + b"X: " + b"x" * 10_000 + b"\r\nContent-Length: 2\r\n\r\nab"
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as client:
+        for _ in range(20):
+            client.sendall(one)
+            assert client.recv(65_536).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [HEAD + b"X: ", *[b"x" * 60_000] * 50],
+        [HEAD, *[b"X%d: a\r\n" % number * 5_000 for number in range(100)]],
+        [b"GET /" + b"u" * 60_000, *[b"u" * 60_000] * 50],
+    ],
+    ids=["one header", "many headers", "address"],
+)
+def test_a_head_that_is_too_long_ends_the_connection(port: int, parts: list[bytes]) -> None:
+    came = said(port, *parts)
+    assert came == b"" or came.startswith(b"HTTP/1.1 431")
+    assert said(port, HEAD + b"Connection: close\r\n\r\n").startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("begun", [b"", HEAD])
+def test_a_head_that_does_not_come_ends_the_connection(
+    port: int, begun: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
+    assert said(port, begun).startswith(b"HTTP/1.1 408")
+
+
+def test_between_two_requests_a_connection_may_rest(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as client:
+        client.sendall(HEAD + b"Content-Length: 0\r\n\r\n")
+        assert client.recv(65_536).startswith(b"HTTP/1.1 200")
+        client.settimeout(1.0)
+        with pytest.raises(TimeoutError):
+            client.recv(1)
+
+
+def test_few_requests_wait_for_the_answers_before_them(port: int) -> None:
+    few = said(port, (HEAD + b"\r\n") * (MOST_PIPELINED // 2) + HEAD + b"Connection: close\r\n\r\n")
+    assert few.count(b"HTTP/1.1 200") == MOST_PIPELINED // 2 + 1
+    assert said(port, (HEAD + b"\r\n") * 20_000).count(b"HTTP/1.1 200") <= MOST_PIPELINED + 1
+    assert said(port, HEAD + b"Connection: close\r\n\r\n").startswith(b"HTTP/1.1 200")
