@@ -77,13 +77,15 @@ def _violation(graph: Graph, learned: Learned, acceptable: str, surface: int) ->
     """The tensor (n, m) of `Learned.violations`."""
     m, reference = len(learned.costs.candidates), learned.reference
     whole = np.eye(m)
+    failing, best = graph.add("Sub", graph.constant(1.0), acceptable), graph.columns(acceptable, [reference])
     if learned.violation is None:
-        failing = graph.add("Sub", graph.constant(1.0), acceptable)
-        broken = graph.add("Mul", failing, graph.columns(acceptable, [reference]))
+        broken = graph.add("Mul", failing, best)
         return graph.add("Mul", broken, graph.constant(1.0 - whole[reference]))
     kept = _pair(graph, learned.violation.kept, surface)
     placed = graph.add("MatMul", kept, graph.constant(-whole[others(m, reference)]))
-    return graph.add("Add", placed, graph.constant(1.0 - whole[reference]))
+    violation = graph.add("Add", placed, graph.constant(1.0 - whole[reference]))
+    least = graph.add("Max", graph.add("Sub", best, acceptable), graph.constant(0.0))
+    return graph.add("Max", graph.add("Min", violation, graph.add("Min", failing, best)), least)
 
 
 def _calibrated(graph: Graph, head: Head) -> str:

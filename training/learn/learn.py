@@ -55,9 +55,10 @@ class Learned:
 
         Learned where it could be; else as if the two were independent, for want of anything better.
         """
+        acceptable = self.acceptable.predict(inputs)
         if self.violation is not None:
-            return self.violation.predict(inputs)
-        return independent(self.acceptable.predict(inputs), self.reference)
+            return self.violation.predict(inputs, acceptable)
+        return independent(acceptable, self.reference)
 
 
 def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress = silent) -> Learned:

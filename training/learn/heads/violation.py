@@ -13,7 +13,7 @@ from training.config import Params
 from training.dataset.inputs import Inputs
 from training.learn.estimators.base import NotTrainableError
 from training.learn.estimators.registry import variants
-from training.learn.heads.calibrate import Sigmoid
+from training.learn.heads.calibrate import Uncalibrated
 from training.learn.heads.pair import Pair, fit_pair
 from training.learn.heads.select import PLENTY_COMPLETE
 from training.learn.training_data import TrainingData
@@ -26,9 +26,10 @@ class Violation:
     kept: Pair
     reference: int
 
-    def predict(self, inputs: Inputs) -> Floats:
-        """(n, m) P(the candidate fails and the reference does not); 0 for the reference."""
-        return np.insert(1.0 - self.kept.predict(inputs), self.reference, 0.0, axis=1)
+    def predict(self, inputs: Inputs, acceptable: Floats) -> Floats:
+        """(n, m) P(the candidate fails and the reference does not), as far as `acceptable` allows; 0 for the reference."""
+        violation = np.insert(1.0 - self.kept.predict(inputs), self.reference, 0.0, axis=1)
+        return np.asarray(np.clip(violation, *possible(acceptable, self.reference)))
 
     def refitted(self, inputs: Inputs, labels: Floats) -> Violation:
         """The same estimators fitted on these requests instead; `labels` (n, m)."""
@@ -44,6 +45,15 @@ def independent(acceptable: Floats, reference: int) -> Floats:
     violation: Floats = (1.0 - acceptable) * acceptable[:, reference : reference + 1]
     violation[:, reference] = 0.0
     return violation
+
+
+def possible(acceptable: Floats, reference: int) -> tuple[Floats, Floats]:
+    """Both (n, m): the least and the most that P(the candidate fails and the reference does not) can be.
+
+    max(0, p_ref - p) and min(1 - p, p_ref), with p the P(acceptable) (n, m). Source: Frechet 1935.
+    """
+    best = acceptable[:, reference : reference + 1]
+    return np.maximum(best - acceptable, 0.0), np.minimum(1.0 - acceptable, best)
 
 
 def others(candidates: int, reference: int) -> Columns:
@@ -62,8 +72,8 @@ def learn_violation(
     """The head; None where a candidate and the reference are both known on too few requests to learn it.
 
     `mean_cost` (m,) in USD, `workflow` (n,) the tags. It is selected by its Brier score: what it is worth shows in the
-    violations of a whole routing, not in those of one candidate. It is calibrated by a sigmoid, whatever the other heads
-    are: most violations are rare, and any map with a level part would make equals of many of them.
+    violations of a whole routing, not in those of one candidate. It is not calibrated by itself: what the chances of the two
+    candidates allow does that (`possible`), and any map with a level part would make equals of many rare violations.
     """
     target, weights = _target(data.labels, reference)
     if np.isfinite(target).sum(axis=0).min() < PLENTY_COMPLETE:
@@ -80,7 +90,7 @@ def learn_violation(
     )
     kinds = variants(replace(params.fit, estimators=params.fit.violation_estimators), mean_cost[columns])
     try:
-        kept = fit_pair(known, kinds, workflow, params, calibration=Sigmoid.name, progress=progress)
+        kept = fit_pair(known, kinds, workflow, params, calibration=Uncalibrated.name, progress=progress)
     except NotTrainableError:
         return None
     return Violation(kept, reference)

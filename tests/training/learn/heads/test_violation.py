@@ -11,7 +11,7 @@ from serving.bundle.arrays import Floats
 from training.config import Params, load_params
 from training.dataset.inputs import Inputs
 from training.learn.heads.select import PLENTY_COMPLETE
-from training.learn.heads.violation import Violation, independent, learn_violation
+from training.learn.heads.violation import Violation, independent, learn_violation, possible
 from training.learn.training_data import TrainingData
 
 NAN = float("nan")
@@ -58,6 +58,11 @@ def learned(known: TrainingData, params: Params) -> Violation | None:
     return learn_violation(known, REFERENCE, COST, workflow, params, lambda _: None)
 
 
+def predicted(head: Violation, known: TrainingData) -> Floats:
+    """What the head says where the chances leave it free."""
+    return head.predict(known.inputs, np.full(known.labels.shape, 0.5))
+
+
 def of_kind(kind: int, values: Floats, known: TrainingData) -> Floats:
     """(m,) the mean of the requests of a kind."""
     return np.asarray(values[known.inputs.features[:, 1 + kind] > 0].mean(axis=0))
@@ -68,12 +73,30 @@ def test_if_both_fail_independently_by_hand() -> None:
     assert independent(acceptable, REFERENCE) == pytest.approx(np.array([[0.08, 0.0, 0.4], [0.0, 0.0, 0.0]]))
 
 
+def test_what_the_chances_allow_by_hand() -> None:
+    """A candidate that is .1 less often right than the reference breaks a tenth of its answers, or more, up to all it fails."""
+    low, high = possible(np.array([[0.9, 0.8, 0.7]]), 1)
+    assert low == pytest.approx(np.array([[0.0, 0.0, 0.1]]))
+    assert high == pytest.approx(np.array([[0.1, 0.2, 0.3]]))
+
+
+def test_no_head_says_more_or_less_than_the_chances_allow(params: Params) -> None:
+    known = data(1_000, 7, together=True)
+    head = learned(known, params)
+    assert head is not None
+    chances = np.random.default_rng(0).random((1_000, 3))
+    low, high = possible(chances, REFERENCE)
+    found = head.predict(known.inputs, chances)
+    assert ((found >= low) & (found <= high))[:, [0, 2]].all()
+    assert (found[:, REFERENCE] == 0).all()
+
+
 def test_what_fails_where_the_reference_fails_violates_nothing(params: Params) -> None:
     """By the chances alone a candidate would break 3/16 of the hard requests, and is not used."""
     known = data(2_000, 1, together=True)
     head = learned(known, params)
     assert head is not None
-    found = of_kind(HARD, head.predict(known.inputs), known)
+    found = of_kind(HARD, predicted(head, known), known)
     assert found[REFERENCE] == 0.0
     assert found[[0, 2]].max() < 0.02
     assert independent(np.full((1, 3), 0.25), REFERENCE)[0, 0] == pytest.approx(3 / 16)
@@ -83,7 +106,7 @@ def test_what_fails_by_itself_is_told_as_by_the_chances(params: Params) -> None:
     known = data(4_000, 2, together=False)
     head = learned(known, params)
     assert head is not None
-    values = head.predict(known.inputs)
+    values = predicted(head, known)
     for kind, chance in ((EASY, 0.1), (HARD, 0.75)):
         assert of_kind(kind, values, known)[[0, 2]] == pytest.approx(chance * (1 - chance), abs=0.03)
 
@@ -102,7 +125,7 @@ def test_no_failure_at_all_is_learned_too(params: Params) -> None:
     known = data(1_000, 4, together=True)
     head = learned(replace(known, labels=np.ones((1_000, 3))), params)
     assert head is not None
-    assert head.predict(known.inputs).max() < 0.02
+    assert predicted(head, known).max() < 0.02
 
 
 def test_it_can_be_learned_again_on_other_rows(params: Params) -> None:
@@ -110,4 +133,4 @@ def test_it_can_be_learned_again_on_other_rows(params: Params) -> None:
     head = learned(together, params)
     assert head is not None
     again = head.refitted(apart.inputs, apart.labels)
-    assert of_kind(EASY, again.predict(apart.inputs), apart)[0] > of_kind(EASY, head.predict(apart.inputs), apart)[0]
+    assert of_kind(EASY, predicted(again, apart), apart)[0] > of_kind(EASY, predicted(head, apart), apart)[0]
