@@ -7,28 +7,39 @@ from dataclasses import replace
 import numpy as np
 
 from benchmarks.routing.protocol import DataSet, Trial
-from serving.bundle.arrays import Columns
+from serving.bundle.arrays import Bools, Columns
 from serving.bundle.manifest import OperatingPoint
 from serving.decide.value import Setting
+from training.certify.certify import cross_fitted
 from training.certify.evidence import CalibrationData
 from training.certify.operating import operating_points, violations
 from training.config import Params
+from training.evaluate.splits import redraw
+from training.learn.learn import Learned, learn
+from training.learn.refit import refit
 from training.measure.bounds import clopper_pearson_upper
 from training.measure.frontier import knob_grid
 
 RESPLITS = 100
 TURNS, ICC = 5, 0.3
+SMALL = (150, 300, 600, 1_200)
+SMALL_DRAWS = 20
 
 
 def untouched(data: DataSet, run: Trial) -> CalibrationData:
     """The complete requests that training never saw."""
+    return complete_ones(data, run.learned, ~run.train)
+
+
+def complete_ones(data: DataSet, learned: Learned, rows: Bools) -> CalibrationData:
+    """Those of the requests `rows` (n,) that are complete, as they are expected by what was `learned`."""
     matrix = data.prepared.matrix
-    held = np.flatnonzero(~run.train & matrix.complete())
+    held = np.flatnonzero(rows & matrix.complete())
     inputs, labels = data.inputs.take(held), data.prepared.labels[held]
     return CalibrationData(
-        acceptable=run.learned.acceptable.predict(inputs),
-        violation=run.learned.violations(inputs),
-        expected_cost=run.learned.costs.cost_usd(inputs),
+        acceptable=learned.acceptable.predict(inputs),
+        violation=learned.violations(inputs),
+        expected_cost=learned.costs.cost_usd(inputs),
         labels=labels,
         cost=matrix.cost_usd[held],
         propensity=np.ones(labels.shape),
@@ -38,13 +49,54 @@ def untouched(data: DataSet, run: Trial) -> CalibrationData:
     )
 
 
-def point(held: CalibrationData, run: Trial, params: Params, target: float) -> OperatingPoint:
+def small_logs(data: DataSet, params: Params, seed: int, draws: int, target: float) -> dict[str, dict[str, float]]:
+    """Certificates of small logs, checked on all requests outside them: size -> figures of either way.
+
+    `crossed`: learned from all requests of the log and certified on them out of fold, as small logs are; `held_out`: learned
+    from four fifths of them and certified on the fifth that was kept aside.
+    """
+    _, member = np.unique(data.prepared.groups, return_inverse=True)
+    found = {}
+    for size in SMALL:
+        rows = []
+        for draw in range(draws):
+            generator = np.random.default_rng([seed, size, draw])
+            place = generator.permutation(member.max() + 1)[member] * len(member) / size / (member.max() + 1)
+            drawn = redraw(data.prepared, place < 0.6, (place >= 0.8) & (place < 1.0))
+            inside = place < 1.0
+            split = replace(drawn.split, calibration=inside & ~drawn.split.train & ~drawn.split.test)
+            prepared = replace(drawn, split=split)
+            learned = learn(prepared, data.inputs, params)
+            whole = refit(learned, prepared, data.inputs, params, inside)
+            most = refit(learned, prepared, data.inputs, params, split.train | split.test)
+            kept = complete_ones(data, most, split.calibration)
+            row = {}
+            for name, heads, known in (
+                ("crossed", whole, cross_fitted(learned, prepared, data.inputs, params, inside)),
+                ("held_out", most, kept),
+            ):
+                certified = point(known, heads, params, target)
+                others = complete_ones(data, heads, ~inside)
+                columns = setting(certified, heads.reference).choose(
+                    others.acceptable, others.violation, others.expected_cost
+                )
+                spent = others.cost[np.arange(len(others)), columns]
+                rate = float(violations(others.labels, columns, heads.reference).mean())
+                row[f"{name}_exceeded"] = float(rate > 1.0 - target)
+                row[f"{name}_saving"] = 1.0 - float(spent.mean() / others.cost[:, heads.reference].mean())
+                row[f"{name}_certified"] = float(certified.certificate is not None)
+            rows.append(row)
+        found[f"{size}"] = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    return found
+
+
+def point(held: CalibrationData, learned: Learned, params: Params, target: float) -> OperatingPoint:
     """The operating point of one target, chosen and certified on the given requests."""
     return operating_points(
         held,
-        knob_grid(run.learned.data.expected_cost, params.policy.certificate_knobs),
+        knob_grid(learned.data.expected_cost, params.policy.certificate_knobs),
         [target],
-        run.learned.reference,
+        learned.reference,
         [str(column) for column in range(held.labels.shape[1])],
         delta=params.policy.delta,
         minimum=params.policy.minimum_requests,
@@ -67,7 +119,7 @@ def certificates(
     found = []
     for repeat in range(resplits):
         half = np.random.default_rng([seed, repeat]).permutation(len(names))[member] < len(names) / 2
-        certified = point(held.take(half), run, params, target)
+        certified = point(held.take(half), run.learned, params, target)
         rest = ~half
         checked = held.take(rest)
         columns = setting(certified, reference).choose(checked.acceptable, checked.violation, checked.expected_cost)
@@ -101,7 +153,7 @@ def conversations(
         drawn = replace(held.take(rows), groups=groups)
         row = {}
         for name, known in (("clustered", groups), ("independent", np.arange(len(rows)))):
-            certified = point(replace(drawn, groups=known), run, params, target)
+            certified = point(replace(drawn, groups=known), run.learned, params, target)
             columns = setting(certified, reference).choose(held.acceptable, held.violation, held.expected_cost)
             spent = held.cost[np.arange(len(held)), columns]
             rate = float(violations(held.labels, columns, reference).mean())

@@ -60,6 +60,9 @@ def one_part(part: str, name: str, folder: Path, params: Params, seeds: Sequence
             data, seeded, seed, certified.RESPLITS // len(seeds)
         ),
         "graded": scarce.graded,
+        "small logs": lambda data, seeded, seed: certified.small_logs(
+            data, seeded, seed, certified.SMALL_DRAWS // len(seeds), seeded.policy.quality_target
+        ),
     }
     if part == "unseen workflows":  # every part of the log is left out once: one seed
         light = replace(params, fit=replace(params.fit, estimators=LIGHT))

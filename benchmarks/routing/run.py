@@ -31,7 +31,15 @@ from training.evaluate.splits import by_prompt, by_time
 from training.publish.figures import draw_frontier_document, svg
 
 # Measured on every set that suits it, each by itself.
-SCARCE = ("learning curves", "one outcome", "outcomes per candidate", "conversations", "graded", "unseen workflows")
+SCARCE = (
+    "learning curves",
+    "one outcome",
+    "outcomes per candidate",
+    "conversations",
+    "graded",
+    "unseen workflows",
+    "small logs",
+)
 PARTS = (*PUBLIC, SIMULATED, *SCARCE, "encoders", "large", "import", "picture")
 _console = Console(stderr=True)
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

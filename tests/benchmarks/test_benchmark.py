@@ -15,10 +15,12 @@ from benchmarks.routing.parts import means
 from benchmarks.routing.protocol import DataSet
 from benchmarks.routing.report import best_baseline, mean_lead, templates, write
 from tests.conftest import ROOT
+from training.certify.evidence import CalibrationData
 from training.config import Params, load_params
 from training.evaluate.splits import by_prompt
 from training.learn.encode import encode
 from training.learn.estimators.tables import AdditiveTable
+from training.learn.learn import Learned
 from training.learn.prepare import prepare
 from training.logs.validate import validate
 from training.measure.frontier import Singles
@@ -120,6 +122,29 @@ def test_conversations_correlate_as_they_say_and_the_clustered_certificate_saves
     run = protocol.trial(complete, by_prompt(complete.prepared, 0, train=0.4), params)
     found = means(certified.conversations(complete, run, params, 0, 4, target=0.8))
     assert found["clustered_saving"] <= found["independent_saving"]
+
+
+def test_small_logs_are_certified_on_all_or_on_a_fifth_and_checked_on_the_others(
+    complete: DataSet, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certified, "SMALL", (100,))
+    checked: list[int] = []
+    whole = certified.complete_ones
+
+    def noted(data: DataSet, learned: Learned, rows: np.ndarray) -> CalibrationData:
+        found = whole(data, learned, rows)
+        checked.append(len(found))
+        return found
+
+    monkeypatch.setattr(certified, "complete_ones", noted)
+    found = certified.small_logs(complete, params, 0, 2, target=0.8)
+    assert set(found) == {"100"}
+    assert {name.rpartition("_")[0] for name in found["100"]} == {"crossed", "held_out"}
+    total = int(complete.prepared.matrix.complete().sum())
+    kept, *others = checked[:3]
+    assert 10 <= kept <= 30
+    assert others == [others[0]] * 2
+    assert total - 130 < others[0] < total - 70
 
 
 def test_the_additive_table_adds_and_shrinks(complete: DataSet, params: Params) -> None:
