@@ -12,12 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from starlette.testclient import TestClient
+from typer.testing import CliRunner
 
 from serving.api.app import create_app
 from serving.bundle.manifest import open_bundle
 from serving.decide.router import Router
 from serving.settings import Settings
 from tests.conftest import QUICK, ROOT, Trained, router_train, router_train_here, setting, tracked_in
+from training.cli.main import app
 
 FAST = ["--no-track", *setting("fit.estimators=workflow-table,ridge", "evaluate.resamples=50")]
 UNSEEN = ["--no-track", *setting(*QUICK)]
@@ -154,6 +156,21 @@ def test_the_splits_can_be_switched_off_and_say_why_they_have_no_figures(tmp_pat
     assert "'oracle' is no estimator" in wrong.stderr
 
 
+@pytest.mark.parametrize(("name", "begins"), [("a.png", b"\x89PNG"), ("a.svg", b"<?xml"), ("a.pdf", b"%PDF")])
+def test_the_picture_for_a_slide(trained: Trained, tmp_path: Path, name: str, begins: bytes) -> None:
+    drawn = CliRunner().invoke(app, ["plot", "--bundle", str(trained.bundle), "--out", str(tmp_path / name)])
+    assert drawn.exit_code == 0, drawn.output
+    assert (tmp_path / name).read_bytes().startswith(begins)
+    assert trained.bundle.name in drawn.output
+
+
+def test_a_picture_of_no_kind_is_refused(trained: Trained, tmp_path: Path) -> None:
+    refused = CliRunner().invoke(app, ["plot", "--bundle", str(trained.bundle), "--out", str(tmp_path / "a.doc")])
+    assert refused.exit_code == 2
+    assert ".doc is no kind of picture" in " ".join(refused.output.split())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_report_is_one_file(trained: Trained) -> None:
     report = (trained.bundle / "report.html").read_text()
     assert report.count("<svg") == 3
@@ -177,7 +194,10 @@ def test_mlflow_has_the_run_and_its_champion(trained: Trained) -> None:
     assert run.info.run_name == trained.bundle.resolve().name
     assert run.data.metrics["aiq"] == pytest.approx(open_bundle(trained.bundle).manifest.metrics["aiq"])
     assert run.data.params["policy.quality_target"] == "0.95"
-    assert "bundle/head.onnx" in {file.path for file in client.list_artifacts(champion.run_id, "bundle")}
+    artifacts = {file.path for file in client.list_artifacts(champion.run_id, "bundle")}
+    assert artifacts == {f"bundle/{path.name}" for path in trained.bundle.iterdir()}
+    kept = Path(run.info.artifact_uri.removeprefix("file://"), "bundle", "encoder.onnx")
+    assert kept.samefile(trained.bundle / "encoder.onnx"), "the file is there once, under two names"
 
 
 def test_a_trained_bundle_is_served_over_http(trained: Trained) -> None:

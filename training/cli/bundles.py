@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,7 @@ import typer
 from rich.text import Text
 
 from training.cli import show
-from training.cli.options import MODELS, LogOptions, ModelsOption, Settings, TrackOption, grouped, load_prices
+from training.cli.options import CURRENT, MODELS, LogOptions, ModelsOption, Settings, TrackOption, grouped, load_prices
 from training.cli.show import say
 
 if TYPE_CHECKING:
@@ -129,6 +130,30 @@ def compare(
                 "bold red",
             )
     show.print_side_by_side(side_by_side(routers[0], routers[1], found.outcomes, prices, params))
+
+
+@app.command()
+def plot(
+    out: Annotated[Path, typer.Option(help="The file to write: .png, .svg or .pdf.")] = Path("frontier.png"),
+    bundle: Annotated[Path, typer.Option(help="The bundle's folder.")] = CURRENT,
+) -> None:
+    """Draw a bundle's frontier, cost against quality, for a slide."""
+    from serving.bundle.atomic_write import written_whole
+    from serving.bundle.manifest import BundleError, open_bundle
+    from training.publish.figures import draw_frontier_document, picture
+
+    document = json.loads(open_bundle(bundle).path("frontier.json").read_text(encoding="utf-8"))
+    if not document.get("curves"):
+        raise BundleError(
+            f"{bundle}: no test request had a known outcome of every candidate, so there is no frontier to draw"
+        )
+    try:
+        content = picture(lambda axes: draw_frontier_document(axes, document), out.suffix)
+    except ValueError as error:
+        raise typer.BadParameter(f"{out}: {error}", param_hint="--out") from None
+    with written_whole(out) as draft:
+        draft.write_bytes(content)
+    say(f"{out} shows bundle {open_bundle(bundle).manifest.version}.")
 
 
 @app.command()

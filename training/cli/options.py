@@ -148,6 +148,7 @@ def at_home(home: Path) -> dict[str, dict[str, str]]:
         "compare": {**models, **cache},
         **dict.fromkeys(("inspect", "import", "catalogue", "fetch"), cache),
         "evaluate": {**bundle, **cache},
+        "plot": bundle,
     }
 
 

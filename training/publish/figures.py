@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from io import StringIO
+from io import BytesIO, StringIO
 from typing import Any
 
 import matplotlib as mpl
@@ -39,6 +39,18 @@ def svg(draw: Callable[[Axes], None], width: float = 7.2, height: float = 4.4) -
         text = StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
     return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def picture(draw: Callable[[Axes], None], suffix: str, width: float = 8.0, height: float = 4.5) -> bytes:
+    """What `draw` puts on a fresh axes as a file for a slide, by its suffix; raises ValueError for one that cannot be drawn."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        if suffix.removeprefix(".") not in figure.canvas.get_supported_filetypes():
+            raise ValueError(f"{suffix or 'no suffix'} is no kind of picture; expected .png, .svg or .pdf")
+        draw(figure.add_subplot())
+        content = BytesIO()
+        figure.savefig(content, format=suffix.removeprefix("."), dpi=200)
+    return content.getvalue()
 
 
 def draw_frontier_document(axes: Axes, document: Mapping[str, Any]) -> None:
