@@ -161,7 +161,7 @@ def test_the_picture_for_a_slide(trained: Trained, tmp_path: Path, name: str, be
     drawn = CliRunner().invoke(app, ["plot", "--bundle", str(trained.bundle), "--out", str(tmp_path / name)])
     assert drawn.exit_code == 0, drawn.output
     assert (tmp_path / name).read_bytes().startswith(begins)
-    assert trained.bundle.name in drawn.output
+    assert trained.bundle.resolve().name in drawn.output
 
 
 def test_a_picture_of_no_kind_is_refused(trained: Trained, tmp_path: Path) -> None:
