@@ -123,7 +123,15 @@ def run(
 
 @app.command()
 @grouped
-def inspect(log: LogOptions, settings: Settings, test: TestOption = None, json_file: JsonOption = None) -> None:
+def inspect(
+    log: LogOptions,
+    settings: Settings,
+    test: TestOption = None,
+    json_file: JsonOption = None,
+    write: Annotated[
+        Path | None, typer.Option(help="Write a list of these logs for --logs, with a mapping where one is needed.")
+    ] = None,
+) -> None:
     """Say what a log holds, and what a router that `run` trains on it can and cannot claim.
 
     With --judge the answers are graded as `run` would, within the same budget; `run` then pays for none of them again.
@@ -133,6 +141,8 @@ def inspect(log: LogOptions, settings: Settings, test: TestOption = None, json_f
     from training.inspect.page import page
 
     params, prices = settings.load(), load_prices(log.catalogue)
+    if write is not None:
+        log = _listed(log, write)
     with show.progress() as tell:
         found, prices = priced(read(log, prices, params.judge, tell, test or ()), prices)
     report = inspect_log(found.outcomes, prices, params)
@@ -142,6 +152,26 @@ def inspect(log: LogOptions, settings: Settings, test: TestOption = None, json_f
     show.print_quality(found.quality)
     show.print_masked(found.masked)
     _write_json(json_file, report.document())
+
+
+def _listed(log: LogOptions, path: Path) -> LogOptions:
+    """Writes a list of the logs that were named; the options to read them by it. Ends here where somebody has to fill it in."""
+    from serving.bundle.atomic_write import written_whole
+    from training.logs.outcomes import OutcomeError
+    from training.logs.sources.listed import proposal
+    from training.logs.sources.mapped import parse_mapping
+
+    if not log.data or path.exists():
+        raise OutcomeError(f"{path} is there already: name another" if log.data else "--write needs the logs: --data")
+    rule = (*log.score_rule, "unit")[0]
+    text, missing = proposal(log.data, parse_mapping(log.map), [*map(str, log.scores)], rule, path.parent)
+    with written_whole(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+    if missing:
+        say(f"{path} written. Replace {', '.join(missing)} by the fields that hold it, then: --logs {path}")
+        raise typer.Exit
+    say(f"{path} written; router-train run --logs {path} trains on it.")
+    return replace(log, data=(), logs=path, map=(), format="auto", scores=(), score_rule=())
 
 
 @app.command("import")

@@ -86,12 +86,12 @@ def _certificates(report: LogReport, params: Params) -> list[Finding]:
         claim = f"a certificate at {100 * target.alpha:g}% with {100 * (1 - target.delta):g}% confidence"
         if target.possible:
             what = (
-                f"{claim}: {target.requests:,} complete calibration requests, {target.requests_needed:,} do if the router "
+                f"{claim}: {target.requests:,} complete requests to certify on, {target.requests_needed:,} do if the router "
                 f"violates none of them (bound then {100 * target.best_bound:.2f}%)"
             )
         else:
             what = (
-                f"{claim}: {target.requests:,} complete calibration requests (best bound {100 * target.best_bound:.2f}%), "
+                f"{claim}: {target.requests:,} complete requests to certify on (best bound {100 * target.best_bound:.2f}%), "
                 f"{target.requests_needed:,} are needed without a violation among them: about {target.more_requests:,} more "
                 f"requests judged on every candidate, {target.more_judged_rows:,} judged rows"
             )

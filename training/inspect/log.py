@@ -141,7 +141,13 @@ def _targets(tries: pd.DataFrame, split: Split | None, m: int, params: Params) -
     """What each quality target of the parameters takes, highest first."""
     m = max(m, 2)  # with one candidate in the log, every request lacks the second
     complete = (tries["judged"] == m).to_numpy()
-    calibration = int((complete & split.calibration).sum()) if split is not None else 0
+    parts = (
+        split.train | split.calibration | split.test if split is not None else np.zeros(len(complete), dtype=np.bool_)
+    )
+    # A small log is certified on whole.
+    small = parts.sum() < params.policy.cross_fit_below
+    certifying = parts if small or split is None else split.calibration
+    requests, share = int((complete & certifying).sum()), 1.0 if small else params.split.calibration
     lacking = np.sort(m - tries["judged"].to_numpy(dtype=np.int64)[~complete])
     targets = sorted({*params.policy.targets, params.policy.quality_target}, reverse=True)
     delta = params.policy.delta
@@ -151,12 +157,10 @@ def _targets(tries: pd.DataFrame, split: Split | None, m: int, params: Params) -
         # a part of alpha may be set aside for exploring
         tested_at = alpha * (1.0 - params.policy.explore)
         needed = requests_needed(tested_at, delta, params.policy.minimum_requests)
-        more = math.ceil(max(needed - calibration, 0) / params.split.calibration)
+        more = math.ceil(max(needed - requests, 0) / share)
         # Beyond the requests that are there, new ones have to be run on every candidate.
         rows = int(lacking[:more].sum()) + max(more - len(lacking), 0) * m
-        found.append(
-            Target(target, alpha, delta, calibration, best_bound(calibration, delta), needed, more == 0, more, rows)
-        )
+        found.append(Target(target, alpha, delta, requests, best_bound(requests, delta), needed, more == 0, more, rows))
     return tuple(found)
 
 

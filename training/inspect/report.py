@@ -56,7 +56,7 @@ class CandidateSummary(Summary):
 class Target:
     """What it takes to certify that at most `alpha` of requests fail where the reference would not have.
 
-    `requests` complete calibration requests are there; with no violation among them the bound is `best_bound`, and
+    `requests` complete requests are there to certify on; with no violation among them the bound is `best_bound`, and
     `requests_needed` would bring it down to alpha. `possible` says whether they suffice, in that best case. Otherwise
     about `more_requests` more requests have to become complete, of all parts together, which takes `more_judged_rows`
     judged outcomes: those that lack the fewest first.

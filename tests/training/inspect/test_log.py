@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from training.logs.validate import validate
 from training.measure.bounds import clopper_pearson_upper
 
 PARAMS = load_params(DEFAULTS, ())
+KEPT_ASIDE = replace(PARAMS, policy=replace(PARAMS.policy, cross_fit_below=0))
 PRICED = {name: Candidate(name=name, input_usd_per_mtok=1.0, output_usd_per_mtok=1.0) for name in ("a", "b")}
 ROWS: list[dict[str, Any]] = [
     {"request_id": "1", "candidate": "a", "quality": 1.0, "cost_usd": 0.10, "input_tokens": 10, "workflow": "w",
@@ -117,7 +119,7 @@ def test_one_request_fewer_would_not_do(alpha: float, delta: float) -> None:
 
 
 def test_a_certificate_is_possible_where_enough_calibration_requests_are_complete() -> None:
-    report = reported(shadowed(300, 300))  # no timestamps: at random, a fifth for calibration
+    report = reported(shadowed(300, 300), params=KEPT_ASIDE)  # no timestamps: at random, a fifth for calibration
     by_target = {target.quality_target: target for target in report.targets}
     assert list(by_target) == [0.99, 0.975, 0.95, 0.9]
     assert {target.requests for target in report.targets} == {60}
@@ -131,9 +133,18 @@ def test_a_certificate_is_possible_where_enough_calibration_requests_are_complet
     assert not found(report, "a certificate at 1%").supported
 
 
+def test_a_small_log_is_certified_on_whole() -> None:
+    report = reported(shadowed(300, 100))
+    by_target = {target.quality_target: target for target in report.targets}
+    assert {target.requests for target in report.targets} == {100}
+    assert by_target[0.975].possible
+    # 230 complete ones do, wherever they fall: 130 more, each of which lacks one judgement.
+    assert (by_target[0.99].more_requests, by_target[0.99].more_judged_rows) == (130, 130)
+
+
 def test_requests_that_lack_the_fewest_judgements_are_counted_first() -> None:
     unjudged = [{"request_id": f"u{n}", "candidate": "b"} for n in range(200)]
-    report = reported([*shadowed(100, 0), *unjudged])
+    report = reported([*shadowed(100, 0), *unjudged], params=KEPT_ASIDE)
     target = next(target for target in report.targets if target.quality_target == 0.95)
     # 45 calibration requests are 225 of all: 100 that lack one of two judgements, 125 that lack both.
     assert (target.requests, target.more_requests, target.more_judged_rows) == (0, 225, 100 + 2 * 125)

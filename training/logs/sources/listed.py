@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Container, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
+import tomlkit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from serving.bundle.toml_file import TomlError, no_such_field, read_toml
 from training.logs import rescale
 from training.logs.outcomes import OutcomeError
 from training.logs.sources.mapped import parse_mapping
+from training.logs.sources.reading import is_recognised, proposed_mapping
 
 _URL = "://"
 
@@ -70,6 +75,44 @@ def load_sources(path: Path) -> dict[str, Source]:
         beside = {"data": tuple(_beside(path, one) for one in source.data)}
         found[name] = source.model_copy(update=beside | {"scores": tuple(_beside(path, one) for one in source.scores)})
     return found
+
+
+def proposal(
+    data: Sequence[str], mapping: Mapping[str, str], scores: Sequence[str], score_rule: str, folder: Path
+) -> tuple[str, list[str]]:
+    """A list of these logs as text, with paths as from `folder`, and what is in capitals in it, for somebody to replace.
+
+    A log that is not recognised has the mapping that was given, or else one that its columns' names propose. Scores are
+    listed with a log that is alone. Raises OutcomeError for a log that there is not.
+    """
+    document, open_ones = tomlkit.document(), []
+    for name in data:
+        table = tomlkit.table()
+        table["data"] = _from(folder, name)
+        if mapping or not is_recognised(name):
+            own = dict(mapping) or proposed_mapping(Path(name))
+            fields = tomlkit.inline_table()
+            fields.update(own)
+            table["map"] = fields
+            open_ones += [] if mapping else [field for field in own.values() if field.isupper()]
+        if scores and len(data) == 1:
+            table["scores"] = [_from(folder, one) for one in scores]
+            table["score_rule"] = score_rule
+        document[_named(name, document)] = table
+    return tomlkit.dumps(document), open_ones
+
+
+def _named(name: str, taken: Container[str]) -> str:
+    """A name for the table of a log: of its file, numbered where there is one already."""
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(name.partition("?")[0]).name.partition(".")[0]).strip("-") or "log"
+    numbered = (f"{stem}-{number}" for number in count(2))
+    return stem if stem not in taken else next(one for one in numbered if one not in taken)
+
+
+def _from(folder: Path, name: str) -> str:
+    if not Path(name).exists():
+        return name  # a URL
+    return os.path.relpath(Path(name).resolve(), folder.resolve())
 
 
 def _beside(path: Path, name: str) -> str:

@@ -58,17 +58,17 @@ def parse_mapping(pairs: Sequence[str]) -> dict[str, str]:
     return mapping
 
 
-def proposed(names: Iterable[str]) -> str:
-    """The --map options for a table with these columns, as far as their names say what they hold."""
+def proposed(names: Iterable[str]) -> dict[str, str]:
+    """A mapping for a table with these columns, as far as their names say what they hold; in capitals what they do not say."""
     known = {name.lower(): name for name in names}
-    pairs = []
+    pairs = {}
     for target, (usual, *others) in _USUAL.items():
         field = next((known[name] for name in (target, usual, *others) if name in known), None)
         if field is None and target in ("prompt", "candidate", "quality"):
             field = usual.upper()
         if field is not None:
-            pairs.append(f"--map {target}={field}")
-    return " ".join(pairs)
+            pairs[target] = field
+    return pairs
 
 
 # What columns are usually called in tables that are not ours, the most usual first.

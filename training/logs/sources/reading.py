@@ -13,6 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import pandas as pd
+
 from training.logs.io import database, files
 from training.logs.outcomes import COLUMNS, OutcomeError, Outcomes, Unreadable, require_usable
 from training.logs.pairing import paired
@@ -86,6 +88,7 @@ IMPORTERS: tuple[Importer, ...] = (
     decisions,
 )
 
+_SCALES = (("stars", 5), ("ten", 10), ("percent", 100))
 # At least two letters: a single one is a drive of Windows.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9.-]+)(?:\+[A-Za-z0-9]+)?:")
 
@@ -254,13 +257,41 @@ def _read_url(url: str, scheme: str, importers: tuple[Importer, ...], options: I
     yield from _usable(fitting(chosen.read_url(url, options), shown), shown, chosen.NAME, COLUMNS)
 
 
+def is_recognised(named: str) -> bool:
+    """Whether a file, folder or URL is read without a mapping; raises OutcomeError where there is none."""
+    path = Path(named)
+    if _scheme(named) or path.is_dir() or _is_database(path):
+        return True
+    try:
+        _choose(path, IMPORTERS, "auto")
+    except OutcomeError:
+        if not (path.exists() and path.stat().st_size and files.kind(path)):
+            raise
+        return False
+    return True
+
+
+def proposed_mapping(path: Path) -> dict[str, str]:
+    """COLUMN: FIELD for a file that is not recognised, by its columns' names; in capitals what these do not say.
+
+    Of quality the scale too, where its first cells are beyond 1.
+    """
+    found = proposed(sorted(files.columns(path)))
+    first = next(iter(files.partitions(path, frozenset({found["quality"]}))), None)
+    rows = [] if first is None else [row.get(found["quality"]) for _, row in first.numbered()]
+    cells = pd.to_numeric(pd.Series(rows, dtype=object), errors="coerce")
+    scale = next((name for name, best in _SCALES if 1 < cells.max() <= best), "")
+    return {**found, "quality": f"{found['quality']}:{scale}"} if scale else found
+
+
 def _unknown(path: Path, importers: tuple[Importer, ...]) -> str:
     if path.stat().st_size == 0:
         return f"{path}: is empty; expected a log with at least one try"
     formats = "; ".join(f"{importer.NAME}: {importer.EXPECTS}" for importer in importers)
+    perhaps = " ".join(f"--map {column}={field}" for column, field in proposed_mapping(path).items())
     return (
         f"{path}: not recognised. Arrived: {files.shown_columns(path)}. A table of your own is read with --map COLUMN=FIELD, "
-        f"this one perhaps with {proposed(sorted(files.columns(path)))}, what is in capitals to be replaced by the field that "
+        f"this one perhaps with {perhaps}, what is in capitals to be replaced by the field that "
         f"holds it. Formats: {formats}."
     )
 

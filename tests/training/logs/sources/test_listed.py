@@ -120,4 +120,28 @@ def test_a_table_that_is_not_recognised_is_told_how_it_may_be_mapped(folder: Pat
     done = router_train_here("inspect", "--data", folder / "runs.csv")
     assert done.returncode == 2
     told = " ".join(done.stderr.split())
-    assert "perhaps with --map prompt=question --map candidate=llm --map quality=grade --map cost_usd=usd," in told
+    assert "perhaps with --map prompt=question --map candidate=llm --map quality=grade:stars --map cost_usd=usd," in told
+
+
+def test_a_list_is_written_for_logs_of_ones_own(folder: Path) -> None:
+    """What a new user types: look at the table, take the list that is proposed, train on it."""
+    there = folder / "there" if (folder / "there").exists() else folder
+    done = router_train_here(
+        "inspect", "--data", "runs.csv", "--data", "calls.jsonl", "--write", "listed.toml", folder=there
+    )
+    assert done.returncode == 0, done.stderr
+    assert "listed.toml written; router-train run --logs listed.toml trains on it." in done.stdout
+    found = load_sources(there / "listed.toml")
+    assert found["runs"].map == {"prompt": "question", "candidate": "llm", "quality": "grade:stars", "cost_usd": "usd"}
+    assert (found["calls"].map, [Path(one).name for one in found["calls"].data]) == ({}, ["calls.jsonl"])
+    again = router_train_here("inspect", "--data", "runs.csv", "--write", "listed.toml", folder=there)
+    assert again.returncode == 2
+    assert "listed.toml is there already" in again.stderr
+
+
+def test_what_a_table_does_not_say_is_left_for_somebody_to_fill_in(tmp_path: Path) -> None:
+    pd.DataFrame([{"question": "q", "who": "a", "grade": 1}]).to_csv(tmp_path / "odd.csv", index=False)
+    done = router_train_here("inspect", "--data", "odd.csv", "--write", "listed.toml", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Replace LLM by the fields that hold it, then: --logs listed.toml" in done.stdout
+    assert load_sources(tmp_path / "listed.toml")["odd"].map["candidate"] == "LLM"
