@@ -110,8 +110,9 @@ class RouteResponse(_Document):
     )
     bundle: str = Field(description="Version of the bundle that decided.")
     warnings: list[str] = Field(
-        description="Budgets that are spent and only warn, as `<scope>/<period>`; and fields that were ignored, where they are "
-        "spelt nearly like one that is read: `quality_traget: did you mean quality_target?`"
+        description="Budgets that are spent and only warn, as `<scope>/<period>`; whom the rules exclude because the catalogue "
+        "does not say enough of them, where one candidate is left; and fields that were ignored, where they are spelt "
+        "nearly like one that is read: `quality_traget: did you mean quality_target?`"
     )
     candidates: list[CandidateEstimate] = Field(description="Every candidate, in the bundle's order.")
 

@@ -98,8 +98,9 @@ class Decision:
     `propensity` is the probability with which this candidate was chosen: 1 unless the router explores. `novelty` says how
     unlike the training prompts the prompt is, `cluster` which of their clusters it is nearest to. Where a decision was made
     without estimates (it took too long, or none was eligible and a rule names who answers then), these are None.
-    `warnings` names the budgets that are spent and only warn, as "<scope>/<period>". `held_usd` is what limits and budgets hold
-    against it: the expected cost, and no less than the counted prompt alone.
+    `warnings` names the budgets that are spent and only warn, as "<scope>/<period>", and says where want of knowledge left
+    one candidate. `held_usd` is what limits and budgets hold against it: the expected cost, and no less than the counted
+    prompt alone.
     """
 
     candidate: str

@@ -94,7 +94,26 @@ class Eligibility:
                 found.append(_limit_rule(policy, demand, column))
         return found
 
+    def unknown(self, rules: Sequence[Rule | None]) -> str:
+        """Whom these rules exclude for want of knowledge, as a sentence; "" where there is nobody."""
+        named = [
+            f"{candidate.name} ({rule})"
+            for candidate, rule in zip(self._candidates, rules, strict=True)
+            if rule in _KNOWN_BY
+            and not getattr(candidate, _KNOWN_BY[rule])
+            and getattr(candidate, _KNOWN_BY[rule]) is not False
+        ]
+        return f"the catalogue does not say it of {', '.join(named)}, so nobody else may answer" if named else ""
 
+
+# The field of the catalogue that each rule goes by.
+_KNOWN_BY = {
+    **{Rule(capability): str(capability) for capability in Capability},
+    Rule.ZERO_RETENTION: "zero_retention",
+    Rule.SELF_HOSTED: "hosting",
+    Rule.NO_TRAINING: "trains_on_data",
+    Rule.REGION: "regions",
+}
 _Fixed = tuple[Rule | None, Rule | None]
 
 

@@ -166,16 +166,19 @@ class Engine:
                 raise NoEligibleCandidateError(self.candidates, rules)
             choice = Choice([default], Reason.NO_CANDIDATE, 1.0)
             return self._decision(usual, limit, rules, choice, 0.0, None, None)
+        # One that is left for want of knowledge looks like a choice, and is none.
+        missing = self._eligibility.unknown(rules) if len(eligible) == 1 else ""
         if without is not None:
             weighed = self._unestimated(seen, policy, situation, demand)
             choice = self._choose(weighed, None, eligible)._replace(reason=without)
-            return self._decision(seen, limit, rules, choice, 0.0, None, None)
+            return self._decision(seen, limit, rules, choice, 0.0, None, None, missing)
         point = self.operating_point(policy)
         estimated = estimates.of(self._objective(policy))[row], estimates.violation[row]
         weighed = self._weighed(seen, policy, situation, point, estimated, limit)
         choice = self._choose(weighed, point, eligible)
         certificate = self._certificate(choice, weighed, plain, point, request.request.workflow)
-        return self._decision(seen, limit, rules, choice, weighed.setting.knob + situation.pace, point, certificate)
+        knob = weighed.setting.knob + situation.pace
+        return self._decision(seen, limit, rules, choice, knob, point, certificate, missing)
 
     def _default(self, request: ReadRequest, situation: Situation, demands: Sequence[Demand]) -> int | None:
         """Who answers where the rules leave nobody: only one that the request's shape and its own demands admit."""
@@ -305,6 +308,7 @@ class Engine:
         knob: float,
         point: OperatingPoint | None,
         certificate: Certificate | None,
+        missing: str = "",
     ) -> Decision:
         known = [
             [_known(value) for value in values]
@@ -327,6 +331,7 @@ class Engine:
             cluster=seen.cluster,
             alternatives=alternatives,
             bundle=self.manifest.version,
+            warnings=(missing,) if missing else (),
             held_usd=_known(limit[choice.order[0]]),
         )
 

@@ -52,7 +52,7 @@ class Reservations:
                 continue
             self._budgets.pace(scopes, usd)
             warned = allowance.warned if confirmed else (*allowance.warned, "unconfirmed")
-            return replace(decision, warnings=warned) if warned else decision
+            return replace(decision, warnings=(*decision.warnings, *warned)) if warned else decision
         raise AssertionError("the last try returns or raises")
 
     def _charged(self, charge: Charge, scopes: Sequence[str]) -> bool:

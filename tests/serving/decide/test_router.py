@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from serving.bundle.catalogue import Capability
 from serving.bundle.manifest import Bundle, open_bundle
 from serving.bundle.request import RouteRequest
 from serving.decide.decision import Reason, Situation
@@ -228,3 +229,18 @@ def test_a_longer_prompt_never_costs_less_and_its_input_alone_is_held_against_it
     with pytest.raises(NoEligibleCandidateError) as caught:
         router.route(long, Policy(max_cost_usd=0.05))
     assert caught.value.rules[LARGE] is Rule.MAX_COST
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        # the small one is known not to; of the open one nothing is known
+        (Policy(requires=frozenset({Capability.TOOLS})), f"the catalogue does not say it of {OPEN} (tools)"),
+        (Policy(allow=((LARGE,),)), ""),
+        (Policy(requires=frozenset({Capability.VISION})), ""),
+        (Policy(), ""),
+    ],
+)
+def test_one_that_is_left_for_want_of_knowledge_says_so(router: Router, policy: Policy, said: str) -> None:
+    warnings = router.route("hello", policy).warnings
+    assert [one.partition(", so nobody")[0] for one in warnings] == ([said] if said else [])

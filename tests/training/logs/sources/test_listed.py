@@ -120,7 +120,9 @@ def test_a_table_that_is_not_recognised_is_told_how_it_may_be_mapped(folder: Pat
     done = router_train_here("inspect", "--data", folder / "runs.csv")
     assert done.returncode == 2
     told = " ".join(done.stderr.split())
-    assert "perhaps with --map prompt=question --map candidate=llm --map quality=grade:stars --map cost_usd=usd," in told
+    assert (
+        "perhaps with --map prompt=question --map candidate=llm --map quality=grade:stars --map cost_usd=usd," in told
+    )
 
 
 def test_a_list_is_written_for_logs_of_ones_own(folder: Path) -> None:
