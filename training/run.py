@@ -79,11 +79,13 @@ def train(
     def exported(folder: Path, heads: Learned, seen: Bools) -> Router:
         """These heads as they are served; their points certified on the calibration part, of a small log on what was `seen`."""
         write_files(folder, heads, encoder, inputs.take(part.test), params.export.tolerance)
-        draft = draft_manifest(version, started, prepared, inputs, heads, encoder.spec, params, simulated=simulated)
-        router = Router(Bundle(folder, draft), threads=params.embed.threads)
         if small:
-            known = cross_fitted(learned, prepared, inputs, params, seen)
+            known, novelty = cross_fitted(learned, prepared, inputs, params, seen)
         else:
+            novelty = heads.spread.novelty(inputs.embedding[part.calibration])
+        draft = draft_manifest(version, started, prepared, heads, encoder.spec, params, novelty, simulated=simulated)
+        router = Router(Bundle(folder, draft), threads=params.embed.threads)
+        if not small:
             known = calibration_data(router, prepared, inputs, heads, part.calibration)
         points, default = certify(known, heads, router.candidates, params)
         manifest = draft.model_copy(update={"operating_points": points, "default_point": default})

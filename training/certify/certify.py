@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.bundle.arrays import Bools
+from serving.bundle.arrays import Bools, Floats
 from serving.bundle.manifest import OperatingPoint
 from serving.decide.decision import Estimates
 from serving.decide.router import Router
@@ -40,8 +40,12 @@ def certify(
     return points, next(point.name for point in points if point.quality_target == params.policy.quality_target)
 
 
-def cross_fitted(learned: Learned, prepared: Prepared, inputs: Inputs, params: Params, among: Bools) -> CalibrationData:
+def cross_fitted(
+    learned: Learned, prepared: Prepared, inputs: Inputs, params: Params, among: Bools
+) -> tuple[CalibrationData, Floats]:
     """The requests `among` (n,), each as heads expect it that were learned from the others, by folds of conversations.
+
+    And how novel each is to those others, of all requests `among`.
 
     The heads to be certified are learned from all of them, so they are a little better than those a point is certified by.
     How often such a bound is exceeded is measured by the benchmark.
@@ -50,6 +54,7 @@ def cross_fitted(learned: Learned, prepared: Prepared, inputs: Inputs, params: P
     fold = folds(prepared.groups[rows], params.fit.folds, params.fit.seed)
     shape = prepared.labels[rows].shape
     acceptable, violation, expected = (np.empty(shape) for _ in range(3))
+    novelty = np.empty(len(rows))
     for held in np.unique(fold):
         inside = fold == held
         seen = np.zeros(len(prepared.labels), dtype=np.bool_)
@@ -58,9 +63,10 @@ def cross_fitted(learned: Learned, prepared: Prepared, inputs: Inputs, params: P
         acceptable[inside] = heads.acceptable.predict(asked)
         violation[inside] = heads.violations(asked)
         expected[inside] = heads.costs.cost_usd(asked)
+        novelty[inside] = heads.spread.novelty(asked.embedding)
     known = of_known_workflow(prepared.matrix.workflow[rows], prepared.workflows)
     part = prepared.matrix.take(rows)
-    return CalibrationData(
+    data = CalibrationData(
         acceptable=acceptable,
         violation=violation,
         expected_cost=expected,
@@ -70,7 +76,9 @@ def cross_fitted(learned: Learned, prepared: Prepared, inputs: Inputs, params: P
         complete=part.complete(),
         groups=prepared.groups[rows],
         workflow=part.workflow,
-    ).take(known)
+        fold=fold,
+    )
+    return data.take(known), novelty
 
 
 def calibration_data(

@@ -17,9 +17,16 @@ from training.measure.propensity import fitting_weights, judged_share
 
 
 def is_small(prepared: Prepared, params: Params) -> bool:
-    """Whether a log has too few requests to keep a part aside to certify on: all are learned from and certified on."""
+    """Whether a log has too few requests to keep a part aside to certify on: all are learned from and certified on.
+
+    Not where a candidate was judged in so few conversations that a fold may have all of them.
+    """
     split = prepared.split
-    return bool((split.train | split.calibration | split.test).sum() < params.policy.cross_fit_below)
+    if not (split.train | split.calibration | split.test).sum() < params.policy.cross_fit_below:
+        return False
+    seen = np.isfinite(prepared.labels) & (split.train | split.calibration)[:, None]
+    conversations = [len(np.unique(prepared.groups[column])) for column in seen.T]
+    return min(conversations) >= 2 * params.fit.folds
 
 
 def learn_for_testing(learned: Learned, prepared: Prepared, inputs: Inputs, params: Params) -> Learned:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from serving.bundle.arrays import Floats32
+from serving.bundle.arrays import Floats
 from serving.bundle.atomic_write import for_its_owner
 from serving.bundle.features import SURFACE
 from serving.bundle.manifest import (
@@ -26,7 +26,6 @@ from serving.bundle.manifest import (
 from serving.decide.router import Router
 from serving.decide.value import Setting
 from training.config import Params
-from training.dataset.inputs import Inputs
 from training.learn.learn import Learned
 from training.learn.prepare import Prepared
 from training.measure.frontier import knob_grid
@@ -38,14 +37,17 @@ def draft_manifest(
     version: str,
     started: datetime,
     prepared: Prepared,
-    inputs: Inputs,
     learned: Learned,
     encoder: EncoderSpec,
     params: Params,
+    novelty: Floats,
     *,
     simulated: bool,
 ) -> Manifest:
-    """The manifest of what was learned: nothing is certified yet, so every request goes to the reference."""
+    """The manifest of what was learned: nothing is certified yet, so every request goes to the reference.
+
+    `novelty` is that of some requests to heads that have not seen them: what is more novel than nearly all of these is novel.
+    """
     reference = prepared.matrix.candidates[learned.reference]
     knobs = knob_grid(learned.data.expected_cost, params.policy.knob_steps)
     return Manifest(
@@ -74,18 +76,17 @@ def draft_manifest(
         operating_points=(OperatingPoint(name=ALWAYS_REFERENCE, knob=0.0, always=reference, calibration_requests=0),),
         default_point=ALWAYS_REFERENCE,
         knobs=tuple(knobs.tolist()),
-        novelty=_novelty(learned, inputs.embedding[prepared.split.calibration], params.policy.novel_share),
+        novelty=_novelty(learned, novelty, params.policy.novel_share),
         metrics={},
         files=dict.fromkeys(REQUIRED_FILES, ""),  # `seal` hashes them when all are there
     )
 
 
-def _novelty(learned: Learned, calibration: Floats32, share: float) -> Novelty:
-    """The threshold that this share of the `calibration` embeddings (n, dim) exceeds, and the training clusters' shares."""
+def _novelty(learned: Learned, unseen: Floats, share: float) -> Novelty:
+    """The threshold that this share of `unseen` novelties exceeds, and the training clusters' shares."""
     member = (learned.data.inputs.embedding @ learned.centres.T).argmax(axis=1)
     counts = np.bincount(member, minlength=len(learned.centres))
-    novelty = learned.spread.novelty(calibration)
-    threshold = float(np.quantile(novelty, 1.0 - share, method="higher")) if len(novelty) else inf
+    threshold = float(np.quantile(unseen, 1.0 - share, method="higher")) if len(unseen) else inf
     return Novelty(threshold=threshold, shares=tuple((counts / counts.sum()).tolist()))
 
 

@@ -46,7 +46,8 @@ def rows(labels: ArrayLike, propensity: ArrayLike | None = None, estimate: Array
 
 
 def joined(*parts: CalibrationData) -> CalibrationData:
-    together = {name: np.concatenate([vars(part)[name] for part in parts]) for name in vars(parts[0])}
+    names = [name for name, value in vars(parts[0]).items() if value is not None]
+    together = {name: np.concatenate([vars(part)[name] for part in parts]) for name in names}
     return CalibrationData(**together | {"groups": np.arange(sum(map(len, parts)))})
 
 
@@ -203,3 +204,20 @@ def test_attempts_on_every_candidate_that_were_judged_rarely_count_by_the_share_
     found = seen(row_wise)
     assert len(found.losses) == int(row_wise.complete.sum())
     assert found.method == "clopper-pearson"
+
+
+def test_where_folds_give_away_unlike_the_bound_is_that_of_the_most_generous() -> None:
+    """Two of five heads give everything away: the one that is served may do so, too."""
+    data = rows(np.ones((500, 2)))
+    fold = np.arange(500) % 5
+    split = np.where(fold[:, None] < 2, [0.9, 0.9], [0.0, 0.9])
+    flipping = replace(data, **expecting(split), fold=fold)
+    knob = Setting(0.1, guarded=True)
+    found, plain = seen(flipping, knob), seen(replace(flipping, fold=None), knob)
+    assert (found.columns == CHEAP).mean() == 0.4
+    assert found.stretch == pytest.approx((1.0 - 2 * (0.4 * 0.6 / 100) ** 0.5) / 0.4)
+    assert found.bound(DELTA).upper == pytest.approx(found.stretch * plain.bound(DELTA).upper)
+    alike = replace(
+        data, **expecting(np.where((np.arange(500) // 5 % 5 < 2)[:, None], [0.9, 0.9], [0.0, 0.9])), fold=fold
+    )
+    assert seen(alike, knob).stretch == 1.0

@@ -126,6 +126,19 @@ def test_of_a_small_log_everything_is_served_and_what_is_measured_has_not_seen_t
     assert "all of this small log" in served.learned_from
 
 
+def test_a_candidate_of_few_conversations_has_a_part_kept_aside(
+    small: tuple[Prepared, Inputs, Learned], params: Params
+) -> None:
+    """A fold could have all of them, and its heads would expect nothing of that candidate."""
+    prepared, _, _ = small
+    few = replace(params, policy=replace(params.policy, cross_fit_below=10_000))
+    assert is_small(prepared, few)
+    known = np.flatnonzero(prepared.split.train)
+    labels = prepared.labels.copy()
+    labels[known[4:], 1], labels[prepared.split.calibration, 1] = NAN, NAN
+    assert not is_small(replace(prepared, labels=labels), few)
+
+
 def test_no_request_is_certified_by_heads_that_saw_its_conversation(
     small: tuple[Prepared, Inputs, Learned], params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,8 +153,10 @@ def test_no_request_is_certified_by_heads_that_saw_its_conversation(
         return replace(learned, acceptable=Pair(table, table))
 
     monkeypatch.setattr("training.certify.certify.refit", noted)
-    found = cross_fitted(learned, prepared, inputs, params, among)
+    found, novelty = cross_fitted(learned, prepared, inputs, params, among)
     assert len(seen) == params.fit.folds
+    assert novelty.shape == (int(among.sum()),)
+    assert found.fold is not None
     rows = np.flatnonzero(among)
     assert found.labels.shape == (len(rows), 3)
     asked = np.round(found.acceptable[:, 0] * 10).astype(int) - 1

@@ -15,8 +15,10 @@ from training.learn.estimators.base import NotTrainableError
 from training.learn.estimators.registry import variants
 from training.learn.heads.calibrate import Uncalibrated
 from training.learn.heads.pair import Pair, fit_pair
-from training.learn.heads.select import PLENTY_COMPLETE
 from training.learn.training_data import TrainingData
+
+# With fewer requests of either the product of the two chances is as good or better, whether they fail together or not.
+LEAST_TOGETHER = 1_000
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def learn_violation(
     candidates allow does that (`possible`), and any map with a level part would make equals of many rare violations.
     """
     target, weights = _target(data.labels, reference)
-    if np.isfinite(target).sum(axis=0).min() < PLENTY_COMPLETE:
+    if np.isfinite(target).sum(axis=0).min() < LEAST_TOGETHER:
         return None
     columns = others(data.labels.shape[1], reference)
     known = replace(

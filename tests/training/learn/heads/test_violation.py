@@ -10,8 +10,7 @@ import pytest
 from serving.bundle.arrays import Floats
 from training.config import Params, load_params
 from training.dataset.inputs import Inputs
-from training.learn.heads.select import PLENTY_COMPLETE
-from training.learn.heads.violation import Violation, independent, learn_violation, possible
+from training.learn.heads.violation import LEAST_TOGETHER, Violation, independent, learn_violation, possible
 from training.learn.training_data import TrainingData
 
 NAN = float("nan")
@@ -112,9 +111,9 @@ def test_what_fails_by_itself_is_told_as_by_the_chances(params: Params) -> None:
 
 
 def test_it_takes_requests_on_which_both_are_known(params: Params) -> None:
-    known = data(2 * PLENTY_COMPLETE + 100, 3, together=True)
+    known = data(2 * LEAST_TOGETHER + 100, 3, together=True)
     labels = known.labels.copy()
-    labels[: PLENTY_COMPLETE + 101, 2] = NAN
+    labels[: LEAST_TOGETHER + 101, 2] = NAN
     assert learned(replace(known, labels=labels), params) is None, "one candidate was hardly tried with the reference"
     labels = known.labels.copy()
     labels[::2, 0], labels[1::2, REFERENCE] = NAN, NAN
