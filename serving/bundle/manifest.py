@@ -243,6 +243,9 @@ def open_bundle(folder: Path) -> Bundle:
     folder = folder.resolve()
     path = folder / MANIFEST
     if not path.is_file():
+        inside = sorted(one.parent.name for one in folder.glob(f"*/{MANIFEST}"))
+        if inside:
+            raise BundleError(f"{folder} is not a bundle, it holds some: give one of them, as {folder / inside[0]}")
         raise BundleError(f"{folder} is not a bundle: it has no {MANIFEST}. `make train` writes one to models/current.")
     document = path.read_bytes()
     try:

@@ -90,6 +90,9 @@ def _engine(url: URL) -> Engine:
 
 
 def _unusable(url: URL, error: Exception) -> StoreError:
+    file = _file(url)
+    if file is not None and file.is_dir():
+        error = IsADirectoryError(f"{file} is a folder; expected a file, as {file / 'decisions.db'}")
     return StoreError(f"{_shown(url)}: cannot be used as a store: {_said(error, url)}")
 
 

@@ -1,0 +1,196 @@
+"""docs/errors.md: what a new user gets wrong, and the exact message that each mistake gets."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import chdir, closing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+from starlette.testclient import TestClient
+
+from serving.api.app import create_app
+from serving.settings import Settings
+from serving.state.rulebook import digest_of
+from tests import fake_bundle
+from tests.conftest import ROOT, router_train_here
+from tests.serving.bundle.test_manifest import edit_manifest
+
+PAGE = ROOT / "docs" / "errors.md"
+ROW = re.compile(r"^\| (?P<what>[^|]+) \| `(?P<said>.+)` \|$", re.MULTILINE)
+Case = Callable[[Path], str]
+CASES: dict[str, Case] = {}
+
+
+def case(what: str) -> Callable[[Case], Case]:
+    def added(made: Case) -> Case:
+        CASES[what] = made
+        return made
+
+    return added
+
+
+def checked(folder: Path, *arguments: str, bundle: str = "models/current") -> str:
+    """What `router-serve check` says on standard error, in this folder, where there is a bundle."""
+    said = subprocess.run(
+        [sys.executable, "-c", "from serving.cli import main; main()", "check", "--bundle", bundle, *arguments],
+        cwd=folder, capture_output=True, text=True, check=False, env={"PYTHONPATH": str(ROOT), "PATH": ""},
+    )  # fmt: skip
+    assert said.returncode == 2, said.stdout + said.stderr
+    return said.stderr
+
+
+def ruled(folder: Path, rules: str) -> str:
+    (folder / "policies.toml").write_text(rules, encoding="utf-8")
+    return checked(folder, "--policies", "policies.toml")
+
+
+def asked(folder: Path, body: bytes, key: str | None = None, rules: str = "") -> str:
+    """The problem document's detail."""
+    given: dict[str, Any] = {}
+    if rules:
+        (folder / "policies.toml").write_text(rules, encoding="utf-8")
+        given["policies"] = folder / "policies.toml"
+    settings = Settings(bundle=str(folder / "models" / "current"), store=None, **given)
+    with TestClient(create_app(settings)) as client:
+        answer = client.post("/v1/route", content=body, headers={"authorization": f"Bearer {key}"} if key else {})
+    assert answer.status_code >= 400
+    return f"{answer.status_code}: {answer.json()['detail']}"
+
+
+def trained(folder: Path, rows: list[dict[str, Any]], *options: str) -> str:
+    pd.DataFrame(rows).to_csv(folder / "log.csv", index=False)
+    done = router_train_here("run", "--data", "log.csv", "--no-track", *options, folder=folder)
+    assert done.returncode == 2, done.stdout
+    return done.stderr
+
+
+def rows(n: int = 40, **other: Any) -> list[dict[str, Any]]:
+    """Requests of two candidates, each tried on all, with costs."""
+    return [
+        {
+            "request_id": f"r{k}",
+            "prompt": f"prompt {k}",
+            "candidate": name,
+            "quality": float(k % 3 > 0),
+            "cost_usd": 0.01,
+        }
+        | {field: value(k) if callable(value) else value for field, value in other.items()}
+        for k in range(n)
+        for name in ("a", "b")
+    ]
+
+
+KEY = f'[keys.app]\nsha256 = "{digest_of("secret")}"\n'
+
+case("a rule file that is no TOML")(lambda folder: ruled(folder, "[default\n"))
+case("a misspelt field of it")(lambda folder: ruled(folder, "[default]\nmax_cost = 1\n"))
+case("an API key in clear in it")(lambda folder: ruled(folder, '[keys.app]\nsha256 = "my-own-key"\n'))
+case("an unknown LLM in its `allow`")(lambda folder: ruled(folder, '[default]\nallow = ["gpt-*"]\n'))
+case("a request without a key")(lambda folder: asked(folder, b'{"prompt": "hello"}', rules=KEY))
+case("one with a wrong key")(lambda folder: asked(folder, b'{"prompt": "hello"}', key="wrong", rules=KEY))
+case("an empty body")(lambda folder: asked(folder, b""))
+case("`promt` for `prompt`")(lambda folder: asked(folder, b'{"promt": "hello"}'))
+case("no bundle")(lambda folder: checked(folder, bundle="elsewhere"))
+case("the folder of all bundles")(lambda folder: checked(folder, bundle="models"))
+
+
+@case("a bundle's file that was changed")
+def _(folder: Path) -> str:
+    (folder / "models" / "current" / "head.onnx").write_bytes(b"changed")
+    return checked(folder)
+
+
+@case("a bundle of an older version")
+def _(folder: Path) -> str:
+    edit_manifest(folder / "models" / "current", lambda manifest: manifest.update(format_version=1))
+    return checked(folder)
+
+
+case("a folder as store")(lambda folder: checked(folder, "--store", "models"))
+case("a store where none can be")(
+    lambda folder: checked(folder, "--store", "models/current/manifest.json/decisions.db")
+)
+
+
+@case("a port that is in use")
+def _(folder: Path) -> str:
+    with closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        said = subprocess.run(
+            [sys.executable, "-c", "from serving.cli import main; main()", "--bundle", "models/current", "--store", "",
+             "--port", str(port)],
+            cwd=folder, capture_output=True, text=True, check=False, env={"PYTHONPATH": str(ROOT), "PATH": ""},
+        )  # fmt: skip
+    assert said.returncode != 0
+    line = next(line for line in said.stderr.splitlines() if "address already in use" in line)
+    return str(json.loads(line)["message"]).replace(str(port), "8080")
+
+
+@case("an older Python")
+def _(_: Path) -> str:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    found = re.search(r"\$\(PYTHON\) -c '(.+)'", makefile)
+    assert found is not None
+    old = SimpleNamespace(version_info=(3, 9), executable="/usr/bin/python3", exit=lambda said: said)
+    said: list[str] = []
+    old.exit = said.append
+    exec(found[1].replace("import sys; ", ""), {"sys": old, "f": None})
+    return said[0]
+
+
+case("grades of 1 to 5")(lambda folder: trained(folder, rows(quality=lambda k: 1 + k % 5)))
+case("an unknown status")(lambda folder: trained(folder, rows(status="fine")))
+case("a field that is not there, mapped")(lambda folder: trained(folder, rows(), "--map", "quality=grade"))
+case("a misspelt column, mapped")(lambda folder: trained(folder, rows(), "--map", "qualty=quality"))
+case("a log of one LLM")(lambda folder: trained(folder, [row for row in rows() if row["candidate"] == "a"]))
+case("a log without quality")(lambda folder: trained(folder, [{**row, "quality": None} for row in rows()]))
+
+
+@case("an empty log")
+def _(folder: Path) -> str:
+    (folder / "log.csv").write_text("", encoding="utf-8")
+    done = router_train_here("run", "--data", "log.csv", folder=folder)
+    assert done.returncode == 2
+    return done.stderr
+
+
+@case("a table with other columns")
+def _(folder: Path) -> str:
+    pd.DataFrame([{"question": "q", "llm": "a", "grade": 4, "usd": 0.1}]).to_csv(folder / "log.csv", index=False)
+    done = router_train_here("run", "--data", "log.csv", folder=folder)
+    assert done.returncode == 2
+    return done.stderr.partition(" Formats:")[0]
+
+
+def said_in(folder: Path, what: str) -> str:
+    """The message that a mistake gets, in one line."""
+    fake_bundle.build(folder / "models")
+    with chdir(folder):
+        said = " ".join(CASES[what](folder).split()).replace(f"{folder.resolve()}/", "")
+    said = re.sub(r"\b[0-9a-f]{12}…", "…", said)
+    return said.removeprefix("error: ").removeprefix("router-serve: ").replace("|", "/").replace("`", "'").strip()
+
+
+def documented() -> dict[str, str]:
+    return {row["what"]: row["said"] for row in ROW.finditer(PAGE.read_text(encoding="utf-8"))}
+
+
+@pytest.mark.parametrize("what", CASES)
+def test_a_mistake_gets_the_message_that_is_documented(what: str, tmp_path: Path) -> None:
+    assert said_in(tmp_path, what) == documented()[what]
+
+
+def test_the_page_has_nothing_else() -> None:
+    assert list(documented()) == list(CASES)
+    assert len(CASES) >= 20
