@@ -150,7 +150,7 @@ def plot(
     try:
         content = picture(lambda axes: draw_frontier_document(axes, document), out.suffix)
     except ValueError as error:
-        raise typer.BadParameter(f"{out}: {error}", param_hint="--out") from None
+        raise BundleError(f"{out}: {error}") from None
     with written_whole(out) as draft:
         draft.write_bytes(content)
     say(f"{out} shows bundle {open_bundle(bundle).manifest.version}.")

@@ -277,7 +277,10 @@ def proposed_mapping(path: Path) -> dict[str, str]:
     Of quality the scale too, where its first cells are beyond 1.
     """
     found = proposed(sorted(files.columns(path)))
-    first = next(iter(files.partitions(path, frozenset({found["quality"]}))), None)
+    try:
+        first = next(iter(files.partitions(path, frozenset({found["quality"]}))), None)
+    except OutcomeError:  # it is damaged as well
+        first = None
     rows = [] if first is None else [row.get(found["quality"]) for _, row in first.numbered()]
     cells = pd.to_numeric(pd.Series(rows, dtype=object), errors="coerce")
     scale = next((name for name, best in _SCALES if 1 < cells.max() <= best), "")
