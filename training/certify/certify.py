@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.bundle.arrays import Bools, Floats
+from serving.bundle.arrays import Bools, Columns, Floats
 from serving.bundle.manifest import OperatingPoint
 from serving.decide.decision import Estimates
 from serving.decide.router import Router
@@ -65,17 +66,11 @@ def cross_fitted(
         expected[inside] = heads.costs.cost_usd(asked)
         novelty[inside] = heads.spread.novelty(asked.embedding)
     known = of_known_workflow(prepared.matrix.workflow[rows], prepared.workflows)
-    part = prepared.matrix.take(rows)
     data = CalibrationData(
         acceptable=acceptable,
         violation=violation,
         expected_cost=expected,
-        labels=prepared.labels[rows],
-        cost=part.cost_usd,
-        propensity=learned.propensity[rows],
-        complete=part.complete(),
-        groups=prepared.groups[rows],
-        workflow=part.workflow,
+        **_observed(learned, prepared, rows),
         fold=fold,
     )
     return data.take(known), novelty
@@ -89,19 +84,26 @@ def calibration_data(
     What routes such a request was never learned on its kind, and no certificate is given on it.
     """
     rows = rows & of_known_workflow(prepared.matrix.workflow, prepared.workflows)
-    part = prepared.matrix.take(rows)
     served = served_estimates(router, inputs, rows)
     return CalibrationData(
         acceptable=served.acceptable.astype(np.float64),
         violation=served.violation.astype(np.float64),
         expected_cost=served.cost_usd,
-        labels=prepared.labels[rows],
-        cost=part.cost_usd,
-        propensity=learned.propensity[rows],
-        complete=part.complete(),
-        groups=prepared.groups[rows],
-        workflow=part.workflow,
+        **_observed(learned, prepared, rows),
     )
+
+
+def _observed(learned: Learned, prepared: Prepared, rows: Bools | Columns) -> dict[str, Any]:
+    """What is known to have come of the requests `rows`, by the fields of `CalibrationData`."""
+    part = prepared.matrix.take(rows)
+    return {
+        "labels": prepared.labels[rows],
+        "cost": part.cost_usd,
+        "propensity": learned.propensity[rows],
+        "complete": part.complete(),
+        "groups": prepared.groups[rows],
+        "workflow": part.workflow,
+    }
 
 
 def of_known_workflow(workflow: NDArray[np.object_], known: Sequence[str]) -> Bools:
