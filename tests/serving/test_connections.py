@@ -28,16 +28,22 @@ async def echoing(scope: Any, receive: Any, send: Any) -> None:
 
 
 @pytest.fixture
-def port() -> Iterator[int]:
+def server() -> Iterator[uvicorn.Server]:
     server = uvicorn.Server(
         uvicorn.Config(echoing, port=0, http=BoundedHttp, lifespan="off", log_config=None, timeout_graceful_shutdown=1)
     )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     until(lambda: server.started)
-    yield server.servers[0].sockets[0].getsockname()[1]
+    yield server
     server.should_exit = True
     thread.join(PATIENCE)
+
+
+@pytest.fixture
+def port(server: uvicorn.Server) -> int:
+    number: int = server.servers[0].sockets[0].getsockname()[1]
+    return number
 
 
 def said(port: int, *sent: bytes) -> bytes:
@@ -95,17 +101,22 @@ def test_a_head_that_does_not_come_ends_the_connection(
     port: int, begun: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
-    assert said(port, begun).startswith(b"HTTP/1.1 408")
+    came = said(port, begun)
+    # What is sent to a connection that is closed by then may take the answer away, not the end.
+    assert came.startswith(b"HTTP/1.1 408") or (begun and came == b"")
 
 
-def test_between_two_requests_a_connection_may_rest(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
+def test_between_two_requests_no_head_is_waited_for(server: uvicorn.Server, port: int) -> None:
     with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as client:
+        until(lambda: len(server.server_state.connections) == 1)
+        (connection,) = server.server_state.connections
+        assert isinstance(connection, BoundedHttp)
+        assert connection._late is not None
         client.sendall(HEAD + b"Content-Length: 0\r\n\r\n")
         assert client.recv(65_536).startswith(b"HTTP/1.1 200")
-        client.settimeout(1.0)
-        with pytest.raises(TimeoutError):
-            client.recv(1)
+        assert connection._late is None
+        client.sendall(HEAD)
+        until(lambda: connection._late is not None)
 
 
 def test_few_requests_wait_for_the_answers_before_them(port: int) -> None:
