@@ -84,6 +84,7 @@ class Fit:
     blend_equal: StrictFloat
     few_outcomes: StrictFloat
     few_estimators: tuple[StrictStr, ...]
+    unseen_estimators: tuple[StrictStr, ...]
     violation_estimators: tuple[StrictStr, ...]
     folds: Annotated[StrictInt, _between(2, 50)]
     seed: StrictInt

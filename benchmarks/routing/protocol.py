@@ -23,7 +23,6 @@ from training.evaluate.evaluation import Confidence
 from training.evaluate.splits import Tested
 from training.learn.encode import encode
 from training.learn.estimators.tables import AdditiveTable
-from training.learn.heads.pair import Pair
 from training.learn.heads.select import Head
 from training.learn.learn import Learned, learn
 from training.learn.prepare import Prepared, prepare
@@ -143,7 +142,10 @@ def estimates_of(
     data, pair = learned.data, learned.acceptable
     if drawn is not None:
         data = replace(data, weights=data.weights * drawn[:, None])
-        pair = Pair(*(_refitted(head, data, tagged=on) for head, on in ((pair.tagged, True), (pair.untagged, False))))
+        tagged_head, untagged_head = (
+            _refitted(h, data, tagged=on) for h, on in ((pair.tagged, True), (pair.untagged, False))
+        )
+        pair = replace(pair, tagged=tagged_head, untagged=untagged_head)
     train = data.inputs if tagged else data.inputs.untagged()
     models = fitted(data, train, params, BASELINES) | additive_tables(data, train)
     return {"router": pair.predict(test)} | {name: model.predict(test) for name, model in models.items()}

@@ -17,6 +17,7 @@ from training.dataset.kinds import Kinds
 from training.errors import TrainingError
 from training.learn.costs import to_onnx
 from training.learn.heads.pair import Pair
+from training.learn.heads.recognise import Recogniser
 from training.learn.heads.select import Head
 from training.learn.heads.violation import others
 from training.learn.learn import Learned
@@ -32,9 +33,13 @@ def head_graph(learned: Learned, dim: int, features: int, surface: int) -> onnx.
     graph = Graph(dim, features)
     if learned.kinds is not None:
         graph.widen(kinds_to_onnx(graph, learned.kinds), len(learned.kinds.names))
-    acceptable = _pair(graph, learned.acceptable, surface)
-    quality = acceptable if learned.quality is None else _pair(graph, learned.quality, surface)
+    as_said, recogniser = graph.features, learned.acceptable.recogniser
+    if recogniser is not None:
+        graph.add_columns(recognised_to_onnx(graph, recogniser, surface), features - surface)
+    acceptable = pair_to_onnx(graph, learned.acceptable, surface)
+    quality = acceptable if learned.quality is None else pair_to_onnx(graph, learned.quality, surface)
     violation = _violation(graph, learned, acceptable, surface)
+    graph.features = as_said
     costs = learned.costs
     usual, tail = costs.latency.factors
     expected = to_onnx(
@@ -59,18 +64,45 @@ def kinds_to_onnx(graph: Graph, kinds: Kinds) -> str:
     return graph.add("Gather", graph.constant(np.eye(len(kinds.names))), nearest, axis=0)
 
 
-def _pair(graph: Graph, pair: Pair, surface: int) -> str:
-    """The tagged head where the features say a workflow, else the untagged one on features without any."""
+def recognised_to_onnx(graph: Graph, recogniser: Recogniser, surface: int) -> str:
+    """The tensor (n, workflows) that tells the workflow of each request without a known tag, and is 0 for the others."""
+    dim, weight = len(recogniser.weight) - graph.feature_count, recogniser.weight.copy()
+    weight[dim + surface :] = 0.0
+    text = graph.add("MatMul", graph.embedding, graph.constant(weight[:dim]))
+    counts = graph.add("MatMul", graph.features, graph.constant(weight[dim:]))
+    scores = graph.add("Sum", text, counts, graph.constant(recogniser.bias))
+    likeliest = graph.add(
+        "Gather", graph.constant(np.eye(weight.shape[1])), graph.add("ArgMax", scores, axis=1, keepdims=0), axis=0
+    )
+    return graph.where(_tagged(graph, surface), graph.constant(np.zeros((1, weight.shape[1]))), likeliest)
+
+
+def _tagged(graph: Graph, surface: int) -> str:
+    """The tensor (n, 1) that is true where the features that were sent say a workflow."""
+    tags = np.zeros((graph.feature_count, 1))
+    tags[surface:] = 1.0
+    return graph.add("Greater", graph.add("MatMul", graph.sent, graph.constant(tags)), graph.constant(0.0))
+
+
+def pair_to_onnx(graph: Graph, pair: Pair, surface: int) -> str:
+    """The tagged head, mixed with the untagged one on features without workflow as `Pair` says."""
     tagged = _calibrated(graph, pair.tagged)
     if pair.untagged is pair.tagged:
         return tagged
-    features = graph.feature_count
-    mask = np.concatenate([np.ones(surface), np.zeros(features - surface)])
-    whole, tags = graph.features, graph.row_sum(graph.columns(graph.features, list(range(surface, features))))
+    mask = np.concatenate([np.ones(surface), np.zeros(graph.feature_count - surface)])
+    whole = graph.features
     graph.features = graph.scale(graph.features, mask)
     without = _calibrated(graph, pair.untagged)
     graph.features = whole
-    return graph.where(graph.add("Greater", tags, graph.constant(0.0)), tagged, without)
+    if pair.recogniser is None:
+        return graph.where(_tagged(graph, surface), tagged, without)
+    recogniser = pair.recogniser
+    novelty = graph.add("Log", recogniser.spread.to_onnx(graph))
+    falling = graph.add("Mul", novelty, graph.constant(-recogniser.slope))
+    chance = graph.add("Sigmoid", graph.add("Add", falling, graph.constant(recogniser.level)))
+    known = graph.where(_tagged(graph, surface), graph.constant([[1.0]]), chance)
+    lead = graph.add("Mul", known, graph.add("Sub", tagged, without))
+    return graph.add("Add", without, lead)
 
 
 def _violation(graph: Graph, learned: Learned, acceptable: str, surface: int) -> str:
@@ -81,7 +113,7 @@ def _violation(graph: Graph, learned: Learned, acceptable: str, surface: int) ->
     if learned.violation is None:
         broken = graph.add("Mul", failing, best)
         return graph.add("Mul", broken, graph.constant(1.0 - whole[reference]))
-    kept = _pair(graph, learned.violation.kept, surface)
+    kept = pair_to_onnx(graph, learned.violation.kept, surface)
     placed = graph.add("MatMul", kept, graph.constant(-whole[others(m, reference)]))
     violation = graph.add("Add", placed, graph.constant(1.0 - whole[reference]))
     least = graph.add("Max", graph.add("Sub", best, acceptable), graph.constant(0.0))
@@ -108,7 +140,10 @@ def check_parity(path: Path, learned: Learned, inputs: Inputs, tolerance: float)
                 f"{(~clear).sum()} of {len(clear)} requests are as near to one kind of work as to another"
             )
         inputs = inputs.take(clear)
+    recogniser = learned.acceptable.recogniser
     for part in (inputs,) if inputs.derived else (inputs, inputs.untagged()):
+        if recogniser is not None:
+            part = part.take(part.tagged | recogniser.clear(part))
         feed = {"embedding": part.embedding, "features": part.sent}
         outputs = layout.parts(session.run([ESTIMATES], feed)[0])
         worst = max(worst, _worst(outputs["acceptable"], learned.acceptable.predict(part), "P(acceptable)", tolerance))

@@ -14,7 +14,8 @@ from training.dataset.kinds import Kinds
 from training.learn.costs import CostModel
 from training.learn.estimators.base import Factory, priced_mean
 from training.learn.estimators.registry import variants
-from training.learn.heads.pair import Pair, fit_pair
+from training.learn.heads.pair import Pair, fit_pair, left_out
+from training.learn.heads.recognise import learn_recogniser
 from training.learn.heads.select import effective_outcomes
 from training.learn.heads.violation import Violation, independent, learn_violation
 from training.learn.novelty import Spread, prompt_clusters, spread_of
@@ -71,11 +72,16 @@ def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress
     mean_cost = np.nanmean(matrix.cost_usd, axis=0)
     kinds = variants(params.fit, mean_cost)
 
+    spread = spread_of(train.embedding)
+    recogniser = None
+    if not train.derived:
+        recogniser = learn_recogniser(train, data.folds, left_out(data, matrix.workflow, params), spread)
+
     def pair(target: TrainingData, kinds: Mapping[str, Factory], calibration: str, what: str) -> Pair:
         def say(name: str) -> None:
             progress(f"{what}: {name}", None, None)
 
-        return fit_pair(target, kinds, matrix.workflow, params, calibration=calibration, progress=say)
+        return fit_pair(target, kinds, matrix.workflow, params, recogniser, calibration=calibration, progress=say)
 
     heads = pair(data, kinds, params.calibrate.method, "acceptable")
     graded = None
@@ -86,7 +92,13 @@ def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress
         prepared.matrix.candidates, labels, data.weights, mean_cost, data.complete, params.policy.reference
     )
     violation = learn_violation(
-        data, reference, mean_cost, matrix.workflow, params, lambda name: progress(f"violation: {name}", None, None)
+        data,
+        reference,
+        mean_cost,
+        matrix.workflow,
+        params,
+        recogniser,
+        lambda name: progress(f"violation: {name}", None, None),
     )
     return Learned(
         acceptable=heads,
@@ -99,7 +111,7 @@ def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress
         propensity_note=propensity_note,
         data=data,
         centres=prompt_clusters(train.embedding, params.fit.novelty_clusters, params.fit.seed),
-        spread=spread_of(train.embedding),
+        spread=spread,
         kinds=prepared.kinds,
         learned_from=f"The heads were learned from the {len(train):,} requests of the training part.",
     )

@@ -27,7 +27,7 @@ class Graph:
 
     def __init__(self, dim: int, features: int) -> None:
         self.embedding = "embedding"
-        self.features = "features"
+        self.features = self.sent = "features"
         self.feature_count = features
         self._sizes = {"embedding": dim, "features": features}
         # The tensors that stand side by side in the product, and the maps by name: a matrix of their columns, and a bias.
@@ -54,6 +54,15 @@ class Graph:
         whole = np.eye(rows + columns)[:, self._sizes["embedding"] :]
         self.features = self._map(whole, np.zeros(whole.shape[1]))
         self.feature_count += columns
+
+    def add_columns(self, tensor: str, columns: int) -> None:
+        """Adds a tensor (n, columns) to the last columns of the features, for whatever is added from here on."""
+        kept = self.feature_count
+        self.widen(tensor, columns)
+        both = np.eye(kept + columns)[:, :kept]
+        both[kept:, kept - columns :] = np.eye(columns)
+        self.features = self.linear(self.features, both, 0.0)
+        self.feature_count = kept
 
     def constant(self, values: ArrayLike, dtype: type[np.generic] = np.float32) -> str:
         array = np.ascontiguousarray(np.asarray(values, dtype=dtype))

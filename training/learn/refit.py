@@ -71,18 +71,24 @@ def refit(learned: Learned, prepared: Prepared, inputs: Inputs, params: Params, 
     data = _rows_of(learned, prepared, inputs, params, rows)
     matrix = prepared.matrix.take(rows)
     costs = cost_model(prepared, matrix, data.inputs, np.ones(len(data.labels), dtype=np.bool_), params)
+    spread = spread_of(data.inputs.embedding)
+    recogniser = learned.acceptable.recogniser
+    if recogniser is not None:
+        recogniser = recogniser.refitted(data.inputs, spread)
     quality = None
     if learned.quality is not None:
-        quality = learned.quality.refitted(data.inputs, matrix.quality, data.weights)
+        quality = learned.quality.refitted(data.inputs, matrix.quality, data.weights, recogniser)
     return replace(
         learned,
-        acceptable=learned.acceptable.refitted(data.inputs, data.labels, data.weights),
+        acceptable=learned.acceptable.refitted(data.inputs, data.labels, data.weights, recogniser),
         quality=quality,
-        violation=None if learned.violation is None else learned.violation.refitted(data.inputs, data.labels),
+        violation=None
+        if learned.violation is None
+        else learned.violation.refitted(data.inputs, data.labels, recogniser),
         costs=costs,
         data=replace(data, expected_cost=costs.cost_usd(data.inputs)),
         centres=prompt_clusters(data.inputs.embedding, params.fit.novelty_clusters, params.fit.seed),
-        spread=spread_of(data.inputs.embedding),
+        spread=spread,
     )
 
 

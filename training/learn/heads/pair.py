@@ -8,40 +8,51 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.bundle.arrays import Floats
+from serving.bundle.arrays import Columns, Floats
 from training.config import Params
 from training.dataset.inputs import Inputs
 from training.dataset.split import workflow_folds
 from training.learn.estimators.base import Factory
+from training.learn.heads.recognise import Recogniser
 from training.learn.heads.select import Blending, Head, fit_head
 from training.learn.training_data import TrainingData
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One head for requests with a known workflow, one for the others. Predictions are (n, m)."""
+    """One head for requests with a known workflow, one for the others. Predictions are (n, m).
+
+    Where there is a `recogniser`, a request without a known tag gets what the tagged head says of the workflow that its text
+    tells, and what the untagged head says, each as far as it is likely that the workflow is a known one or not.
+    """
 
     tagged: Head
     untagged: Head
+    recogniser: Recogniser | None = None
 
     def predict(self, inputs: Inputs) -> Floats:
         """Calibrated, each request by its head."""
-        return np.where(inputs.tagged[:, None], self.tagged.predict(inputs), self.untagged.predict(inputs.untagged()))
+        return self._mixed(inputs, lambda head, asked: head.predict(asked))
 
     def raw(self, inputs: Inputs) -> Floats:
         """Before calibration."""
-        return np.where(
-            inputs.tagged[:, None],
-            self.tagged.estimator.predict(inputs),
-            self.untagged.estimator.predict(inputs.untagged()),
-        )
+        return self._mixed(inputs, lambda head, asked: head.estimator.predict(asked))
 
-    def refitted(self, inputs: Inputs, target: Floats, weights: Floats) -> Pair:
+    def refitted(self, inputs: Inputs, target: Floats, weights: Floats, recogniser: Recogniser | None) -> Pair:
         """The same with both estimators fitted on these rows instead: arguments as of `Estimator.fit`."""
         tagged = self.tagged.refitted(inputs, target, weights)
         if self.untagged is self.tagged:
             return Pair(tagged, tagged)
-        return Pair(tagged, self.untagged.refitted(inputs.untagged(), target, weights))
+        return Pair(tagged, self.untagged.refitted(inputs.untagged(), target, weights), recogniser)
+
+    def _mixed(self, inputs: Inputs, of: Callable[[Head, Inputs], Floats]) -> Floats:
+        if self.untagged is self.tagged:
+            return of(self.tagged, inputs)
+        known = inputs.tagged[:, None].astype(np.float64)
+        asked = inputs
+        if self.recogniser is not None:
+            asked, known = self.recogniser.recognised(inputs), self.recogniser.known(inputs)
+        return np.asarray(known * of(self.tagged, asked) + (1.0 - known) * of(self.untagged, inputs.untagged()))
 
 
 def fit_pair(
@@ -49,6 +60,7 @@ def fit_pair(
     kinds: Mapping[str, Factory],
     workflow: NDArray[np.object_],
     params: Params,
+    recogniser: Recogniser | None,
     *,
     calibration: str,
     progress: Callable[[str], None],
@@ -59,7 +71,7 @@ def fit_pair(
     which sees no workflow there, is the constant means. Raises NotTrainableError.
     """
 
-    def head(part: TrainingData, tag: str) -> Head:
+    def head(part: TrainingData, kinds: Mapping[str, Factory], tag: str) -> Head:
         return fit_head(
             part,
             kinds,
@@ -70,12 +82,17 @@ def fit_pair(
             progress=lambda name: progress(f"{name}, {tag}"),
         )
 
-    tagged = head(target, "with workflow tags")
+    tagged = head(target, kinds, "with workflow tags")
     if all(name is None for name in workflow):
         return Pair(tagged, tagged)
-    left_out = workflow_folds(target.groups, workflow, params.fit.folds, params.fit.seed)
-    untagged = replace(target, inputs=target.inputs.untagged(), folds=left_out)
-    return Pair(tagged, head(untagged, "without workflow tags"))
+    untagged = replace(target, inputs=target.inputs.untagged(), folds=left_out(target, workflow, params))
+    unseen = {name: kind for name, kind in kinds.items() if kind().name in params.fit.unseen_estimators}
+    return Pair(tagged, head(untagged, unseen or kinds, "without workflow tags"), recogniser)
+
+
+def left_out(data: TrainingData, workflow: NDArray[np.object_], params: Params) -> Columns:
+    """(n,) the folds that leave whole workflows out."""
+    return workflow_folds(data.groups, workflow, params.fit.folds, params.fit.seed)
 
 
 def blending(params: Params) -> Blending | None:

@@ -128,9 +128,13 @@ def fit_head(
         except NotTrainableError as error:
             return error
 
-    # Estimators side by side, a thread each: within one, fits this small gain nothing from a second thread.
+    complexity = {name: factory().complexity for name, factory in factories.items()}
+    # Estimators side by side, a thread each: within one, fits this small gain nothing from a second thread. Those that take
+    # longest come first, so that none of them is waited for in the end.
     with threadpool_limits(1), ThreadPoolExecutor(_WORKERS) as pool:
-        for name, outcome in zip(factories, pool.map(attempt, factories), strict=True):
+        begun = {name: pool.submit(attempt, name) for name in sorted(factories, key=lambda name: -complexity[name])}
+        for name in factories:
+            outcome = begun[name].result()
             if isinstance(outcome, NotTrainableError):
                 reasons[name] = str(outcome)
             else:
@@ -138,7 +142,6 @@ def fit_head(
     if not predictions:
         raise NotTrainableError("no estimator could be trained: " + "; ".join(f"{n}: {r}" for n, r in reasons.items()))
     available = dict(factories)
-    complexity = {name: factory().complexity for name, factory in factories.items()}
     ground = _ground(predictions, data)
     values = {name: _bootstrapped_aiq(p, data, ground, knob_steps, seed) for name, p in predictions.items()}
     scores = _scores(predictions, complexity, data, values)

@@ -15,6 +15,7 @@ from training.learn.estimators.base import NotTrainableError
 from training.learn.estimators.registry import variants
 from training.learn.heads.calibrate import Uncalibrated
 from training.learn.heads.pair import Pair, fit_pair
+from training.learn.heads.recognise import Recogniser
 from training.learn.training_data import TrainingData
 
 # With fewer requests of either the product of the two chances is as good or better, whether they fail together or not.
@@ -33,10 +34,10 @@ class Violation:
         violation = np.insert(1.0 - self.kept.predict(inputs), self.reference, 0.0, axis=1)
         return np.asarray(np.clip(violation, *possible(acceptable, self.reference)))
 
-    def refitted(self, inputs: Inputs, labels: Floats) -> Violation:
+    def refitted(self, inputs: Inputs, labels: Floats, recogniser: Recogniser | None) -> Violation:
         """The same estimators fitted on these requests instead; `labels` (n, m)."""
         target, weights = _target(labels, self.reference)
-        return replace(self, kept=self.kept.refitted(inputs, target, weights))
+        return replace(self, kept=self.kept.refitted(inputs, target, weights, recogniser))
 
 
 def independent(acceptable: Floats, reference: int) -> Floats:
@@ -69,6 +70,7 @@ def learn_violation(
     mean_cost: Floats,
     workflow: NDArray[np.object_],
     params: Params,
+    recogniser: Recogniser | None,
     progress: Callable[[str], None],
 ) -> Violation | None:
     """The head; None where a candidate and the reference are both known on too few requests to learn it.
@@ -92,7 +94,7 @@ def learn_violation(
     )
     kinds = variants(replace(params.fit, estimators=params.fit.violation_estimators), mean_cost[columns])
     try:
-        kept = fit_pair(known, kinds, workflow, params, calibration=Uncalibrated.name, progress=progress)
+        kept = fit_pair(known, kinds, workflow, params, recogniser, calibration=Uncalibrated.name, progress=progress)
     except NotTrainableError:
         return None
     return Violation(kept, reference)

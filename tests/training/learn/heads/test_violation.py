@@ -54,7 +54,7 @@ def data(n: int, seed: int, *, together: bool) -> TrainingData:
 
 def learned(known: TrainingData, params: Params) -> Violation | None:
     workflow = np.array(["hard" if row[2] else "easy" for row in known.inputs.features], dtype=object)
-    return learn_violation(known, REFERENCE, COST, workflow, params, lambda _: None)
+    return learn_violation(known, REFERENCE, COST, workflow, params, None, lambda _: None)
 
 
 def predicted(head: Violation, known: TrainingData) -> Floats:
@@ -131,5 +131,5 @@ def test_it_can_be_learned_again_on_other_rows(params: Params) -> None:
     together, apart = data(2_000, 5, together=True), data(2_000, 6, together=False)
     head = learned(together, params)
     assert head is not None
-    again = head.refitted(apart.inputs, apart.labels)
+    again = head.refitted(apart.inputs, apart.labels, None)
     assert of_kind(EASY, predicted(again, apart), apart)[0] > of_kind(EASY, predicted(head, apart), apart)[0]
