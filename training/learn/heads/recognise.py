@@ -89,7 +89,7 @@ def learn_recogniser(inputs: Inputs, folds: Columns, left_out: Columns, spread: 
 def _discriminant(inputs: Inputs) -> tuple[Floats, Floats]:
     """Linear scores of the workflows, by the text: (dim + k, workflows) and (workflows,). Source: Fisher 1936, Rao 1948."""
     enough = np.flatnonzero(inputs.workflows.sum(axis=0) >= _LEAST)
-    rows = inputs.workflows[:, enough].any(axis=1)
+    rows = np.asarray(inputs.workflows[:, enough].any(axis=1))
     text = inputs.take(rows).untagged()
     design = Design.learn(text)
     workflow = inputs.workflows[rows].argmax(axis=1)

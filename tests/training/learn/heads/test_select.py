@@ -245,7 +245,7 @@ def test_one_that_cannot_be_trained_is_left_out_and_says_why() -> None:
         **OPTIONS,
         progress=asked.append,
     )
-    assert asked == ["refusing", "workflow-table", "logistic"]
+    assert sorted(asked) == ["logistic", "refusing", "workflow-table"]
     by_name = {s.name: s for s in head.scores}
     assert by_name["refusing"].why_not == "there is too little to go by"
     assert by_name["refusing"].complexity == 7
