@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from serving.bundle.catalogue import Candidate
+from serving.bundle.manifest import Certificate
 from serving.decide.decision import Decision, Reason
 from serving.decide.eligibility import Rule
 
@@ -274,6 +275,11 @@ def _said(value: float | None) -> float | None:
     return None if value is None else float("%.6g" % value)  # noqa: UP031 - in half the time
 
 
+def _certified(certificate: Certificate) -> dict[str, object]:
+    values = {name: getattr(certificate, name) for name in _CERTIFIED}
+    return values | {"bound": _said(certificate.bound)}
+
+
 def decision_document(identifier: str, decision: Decision, misspelt: tuple[str, ...] = ()) -> dict[str, object]:
     """A decision as `RouteResponse` describes it; `misspelt` is what the request may have meant otherwise."""
     certificate = decision.certificate
@@ -286,7 +292,7 @@ def decision_document(identifier: str, decision: Decision, misspelt: tuple[str, 
         "reason": decision.reason,
         "operating_point": decision.operating_point,
         "quality_target": decision.quality_target,
-        "certificate": None if certificate is None else {name: getattr(certificate, name) for name in _CERTIFIED},
+        "certificate": None if certificate is None else _certified(certificate),
         "knob": _said(decision.knob),
         "propensity": decision.propensity,
         "novelty": _said(decision.novelty),

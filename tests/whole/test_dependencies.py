@@ -23,7 +23,7 @@ EXTRAS = {
 }
 ASKED = {extra: {canonicalize_name(Requirement(one).name) for one in lines} for extra, lines in EXTRAS.items()}
 PINS = dict(re.findall(r"^(\S+)==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE))
-OWN = {"benchmarks", "serving", "tests", "training"}
+OWN = {"benchmarks", "docs", "serving", "tests", "training"}
 # Whose imports justify which extra, and on which other extras that code may rely.
 USERS = {
     "base": ("serving",),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import configparser
-import shutil
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -12,26 +10,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from docs.first_hour import build_wheel
 from tests.conftest import ROOT
 from training.cli.main import app
-
-ROOMS = ("serving", "training", "benchmarks", "tests")
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.Path:
-    """The wheel, built without a network from a copy of the sources, so that the build leaves nothing beside them."""
-    source = tmp_path_factory.mktemp("source")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    for name in ROOMS:
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    build = "from setuptools import build_meta; print(build_meta.build_wheel('dist'))"
-    finished = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", build], cwd=source, capture_output=True, text=True, check=False
-    )
-    assert finished.returncode == 0, finished.stderr
-    return zipfile.Path(source / "dist" / finished.stdout.splitlines()[-1])
+    return zipfile.Path(build_wheel(tmp_path_factory.mktemp("wheel")))
 
 
 def names(wheel: zipfile.Path) -> set[str]:

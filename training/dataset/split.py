@@ -117,7 +117,11 @@ def folds(groups: Columns, k: int, seed: int = 0) -> Columns:
     """Fold ids 0 to k-1, shape (n,): whole groups, sizes as equal as the groups allow; raises SplitError."""
     labels, group = np.unique(groups, return_inverse=True)
     if k < 2 or len(labels) < k:
-        raise SplitError(f"expected 2 folds or more and a group for each, got {k} folds for {len(labels)} groups")
+        raise SplitError(
+            f"{len(groups)} requests of the training part are in {len(labels)} groups (same conversation or same text), and "
+            f"cross-fitting in {k} folds needs 2 folds or more and a group for each; give more requests, set fit.folds, or "
+            "see that prompt and session_id are read from the fields that hold them"
+        )
     # The largest groups come first, each to the lightest fold; which of equal ones comes first the seed decides.
     shuffled = np.argsort(np.random.default_rng(seed).permutation(len(labels))[::-1])[group]
     fold = np.zeros(len(groups), dtype=np.intp)
@@ -174,7 +178,8 @@ def _cut(
     if len(sizes) < parts:
         raise SplitError(
             f"{len(groups)} requests in {len(sizes)} groups (same conversation or same text) arrived, but "
-            f"{parts} non-empty parts need at least {parts} groups; give more requests"
+            f"{parts} non-empty parts need at least {parts} groups; give more requests, or see that prompt and session_id are "
+            "read from the fields that hold them"
         )
     order = np.random.default_rng(seed).permutation(len(sizes))
     if by == "time":

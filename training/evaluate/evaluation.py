@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -152,11 +152,13 @@ class Evaluation:
     """All figures of one evaluation. `why_not` says what was missing where nothing could be measured.
 
     `contradicted` says how they contradict what the bundle is certified for. Of the test requests `seen` are among those
-    that the bundle was made from, where that is not what was asked for.
+    that the bundle was made from, where that is not what was asked for. `shares` says where the test requests go, by candidate,
+    the largest share first.
     """
 
     test_requests: int
     complete_requests: int
+    shares: Mapping[str, float] = field(default_factory=dict)
     lines: tuple[Line, ...] = ()
     workflows: tuple[WorkflowLine, ...] = ()
     off_policy: tuple[OffPolicyLine, ...] = ()
@@ -172,14 +174,6 @@ class Evaluation:
 
     def line(self, name: str = ROUTER) -> Line:
         return next(line for line in self.lines if line.name == name)
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """Where the complete test requests go, by candidate, the largest share first; empty where there are none."""
-        total = sum(line.requests for line in self.workflows)
-        names = self.workflows[0].share if self.workflows else {}
-        found = {name: sum(line.requests * line.share[name] for line in self.workflows) / total for name in names}
-        return dict(sorted(found.items(), key=lambda one: -one[1]))
 
     def point(self, name: str) -> PointLine | None:
         """How an operating point did on the test part; None where that is not known."""

@@ -173,6 +173,7 @@ def _evaluation(
     found = Evaluation(
         test_requests=len(matrix),
         complete_requests=int(complete.sum()),
+        shares=_shares(columns, matrix.candidates),
         calibration=calibration_figures(raw, served.acceptable.astype(np.float64), log.labels, columns),
         off_policy=off_policy,
         points=tuple(points),
@@ -205,6 +206,12 @@ def _evaluation(
         curves=curves,
         zero_router=alone.zero_router,
     )
+
+
+def _shares(columns: Columns, candidates: Sequence[str]) -> dict[str, float]:
+    """The share of requests that go to each candidate, the largest first; `columns` (n,) is where each goes."""
+    share = np.bincount(columns, minlength=len(candidates)) / max(len(columns), 1)
+    return {candidates[place]: float(share[place]) for place in np.argsort(-share, kind="stable")}
 
 
 def _known(found: RateBound | None, delta: float) -> tuple[float, float]:

@@ -37,10 +37,19 @@ def _lines(report: LogReport) -> list[str]:
         f"{report.requests:,} requests in {report.sessions:,} conversations: {report.requests_of_several_candidates:,} tried "
         f"on several candidates, {report.requests_of_all_candidates:,} on all {len(report.candidates)}, "
         f"{report.complete:,} judged on all",
-        f"{100 * report.judged:.1f}% of rows judged · {report.cost_usd:,.4f} USD logged · {report.input_tokens:,} tokens in, "
-        f"{report.output_tokens:,} out",
+        f"{100 * report.judged:.1f}% of rows judged · {_spent(report)} · {_counted(report)}",
         f"{times} ({report.timestamped_requests:,} requests have one)" if report.first else times,
     ]
+
+
+def _spent(report: LogReport) -> str:
+    return f"{report.cost_usd:,.4f} USD logged" if any(line.costed for line in report.candidates) else "no costs logged"
+
+
+def _counted(report: LogReport) -> str:
+    if not report.input_tokens and not report.output_tokens:
+        return "no tokens logged"
+    return f"{report.input_tokens:,} tokens in, {report.output_tokens:,} out"
 
 
 def _skipped(report: LogReport) -> Table:
@@ -70,9 +79,9 @@ def _outcomes(what: str, lines: Sequence[Summary], marked: Collection[str] = ())
             f"{line.rows:,}",
             f"{100 * line.judged:.0f}%",
             "" if line.quality is None else f"{line.quality:.3f}",
-            f"{line.cost_usd:,.4f}",
-            f"{line.input_tokens:,}",
-            f"{line.output_tokens:,}",
+            f"{line.cost_usd:,.4f}" if line.costed else "unknown",
+            f"{line.input_tokens:,}" if line.input_tokens else "unknown",
+            f"{line.output_tokens:,}" if line.output_tokens else "unknown",
         )
     notes = ["* no price in the catalogue"] if marked else []
     if len(lines) > len(largest):

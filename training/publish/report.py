@@ -74,7 +74,7 @@ def terminal(manifest: Manifest, evaluation: Evaluation) -> RenderableType:
         grid = Table(title="Simulated figures" if manifest.simulated else "Test figures", title_justify="left")
         for name in ("router", "AIQ", "captured", "quality", "USD / 1k", "saving"):
             if name == "router":
-                grid.add_column(name, no_wrap=True, max_width=24)  # the figures keep their width in 80 columns
+                grid.add_column(name, overflow="fold", max_width=24)  # the figures keep their width in 80 columns
             else:
                 grid.add_column(name, justify="right", no_wrap=True, min_width=6)
         for line in evaluation.lines:

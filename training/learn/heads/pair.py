@@ -68,7 +68,8 @@ def fit_pair(
     """Selects, fits and calibrates both heads; `workflow` (n,) are the tags, None where there is none.
 
     What serves workflows that training never saw is selected and calibrated on workflows that its folds leave out; the table,
-    which sees no workflow there, is the constant means. Raises NotTrainableError.
+    which sees no workflow there, is the constant means. Where workflows are kinds of work, every request has one, and one head
+    is enough. Raises NotTrainableError.
     """
 
     def head(part: TrainingData, kinds: Mapping[str, Factory], tag: str) -> Head:
@@ -83,7 +84,7 @@ def fit_pair(
         )
 
     tagged = head(target, kinds, "with workflow tags")
-    if all(name is None for name in workflow):
+    if target.inputs.derived or all(name is None for name in workflow):
         return Pair(tagged, tagged)
     untagged = replace(target, inputs=target.inputs.untagged(), folds=left_out(target, workflow, params))
     unseen = {name: kind for name, kind in kinds.items() if kind().name in params.fit.unseen_estimators}

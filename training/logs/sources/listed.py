@@ -16,7 +16,8 @@ from serving.bundle.toml_file import TomlError, no_such_field, read_toml
 from training.logs import rescale
 from training.logs.outcomes import OutcomeError
 from training.logs.sources.mapped import parse_mapping
-from training.logs.sources.reading import is_recognised, proposed_mapping
+from training.logs.sources.propose import proposed_mapping
+from training.logs.sources.reading import is_recognised
 
 _URL = "://"
 

@@ -7,7 +7,7 @@ without request_id, answers of different candidates to the same prompt are one r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -56,29 +56,6 @@ def parse_mapping(pairs: Sequence[str]) -> dict[str, str]:
             raise OutcomeError(f"--map {pair!r}: {target} is already mapped to {mapping[target]!r}; map it once")
         mapping[target] = field
     return mapping
-
-
-def proposed(names: Iterable[str]) -> dict[str, str]:
-    """A mapping for a table with these columns, as far as their names say what they hold; in capitals what they do not say."""
-    known = {name.lower(): name for name in names}
-    pairs = {}
-    for target, (usual, *others) in _USUAL.items():
-        field = next((known[name] for name in (target, usual, *others) if name in known), None)
-        if field is None and target in ("prompt", "candidate", "quality"):
-            field = usual.upper()
-        if field is not None:
-            pairs[target] = field
-    return pairs
-
-
-# What columns are usually called in tables that are not ours, the most usual first.
-_USUAL = {
-    "prompt": ("question", "input", "query", "instruction", "text", "user_prompt"),
-    "candidate": ("llm", "model", "model_name", "engine", "deployment"),
-    "quality": ("grade", "score", "rating", "correct", "accuracy", "passed"),
-    "cost_usd": ("usd", "cost", "total_cost", "price", "spend"),
-    "workflow": ("task", "category", "dataset", "use_case"),
-}
 
 
 @dataclass(frozen=True)

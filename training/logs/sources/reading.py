@@ -13,8 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-import pandas as pd
-
 from training.logs.io import database, files
 from training.logs.outcomes import COLUMNS, OutcomeError, Outcomes, Unreadable, require_usable
 from training.logs.pairing import paired
@@ -23,9 +21,10 @@ from training.logs.rescale import fitting
 from training.logs.sources import canonical, decisions, openai, openrouter
 from training.logs.sources.langfuse import export
 from training.logs.sources.litellm import payload, spend
-from training.logs.sources.mapped import Mapped, proposed
+from training.logs.sources.mapped import Mapped
 from training.logs.sources.options import DEFAULT, ImportOptions
 from training.logs.sources.otel import genai
+from training.logs.sources.propose import proposed_mapping
 from training.logs.sources.public import routellm, routerbench
 from training.logs.validate import refused
 
@@ -88,7 +87,6 @@ IMPORTERS: tuple[Importer, ...] = (
     decisions,
 )
 
-_SCALES = (("stars", 5), ("ten", 10), ("percent", 100))
 # At least two letters: a single one is a drive of Windows.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9.-]+)(?:\+[A-Za-z0-9]+)?:")
 
@@ -269,22 +267,6 @@ def is_recognised(named: str) -> bool:
             raise
         return False
     return True
-
-
-def proposed_mapping(path: Path) -> dict[str, str]:
-    """COLUMN: FIELD for a file that is not recognised, by its columns' names; in capitals what these do not say.
-
-    Of quality the scale too, where its first cells are beyond 1.
-    """
-    found = proposed(sorted(files.columns(path)))
-    try:
-        first = next(iter(files.partitions(path, frozenset({found["quality"]}))), None)
-    except OutcomeError:  # it is damaged as well
-        first = None
-    rows = [] if first is None else [row.get(found["quality"]) for _, row in first.numbered()]
-    cells = pd.to_numeric(pd.Series(rows, dtype=object), errors="coerce")
-    scale = next((name for name, best in _SCALES if 1 < cells.max() <= best), "")
-    return {**found, "quality": f"{found['quality']}:{scale}"} if scale else found
 
 
 def _unknown(path: Path, importers: tuple[Importer, ...]) -> str:

@@ -1,0 +1,113 @@
+"""Which field of an unknown table may be which column: by its name, by what it holds, nested or not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from training.logs.sources.propose import graded_by, proposed_mapping
+
+CHAT = [{"role": "user", "content": "hello"}]
+
+
+def lines(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_nested_fields_are_found_by_the_end_of_their_names(tmp_path: Path) -> None:
+    rows = [
+        {
+            "ts": f"2026-01-01T00:00:{n:02d}Z",
+            "request": {"body": {"model": f"llm-{n % 2}", "messages": CHAT}, "conversation": f"c{n}"},
+            "response": {
+                "status": 200,
+                "usage": {"in": 5, "out": 9},
+                "elapsed_ms": 12.5,
+                "choices": [{"text": "fine"}],
+            },
+        }
+        | ({"user": {"thumb": "down"}} if n % 10 == 0 else {})
+        for n in range(50)
+    ]
+    assert proposed_mapping(lines(tmp_path / "log.jsonl", rows)) == {
+        "messages": "request.body.messages",
+        "candidate": "request.body.model",
+        "quality": "user.thumb:thumbs",
+        "session_id": "request.conversation",
+        "timestamp": "ts",
+        "input_tokens": "response.usage.in",
+        "output_tokens": "response.usage.out",
+        "latency_ms": "response.elapsed_ms",
+        "status": "response.status",
+    }
+
+
+def test_a_flat_table_of_text_cells_keeps_its_own_names(tmp_path: Path) -> None:
+    """What stands under a column's own name is read without a map, so only what has to be seen is proposed."""
+    table = pd.DataFrame(
+        {
+            "question": [f"question {n}" for n in range(20)],
+            "llm": ["a", "b"] * 10,
+            "grade": [1, 5] * 10,
+            "usd": [0.1] * 20,
+            "timestamp": ["2026-01-01"] * 20,
+            "status": ["success"] * 20,
+        }
+    )
+    table.to_csv(tmp_path / "runs.csv", index=False)
+    expected = {"prompt": "question", "candidate": "llm", "quality": "grade:stars", "cost_usd": "usd"}
+    assert proposed_mapping(tmp_path / "runs.csv") == expected
+
+
+def test_what_a_name_promises_has_to_be_there(tmp_path: Path) -> None:
+    """A text that is always the same is no prompt, an answer's text is none, words are no costs, a list is no name."""
+    rows = [
+        {"text": "...", "model": ["a"], "cost": "cheap", "status": "weird", "time": "noon", "answer": {"text": f"a{n}"}}
+        for n in range(20)
+    ]
+    assert proposed_mapping(lines(tmp_path / "log.jsonl", rows)) == {
+        "prompt": "QUESTION",
+        "candidate": "LLM",
+        "quality": "GRADE",
+    }
+
+
+def test_json_text_in_a_cell_is_opened(tmp_path: Path) -> None:
+    cells = [json.dumps({"model": f"m{n % 2}", "messages": CHAT, "n": n}) for n in range(20)]
+    pd.DataFrame({"payload": cells, "score": [0.5, 1.0] * 10}).to_csv(tmp_path / "log.csv", index=False)
+    assert proposed_mapping(tmp_path / "log.csv") == {
+        "messages": "payload.messages",
+        "candidate": "payload.model",
+        "quality": "score",
+    }
+
+
+def test_of_a_damaged_file_nothing_is_said(tmp_path: Path) -> None:
+    (tmp_path / "log.parquet").write_bytes(b"PAR1 no more")
+    assert set(proposed_mapping(tmp_path / "log.parquet").values()) == {"QUESTION", "LLM", "GRADE"}
+
+
+@pytest.mark.parametrize(
+    ("cells", "rule"),
+    [
+        ([0.2, 1.0], ""),
+        ([1, 3, 5], "stars"),
+        (["1", "4"], "stars"),
+        ([7, 9], "ten"),
+        ([55, 80.5], "percent"),
+        ([-1, 1], "thumbs"),
+        ([True, False], "boolean"),
+        (["up", "down"], "thumbs"),
+        (["yes", "no"], "boolean"),
+        ([400, 7], ""),
+        ([-3, 2], ""),
+        (["fine", "poor"], ""),
+    ],
+)
+def test_the_scale_that_grades_look_like(cells: list[Any], rule: str) -> None:
+    assert graded_by(cells) == rule

@@ -1,0 +1,168 @@
+"""A mapping for a table that nobody knows: what its fields are called and what they hold says which column each may be."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from training.logs import rescale
+from training.logs.cells import blank, parsed
+from training.logs.io import files
+from training.logs.outcomes import OutcomeError
+from training.logs.validate import status_words
+
+# Of the first records so many are looked at, and of each so deep: a rating that few of them have is to be among them.
+_LOOKED_AT, _DEPTH = 2_000, 5
+_SCALES = (("stars", 5), ("ten", 10), ("percent", 100))
+# What stands below these is of the answer: no prompt, though it may be called text.
+_ANSWER = frozenset({"answer", "completion", "choices"})
+Cells = Sequence[Any]
+
+
+def _words(cells: Cells) -> bool:
+    return all(isinstance(cell, str) for cell in cells)
+
+
+def _prompts(cells: Cells) -> bool:
+    """Texts of which hardly any two are the same."""
+    return _words(cells) and len(set(cells)) > len(cells) / 10
+
+
+def _numbers(cells: Cells) -> bool:
+    return not any(isinstance(cell, bool) for cell in cells) and bool(
+        pd.to_numeric(pd.Series(cells), errors="coerce").notna().all()
+    )
+
+
+def _names(cells: Cells) -> bool:
+    """Names of LLMs: short, and few of them."""
+    return (
+        _words(cells) and max(map(len, cells)) <= 200 and (len(set(cells)) <= 200 or len(set(cells)) < len(cells) / 3)
+    )
+
+
+def _conversation(cells: Cells) -> bool:
+    return all(isinstance(cell, list) and cell and isinstance(cell[0], Mapping) and "role" in cell[0] for cell in cells)
+
+
+def _times(cells: Cells) -> bool:
+    seconds = _numbers(cells) and all(float(cell) > 1e8 for cell in cells)
+    return seconds or (
+        _words(cells)
+        and bool(pd.to_datetime(pd.Series(cells), errors="coerce", utc=True, format="ISO8601").notna().all())
+    )
+
+
+def _statuses(cells: Cells) -> bool:
+    return bool(status_words(pd.Series([str(cell) for cell in cells], dtype=str)).isin(("success", "error")).all())
+
+
+def _grades(cells: Cells) -> bool:
+    return _numbers(cells) or graded_by(cells) != ""
+
+
+def _any(cells: Cells) -> bool:
+    return not isinstance(cells[0], Mapping | list)
+
+
+# For each column what fields are usually called that hold it, the most usual first, and what is in them. The last words of a
+# nested field's name count: `usage.in` is `res.usage.in`.
+_USUAL: dict[str, tuple[Callable[[Cells], bool], tuple[str, ...]]] = {
+    "messages": (_conversation, ("messages", "input", "prompt", "conversation", "chat")),
+    "prompt": (_prompts, ("prompt", "question", "input", "query", "instruction", "text", "user_prompt")),
+    "candidate": (_names, ("candidate", "llm", "model", "model_name", "engine", "deployment")),
+    "quality": (
+        _grades,
+        ("quality", "grade", "score", "rating", "correct", "accuracy", "passed", "thumb", "thumbs", "stars", "vote"),
+    ),
+    "cost_usd": (_numbers, ("cost_usd", "usd", "cost", "total_cost", "price", "spend")),
+    "workflow": (_words, ("workflow", "task", "category", "dataset", "use_case", "feature")),
+    "session_id": (_any, ("session_id", "session", "conversation_id", "conversation", "thread_id", "chat_id")),
+    "timestamp": (_times, ("timestamp", "ts", "time", "created_at", "created", "start_time", "date")),
+    "input_tokens": (
+        _numbers,
+        ("input_tokens", "prompt_tokens", "tokens_in", "usage.in", "usage.input", "usage.prompt", "tokens.in", "tokens.input"),
+    ),
+    "output_tokens": (
+        _numbers,
+        ("output_tokens", "completion_tokens", "tokens_out", "usage.out", "usage.output", "usage.completion", "tokens.out",
+         "tokens.output"),
+    ),
+    "latency_ms": (_numbers, ("latency_ms", "duration_ms", "elapsed_ms", "response_ms", "ms")),
+    "status": (_statuses, ("status", "status_code", "http_status")),
+}  # fmt: skip
+# What a log cannot do without stands in capitals where no field is found.
+_NEEDED = {"prompt": "QUESTION", "candidate": "LLM", "quality": "GRADE"}
+
+
+def proposed_mapping(path: Path) -> dict[str, str]:
+    """COLUMN: FIELD for a file that is not recognised, nested fields by dots; in capitals what nothing in it looks like.
+
+    Quality has its scale's rule behind it where its cells are not numbers up to 1. A field that stands under a column's own
+    name is read without a mapping, and is left out unless somebody has to see that it is there.
+    """
+    cells = _cells(path)
+    pairs: dict[str, str] = {}
+    for column, (holds, usual) in _USUAL.items():
+        if column == "prompt" and "messages" in pairs:
+            continue
+        field = next((name for one in usual for name in _called(one, cells) if holds(cells[name])), None)
+        if field is not None and (field != column or column in _NEEDED or column == "messages"):
+            pairs[column] = field
+    if "quality" in pairs:
+        scale = graded_by(cells[pairs["quality"]])
+        pairs["quality"] += f":{scale}" if scale else ""
+    needed = {column: name for column, name in _NEEDED.items() if not (column == "prompt" and "messages" in pairs)}
+    return {
+        column: pairs.get(column, needed.get(column, "")) for column in _USUAL if column in pairs or column in needed
+    }
+
+
+def graded_by(cells: Cells) -> str:
+    """The rule that such grades look like, "" for numbers up to 1 and for what looks like none."""
+    if any(isinstance(cell, bool) for cell in cells):
+        return "boolean"
+    if not _numbers(cells):
+        rules = [rescale.rule(name) for name in ("thumbs", "boolean")]
+        return next((rule.name for rule in rules if all(rule.quality(cell) is not rescale.BAD for cell in cells)), "")
+    numbers = pd.to_numeric(pd.Series(cells))
+    if numbers.min() < 0:
+        return "thumbs" if set(numbers) <= {-1, 0, 1} else ""
+    return next((name for name, best in _SCALES if 1 < numbers.max() <= best), "")
+
+
+def _called(usual: str, cells: Mapping[str, Cells]) -> list[str]:
+    """The fields whose names end so, in any case; the least nested first."""
+    ending = usual.lower()
+    found = [
+        name for name in cells if f".{name.lower()}".endswith(f".{ending}") and not _ANSWER & {*name.lower().split(".")}
+    ]
+    return sorted(found, key=lambda name: name.count("."))
+
+
+def _cells(path: Path) -> dict[str, Cells]:
+    """The cells of each field, nested ones by dots, that are not blank in the first records; none of a file that is damaged."""
+    found: dict[str, list[Any]] = defaultdict(list)
+    try:
+        part = next(iter(files.partitions(path)), None)
+    except OutcomeError:
+        return {}
+    for _, row in islice(() if part is None else part.numbered(), _LOOKED_AT):
+        for column, cell in row.items():
+            for name, value in _fields(str(column).strip(), cell, 0):
+                found[name].append(value)
+    return dict(found)
+
+
+def _fields(name: str, cell: Any, depth: int) -> Iterator[tuple[str, Any]]:
+    cell = parsed(cell)
+    if isinstance(cell, Mapping) and depth < _DEPTH:
+        for key, value in cell.items():
+            yield from _fields(f"{name}.{key}", value, depth + 1)
+    elif not blank(cell) if not isinstance(cell, Mapping | list) else bool(cell):
+        yield name, cell
