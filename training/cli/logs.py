@@ -79,6 +79,8 @@ def run(
             made = _simulated(params, prices)
             found = ReadLog(validate(made.outcomes, source="simulated", format="simulated"), (), None)
             truth = Truth(made.acceptable, made.cost_usd)
+    show.print_log(found.outcomes, found.quality, found.masked)  # before training: it may be what training fails for
+    with show.progress() as tell:
         trained = train(
             found.outcomes,
             params,
@@ -110,7 +112,6 @@ def run(
                 promoted=promotion.promoted,
             )
             model = f" · MLflow model {params.tracking.model} version {tracked.model_version} ({tracked.alias})"
-    show.print_log(found.outcomes, found.quality, found.masked)
     say(f"propensities: {trained.learned.propensity_note}")
     show.console.print(report.terminal(manifest, trained.evaluation))
     show.print_promotion(promotion, manifest.version, out)

@@ -132,13 +132,20 @@ def outcome_of(record: Row, row: int, stem: str, options: ImportOptions) -> Row 
     return cells
 
 
+def _asked_for(request: Row) -> Any:
+    """The model of a request; None where it leaves the choice to a gateway, as "auto" or "openrouter/auto" does."""
+    model = request.get("model")
+    return None if isinstance(model, str) and model.rpartition("/")[2].lower() == "auto" else model
+
+
 def _cells(record: Row, request: Row, response: Row, *, failed: bool) -> Row:
     answered = chat_bodies.answer_cells(response)
     own = {name: record[name] for name in _OWN if first_of(record.get(name)) is not None}
     metadata = fields(request.get("metadata"))
     known = {
-        # What was asked for is what a router can choose again; the answer names a dated snapshot of it.
-        "candidate": first_of(request.get("model"), answered["candidate"]),
+        # What was asked for is what a router can choose again; the answer names a dated snapshot of it. Who asked for any
+        # ("auto") learns from the answer who it was.
+        "candidate": first_of(_asked_for(request), answered["candidate"], request.get("model")),
         "session_id": first_of(request.get("session_id"), metadata.get("session_id")),
         "workflow": metadata.get("workflow"),
         "trace_id": record.get("trace_id"),

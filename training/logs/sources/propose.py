@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -34,16 +35,18 @@ def _prompts(cells: Cells) -> bool:
 
 
 def _numbers(cells: Cells) -> bool:
+    if any(isinstance(cell, Mapping | list | datetime) for cell in cells):
+        return False
     return not any(isinstance(cell, bool) for cell in cells) and bool(
         pd.to_numeric(pd.Series(cells), errors="coerce").notna().all()
     )
 
 
 def _names(cells: Cells) -> bool:
-    """Names of LLMs: short, and few of them."""
-    return (
-        _words(cells) and max(map(len, cells)) <= 200 and (len(set(cells)) <= 200 or len(set(cells)) < len(cells) / 3)
-    )
+    """Names of LLMs: short, few of them, and not only that somebody else is to choose one."""
+    if not _words(cells) or max(map(len, cells)) > 200 or set(cells) == {"auto"}:
+        return False
+    return len(set(cells)) <= 200 or len(set(cells)) < len(cells) / 3
 
 
 def _conversation(cells: Cells) -> bool:
@@ -51,10 +54,13 @@ def _conversation(cells: Cells) -> bool:
 
 
 def _times(cells: Cells) -> bool:
-    seconds = _numbers(cells) and all(float(cell) > 1e8 for cell in cells)
-    return seconds or (
-        _words(cells)
-        and bool(pd.to_datetime(pd.Series(cells), errors="coerce", utc=True, format="ISO8601").notna().all())
+    """Moments, text in ISO 8601, or seconds since 1970."""
+    if all(isinstance(cell, datetime) for cell in cells):
+        return True
+    if _numbers(cells):
+        return bool((pd.to_numeric(pd.Series(cells)) > 1e8).all())
+    return _words(cells) and bool(
+        pd.to_datetime(pd.Series(cells), errors="coerce", utc=True, format="ISO8601").notna().all()
     )
 
 

@@ -137,7 +137,7 @@ def _partitions(data: Sequence[Path | str], format: str, options: ImportOptions)
         formats = ", ".join(dict.fromkeys(importer.NAME for _, importer in found))
         parts = (part for file, importer in found for part in _read(file, importer, options))
         # An export by the hour has hours without a usable row; a folder without any is an error.
-        yield from _usable(parts, str(path), formats, sorted(files.columns(found[0][0])))
+        yield from _usable(parts, str(path), formats, sorted(files.columns(found[0][0])), found[0][0])
         for file in strangers:
             yield refused(str(file), [_not_recognised(file, importers)])
 
@@ -150,14 +150,20 @@ def _batch_requests(data: Sequence[Path | str], importers: tuple[Importer, ...])
     return tuple(path for path in paths if path.is_file() and files.kind(path) and openai.accompanies(path))
 
 
-def _usable(parts: Iterable[Outcomes], source: str, format: str, arrived: Sequence[str]) -> Iterator[Outcomes]:
-    """The parts; raises OutcomeError at their end when none had a usable row."""
+def _usable(
+    parts: Iterable[Outcomes], source: str, format: str, arrived: Sequence[str], file: Path | None = None
+) -> Iterator[Outcomes]:
+    """The parts; raises OutcomeError at their end when none had a usable row, with how the `file` may be read otherwise."""
     unusable: list[Outcomes] | None = []
     for part in parts:
         unusable = None if unusable is None or len(part.frame) else [*unusable, part]
         yield part
     if unusable is not None:
-        require_usable(unusable, source=source, format=format, arrived=arrived)
+        try:
+            require_usable(unusable, source=source, format=format, arrived=arrived)
+        except OutcomeError as error:
+            maps = "" if file is None or format in (Mapped.NAME, canonical.NAME) else _own_table(file)
+            raise OutcomeError(f"{error} Or read it as a table of your own: {maps}" if maps else str(error)) from None
 
 
 def _importers(format: str) -> tuple[Importer, ...]:
@@ -222,10 +228,34 @@ def _recogniser(path: Path, importers: tuple[Importer, ...]) -> Importer | None:
 
 
 def _read(path: Path, importer: Importer, options: ImportOptions) -> Iterator[Outcomes]:
+    judged, last = False, None
     try:
-        yield from fitting(importer.read(path, options), str(path))
+        for part in fitting(importer.read(path, options), str(path)):
+            judged = judged or bool(part.frame["quality"].notna().any())
+            if last is not None:
+                yield last
+            last = part
+        if last is not None:
+            yield last if judged or isinstance(importer, Mapped) else _noted(last, path, importer.NAME)
     except OSError as error:
         raise OutcomeError(f"{path}: cannot be read ({error}); check the file and its permissions") from error
+
+
+def _noted(part: Outcomes, path: Path, format: str) -> Outcomes:
+    """The last part of a file without a grade, noted if a field that its format does not read looks like one."""
+    field = proposed_mapping(path).get("quality", "")
+    if not field or field.isupper() or not (maps := _own_table(path)):
+        return part
+    note = f"{path}: nothing of it is judged as {format}, but {field.partition(':')[0]} looks like grades. Read it with {maps}"
+    return replace(part, notes=(*part.notes, note))
+
+
+def _own_table(path: Path) -> str:
+    """The options that read a file as a table of one's own; "" where its fields do not say what they hold."""
+    found = proposed_mapping(path)
+    if any(field.isupper() for field in found.values()):
+        return ""
+    return " ".join(f"--map {column}={field}" for column, field in found.items())
 
 
 def _scheme(named: Path | str) -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from training.logs.outcomes import OutcomeError
 from training.logs.sources.propose import graded_by, proposed_mapping
+from training.logs.sources.reading import read
 
 CHAT = [{"role": "user", "content": "hello"}]
 
@@ -87,6 +90,31 @@ def test_json_text_in_a_cell_is_opened(tmp_path: Path) -> None:
     }
 
 
+def test_any_type_of_a_parquet_file_is_looked_at(tmp_path: Path) -> None:
+    """Moments, bytes, lists, decimals and nested structures: each is what it is, and none of them stops the others."""
+    table = pd.DataFrame(
+        {
+            "time": pd.date_range("2026-01-01", periods=20, tz="UTC"),
+            "question": [f"question {n}" for n in range(20)],
+            "model": ["a", "b"] * 10,
+            "score": [Decimal("0.5"), Decimal("1")] * 10,
+            "cost": [[0.1]] * 20,
+            "usage": [{"in": 3, "out": 4}] * 20,
+            "task": [b"x"] * 20,
+        }
+    )
+    table.to_parquet(tmp_path / "log.parquet")
+    assert proposed_mapping(tmp_path / "log.parquet") == {
+        "prompt": "question",
+        "candidate": "model",
+        "quality": "score",
+        "workflow": "task",
+        "timestamp": "time",
+        "input_tokens": "usage.in",
+        "output_tokens": "usage.out",
+    }
+
+
 def test_of_a_damaged_file_nothing_is_said(tmp_path: Path) -> None:
     (tmp_path / "log.parquet").write_bytes(b"PAR1 no more")
     assert set(proposed_mapping(tmp_path / "log.parquet").values()) == {"QUESTION", "LLM", "GRADE"}
@@ -111,3 +139,34 @@ def test_of_a_damaged_file_nothing_is_said(tmp_path: Path) -> None:
 )
 def test_the_scale_that_grades_look_like(cells: list[Any], rule: str) -> None:
     assert graded_by(cells) == rule
+
+
+def pair(n: int, **other: Any) -> dict[str, Any]:
+    """A gateway's own line that has the shape of an OpenAI pair."""
+    asked = {"model": "auto", "messages": [{"role": "user", "content": f"question {n}"}]}
+    said = {"model": f"llm-{n % 2}", "choices": [{"message": {"role": "assistant", "content": "."}}]}
+    return {"request": asked, "response": said, **other}
+
+
+def test_a_look_alike_that_asks_for_any_llm_tells_who_answered_and_which_grades_it_does_not_read(
+    tmp_path: Path,
+) -> None:
+    """Not one candidate "auto" without a grade, in silence."""
+    found = read([lines(tmp_path / "log.jsonl", [pair(n, thumb=("up", "down")[n % 2]) for n in range(20)])])
+    assert set(found.frame["candidate"]) == {"llm-0", "llm-1"}
+    (note,) = found.notes
+    assert "nothing of it is judged as openai, but thumb looks like grades" in note
+    maps = "--map messages=request.messages --map candidate=response.model --map quality=thumb:thumbs"
+    assert maps in note
+    assert read([lines(tmp_path / "other.jsonl", [pair(n, quality=1.0) for n in range(20)])]).notes == ()
+
+
+def test_a_look_alike_without_a_model_is_told_how_it_can_be_read(tmp_path: Path) -> None:
+    rows = [
+        {"request": {"messages": CHAT}, "response": {"text": "."}, "route": {"model": f"llm-{n % 2}"}, "score": 1.0}
+        for n in range(20)
+    ]
+    with pytest.raises(OutcomeError, match=r"no usable outcome \(format openai\)") as caught:
+        read([lines(tmp_path / "log.jsonl", rows)])
+    told = "Or read it as a table of your own: --map messages=request.messages --map candidate=route.model"
+    assert told in str(caught.value)
