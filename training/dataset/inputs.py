@@ -76,13 +76,14 @@ def encode_with(
     progress: Progress = silent,
 ) -> tuple[Inputs, EncoderFiles]:
     """The inputs of every request of `matrix`, with a column for each of `workflows`, and the encoder that made them."""
-    progress(f"make {kind} encoder", None, None)
+    progress(f"make {kind} encoder, once", None, None)
     files = make_encoder(
         kind,
         settings.source,
         cache / "encoders",
         static_dim=settings.static_dim,
         max_tokens=settings.static_max_tokens if kind == "static" else settings.transformer_max_tokens,
+        progress=lambda done, total: progress(f"make {kind} encoder, once", done, total),
     )
     texts = list(matrix.texts)
     embedding = embed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,6 +145,16 @@ def test_an_encoder_is_made_once(tiny_model: str, tmp_path: Path, monkeypatch: p
     with pytest.raises(AssertionError, match="made a second time"):
         make(tiny_model, tmp_path, max_tokens=8)  # another recipe is another encoder
     assert [path.name for path in tmp_path.iterdir()] == [first.folder.name]  # and what failed leaves nothing behind
+
+
+def test_what_bars_of_a_distillation_say_is_told_and_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    told: list[tuple[int, int]] = []
+    with training.dataset.encoders._quiet(lambda done, total: told.append((done, total))):
+        for line in ("Encoding tokens:   0%|          | 0/29525 [00:00<?, ? tokens/s]", "a note, 3/4 [sic]\n",
+                     "Encoding tokens:   1%|          | 256/29525 [00:00<00:32, 900.05 tokens/s]"):  # fmt: skip
+            print("\r" + line, end="", file=sys.stderr)
+    assert told == [(0, 29525), (256, 29525)]
+    assert capsys.readouterr().err == ""
 
 
 def test_an_encoder_that_another_run_makes_meanwhile_is_taken(
