@@ -152,7 +152,7 @@ def test_what_bars_of_a_distillation_say_is_told_and_not_shown(capsys: pytest.Ca
     with training.dataset.encoders._quiet(lambda done, total: told.append((done, total))):
         for line in ("Encoding tokens:   0%|          | 0/29525 [00:00<?, ? tokens/s]", "a note, 3/4 [sic]\n",
                      "Encoding tokens:   1%|          | 256/29525 [00:00<00:32, 900.05 tokens/s]"):  # fmt: skip
-            print("\r" + line, end="", file=sys.stderr)
+            sys.stderr.write("\r" + line)
     assert told == [(0, 29525), (256, 29525)]
     assert capsys.readouterr().err == ""
 
