@@ -219,8 +219,13 @@ def load_rules(path: Path | None) -> RuleBook:
         wrong = sorted(
             error.errors(include_url=False, include_input=False), key=lambda one: one["type"] != "extra_forbidden"
         )
-        others = f" ({len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        raise RulesError(f"{path}: {_said(wrong[0])}{others}") from None
+        told = [_said(one) for one in wrong[:_MOST_TOLD]]
+        told += [f"and {len(wrong) - _MOST_TOLD} more"] if len(wrong) > _MOST_TOLD else []
+        raise RulesError("\n".join(f"{path}: {one}" for one in told)) from None
+
+
+# Of a rule file's mistakes so many are told at once.
+_MOST_TOLD = 20
 
 
 def _said(error: ErrorDetails) -> str:

@@ -180,7 +180,9 @@ def bundles(out: ModelsOption = MODELS) -> None:
         title = "\n".join([name, " · ".join(marked + ["simulated log"] * manifest.simulated)]).rstrip()
         created = manifest.created[:16].replace("T", " ")
         aiq = f"{manifest.metrics['aiq']:.4f}" if "aiq" in manifest.metrics else ""
-        grid.add_row(title, created, manifest.head.estimator, aiq, manifest.default_point, style=style)
+        name, _, members = manifest.head.estimator.partition(" of ")
+        estimator = f"{name} of {len(members.split(', '))}" if members else name
+        grid.add_row(title, created, estimator, aiq, manifest.default_point, style=style)
     if not grid.row_count:
         raise BundleError(f"{out} has no bundle. `router-train run` writes one.")
     show.console.print(grid)

@@ -125,6 +125,18 @@ def test_a_wrong_file_is_refused_by_file_and_field(load: Callable[[str], RuleBoo
     assert "policies.toml" in str(error.value)
 
 
+def test_every_mistake_of_a_file_is_told_at_once(load: Callable[[str], RuleBook]) -> None:
+    with pytest.raises(RulesError) as caught:
+        load("[default]\nmax_cost = 1\nabstain_below = 7\n[workflows.x]\nalow = []\n")
+    told = str(caught.value).splitlines()
+    assert len(told) == 3
+    for field in ("default.max_cost: ", "workflows.x.alow: ", "default.abstain_below: "):
+        assert sum(field in line for line in told) == 1, field
+    many = "[default]\n" + "".join(f"wrong{n} = 1\n" for n in range(50))
+    with pytest.raises(RulesError, match="and 30 more"):
+        load(many)
+
+
 def test_a_missing_file_is_refused_and_none_is_no_rules(tmp_path: Path) -> None:
     with pytest.raises(RulesError, match="cannot be read"):
         load_rules(tmp_path / "none.toml")
