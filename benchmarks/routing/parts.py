@@ -93,9 +93,13 @@ def means(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _one_outcome(data: DataSet, params: Params, seed: int, repeats: int) -> dict[str, float]:
+    """The mean over `MASKINGS` draws of which outcome each request keeps: one draw differs from the next by a fifth."""
     prepared = by_prompt(data.prepared, seed)
     full = protocol.trial(data, prepared, params)
-    return scarce.one_outcome(data, prepared, full, params, seed, repeats)
+    draws = range(scarce.MASKINGS * seed, scarce.MASKINGS * (seed + 1))
+    return means(
+        [scarce.one_outcome(data, prepared, full, params, draw, repeats // scarce.MASKINGS) for draw in draws]
+    )
 
 
 def _conversations(data: DataSet, params: Params, seed: int, draws: int) -> dict[str, float]:

@@ -23,7 +23,8 @@ from training.measure.frontier import Singles, singles
 from training.measure.offpolicy import doubly_robust, mask_to_one
 from training.simulation.simulate import SimulatedLog
 
-REPEATS = 50
+REPEATS = 60
+MASKINGS = 4
 SIZES = (150, 300, 600, 1_200)
 PER_CANDIDATE = (500, 2_000, 10_000)
 PLAIN = (WorkflowTable.name, NearestNeighbours.name, Ridge.name)

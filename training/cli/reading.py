@@ -15,6 +15,7 @@ from training.cli.show import Tell, errors, say
 from training.config import Judge, Params
 from training.logs import aliases, repeats, rescale
 from training.logs.outcomes import OutcomeError, Outcomes
+from training.logs.pairing import by_prompt, paired
 from training.logs.sources import reading as sources
 from training.logs.sources.listed import load_sources
 from training.logs.sources.mapped import parse_mapping
@@ -164,10 +165,14 @@ def _logged(log: LogOptions, asked: Plan) -> tuple[Outcomes, list[QualityReport]
         except OutcomeError as error:
             what = '--map COLUMN=FIELD is map = { COLUMN = "FIELD" } in this table'
             raise OutcomeError(f"{log.logs}: [{name}]: {error} ({what}.)") from None
-        # Sources number their requests and conversations by themselves.
-        own = {column: f"{name}/" + table.frame[column] for column in ("request_id", "session_id")}
+        # Sources number their requests and conversations by themselves; what is one request by its prompt, is so everywhere.
+        ids = table.frame["request_id"]
+        own = {
+            "request_id": ids.where(by_prompt(ids), f"{name}/" + ids),
+            "session_id": f"{name}/" + table.frame["session_id"],
+        }
         tables.append(replace(table, frame=table.frame.assign(**own)))
-    return (tables[0] if len(tables) == 1 else repeats.concat(tables)), reports
+    return (tables[0] if len(tables) == 1 else repeats.concat(paired(tables))), reports
 
 
 def priced(found: ReadLog, prices: Mapping[str, Candidate]) -> tuple[ReadLog, dict[str, Candidate]]:

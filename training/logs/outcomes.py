@@ -119,5 +119,8 @@ def _nothing_usable(source: str, format: str, arrived: list[str], skipped: pd.Da
     present = {ALIASES.get(name, name) for name in arrived}
     missing = [name for name in REQUIRED if name not in present]
     missing += [] if present & {"prompt", "messages"} else ["prompt or messages"]
-    fix = f"Add or rename: {', '.join(missing)}" if missing else "Correct these columns"
-    return f"{lead}; {len(skipped)} rows skipped ({counts}). {fix}; data/README.md describes the table."
+    first = skipped.iloc[0]
+    absent = str(first["reason"]).startswith("no ")
+    fix = f"Add or rename: {', '.join(missing)}" if missing and absent else "Correct these columns"
+    example = "" if absent else f", as {first['field']}: {first['value']}, expected {first['expected']}"
+    return f"{lead}; {len(skipped)} rows skipped ({counts}{example}). {fix}; data/README.md describes the table."

@@ -10,10 +10,12 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from serving.bundle.arrays import Bools
 from training.logs import typed
 from training.logs.outcomes import Outcomes
 from training.logs.repeats import row_hashes
@@ -39,6 +41,11 @@ def prompt_ids(table: pd.DataFrame) -> list[str]:
     ]
 
 
+def by_prompt(ids: pd.Series[Any]) -> Bools:
+    """(n,) which ids were given by prompt, for the first request with it."""
+    return np.asarray(ids.map(lambda id: _BY_PROMPT.fullmatch(id) is not None).to_numpy(dtype=np.bool_))
+
+
 def paired(parts: Iterable[Outcomes]) -> Iterator[Outcomes]:
     """The parts, the rows with ids by prompt as requests: the k-th different row of a candidate belongs to the k-th of them.
 
@@ -47,7 +54,7 @@ def paired(parts: Iterable[Outcomes]) -> Iterator[Outcomes]:
     met: dict[tuple[str, str], dict[int, int]] = {}
     for part in parts:
         ids = part.frame["request_id"]
-        made = ids.map(lambda id: _BY_PROMPT.fullmatch(id) is not None).to_numpy(dtype=np.bool_)
+        made = by_prompt(ids)
         if not made.any():
             yield part
             continue

@@ -7,7 +7,7 @@ the others' means something else as well, and the log is refused.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,7 @@ OUTSIDE, NO_NUMBER, MISFIT = "quality outside [0, 1]", "quality is not a number"
 _MOST_SHARE, _FEWEST = 0.2, 3  # grades off the scale that are taken for slips of the pen: more than neither
 _EXAMPLES = 5
 # (worst, best) and the rule that reads such a scale, the narrowest first.
+_SCALES = (("stars", 5), ("ten", 10), ("percent", 100))
 _KNOWN = (
     (-1.0, 1.0, "minmax:-1:1"),
     (1.0, 5.0, "stars"),
@@ -185,6 +186,8 @@ class _Grades:
     def said(self, source: str) -> str:
         on = f"the scale of {self.ruled}" if self.ruled else "the scale they are read on, 0 to 1"
         looks = "" if self.low > self.high else f" All go from {self.low:g} to {self.high:g}: {self._like()}."
+        if not looks and not self.ruled and (labels := graded_by(list(self.examples))):
+            looks = f" That looks like {labels}."
         empty = " If it stands for not judged, leave it empty." if len(self.examples) == 1 else ""
         return (
             f"{source}: {self.outside:,} of {self.within + self.outside:,} grades are off {on}, as {', '.join(self.examples)}."
@@ -193,8 +196,25 @@ class _Grades:
         )
 
     def _like(self) -> str:
-        spans = (rule for worst, best, rule in _KNOWN if worst <= self.low and self.high <= best)
-        return f"that looks like {next(spans, f'minmax:{self.low:g}:{self.high:g}')}"
+        """A scale that they fill to its best end; else only that the two ends have to be given."""
+        spans = (rule for worst, best, rule in _KNOWN if worst <= self.low and best == self.high)
+        low, high = f"{self.low:g}", f"{self.high:g}"
+        asked = f"if {high} is the best, that is minmax:{low}:{high}, and minmax:{high}:{low} if it is the worst"
+        return next((f"that looks like {rule}" for rule in spans), asked)
+
+
+def graded_by(cells: Sequence[Any]) -> str:
+    """The rule that such grades look like, "" for numbers up to 1 and for what looks like none."""
+    if any(isinstance(cell, bool) for cell in cells):
+        return "boolean"
+    numbers = [_as_number(cell) for cell in cells]
+    if not cells or any(number is None for number in numbers):
+        named = [rule(name) for name in ("boolean", "thumbs")]
+        return next((one.name for one in named if cells and all(one.quality(cell) is not BAD for cell in cells)), "")
+    known = [number for number in numbers if number is not None]
+    if min(known) < 0:
+        return "thumbs" if set(known) <= {-1.0, 0.0, 1.0} else ""
+    return next((name for name, best in _SCALES if 1 < max(known) <= best), "")
 
 
 def fitting(parts: Iterable[Outcomes], source: str) -> Iterator[Outcomes]:

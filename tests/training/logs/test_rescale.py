@@ -54,6 +54,12 @@ def test_it_counts_the_rows(tmp_path: Path) -> None:
         reading.read([log])
 
 
+def test_of_an_unknown_scale_both_ends_are_asked_for(tmp_path: Path) -> None:
+    log = table(tmp_path / "log.csv", [-20, 300, 20] * 20)
+    with pytest.raises(OutcomeError, match=r"if 300 is the best, that is minmax:-20:300, and minmax:300:-20 if it is"):
+        read([log])
+
+
 def test_a_rule_that_does_not_fit_is_an_error_too(tmp_path: Path) -> None:
     log = table(tmp_path / "log.csv", [*range(11)] * 10)
     with pytest.raises(OutcomeError, match=r"60 of 110 grades are off the scale of stars, as 0, 6, 7, 8, 9\. Say"):

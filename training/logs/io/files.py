@@ -256,8 +256,9 @@ def _items(source: io.BufferedReader[Unpacked], raw: Unpacked) -> Iterator[Any]:
 
 
 def _read_csv(source: io.BufferedReader[Unpacked], raw: Unpacked, wanted: frozenset[str] | None) -> Iterator[Records]:
+    apart = _delimiter(source.peek(_BUFFER).decode("utf-8", "replace"))
     text = io.TextIOWrapper(source, "utf-8", "replace", newline="")
-    reader = csv.reader(line for line in text if not raw.damage or line.endswith("\n"))
+    reader = csv.reader((line for line in text if not raw.damage or line.endswith("\n")), delimiter=apart)
     with _long_cells():
         header = [name.strip() for name in next((row for row in reader if row), [])]
     keep = [place for place, name in enumerate(header) if wanted is None or name in wanted]
@@ -319,7 +320,13 @@ def _first_item(text: str) -> list[dict[str, Any]]:
 
 
 def _csv_rows(text: str) -> Iterator[list[str]]:
-    return (row for row in csv.reader(io.StringIO(text, newline="")) if row)
+    return (row for row in csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text)) if row)
+
+
+def _delimiter(text: str) -> str:
+    """What separates the cells: a comma, or where the header has none the semicolon or tabulator that it has."""
+    header = next((line for line in text.lstrip("\ufeff").splitlines() if line.strip()), "")
+    return "," if "," in header else next((one for one in (";", "\t") if one in header), ",")
 
 
 @contextmanager

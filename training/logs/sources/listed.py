@@ -14,8 +14,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from serving.bundle.toml_file import TomlError, no_such_field, read_toml
 from training.logs import rescale
+from training.logs.io import files
 from training.logs.outcomes import OutcomeError
-from training.logs.sources.mapped import parse_mapping
+from training.logs.sources.mapped import CONSTANT, parse_mapping
 from training.logs.sources.propose import proposed_mapping
 from training.logs.sources.reading import is_recognised
 
@@ -87,11 +88,13 @@ def proposal(
     listed with a log that is alone. Raises OutcomeError for a log that there is not.
     """
     document, open_ones = tomlkit.document(), []
-    for name in data:
+    for name in [one for named in data for one in (_files_of(named) if not mapping else [named])]:
         table = tomlkit.table()
         table["data"] = _from(folder, name)
         if mapping or not is_recognised(name):
             own = dict(mapping) or proposed_mapping(Path(name))
+            if name not in data and own["candidate"].isupper():  # a file for each LLM, which no column says
+                own["candidate"] = CONSTANT + files.stem(Path(name))
             fields = tomlkit.inline_table()
             fields.update(own)
             table["map"] = fields
@@ -101,6 +104,13 @@ def proposal(
             table["score_rule"] = score_rule
         document[_named(name, document)] = table
     return tomlkit.dumps(document), open_ones
+
+
+def _files_of(named: str) -> list[str]:
+    """What a list names for a folder, file or URL: itself, or of a folder in which nothing is recognised each of its logs."""
+    if is_recognised(named) or not Path(named).is_dir():
+        return [named]
+    return [str(path) for path in sorted(one for one in Path(named).rglob("*") if files.is_data(one))]
 
 
 def _named(name: str, taken: Container[str]) -> str:

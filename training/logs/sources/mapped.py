@@ -2,11 +2,14 @@
 
 A field is named by dots (`question.text`, `choices.0.message.content`); a name with dots in it wins over nesting, and
 JSON text in a cell is opened where the path goes on. Columns that are not mapped are read under their own names. In a table
-without request_id, answers of different candidates to the same prompt are one request (`training.logs.pairing`).
+without request_id, answers of different candidates to the same prompt are one request (`training.logs.pairing`). What stands
+behind an equals sign is the same in every row (`candidate==gpt-4o`), and a latency or a cost may have a unit behind its field
+(`latency_ms=took:seconds`).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +34,13 @@ from training.logs.validate import status_words
 _TARGETS = (*COLUMNS, *BESIDE)
 _TEXTS = ("answer", "expected")
 _ABSENT: Any = object()
+# Before what stands for a field in every row: candidate==gpt-4o for a file of one LLM.
+CONSTANT = "="
+# For columns with a unit: what may stand behind a field, by what it is multiplied, and how names of fields end that are in it.
+UNITS: dict[str, dict[str, tuple[float, frozenset[str]]]] = {
+    "latency_ms": {"ms": (1.0, frozenset({"ms"})), "seconds": (1e3, frozenset({"s", "sec", "secs", "seconds"}))},
+    "cost_usd": {"usd": (1.0, frozenset({"usd"})), "cents": (1e-2, frozenset({"cent", "cents"}))},
+}
 _SHOWN_FIELDS, _SHOWN_DEPTH, _SHOWN_NAME = 60, 4, 40
 
 
@@ -71,15 +81,22 @@ class Mapped:
     COMPANIONS: ClassVar[frozenset[str]] = frozenset()
 
     def recognises(self, path: Path) -> bool:
-        """Whether the file has the column of at least one mapped field. A broken Parquet file counts: reading says why."""
+        """Whether the file has the column of at least one mapped field, or all are constants.
+
+        A broken Parquet file counts: reading says why.
+        """
         columns = files.columns(path)
         if files.kind(path) == ".parquet" and not columns:
             return True
-        return any(_prefixes(field) & columns for field in self._fields().values())
+        fields = [field for field in self._fields().values() if not field.startswith(CONSTANT)]
+        return not fields or any(_prefixes(field) & columns for field in fields)
 
     def read(self, path: Path, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
         """Read one file; raises OutcomeError with the fields that were found when a mapped one is in no record."""
         fields, rule = self._fields(), self._rule()
+        factors = {
+            column: _factor(path, column, field) for column, field in self.mapping.items() if column in UNITS and field
+        }
         dropped = {target for target, field in self.mapping.items() if not field}
         if not options.answers:
             fields = {target: field for target, field in fields.items() if target not in _TEXTS}
@@ -88,10 +105,10 @@ class Mapped:
         found: set[str] = set()
         columns = files.columns(path)
         if columns and files.kind(path) in (".csv", ".parquet"):  # all of them are known before anything is read
-            self._require(path, {target for target, field in fields.items() if _prefixes(field) & columns}, fields)
+            self._require(path, {target for target, field in fields.items() if _there(field, columns)}, fields)
 
         def convert(records: Records) -> Records:
-            return _rescaled(_convert(records, fields, own, found), rule)
+            return _rescaled(_in_units(_convert(records, fields, own, found), factors), rule)
 
         wanted = own.union(*(_prefixes(field) for field in fields.values()))
         read = 0
@@ -104,7 +121,8 @@ class Mapped:
     def _fields(self) -> dict[str, str]:
         """The fields that are read; a column that is mapped to nothing is not."""
         bare = {
-            target: field.partition(":")[0] if target == "quality" else field for target, field in self.mapping.items()
+            target: field.partition(":")[0] if target == "quality" else without_unit(target, field)
+            for target, field in self.mapping.items()
         }
         return {target: field for target, field in bare.items() if field}
 
@@ -130,6 +148,10 @@ def _convert(records: Records, fields: Mapping[str, str], own: frozenset[str], f
     if "candidate" in fields:
         columns.pop("model", None)
     for target, field in fields.items():
+        if field.startswith(CONSTANT):
+            columns[target] = pd.Series([field.removeprefix(CONSTANT)] * len(table), dtype=object)
+            found.add(target)
+            continue
         cells = _cells(table[taken[target]], field)
         if any(cell is not _ABSENT for cell in cells):
             found.add(target)
@@ -166,6 +188,51 @@ def _find(value: Any, path: Sequence[str]) -> Any:
         place = int(path[0])
         return _find(value[place], path[1:]) if -len(value) <= place < len(value) else _ABSENT
     return _ABSENT
+
+
+def _there(field: str, columns: frozenset[str]) -> bool:
+    return field.startswith(CONSTANT) or bool(_prefixes(field) & columns)
+
+
+def words_of(name: str) -> tuple[str, ...]:
+    """The words of a field's name in lower case: `Total Cost (USD)` and `totalCostUsd` are total, cost, usd."""
+    return tuple(re.findall(r"[^\W_]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()))
+
+
+def unit_of(column: str, field: str) -> str:
+    """The unit that a field's name ends in, where it is one of the column's; "" where it ends in none."""
+    last = words_of(field)[-1:]
+    return next((unit for unit, (_, named) in UNITS.get(column, {}).items() if last and last[0] in named), "")
+
+
+def without_unit(column: str, field: str) -> str:
+    """A field without the unit behind it."""
+    bare, colon, unit = field.rpartition(":")
+    return bare if colon and unit in UNITS.get(column, {}) else field
+
+
+def _factor(path: Path, column: str, field: str) -> float:
+    """What the field's cells are to be multiplied by; raises OutcomeError where its name says another unit."""
+    units = UNITS[column]
+    unit = field.rpartition(":")[2] if without_unit(column, field) != field else ""
+    if not unit and (meant := unit_of(column, field)) and units[meant][0] != 1.0:
+        usual = next(name for name, (factor, _) in units.items() if factor == 1.0)
+        raise OutcomeError(
+            f"{path}: {field} looks like {meant}, and {column} is in {usual}: --map '{column}={field}:{meant}', or ':{usual}' "
+            "behind it if it is that"
+        )
+    return units[unit][0] if unit else 1.0
+
+
+def _in_units(records: Records, factors: Mapping[str, float]) -> Records:
+    """Cells that are numbers times their column's factor; what is none stays, to be told by its row."""
+    made = {}
+    for column, factor in factors.items():
+        if factor != 1.0 and column in records.table:
+            cells = records.table[column]
+            numbers = pd.to_numeric(cells, errors="coerce") * factor
+            made[column] = numbers.astype(object).where(numbers.notna(), cells)
+    return records._replace(table=records.table.assign(**made)) if made else records
 
 
 def _prefixes(field: str) -> frozenset[str]:

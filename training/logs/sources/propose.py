@@ -15,13 +15,13 @@ from training.logs import rescale
 from training.logs.cells import blank, parsed
 from training.logs.io import files
 from training.logs.outcomes import OutcomeError
+from training.logs.sources.mapped import UNITS, unit_of, words_of
 from training.logs.validate import status_words
 
 # Of the first records so many are looked at, and of each so deep: a rating that few of them have is to be among them.
 _LOOKED_AT, _DEPTH = 2_000, 5
-_SCALES = (("stars", 5), ("ten", 10), ("percent", 100))
 # What stands below these is of the answer: no prompt, though it may be called text.
-_ANSWER = frozenset({"answer", "completion", "choices"})
+_ANSWER = frozenset({"answer", "completion", "choices", "response", "output", "prediction", "reply", "expected"})
 Cells = Sequence[Any]
 
 
@@ -69,7 +69,7 @@ def _statuses(cells: Cells) -> bool:
 
 
 def _grades(cells: Cells) -> bool:
-    return _numbers(cells) or graded_by(cells) != ""
+    return _numbers(cells) or rescale.graded_by(cells) != ""
 
 
 def _any(cells: Cells) -> bool:
@@ -78,30 +78,32 @@ def _any(cells: Cells) -> bool:
 
 # For each column what fields are usually called that hold it, the most usual first, and what is in them. The last words of a
 # nested field's name count: `usage.in` is `res.usage.in`.
-_USUAL: dict[str, tuple[Callable[[Cells], bool], tuple[str, ...]]] = {
-    "messages": (_conversation, ("messages", "input", "prompt", "conversation", "chat")),
-    "prompt": (_prompts, ("prompt", "question", "input", "query", "instruction", "text", "user_prompt")),
-    "candidate": (_names, ("candidate", "llm", "model", "model_name", "engine", "deployment")),
+_USUAL: dict[str, tuple[Callable[[Cells], bool], str]] = {
+    "messages": (_conversation, "messages input prompt conversation chat"),
+    "prompt": (_prompts, "prompt question input query instruction text user_prompt"),
+    "candidate": (_names, "candidate llm model model_name model_id engine deployment"),
     "quality": (
         _grades,
-        ("quality", "grade", "score", "rating", "correct", "accuracy", "passed", "thumb", "thumbs", "stars", "vote"),
+        "quality grade score rating correct accuracy passed thumb thumbs stars vote verdict reaction",
     ),
-    "cost_usd": (_numbers, ("cost_usd", "usd", "cost", "total_cost", "price", "spend")),
-    "workflow": (_words, ("workflow", "task", "category", "dataset", "use_case", "feature")),
-    "session_id": (_any, ("session_id", "session", "conversation_id", "conversation", "thread_id", "chat_id")),
-    "timestamp": (_times, ("timestamp", "ts", "time", "created_at", "created", "start_time", "date")),
+    "cost_usd": (_numbers, "cost_usd usd cost total_cost price spend cents"),
+    "workflow": (_words, "workflow task category dataset use_case feature subject suite"),
+    "session_id": (_any, "session_id session conversation_id conversation thread_id chat_id"),
+    "timestamp": (_times, "timestamp ts time created_at created start_time date"),
     "input_tokens": (
         _numbers,
-        ("input_tokens", "prompt_tokens", "tokens_in", "usage.in", "usage.input", "usage.prompt", "tokens.in", "tokens.input"),
+        "input_tokens prompt_tokens tokens_in usage.in usage.input usage.prompt tokens.in tokens.input",
     ),
     "output_tokens": (
         _numbers,
-        ("output_tokens", "completion_tokens", "tokens_out", "usage.out", "usage.output", "usage.completion", "tokens.out",
-         "tokens.output"),
+        "output_tokens completion_tokens tokens_out usage.out usage.output usage.completion tokens.out tokens.output",
     ),
-    "latency_ms": (_numbers, ("latency_ms", "duration_ms", "elapsed_ms", "response_ms", "ms")),
-    "status": (_statuses, ("status", "status_code", "http_status")),
-}  # fmt: skip
+    "latency_ms": (
+        _numbers,
+        "latency_ms duration_ms elapsed_ms total_ms ms latency_s latency_seconds duration_s duration_seconds",
+    ),
+    "status": (_statuses, "status status_code http_status"),
+}
 # What a log cannot do without stands in capitals where no field is found.
 _NEEDED = {"prompt": "QUESTION", "candidate": "LLM", "quality": "GRADE"}
 
@@ -114,14 +116,15 @@ def proposed_mapping(path: Path) -> dict[str, str]:
     """
     cells = _cells(path)
     pairs: dict[str, str] = {}
-    for column, (holds, usual) in _USUAL.items():
+    for column in _USUAL:
         if column == "prompt" and "messages" in pairs:
             continue
-        field = next((name for one in usual for name in _called(one, cells) if holds(cells[name])), None)
+        field = _field_of(column, cells)
         if field is not None and (field != column or column in _NEEDED or column == "messages"):
-            pairs[column] = field
+            unit = unit_of(column, field)
+            pairs[column] = f"{field}:{unit}" if unit and UNITS[column][unit][0] != 1.0 else field
     if "quality" in pairs:
-        scale = graded_by(cells[pairs["quality"]])
+        scale = rescale.graded_by(cells[pairs["quality"]])
         pairs["quality"] += f":{scale}" if scale else ""
     needed = {column: name for column, name in _NEEDED.items() if not (column == "prompt" and "messages" in pairs)}
     return {
@@ -129,26 +132,26 @@ def proposed_mapping(path: Path) -> dict[str, str]:
     }
 
 
-def graded_by(cells: Cells) -> str:
-    """The rule that such grades look like, "" for numbers up to 1 and for what looks like none."""
-    if any(isinstance(cell, bool) for cell in cells):
-        return "boolean"
-    if not _numbers(cells):
-        rules = [rescale.rule(name) for name in ("thumbs", "boolean")]
-        return next((rule.name for rule in rules if all(rule.quality(cell) is not rescale.BAD for cell in cells)), "")
-    numbers = pd.to_numeric(pd.Series(cells))
-    if numbers.min() < 0:
-        return "thumbs" if set(numbers) <= {-1, 0, 1} else ""
-    return next((name for name, best in _SCALES if 1 < numbers.max() <= best), "")
-
-
 def _called(usual: str, cells: Mapping[str, Cells]) -> list[str]:
-    """The fields whose names end so, in any case; the least nested first."""
-    ending = usual.lower()
-    found = [
-        name for name in cells if f".{name.lower()}".endswith(f".{ending}") and not _ANSWER & {*name.lower().split(".")}
+    """The fields whose names end in these words; those that are called exactly so first, then the least nested."""
+    ending = words_of(usual)
+    found = [name for name in cells if words_of(name)[-len(ending) :] == ending]
+    return sorted(found, key=lambda name: (words_of(name.rpartition(".")[2]) != ending, name.count("."), len(name)))
+
+
+def _field_of(column: str, cells: Mapping[str, Cells]) -> str | None:
+    """The field that looks most like the column; of candidates the one that most records have, for failures lack an answer."""
+    holds, usual = _USUAL[column]
+    of_answer = column in ("prompt", "messages")
+    fitting = [
+        name
+        for one in usual.split()
+        for name in _called(one, cells)
+        if not (of_answer and _ANSWER & {*words_of(name)}) and holds(cells[name])
     ]
-    return sorted(found, key=lambda name: name.count("."))
+    if column == "candidate" and fitting:
+        return max(dict.fromkeys(fitting), key=lambda name: len(cells[name]))
+    return fitting[0] if fitting else None
 
 
 def _cells(path: Path) -> dict[str, Cells]:

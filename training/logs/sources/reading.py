@@ -288,12 +288,17 @@ def _read_url(url: str, scheme: str, importers: tuple[Importer, ...], options: I
 def is_recognised(named: str) -> bool:
     """Whether a file, folder or URL is read without a mapping; raises OutcomeError where there is none."""
     path = Path(named)
-    if _scheme(named) or path.is_dir() or _is_database(path):
+    if _scheme(named) or _is_database(path):
         return True
+    if path.is_dir() and not any(files.is_data(one) for one in path.rglob("*")):
+        return True  # there is nothing to map
     try:
-        _choose(path, IMPORTERS, "auto")
+        if path.is_dir():
+            _sort_folder(path, IMPORTERS)
+        else:
+            _choose(path, IMPORTERS, "auto")
     except OutcomeError:
-        if not (path.exists() and path.stat().st_size and files.kind(path)):
+        if not path.is_dir() and not (path.exists() and path.stat().st_size and files.kind(path)):
             raise
         return False
     return True

@@ -10,8 +10,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from tests.conftest import router_train_here
 from training.logs.outcomes import OutcomeError
-from training.logs.sources.propose import graded_by, proposed_mapping
+from training.logs.rescale import graded_by
+from training.logs.sources.listed import load_sources
+from training.logs.sources.mapped import parse_mapping
+from training.logs.sources.options import ImportOptions
+from training.logs.sources.propose import proposed_mapping
 from training.logs.sources.reading import read
 
 CHAT = [{"role": "user", "content": "hello"}]
@@ -131,6 +136,8 @@ def test_of_a_damaged_file_nothing_is_said(tmp_path: Path) -> None:
         ([-1, 1], "thumbs"),
         ([True, False], "boolean"),
         (["up", "down"], "thumbs"),
+        (["true", "false"], "boolean"),
+        ([], ""),
         (["yes", "no"], "boolean"),
         ([400, 7], ""),
         ([-3, 2], ""),
@@ -170,3 +177,102 @@ def test_a_look_alike_without_a_model_is_told_how_it_can_be_read(tmp_path: Path)
         read([lines(tmp_path / "log.jsonl", rows)])
     told = "Or read it as a table of your own: --map messages=request.messages --map candidate=route.model"
     assert told in str(caught.value)
+
+
+def test_names_are_read_by_their_words_and_units(tmp_path: Path) -> None:
+    table = pd.DataFrame(
+        {
+            "Input Prompt": [f"question {n}" for n in range(20)],
+            "Model Name": ["a", "b"] * 10,
+            "Score (%)": [55, 90] * 10,
+            "Total Cost (cents)": [3.0] * 20,
+            "Task Category": ["x"] * 20,
+            "promptTokens": [9] * 20,
+            "Latency (s)": [1.5] * 20,
+        }
+    )
+    table.to_csv(tmp_path / "runs.csv", index=False)
+    assert proposed_mapping(tmp_path / "runs.csv") == {
+        "prompt": "Input Prompt",
+        "candidate": "Model Name",
+        "quality": "Score (%):percent",
+        "cost_usd": "Total Cost (cents):cents",
+        "workflow": "Task Category",
+        "input_tokens": "promptTokens",
+        "latency_ms": "Latency (s):seconds",
+    }
+
+
+def test_a_candidate_is_what_most_records_have(tmp_path: Path) -> None:
+    """A failed call has no answer, and so no model that gave it: by that one failures would be lost."""
+    rows = [
+        {"ask": {"model": "asked", "prompt": f"q{n}"}, "answer": {"model": "answered"} if n % 4 else {}, "score": 1.0}
+        for n in range(40)
+    ]
+    assert proposed_mapping(lines(tmp_path / "log.jsonl", rows))["candidate"] == "ask.model"
+
+
+@pytest.mark.parametrize("apart", [";", "\t"])
+def test_cells_apart_by_a_semicolon_or_a_tabulator(tmp_path: Path, apart: str) -> None:
+    table = pd.DataFrame({"question": ["a, b", "c"], "llm": ["x", "y"], "grade": [5, 1]})
+    table.to_csv(tmp_path / "runs.csv", index=False, sep=apart)
+    maps = proposed_mapping(tmp_path / "runs.csv")
+    assert maps == {"prompt": "question", "candidate": "llm", "quality": "grade:stars"}
+    found = read([tmp_path / "runs.csv"], options=ImportOptions(mapping=maps))
+    assert (list(found.frame["prompt"]), list(found.frame["quality"])) == (["a, b", "c"], [1.0, 0.0])
+
+
+def test_a_file_for_each_llm_is_a_table_for_each_and_their_prompts_are_shared(tmp_path: Path) -> None:
+    """What no column says, the file's name does; the matrix is full afterwards."""
+    (tmp_path / "results").mkdir()
+    for llm, good in (("gpt-4.1", True), ("qwen3-8b", False)):
+        table = pd.DataFrame({"instruction": [f"q{n}" for n in range(30)], "correct": [good] * 30, "cost": [0.1] * 30})
+        table.to_csv(tmp_path / "results" / f"{llm}.csv", index=False)
+    done = router_train_here("inspect", "--data", "results", "--write", "logs.toml", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "router-train run --logs logs.toml trains on it" in done.stdout
+    sources = load_sources(tmp_path / "logs.toml")
+    assert [source.map["candidate"] for source in sources.values()] == ["=gpt-4.1", "=qwen3-8b"]
+    shown = router_train_here("inspect", "--logs", "logs.toml", folder=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert "30 requests in 0 conversations: 30 tried on several candidates, 30 on all 2, 30 judged on all" in " ".join(
+        shown.stdout.split()
+    )
+
+
+def test_a_unit_is_converted_and_one_that_is_not_said_is_asked_for(tmp_path: Path) -> None:
+    table = pd.DataFrame(
+        {"prompt": ["a", "b"], "candidate": ["x", "y"], "quality": [1, 0], "took_s": [1.5, "?"], "cents": [3, 4]}
+    )
+    table.to_csv(tmp_path / "runs.csv", index=False)
+
+    def mapped(**mapping: str) -> pd.DataFrame:
+        return read([tmp_path / "runs.csv"], options=ImportOptions(mapping=mapping)).frame
+
+    found = mapped(latency_ms="took_s:seconds", cost_usd="cents:cents")
+    assert found["latency_ms"].iloc[0] == 1500.0
+    assert found["cost_usd"].iloc[0] == pytest.approx(0.03)
+    assert mapped(cost_usd="cents:usd")["cost_usd"].tolist() == [3.0, 4.0]
+    for mapping, meant in (({"latency_ms": "took_s"}, "took_s:seconds"), ({"cost_usd": "cents"}, "cents:cents")):
+        with pytest.raises(OutcomeError, match="looks like") as caught:
+            mapped(**mapping)
+        assert f"={meant}'" in str(caught.value)
+
+
+def test_a_constant_stands_for_every_row(tmp_path: Path) -> None:
+    pd.DataFrame({"prompt": ["a", "b"], "quality": [1, 0]}).to_csv(tmp_path / "runs.csv", index=False)
+    mapping = parse_mapping(["candidate==gpt-4o", "workflow==sql"])
+    found = read([tmp_path / "runs.csv"], options=ImportOptions(mapping=mapping)).frame
+    assert set(found["candidate"]) == {"gpt-4o"}
+    assert set(found["workflow"]) == {"sql"}
+
+
+def test_grades_that_may_be_turned_round_are_asked_about_and_labels_are_told(tmp_path: Path) -> None:
+    """School grades: 1 is the best in one country and the worst in another."""
+    rows = {"prompt": [f"q{n}" for n in range(60)], "candidate": ["a", "b"] * 30}
+    pd.DataFrame({**rows, "quality": [1, 2, 3, 4, 5, 6] * 10}).to_csv(tmp_path / "school.csv", index=False)
+    with pytest.raises(OutcomeError, match="minmax:1:6, and minmax:6:1 if it is the worst"):
+        read([tmp_path / "school.csv"])
+    pd.DataFrame({**rows, "quality": ["correct", "incorrect"] * 30}).to_csv(tmp_path / "words.csv", index=False)
+    with pytest.raises(OutcomeError, match="That looks like boolean"):
+        read([tmp_path / "words.csv"])
