@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin, get_type_hints
 
@@ -191,15 +192,18 @@ def load_params(path: Path = DEFAULTS, overrides: Sequence[str] = ()) -> Params:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
+    set_by: dict[tuple[str, str], str] = {}
     for override in overrides:
         stage, key, value = _override(override)
+        set_by[stage, key] = f"--set {override}"
         table = values.setdefault(stage, {})
         if isinstance(table, dict):  # what is no table is told of below
             table[key] = value
     try:
         return TypeAdapter(Params).validate_python(values)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{path}: {_explained(one)}" for one in error.errors())) from None
+        told = [(set_by.get(_place(one), str(path)), _explained(one)) for one in error.errors()]
+        raise ConfigError("\n".join(f"{by}: {what}" for by, what in told)) from None
 
 
 def _override(text: str) -> tuple[str, str, Any]:
@@ -226,6 +230,12 @@ def _parsed(text: str, *, several: bool) -> Any:
         return text
 
 
+def _place(error: ErrorDetails) -> tuple[str, str]:
+    """The stage and the parameter that an error is about."""
+    stage, *rest = map(str, error["loc"])
+    return stage, rest[0] if rest else ""
+
+
 def _explained(error: ErrorDetails) -> str:
     """Which parameter it is about, what arrived, and what was expected."""
     stage, *rest = map(str, error["loc"])
@@ -240,4 +250,7 @@ def _explained(error: ErrorDetails) -> str:
 
 
 def _unknown(name: str, kind: str, known: Iterable[str]) -> str:
-    return f"{name!r} is no {kind}; there are {', '.join(known)}"
+    names = list(known)
+    near = get_close_matches(name, names, 1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    return f"{name!r} is no {kind}; {meant}there are {', '.join(names)}"

@@ -97,9 +97,7 @@ def _one_outcome(data: DataSet, params: Params, seed: int, repeats: int) -> dict
     prepared = by_prompt(data.prepared, seed)
     full = protocol.trial(data, prepared, params)
     draws = range(scarce.MASKINGS * seed, scarce.MASKINGS * (seed + 1))
-    return means(
-        [scarce.one_outcome(data, prepared, full, params, draw, repeats // scarce.MASKINGS) for draw in draws]
-    )
+    return means([scarce.one_outcome(data, prepared, full, params, draw, repeats // scarce.MASKINGS) for draw in draws])
 
 
 def _conversations(data: DataSet, params: Params, seed: int, draws: int) -> dict[str, float]:

@@ -39,13 +39,12 @@ class Rule(StrEnum):
 
 
 class NoEligibleCandidateError(ValueError):
-    """Every candidate is ruled out; `rules` says by what, in the candidates' order."""
+    """Every candidate is ruled out; `rules` says by what, in the candidates' order, `unknown` whom for want of knowledge."""
 
-    def __init__(self, candidates: Sequence[str], rules: Sequence[Rule | None]) -> None:
+    def __init__(self, candidates: Sequence[str], rules: Sequence[Rule | None], unknown: str = "") -> None:
         self.rules = {name: rule for name, rule in zip(candidates, rules, strict=True) if rule is not None}
-        super().__init__(
-            "no candidate is eligible: " + ", ".join(f"{name} ({rule})" for name, rule in self.rules.items())
-        )
+        named = ", ".join(f"{name} ({rule})" for name, rule in self.rules.items())
+        super().__init__(f"no candidate is eligible: {named}" + (f"; {unknown}" if unknown else ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +102,12 @@ class Eligibility:
             and not getattr(candidate, _KNOWN_BY[rule])
             and getattr(candidate, _KNOWN_BY[rule]) is not False
         ]
-        return f"the catalogue does not say it of {', '.join(named)}, so nobody else may answer" if named else ""
+        if not named:
+            return ""
+        nobody = (
+            "so nobody else may answer" if None in rules else "which candidates.toml has to, before the next training"
+        )
+        return f"the catalogue does not say it of {', '.join(named)}, {nobody}"
 
 
 # The field of the catalogue that each rule goes by.

@@ -163,7 +163,7 @@ class Engine:
             limit = self._pricing.at_least(request.counted, usual.cost)
             default = self._default(request, situation, (demand, Demand(limit, usual.latency_p95)))
             if default is None:
-                raise NoEligibleCandidateError(self.candidates, rules)
+                raise NoEligibleCandidateError(self.candidates, rules, self._eligibility.unknown(rules))
             choice = Choice([default], Reason.NO_CANDIDATE, 1.0)
             return self._decision(usual, limit, rules, choice, 0.0, None, None)
         # One that is left for want of knowledge looks like a choice, and is none.

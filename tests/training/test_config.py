@@ -84,9 +84,9 @@ def test_the_last_override_counts_and_the_rest_stays() -> None:
     [
         ("fit.folds", r"--set 'fit\.folds': expected stage\.key=value"),
         ("folds=3", r"--set 'folds=3': expected stage\.key=value"),
-        ("fti.folds=3", r"fti\.folds=3: 'fti' is no stage; there are simulate, split, "),
-        ("fit.fold=3", r"fit\.fold=3: 'fold' is no parameter of fit; there are estimators, "),
-        ("fit.folds=three", r"fit\.folds is 'three'; it has to be a valid integer"),
+        ("fti.folds=3", r"fti\.folds=3: 'fti' is no stage; did you mean fit\? there are simulate, split, "),
+        ("fit.fold=3", r"fit\.fold=3: 'fold' is no parameter of fit; did you mean folds\? there are estimators, "),
+        ("fit.folds=three", r"--set fit\.folds=three: fit\.folds is 'three'; it has to be a valid integer"),
         ("fit.folds=3.5", r"fit\.folds is 3\.5; it has to be a valid integer"),
         ("fit.folds=true", r"fit\.folds is True; it has to be a valid integer"),
         ("label.acceptable=true", r"label\.acceptable is True; it has to be a valid number"),
@@ -106,9 +106,9 @@ def test_an_override_that_cannot_be(override: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("[label]", "[labels]", r"params\.toml: 'labels' is no stage; there are simulate"),
+        ("[label]", "[labels]", r"params\.toml: 'labels' is no stage; did you mean label\? there are simulate"),
         ("[label]\nacceptable = 0.75", "[split.more]\nacceptable = 0.75", r"params\.toml: no \[label\] table"),
-        ("acceptable = 0.75", "accept = 0.75", r"params\.toml: label: 'accept' is no parameter; there are acceptable"),
+        ("acceptable = 0.75", "accept = 0.75", r"params\.toml: label: 'accept' is no parameter; did you mean acceptable\? there are acceptable"),
         ("folds = 5\n", "", r"params\.toml: fit: folds is missing"),
         ("folds = 5", 'folds = "5"', r"params\.toml: fit\.folds is '5'; it has to be a valid integer"),
         ('encoder = "static"', 'encoder = "Static"', r"embed\.encoder is 'Static'; it has to be 'auto',"),
