@@ -17,7 +17,7 @@ from training.dataset.kinds import Kinds
 from training.errors import TrainingError
 from training.learn.costs import to_onnx
 from training.learn.heads.pair import Pair
-from training.learn.heads.recognise import Recogniser
+from training.learn.heads.recognise import LEAST_NOVELTY, Recogniser
 from training.learn.heads.select import Head
 from training.learn.heads.violation import others
 from training.learn.learn import Learned
@@ -97,7 +97,7 @@ def pair_to_onnx(graph: Graph, pair: Pair, surface: int) -> str:
     if pair.recogniser is None:
         return graph.where(_tagged(graph, surface), tagged, without)
     recogniser = pair.recogniser
-    novelty = graph.add("Log", recogniser.spread.to_onnx(graph))
+    novelty = graph.add("Log", graph.add("Max", recogniser.spread.to_onnx(graph), graph.constant(LEAST_NOVELTY)))
     falling = graph.add("Mul", novelty, graph.constant(-recogniser.slope))
     chance = graph.add("Sigmoid", graph.add("Add", falling, graph.constant(recogniser.level)))
     known = graph.where(_tagged(graph, surface), graph.constant([[1.0]]), chance)

@@ -14,6 +14,8 @@ from training.learn.estimators.base import sigmoid
 from training.learn.estimators.design import Design, stacked
 from training.learn.novelty import Spread, spread_of
 
+# Less is as this much: of the training prompts' middle itself there is no logarithm.
+LEAST_NOVELTY = 1e-6
 # The share of an even covariance that the workflows' common one is shrunk by.
 _SHRINKAGE = 0.1
 # A workflow with fewer requests is not recognised; and it takes two of them to tell one from another.
@@ -47,7 +49,8 @@ class Recogniser:
 
     def known(self, inputs: Inputs) -> Floats:
         """(n, 1) the chance that each request is of a known workflow: 1 with a tag."""
-        chance = sigmoid(self.level - self.slope * np.log(self.spread.novelty(inputs.embedding)))
+        novelty = np.clip(self.spread.novelty(inputs.embedding), LEAST_NOVELTY, None)
+        chance = sigmoid(self.level - self.slope * np.log(novelty))
         return np.where(inputs.tagged, 1.0, chance)[:, None]
 
     def clear(self, inputs: Inputs) -> Bools:
@@ -79,9 +82,8 @@ def learn_recogniser(inputs: Inputs, folds: Columns, left_out: Columns, spread: 
             asked = (fold == held) & inputs.tagged
             novelty.append(spread_of(inputs.embedding[fold != held]).novelty(inputs.embedding[asked]))
             known.append(np.full(int(asked.sum()), kept))
-    told = LogisticRegression(class_weight="balanced").fit(
-        np.log(np.concatenate(novelty))[:, None], np.concatenate(known)
-    )
+    far = np.log(np.clip(np.concatenate(novelty), LEAST_NOVELTY, None))
+    told = LogisticRegression(class_weight="balanced").fit(far[:, None], np.concatenate(known))
     weight, bias = _discriminant(inputs)
     return Recogniser(weight, bias, spread, max(-float(told.coef_[0, 0]), 0.0), float(told.intercept_[0]))
 
