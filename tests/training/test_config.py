@@ -108,7 +108,11 @@ def test_an_override_that_cannot_be(override: str, message: str) -> None:
     [
         ("[label]", "[labels]", r"params\.toml: 'labels' is no stage; did you mean label\? there are simulate"),
         ("[label]\nacceptable = 0.75", "[split.more]\nacceptable = 0.75", r"params\.toml: no \[label\] table"),
-        ("acceptable = 0.75", "accept = 0.75", r"params\.toml: label: 'accept' is no parameter; did you mean acceptable\? there are acceptable"),
+        (
+            "acceptable = 0.75",
+            "accept = 0.75",
+            r"label: 'accept' is no parameter; did you mean acceptable\? there are acceptable",
+        ),
         ("folds = 5\n", "", r"params\.toml: fit: folds is missing"),
         ("folds = 5", 'folds = "5"', r"params\.toml: fit\.folds is '5'; it has to be a valid integer"),
         ('encoder = "static"', 'encoder = "Static"', r"embed\.encoder is 'Static'; it has to be 'auto',"),

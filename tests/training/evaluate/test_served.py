@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from rich.console import Console
 from starlette.testclient import TestClient
@@ -22,13 +23,17 @@ from serving.bundle.manifest import (
 )
 from serving.settings import Settings
 from tests import fake_bundle
+from tests.conftest import Trained
 from tests.fake_bundle import LARGE
 from tests.small_logs import log_of
 from training.dataset.fingerprints import write_fingerprints
 from training.evaluate.evaluation import Evaluation, PointLine
 from training.evaluate.served import evaluate_bundle
 from training.learn.prepare import PrepareError
+from training.logs.validate import validate
+from training.prices.catalogue import SHIPPED, load_catalogue
 from training.publish import report
+from training.simulation.simulate import simulate
 
 
 @pytest.fixture(
@@ -48,19 +53,26 @@ def bundle(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
         yield fake_bundle.build(tmp_path / "models")
 
 
-def test_an_evaluation_is_a_replay_to_the_last_request(bundle: Path) -> None:
-    table = log_of(7)
+def replayed_by(bundle: Path, frame: pd.DataFrame) -> dict[str, str]:
+    """Who a running service says is to answer each request of an outcome table, by its id, each for itself."""
+    chosen = {}
+    settings = Settings(bundle=str(bundle), store=None, derived_sessions=False)
+    with TestClient(create_app(settings)) as client:
+        for request in frame.drop_duplicates("request_id").itertuples():
+            body = {"messages": request.messages} if isinstance(request.messages, list) else {"prompt": request.prompt}
+            tag = {"workflow": request.workflow} if isinstance(request.workflow, str) else {}
+            answer = client.post("/v1/route", json=body | tag)
+            chosen[str(request.request_id)] = answer.json()["model"] if answer.status_code == 200 else LARGE
+    return chosen
+
+
+def test_an_evaluation_is_a_replay_to_the_last_request(bundle: Path, request: pytest.FixtureRequest) -> None:
+    """Nine bundles, each on a log of its own."""
+    table = log_of(7 + sum(map(ord, request.node.name)) % 100)
     found = evaluate_bundle(open_bundle(bundle), table, {}, assumed_output_tokens=100.0, resamples=10, seed=0)
     frame = table.frame
     outcomes = frame.set_index(["request_id", "candidate"])[["quality", "cost_usd"]]
-    chosen = {}
-    with TestClient(create_app(Settings(bundle=str(bundle), store=None))) as client:
-        for request in frame.drop_duplicates("request_id").itertuples():
-            body = {"prompt": request.prompt, "workflow": request.workflow or None}
-            answer = client.post(
-                "/v1/route", json=body if isinstance(request.workflow, str) else {"prompt": request.prompt}
-            )
-            chosen[request.request_id] = answer.json()["model"] if answer.status_code == 200 else LARGE
+    chosen = replayed_by(bundle, frame)
     replayed = outcomes.loc[list(chosen.items())]
     line = found.line()
     assert line.quality == pytest.approx(replayed["quality"].mean(), abs=1e-12)
@@ -71,6 +83,21 @@ def test_an_evaluation_is_a_replay_to_the_last_request(bundle: Path) -> None:
     shares = {row.workflow: row.share for row in found.workflows}
     hard = [model for name, model in chosen.items() if int(name[1:]) % 3 == 1]
     assert shares["hard"][LARGE] == pytest.approx(hard.count(LARGE) / len(hard))
+
+
+def test_so_it_is_of_a_router_that_was_trained(trained: Trained) -> None:
+    """The tenth, on 150 requests of another simulated log, with conversations, tags withheld and tools: who gets how much."""
+    catalogue = load_catalogue(SHIPPED)
+    manifest = open_bundle(trained.bundle).manifest
+    log = simulate([catalogue[one.name] for one in manifest.candidates], requests=150, seed=12)
+    table = validate(log.outcomes, source="simulated", format="simulated")
+    found = evaluate_bundle(
+        open_bundle(trained.bundle), table, catalogue, assumed_output_tokens=250.0, resamples=10, seed=0
+    )
+    chosen = list(replayed_by(trained.bundle, table.frame).values())
+    assert len(set(chosen)) > 2
+    for name, share in found.shares.items():
+        assert share == pytest.approx(chosen.count(name) / len(chosen), abs=1e-12), name
 
 
 def test_where_everything_is_novel_nothing_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
