@@ -15,11 +15,13 @@ from training.logs import rescale
 from training.logs.cells import blank, parsed
 from training.logs.io import files
 from training.logs.outcomes import OutcomeError
-from training.logs.sources.mapped import UNITS, unit_of, words_of
+from training.logs.sources.mapped import CONSTANT, UNITS, unit_of, words_of
 from training.logs.validate import status_words
 
 # Of the first records so many are looked at, and of each so deep: a rating that few of them have is to be among them.
 _LOOKED_AT, _DEPTH = 2_000, 5
+# So many fields are told apart, with names of at most so many characters.
+_MOST_FIELDS, _LONGEST_NAME = 500, 200
 # What stands below these is of the answer: no prompt, though it may be called text.
 _ANSWER = frozenset({"answer", "completion", "choices", "response", "output", "prediction", "reply", "expected"})
 Cells = Sequence[Any]
@@ -164,8 +166,14 @@ def _cells(path: Path) -> dict[str, Cells]:
     for _, row in islice(() if part is None else part.numbered(), _LOOKED_AT):
         for column, cell in row.items():
             for name, value in _fields(str(column).strip(), cell, 0):
-                found[name].append(value)
+                if name in found or (len(found) < _MOST_FIELDS and _can_be_mapped(name)):
+                    found[name].append(value)
     return dict(found)
+
+
+def _can_be_mapped(name: str) -> bool:
+    """Whether `--map` can say the name: it has no sign that means something there, and is no text."""
+    return len(name) <= _LONGEST_NAME and name.isprintable() and ":" not in name and not name.startswith(CONSTANT)
 
 
 def _fields(name: str, cell: Any, depth: int) -> Iterator[tuple[str, Any]]:

@@ -120,6 +120,17 @@ def test_any_type_of_a_parquet_file_is_looked_at(tmp_path: Path) -> None:
     }
 
 
+def test_names_that_no_map_can_say_and_fields_without_end_are_passed_over(tmp_path: Path) -> None:
+    """A record may have any keys: signs of a map, control characters, a text, a hundred thousand."""
+    odd = {"=model": "a", "my:score": 1.0, "esc\x1b[31mmodel": "b", "x" * 300 + " model": "c", "": 1}
+    rows = [{"model": f"m{n % 2}", **odd, **{f"k{n}-{k}": k for k in range(5_000)}, "score": 0.5} for n in range(20)]
+    maps = proposed_mapping(lines(tmp_path / "log.jsonl", rows))
+    assert maps == {"prompt": "QUESTION", "candidate": "model", "quality": "GRADE"}
+    assert proposed_mapping(lines(tmp_path / "deep.jsonl", [{"a": json.loads('{"b":' * 500 + "1" + "}" * 500)}]))[
+        "prompt"
+    ]
+
+
 def test_of_a_damaged_file_nothing_is_said(tmp_path: Path) -> None:
     (tmp_path / "log.parquet").write_bytes(b"PAR1 no more")
     assert set(proposed_mapping(tmp_path / "log.parquet").values()) == {"QUESTION", "LLM", "GRADE"}
