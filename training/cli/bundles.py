@@ -24,7 +24,7 @@ app = typer.Typer()
 def promote(
     settings: Settings,
     version: Annotated[
-        str | None, typer.Argument(help="The bundle's folder name. Default: the newest that is not current.")
+        str | None, typer.Argument(help="The bundle's folder name. Default: the newest, if that is not current.")
     ] = None,
     out: ModelsOption = MODELS,
     track: TrackOption = True,

@@ -132,10 +132,15 @@ def make_current(root: Path, version: str) -> None:
     switch_current(root, version)
 
 
+def _age(bundle: Bundle) -> tuple[str, str]:
+    return bundle.manifest.created, bundle.folder.name
+
+
 def promote(root: Path, version: str | None = None) -> Bundle:
     """Makes a bundle the champion, without a comparison; raises PromotionError, or BundleError if it cannot be served.
 
-    `version` is the name of its folder; by default the newest bundle that is not the champion.
+    `version` is the name of its folder; by default the newest bundle, which is not to be the champion already: going back is
+    asked for by name.
     """
     current = version_at(root, CURRENT)
     known = versions(root)
@@ -143,7 +148,14 @@ def promote(root: Path, version: str | None = None) -> Bundle:
         opened = [bundle for name in known if name != current and (bundle := _opened(root / name)) is not None]
         if not opened:
             raise PromotionError(f"{root} has no bundle beside the current one. `router-train run` makes one.")
-        version = max(opened, key=lambda bundle: (bundle.manifest.created, bundle.folder.name)).folder.name
+        newest = max(opened, key=_age)
+        champion = _opened(root / current) if current is not None else None
+        if champion is not None and _age(champion) > _age(newest):
+            raise PromotionError(
+                f"{current} is current, and the newest of {root}: name the version that is to be instead, or "
+                "`router-train rollback` to the one before."
+            )
+        version = newest.folder.name
     if version not in known:
         raise PromotionError(f"{root} has no bundle {version!r}. `router-train bundles --out {root}` lists them.")
     if version == current:

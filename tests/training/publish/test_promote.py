@@ -350,7 +350,10 @@ def test_promote_and_roll_back_switch_both_links(models: Path) -> None:
     assert versions(models) == ["v1", "v2", "v3"]
     assert promote(models, "v1").folder == (models / "v1").resolve()
     assert links(models) == ("v1", "v2")
-    assert promote(models).folder.name == "v3"  # the newest that is not current
+    assert promote(models).folder.name == "v3"  # the newest
+    assert links(models) == ("v3", "v1")
+    with pytest.raises(PromotionError, match="v3 is current, and the newest"):  # going back is asked for by name
+        promote(models)
     assert links(models) == ("v3", "v1")
     roll_back(models)
     assert links(models) == ("v1", "v3")
