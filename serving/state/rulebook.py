@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -226,19 +227,28 @@ def load_rules(path: Path | None) -> RuleBook:
 
 # Of a rule file's mistakes so many are told at once.
 _MOST_TOLD = 20
+# How keys begin: ours, and those of the usual providers.
+_KEY = re.compile(r"(or|sk|pk|key)-", re.IGNORECASE)
 
 
 def _said(error: ErrorDetails) -> str:
     """What is wrong and where. No value is told: it may be a key in clear."""
-    where, what = ".".join(map(str, error["loc"])), error["msg"]
+    where, what = ".".join(map(_name, error["loc"])), error["msg"]
     if error["type"] == "extra_forbidden":
-        what = no_such_field(str(error["loc"][-1]), _section(error["loc"][:-1]).model_fields)
+        what = no_such_field(_name(error["loc"][-1]), _section(error["loc"][:-1]).model_fields)
     elif error["loc"][-1:] == ("rate",):
         what = 'expected one rate of at least 1, as "100/second"; leave out a key that may not be used'
     elif error["loc"][-1:] == ("sha256",):
         made = "router-serve new-key NAME makes both"
         what = f"expected the SHA-256 of the key, 64 digits of 0-9 and a-f, never the key itself: {made}"
     return f"{where}: {what}" if where else what
+
+
+def _name(part: int | str) -> str:
+    """A name of the file as it is told: nothing that a terminal acts on, no text, no key that stands for a name."""
+    text = str(part)
+    plain = len(text) <= 40 and text.isprintable() and not _KEY.match(text)
+    return text if plain else f"(a name of {len(text)} characters)"
 
 
 def _section(place: Sequence[int | str]) -> type[BaseModel]:

@@ -118,6 +118,7 @@ def test_in_front_of_litellm(service: Attacked, monkeypatch: pytest.MonkeyPatch)
     answer, other = scope_of(service.url)["completion"](MESSAGES, workflow="easy")
     assert answer.choices[0].message.content == f"I am {names[1]}"
     usual["judged"](other, answer, 0.5)
+    usual["judged"](None, answer, 0.5)
     away, nobody = scope_of("http://127.0.0.1:9")["completion"](MESSAGES)
     assert (away.choices[0].message.content, nobody) == ("I am gpt-4o", None)
 
@@ -251,7 +252,7 @@ def test_the_alerts_are_about_metrics_that_there_are(service: Attacked) -> None:
     served = {family.name + ("_total" if family.type == "counter" else "") for family in families}
     asked = {name for expression in expressions for name in re.findall(r"\brouter_\w+", expression)}
     assert asked <= served
-    counted = {name for expression in expressions for name in re.findall(r"(?:rate|increase)\((\w+)", expression)}
+    counted = {name for expression in expressions for name in re.findall(r"(?:rate|delta)\((\w+)", expression)}
     assert counted <= asked
 
 
@@ -263,13 +264,13 @@ def test_prometheus_fires_them(tmp_path: Path) -> None:
     (tmp_path / "alerts.yml").write_text(text, encoding="utf-8")
     alerts = {rule["alert"]: rule["annotations"] for group in yaml.safe_load(text)["groups"] for rule in group["rules"]}
     ill = {
+        "RouterIsAway": {'up{job="outcome-router"}': "0+0x120"},
         "RouterAnswersByReference": {
             'router_decisions_total{reason="timeout"}': "0+5x120",
             'router_decisions_total{reason="best_value"}': "0+95x120",
         },
         "RouterRefuses": {
-            "router_problems_total": "0+20x120",
-            'router_decisions_total{reason="best_value"}': "0+100x120",
+            "router_problems_total": "0+20x120",  # and no decision at all
         },
         "RouterLosesDecisions": {"router_store_dropped_decisions": "0+1x120"},
         "RouterBudgetsUnconfirmed": {"router_budget_unconfirmed": "0+1x120"},
@@ -279,6 +280,7 @@ def test_prometheus_fires_them(tmp_path: Path) -> None:
         "RouterTrafficHasChanged": {"router_novel_share": "0.2+0x120"},
     }
     healthy = {
+        'up{job="outcome-router"}': "1+0x120",
         'router_decisions_total{reason="best_value"}': "0+100x120",
         'router_decisions_total{reason="timeout"}': "0+1x120",
         "router_problems_total": "0+1x120",
@@ -291,7 +293,7 @@ def test_prometheus_fires_them(tmp_path: Path) -> None:
 
     def fired(series: dict[str, str], firing: str | None) -> list[dict[str, Any]]:
         """What is expected of every alert at two hours; promtool takes nothing of an alert's labels for granted."""
-        labels = {"RouterTrafficHasChanged": {}}
+        labels = {"RouterIsAway": {"job": "outcome-router"}}
         return [
             {
                 "eval_time": "2h",

@@ -138,6 +138,7 @@ def inspect(
     With --judge the answers are graded as `run` would, within the same budget; `run` then pays for none of them again.
     """
     from training.cli.reading import priced, read
+    from training.errors import TrainingError
     from training.inspect.log import inspect_log
     from training.inspect.page import page
 
@@ -145,7 +146,14 @@ def inspect(
     if write is not None:
         log = _listed(log, write)
     with show.progress() as tell:
-        found, prices = priced(read(log, prices, params.judge, tell, test or ()), prices)
+        try:
+            found, prices = priced(read(log, prices, params.judge, tell, test or ()), prices)
+        except TrainingError:
+            if write is not None:
+                say(f"{write} written, but it does not read yet: correct it there.")
+            raise
+    if write is not None:
+        say(f"{write} written; router-train run --logs {write} trains on it.")
     report = inspect_log(found.outcomes, prices, params)
     show.console.print(page(report))
     for note in found.outcomes.notes:
@@ -157,21 +165,13 @@ def inspect(
 
 def _listed(log: LogOptions, path: Path) -> LogOptions:
     """Writes a list of the logs that were named; the options to read them by it. Ends here where somebody has to fill it in."""
-    from serving.bundle.atomic_write import written_whole
-    from training.logs.outcomes import OutcomeError
-    from training.logs.sources.listed import proposal
+    from training.logs.sources.listed import write_list
     from training.logs.sources.mapped import parse_mapping
 
-    if not log.data or path.exists():
-        raise OutcomeError(f"{path} is there already: name another" if log.data else "--write needs the logs: --data")
-    rule = (*log.score_rule, "unit")[0]
-    text, missing = proposal(log.data, parse_mapping(log.map), [*map(str, log.scores)], rule, path.parent)
-    with written_whole(path) as draft:
-        draft.write_text(text, encoding="utf-8")
-    if missing:
+    scored = [*map(str, log.scores)], log.score_rule
+    if missing := write_list(path, log.data, parse_mapping(log.map), *scored, log.format):
         say(f"{path} written. Replace {', '.join(missing)} by the fields that hold it, then: --logs {path}")
         raise typer.Exit
-    say(f"{path} written; router-train run --logs {path} trains on it.")
     return replace(log, data=(), logs=path, map=(), format="auto", scores=(), score_rule=())
 
 

@@ -72,10 +72,9 @@ def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress
     mean_cost = np.nanmean(matrix.cost_usd, axis=0)
     kinds = variants(params.fit, mean_cost)
 
-    spread = spread_of(train.embedding)
     recogniser = None
     if not train.derived:
-        recogniser = learn_recogniser(train, data.folds, left_out(data, matrix.workflow, params), spread)
+        recogniser = learn_recogniser(train, data.folds, left_out(data, matrix.workflow, params))
 
     def pair(target: TrainingData, kinds: Mapping[str, Factory], calibration: str, what: str) -> Pair:
         def say(name: str) -> None:
@@ -111,7 +110,7 @@ def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress
         propensity_note=propensity_note,
         data=data,
         centres=prompt_clusters(train.embedding, params.fit.novelty_clusters, params.fit.seed),
-        spread=spread,
+        spread=spread_of(train.embedding),
         kinds=prepared.kinds,
         learned_from=f"The heads were learned from the {len(train):,} requests of the training part.",
     )

@@ -9,6 +9,7 @@ import numpy as np
 from serving.bundle.arrays import Bools
 from training.config import Params
 from training.dataset.inputs import Inputs
+from training.dataset.split import folds
 from training.learn.learn import Learned
 from training.learn.novelty import prompt_clusters, spread_of
 from training.learn.prepare import Prepared
@@ -71,10 +72,9 @@ def refit(learned: Learned, prepared: Prepared, inputs: Inputs, params: Params, 
     data = _rows_of(learned, prepared, inputs, params, rows)
     matrix = prepared.matrix.take(rows)
     costs = cost_model(prepared, matrix, data.inputs, np.ones(len(data.labels), dtype=np.bool_), params)
-    spread = spread_of(data.inputs.embedding)
     recogniser = learned.acceptable.recogniser
     if recogniser is not None:
-        recogniser = recogniser.refitted(data.inputs, spread)
+        recogniser = recogniser.refitted(data.inputs, folds(data.groups, params.fit.folds, params.fit.seed))
     quality = None
     if learned.quality is not None:
         quality = learned.quality.refitted(data.inputs, matrix.quality, data.weights, recogniser)
@@ -88,7 +88,7 @@ def refit(learned: Learned, prepared: Prepared, inputs: Inputs, params: Params, 
         costs=costs,
         data=replace(data, expected_cost=costs.cost_usd(data.inputs)),
         centres=prompt_clusters(data.inputs.embedding, params.fit.novelty_clusters, params.fit.seed),
-        spread=spread,
+        spread=spread_of(data.inputs.embedding),
     )
 
 

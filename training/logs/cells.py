@@ -90,7 +90,9 @@ def shown(cell: Any, *, phrase: bool = False) -> str:
     measured: in a shifted row any cell may hold a prompt, and a rating may be a comment."""
     if isinstance(cell, str):
         wordy = "@" in cell or (len(cell.split()) > 1 and not phrase)
-        return f"text, {len(cell)} characters" if wordy or len(cell) > _LONGEST_SHOWN else replace_surrogates(cell)
+        if wordy or len(cell) > _LONGEST_SHOWN or not cell.isprintable():  # nor what a terminal would act on
+            return f"text, {len(cell)} characters"
+        return cell
     if isinstance(cell, bool | float | np.number) or (isinstance(cell, int) and cell.bit_length() <= 128):
         return str(cell)
     return "" if cell is None else type(cell).__name__

@@ -206,7 +206,7 @@ class _Grades:
 def graded_by(cells: Sequence[Any]) -> str:
     """The rule that such grades look like, "" for numbers up to 1 and for what looks like none."""
     if any(isinstance(cell, bool) for cell in cells):
-        return "boolean"
+        return "boolean" if all(isinstance(cell, bool) for cell in cells) else ""
     numbers = [_as_number(cell) for cell in cells]
     if not cells or any(number is None for number in numbers):
         named = [rule(name) for name in ("boolean", "thumbs")]

@@ -30,8 +30,9 @@ _CLEAR = 1e-4
 class Recogniser:
     """The workflow of the highest linear score, columns @ `weight` (dim + k, workflows) + `bias` (workflows,).
 
-    The chance that a request is of a known workflow at all falls with the novelty of its prompt: it is
-    sigmoid(`level` - `slope` log(novelty)).
+    The chance that a request is of a known workflow at all falls with the novelty of its prompt among those that have a tag: it
+    is sigmoid(`level` - `slope` log(novelty)). `usual` is the median of the logarithm for requests of known workflows, each
+    against the others' prompts.
     """
 
     weight: Floats
@@ -39,6 +40,7 @@ class Recogniser:
     spread: Spread
     slope: float
     level: float
+    usual: float
 
     def recognised(self, inputs: Inputs) -> Inputs:
         """The same requests, those without a known tag as if they had the one that their text tells."""
@@ -58,34 +60,53 @@ class Recogniser:
         scores = np.sort(self._scores(inputs), axis=1)
         return np.asarray(scores[:, -1] - scores[:, -2] > _CLEAR * np.abs(scores).max(axis=1))
 
-    def refitted(self, inputs: Inputs, spread: Spread) -> Recogniser:
-        """Learned from these requests instead, whose prompts lie as `spread` says; how novelty tells stays as it was found."""
-        weight, bias = _discriminant(inputs)
-        return replace(self, weight=weight, bias=bias, spread=spread)
+    def refitted(self, inputs: Inputs, folds: Columns) -> Recogniser:
+        """Learned from these requests instead; how novelty tells stays as it was found, but for what is usual of it now.
+
+        More prompts are a measure that new ones lie nearer to: without that each would look better known than it is.
+        """
+        if not _can_be_told(inputs):
+            return self
+        tagged = inputs.take(inputs.tagged)
+        usual = float(np.median(_far(tagged, folds[inputs.tagged])))
+        weight, bias = _discriminant(tagged)
+        level = self.level + self.slope * (usual - self.usual)
+        return replace(self, weight=weight, bias=bias, spread=spread_of(tagged.embedding), level=level, usual=usual)
 
     def _scores(self, inputs: Inputs) -> Floats:
         """(n, workflows), by the text alone."""
         return np.asarray(stacked(inputs.untagged()) @ self.weight + self.bias)
 
 
-def learn_recogniser(inputs: Inputs, folds: Columns, left_out: Columns, spread: Spread) -> Recogniser | None:
+def learn_recogniser(inputs: Inputs, folds: Columns, left_out: Columns) -> Recogniser | None:
     """Learns it from the requests that have a tag; None where fewer than two workflows have requests enough.
 
     `folds` (n,) are any, `left_out` (n,) those that leave whole workflows out: from prompts of workflows that are in the others
-    and of such that are not it is learned how novelty tells the two apart, as if they were as frequent.
+    and of such that are not it is learned how novelty tells the two apart, as if they were as frequent. Requests without a tag
+    have no part in it: those of a kind of their own are to look as new as they are to the tagged head.
     """
-    if (inputs.workflows.sum(axis=0) >= _LEAST).sum() < 2:
+    if not _can_be_told(inputs):
         return None
-    novelty, known = [], []
-    for fold, kept in ((folds, 1.0), (left_out, 0.0)):
-        for held in np.unique(fold):
-            asked = (fold == held) & inputs.tagged
-            novelty.append(spread_of(inputs.embedding[fold != held]).novelty(inputs.embedding[asked]))
-            known.append(np.full(int(asked.sum()), kept))
-    far = np.log(np.clip(np.concatenate(novelty), LEAST_NOVELTY, None))
-    told = LogisticRegression(class_weight="balanced").fit(far[:, None], np.concatenate(known))
-    weight, bias = _discriminant(inputs)
-    return Recogniser(weight, bias, spread, max(-float(told.coef_[0, 0]), 0.0), float(told.intercept_[0]))
+    tagged = inputs.take(inputs.tagged)
+    near, far = (_far(tagged, fold[inputs.tagged]) for fold in (folds, left_out))
+    known = np.repeat([1.0, 0.0], [len(near), len(far)])
+    told = LogisticRegression(class_weight="balanced").fit(np.concatenate([near, far])[:, None], known)
+    weight, bias = _discriminant(tagged)
+    slope, level = max(-float(told.coef_[0, 0]), 0.0), float(told.intercept_[0])
+    return Recogniser(weight, bias, spread_of(tagged.embedding), slope, level, float(np.median(near)))
+
+
+def _can_be_told(inputs: Inputs) -> bool:
+    return bool((inputs.workflows.sum(axis=0) >= _LEAST).sum() >= 2)
+
+
+def _far(inputs: Inputs, folds: Columns) -> Floats:
+    """(n,) the logarithm of each request's novelty among those of the other folds."""
+    novelty = np.empty(len(inputs))
+    for held in np.unique(folds):
+        asked = folds == held
+        novelty[asked] = spread_of(inputs.embedding[~asked]).novelty(inputs.embedding[asked])
+    return np.asarray(np.log(np.clip(novelty, LEAST_NOVELTY, None)))
 
 
 def _discriminant(inputs: Inputs) -> tuple[Floats, Floats]:

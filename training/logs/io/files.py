@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.logs.cells import parse_json
+from training.logs.cells import parse_json, replace_surrogates, shown
 from training.logs.io.unpacked import Unpacked
 from training.logs.outcomes import OutcomeError, Unreadable
 
@@ -86,7 +86,7 @@ def head_records(path: Path) -> list[Row]:
     text = head_text(path)
     if suffix == ".csv":
         with _long_cells():
-            rows = [row for row, _ in zip(_csv_rows(text), range(2), strict=False)]
+            rows = [row for row, _ in zip(csv_rows(text), range(2), strict=False)]
         if not rows:
             return []
         cells = rows[1] if len(rows) > 1 else []
@@ -115,7 +115,7 @@ def columns(path: Path) -> frozenset[str]:
 
 def shown_columns(path: Path) -> str:
     """The names of the first columns, shortened, for an error message: in a file without a header they are data."""
-    return ", ".join(name[:40] for name in sorted(columns(path))[:20]) or "no readable record"
+    return ", ".join(shown(name, phrase=True) for name in sorted(columns(path))[:20]) or "no readable record"
 
 
 def partitions(path: Path, wanted: frozenset[str] | None = None) -> Iterator[Records]:
@@ -297,7 +297,9 @@ def _records(part: _Partition, wanted: frozenset[str] | None) -> Records:
     names = dict.fromkeys(name for record in part.found for name in record)
     kept = [name for name in names if wanted is None or name.strip() in wanted]
     # dtype=object: inference would turn large identifiers into floats wherever one is missing.
-    columns = {name: pd.Series([record.get(name) for record in part.found], dtype=object) for name in kept}
+    columns = {
+        replace_surrogates(name): pd.Series([record.get(name) for record in part.found], dtype=object) for name in kept
+    }
     return Records(pd.DataFrame(columns, index=range(len(part.found))), part.rows, part.unreadable)
 
 
@@ -319,7 +321,7 @@ def _first_item(text: str) -> list[dict[str, Any]]:
     return [item]
 
 
-def _csv_rows(text: str) -> Iterator[list[str]]:
+def csv_rows(text: str) -> Iterator[list[str]]:
     return (row for row in csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text)) if row)
 
 

@@ -12,12 +12,13 @@ from typing import Annotated, Any
 import tomlkit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from serving.bundle.atomic_write import written_whole
 from serving.bundle.toml_file import TomlError, no_such_field, read_toml
 from training.logs import rescale
 from training.logs.io import files
 from training.logs.outcomes import OutcomeError
 from training.logs.sources.mapped import CONSTANT, parse_mapping
-from training.logs.sources.propose import proposed_mapping
+from training.logs.sources.propose import is_open, proposed_mapping
 from training.logs.sources.reading import is_recognised
 
 _URL = "://"
@@ -93,12 +94,12 @@ def proposal(
         table["data"] = _from(folder, name)
         if mapping or not is_recognised(name):
             own = dict(mapping) or proposed_mapping(Path(name))
-            if name not in data and own["candidate"].isupper():  # a file for each LLM, which no column says
+            if name not in data and is_open(own["candidate"], Path(name)):  # a file for each LLM, which no column says
                 own["candidate"] = CONSTANT + files.stem(Path(name))
             fields = tomlkit.inline_table()
             fields.update(own)
             table["map"] = fields
-            open_ones += [] if mapping else [field for field in own.values() if field.isupper()]
+            open_ones += [] if mapping else [field for field in own.values() if is_open(field, Path(name))]
         if scores and len(data) == 1:
             table["scores"] = [_from(folder, one) for one in scores]
             table["score_rule"] = score_rule
@@ -106,16 +107,45 @@ def proposal(
     return tomlkit.dumps(document), open_ones
 
 
+def write_list(
+    path: Path,
+    data: Sequence[str],
+    mapping: Mapping[str, str],
+    scores: Sequence[str],
+    rules: Sequence[str],
+    format: str,
+) -> list[str]:
+    """Writes `proposal` to a new file; what is in capitals in it. Raises OutcomeError where there is one, or none can be."""
+    if not data or path.exists():
+        raise OutcomeError(f"{path} is there already: name another" if data else "--write needs the logs: --data")
+    if scores and len(data) > 1:
+        raise OutcomeError(
+            "--write: scores belong to one log: give one --data with its --scores, or write the list by hand"
+        )
+    if len({*rules}) > 1 or format != "auto":
+        raise OutcomeError(
+            "--write: a list has one score rule for each log, and recognises formats: leave --format away"
+        )
+    text, missing = proposal(data, mapping, scores, (*rules, "unit")[0], path.parent)
+    try:
+        with written_whole(path) as draft:
+            draft.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutcomeError(f"{path}: cannot be written ({error.strerror}): name a file in a folder of yours") from None
+    return missing
+
+
 def _files_of(named: str) -> list[str]:
     """What a list names for a folder, file or URL: itself, or of a folder in which nothing is recognised each of its logs."""
     if is_recognised(named) or not Path(named).is_dir():
         return [named]
-    return [str(path) for path in sorted(one for one in Path(named).rglob("*") if files.is_data(one))]
+    return [str(one) for one in sorted(Path(named).rglob("*")) if files.is_data(one) and one.stat().st_size]
 
 
 def _named(name: str, taken: Container[str]) -> str:
     """A name for the table of a log: of its file, numbered where there is one already."""
-    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(name.partition("?")[0]).name.partition(".")[0]).strip("-") or "log"
+    bare = name.partition("?")[0].rpartition("@")[2]  # of a URL nothing that may be a password
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(bare).name.partition(".")[0]).strip("-") or "log"
     numbered = (f"{stem}-{number}" for number in count(2))
     return stem if stem not in taken else next(one for one in numbered if one not in taken)
 
@@ -123,7 +153,8 @@ def _named(name: str, taken: Container[str]) -> str:
 def _from(folder: Path, name: str) -> str:
     if not Path(name).exists():
         return name  # a URL
-    return os.path.relpath(Path(name).resolve(), folder.resolve())
+    # By its own name, wherever a link of that name leads.
+    return os.path.relpath(Path(name).parent.resolve() / Path(name).name, folder.resolve())
 
 
 def _beside(path: Path, name: str) -> str:
@@ -138,6 +169,6 @@ def _said(error: ValidationError) -> str:
         return (
             f"{where}: {first['msg']}"
             if where
-            else f"expected a table with data, as [name] above it, got {first['input']!r}"
+            else f"expected a table with data, as [name] above it, got {type(first['input']).__name__}"
         )
     return f"{where}: {no_such_field(where, Source.model_fields)}"

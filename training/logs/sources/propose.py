@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -10,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from training.logs import rescale
 from training.logs.cells import blank, parsed
 from training.logs.io import files
-from training.logs.outcomes import OutcomeError
 from training.logs.sources.mapped import CONSTANT, UNITS, unit_of, words_of
 from training.logs.validate import status_words
 
@@ -24,6 +28,8 @@ _LOOKED_AT, _DEPTH = 2_000, 5
 _MOST_FIELDS, _LONGEST_NAME = 500, 200
 # What stands below these is of the answer: no prompt, though it may be called text.
 _ANSWER = frozenset({"answer", "completion", "choices", "response", "output", "prediction", "reply", "expected"})
+# Where an item of an array begins.
+_SIGN = re.compile(r"[^\s,]")
 Cells = Sequence[Any]
 
 
@@ -38,6 +44,8 @@ def _prompts(cells: Cells) -> bool:
 
 def _numbers(cells: Cells) -> bool:
     if any(isinstance(cell, Mapping | list | datetime) for cell in cells):
+        return False
+    if any(isinstance(cell, int) and cell.bit_length() > 1_000 for cell in cells):  # beyond any float
         return False
     return not any(isinstance(cell, bool) for cell in cells) and bool(
         pd.to_numeric(pd.Series(cells), errors="coerce").notna().all()
@@ -60,7 +68,7 @@ def _times(cells: Cells) -> bool:
     if all(isinstance(cell, datetime) for cell in cells):
         return True
     if _numbers(cells):
-        return bool((pd.to_numeric(pd.Series(cells)) > 1e8).all())
+        return bool(pd.to_numeric(pd.Series(cells)).between(1e8, 1e11).all())
     return _words(cells) and bool(
         pd.to_datetime(pd.Series(cells), errors="coerce", utc=True, format="ISO8601").notna().all()
     )
@@ -134,6 +142,11 @@ def proposed_mapping(path: Path) -> dict[str, str]:
     }
 
 
+def is_open(field: str, path: Path) -> bool:
+    """Whether what a mapping has for a column stands for a field that somebody has to name."""
+    return field in _NEEDED.values() and field not in files.columns(path)
+
+
 def _called(usual: str, cells: Mapping[str, Cells]) -> list[str]:
     """The fields whose names end in these words; those that are called exactly so first, then the least nested."""
     ending = words_of(usual)
@@ -157,22 +170,54 @@ def _field_of(column: str, cells: Mapping[str, Cells]) -> str | None:
 
 
 def _cells(path: Path) -> dict[str, Cells]:
-    """The cells of each field, nested ones by dots, that are not blank in the first records; none of a file that is damaged."""
+    """The cells of each field, nested ones by dots, that are not blank in the first records."""
     found: dict[str, list[Any]] = defaultdict(list)
-    try:
-        part = next(iter(files.partitions(path)), None)
-    except OutcomeError:
-        return {}
-    for _, row in islice(() if part is None else part.numbered(), _LOOKED_AT):
-        for column, cell in row.items():
+    for record in islice(_records(path), _LOOKED_AT):
+        for column, cell in record.items():
             for name, value in _fields(str(column).strip(), cell, 0):
                 if name in found or (len(found) < _MOST_FIELDS and _can_be_mapped(name)):
                     found[name].append(value)
     return dict(found)
 
 
+def _records(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The first records of a file: those in its first megabyte, or a Parquet file's first batch; damaged ones are left out."""
+    if files.kind(path) == ".parquet":
+        try:
+            names = pq.read_schema(path).names[:_MOST_FIELDS]
+            for batch in pq.ParquetFile(path).iter_batches(_LOOKED_AT, columns=names):
+                yield from batch.to_pylist()
+        except (pa.ArrowException, OSError):
+            pass
+        return
+    text = files.head_text(path)
+    if files.kind(path) == ".csv":
+        try:
+            header, *rows = islice(files.csv_rows(text), _LOOKED_AT + 1)
+        except (csv.Error, ValueError):  # a cell without an end, or no row at all
+            return
+        yield from (dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header))
+        return
+    if not text.lstrip().startswith("["):
+        for line in text.splitlines():
+            record = parsed(line, "{")
+            if isinstance(record, dict):
+                yield record
+        return
+    reader, place = json.JSONDecoder(), text.index("[") + 1
+    try:
+        while (begun := _SIGN.search(text, place)) is not None:
+            record, place = reader.raw_decode(text, begun.start())
+            if isinstance(record, dict):
+                yield record
+    except (ValueError, RecursionError):  # its end, or the last item, cut short
+        return
+
+
 def _can_be_mapped(name: str) -> bool:
     """Whether `--map` can say the name: it has no sign that means something there, and is no text."""
+    if any(part != part.strip() for part in name.split(".")):
+        return False
     return len(name) <= _LONGEST_NAME and name.isprintable() and ":" not in name and not name.startswith(CONSTANT)
 
 

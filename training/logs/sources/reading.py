@@ -8,7 +8,8 @@ other than through `database.shown`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -24,7 +25,7 @@ from training.logs.sources.litellm import payload, spend
 from training.logs.sources.mapped import Mapped
 from training.logs.sources.options import DEFAULT, ImportOptions
 from training.logs.sources.otel import genai
-from training.logs.sources.propose import proposed_mapping
+from training.logs.sources.propose import is_open, proposed_mapping
 from training.logs.sources.public import routellm, routerbench
 from training.logs.validate import refused
 
@@ -244,7 +245,7 @@ def _read(path: Path, importer: Importer, options: ImportOptions) -> Iterator[Ou
 def _noted(part: Outcomes, path: Path, format: str) -> Outcomes:
     """The last part of a file without a grade, noted if a field that its format does not read looks like one."""
     field = proposed_mapping(path).get("quality", "")
-    if not field or field.isupper() or not (maps := _own_table(path)):
+    if not field or is_open(field, path) or not (maps := _own_table(path)):
         return part
     note = f"{path}: nothing of it is judged as {format}, but {field.partition(':')[0]} looks like grades. Read it with {maps}"
     return replace(part, notes=(*part.notes, note))
@@ -253,9 +254,14 @@ def _noted(part: Outcomes, path: Path, format: str) -> Outcomes:
 def _own_table(path: Path) -> str:
     """The options that read a file as a table of one's own; "" where its fields do not say what they hold."""
     found = proposed_mapping(path)
-    if any(field.isupper() for field in found.values()):
+    if any(is_open(field, path) for field in found.values()):
         return ""
-    return " ".join(f"--map {column}={field}" for column, field in found.items())
+    return _maps(found)
+
+
+def _maps(mapping: Mapping[str, str]) -> str:
+    """The options for a shell, which is to read nothing into the names of somebody else's fields."""
+    return " ".join(f"--map {shlex.quote(f'{column}={field}')}" for column, field in mapping.items())
 
 
 def _scheme(named: Path | str) -> str:
@@ -308,7 +314,7 @@ def _unknown(path: Path, importers: tuple[Importer, ...]) -> str:
     if path.stat().st_size == 0:
         return f"{path}: is empty; expected a log with at least one try"
     formats = "; ".join(f"{importer.NAME}: {importer.EXPECTS}" for importer in importers)
-    perhaps = " ".join(f"--map {column}={field}" for column, field in proposed_mapping(path).items())
+    perhaps = _maps(proposed_mapping(path))
     return (
         f"{path}: not recognised. Arrived: {files.shown_columns(path)}. A table of your own is read with --map COLUMN=FIELD, "
         f"this one perhaps with {perhaps}, what is in capitals to be replaced by the field that "
