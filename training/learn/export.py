@@ -72,9 +72,12 @@ def recognised_to_onnx(graph: Graph, recogniser: Recogniser, surface: int) -> st
     counts = graph.add("MatMul", graph.features, graph.constant(weight[dim:]))
     scores = graph.add("Sum", text, counts, graph.constant(recogniser.bias))
     likeliest = graph.add(
-        "Gather", graph.constant(np.eye(weight.shape[1])), graph.add("ArgMax", scores, axis=1, keepdims=0), axis=0
+        "Gather",
+        graph.constant(np.eye(weight.shape[1])[:, :-1]),
+        graph.add("ArgMax", scores, axis=1, keepdims=0),
+        axis=0,
     )
-    return graph.where(_tagged(graph, surface), graph.constant(np.zeros((1, weight.shape[1]))), likeliest)
+    return graph.where(_tagged(graph, surface), graph.constant(np.zeros((1, weight.shape[1] - 1))), likeliest)
 
 
 def _tagged(graph: Graph, surface: int) -> str:

@@ -20,6 +20,8 @@ LEAST_NOVELTY = 1e-6
 _SHRINKAGE = 0.1
 # A workflow with fewer requests is not recognised; and it takes two of them to tell one from another.
 _LEAST = 10
+# What never has a tag has to be so many times as likely as any workflow: by chance any request may lack its tag.
+_UNTAGGED_ODDS = 4.0
 # The score of one that is not recognised.
 _NEVER = -1e6
 # Two workflows whose scores differ by less than this share of their size may be told apart otherwise in float32.
@@ -28,7 +30,10 @@ _CLEAR = 1e-4
 
 @dataclass(frozen=True)
 class Recogniser:
-    """The workflow of the highest linear score, columns @ `weight` (dim + k, workflows) + `bias` (workflows,).
+    """The workflow of the highest linear score, columns @ `weight` (dim + k, workflows + 1) + `bias` (workflows + 1,).
+
+    The last score is that of requests which never have a tag: where it is the highest, a request is left without, as training's
+    were.
 
     The chance that a request is of a known workflow at all falls with the novelty of its prompt among those that have a tag: it
     is sigmoid(`level` - `slope` log(novelty)). `usual` is the median of the logarithm for requests of known workflows, each
@@ -46,7 +51,9 @@ class Recogniser:
         """The same requests, those without a known tag as if they had the one that their text tells."""
         features = inputs.features.copy()
         rows = np.flatnonzero(~inputs.tagged)
-        features[rows, inputs.surface + self._scores(inputs.take(rows)).argmax(axis=1)] = 1.0
+        likeliest = self._scores(inputs.take(rows)).argmax(axis=1)
+        told = likeliest < inputs.workflows.shape[1]
+        features[rows[told], inputs.surface + likeliest[told]] = 1.0
         return replace(inputs, features=features)
 
     def known(self, inputs: Inputs) -> Floats:
@@ -69,12 +76,12 @@ class Recogniser:
             return self
         tagged = inputs.take(inputs.tagged)
         usual = float(np.median(_far(tagged, folds[inputs.tagged])))
-        weight, bias = _discriminant(tagged)
+        weight, bias = _discriminant(inputs)
         level = self.level + self.slope * (usual - self.usual)
         return replace(self, weight=weight, bias=bias, spread=spread_of(tagged.embedding), level=level, usual=usual)
 
     def _scores(self, inputs: Inputs) -> Floats:
-        """(n, workflows), by the text alone."""
+        """(n, workflows + 1), by the text alone."""
         return np.asarray(stacked(inputs.untagged()) @ self.weight + self.bias)
 
 
@@ -91,7 +98,7 @@ def learn_recogniser(inputs: Inputs, folds: Columns, left_out: Columns) -> Recog
     near, far = (_far(tagged, fold[inputs.tagged]) for fold in (folds, left_out))
     known = np.repeat([1.0, 0.0], [len(near), len(far)])
     told = LogisticRegression(class_weight="balanced").fit(np.concatenate([near, far])[:, None], known)
-    weight, bias = _discriminant(tagged)
+    weight, bias = _discriminant(inputs)
     slope, level = max(-float(told.coef_[0, 0]), 0.0), float(told.intercept_[0])
     return Recogniser(weight, bias, spread_of(tagged.embedding), slope, level, float(np.median(near)))
 
@@ -110,16 +117,22 @@ def _far(inputs: Inputs, folds: Columns) -> Floats:
 
 
 def _discriminant(inputs: Inputs) -> tuple[Floats, Floats]:
-    """Linear scores of the workflows, by the text: (dim + k, workflows) and (workflows,). Source: Fisher 1936, Rao 1948."""
-    enough = np.flatnonzero(inputs.workflows.sum(axis=0) >= _LEAST)
-    rows = np.asarray(inputs.workflows[:, enough].any(axis=1))
+    """Linear scores of the workflows and of what has no tag, by the text: (dim + k, workflows + 1) and (workflows + 1,).
+
+    Source: Fisher 1936, Rao 1948.
+    """
+    classes = np.column_stack([inputs.workflows, ~inputs.tagged]).astype(np.float64)
+    enough = np.flatnonzero(classes.sum(axis=0) >= _LEAST)
+    rows = np.asarray(classes[:, enough].any(axis=1))
     text = inputs.take(rows).untagged()
     design = Design.learn(text)
-    workflow = inputs.workflows[rows].argmax(axis=1)
-    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=_SHRINKAGE).fit(design.columns(text), workflow)
+    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=_SHRINKAGE)
+    model.fit(design.columns(text), classes[rows].argmax(axis=1))
     coefficients, intercept = model.coef_.T, model.intercept_
     if len(enough) == 2:  # scikit-learn keeps one score for two classes: that of the second against the first
         coefficients, intercept = np.hstack([0.0 * coefficients, coefficients]), np.array([0.0, intercept[0]])
-    weight, bias = np.zeros((len(coefficients), inputs.workflows.shape[1])), np.full(inputs.workflows.shape[1], _NEVER)
+    count = classes.shape[1]
+    weight, bias = np.zeros((len(coefficients), count)), np.full(count, _NEVER)
     weight[:, enough], bias[enough] = design.fold(coefficients, intercept)
+    bias[-1] -= np.log(_UNTAGGED_ODDS)
     return weight, bias

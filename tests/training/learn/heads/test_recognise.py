@@ -169,3 +169,27 @@ def test_what_is_never_tagged_looks_new_however_often_it_was_seen() -> None:
     assert found is not None
     chance = found.known(asked)[:, 0]
     assert chance[kind == 3].mean() < 0.2 < 0.8 < chance[kind < 3].mean()
+
+
+def test_a_kind_that_is_near_a_workflow_but_never_tagged_is_not_taken_for_it() -> None:
+    """Half of the log has no tag, and something of its own beside what the first workflow has; dropped tags are recognised."""
+    inputs, kind = written(1200, 0)
+    own = np.arange(len(kind)) % 2 == 0
+    embedding, features = inputs.embedding.copy(), inputs.features.copy()
+    embedding[own] = embedding[kind == 0][np.arange(own.sum()) % (kind == 0).sum()]
+    embedding[own, DIM - 1] += 1.0
+    embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
+    features[own, SURFACE:] = 0.0
+    log = replace(inputs, embedding=embedding, features=features)
+    found = recogniser(log, kind)
+    assert found is not None
+    assert found.recognised(log.take(own)).tagged.mean() < 0.05
+    withheld = log.take(~own).untagged()
+    assert (found.recognised(withheld).workflows.argmax(axis=1) == kind[~own])[
+        found.recognised(withheld).tagged
+    ].mean() > 0.95
+    dropped, kind = written(1200, 3, tagged=0.5)
+    found = recogniser(dropped, kind)
+    asked, truth = written(300, 4, tagged=0.0)
+    assert found is not None
+    assert (found.recognised(asked).workflows.argmax(axis=1) == truth).mean() > 0.95
