@@ -137,6 +137,21 @@ def test_every_mistake_of_a_file_is_told_at_once(load: Callable[[str], RuleBook]
         load(many)
 
 
+def test_a_name_that_is_a_key_or_more_than_a_name_is_not_told(load: Callable[[str], RuleBook]) -> None:
+    """A key in clear may stand where its name should, and a name may be anything."""
+    secret = "sk-1234567890abcdef"
+    for text in (f'[keys."{secret}"]\n', f'"{secret}" = 1\n', f'[default]\n"{secret}" = 1\n'):
+        with pytest.raises(RulesError) as caught:
+            load(text)
+        assert secret not in str(caught.value)
+        assert f"(a name of {len(secret)} characters)" in str(caught.value)
+    for name in ("\\u001b[31m", "x" * 100_000):
+        with pytest.raises(RulesError) as caught:
+            load(f'[default]\n"{name}" = 1\n')
+        assert "\x1b" not in str(caught.value)
+        assert len(str(caught.value)) < 1_000
+
+
 def test_a_missing_file_is_refused_and_none_is_no_rules(tmp_path: Path) -> None:
     with pytest.raises(RulesError, match="cannot be read"):
         load_rules(tmp_path / "none.toml")

@@ -86,11 +86,11 @@ class Recogniser:
 
 
 def learn_recogniser(inputs: Inputs, folds: Columns, left_out: Columns) -> Recogniser | None:
-    """Learns it from the requests that have a tag; None where fewer than two workflows have requests enough.
+    """Learns it from training's requests; None where fewer than two workflows have requests enough.
 
     `folds` (n,) are any, `left_out` (n,) those that leave whole workflows out: from prompts of workflows that are in the others
     and of such that are not it is learned how novelty tells the two apart, as if they were as frequent. Requests without a tag
-    have no part in it: those of a kind of their own are to look as new as they are to the tagged head.
+    have no part in that, for those of a kind of their own are new to every workflow; to the discriminant they are a class.
     """
     if not _can_be_told(inputs):
         return None

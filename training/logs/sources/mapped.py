@@ -283,7 +283,7 @@ def _stand_in(kind: Any) -> Any:
 def _listed(path: Path) -> str:
     """The names of the fields in the head of a file, nested ones by dots; never what is in them."""
     names = dict.fromkeys(name for record in _head(path) for name in _named(record, "", 0))
-    first = [name[:_SHOWN_NAME] for name in list(names)[:_SHOWN_FIELDS]]
+    first = [shown(name, phrase=True) for name in list(names)[:_SHOWN_FIELDS]]
     return (", ".join(first) or "none") + (", …" if len(names) > _SHOWN_FIELDS else "")
 
 

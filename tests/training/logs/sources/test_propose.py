@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import router_train_here
 from training.logs.outcomes import OutcomeError
 from training.logs.rescale import graded_by
-from training.logs.sources.listed import load_sources
+from training.logs.sources.listed import load_sources, proposal
 from training.logs.sources.mapped import parse_mapping
 from training.logs.sources.options import ImportOptions
 from training.logs.sources.propose import proposed_mapping
@@ -287,3 +287,94 @@ def test_grades_that_may_be_turned_round_are_asked_about_and_labels_are_told(tmp
     pd.DataFrame({**rows, "quality": ["correct", "incorrect"] * 30}).to_csv(tmp_path / "words.csv", index=False)
     with pytest.raises(OutcomeError, match="That looks like boolean"):
         read([tmp_path / "words.csv"])
+
+
+def inspected(folder: Path, *options: str) -> tuple[int, str]:
+    """The exit code of `router-train inspect` and all that it says."""
+    done = router_train_here("inspect", *options, folder=folder)
+    return done.returncode, " ".join((done.stdout + done.stderr).split())
+
+
+def table_of(path: Path, **more: Any) -> Path:
+    """A log of one's own: two LLMs, thirty questions; `more` are further columns."""
+    rows = [{"question": f"q{n}", "llm": llm, "grade": 1 + n % 5, **more} for n in range(30) for llm in ("a", "b")]
+    return lines(path, rows)
+
+
+def test_a_list_names_a_link_by_its_own_name(tmp_path: Path) -> None:
+    """A cache of downloads has blobs without a suffix, and links with the names."""
+    (tmp_path / "blobs").mkdir()
+    table_of(tmp_path / "blobs" / "deadbeef")
+    (tmp_path / "log.jsonl").symlink_to(tmp_path / "blobs" / "deadbeef")
+    code, said = inspected(tmp_path, "--data", "log.jsonl", "--write", "sub/logs.toml")
+    assert code == 0, said
+    assert [
+        Path(one).name for source in load_sources(tmp_path / "sub" / "logs.toml").values() for one in source.data
+    ] == ["log.jsonl"]
+
+
+def test_columns_in_capitals_are_columns(tmp_path: Path) -> None:
+    """What somebody has to fill in is told from a column that is called so."""
+    rows = [{"QUESTION": f"q{n}", "LLM": llm, "GRADE": 0.5} for n in range(30) for llm in ("a", "b")]
+    code, said = inspected(lines(tmp_path / "log.jsonl", rows).parent, "--data", "log.jsonl", "--write", "logs.toml")
+    assert code == 0, said
+    assert "Replace" not in said
+    assert load_sources(tmp_path / "logs.toml")["log"].map == {
+        "prompt": "QUESTION",
+        "candidate": "LLM",
+        "quality": "GRADE",
+    }
+
+
+def test_a_list_leaves_no_option_out_in_silence(tmp_path: Path) -> None:
+    table_of(tmp_path / "a.jsonl")
+    table_of(tmp_path / "b.jsonl")
+    scores = lines(tmp_path / "s.jsonl", [{"request_id": "1", "score": 1}])
+    one, two = ["--data", "a.jsonl"], ["--data", "a.jsonl", "--data", "b.jsonl"]
+    for options, told in (
+        ([*two, "--scores", str(scores)], "scores belong to one log"),
+        ([*one, "--format", "openai"], "leave --format away"),
+        (
+            [*one, "--scores", str(scores), "--scores", str(scores), "--score-rule", "stars", "--score-rule", "ten"],
+            "one score rule",
+        ),
+        ([*one, "--write", "/proc/no.toml"], "cannot be written"),
+    ):
+        code, said = inspected(tmp_path, *options, *([] if "--write" in options else ["--write", "logs.toml"]))
+        assert (code, told in said) == (2, True), said
+        assert not (tmp_path / "logs.toml").exists()
+
+
+def test_a_list_that_does_not_read_yet_is_said_to(tmp_path: Path) -> None:
+    table_of(tmp_path / "log.jsonl", cost="free")
+    rows = [{"question": f"q{n}", "llm": "a", "grade": (-7, 3)[n % 2]} for n in range(40)]
+    code, said = inspected(lines(tmp_path / "odd.jsonl", rows).parent, "--data", "odd.jsonl", "--write", "odd.toml")
+    assert code == 2
+    assert "odd.toml written, but it does not read yet: correct it there." in said
+    assert "trains on it" not in said
+
+
+def test_what_is_said_of_odd_names_is_safe_in_a_terminal_and_a_shell(tmp_path: Path) -> None:
+    """Nothing that a terminal acts on, no text of a megabyte, no command that a shell would run; and no traceback."""
+    odd = {
+        "\x1b]0;pwn\x07": 1,
+        "k" * 1_000_000: 1,
+        "$(touch pwned) model": "a",
+        "a\ud800b": 1,
+        "huge": 10**400,
+        "rating": 10**400,
+    }
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps({"question": f"q{n}", **odd}) + "\n" for n in range(3)), encoding="utf-8")
+    done = router_train_here("inspect", "--data", "log.jsonl", folder=tmp_path)
+    said = done.stdout + done.stderr
+    assert done.returncode == 2
+    assert "\x1b]" not in said
+    assert "\x07" not in said
+    assert len(said) < 10_000
+    assert "--map 'candidate=$(touch pwned) model'" in " ".join(said.split())
+
+
+def test_a_password_is_in_no_name_of_a_list(tmp_path: Path) -> None:
+    text, _ = proposal(["postgresql://bob:hunter2@host:5432/litellm?schema=x"], {}, [], "unit", tmp_path)
+    assert text.startswith("[litellm]")
