@@ -23,8 +23,8 @@ class Pair:
     """One head for requests with a known workflow, one for the others. Predictions are (n, m).
 
     Where there is a `recogniser`, a request without a known tag gets what the tagged head says of the workflow that its text
-    tells, or of none where it is like what never has a tag, and what the untagged head says, each as far as it is likely that the
-    workflow is a known one or not.
+    tells, or of none where it is like what never has a tag, and what the untagged head says, each as far as it is likely that
+    the workflow is a known one or not.
     """
 
     tagged: Head
