@@ -12,6 +12,7 @@ TrainingError                  the command line shows any of these as one messag
 ├── CostError                  prices and tokens
 ├── NotTrainableError          too few outcomes for an estimator
 ├── ParityError                the exported head differs from the trained one
+├── EvidenceError              what answers are to be bought for
 ├── PromotionError             making a bundle the champion
 └── NotComparableError         two bundles that the test requests cannot compare
 """

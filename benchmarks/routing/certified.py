@@ -46,6 +46,7 @@ def complete_ones(data: DataSet, learned: Learned, rows: Bools) -> CalibrationDa
         complete=np.ones(len(held), dtype=np.bool_),
         groups=data.prepared.groups[held],
         workflow=matrix.workflow[held],
+        drawn=np.zeros(len(held), dtype=np.bool_),
     )
 
 

@@ -97,10 +97,11 @@ def _observed(learned: Learned, prepared: Prepared, rows: Bools | Columns) -> di
     """What is known to have come of the requests `rows`, by the fields of `CalibrationData`."""
     part = prepared.matrix.take(rows)
     return {
-        "labels": prepared.labels[rows],
+        "labels": prepared.fair_labels[rows],
         "cost": part.cost_usd,
         "propensity": learned.propensity[rows],
         "complete": part.complete(),
+        "drawn": part.drawn,
         "groups": prepared.groups[rows],
         "workflow": part.workflow,
     }

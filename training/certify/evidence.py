@@ -28,7 +28,8 @@ class CalibrationData:
 
     `acceptable`, `violation` and `expected_cost` (n, m) are the served estimates, or those of the heads of the request's `fold`
     (n,), which were learned without it. `labels`, `cost` and `propensity` (n, m) are
-    observed, NaN elsewhere; `complete` (n,) marks requests with every outcome known, `groups` (n,) conversations.
+    observed, NaN elsewhere; `complete` (n,) marks requests with every outcome known, `groups` (n,) conversations. `drawn` (n,)
+    marks those that were drawn at random to buy outcomes for, each with the propensity of being bought then.
     """
 
     acceptable: Floats
@@ -40,6 +41,7 @@ class CalibrationData:
     complete: Bools
     groups: Columns
     workflow: NDArray[np.object_]
+    drawn: Bools
     fold: Columns | None = None
 
     def __len__(self) -> int:
@@ -49,21 +51,31 @@ class CalibrationData:
         taken = {name: value[rows] for name, value in vars(self).items() if value is not None}
         return CalibrationData(**taken)
 
+    @property
+    def asked(self) -> Bools:
+        """(n,) requests whose outcomes were made to be known, whatever would come of them: complete and drawn ones."""
+        return np.asarray(self.complete | self.drawn)
+
+    def certain(self) -> CalibrationData:
+        """These requests, of which every outcome is known, as such: none was drawn, and nothing was left to chance."""
+        return replace(self, propensity=np.ones(self.labels.shape), drawn=np.zeros(len(self), dtype=np.bool_))
+
     def usable(self) -> CalibrationData:
-        """Those with a propensity for every outcome that was observed, and for at least one.
+        """Those with a propensity for every outcome that was observed, and for at least one; and those that were drawn.
 
         Of requests that were tried on every candidate, `complete` ones are certain (propensity 1), and those of which not
         everything was judged are left out. Where judging left few complete, as when each answer is judged apart, all of
         them count as complete instead, each outcome with the probability that it was judged.
         """
         known, judged = np.isfinite(self.propensity), np.isfinite(self.labels)
-        rows = self.complete | (known.any(axis=1) & ~(judged & ~known).any(axis=1))
-        everywhere = known.all(axis=1) | self.complete
+        rows = self.asked | (known.any(axis=1) & ~(judged & ~known).any(axis=1))
+        everywhere = (known.all(axis=1) | self.complete) & ~self.drawn
+        complete = self.complete & ~self.drawn
         seen = judged[everywhere].sum(axis=0).min(initial=len(self))
-        if self.complete.sum() >= seen / 2:
-            certain = np.where(self.complete[:, None], 1.0, self.propensity)
-            return replace(self, propensity=certain).take(rows & (self.complete | ~everywhere))
-        return replace(self, complete=everywhere).take(rows)
+        if complete.sum() >= seen / 2:
+            certain = np.where(complete[:, None], 1.0, self.propensity)
+            return replace(self, propensity=certain).take(rows & (self.asked | ~everywhere))
+        return replace(self, complete=everywhere | self.complete).take(rows)
 
 
 @dataclass(frozen=True)
@@ -123,35 +135,37 @@ def traffic(data: CalibrationData) -> Traffic:
 
     Complete requests may come from an evaluation run, whose prompts somebody picked. Where their workflows differ from those
     of the other requests by more than chance explains (a test of homogeneity, one request of each conversation), workflows
-    are weighted to their shares among these others, which are traffic: within a workflow, the run counts as fair.
+    are weighted to their shares among these others, which are traffic: within a workflow, the run counts as fair. Drawn
+    requests are traffic too.
     """
-    n = len(data)
+    n, picked = len(data), data.complete & ~data.drawn
     alike = Traffic(np.ones(n), np.zeros(n, dtype=np.intp))
     names, code = np.unique(workflow_names(data.workflow), return_inverse=True)
     first = np.zeros(n, dtype=np.bool_)
     first[np.unique(data.groups, return_index=True)[1]] = True
-    table = np.array([np.bincount(code[first & side], minlength=len(names)) for side in _sides(data)])
+    table = np.array([np.bincount(code[first & side], minlength=len(names)) for side in (picked, ~picked)])
     table = table[:, table.sum(axis=0) > 0]
     if table.shape[1] < 2 or (table.sum(axis=1) == 0).any():
         return alike
     if chi2_contingency(table, correction=False).pvalue >= _UNFAIR:
         return alike
-    found, wanted = np.bincount(code) / n, np.bincount(code[~data.complete], minlength=len(names))
+    found, wanted = np.bincount(code) / n, np.bincount(code[~picked], minlength=len(names))
     return Traffic(np.asarray((wanted / wanted.sum() / found)[code]), code)
 
 
 def _sides(data: CalibrationData) -> tuple[Bools, Bools]:
-    return data.complete, np.asarray(~data.complete)
+    return data.asked, np.asarray(~data.asked)
 
 
 def evidence(data: CalibrationData, stands_for: Traffic, setting: Setting, reference: int, delta: float) -> Evidence:
     """What is known of a setting's violations on the calibration requests.
 
-    A complete request shows a violation as it is. One with some outcomes shows the chosen candidate's failure with its
-    propensity, and mostly not whether the reference would have failed too: all of it counts as a violation then, which is more
-    than can be held against the routing. So complete requests say more, and the others are more. How much either side counts
-    for is what promises the lowest bound by the served estimates, before any label is read: each side's mean is of the same
-    traffic, so that every mixture of the two is valid.
+    A complete request shows a violation as it is, and so does one that was drawn, where the reference and the chosen candidate
+    were both asked. One with some outcomes shows the chosen candidate's failure with its propensity, and mostly not whether the
+    reference would have failed too: all of it counts as a violation then, which is more than can be held against the routing.
+    So the former say more, and the others are more. How much either side counts for is what promises the lowest bound by the
+    served estimates, before any label is read: each side's mean is of the same traffic, so that every mixture of the two is
+    valid.
     """
     columns = setting.choose(data.acceptable, data.violation, data.expected_cost)
     rows = np.arange(len(columns))
@@ -161,7 +175,7 @@ def evidence(data: CalibrationData, stands_for: Traffic, setting: Setting, refer
     broken = (data.labels[rows, columns] == 0) & (data.labels[:, reference] != 0) & ~same
     mix = _mix(data, columns, weights, same, delta)
     shares = _mixed(data, stands_for, mix)
-    exact = bool(data.complete[shares > 0].all()) and bool((data.propensity[shares > 0] == 1.0).all())
+    exact = bool(data.asked[shares > 0].all()) and bool((weights[shares > 0] == 1.0).all())
     exact = exact and len(np.unique(shares[shares > 0])) <= 1
     stretch = 1.0 if data.fold is None else _stretch(~same, data.fold)
     return Evidence(columns, broken.astype(np.float64), weights, shares, data.groups, exact, stretch)

@@ -27,6 +27,9 @@ class OutcomeMatrix:
     is True where a candidate was tried because it was chosen, judged or not; `error` where no answer came of that; `chained`
     where it was asked because another had failed: such an outcome has costs, tokens and latency, but no quality and no
     propensity, for it is none that the log chose. The rest has one entry per request.
+
+    What was bought after the fact is `certifying` (n, m) where its request was drawn uniformly at random, its propensity the
+    chance that this candidate was asked then; and `learning` (n, m) where it was chosen for what it teaches.
     """
 
     candidates: tuple[str, ...]
@@ -46,6 +49,8 @@ class OutcomeMatrix:
     attempted: Bools
     error: Bools
     chained: Bools
+    certifying: Bools
+    learning: Bools
 
     def __len__(self) -> int:
         return len(self.request_id)
@@ -55,9 +60,18 @@ class OutcomeMatrix:
         per_request = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "candidates"}
         return replace(self, **per_request)
 
+    @property
+    def drawn(self) -> Bools:
+        """(n,) the requests that were drawn at random, to certify on what was bought for them."""
+        return np.asarray(self.certifying.any(axis=1))
+
     def complete(self) -> Bools:
-        """(n,) whether every candidate was tried, judged and costed: the rows that can be evaluated exactly."""
-        return np.asarray((np.isfinite(self.quality) & np.isfinite(self.cost_usd)).all(axis=1))
+        """(n,) whether every candidate was tried, judged and costed: the rows that can be evaluated exactly.
+
+        Not where that is owed to an outcome that was chosen for what it teaches: such requests are no fair sample of all.
+        """
+        known = np.isfinite(self.quality) & np.isfinite(self.cost_usd)
+        return np.asarray((known & ~self.learning).all(axis=1))
 
 
 def workflow_names(workflow: Objects) -> Objects:
@@ -91,6 +105,7 @@ def build_matrix(frame: pd.DataFrame, candidates: Sequence[str] | None = None) -
         return made
 
     measured = {name: outcomes[name].to_numpy(dtype=np.float64) for name in MEASURES}
+    purpose = outcomes["purpose"].to_numpy(dtype=object)
     for name in ("quality", "propensity"):
         measured[name] = np.where(chained, np.nan, measured[name])
     return OutcomeMatrix(
@@ -105,6 +120,8 @@ def build_matrix(frame: pd.DataFrame, candidates: Sequence[str] | None = None) -
         attempted=cells(~chained, False),
         error=cells(outcomes["error"].to_numpy(dtype=np.bool_) & ~chained, False),
         chained=cells(chained, False),
+        certifying=cells(purpose == "certify", False),
+        learning=cells(purpose == "learn", False),
         **{name: cells(values, np.nan) for name, values in measured.items()},
     )
 

@@ -8,6 +8,8 @@
   what the candidate costs and how long it takes, but not how good it is on requests of any other kind.
 - A cost of 0 beside tokens is what gateways write where they know no price: it is not known, unless the catalogue says that
   the candidate is free.
+- What was bought after the fact (it has a `purpose`) is an outcome of its own, with the plan's propensity. It stands in the
+  place of what was logged of that candidate, and no failure led to it.
 - Errors are always known. Those of a candidate none of whose answers was judged would make it one that always fails: they
   are not judged either.
 """
@@ -27,10 +29,26 @@ MEASURES = ("quality", "cost_usd", "input_tokens", "output_tokens", "latency_ms"
 def one_outcome_each(frame: pd.DataFrame) -> pd.DataFrame:
     """One row for each request and candidate of an outcome table, requests in order of first appearance.
 
-    Columns: request_id, candidate, those of `MEASURES` (float64, NaN where not known), `error` (tried, and no answer came)
-    and `chained` (asked because another had failed). Tries are in the order of their timestamps where all of a request
-    have one, else in the log's, those with a propensity first.
+    Columns: request_id, candidate, those of `MEASURES` (float64, NaN where not known), `error` (tried, and no answer came),
+    `chained` (asked because another had failed) and `purpose` (null where it was logged). Tries are in the order of their
+    timestamps where all of a request have one, else in the log's, those with a propensity first.
     """
+    bought = frame["purpose"].notna().to_numpy() if "purpose" in frame else np.zeros(len(frame), dtype=np.bool_)
+    logged = _joined(frame[~bought]).assign(purpose=None)
+    if not bought.any():
+        return logged
+    answers = frame[bought]
+    made = _joined(answers).assign(chained=False)
+    key = ["request_id", "candidate"]
+    made = made.merge(answers[[*key, "purpose"]].drop_duplicates(key), on=key, how="left")
+    again = pd.MultiIndex.from_frame(logged[key]).isin(pd.MultiIndex.from_frame(made[key]))
+    both = pd.concat([logged[~again], made], ignore_index=True)
+    place = pd.Index(frame["request_id"].unique()).get_indexer(pd.Index(both["request_id"]))
+    return both.iloc[np.argsort(place, kind="stable")].reset_index(drop=True)
+
+
+def _joined(frame: pd.DataFrame) -> pd.DataFrame:
+    """The tries of rows that were all logged, or all bought."""
     request, ids = pd.factorize(frame["request_id"])
     name, names = pd.factorize(frame["candidate"])
     measured = {measure: frame[measure].to_numpy(dtype=np.float64, na_value=np.nan) for measure in MEASURES}

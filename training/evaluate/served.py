@@ -41,7 +41,7 @@ _NOT_COMPLETE = (
 
 @dataclass(frozen=True)
 class _Log:
-    """The n requests that are tested: outcomes, `labels` (n, m), NaN where not judged, and `groups` (n,)."""
+    """The n requests that are tested: outcomes, `labels` (n, m), NaN where not judged or no fair sample, and `groups` (n,)."""
 
     matrix: OutcomeMatrix
     labels: Floats
@@ -49,7 +49,8 @@ class _Log:
 
     def value(self, objective: Objective) -> Floats:
         """(n, m) the outcomes that the objective is about, NaN where not judged."""
-        return self.labels if objective is Objective.ACCEPTABLE else self.matrix.quality
+        graded = np.where(np.isnan(self.labels), np.nan, self.matrix.quality)
+        return self.labels if objective is Objective.ACCEPTABLE else np.asarray(graded)
 
     def complete(self, objective: Objective) -> CompleteOutcomes:
         rows = self.matrix.complete()
@@ -78,7 +79,7 @@ def evaluate_router(
     complete = log.matrix.complete()
     tested = calibration_data(router, prepared, inputs, learned, rows)
     rivals = _Rivals()
-    sure, delta = tested.take(tested.complete), params.policy.delta
+    sure, delta = tested.take(tested.complete).certain(), params.policy.delta
     points = []
     for point in router.manifest.operating_points:
         setting = Setting.of(router.manifest, point)
@@ -134,7 +135,8 @@ def evaluate_bundle(
     # All rows, for what a candidate of no bundle led to by its failure was not chosen either.
     matrix, _ = fill_costs(build_matrix(table.frame, router.candidates), known, assumed_output_tokens)
     groups = group_requests(list(matrix.texts), list(matrix.session_id))
-    log = _Log(matrix, acceptable(matrix.quality, manifest.acceptable), groups)
+    fair = np.where(matrix.learning, np.nan, matrix.quality)
+    log = _Log(matrix, acceptable(fair, manifest.acceptable), groups)
     served = router.estimate(list(matrix.requests))
     found = _evaluation(
         manifest,
@@ -226,7 +228,7 @@ def _known(found: RateBound | None, delta: float) -> tuple[float, float]:
 
 
 def _part(prepared: Prepared, rows: Bools) -> _Log:
-    return _Log(prepared.matrix.take(rows), prepared.labels[rows], prepared.groups[rows])
+    return _Log(prepared.matrix.take(rows), prepared.fair_labels[rows], prepared.groups[rows])
 
 
 def _rivals(

@@ -26,9 +26,8 @@ from training.learn.estimators.base import Factory, NotTrainableError
 from training.learn.estimators.registry import factories
 from training.learn.estimators.tables import WorkflowTable
 from training.learn.prepare import Prepared
-from training.learn.training_data import cost_model, part_propensity
+from training.learn.training_data import cell_weights, cost_model, part_propensity
 from training.measure.frontier import Frontier, Singles, bootstrap_aiq, bootstrap_weights, frontier, knob_grid, singles
-from training.measure.propensity import fitting_weights, judged_share
 
 RANDOM, TIME, WORKFLOWS = "random by prompt", "by time", "workflows left out"
 # Each workflow is left out once, with others, in one of so many parts; each part is a training of its own.
@@ -176,8 +175,7 @@ def _relearned(part: Prepared, inputs: Inputs, params: Params) -> _Relearned:
             "figures need one of every candidate"
         )
     propensity, _ = part_propensity(part, inputs, rows, params)
-    judged = judged_share(matrix.attempted, matrix.error, part.labels[rows])
-    weights = fitting_weights(propensity, judged, params.fit.weight_clip)
+    weights = cell_weights(matrix, part.labels[rows], propensity, params.fit.weight_clip)
     kinds = quick_estimators(params, np.nanmean(matrix.cost_usd, axis=0))
     table: dict[str, Factory] = {WorkflowTable.name: lambda: WorkflowTable(params.fit.table_strength[0])}
     everything = np.ones(len(train), dtype=np.bool_)

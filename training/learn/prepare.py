@@ -46,9 +46,15 @@ class Prepared:
         quality = self.matrix.quality
         return bool(((quality > 0) & (quality < 1)).any())
 
+    @property
+    def fair_labels(self) -> Floats:
+        """(n, m) the labels without those of outcomes that were chosen for what they teach: what may be measured on."""
+        return np.asarray(np.where(self.matrix.learning, np.nan, self.labels))
+
     def value(self, objective: Objective) -> Floats:
-        """(n, m) the outcomes that the objective is about, NaN where not judged."""
-        return self.labels if objective is Objective.ACCEPTABLE else self.matrix.quality
+        """(n, m) the outcomes that the objective is about and that may be measured on, NaN where not judged."""
+        graded = np.asarray(np.where(self.matrix.learning, np.nan, self.matrix.quality))
+        return self.fair_labels if objective is Objective.ACCEPTABLE else graded
 
 
 def prepare(frame: pd.DataFrame, params: Params, catalogue: Mapping[str, Candidate]) -> Prepared:

@@ -13,17 +13,20 @@ from training.dataset.split import folds
 from training.learn.learn import Learned
 from training.learn.novelty import prompt_clusters, spread_of
 from training.learn.prepare import Prepared
-from training.learn.training_data import TrainingData, cost_model
-from training.measure.propensity import fitting_weights, judged_share
+from training.learn.training_data import TrainingData, cell_weights, cost_model
 
 
 def is_small(prepared: Prepared, params: Params) -> bool:
     """Whether a log has too few requests to keep a part aside to certify on: all are learned from and certified on.
 
-    Not where a candidate was judged in so few conversations that a fold may have all of them.
+    Counted are requests of which some outcome was judged; of a log with requests that were drawn to certify on, these and the
+    complete ones. Not where a candidate was judged in so few conversations that a fold may have all of them.
     """
-    split = prepared.split
-    if not (split.train | split.calibration | split.test).sum() < params.policy.cross_fit_below:
+    split, matrix = prepared.split, prepared.matrix
+    telling = np.isfinite(prepared.labels).any(axis=1)
+    if matrix.drawn.any():
+        telling &= matrix.drawn | matrix.complete()
+    if not (telling & (split.train | split.calibration | split.test)).sum() < params.policy.cross_fit_below:
         return False
     seen = np.isfinite(prepared.labels) & (split.train | split.calibration)[:, None]
     conversations = [len(np.unique(prepared.groups[column])) for column in seen.T]
@@ -98,9 +101,7 @@ def _rows_of(learned: Learned, prepared: Prepared, inputs: Inputs, params: Param
     return TrainingData(
         inputs=inputs.take(rows),
         labels=prepared.labels[rows],
-        weights=fitting_weights(
-            propensity, judged_share(matrix.attempted, matrix.error, prepared.labels[rows]), params.fit.weight_clip
-        ),
+        weights=cell_weights(matrix, prepared.labels[rows], propensity, params.fit.weight_clip),
         propensity=propensity,
         cost=matrix.cost_usd,
         expected_cost=np.empty(propensity.shape),

@@ -49,16 +49,48 @@ def propensities(prepared: Prepared, inputs: Inputs, params: Params) -> tuple[Fl
 def part_propensity(prepared: Prepared, inputs: Inputs, rows: Bools, params: Params) -> tuple[Floats, str]:
     """The probability with which each cell of one part (the mask `rows`) was observed, and where it is from.
 
-    What is estimated is estimated within the part, so that none knows of another.
+    What is estimated is estimated within the part, so that none knows of another. On a request that was drawn to certify, an
+    answer was bought with the plan's probability, and one that the log had was known for certain before it was drawn: how the
+    log chose does not matter there. What was bought to learn from is NaN: on what it was chosen for is no fair sample.
     """
-    return observation_propensity(
-        prepared.matrix.attempted[rows],
-        prepared.matrix.error[rows],
-        prepared.matrix.propensity[rows],
-        prepared.labels[rows],
-        inputs.features[rows],
-        lambda: folds(prepared.groups[rows], params.fit.folds, params.fit.seed),
-    )
+    places = np.flatnonzero(rows)
+    matrix, labels = prepared.matrix.take(places), prepared.fair_labels[places]
+    found, drawn = np.full(labels.shape, np.nan), matrix.drawn
+    others, note = places[~drawn], ""
+    if len(others):
+        found[~drawn], note = observation_propensity(
+            (matrix.attempted & ~matrix.learning)[~drawn],
+            matrix.error[~drawn],
+            np.where(matrix.learning, np.nan, matrix.propensity)[~drawn],
+            labels[~drawn],
+            inputs.features[others],
+            lambda: folds(prepared.groups[others], params.fit.folds, params.fit.seed),
+        )
+    if drawn.any():
+        bought = matrix.certifying[drawn]
+        asked = matrix.propensity[drawn] * judged_share(bought, matrix.error[drawn], labels[drawn])
+        known = (matrix.attempted & ~matrix.learning)[drawn]
+        found[drawn] = np.where(bought, asked, np.where(known, 1.0, np.nan))
+        note += f"{'; ' if note else ''}the plan's for {int(drawn.sum())} requests that were drawn to certify on"
+    return found, note
+
+
+def cell_weights(matrix: OutcomeMatrix, labels: Floats, propensity: Floats, clip: float) -> Floats:
+    """(n, m) what each cell counts for in fitting; `propensity` (n, m) is `part_propensity`'s.
+
+    Of those that were logged, of those bought to certify, and of those bought to learn each group counts by inverse propensity
+    and 1 on average.
+    What the log knew of a request that was drawn counts as the average logged outcome.
+    """
+    logged = matrix.attempted & ~matrix.certifying & ~matrix.learning & ~matrix.drawn[:, None]
+    judged = judged_share(logged, matrix.error, labels)
+    weights = fitting_weights(np.where(logged, propensity, np.nan), judged, clip)
+    for bought in (matrix.certifying, matrix.learning):
+        if bought.any():
+            share = judged_share(bought, matrix.error, labels)
+            weights += fitting_weights(np.where(bought, matrix.propensity, np.nan) * share, share, clip)
+    known = matrix.attempted & ~matrix.certifying & ~matrix.learning & matrix.drawn[:, None]
+    return np.asarray(np.where(known, 1.0, weights))
 
 
 def training_data(prepared: Prepared, inputs: Inputs, propensity: Floats, params: Params) -> TrainingData:
@@ -73,11 +105,7 @@ def training_data(prepared: Prepared, inputs: Inputs, propensity: Floats, params
     return TrainingData(
         inputs=train,
         labels=prepared.labels[rows],
-        weights=fitting_weights(
-            propensity[rows],
-            judged_share(matrix.attempted, matrix.error, prepared.labels[rows]),
-            params.fit.weight_clip,
-        ),
+        weights=cell_weights(matrix, prepared.labels[rows], propensity[rows], params.fit.weight_clip),
         propensity=propensity[rows],
         cost=matrix.cost_usd,
         expected_cost=expected,

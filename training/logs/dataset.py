@@ -40,6 +40,7 @@ _SCHEMA = pa.schema(
         ("session_id", pa.string()),
         ("workflow", pa.string()),
         ("propensity", pa.float64()),
+        ("purpose", pa.string()),
         ("status", pa.string()),
         ("split", pa.string()),
     ]

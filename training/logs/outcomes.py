@@ -18,7 +18,7 @@ from training.logs.cells import replace_surrogates
 
 COLUMNS: tuple[str, ...] = (
     "request_id", "prompt", "messages", "candidate", "quality", "cost_usd", "input_tokens", "output_tokens",
-    "latency_ms", "timestamp", "session_id", "workflow", "propensity", "status", "split",
+    "latency_ms", "timestamp", "session_id", "workflow", "propensity", "purpose", "status", "split",
 )  # fmt: skip
 ALIASES: dict[str, str] = {"model": "candidate"}
 # What may travel beside the outcomes until they are judged: texts that nothing stores.
@@ -55,7 +55,8 @@ class Outcomes:
 
     `frame`: exactly `COLUMNS`, RangeIndex; text columns and status are `str` with NaN as null, messages is object
     (list of dict, or None; where it is set prompt is null), tokens are Int64, timestamp is datetime64[us, UTC] and
-    the other numbers are float64. `split` is a hint from sources that come with a held-out part.
+    the other numbers are float64. `split` is a hint from sources that come with a held-out part. `purpose` says what an answer
+    was bought for (`tries`), null where it was logged.
     `skipped`: source, row (1-based row or line number), reason, field, value (shortened), expected.
     `rows_read`: always `len(frame) + len(skipped)`. `formats`: what was recognised. `origin`: the source and row
     of every row of `frame`, in its order. `aliases`: the names that were read as another (`aliases.resolve`).

@@ -30,7 +30,7 @@ from training.logs.typed import Mask
 _TEXTS = ("request_id", "candidate", "session_id", "workflow")
 _NUMBERS = ("quality", "cost_usd", "input_tokens", "output_tokens", "latency_ms", "propensity")
 _TOKENS = ("input_tokens", "output_tokens")
-_WORDS = {"status": ("success", "error"), "split": ("train", "test")}
+_WORDS = {"status": ("success", "error"), "split": ("train", "test"), "purpose": ("certify", "learn")}
 # float64 holds every whole number up to here, so reading a count as a float loses nothing.
 _MAX_TOKENS = 2**53
 
@@ -126,6 +126,7 @@ def _coerce(table: pd.DataFrame) -> tuple[pd.DataFrame, list[Failure]]:
     keep("timestamp", typed.instant(table["timestamp"]), "timestamp is not a date")
     keep("status", typed.text(table["status"]), "status is neither success nor error")
     keep("split", typed.text(table["split"]), "split is neither train nor test")
+    keep("purpose", typed.text(table["purpose"]), "purpose is neither certify nor learn")
 
     frame = pd.DataFrame({name: columns[name] for name in COLUMNS})
     frame["prompt"] = frame["prompt"].mask(frame["messages"].notna())
@@ -158,6 +159,8 @@ def _check(frame: pd.DataFrame) -> list[Failure]:
 
     refuse("quality", OUTSIDE, lambda cells: (cells < 0) | (cells > 1))
     refuse("propensity", "propensity outside (0, 1]", lambda cells: (cells <= 0) | (cells > 1))
+    bought = frame["purpose"].notna() & frame["propensity"].isna()
+    failures.append(Failure("propensity", "a bought answer without its propensity", bought.to_numpy()))
     for name in ("cost_usd", "latency_ms", *_TOKENS):
         refuse(name, f"{name} is negative", lambda cells: cells < 0)
     for name in _TOKENS:

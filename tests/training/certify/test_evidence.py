@@ -42,6 +42,7 @@ def rows(labels: ArrayLike, propensity: ArrayLike | None = None, estimate: Array
         complete=np.asarray(seen.all(axis=1)),
         groups=np.arange(n),
         workflow=np.full(n, None, dtype=object),
+        drawn=np.zeros(n, dtype=np.bool_),
     )
 
 

@@ -37,6 +37,7 @@ def calibration(acceptable: ArrayLike, cost: ArrayLike, labels: ArrayLike) -> Ca
         complete=np.ones(n, dtype=np.bool_),
         groups=np.arange(n),
         workflow=np.full(n, None, dtype=object),
+        drawn=np.zeros(n, dtype=np.bool_),
     )
 
 
@@ -236,6 +237,7 @@ def weighted_log(logged_share: float) -> CalibrationData:
         complete=np.zeros(n, dtype=bool),
         groups=np.arange(n),
         workflow=np.full(n, None, dtype=object),
+        drawn=np.zeros(n, dtype=np.bool_),
     )
 
 

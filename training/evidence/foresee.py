@@ -1,0 +1,122 @@
+"""What a purchase can be expected to certify: it is made many times over in draws from the belief, and certified each time."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from serving.bundle.arrays import Columns, Floats
+from training.certify.evidence import CalibrationData
+from training.certify.operating import operating_points
+from training.config import Params
+from training.evidence.belief import Belief, correlated
+from training.evidence.design import Design, drawn_cells
+from training.evidence.frame import SamplingFrame
+from training.learn.heads.violation import independent
+from training.measure.frontier import knob_grid
+
+_FOLDS = 3
+_KNOBS = 81
+# What candidates' failures have in common on a request is not known: anything up to this is drawn (`belief.correlated`).
+_TOGETHER = 0.6
+# More drawn requests than this are not simulated: what they certify is foreseen by so many.
+_MOST = 1_500
+_WORKERS = 2
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """What comes of a design in `draws` draws: the share of them in which something is certified, and its savings, as the median
+    and the ends of their middle 80%; 0 where nothing is."""
+
+    draws: int
+    chance: float
+    saving: float
+    low: float
+    high: float
+
+
+def foresee(frame: SamplingFrame, belief: Belief, design: Design, target: float, params: Params, draws: int) -> Foreseen:
+    """Plays the purchase `draws` times: outcomes by the belief, heads learned with them, a certificate as `run` makes it."""
+    seeds = np.random.SeedSequence(params.fit.seed).spawn(draws)
+
+    def once(seed: np.random.SeedSequence) -> float:
+        return _certified(frame, belief, design, target, params, np.random.default_rng(seed))
+
+    with threadpool_limits(1), ThreadPoolExecutor(_WORKERS) as pool:
+        savings = np.array(list(pool.map(once, seeds)))
+    found = savings[savings > 0]
+    if not len(found):
+        return Foreseen(draws, 0.0, 0.0, 0.0, 0.0)
+    low, middle, high = np.quantile(found, [0.1, 0.5, 0.9]).tolist()
+    return Foreseen(draws, len(found) / draws, middle, low, high)
+
+
+def _certified(
+    frame: SamplingFrame, belief: Belief, design: Design, target: float, params: Params, generator: np.random.Generator
+) -> float:
+    """The certified saving of one draw, 0 where nothing is certified."""
+    rows = generator.permutation(np.flatnonzero(frame.sendable))[: min(design.requests, _MOST)]
+    if len(rows) < params.policy.minimum_requests:
+        return 0.0
+    theta, together = belief.drawn(generator), generator.uniform(0.0, _TOGETHER)
+    cells = drawn_cells(frame, design.asked, generator.random(len(frame)))[rows]
+    truth = correlated(belief.chances(frame.shape.take(rows), theta), together, generator)
+    known = np.isfinite(frame.labels[rows])
+    labels = np.where(known, frame.labels[rows], np.where(cells, truth, np.nan))
+    informed = _with_learning(frame, belief, design, theta, together, generator)
+    fold = _folds(frame.groups[rows], generator)
+    chances = np.empty(labels.shape)
+    for held in range(_FOLDS):
+        inside = fold == held
+        learned = informed.given(frame.shape.take(rows[~inside]), labels[~inside])
+        chances[inside] = learned.chances(frame.shape.take(rows[inside]))
+    complete = np.asarray(np.isfinite(labels).all(axis=1))
+    reference = int((labels[complete] if complete.sum() >= params.policy.minimum_requests else chances).mean(axis=0).argmax())
+    cost = frame.cost_usd[rows]
+    data = CalibrationData(
+        acceptable=chances,
+        violation=independent(chances, reference),
+        expected_cost=cost,
+        labels=labels,
+        cost=np.where(np.isfinite(labels), cost, np.nan),
+        propensity=np.where(known, 1.0, np.where(cells, design.asked, np.nan)),
+        complete=complete,
+        groups=frame.groups[rows],
+        workflow=np.full(len(rows), None, dtype=object),
+        drawn=np.ones(len(rows), dtype=np.bool_),
+        fold=fold,
+    )
+    (point,) = operating_points(
+        data,
+        knob_grid(cost, _KNOBS),
+        [target],
+        reference,
+        frame.names,
+        delta=params.policy.delta,
+        explore=params.policy.explore,
+        minimum=params.policy.minimum_requests,
+        seed=params.fit.seed,
+    )
+    return float(point.saving or 0.0) if point.certificate is not None else 0.0
+
+
+def _with_learning(
+    frame: SamplingFrame, belief: Belief, design: Design, theta: Floats, together: float, generator: np.random.Generator
+) -> Belief:
+    """What is believed once the pairs that are to learn from are bought as well."""
+    bought = generator.random(design.learning.shape) < design.learning
+    rows = np.flatnonzero(bought.any(axis=1))
+    if not len(rows):
+        return belief
+    truth = correlated(belief.chances(frame.shape.take(rows), theta), together, generator)
+    return belief.given(frame.shape.take(rows), np.where(bought[rows], truth, np.nan))
+
+
+def _folds(groups: Columns, generator: np.random.Generator) -> Columns:
+    """(n,) folds of whole conversations, at random."""
+    names, member = np.unique(groups, return_inverse=True)
+    return np.asarray(generator.integers(0, _FOLDS, len(names))[member])
