@@ -1,6 +1,6 @@
 """The plan of what to buy: pairs of a request and a candidate, as a file that is read line by line.
 
-The first line is `{"plan": {...}}`, by which readers of logs know that what follows are no outcomes; each further line is a pair.
+The first line is `{"plan": {...}}`, by which readers of logs know that no outcomes follow; each further line is a pair.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 number += 1
                 if len(line) > _LONGEST_LINE:
                     raise PlanError(
-                        f"{path}, line {number}: longer than {_LONGEST_LINE:,} bytes; expected a pair, which is shorter. {_AGAIN}"
+                        f"{path}, line {number}: longer than {_LONGEST_LINE:,} bytes; expected a pair. {_AGAIN}"
                     )
                 yield number, line
     except OSError as error:

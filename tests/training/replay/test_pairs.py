@@ -78,7 +78,7 @@ def test_a_missing_field_a_repeated_pair_and_no_json_are_said(tmp_path: Path) ->
         write_plan(path, PlanFile(HEADER, ()))
         with path.open("a", encoding="utf-8") as file:
             file.writelines((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
-        with pytest.raises(PlanError, match="router-train plan|Remove one") as caught:
+        with pytest.raises(PlanError, match=r"router-train plan|Remove one") as caught:
             read_plan(path)
         assert said in str(caught.value)
 
