@@ -6,6 +6,8 @@ TrainingError                  the command line shows any of these as one messag
 ├── OutcomeError               a log, or judgements on it
 │   └── HubError               a public data set
 ├── GraderError                the LLM that grades answers
+├── PlanError                  a plan of what to buy
+├── ReplayError                buying the answers of a plan
 ├── EncoderError               the encoder's source
 ├── SplitError                 parting the requests
 ├── PrepareError               what learning needs

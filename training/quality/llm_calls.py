@@ -1,17 +1,14 @@
 """Asking an LLM for grades: in parallel, within a budget, each call's worst case reserved on disk before it is made.
 
-Grades are kept in SQLite under hashes, without any text. A call's worst case (every byte a token, the longest grade) is
-settled after it; a call that would not fit is not made. A run that was killed leaves its ledger open, and the next one
-counts it.
+Grades are kept in SQLite under hashes, without any text. A call's worst case is every byte a token and the longest grade. A
+run that was killed leaves its ledger open, and the next one counts it.
 """
 
 from __future__ import annotations
 
 import importlib
-import sqlite3
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from training.config import Judge
 from training.quality.llm_prices import Cost
+from training.quality.paid_calls import Progress, Spending, Streak, run_calls, waits
 
 RUBRIC = """You grade how well an answer serves the request it was given to. The user message is a JSON object: "request" is \
 the conversation that was to be answered, "answer" is what was answered, and "reference", where present, is an answer \
@@ -38,10 +36,7 @@ substance gets at most 2. Reply with one JSON object and nothing else: {"score":
 
 _OVERHEAD_TOKENS = 64  # what a chat format adds around two messages
 LEAST, MOST = 1, 5
-_FAILURES_IN_A_ROW = 10
 _NO_GRADE = "the grader gave no valid grade"
-
-Progress = Callable[[int, int], None]
 
 
 class _Score(BaseModel):
@@ -78,7 +73,7 @@ class Grading:
     ) -> None:
         self._litellm, self._model, self._settings, self._store = litellm, model, settings, store
         self._cost, self._budget, self._listed = cost, budget_usd, listed
-        self._failures_in_a_row = 0
+        self._streak = Streak()
         self.grades: list[tuple[Item, int]] = []
         self.failed: Counter[str] = Counter()
         self.unaffordable: list[Item] = []
@@ -87,53 +82,49 @@ class Grading:
 
     def run(self, items: Sequence[Item], progress: Progress | None) -> None:
         """Grades in order until all are, the next call does not fit the budget, or no call can succeed."""
-        queue = deque(items)
-        running: dict[Future[Reply], tuple[Item, int]] = {}
-        with ThreadPoolExecutor(self._settings.parallel) as pool:
-            while queue or running:
-                self._start(queue, running, pool)
-                if not running:  # the next call does not fit, and nothing under way could give money back
-                    break
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    self._settle(*running.pop(future), future.result(), queue)
-                if progress is not None:
-                    progress(len(items) - len(queue) - len(running), len(items))
+        queue, done = deque(items), 0
+
+        def end(item: Item, settled: tuple[int, Reply]) -> None:
+            nonlocal done
+            again = self._settle(item, *settled)
+            queue.extend(again)
+            done += not again
+            if progress is not None:
+                progress(done, len(items))
+
+        run_calls(queue, self._settings.parallel, self._begin, end)
         self.unaffordable = list(queue)
 
-    def _start(
-        self, queue: deque[Item], running: dict[Future[Reply], tuple[Item, int]], pool: ThreadPoolExecutor
-    ) -> None:
-        while queue and not self.fatal and len(running) < self._settings.parallel:
-            most = self._most(queue[0])
-            if self._store.spent + most > self._budget:
-                return
-            item = queue.popleft()
-            entry = self._store.reserve(most)
-            self.calls += 1
-            running[pool.submit(self._ask, item)] = (item, entry)
+    def _begin(self, item: Item) -> Callable[[], tuple[int, Reply]] | None:
+        most = self._most(item)
+        if self.fatal or self._store.spent + most > self._budget:
+            return None
+        self.calls += 1
+        entry = self._store.reserve(most)
+        return lambda: (entry, self._ask(item))
 
     def _most(self, item: Item) -> float:
         """USD that a call can cost at most: no token is shorter than a byte."""
         tokens = len(RUBRIC.encode()) + len(item.content.encode("utf-8", "replace")) + _OVERHEAD_TOKENS
         return self._cost(tokens, self._settings.max_output_tokens)
 
-    def _settle(self, item: Item, entry: int, reply: Reply, queue: deque[Item]) -> None:
-        self._store.settle(entry, reply.cost_usd, item.key, reply.score)
+    def _settle(self, item: Item, entry: int, reply: Reply) -> list[Item]:
+        """Notes what came of a call; the item again where it is worth another one."""
+        self._store.note(entry, reply.cost_usd, item.key, reply.score)
+        hopeless = self._streak.note(reply.score is not None) or reply.fatal
         if reply.score is not None:
             self.grades.append((item, reply.score))
-            self._failures_in_a_row = 0
-            return
-        self._failures_in_a_row += 1
-        if reply.failure == _NO_GRADE and item.tries < self._settings.attempts:
-            queue.append(replace(item, tries=item.tries + 1))
-        else:
-            self.failed[reply.failure] += len(item.rows)
-        if reply.fatal or self._failures_in_a_row >= _FAILURES_IN_A_ROW:
-            lead = "" if reply.fatal else f"{self._failures_in_a_row} calls in a row failed, the last because "
+            return []
+        if hopeless:
+            lead = "" if reply.fatal else f"{self._streak.failures} calls in a row failed, the last because "
             self.fatal = (
                 f"--judge {self._model!r}: {lead}{reply.failure}. Check the model's name, its key and its address; "
                 "the grades so far are kept."
             )
+        if reply.failure == _NO_GRADE and item.tries < self._settings.attempts:
+            return [replace(item, tries=item.tries + 1)]
+        self.failed[reply.failure] += len(item.rows)
+        return []
 
     def _ask(self, item: Item) -> Reply:
         """One call, repeated after rate limits and faults of the server; these are not billed."""
@@ -146,7 +137,7 @@ class Grading:
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(passing),
             stop=tenacity.stop_after_attempt(self._settings.attempts),
-            wait=tenacity.wait_random_exponential(multiplier=self._settings.wait_s, max=60),
+            wait=waits(self._settings.wait_s),
             reraise=True,
         )
         try:
@@ -184,23 +175,15 @@ class Grading:
         return self._cost(usage.prompt_tokens, usage.completion_tokens)
 
 
-class Ledger:
-    """Grades under hashes and the ledger of what calls cost, in SQLite; every change is committed at once."""
+class Ledger(Spending):
+    """The grades under hashes beside what they cost; `account` is the grader's name."""
 
     def __init__(self, path: Path, model: str) -> None:
-        self._database, self._model = sqlite3.connect(path), model
-        self._database.execute("pragma journal_mode = wal")
+        super().__init__(path, model)
         with self._database:
             self._database.execute(
                 "create table if not exists verdict (key blob primary key, score integer not null) without rowid"
             )
-            self._database.execute(
-                "create table if not exists spending "
-                "(id integer primary key, model text not null, usd real not null, open integer not null)"
-            )
-        (self.spent,) = self._database.execute(
-            "select coalesce(sum(usd), 0.0) from spending where open and model = ?", (model,)
-        ).fetchone()
 
     def grades(self, keys: Sequence[bytes]) -> dict[bytes, int]:
         found = (
@@ -208,29 +191,14 @@ class Ledger:
         )
         return {row[0]: row[1] for row in found if row is not None}
 
-    def reserve(self, usd: float) -> int:
-        """Notes what a call costs at most before it is made; the entry's number."""
-        with self._database:
-            cursor = self._database.execute(
-                "insert into spending (model, usd, open) values (?, ?, 1)", (self._model, usd)
-            )
-        self.spent += usd
-        return int(cursor.lastrowid or 0)
-
-    def settle(self, entry: int, usd: float | None, key: bytes, score: int | None) -> None:
-        """Notes what a call did cost (None: not known, the reservation stands) and its grade, together."""
-        with self._database:
-            if usd is not None:
-                (reserved,) = self._database.execute("select usd from spending where id = ?", (entry,)).fetchone()
-                self._database.execute("update spending set usd = ? where id = ?", (usd, entry))
-                self.spent += usd - reserved
+    def note(self, entry: int, usd: float | None, key: bytes, score: int | None) -> None:
+        """Settles a call and keeps its grade, together."""
+        with self._lock, self._database:
+            self._settle(entry, usd)
             if score is not None:
                 self._database.execute("insert or replace into verdict values (?, ?)", (key, score))
 
     def finish(self) -> None:
         """Closes the ledger: the next run has its whole budget."""
         with self._database:
-            self._database.execute("update spending set open = 0 where model = ?", (self._model,))
-
-    def close(self) -> None:
-        self._database.close()
+            self._database.execute("update spending set open = 0 where model = ?", (self._account,))

@@ -21,8 +21,9 @@ import numpy as np
 
 from training.config import Judge
 from training.logs.outcomes import Outcomes
-from training.quality.llm_calls import LEAST, MOST, RUBRIC, Grading, Item, Ledger, Progress
+from training.quality.llm_calls import LEAST, MOST, RUBRIC, Grading, Item, Ledger
 from training.quality.llm_prices import GraderError, Price, listed_price, quiet_litellm
+from training.quality.paid_calls import Progress
 
 _DATABASE = "judgements.sqlite"
 

@@ -29,15 +29,15 @@ class Price:
         return (input_tokens * self.input_usd_per_mtok + output_tokens * self.output_usd_per_mtok) / 1e6
 
 
-def parse_price(text: str) -> Price:
-    """`INPUT:OUTPUT` in USD per million tokens; raises GraderError."""
+def parse_price(text: str, option: str = "--judge-price") -> Price:
+    """`INPUT:OUTPUT` in USD per million tokens, given by an option; raises GraderError."""
     parts = text.split(":")
     try:
         numbers = [float(part) for part in parts]
     except ValueError:
         numbers = []
     if len(numbers) != 2 or not all(0 <= number < math.inf for number in numbers):
-        raise GraderError(f"--judge-price {text!r}: expected INPUT:OUTPUT in USD per million tokens, as in 0.15:0.60")
+        raise GraderError(f"{option} {text!r}: expected INPUT:OUTPUT in USD per million tokens, as in 0.15:0.60")
     return Price(*numbers)
 
 
