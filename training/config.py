@@ -163,6 +163,12 @@ class Judge:
 
 
 @dataclass(frozen=True, config=_CONFIG)
+class Plan:
+    certify_share: Annotated[StrictFloat, _between(0.1, 1.0)]
+    draws: Annotated[StrictInt, _between(1, 10_000)]
+
+
+@dataclass(frozen=True, config=_CONFIG)
 class Params:
     """All stages. `flat()` gives {"stage.key": value} for tracking."""
 
@@ -178,6 +184,7 @@ class Params:
     evaluate: Evaluate
     tracking: Tracking
     judge: Judge
+    plan: Plan
 
     def flat(self) -> dict[str, Any]:
         return {f"{stage}.{key}": value for stage, part in asdict(self).items() for key, value in part.items()}

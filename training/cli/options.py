@@ -146,7 +146,7 @@ def at_home(home: Path) -> dict[str, dict[str, str]]:
         "run": {**models, **cache},
         **dict.fromkeys(("promote", "rollback", "set-point", "bundles"), models),
         "compare": {**models, **cache},
-        **dict.fromkeys(("inspect", "import", "catalogue", "fetch"), cache),
+        **dict.fromkeys(("inspect", "import", "catalogue", "fetch", "plan"), cache),
         "evaluate": {**bundle, **cache},
         "plot": bundle,
     }

@@ -88,14 +88,18 @@ def read(
     test: Sequence[str] = (),
     *,
     keep_names: bool = False,
+    keep_texts: bool = False,
 ) -> ReadLog:
-    """The outcomes of a log, those of `test` marked as held out, with `keep_names` under the names that were logged.
+    """The outcomes of a log, those of `test` marked as held out, with `keep_names` under the names that were logged; with
+    `keep_texts`, answers and what requests were sent with stay beside them.
 
     Scores come first, which win over what was logged; then checks, then the LLM, each only where there is no quality yet.
     Where an LLM grades too, a check only fails answers: what passes is for the LLM to grade. Scores and checks see what was
     logged, for a masked identifier would fit no score; the LLM is sent what is masked. Raises a TrainingError.
     """
     asked = plan(log)
+    if keep_texts:
+        asked = replace(asked, importing=replace(asked.importing, answers=True))
     table, reports = _logged(log, asked)
     if test:
         held_out = sources.read(_files(test, log), log.format, asked.importing)
@@ -135,7 +139,7 @@ def read(
     if keep_names:
         table = replace(table, frame=table.frame.assign(candidate=logged), aliases=())
     masked = asked.redactor.counts if asked.redactor is not None else None
-    return ReadLog(replace(table, beside=pd.DataFrame()), tuple(reports), masked)
+    return ReadLog(table if keep_texts else replace(table, beside=pd.DataFrame()), tuple(reports), masked)
 
 
 def named(log: LogOptions) -> list[str]:

@@ -11,8 +11,8 @@ from scipy.special import ndtr
 from serving.bundle.arrays import Columns, Floats
 from training.learn.estimators.base import sigmoid
 
-# Prior deviations, in logits: a candidate's ability around a line in the logarithm of its price, what a workflow is worth to all
-# and to one candidate, and what the text tells. The line has a level of about three acceptable answers in four.
+# Prior deviations, in logits: a candidate's ability around a line in the logarithm of its price, what a workflow is worth to
+# all and to one candidate, and what the text tells. The line has a level of about three acceptable answers in four.
 _LEVEL, _LEVEL_DEVIATION = 1.1, 1.0
 _SLOPE, _SLOPE_DEVIATION = 0.4, 0.4
 _ABILITY, _WORKFLOW, _INTERACTION, _TEXT = 0.7, 0.8, 0.6, 0.9
@@ -45,8 +45,8 @@ class Belief:
     """
 
     def __init__(self, shape: Shape, mean: Floats | None = None, precision: Floats | None = None) -> None:
-        """The prior for requests and candidates of this shape, unless another normal one is given: (coefficients,) its `mean` and
-        (coefficients, coefficients) its `precision`."""
+        """The prior for requests and candidates of this shape, unless another normal one is given: (coefficients,) its `mean`
+        and (coefficients, coefficients) its `precision`."""
         m, k, d = len(shape.price), shape.workflows, shape.text.shape[1]
         self._shape = shape
         self._starts = np.cumsum([0, 1, 1, m, k, m * k, d])

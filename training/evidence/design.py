@@ -1,4 +1,4 @@
-"""The design of a purchase: how many requests are drawn, which candidates each is asked of, and which pairs are to learn from."""
+"""The design of a purchase: how many requests are drawn, who each is asked of, and which pairs are to learn from."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from training.measure.frontier import knob_grid
 FLOOR = 0.25
 # A candidate that is the reference in so many draws of the belief is asked every time.
 _MAY_BE_REFERENCE = 0.02
+# What costs less than this share of the reference is asked every time.
+_CHEAP = 0.1
 _DRAWS = 24
 _LOOKED_AT = 1_500
 _KNOBS = 40
@@ -42,8 +44,8 @@ class Outlook:
 
 @dataclass(frozen=True)
 class Design:
-    """`asked` (m,) the probability that a drawn request is asked of each candidate; `requests` of them are drawn, in the random
-    `order` of the requests; `learning` (n, m) the probability of each pair that is to learn from."""
+    """`asked` (n, m) is the probability that a request is asked of each candidate if it is drawn, and `requests` of them are;
+    `learning` (n, m) is the probability of each pair that is to learn from."""
 
     asked: Floats
     requests: int
@@ -85,7 +87,7 @@ def _routed(chances: Floats, cost: Floats, reference: int, alpha: float) -> tupl
 def asked(frame: SamplingFrame, seen: Outlook) -> Floats:
     """(m,) with which probability a drawn request is asked of each candidate.
 
-    What may be the reference always is, and so is the cheapest: a violation takes two outcomes. Another candidate as often as
+    What may be the reference always is, and so is what costs next to nothing beside it. Another candidate as often as
     brings the lowest variance of the violation rate for the money, which falls with the square root of how many requests it
     would get over what it costs (Neyman 1934). From a half on it is always asked: a request that was asked of all candidates
     tells more than its violation.
@@ -93,6 +95,7 @@ def asked(frame: SamplingFrame, seen: Outlook) -> Floats:
     cost = frame.cost_usd[frame.sendable].mean(axis=0)
     fixed = np.zeros(len(cost), dtype=np.bool_)
     fixed[seen.reference > _MAY_BE_REFERENCE] = True
+    fixed[cost <= _CHEAP * cost[seen.best]] = True
     fixed[[seen.best, int(cost.argmin())]] = True
     found = np.ones(len(cost))
     for _ in range(_ROUNDS):
@@ -102,32 +105,33 @@ def asked(frame: SamplingFrame, seen: Outlook) -> Floats:
     return np.where(found >= 0.5, 1.0, found)
 
 
-def drawn_cells(frame: SamplingFrame, probability: Floats, luck: Floats) -> Bools:
-    """(n, m) the candidates that each request is asked of if it is drawn; `luck` (n,) is uniform in [0, 1).
+def per_request(frame: SamplingFrame, asked: Floats) -> Floats:
+    """(n, m) with which probability each cell of a request that is drawn comes to be known, from the candidates' `asked` (m,).
+
+    What was answered and not judged always does: it costs no more than its grade.
+    """
+    return np.where(frame.answered, 1.0, asked)
+
+
+def drawn_cells(frame: SamplingFrame, asked: Floats, luck: Floats) -> Bools:
+    """(n, m) the outcomes that are bought of each request if it is drawn; `asked` (n, m), `luck` (n,) uniform in [0, 1).
 
     One number decides for all candidates of a request: so who is asked less often is asked where all others are, and these
     requests know every outcome. What the log knows already is not asked again.
     """
-    return np.asarray((luck[:, None] < probability) & ~np.isfinite(frame.labels) & frame.sendable[:, None])
+    return np.asarray((luck[:, None] < asked) & frame.unknown)
 
 
-def certifying(frame: SamplingFrame, probability: Floats, judge_usd: Floats) -> Floats:
-    """(n,) what drawn requests are expected to cost, answers and grades, 0 for those that cannot be drawn."""
-    unknown = ~np.isfinite(frame.labels) & frame.sendable[:, None]
-    return np.asarray((unknown * probability * (frame.cost_usd + judge_usd)).sum(axis=1))
-
-
-def learning(frame: SamplingFrame, seen: Outlook, taken: Bools, judge_usd: Floats, budget_usd: float) -> Floats:
+def learning(frame: SamplingFrame, seen: Outlook, taken: Bools, price: Floats, budget_usd: float) -> Floats:
     """(n, m) the probability of each pair that is bought to learn from, for this much money in expectation.
 
     A pair is worth what its outcome can be expected to improve the decision by (the knowledge gradient, Frazier, Powell &
     Dayanik 2008), over the square root of its price; a tenth of the money is spread evenly, so that every probability is above
-    0. Not those of the requests `taken` (n,), whose outcomes are bought to certify.
+    0. `price` (n, m) is that of an answer with its grade. Not of the requests `taken` (n,), which are bought to certify on.
     """
-    cost = frame.cost_usd + judge_usd
-    open_ = ~np.isfinite(frame.labels) & frame.sendable[:, None] & ~taken[:, None]
+    open_ = frame.unknown & ~taken[:, None]
     if not open_.any() or budget_usd <= 0:
-        return np.zeros(cost.shape)
+        return np.zeros(price.shape)
     value = seen.chances - seen.knob * frame.cost_usd
     ranked = np.sort(value, axis=1)
     top = value >= ranked[:, -1:]
@@ -135,9 +139,9 @@ def learning(frame: SamplingFrame, seen: Outlook, taken: Bools, judge_usd: Float
     deviation = np.maximum(seen.spread, 1e-6)
     z = behind / deviation
     gain = deviation * (np.exp(-0.5 * z**2) / np.sqrt(2.0 * np.pi) - z * ndtr(-z))
-    wanted = np.where(open_, gain / np.sqrt(cost), 0.0)
+    wanted = np.where(open_, gain / np.sqrt(price), 0.0)
     evenly = np.where(open_, 1.0, 0.0)
-    return _scaled(wanted, cost, 0.9 * budget_usd) + _scaled(evenly, cost, 0.1 * budget_usd) * 0.999
+    return _scaled(wanted, price, 0.9 * budget_usd) + _scaled(evenly, price, 0.1 * budget_usd)
 
 
 def _scaled(wanted: Floats, cost: Floats, budget_usd: float) -> Floats:

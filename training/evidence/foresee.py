@@ -29,8 +29,8 @@ _WORKERS = 2
 
 @dataclass(frozen=True)
 class Foreseen:
-    """What comes of a design in `draws` draws: the share of them in which something is certified, and its savings, as the median
-    and the ends of their middle 80%; 0 where nothing is."""
+    """What comes of a design in `draws` draws: the share of them in which something is certified, and the savings then, their
+    median and the ends of their middle 80%; 0 where nothing is."""
 
     draws: int
     chance: float
@@ -39,7 +39,9 @@ class Foreseen:
     high: float
 
 
-def foresee(frame: SamplingFrame, belief: Belief, design: Design, target: float, params: Params, draws: int) -> Foreseen:
+def foresee(
+    frame: SamplingFrame, belief: Belief, design: Design, target: float, params: Params, draws: int
+) -> Foreseen:
     """Plays the purchase `draws` times: outcomes by the belief, heads learned with them, a certificate as `run` makes it."""
     seeds = np.random.SeedSequence(params.fit.seed).spawn(draws)
 
@@ -75,7 +77,9 @@ def _certified(
         learned = informed.given(frame.shape.take(rows[~inside]), labels[~inside])
         chances[inside] = learned.chances(frame.shape.take(rows[inside]))
     complete = np.asarray(np.isfinite(labels).all(axis=1))
-    reference = int((labels[complete] if complete.sum() >= params.policy.minimum_requests else chances).mean(axis=0).argmax())
+    reference = int(
+        (labels[complete] if complete.sum() >= params.policy.minimum_requests else chances).mean(axis=0).argmax()
+    )
     cost = frame.cost_usd[rows]
     data = CalibrationData(
         acceptable=chances,
@@ -83,7 +87,7 @@ def _certified(
         expected_cost=cost,
         labels=labels,
         cost=np.where(np.isfinite(labels), cost, np.nan),
-        propensity=np.where(known, 1.0, np.where(cells, design.asked, np.nan)),
+        propensity=np.where(known, 1.0, np.where(cells, design.asked[rows], np.nan)),
         complete=complete,
         groups=frame.groups[rows],
         workflow=np.full(len(rows), None, dtype=object),

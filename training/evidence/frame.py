@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +14,12 @@ import pandas as pd
 from serving.bundle.arrays import Bools, Columns, Floats
 from serving.bundle.catalogue import Candidate
 from serving.bundle.request import read
+from serving.decide.pricing import Pricing
 from training.config import Params
 from training.dataset.inputs import Inputs, Progress, encode_with, silent
 from training.dataset.kinds import find_kinds
 from training.dataset.label import acceptable
-from training.dataset.matrix import OutcomeMatrix, build_matrix
+from training.dataset.matrix import Objects, OutcomeMatrix, build_matrix
 from training.dataset.split import group_requests
 from training.errors import TrainingError
 from training.evidence.belief import Shape
@@ -46,15 +47,20 @@ class EvidenceError(TrainingError):
 class SamplingFrame:
     """n requests by m candidates, of a log and of those named besides.
 
-    `labels` (n, m) are 1 acceptable, 0 not, NaN not known; `cost_usd` (n, m) what an answer is expected to cost; `sendable`
-    (n,) the requests that can be asked again, of the others `left_out` says how many there are for each reason. `shape` is what
-    the belief sees of all.
+    `labels` (n, m) are 1 acceptable, 0 not, NaN not known; `answers` (n, m) the text of what was answered and not judged, None
+    where there is none: it has to be graded alone. `cost_usd` and `output_tokens` (n, m) are what an answer is expected to cost
+    and to be long; `sendable` (n,) the requests that can be asked again, of the others `left_out` says how many there are for
+    each reason. `shape` is what the belief sees of all.
     """
 
     matrix: OutcomeMatrix
     candidates: tuple[Candidate, ...]
     labels: Floats
+    answers: Objects
+    parameters: Mapping[str, str]
+    expected: Mapping[str, str]
     cost_usd: Floats
+    output_tokens: Floats
     groups: Columns
     shape: Shape
     sendable: Bools
@@ -62,6 +68,16 @@ class SamplingFrame:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def answered(self) -> Bools:
+        """(n, m) whether an answer was logged that nobody judged."""
+        return np.asarray(self.answers != None)  # noqa: E711, of each cell
+
+    @property
+    def unknown(self) -> Bools:
+        """(n, m) the outcomes that can be bought."""
+        return np.asarray(~np.isfinite(self.labels) & self.sendable[:, None])
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -89,17 +105,23 @@ def sampling_frame(
     tagged = tuple(sorted({name for name in matrix.workflow if name is not None}))
     inputs, _ = encode_with("static", matrix, tagged, params.embed, cache, progress)
     groups = group_requests(list(matrix.texts), list(matrix.session_id))
-    cost = _expected_cost(matrix, candidates, inputs, params)
+    tokens, cost = _expected(matrix, candidates, inputs, params)
     sendable, left_out = _sendable(matrix, candidates)
     left_out += Counter({reason: rows for reason, rows in table.reasons.items() if reason == "no prompt"})
     if not sendable.any():
         reasons = "; ".join(f"{reason}: {count:,}" for reason, count in left_out.items())
-        raise EvidenceError(f"none of {len(matrix):,} requests can be asked again ({reasons}); nothing can be bought for this log")
+        raise EvidenceError(
+            f"none of {len(matrix):,} requests can be asked again ({reasons}); nothing can be bought for this log"
+        )
     return SamplingFrame(
         matrix=matrix,
         candidates=candidates,
         labels=acceptable(matrix.quality, params.label.acceptable),
+        answers=_answers(table, matrix),
+        parameters=_first_beside(table, "parameters"),
+        expected=_first_beside(table, "expected"),
         cost_usd=cost,
+        output_tokens=tokens,
         groups=groups,
         shape=_shape(matrix, inputs, groups, cost, params),
         sendable=sendable,
@@ -113,7 +135,8 @@ def _names(
     logged = sorted(set(frame["candidate"]))
     if unknown := sorted(set(others) - set(logged) - set(catalogue)):
         raise EvidenceError(
-            f"--candidate {', '.join(unknown)}: neither the log nor the catalogue knows it; add it to candidates.toml with its price"
+            f"--candidate {', '.join(unknown)}: neither the log nor the catalogue knows it; add it to candidates.toml with its "
+            "price"
         )
     names = sorted({*logged, *others})
     if only:
@@ -135,14 +158,12 @@ def _names(
     return tuple(names)
 
 
-def _expected_cost(
+def _expected(
     matrix: OutcomeMatrix, candidates: tuple[Candidate, ...], inputs: Inputs, params: Params
-) -> Floats:
-    """(n, m) USD of an answer; of a candidate that the log does not have, at its price for an answer as long as others' are."""
+) -> tuple[Floats, Floats]:
+    """(n, m) tokens of an answer and what it costs in USD; of a candidate without lengths in the log, as of others."""
     sources = cost_sources(matrix, {one.name: one for one in candidates})
-    sources |= {
-        one.name: "tokens" for column, one in enumerate(candidates) if one.priced and not matrix.attempted[:, column].any()
-    }
+    sources |= {one.name: "tokens" for place, one in enumerate(candidates) if not matrix.attempted[:, place].any()}
     model = fit_costs(
         inputs,
         matrix,
@@ -153,11 +174,35 @@ def _expected_cost(
         assumed_output_tokens=params.costs.assumed_output_tokens,
     )
     tokens = model.output_tokens.predict(inputs)
-    typical = np.nanmean(tokens, axis=1, keepdims=True) if np.isfinite(tokens).any() else params.costs.assumed_output_tokens
+    typical = np.full((len(tokens), 1), params.costs.assumed_output_tokens)
+    if np.isfinite(tokens).any():
+        typical = np.nanmean(tokens, axis=1, keepdims=True)
     tokens = np.where(np.isfinite(tokens), tokens, typical)
-    from serving.decide.pricing import Pricing
+    pricing = Pricing(candidates, sources, model.usual)
+    return tokens, pricing.expected(inputs.counted, tokens, model.logged_cost.predict(inputs))
 
-    return Pricing(candidates, sources, model.usual).expected(inputs.counted, tokens, model.logged_cost.predict(inputs))
+
+def _answers(table: Outcomes, matrix: OutcomeMatrix) -> Objects:
+    """(n, m) the last answer that was logged of each outcome that nobody judged."""
+    found = np.full(matrix.quality.shape, None, dtype=object)
+    if "answer" not in table.beside:
+        return found
+    rows = {name: place for place, name in enumerate(matrix.request_id)}
+    columns = {name: place for place, name in enumerate(matrix.candidates)}
+    frame = table.frame
+    for request, candidate, answer in zip(frame["request_id"], frame["candidate"], table.beside["answer"], strict=True):
+        if isinstance(answer, str) and request in rows and candidate in columns:
+            found[rows[request], columns[candidate]] = answer
+    found[np.isfinite(matrix.quality) | matrix.chained] = None
+    return found
+
+
+def _first_beside(table: Outcomes, name: str) -> dict[str, str]:
+    """By request, the first text that came beside its rows under this name."""
+    if name not in table.beside:
+        return {}
+    pairs = zip(table.frame["request_id"], table.beside[name], strict=True)
+    return {request: text for request, text in reversed(list(pairs)) if isinstance(text, str)}
 
 
 def _sendable(matrix: OutcomeMatrix, candidates: Sequence[Candidate]) -> tuple[Bools, Counter[str]]:
@@ -197,7 +242,9 @@ def _shape(matrix: OutcomeMatrix, inputs: Inputs, groups: Columns, cost: Floats,
         place = {name: number for number, name in enumerate(names)}
         workflow = np.array([-1 if name is None else place[name] for name in matrix.workflow], dtype=np.intp)
     else:
-        kinds = find_kinds(inputs.embedding, matrix.texts.tolist(), groups, params.fit.most_kinds, params.fit.seed, named=False)
+        kinds = find_kinds(
+            inputs.embedding, matrix.texts.tolist(), groups, params.fit.most_kinds, params.fit.seed, named=False
+        )
         workflow = np.zeros(len(matrix), dtype=np.intp) if kinds is None else kinds.of(inputs.embedding)
         names = ["all"] if kinds is None else list(kinds.names)
     price = np.log(np.maximum(cost.mean(axis=0), 1e-12))

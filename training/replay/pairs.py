@@ -53,6 +53,7 @@ class Pair:
     session_id: str | None
     timestamp: str | None
     expected: str | None = None
+    answer: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,124 @@
+"""The command that plans which answers to buy: it prints what each budget would bring, and sends nothing."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from training.cli import show
+from training.cli.options import LogOptions, Settings, grouped, load_prices
+from training.cli.show import say
+
+if TYPE_CHECKING:
+    from training.evidence.plan import Offer, Planned
+    from training.quality.llm_prices import Cost
+
+app = typer.Typer()
+
+
+@app.command("plan")
+@grouped
+def plan_purchase(
+    log: LogOptions,
+    settings: Settings,
+    budget_usd: Annotated[float, typer.Option(help="What the answers and their grades may cost, in USD.")] = 20.0,
+    target: Annotated[
+        float | None, typer.Option(help="The quality target to certify. Default: policy.quality_target.")
+    ] = None,
+    candidate: Annotated[
+        list[str] | None,
+        typer.Option(help="A candidate of the catalogue that the log need not have. May be repeated."),
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Plan for these candidates alone. May be repeated.")] = None,
+    out: Annotated[Path, typer.Option(help="The plan, for `replay`. It holds prompts.")] = Path("plan.jsonl"),
+    seed: Annotated[int, typer.Option(help="The same seed draws the same requests.")] = 0,
+) -> None:
+    """Plan which answers to buy so that routing can be certified, and say what they cost and what they will have bought.
+
+    Nothing is sent. With --judge (no budget), what its grades will cost is part of the plan.
+    """
+    from training.cli.reading import plan as checked
+    from training.cli.reading import priced, read
+    from training.evidence.plan import plan
+    from training.logs.outcomes import OutcomeError
+    from training.replay.pairs import write_plan
+
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if not log.given:
+        raise OutcomeError("give the log to plan for: --data or --logs")
+    params, prices = settings.load(), load_prices(log.catalogue)
+    judge = _judge_price(log)
+    log = replace(log, judge=None, judge_budget_usd=None, judge_price=None)
+    checked(log)
+    with show.progress() as tell:
+        found, prices = priced(read(log, prices, params.judge, tell, keep_texts=True), prices)
+        made = plan(
+            found.outcomes,
+            params,
+            prices,
+            log.cache,
+            budget_usd=budget_usd,
+            target=target if target is not None else params.policy.quality_target,
+            seed=seed,
+            judge=judge,
+            others=tuple(candidate or ()),
+            only=tuple(only or ()),
+            progress=tell,
+        )
+    write_plan(out, made.file)
+    show.print_log(found.outcomes, found.quality, found.masked)
+    _print_plan(made, out, graded=judge is not None)
+
+
+def _judge_price(log: LogOptions) -> Cost | None:
+    from training.quality.llm_prices import listed_price, parse_price, quiet_litellm
+
+    if log.judge_price is not None:
+        return parse_price(log.judge_price)
+    return None if log.judge is None else listed_price(quiet_litellm(), log.judge)
+
+
+def _print_plan(made: Planned, out: Path, *, graded: bool) -> None:
+    frame, found = made.frame, made.asked_for
+    say(
+        f"{int(frame.sendable.sum()):,} of {len(frame):,} requests can be asked again"
+        + "".join(f"; {count:,} left out: {reason}" for reason, count in frame.left_out.items())
+    )
+    always = [name for name, share in zip(frame.names, made.asked, strict=True) if share == 1.0]
+    rest = [f"{name} ({share:.0%})" for name, share in zip(frame.names, made.asked, strict=True) if share < 1.0]
+    say(
+        f"each request that is drawn is asked of {', '.join(always)}"
+        + (f"; of some of them only: {', '.join(rest)}" if rest else "")
+        + f"; the reference is expected to be {made.reference}"
+    )
+    if answered := int((frame.answered & frame.unknown).sum()):
+        say(f"{answered:,} answers were logged and not judged: of requests that are drawn these are graded, not bought")
+    names = ["budget", "pairs", "expected cost (95%)"]
+    names += ["of it grades"] * graded + [f"certified at {made.target:g}", "saving then"]
+    grid = show.grid(*names)
+    for offer in made.offers:
+        row = [f"{offer.budget_usd:g} USD", f"{offer.pairs:,} of {offer.requests:,} drawn", _cost(offer)]
+        row += [f"{offer.judge_usd:.2f}"] * graded
+        row += [f"{offer.foreseen.chance:.0%} likely", _saving(offer)]
+        grid.add_row(*row, style="bold" if offer is found else None)
+    grid.caption = f"chances and savings from {found.foreseen.draws} simulated purchases, by what the log tells so far"
+    show.console.print(grid)
+    say(
+        f"{out} holds the {len(made.file.pairs):,} pairs of the {found.budget_usd:g} USD, prompts included. What now: "
+        f"router-train replay --plan {shlex.quote(str(out))} --out replayed --budget-usd {found.budget_usd:g} --dry-run"
+    )
+
+
+def _cost(offer: Offer) -> str:
+    grades = offer.judge_usd
+    return f"{offer.expected_usd + grades:.2f} ({offer.low_usd + grades:.2f} … {offer.high_usd + grades:.2f})"
+
+
+def _saving(offer: Offer) -> str:
+    found = offer.foreseen
+    return f"{found.saving:.0%} ({found.low:.0%} … {found.high:.0%})" if found.chance else "nothing"
