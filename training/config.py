@@ -127,6 +127,7 @@ class PolicyParams:
     novel_share: StrictFloat
     cross_fit_below: Annotated[StrictInt, _between(0, 10**9)]
     minimum_requests: StrictInt
+    uncertified: Literal["reference", "estimated"]
 
 
 @dataclass(frozen=True, config=_CONFIG)

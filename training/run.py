@@ -80,7 +80,7 @@ def train(
         """These heads as they are served; their points certified on the calibration part, of a small log on what was `seen`."""
         write_files(folder, heads, encoder, inputs.take(part.test), params.export.tolerance)
         if small:
-            known, novelty = cross_fitted(learned, prepared, inputs, params, seen)
+            known, novelty = cross_fitted(learned, heads, prepared, inputs, params, seen)
         else:
             novelty = heads.spread.novelty(inputs.embedding[part.calibration])
         draft = draft_manifest(version, started, prepared, heads, encoder.spec, params, novelty, simulated=simulated)

@@ -73,7 +73,7 @@ def small_logs(data: DataSet, params: Params, seed: int, draws: int, target: flo
             kept = complete_ones(data, most, split.calibration)
             row = {}
             for name, heads, known in (
-                ("crossed", whole, cross_fitted(learned, prepared, data.inputs, params, inside)[0]),
+                ("crossed", whole, cross_fitted(learned, whole, prepared, data.inputs, params, inside)[0]),
                 ("held_out", most, kept),
             ):
                 certified = point(known, heads, params, target)

@@ -128,13 +128,28 @@ class Certificate(_Frozen):
     reweighted: bool = False
 
 
+class Estimated(_Frozen):
+    """What a target without a certificate is estimated to give: a guess by what was learned, and no promise.
+
+    At `knob` the heads expect `violation_rate`. The saving is the log's own, with its 95% interval; None where the log has too
+    few outcomes of what would be chosen.
+    """
+
+    knob: float = Field(ge=0)
+    violation_rate: float
+    saving: float | None = None
+    saving_low: float | None = None
+    saving_high: float | None = None
+
+
 class OperatingPoint(_Frozen):
     """A knob value and what it gave on the calibration data.
 
     `guard` names the candidate against which the knob counts failures, the reference; `always` one that is used for every
     request instead of a knob. Quality is the share of acceptable answers, saving is relative to sending
     everything to the reference candidate. `explore` is the share of requests that may go elsewhere to learn: the certificate
-    has paid for it, its bound and this share together being at most alpha.
+    has paid for it, its bound and this share together being at most alpha. A target that could not be certified has what is
+    `estimated` of it.
     """
 
     name: str
@@ -148,6 +163,7 @@ class OperatingPoint(_Frozen):
     cost_usd: float | None = None
     saving: float | None = None
     certificate: Certificate | None = None
+    estimated: Estimated | None = None
 
     @model_validator(mode="after")
     def _explores_what_is_set_aside(self) -> Self:

@@ -12,7 +12,7 @@ from serving.bundle.arrays import Bools, Columns, Floats
 from serving.bundle.manifest import OperatingPoint
 from serving.decide.decision import Estimates
 from serving.decide.router import Router
-from training.certify.evidence import CalibrationData
+from training.certify.evidence import CalibrationData, Expected
 from training.certify.operating import operating_points
 from training.config import Params
 from training.dataset.inputs import Inputs
@@ -37,14 +37,16 @@ def certify(
         explore=params.policy.explore,
         minimum=params.policy.minimum_requests,
         seed=params.fit.seed,
+        uncertified=params.policy.uncertified,
     )
     return points, next(point.name for point in points if point.quality_target == params.policy.quality_target)
 
 
 def cross_fitted(
-    learned: Learned, prepared: Prepared, inputs: Inputs, params: Params, among: Bools
+    learned: Learned, served: Learned, prepared: Prepared, inputs: Inputs, params: Params, among: Bools
 ) -> tuple[CalibrationData, Floats]:
-    """The requests `among` (n,), each as heads expect it that were learned from the others, by folds of conversations.
+    """The requests `among` (n,), each as heads expect it that were learned from the others, by folds of conversations; and as
+    those do that are `served`, which were learned from all of them.
 
     And how novel each is to those others, of all requests `among`.
 
@@ -71,7 +73,11 @@ def cross_fitted(
         violation=violation,
         expected_cost=expected,
         **_observed(learned, prepared, rows),
-        fold=fold,
+        served=Expected(
+            served.acceptable.predict(inputs.take(rows)),
+            served.violations(inputs.take(rows)),
+            served.costs.cost_usd(inputs.take(rows)),
+        ),
     )
     return data.take(known), novelty
 

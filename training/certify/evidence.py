@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from statistics import NormalDist
 from typing import Literal
 
@@ -23,13 +23,29 @@ _NOTHING = 1e9
 
 
 @dataclass(frozen=True)
+class Expected:
+    """What heads expect of requests, (n, m) each: the chance to be acceptable, that of a violation, the cost in USD."""
+
+    acceptable: Floats
+    violation: Floats
+    cost_usd: Floats
+
+    def take(self, rows: Bools | Columns) -> Expected:
+        return Expected(self.acceptable[rows], self.violation[rows], self.cost_usd[rows])
+
+    def given_away(self, setting: Setting, reference: int) -> float:
+        """The share of the requests that a setting sends elsewhere than to the reference."""
+        return float((setting.choose(self.acceptable, self.violation, self.cost_usd) != reference).mean())
+
+
+@dataclass(frozen=True)
 class CalibrationData:
     """The calibration requests: what is expected of the candidates on them, and what is known to have come of it.
 
-    `acceptable`, `violation` and `expected_cost` (n, m) are the served estimates, or those of the heads of the request's `fold`
-    (n,), which were learned without it. `labels`, `cost` and `propensity` (n, m) are
-    observed, NaN elsewhere; `complete` (n,) marks requests with every outcome known, `groups` (n,) conversations. `drawn` (n,)
-    marks those that were drawn at random to buy outcomes for, each with the propensity of being bought then.
+    `acceptable`, `violation` and `expected_cost` (n, m) are the served estimates; where they are those of heads that were
+    learned without the request, by folds, `served` is what the heads that are served expect. `labels`, `cost` and `propensity`
+    (n, m) are observed, NaN elsewhere; `complete` (n,) marks requests with every outcome known, `groups` (n,) conversations.
+    `drawn` (n,) marks those that were drawn at random to buy outcomes for, each with the propensity of being bought then.
     """
 
     acceptable: Floats
@@ -42,14 +58,14 @@ class CalibrationData:
     groups: Columns
     workflow: NDArray[np.object_]
     drawn: Bools
-    fold: Columns | None = None
+    served: Expected | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, rows: Bools | Columns) -> CalibrationData:
-        taken = {name: value[rows] for name, value in vars(self).items() if value is not None}
-        return CalibrationData(**taken)
+        taken = {one.name: getattr(self, one.name)[rows] for one in fields(self) if one.name != "served"}
+        return CalibrationData(**taken, served=None if self.served is None else self.served.take(rows))
 
     @property
     def asked(self) -> Bools:
@@ -177,26 +193,20 @@ def evidence(data: CalibrationData, stands_for: Traffic, setting: Setting, refer
     shares = _mixed(data, stands_for, mix)
     exact = bool(data.asked[shares > 0].all()) and bool((weights[shares > 0] == 1.0).all())
     exact = exact and len(np.unique(shares[shares > 0])) <= 1
-    stretch = 1.0 if data.fold is None else _stretch(~same, data.fold)
+    stretch = (
+        1.0 if data.served is None else _stretch(float((~same).mean()), data.served.given_away(setting, reference))
+    )
     return Evidence(columns, broken.astype(np.float64), weights, shares, data.groups, exact, stretch)
 
 
-def _stretch(given_away: Bools, fold: Columns) -> float:
-    """How much more the most generous fold's heads give away than all folds' on average, at least 1.
+def _stretch(certified: float, served: float) -> float:
+    """How much more the served heads give away than those that are certified out of fold, at least 1.
 
-    What is certified out of fold is the mean of several heads, and what is served is one of their kind. Where little tells
-    requests apart, such heads flip from giving nothing away to giving everything at slightly different knobs: the served one
-    may be where the most generous of them is.
+    What is certified out of fold is the mean of several heads, and what is served was learned from all of their requests. Where
+    little tells requests apart, such heads flip from giving nothing away to giving everything at slightly different knobs, and
+    the served ones may flip before the others.
     """
-    mean = float(given_away.mean())
-    if mean == 0.0:
-        return 1.0
-    # Two standard errors of a share of so few requests are no difference between heads.
-    found = [
-        float(given_away[fold == one].mean()) - 2.0 * (mean * (1.0 - mean) / int((fold == one).sum())) ** 0.5
-        for one in np.unique(fold)
-    ]
-    return float(max(max(found) / mean, 1.0))
+    return max(served / certified, 1.0) if certified > 0.0 else 1.0
 
 
 def _mix(data: CalibrationData, columns: Columns, weights: Floats, same: Bools, delta: float) -> float:

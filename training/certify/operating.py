@@ -10,17 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from serving.bundle.arrays import Columns, Floats
-from serving.bundle.manifest import Certificate, OperatingPoint, WorkflowBound
+from serving.bundle.manifest import Certificate, Estimated, OperatingPoint, WorkflowBound
 from serving.decide.value import Setting
 from training.certify.evidence import CalibrationData, Evidence, evidence, traffic
 from training.dataset.matrix import workflow_names
 from training.measure.bounds import RateBound
 from training.measure.frontier import bootstrap_weights
-from training.measure.offpolicy import pseudo_outcomes
+from training.measure.offpolicy import (
+    CLIP,
+    MINIMUM_EFFECTIVE,
+    effective_sample_size,
+    importance_weights,
+    pseudo_outcomes,
+)
 
 _RESAMPLES = 500
 
@@ -65,6 +72,7 @@ def operating_points(
     minimum: int,
     seed: int,
     explore: float = 0.0,
+    uncertified: Literal["reference", "estimated"] = "reference",
 ) -> tuple[OperatingPoint, ...]:
     """One operating point per target, highest first.
 
@@ -76,13 +84,29 @@ def operating_points(
     Knobs are tested in rising order, from the most conservative on, and testing stops at the first whose bound is above
     alpha: this fixed sequence needs no correction for having tested many (Learn-then-Test, Angelopoulos et al. 2021).
     Among those that passed, the one of least cost is the point. Where none passes, or fewer than `minimum` requests can
-    be used, the point is the reference candidate itself, without a certificate.
+    be used, the point has no certificate: it is the reference candidate itself, or what is estimated to keep the target where
+    `uncertified` says so.
 
     What each request says, and how complete requests and those with one outcome are put together, is `evidence`'s.
     """
     used = data.usable()
+
+    def without(target: float) -> OperatingPoint:
+        found = estimate(data, knobs, target, reference, seed)
+        if found is None or uncertified == "reference":
+            return _always(target, names[reference], len(used)).model_copy(update={"estimated": found})
+        return OperatingPoint(
+            name=_name(target),
+            quality_target=target,
+            knob=found.knob,
+            guard=names[reference],
+            calibration_requests=len(used),
+            saving=found.saving,
+            estimated=found,
+        )
+
     if len(used) < minimum:
-        return tuple(_always(target, names[reference], len(used)) for target in sorted(targets, reverse=True))
+        return tuple(without(target) for target in sorted(targets, reverse=True))
     stands_for = traffic(used)
     tested = []
     for knob in sorted(knobs.tolist()):
@@ -108,11 +132,49 @@ def operating_points(
             passed.append(test)
         best = min(passed, key=lambda test: outcomes.mean(outcomes.cost, test), default=None)
         if best is None or outcomes.mean(outcomes.cost, best) >= outcomes.mean_of(outcomes.cost[:, reference]):
-            points.append(_always(target, names[reference], len(used)))
+            points.append(without(target))
             continue
         point = _point(target, alpha, delta, best, outcomes, reference, names[reference], seed=seed)
         points.append(point.model_copy(update={"explore": alpha * explore}))
     return tuple(points)
+
+
+def estimate(data: CalibrationData, knobs: Floats, target: float, reference: int, seed: int) -> Estimated | None:
+    """What routing is estimated to give at the highest knob at which the heads expect the target to be kept; None where that is
+    no knob that gives anything away.
+    """
+    rows = np.arange(len(data))
+    found: tuple[float, float] | None = None
+    for knob in sorted(knobs.tolist()):
+        columns = Setting(knob, guarded=True).choose(data.acceptable, data.violation, data.expected_cost)
+        expected = float(data.violation[rows, columns].mean())
+        if expected > 1.0 - target:
+            break
+        if (columns != reference).any():
+            found = knob, expected
+    if found is None:
+        return None
+    used = data.usable()
+    columns = Setting(found[0], guarded=True).choose(used.acceptable, used.violation, used.expected_cost)
+    seen = np.isfinite(used.labels)
+    same = np.full(len(used), reference, dtype=np.intp)
+    known = [
+        effective_sample_size(importance_weights(seen, used.propensity, chosen, clip=CLIP))
+        for chosen in (columns, same)
+    ]
+    if min(known) < MINIMUM_EFFECTIVE:
+        return Estimated(knob=found[0], violation_rate=found[1])
+    cost = pseudo_outcomes(np.where(seen, used.cost, np.nan), used.propensity, used.expected_cost)
+    spent, base = cost[np.arange(len(used)), columns], cost[:, reference]
+    resampled = bootstrap_weights(used.groups, _RESAMPLES, seed)
+    low, high = np.quantile(1.0 - (resampled @ spent) / (resampled @ base), [0.025, 0.975]).tolist()
+    return Estimated(
+        knob=found[0],
+        violation_rate=found[1],
+        saving=1.0 - float(spent.mean() / base.mean()),
+        saving_low=low,
+        saving_high=high,
+    )
 
 
 def violations(labels: Floats, columns: Columns, reference: int) -> Floats:
@@ -129,9 +191,13 @@ def violation_bound(data: CalibrationData, setting: Setting, reference: int, del
     return evidence(used, traffic(used), setting, reference, delta).bound(delta)
 
 
+def _name(target: float) -> str:
+    return f"quality-{target:g}"
+
+
 def _always(target: float, reference: str, n: int) -> OperatingPoint:
     return OperatingPoint(
-        name=f"quality-{target:g}",
+        name=_name(target),
         quality_target=target,
         knob=0.0,
         always=reference,
@@ -157,7 +223,7 @@ def _point(
     savings = 1.0 - (resampled @ spent) / (resampled @ base)
     cost = outcomes.mean(outcomes.cost, test)
     return OperatingPoint(
-        name=f"quality-{target:g}",
+        name=_name(target),
         quality_target=target,
         knob=test.setting.knob,
         guard=reference_name,

@@ -9,7 +9,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from serving.bundle.arrays import Columns, Floats
-from training.certify.evidence import CalibrationData
+from training.certify.evidence import CalibrationData, Expected
 from training.certify.operating import operating_points
 from training.config import Params
 from training.evidence.belief import Belief, correlated
@@ -76,6 +76,7 @@ def _certified(
         inside = fold == held
         learned = informed.given(frame.shape.take(rows[~inside]), labels[~inside])
         chances[inside] = learned.chances(frame.shape.take(rows[inside]))
+    everything = informed.given(frame.shape.take(rows), labels).chances(frame.shape.take(rows))
     complete = np.asarray(np.isfinite(labels).all(axis=1))
     reference = int(
         (labels[complete] if complete.sum() >= params.policy.minimum_requests else chances).mean(axis=0).argmax()
@@ -92,7 +93,7 @@ def _certified(
         groups=frame.groups[rows],
         workflow=np.full(len(rows), None, dtype=object),
         drawn=np.ones(len(rows), dtype=np.bool_),
-        fold=fold,
+        served=Expected(everything, independent(everything, reference), cost),
     )
     (point,) = operating_points(
         data,

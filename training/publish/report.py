@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from serving.bundle.manifest import Manifest
+from serving.bundle.manifest import Manifest, OperatingPoint
 from training.evaluate.evaluation import SPLIT, Evaluation, OffPolicyLine, SplitLine
 from training.learn.learn import Learned
 from training.learn.prepare import Prepared
@@ -113,13 +113,31 @@ def _flattered(evaluation: Evaluation) -> str:
     )
 
 
+def estimated_saving(point: OperatingPoint) -> str:
+    """What routing would save at a target that could not be certified, as far as the log tells."""
+    found = point.estimated
+    if found is None:
+        return "What routing would save is not known: nothing is expected to keep the target."
+    if found.saving is None:
+        return "What routing would save is not known: the log has too few outcomes of what would be chosen."
+    return (
+        f"Routing is estimated to save {percent(found.saving)} (95% {percent(found.saving_low)} … "
+        f"{percent(found.saving_high)}) with {percent(found.violation_rate)} of requests failing where {point.always or point.guard} would not have."
+    )
+
+
 def promise(manifest: Manifest) -> str:
     """What the default operating point is certified for, or loudly that it is not."""
     point = manifest.default
     if (proof := point.certificate) is None:
+        goes = (
+            f"every request goes to {point.always}"
+            if point.always is not None
+            else "requests go where the target is estimated to be kept, without a promise (policy.uncertified)"
+        )
         return (
-            f"NOTHING COULD BE CERTIFIED for {point.name} on {point.calibration_requests:,} calibration requests: every "
-            f"request goes to {point.always}. More requests with every candidate tried, or a lower target, would help."
+            f"NOTHING COULD BE CERTIFIED for {point.name} on {point.calibration_requests:,} calibration requests: {goes}. "
+            f"{estimated_saving(point)}"
         )
     return (
         f"Certified at {percent(1 - proof.delta)} confidence: at most {percent(proof.alpha)} of requests fail where "

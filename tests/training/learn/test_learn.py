@@ -153,7 +153,7 @@ def test_no_request_is_certified_by_heads_that_saw_its_conversation(
         return replace(learned, acceptable=Pair(table, table))
 
     monkeypatch.setattr("training.certify.certify.refit", noted)
-    found, novelty = cross_fitted(learned, prepared, inputs, params, among)
+    found, novelty = cross_fitted(learned, learned, prepared, inputs, params, among)
     assert len(seen) == params.fit.folds
     assert novelty.shape == (int(among.sum()),)
     assert found.fold is not None

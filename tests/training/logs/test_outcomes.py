@@ -19,7 +19,9 @@ from training.logs.validate import validate
 
 GOOD: dict[str, Any] = {"request_id": "r", "prompt": "hello", "candidate": "a", "quality": 1.0}
 DTYPES = {
-    **dict.fromkeys(("request_id", "prompt", "candidate", "session_id", "workflow", "status", "split", "purpose"), "str"),
+    **dict.fromkeys(
+        ("request_id", "prompt", "candidate", "session_id", "workflow", "status", "split", "purpose"), "str"
+    ),
     **dict.fromkeys(("quality", "cost_usd", "latency_ms", "propensity"), "float64"),
     **dict.fromkeys(("input_tokens", "output_tokens"), "Int64"),
     "messages": "object",
