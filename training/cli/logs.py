@@ -29,6 +29,7 @@ from training.cli.options import (
     grouped,
     load_prices,
 )
+from training.cli.planning import advice
 from training.cli.show import say
 
 if TYPE_CHECKING:
@@ -118,61 +119,13 @@ def run(
     say(f"bundle {trained.bundle.folder}{model}\nreport {trained.bundle.folder / 'report.html'}")
     show.print_gaps(manifest.candidates)
     say(report.now(manifest, trained.evaluation))
+    if log.given and manifest.default.certificate is None:
+        with show.progress() as tell:
+            tell("what would help", None, None)
+            said = advice(log, found.outcomes, params, prices)
+        say(said)
     others = [point.name for point in manifest.operating_points if point.name != manifest.default_point]
     show.print_next(promotion, manifest.version, out, others)
-
-
-@app.command()
-@grouped
-def inspect(
-    log: LogOptions,
-    settings: Settings,
-    test: TestOption = None,
-    json_file: JsonOption = None,
-    write: Annotated[
-        Path | None, typer.Option(help="Write a list of these logs for --logs, with a mapping where one is needed.")
-    ] = None,
-) -> None:
-    """Say what a log holds, and what a router that `run` trains on it can and cannot claim.
-
-    With --judge the answers are graded as `run` would, within the same budget; `run` then pays for none of them again.
-    """
-    from training.cli.reading import priced, read
-    from training.errors import TrainingError
-    from training.inspect.log import inspect_log
-    from training.inspect.page import page
-
-    params, prices = settings.load(), load_prices(log.catalogue)
-    if write is not None:
-        log = _listed(log, write)
-    with show.progress() as tell:
-        try:
-            found, prices = priced(read(log, prices, params.judge, tell, test or ()), prices)
-        except TrainingError:
-            if write is not None:
-                say(f"{write} written, but it does not read yet: correct it there.")
-            raise
-    if write is not None:
-        say(f"{write} written; router-train run --logs {write} trains on it.")
-    report = inspect_log(found.outcomes, prices, params)
-    show.console.print(page(report))
-    for note in found.outcomes.notes:
-        say(note)
-    show.print_quality(found.quality)
-    show.print_masked(found.masked)
-    _write_json(json_file, report.document())
-
-
-def _listed(log: LogOptions, path: Path) -> LogOptions:
-    """Writes a list of the logs that were named; the options to read them by it. Ends here where somebody has to fill it in."""
-    from training.logs.sources.listed import write_list
-    from training.logs.sources.mapped import parse_mapping
-
-    scored = [*map(str, log.scores)], log.score_rule
-    if missing := write_list(path, log.data, parse_mapping(log.map), *scored, log.format):
-        say(f"{path} written. Replace {', '.join(missing)} by the fields that hold it, then: --logs {path}")
-        raise typer.Exit
-    return replace(log, data=(), logs=path, map=(), format="auto", scores=(), score_rule=())
 
 
 @app.command("import")
@@ -286,13 +239,7 @@ def evaluate(
     )
     show.print_log(found.outcomes, found.quality, found.masked)
     show.console.print(report.terminal(opened.manifest, result))
-    _write_json(json_file, report.frontier_document(opened.manifest, result))
-
-
-def _write_json(path: Path | None, document: Mapping[str, object]) -> None:
-    if path is not None:
-        path.write_text(json.dumps(document, indent=1), encoding="utf-8")
-        say(f"figures {path}")
+    show.write_json(json_file, report.frontier_document(opened.manifest, result))
 
 
 @app.command()

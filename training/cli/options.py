@@ -130,6 +130,21 @@ class LogOptions:
         """Whether any log is."""
         return bool(self.data) or self.logs is not None
 
+    def words(self) -> list[str]:
+        """The options that say which log it is and how it is read, as they are typed; not who grades it."""
+        typed: list[str] = []
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if value == one.default or one.name.startswith("judge"):
+                continue
+            flag = f"--{one.name.replace('_', '-')}"
+            if isinstance(value, bool):
+                typed.append(flag)
+            else:
+                for part in value if isinstance(value, tuple) else (value,):
+                    typed += [flag, str(part)]
+        return typed
+
     @property
     def needing_data(self) -> list[str]:
         """The options given that mean nothing without --data or --logs."""

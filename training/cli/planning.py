@@ -15,7 +15,12 @@ from training.cli.options import LogOptions, Settings, grouped, load_prices
 from training.cli.show import say
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from serving.bundle.catalogue import Candidate
+    from training.config import Params
     from training.evidence.plan import Offer, Planned
+    from training.logs.outcomes import Outcomes
     from training.quality.llm_prices import Cost
 
 app = typer.Typer()
@@ -122,3 +127,26 @@ def _cost(offer: Offer) -> str:
 def _saving(offer: Offer) -> str:
     found = offer.foreseen
     return f"{found.saving:.0%} ({found.low:.0%} … {found.high:.0%})" if found.chance else "nothing"
+
+
+def advice(log: LogOptions, table: Outcomes, params: Params, prices: Mapping[str, Candidate]) -> str:
+    """The next step for a log on which nothing could be certified: what to buy for how much, and what that would bring."""
+    from training.errors import TrainingError
+    from training.evidence.advise import LIKELY, advise
+
+    target = params.policy.quality_target
+    try:
+        offer = advise(table, params, prices, log.cache, target)
+    except TrainingError as error:
+        return f"What now: {error}"
+    if offer is None:
+        return (
+            f"What now: no purchase up to 500 USD is {LIKELY:.0%} likely to certify {target:g}. A lower target is easier to "
+            "certify, and so is a choice of fewer candidates: router-train plan --target 0.9, --only NAME."
+        )
+    command = shlex.join(["router-train", "plan", *log.words(), "--budget-usd", f"{offer.budget_usd:g}"])
+    return (
+        f"What now: {command}\nIt plans {offer.pairs:,} answers for about {offer.expected_usd:.2f} USD and their grades, which "
+        f"are {offer.foreseen.chance:.0%} likely to certify {target:g}, with {offer.foreseen.saving:.0%} saved then; nothing is "
+        "sent before `router-train replay`."
+    )

@@ -126,6 +126,13 @@ def print_quality(reports: Sequence[QualityReport]) -> None:
         )
 
 
+def write_json(path: Path | None, document: Mapping[str, object]) -> None:
+    """Writes figures to a file, where one was asked for."""
+    if path is not None:
+        path.write_text(json.dumps(document, indent=1), encoding="utf-8")
+        say(f"figures {path}")
+
+
 def print_masked(masked: Mapping[str, int] | None) -> None:
     """How much of each kind was masked, where it was looked for."""
     if masked is not None:

@@ -39,10 +39,9 @@ class Foreseen:
     high: float
 
 
-def foresee(
-    frame: SamplingFrame, belief: Belief, design: Design, target: float, params: Params, draws: int
-) -> Foreseen:
-    """Plays the purchase `draws` times: outcomes by the belief, heads learned with them, a certificate as `run` makes it."""
+def foresee(frame: SamplingFrame, belief: Belief, design: Design, target: float, params: Params) -> Foreseen:
+    """Plays the purchase so many times: outcomes by the belief, heads learned with them, a certificate as `run` makes it."""
+    draws = params.plan.draws
     seeds = np.random.SeedSequence(params.fit.seed).spawn(draws)
 
     def once(seed: np.random.SeedSequence) -> float:

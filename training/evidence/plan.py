@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,11 +68,13 @@ class Planned:
 @dataclass(frozen=True)
 class _Ground:
     """What every budget's design starts from: the requests in the random `order` in which they are drawn, (n,) `luck` that says
-    who each is asked of, and (n, m) `asked` with which probability. The `price` of an outcome is its answer's and its grade's.
+    who each is asked of, and (n, m) `asked` with which probability, `each` (m,) where nobody has answered yet. The `price` of an
+    outcome is its answer's and its grade's.
     """
 
     frame: SamplingFrame
     seen: Outlook
+    each: Floats
     asked: Floats
     order: Columns
     luck: Floats
@@ -96,7 +98,6 @@ def plan(
     judge: Cost | None = None,
     others: Sequence[str] = (),
     only: Sequence[str] = (),
-    draws: int = 60,
     progress: Progress = silent,
 ) -> Planned:
     """Plans a purchase for a log; the same arguments give the same plan, and nothing is sent anywhere.
@@ -109,6 +110,50 @@ def plan(
         raise EvidenceError(f"--budget-usd {budget_usd}: expected an amount of US dollars above 0")
     if not 0.5 <= target < 1:
         raise EvidenceError(f"--target {target}: expected a quality target from 0.5 to below 1, as in 0.95")
+    ground, belief, generator = _ground(
+        table, params, catalogue, cache, target, seed, judge=judge, others=others, only=only, progress=progress
+    )
+    amounts = sorted({*BUDGETS_USD, budget_usd})
+    made = []
+    for done, amount in enumerate(amounts):
+        progress(f"what {amount:g} USD would certify", done, len(amounts))
+        made.append(_offer(ground, belief, amount, target, params))
+    frame, reference = ground.frame, ground.frame.names[ground.seen.best]
+    pairs = _pairs(ground, _design(ground, budget_usd, params), generator)
+    header = PlanHeader(created="", seed=seed, budget_usd=budget_usd, reference=reference, notes=())
+    found = made[amounts.index(budget_usd)]
+    return Planned(tuple(made), found, PlanFile(header, pairs), frame, ground.each, target, reference)
+
+
+def offers(
+    table: Outcomes,
+    params: Params,
+    catalogue: Mapping[str, Candidate],
+    cache: Path,
+    *,
+    budgets: Sequence[float],
+    target: float,
+    seed: int,
+) -> Iterator[Offer]:
+    """What each of the budgets would bring, one after the other as they are asked for. Raises EvidenceError."""
+    ground, belief, _ = _ground(table, params, catalogue, cache, target, seed)
+    for budget in budgets:
+        yield _offer(ground, belief, budget, target, params)
+
+
+def _ground(
+    table: Outcomes,
+    params: Params,
+    catalogue: Mapping[str, Candidate],
+    cache: Path,
+    target: float,
+    seed: int,
+    *,
+    judge: Cost | None = None,
+    others: Sequence[str] = (),
+    only: Sequence[str] = (),
+    progress: Progress = silent,
+) -> tuple[_Ground, Belief, np.random.Generator]:
     frame = sampling_frame(table, params, catalogue, cache, others=others, only=only, progress=progress)
     progress("what is believed", None, None)
     belief = Belief(frame.shape).given(frame.shape, frame.labels)
@@ -118,22 +163,14 @@ def plan(
     ground = _Ground(
         frame=frame,
         seen=seen,
+        each=each,
         asked=per_request(frame, each),
         order=generator.permutation(np.flatnonzero(frame.sendable)),
         luck=generator.random(len(frame)),
         answer_usd=np.where(frame.answered, 0.0, frame.cost_usd),
         judge_usd=_grade_usd(frame, judge),
     )
-    offers = []
-    amounts = sorted({*BUDGETS_USD, budget_usd})
-    for done, amount in enumerate(amounts):
-        progress(f"what {amount:g} USD would certify", done, len(amounts))
-        offers.append(_offer(ground, belief, amount, target, params, draws))
-    design = _design(ground, budget_usd, params)
-    pairs = _pairs(ground, design, generator)
-    header = PlanHeader(created="", seed=seed, budget_usd=budget_usd, reference=frame.names[seen.best], notes=())
-    found = next(offer for offer in offers if offer.budget_usd == budget_usd)
-    return Planned(tuple(offers), found, PlanFile(header, pairs), frame, each, target, frame.names[seen.best])
+    return ground, belief, generator
 
 
 def _grade_usd(frame: SamplingFrame, judge: Cost | None) -> Floats:
@@ -164,7 +201,7 @@ def _drawn(ground: _Ground, requests: int) -> Bools:
     return taken
 
 
-def _offer(ground: _Ground, belief: Belief, budget_usd: float, target: float, params: Params, draws: int) -> Offer:
+def _offer(ground: _Ground, belief: Belief, budget_usd: float, target: float, params: Params) -> Offer:
     frame, design = ground.frame, _design(ground, budget_usd, params)
     cells = drawn_cells(frame, design.asked, ground.luck) & _drawn(ground, design.requests)[:, None]
     chance, usd = cells + design.learning, ground.answer_usd
@@ -181,7 +218,7 @@ def _offer(ground: _Ground, belief: Belief, budget_usd: float, target: float, pa
         low_usd=max(expected - 1.96 * deviation, 0.0),
         high_usd=expected + 1.96 * deviation,
         judge_usd=float((chance * ground.judge_usd).sum()),
-        foreseen=foresee(frame, belief, design, target, params, draws),
+        foreseen=foresee(frame, belief, design, target, params),
     )
 
 

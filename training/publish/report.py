@@ -120,9 +120,10 @@ def estimated_saving(point: OperatingPoint) -> str:
         return "What routing would save is not known: nothing is expected to keep the target."
     if found.saving is None:
         return "What routing would save is not known: the log has too few outcomes of what would be chosen."
+    span = f"95% {percent(found.saving_low)} … {percent(found.saving_high)}"
     return (
-        f"Routing is estimated to save {percent(found.saving)} (95% {percent(found.saving_low)} … "
-        f"{percent(found.saving_high)}) with {percent(found.violation_rate)} of requests failing where {point.always or point.guard} would not have."
+        f"Routing is estimated to save {percent(found.saving)} ({span}), and {percent(found.violation_rate)} of requests to "
+        f"fail where {point.always or point.guard} would not have."
     )
 
 
