@@ -45,6 +45,8 @@ class Simulate:
     days: StrictFloat
     seed: StrictInt
     candidates: tuple[StrictStr, ...]
+    shadow_share: _Share
+    judged_share: _Share
 
 
 @dataclass(frozen=True, config=_CONFIG)

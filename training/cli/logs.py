@@ -291,5 +291,10 @@ def _simulated(params: Params, prices: Mapping[str, Candidate]) -> SimulatedLog:
     if missing:
         raise ConfigError(f"simulate.candidates has {missing[0]!r}; the catalogue has {', '.join(prices)}")
     return make(
-        [prices[name] for name in wanted.candidates], requests=wanted.requests, days=wanted.days, seed=wanted.seed
+        [prices[name] for name in wanted.candidates],
+        requests=wanted.requests,
+        days=wanted.days,
+        seed=wanted.seed,
+        shadow_share=wanted.shadow_share,
+        judged_share=wanted.judged_share,
     )

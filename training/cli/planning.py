@@ -147,6 +147,6 @@ def advice(log: LogOptions, table: Outcomes, params: Params, prices: Mapping[str
     command = shlex.join(["router-train", "plan", *log.words(), "--budget-usd", f"{offer.budget_usd:g}"])
     return (
         f"What now: {command}\nIt plans {offer.pairs:,} answers for about {offer.expected_usd:.2f} USD and their grades, which "
-        f"are {offer.foreseen.chance:.0%} likely to certify {target:g}, with {offer.foreseen.saving:.0%} saved then; nothing is "
-        "sent before `router-train replay`."
+        f"are {offer.foreseen.chance:.0%} likely to certify {target:g}, with {offer.foreseen.saving:.0%} saved then. Nothing "
+        "is sent before `router-train replay`."
     )

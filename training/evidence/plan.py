@@ -68,8 +68,8 @@ class Planned:
 @dataclass(frozen=True)
 class _Ground:
     """What every budget's design starts from: the requests in the random `order` in which they are drawn, (n,) `luck` that says
-    who each is asked of, and (n, m) `asked` with which probability, `each` (m,) where nobody has answered yet. The `price` of an
-    outcome is its answer's and its grade's.
+    who each is asked of, and (n, m) `asked` with which probability, `each` (m,) where nobody has answered yet. The `price` of
+    an outcome is its answer's and its grade's.
     """
 
     frame: SamplingFrame

@@ -68,7 +68,7 @@ def part_propensity(prepared: Prepared, inputs: Inputs, rows: Bools, params: Par
         )
     if drawn.any():
         bought = matrix.certifying[drawn]
-        asked = matrix.propensity[drawn] * judged_share(bought, matrix.error[drawn], labels[drawn])
+        asked = matrix.propensity[drawn] * judged_share(bought, matrix.error[drawn], labels[drawn], together=True)
         known = (matrix.attempted & ~matrix.learning)[drawn]
         found[drawn] = np.where(bought, asked, np.where(known, 1.0, np.nan))
         note += f"{'; ' if note else ''}the plan's for {int(drawn.sum())} requests that were drawn to certify on"
@@ -87,7 +87,7 @@ def cell_weights(matrix: OutcomeMatrix, labels: Floats, propensity: Floats, clip
     weights = fitting_weights(np.where(logged, propensity, np.nan), judged, clip)
     for bought in (matrix.certifying, matrix.learning):
         if bought.any():
-            share = judged_share(bought, matrix.error, labels)
+            share = judged_share(bought, matrix.error, labels, together=True)
             weights += fitting_weights(np.where(bought, matrix.propensity, np.nan) * share, share, clip)
     known = matrix.attempted & ~matrix.certifying & ~matrix.learning & matrix.drawn[:, None]
     return np.asarray(np.where(known, 1.0, weights))

@@ -26,10 +26,15 @@ _EXPECTED: dict[str, str] = {
     "session_id": "text, or nothing",
     "workflow": "text, or nothing",
     "propensity": "a number in (0, 1], or nothing",
+    "purpose": "certify or learn, of an answer that was bought, or nothing",
     "status": "success, error, an HTTP status, or nothing (success)",
     "split": "train, test or nothing",
 }
-_SPECIAL = {"duplicate row": "each try once", "request has two different prompts": "one prompt per request_id"}
+_SPECIAL = {
+    "duplicate row": "each try once",
+    "request has two different prompts": "one prompt per request_id",
+    "a bought answer without its propensity": "the probability with which the plan chose it, in (0, 1]",
+}
 
 
 class Failure(NamedTuple):

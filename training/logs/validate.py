@@ -131,7 +131,8 @@ def _coerce(table: pd.DataFrame) -> tuple[pd.DataFrame, list[Failure]]:
     frame = pd.DataFrame({name: columns[name] for name in COLUMNS})
     frame["prompt"] = frame["prompt"].mask(frame["messages"].notna())
     frame["status"] = status_words(frame["status"])
-    frame["split"] = frame["split"].str.lower()
+    for name in ("split", "purpose"):
+        frame[name] = frame[name].str.lower()
     erred = (frame["status"] == "error").to_numpy()
     frame["quality"] = frame["quality"].mask(erred, 0.0)
     # Whatever an error row says about quality, its quality is 0.

@@ -73,15 +73,15 @@ def judged_propensity(attempted: Bools, error: Bools, labels: Floats, propensity
     return product
 
 
-def judged_share(attempted: Bools, error: Bools, labels: Floats) -> Floats:
+def judged_share(attempted: Bools, error: Bools, labels: Floats, *, together: bool = False) -> Floats:
     """(n, m) the probability that an attempt was judged: 1 for an error, which is always known; of an answer estimated.
 
     An answer nobody judged is no observation of quality (it is one of cost, which needs no such factor). The share is
-    that of a candidate's answers, apart for requests on which every candidate was tried; within these, which answers were
-    judged is assumed to be chance (missing at random). NaN where there was no attempt, and for the errors of a candidate
+    that of a candidate's answers, apart for requests on which every candidate was tried unless all are taken `together`;
+    within these, which answers were judged is assumed to be chance (missing at random). NaN where there was no attempt, and for the errors of a candidate
     none of whose answers was judged: with nothing to weigh them against they say nothing. All arrays (n, m).
     """
-    everywhere = attempted.all(axis=1)
+    everywhere = attempted.all(axis=1) & (not together)
     answered = attempted & ~error
     shares = np.full(attempted.shape, np.nan)
     for stratum in (everywhere, ~everywhere):

@@ -79,12 +79,19 @@ class _Truth:
 
 
 def simulate(
-    candidates: Sequence[Candidate], *, requests: int = 6000, days: float = 60.0, seed: int = 0
+    candidates: Sequence[Candidate],
+    *,
+    requests: int = 6000,
+    days: float = 60.0,
+    seed: int = 0,
+    shadow_share: float = SHADOW_SHARE,
+    judged_share: float = 1.0 - UNJUDGED_SHARE,
 ) -> SimulatedLog:
     """Simulate the log of `requests` distinct requests over `days` days.
 
-    A quarter of the requests are shadow requests (one row per candidate, propensity 1); the others have the one row
-    that a stochastic logging policy chose. The same arguments give the same log. Raises ValueError when there are
+    The share `shadow_share` of the requests are shadow requests (one row per candidate, propensity 1); the others have the one
+    row that a stochastic logging policy chose, of which the share `judged_share` is judged. The same arguments give the same
+    log. Raises ValueError when there are
     fewer than two candidates, two of one name, one without a price, no request, or less than a day.
     """
     _check(candidates, requests, days)
@@ -96,7 +103,7 @@ def simulate(
     index = pd.Index(ids, name="request_id")
     names = [candidate.name for candidate in candidates]
     return SimulatedLog(
-        outcomes=_rows(asked, truth, candidates, profiles, ids, rng),
+        outcomes=_rows(asked, truth, candidates, profiles, ids, rng, shadow_share, judged_share),
         acceptable=pd.DataFrame(truth.acceptable, index=index, columns=names),
         cost_usd=pd.DataFrame(truth.cost_usd, index=index, columns=names),
     )
@@ -166,16 +173,18 @@ def _rows(
     profiles: Sequence[_Profile],
     ids: NDArray[np.object_],
     rng: np.random.Generator,
+    shadow_share: float,
+    judged_share: float,
 ) -> pd.DataFrame:
     """The log: which rows exist, what came of each, and what the gateway failed to write down."""
-    request, arm, propensity = _tries(asked, profiles, rng)
+    request, arm, propensity = _tries(asked, profiles, rng, shadow_share)
     n = len(request)
     shadow = propensity == 1.0
     failed = rng.random(n) < np.array([profile.error_rate for profile in profiles])[arm]
     workflow = asked.workflow[request]
     quality = _quality(truth.answers[request, arm], np.isin(np.array(WORKFLOWS)[workflow], GRADED), rng)
     quality[failed] = 0.0
-    unjudged = rng.random(n) < np.where(shadow, UNJUDGED_SHADOW_SHARE, UNJUDGED_SHARE)
+    unjudged = rng.random(n) < np.where(shadow, UNJUDGED_SHADOW_SHARE, 1.0 - judged_share)
     quality[unjudged & ~failed] = np.nan
 
     sent = np.array([content.tokens for content in asked.contents])[request]
@@ -210,11 +219,11 @@ def _rows(
 
 
 def _tries(
-    asked: Requests, profiles: Sequence[_Profile], rng: np.random.Generator
+    asked: Requests, profiles: Sequence[_Profile], rng: np.random.Generator, shadow_share: float
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], Floats]:
     """Which requests went where: request index, candidate index and propensity of each row, in time order."""
     m, n = len(profiles), len(asked.contents)
-    shadow = rng.random(n) < SHADOW_SHARE
+    shadow = rng.random(n) < shadow_share
     policy = _propensities(asked.workflow, profiles)
     chosen = drawn(np.cumsum(policy, axis=1), rng)
     request = np.repeat(np.arange(n), np.where(shadow, m, 1))
