@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t
 
 from serving.bundle.arrays import Bools, Floats
 from serving.bundle.catalogue import Candidate
@@ -146,8 +147,7 @@ def outcome_of(known: Known, bought: pd.DataFrame, params: Params) -> dict[str, 
         served.acceptable.predict(inputs), served.violations(inputs), served.costs.cost_usd(inputs)
     )
     names, ids = list(prepared.matrix.candidates), list(prepared.matrix.request_id)
-    labels, cost = (frame.loc[ids, names].to_numpy() for frame in (known.acceptable, known.cost_usd))
-    rate = float(violations(labels, columns, served.reference).mean())
+    rate = float(violations(known.acceptable.loc[ids, names].to_numpy(), columns, served.reference).mean())
     certified = point.certificate is not None and (point.saving or 0.0) > 0.0
     return {
         "certified": float(certified),
@@ -183,7 +183,7 @@ def _otherwise(known: Known, made: Planned, budget_usd: float, arm: str, seed: i
         share = np.asarray(
             each / (1.0 - (1.0 - each) ** unknown.sum(axis=1, keepdims=True).clip(1)) * np.ones(unknown.shape)
         )
-    return _rows(known, _cells(frame.matrix.request_id, frame.names, cells, share))
+    return _rows(known, _cells(frame.matrix.request_id.tolist(), frame.names, cells, share))
 
 
 def _cells(
@@ -195,22 +195,23 @@ def _cells(
 
 def _rows(known: Known, cells: Iterable[tuple[str, str, float, str]]) -> pd.DataFrame:
     """Outcome rows of what was bought, as it is known to come out."""
-    ids, names, share, purpose = zip(*cells, strict=True)
+    ids, names, share, purpose = (list(column) for column in zip(*cells, strict=True))
     first = known.log.frame.drop_duplicates("request_id").set_index("request_id")
-    pairs = list(zip(ids, names, strict=True))
+    rows = known.acceptable.index.get_indexer(pd.Index(ids)), known.acceptable.columns.get_indexer(pd.Index(names))
+    nothing = np.full(len(ids), np.nan)
     return (
-        first.loc[list(ids)]
+        first.loc[ids]
         .reset_index()
         .assign(
-            candidate=list(names),
-            quality=[known.acceptable.at[pair] for pair in pairs],
-            cost_usd=[known.cost_usd.at[pair] for pair in pairs],
-            propensity=list(share),
-            purpose=list(purpose),
+            candidate=names,
+            quality=known.acceptable.to_numpy()[rows],
+            cost_usd=known.cost_usd.to_numpy()[rows],
+            propensity=share,
+            purpose=purpose,
             status="success",
-            input_tokens=pd.NA,
-            output_tokens=pd.NA,
-            latency_ms=np.nan,
+            input_tokens=nothing,
+            output_tokens=nothing,
+            latency_ms=nothing,
         )
     )
 
@@ -231,8 +232,6 @@ def part(name: str, folder: Path | None, params: Params, seeds: Sequence[int]) -
 
 def _interval(differences: Floats) -> dict[str, float]:
     """Mean over seeds with its 95% interval, by Student's t."""
-    from scipy.stats import t
-
     n = len(differences)
     error = float(np.std(differences, ddof=1) / n**0.5) if n > 1 else float("nan")
     width = float(t.ppf(0.975, max(n - 1, 1))) * error

@@ -78,8 +78,9 @@ def judged_share(attempted: Bools, error: Bools, labels: Floats, *, together: bo
 
     An answer nobody judged is no observation of quality (it is one of cost, which needs no such factor). The share is
     that of a candidate's answers, apart for requests on which every candidate was tried unless all are taken `together`;
-    within these, which answers were judged is assumed to be chance (missing at random). NaN where there was no attempt, and for the errors of a candidate
-    none of whose answers was judged: with nothing to weigh them against they say nothing. All arrays (n, m).
+    within these, which answers were judged is assumed to be chance (missing at random). NaN where there was no attempt, and for
+    the errors of a candidate none of whose answers was judged: with nothing to weigh them against they say nothing. All arrays
+    (n, m).
     """
     everywhere = attempted.all(axis=1) & (not together)
     answered = attempted & ~error
