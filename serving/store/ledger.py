@@ -103,8 +103,8 @@ class Ledger:
         The budgets are held already.
         """
         if charge.decision_id:
-            charged = {budget_of(row) for row in self.charges_of([charge.decision_id])}
-            if any(budget in charged for budget, _ in charge.limits):
+            charged = {(row["scope"], row["period"]) for row in self.charges_of([charge.decision_id])}
+            if any((budget.scope, budget.period) in charged for budget, _ in charge.limits):
                 return None
         for budget, most in charge.limits:
             if most is not None and self.totals[budget].used + charge.amount > most:
