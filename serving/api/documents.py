@@ -11,7 +11,7 @@ from pydantic.config import JsonDict
 
 from serving.bundle.catalogue import Candidate
 from serving.bundle.manifest import Certificate
-from serving.decide.decision import Decision, Reason
+from serving.decide.decision import Also, Decision, Reason
 from serving.decide.eligibility import Rule
 
 _DECISION: JsonDict = {
@@ -29,6 +29,7 @@ _DECISION: JsonDict = {
     "novelty": 0.87,
     "bundle": "2026-01-31-1",
     "warnings": [],
+    "also": {"model": "acme/large", "propensity": 0.05, "expected_cost_usd": 0.0043},
     "candidates": [
         {
             "model": "acme/small",
@@ -85,6 +86,14 @@ class CertificateResponse(_Document):
     requests: int = Field(description="How many calibration requests it rests on.")
 
 
+class AlsoResponse(_Document):
+    """Who is to be sent the same request too, so that both outcomes are known. The answer to use is the decision's model's."""
+
+    model: str = Field(description="The candidate's name, which feedback on its outcome has as `model`.")
+    propensity: float = Field(description="The probability with which this candidate was asked too.")
+    expected_cost_usd: float = Field(description="Its expected cost on this request, in USD.")
+
+
 class RouteResponse(_Document):
     """The decision."""
 
@@ -114,6 +123,9 @@ class RouteResponse(_Document):
         description="Budgets that are spent and only warn, as `<scope>/<period>`; whom the rules exclude because the catalogue "
         "does not say enough of them, where one candidate is left; and fields that were ignored, where they are spelt "
         "nearly like one that is read: `quality_traget: did you mean quality_target?`"
+    )
+    also: AlsoResponse | None = Field(
+        description="Null, or who is to be asked too, for what there is to learn: the rule file's `[also]`."
     )
     candidates: list[CandidateEstimate] = Field(description="Every candidate, in the bundle's order.")
 
@@ -280,9 +292,14 @@ def _certified(certificate: Certificate) -> dict[str, object]:
     return values | {"bound": _said(certificate.bound)}
 
 
+def _asked_too(also: Also) -> dict[str, object]:
+    cost = _said(also.expected_cost_usd)
+    return {"model": also.candidate, "propensity": also.propensity, "expected_cost_usd": cost}
+
+
 def decision_document(identifier: str, decision: Decision, misspelt: tuple[str, ...] = ()) -> dict[str, object]:
     """A decision as `RouteResponse` describes it; `misspelt` is what the request may have meant otherwise."""
-    certificate = decision.certificate
+    certificate, also = decision.certificate, decision.also
     return {
         "id": identifier,
         "model": decision.candidate,
@@ -298,6 +315,7 @@ def decision_document(identifier: str, decision: Decision, misspelt: tuple[str, 
         "novelty": _said(decision.novelty),
         "bundle": decision.bundle,
         "warnings": (*decision.warnings, *misspelt),
+        "also": None if also is None else _asked_too(also),
         "candidates": [
             {
                 "model": seen.candidate,

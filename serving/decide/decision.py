@@ -91,6 +91,14 @@ class Alternative(NamedTuple):
     ruled_out: Rule | None
 
 
+class Also(NamedTuple):
+    """Another candidate that the request is to be sent to as well, and the probability with which that one was drawn."""
+
+    candidate: str
+    propensity: float
+    expected_cost_usd: float
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """The recommended candidate; `confidence` is its calibrated P(acceptable), `fallbacks` are best first.
@@ -100,7 +108,7 @@ class Decision:
     without estimates (it took too long, or none was eligible and a rule names who answers then), these are None.
     `warnings` names the budgets that are spent and only warn, as "<scope>/<period>", and says where want of knowledge left
     one candidate. `held_usd` is what limits and budgets hold against it: the expected cost, and no less than the counted
-    prompt alone.
+    prompt alone. `also` is who is asked too, for what there is to learn: the answer is the recommended candidate's.
     """
 
     candidate: str
@@ -119,3 +127,4 @@ class Decision:
     bundle: str
     warnings: tuple[str, ...] = ()
     held_usd: float | None = None
+    also: Also | None = None

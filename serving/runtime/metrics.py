@@ -34,6 +34,7 @@ GAUGES: tuple[tuple[str, str, tuple[str, ...], Among], ...] = (
     ("router_budget_unconfirmed", "Decisions that the store did not confirm a budget for.", (), "livesum"),
     ("router_store_queue_bytes", "Memory of the rows that wait, about.", (), "livesum"),
     ("router_budget_pace", "What a budget adds to the knob, 1/USD.", ("scope", "period"), "livemax"),
+    ("router_also_spent_usd", "What who was asked too cost today, expected or told.", (), "livemax"),
     ("router_bundle_info", "The bundle that is served.", ("version",), "livesum"),
     ("router_bundle_reloads", "Bundles taken over since the start.", (), "livesum"),
     ("router_bundle_refusals", "Bundles refused since the start.", (), "livesum"),
@@ -86,6 +87,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._stages = self._histogram("router_stage_seconds", "Time by stage.", ["stage"])
         self._decisions = self._counter("router_decisions", "Decisions.", ["candidate", "reason"])
+        self._also = self._counter("router_also", "Decisions that this candidate was asked for too.", ["model"])
         self._expected = self._counter("router_expected_cost_usd", "Expected cost of decisions.", ["candidate"])
         self._actual = self._counter("router_actual_cost_usd", "Cost that feedback reported.")
         self._feedback = self._counter("router_feedback", "Feedback stored, by what it says.", ["outcome"])
@@ -121,6 +123,8 @@ class Metrics:
         if child is None:
             child = self._children[label] = self._decisions.labels(*label)
         child.inc()
+        if decision.also is not None:
+            self._also.labels(decision.also.candidate).inc()
         if decision.expected_cost_usd is not None:
             cost = self._costs.get(decision.candidate)
             if cost is None:
@@ -169,7 +173,12 @@ def _forget_the_dead(folder: Path) -> None:
 
 
 def snapshot_of(
-    reloading: Reloading, store: DecisionStore | None, budgets: Budgets, reservations: Reservations, drift: Drift
+    reloading: Reloading,
+    store: DecisionStore | None,
+    budgets: Budgets,
+    reservations: Reservations,
+    drift: Drift,
+    also_spent_usd: float,
 ) -> Snapshot:
     """Every gauge's value now; 0 where there is nothing to measure."""
     live = reloading.live
@@ -183,6 +192,7 @@ def snapshot_of(
         "router_budget_unconfirmed": reservations.unconfirmed,
         "router_store_dropped_decisions": 0 if store is None else store.dropped,
         "router_store_retries": 0 if store is None else store.retries,
+        "router_also_spent_usd": also_spent_usd,
         "router_bundle_reloads": live.reloads,
         "router_bundle_refusals": live.refusals,
         "router_rules_refused": 0 if reloading.rules_refused is None else 1,

@@ -7,7 +7,7 @@ import logging
 import random
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -28,6 +28,7 @@ from serving.runtime.reloading import Reloading
 from serving.runtime.shadow import Shadow
 from serving.runtime.upkeep import Periodic
 from serving.settings import Settings
+from serving.state.also import AlsoAsked, Asked
 from serving.state.budgets import Allowance, Budgets, BudgetSpentError
 from serving.state.conversations import Before, Conversations
 from serving.state.drift import Drift, Thresholds
@@ -36,6 +37,7 @@ from serving.state.reloads import Reloaded
 from serving.state.reservations import Reservations
 from serving.state.rulebook import RuleBook
 from serving.store.engine import StoreError, open_engine
+from serving.store.ledger import BudgetKey, Charge, Totals
 from serving.store.transaction import totals_of
 from serving.store.writer import DecisionStore, Watched
 
@@ -71,13 +73,23 @@ class Service:
         shadow = self._reloading.shadow
         self.shadow = None if shadow is None else Shadow(shadow, most_bytes=settings.waiting_bytes)
         self.budgets = Budgets(self.rules, clock, shared=bool(settings.store))
+        self._random = random.Random()
+        self.also = AlsoAsked(
+            lambda: self.rules.also,
+            lambda: self._random.random(),
+            clock,
+            stored=bool(settings.store) and settings.store_prompts,
+            wait_seconds=settings.reserve_wait_ms / 1e3,
+        )
         self.store = self._opened(settings.store) if settings.store else None
         self.reservations = Reservations(self.budgets, self.store, settings.reserve_wait_ms / 1e3)
         self.rates = Rates(self.rules.keys)
         self.conversations = Conversations(settings, self.store, clock)
         self.drift = Drift(settings.drift_window, Thresholds.of(settings))
         self.metrics = Metrics(
-            lambda: snapshot_of(self._reloading, self.store, self.budgets, self.reservations, self.drift)
+            lambda: snapshot_of(
+                self._reloading, self.store, self.budgets, self.reservations, self.drift, self.also.spent_usd
+            )
         )
         self.recorder = Recorder(
             settings,
@@ -89,7 +101,6 @@ class Service:
             self.metrics,
             clock,
         )
-        self._random = random.Random()
         self._embedding = Embedding(settings)
         self._asking = ThreadPoolExecutor(_MOST_ASKING, thread_name_prefix="budgets")
         self._upkeep: list[Periodic] = []
@@ -98,16 +109,25 @@ class Service:
         """The store, and in the budgets what it says of them; raises StoreError."""
         engine = open_engine(url)
         try:
-            self.budgets.told(totals_of(engine, self.budgets.keys()))
+            self._told(totals_of(engine, self._watched()))
         except SQLAlchemyError as error:
             engine.dispose()
             kind = type(getattr(error, "orig", None) or error).__name__
             raise StoreError(f"what budgets have used cannot be read from the store ({kind}): is it locked?") from None
-        watched = Watched(self.budgets.keys, self.budgets.told, self.settings.watch_seconds)
+        watched = Watched(self._watched, self._told, self.settings.watch_seconds)
         options = self.settings
         return DecisionStore(
             engine, options.store_queue, self._clock, most_bytes=options.store_queue_bytes, watched=watched
         )
+
+    def _watched(self) -> list[BudgetKey]:
+        """The budgets that the store is asked for."""
+        return [*self.budgets.keys(), *self.also.keys()]
+
+    def _told(self, totals: Mapping[BudgetKey, Totals], written: Sequence[Charge] = ()) -> None:
+        """Takes what the store says of them."""
+        self.budgets.told(totals, written)
+        self.also.told(totals)
 
     @property
     def rules(self) -> RuleBook:
@@ -128,7 +148,8 @@ class Service:
         session, private = None, policy.zero_retention or policy.no_training
         with self.recorder.session:
             session = self.conversations.id_of(request, key, private=private)
-        return Case(read(request), policy, asked, key, scopes, no_candidate, session)
+        also = self.also.drawn(request.workflow, private=private)
+        return Case(read(request), policy, asked, key, scopes, no_candidate, session, also)
 
     async def route(self, case: Case) -> tuple[str, Decision]:
         """The decision's id and the decision; raises NoEligibleCandidateError or BudgetSpentError.
@@ -141,7 +162,7 @@ class Service:
         embedded = await self._embedding.one(serving, case.request.text)
         if not isinstance(embedded, Reason):
             self.recorder.stage("encode", time.perf_counter() - started)
-        if not self.reservations.waits(case.scopes):
+        if case.also is None and not self.reservations.waits(case.scopes):
             # Remembered in the loop's next turn: the answer, which this one sends, does not wait for that.
             return self._decided(case, serving, embedded, started, asyncio.get_running_loop().call_soon)
         # In a thread: the store is asked, and the event loop must not wait for that.
@@ -180,6 +201,8 @@ class Service:
         identifier, decision = self._reserved(
             case, lambda situation: serving.router.decide(case.request, case.policy, situation, embedding)
         )
+        if case.also is not None:
+            [decision] = self._asking_too(serving, [Asked(identifier, decision, case.also)])
         self.recorder.stage("decide", time.perf_counter() - embedded)
         after(self.recorder.record, identifier, case, decision, embedding, serving, started)
         return identifier, decision
@@ -192,6 +215,13 @@ class Service:
         return identifier, self.reservations.decided(
             identifier, case.scopes, lambda allowance: decide(self._situation(case, allowance))
         )
+
+    def _asking_too(self, serving: Serving, asked: Sequence[Asked]) -> list[Decision]:
+        """The decisions, with who is asked too; as they were where that fails."""
+        if self.store is not None and any(one.drawn is not None for one in asked):
+            with self.recorder.also:
+                return self.also.ask(self.store, serving.router.manifest.reference, asked)
+        return [one.decision for one in asked]
 
     def route_batch(self, cases: Sequence[Case]) -> list[Answer]:
         """As `route` for several requests with one forward pass, each with its error in its place, for a thread that may wait.
@@ -206,9 +236,7 @@ class Service:
         self.recorder.stage("batch", time.perf_counter() - started)
         return answers
 
-    def _together(
-        self, cases: Sequence[Case], serving: Serving, embedded: Sequence[Embedded]
-    ) -> dict[int, Decision | NoEligibleCandidateError]:
+    def _together(self, cases: Sequence[Case], serving: Serving, embedded: Sequence[Embedded]) -> dict[int, Answer]:
         """What can be decided by one forward pass, by its row; the rest is decided one by one."""
         if self.budgets.any:  # what one decision takes the next one cannot have
             return {}
@@ -221,7 +249,20 @@ class Service:
         except Exception:  # it may be about one of them
             logger.exception("a batch could not be decided together, each is decided by itself")
             return {}
-        return dict(zip(known, decided, strict=True))
+        asked = [
+            Asked(uuid.uuid4().hex, one, cases[row].also)
+            for row, one in zip(known, decided, strict=True)
+            if not isinstance(one, NoEligibleCandidateError)
+        ]
+        made = iter(zip(asked, self._asking_too(serving, asked), strict=True))
+        came: dict[int, Answer] = {}
+        for row, one in zip(known, decided, strict=True):
+            if isinstance(one, NoEligibleCandidateError):
+                came[row] = one
+            else:
+                first, decision = next(made)
+                came[row] = first.identifier, decision
+        return came
 
     def _answer(
         self,
@@ -229,17 +270,15 @@ class Service:
         serving: Serving,
         embedded: Embedded,
         started: float,
-        came: Decision | NoEligibleCandidateError | None,
+        came: Answer | None,
     ) -> Answer:
         """One of a batch: its decision, or what came instead; decided here where nothing `came` yet."""
         try:
-            if isinstance(came, NoEligibleCandidateError):
-                return came
             if came is None or isinstance(embedded, Reason):
                 return self._decided(case, serving, embedded, started)
-            identifier = uuid.uuid4().hex
-            self.recorder.record(identifier, case, came, embedded, serving, started)
-            return identifier, came
+            if isinstance(came, tuple):
+                self.recorder.record(came[0], case, came[1], embedded, serving, started)
+            return came
         except (NoEligibleCandidateError, BudgetSpentError) as error:
             return error
         except Exception:  # it is what came of this one, and no reason to fail the others

@@ -23,6 +23,7 @@ from serving.runtime.live import Live, Serving
 from serving.runtime.metrics import Metrics
 from serving.runtime.shadow import Shadow, ShadowAnswer
 from serving.settings import Settings
+from serving.state.also import Drawn
 from serving.state.conversations import Conversations
 from serving.state.drift import Drift
 from serving.store.feedback import ConflictError, Feedback, UnknownDecisionError
@@ -40,7 +41,8 @@ class Case:
     """One request to decide under the rules: `policy` is what it asks itself (`asked`), tightened by them.
 
     `key` is the name of the caller's API key, `scopes` are the names of the rules that it is under, and `no_candidate` is
-    who answers by these when nobody is eligible. `session` is the id of its conversation, a keyed hash.
+    who answers by these when nobody is eligible. `session` is the id of its conversation, a keyed hash, and `also` is there
+    where another candidate may be asked too.
     """
 
     request: ReadRequest
@@ -50,6 +52,7 @@ class Case:
     scopes: Sequence[str]
     no_candidate: str | None
     session: str | None = None
+    also: Drawn | None = None
 
     @property
     def private(self) -> bool:
@@ -81,7 +84,7 @@ class _Part:
 class Recorder:
     """Remembers decisions and feedback. Its methods may be called from several threads; `clock` gives epoch seconds.
 
-    What fails in a block under `session` is counted and logged, as everything here is, and goes no further.
+    What fails in a block under `session` or `also` is counted and logged, as everything here is, and goes no further.
     """
 
     def __init__(
@@ -98,8 +101,8 @@ class Recorder:
         self._settings, self._live, self._shadow, self._store = settings, live, shadow, store
         self._conversations, self._drift, self._metrics = conversations, drift, metrics
         self._clock = clock
-        self.session, self._stored, self._shadowed, self._drifted, self._measured, self._logged = (
-            _Part(name, metrics) for name in ("session", "store", "shadow", "drift", "metrics", "log")
+        self.session, self.also, self._stored, self._shadowed, self._drifted, self._measured, self._logged = (
+            _Part(name, metrics) for name in ("session", "also", "store", "shadow", "drift", "metrics", "log")
         )
 
     def record(

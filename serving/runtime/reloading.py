@@ -43,6 +43,7 @@ class Reloading:
         self.live = self._load(settings.bundle, self._check_bundle)
         self._check(self.rules, self.live.current.router.candidates)
         self._say_if_unexplored(self.live.current.router.manifest)
+        self._say_if_unasked(self.rules)
         self.shadow = self._load(settings.shadow) if settings.shadow else None
 
     def rules_for(self, key: str | None) -> RuleBook:
@@ -161,6 +162,7 @@ class Reloading:
             return False
         self._check(coming, self.live.current.router.candidates)
         self._follow(coming)
+        self._say_if_unasked(coming)
         self._before, self.rules, self._coming = self.rules, coming, coming
         logger.info("the rules are now those of %s", self._settings.policies)
         return True
@@ -181,6 +183,14 @@ class Reloading:
                 "ROUTER_EXPLORE is %g, and at %s, the usual operating point of bundle %s, a share of %g is explored: its "
                 "certificate has set aside no more. To set more aside, train with --set policy.explore=0.2, a share of alpha",
                 *(asked, point.name, manifest.version, given),
+            )
+
+    def _say_if_unasked(self, rules: RuleBook) -> None:
+        """Warns where others are to be asked too and no store holds what that may cost, or keeps what could be learnt of it."""
+        if rules.also.share > 0 and not (self._settings.store and self._settings.store_prompts):
+            logger.warning(
+                "also.share of %s is %g, and nobody is asked too: that needs ROUTER_STORE, and ROUTER_STORE_PROMPTS=true",
+                *(self._settings.policies, rules.also.share),
             )
 
     def _check(self, book: RuleBook, known: Sequence[str]) -> None:

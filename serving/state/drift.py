@@ -135,8 +135,9 @@ class Drift:
     def judged(self, identifier: str, quality: float, candidate: str | None) -> None:
         """Counts feedback on the answer of the chosen candidate (`candidate` is who answered; None: that one)."""
         with self._lock:
-            chosen, confidence = self._open.pop(identifier, (None, 0.0))
-            if chosen is not None and candidate in (None, chosen):
+            chosen, confidence = self._open.get(identifier, (None, 0.0))
+            if chosen is not None and candidate in (None, chosen):  # another's answer may be told before this one
+                del self._open[identifier]
                 self._judged.append((confidence, quality >= self._acceptable))
 
     def measure(self) -> Measured:

@@ -143,12 +143,39 @@ class Key(Rules):
         return None if self.rate is None else parse(self.rate)
 
 
+# A draw has 53 bits: of a smaller share the frequency would not be the one that is written down.
+_LEAST_SHARE = 1e-6
+
+
+class AlsoRules(_Section):
+    """Of which share of decisions another candidate is asked too, and how many USD that may cost in a UTC day.
+
+    `candidates` are globs over those who may be asked, `workflows` the tags of requests that it is done for; empty: all.
+    """
+
+    share: float = Field(default=0.0, ge=0, le=1)
+    daily_usd: float | None = Field(default=None, ge=0, le=_MOST_USD)
+    candidates: tuple[Glob, ...] = ()
+    workflows: tuple[Annotated[str, Field(max_length=256)], ...] = ()
+
+    @model_validator(mode="after")
+    def _capped(self) -> Self:
+        if 0 < self.share < _LEAST_SHARE:
+            raise ValueError(f"share is too small to be drawn; expected 0, or at least {_LEAST_SHARE:f}")
+        if self.share > 0 and self.daily_usd is None:
+            raise ValueError(
+                "share is above 0 and nothing caps what that costs; expected daily_usd, the most in a UTC day"
+            )
+        return self
+
+
 class RuleBook(_Section):
     """All rules. With any key, routing, feedback, budgets and reloading need one."""
 
     default: Rules = Rules()
     workflows: Mapping[str, Rules] = {}
     keys: Mapping[str, Key] = {}
+    also: AlsoRules = AlsoRules()
 
     @model_validator(mode="after")
     def _each_key_once(self) -> Self:
@@ -176,13 +203,16 @@ class RuleBook(_Section):
         return found
 
     def check_against(self, candidates: Sequence[str]) -> None:
-        """Raises RulesError where an `allow` or a `no_candidate` can only be meant for another bundle, or is misspelt."""
+        """Raises RulesError where a name or a glob of candidates can only be meant for another bundle, or is misspelt."""
         has = f"the bundle has {', '.join(candidates)}"
         for scope, rules in self.every_scope():
             if rules.no_candidate is not None and rules.no_candidate not in candidates:
                 raise RulesError(f"{scope}: no_candidate is {rules.no_candidate!r}; {has}")
             if rules.allow and not any(matches(name, glob) for name in candidates for glob in rules.allow):
                 raise RulesError(f"{scope}: allow = {list(rules.allow)} matches no candidate; {has}")
+        asked = self.also.candidates
+        if asked and not any(matches(name, glob) for name in candidates for glob in asked):
+            raise RulesError(f"also: candidates = {list(asked)} matches no candidate; {has}")
 
     def every_scope(self) -> list[tuple[str, Rules]]:
         return [
@@ -255,5 +285,5 @@ def _section(place: Sequence[int | str]) -> type[BaseModel]:
     """What stands at a place in the rule file."""
     if place[-1:] == ("budget",) and len(place) == (2 if place[0] == "default" else 3):
         return Budget
-    sections: dict[str, type[BaseModel]] = {"default": Rules, "workflows": Rules, "keys": Key}
+    sections: dict[str, type[BaseModel]] = {"default": Rules, "workflows": Rules, "keys": Key, "also": AlsoRules}
     return sections[str(place[0])] if place else RuleBook

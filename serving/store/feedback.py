@@ -33,8 +33,9 @@ class ConflictError(ValueError):
 class Feedback:
     """Feedback on one decision; what is None was not told.
 
-    `quality` is in [0, 1], and 0 where the call failed (`error`); `candidate` is who answered, if a fallback did; `cost_usd` in
-    USD, `latency_ms` in milliseconds. With `replace` it takes the place of what was told before in the same fields.
+    `quality` is in [0, 1], and 0 where the call failed (`error`); `candidate` is who answered, if a fallback did, or who was
+    asked too: then this is about that one's answer. `cost_usd` in USD, `latency_ms` in milliseconds. With `replace` it takes
+    the place of what was told before in the same fields.
     """
 
     decision_id: str

@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, and_, bindparam, func, literal, select, tuple_
 
-from serving.store.tables import BUDGETS, CHARGES, DECISIONS, FEEDBACK, insert_new
+from serving.store.tables import ALSO_FEEDBACK, BUDGETS, CHARGES, DECISIONS, FEEDBACK, insert_new
 
+# The scope of what is spent on candidates that are asked too; no scope of the rules is called so.
+ALSO = "also"
 UNIT = 1_000_000_000
 _MOST = 2**62  # what a column holds, with room for a sum
 _KEY = (BUDGETS.c.scope, BUDGETS.c.period, BUDGETS.c.begins)
@@ -96,12 +98,14 @@ class Ledger:
         self.totals |= found
 
     def charge(self, charge: Charge) -> BudgetKey | None:
-        """Charges a decision once, however often it is called; gives the budget that cannot hold it, if there is one.
+        """Charges a decision's budgets once, however often it is called; gives the one that cannot hold it, if there is one.
 
         The budgets are held already.
         """
-        if charge.decision_id and self.charges_of([charge.decision_id]):
-            return None
+        if charge.decision_id:
+            charged = {(row["scope"], row["period"]) for row in self.charges_of([charge.decision_id])}
+            if any((budget.scope, budget.period) in charged for budget, _ in charge.limits):
+                return None
         for budget, most in charge.limits:
             if most is not None and self.totals[budget].used + charge.amount > most:
                 return budget
@@ -166,17 +170,18 @@ def budget_of(charge: Mapping[str, Any]) -> BudgetKey:
 def _begun(connection: Connection, key: BudgetKey) -> dict[str, Any]:
     """A budget's first row: what its period's decisions have cost, by feedback or as expected."""
     kind, _, name = key.scope.partition(":")
+    also = key.scope == ALSO
+    told = ALSO_FEEDBACK if also else FEEDBACK
+    expected = DECISIONS.c.also_expected_cost_usd if also else DECISIONS.c.expected_cost_usd
+    cost = func.sum(func.coalesce(told.c.cost_usd, expected))
     asked = select(
-        func.coalesce(func.sum(func.coalesce(FEEDBACK.c.cost_usd, DECISIONS.c.expected_cost_usd)), 0.0),
-        func.coalesce(
-            func.sum(func.coalesce(FEEDBACK.c.cost_usd, DECISIONS.c.expected_cost_usd)).filter(
-                FEEDBACK.c.decision_id.is_not(None)
-            ),
-            0.0,
-        ),
-        func.count(),
-    ).select_from(DECISIONS.join(FEEDBACK, FEEDBACK.c.decision_id == DECISIONS.c.id, isouter=True))
+        func.coalesce(cost, 0.0), func.coalesce(cost.filter(told.c.decision_id.is_not(None)), 0.0), func.count()
+    ).select_from(DECISIONS.join(told, told.c.decision_id == DECISIONS.c.id, isouter=True))
     inside = DECISIONS.c.at >= key.begins
-    of_it = {"workflow": DECISIONS.c.workflow == name, "key": DECISIONS.c.key == name}.get(kind, literal(True))
+    of_it = {
+        "workflow": DECISIONS.c.workflow == name,
+        "key": DECISIONS.c.key == name,
+        ALSO: DECISIONS.c.also_candidate.is_not(None),
+    }.get(kind, literal(True))
     used, settled, decisions = connection.execute(asked.where(inside, of_it)).one()
     return {**key._asdict(), "used": units(used), "settled": units(settled), "decisions": decisions}

@@ -28,6 +28,7 @@ def decision_row(
     `shadow` is what the shadow bundle would have decided.
     """
     chosen = next(one for one in decision.alternatives if one.candidate == decision.candidate)
+    also = decision.also
     return {
         "id": identifier,
         "at": at,
@@ -53,6 +54,9 @@ def decision_row(
         "max_output_tokens": request.max_output_tokens,
         "bundle": decision.bundle,
         **shadow_columns(shadow),
+        "also_candidate": None if also is None else also.candidate,
+        "also_propensity": None if also is None else also.propensity,
+        "also_expected_cost_usd": None if also is None else also.expected_cost_usd,
     }
 
 

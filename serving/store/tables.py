@@ -51,22 +51,34 @@ DECISIONS = Table(
     Column("shadow_candidate", String(256)),
     Column("shadow_confidence", Float),
     Column("shadow_expected_cost_usd", Float),
+    Column("also_candidate", String(256)),  # who was asked too
+    Column("also_propensity", Float),
+    Column("also_expected_cost_usd", Float),
     Index("decision_at", "at"),
 )
-FEEDBACK = Table(
-    "feedback",
-    METADATA,
-    Column("decision_id", String(64), primary_key=True),
-    Column("at", Float, nullable=False),
-    Column("candidate", String(256)),  # who answered, if not the one that was chosen
-    Column("quality", Float),
-    Column("cost_usd", Float),
-    Column("input_tokens", BigInteger),
-    Column("output_tokens", BigInteger),
-    Column("latency_ms", Float),
-    Column("error", Boolean, nullable=False),
-    Index("feedback_at", "at"),
-)
+
+
+def _told(name: str) -> Table:
+    """A table of what came of decisions' calls, a row each."""
+    return Table(
+        name,
+        METADATA,
+        Column("decision_id", String(64), primary_key=True),
+        Column("at", Float, nullable=False),
+        Column("candidate", String(256)),  # who answered, if not the one that was chosen
+        Column("quality", Float),
+        Column("cost_usd", Float),
+        Column("input_tokens", BigInteger),
+        Column("output_tokens", BigInteger),
+        Column("latency_ms", Float),
+        Column("error", Boolean, nullable=False),
+        Index(f"{name}_at", "at"),
+    )
+
+
+FEEDBACK = _told("feedback")
+# The same of who was asked too, whose name is always there.
+ALSO_FEEDBACK = _told("also_feedback")
 # A budget in one of its periods, in billionths of a dollar: whole numbers, so that no sum is off by a rounding.
 BUDGETS = Table(
     "budget",

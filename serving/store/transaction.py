@@ -7,13 +7,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Engine, bindparam, select
+from sqlalchemy import Connection, Engine, Table, bindparam, select
 
 from serving.store.feedback import TOLD, ConflictError, Feedback, UnknownDecisionError, merged
-from serving.store.ledger import BudgetKey, Charge, Ledger, Totals, budget_of
-from serving.store.tables import DECISIONS, FEEDBACK, SESSIONS, insert_new, upsert
+from serving.store.ledger import ALSO, BudgetKey, Charge, Ledger, Totals, budget_of
+from serving.store.tables import ALSO_FEEDBACK, DECISIONS, FEEDBACK, SESSIONS, insert_new, upsert
 
 Row = Mapping[str, Any]
 # What feedback came to: the fields that it added or replaced, or why it was not taken.
@@ -60,6 +60,13 @@ class Item:
         return (self.row, self.session, self.said) == (other.row, other.session, other.said)
 
 
+class Decided(NamedTuple):
+    """What feedback on a decision goes by: the key that it was made for, and who was asked too."""
+
+    key: str | None
+    also: str | None
+
+
 @dataclass
 class Written:
     """What a transaction came to: each future's value by the item's identity, the budgets, and what was charged to them."""
@@ -76,17 +83,17 @@ def write(engine: Engine, items: Sequence[Item]) -> Written:
     charges = [item.charge for item in items if item.charge is not None]
     with begin(engine) as connection:
         # Rows are locked in one order everywhere, so that no two transactions wait for each other: decisions, then budgets.
-        owners = _owners(connection, asked)
+        known = _decided(connection, asked)
         ledger = Ledger(connection)
-        settling = ledger.charges_of(owners)
+        settling = ledger.charges_of(known)
         ledger.hold([limit.budget for one in charges for limit in one.limits] + [budget_of(row) for row in settling])
         for item in items:
             if item.charge is not None:
                 written.results[id(item)] = ledger.charge(item.charge)
         _write_decisions(connection, items)
         if said:
-            new = _owners(connection, asked - owners.keys())  # decided in this very transaction
-            _write_feedback(ledger, said, {**owners, **new}, [*settling, *ledger.charges_of(new)], written)
+            new = _decided(connection, asked - known.keys())  # decided in this very transaction
+            _write_feedback(ledger, said, {**known, **new}, [*settling, *ledger.charges_of(new)], written)
         ledger.write()
         written.totals = ledger.totals
     return written
@@ -117,12 +124,13 @@ def begin(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
-def _owners(connection: Connection, decisions: Collection[str]) -> dict[str, str | None]:
-    """The keys that decisions were made for, of those that there are; who tells something of them waits for this."""
+def _decided(connection: Connection, decisions: Collection[str]) -> dict[str, Decided]:
+    """The decisions, of those that there are; who tells something of them waits for this."""
     if not decisions:
         return {}
-    asked = select(DECISIONS.c.id, DECISIONS.c.key).where(DECISIONS.c.id.in_(sorted(decisions)))
-    return {row[0]: row[1] for row in connection.execute(asked.order_by(DECISIONS.c.id).with_for_update())}
+    asked = select(DECISIONS.c.id, DECISIONS.c.key, DECISIONS.c.also_candidate)
+    asked = asked.where(DECISIONS.c.id.in_(sorted(decisions))).order_by(DECISIONS.c.id).with_for_update()
+    return {row[0]: Decided(*row[1:]) for row in connection.execute(asked)}
 
 
 def _write_decisions(connection: Connection, items: Sequence[Item]) -> None:
@@ -140,24 +148,42 @@ def _write_decisions(connection: Connection, items: Sequence[Item]) -> None:
 
 
 def _write_feedback(
-    ledger: Ledger, items: Sequence[Item], owners: Mapping[str, str | None], settling: Sequence[Row], written: Written
+    ledger: Ledger, items: Sequence[Item], decided: Mapping[str, Decided], settling: Sequence[Row], written: Written
 ) -> None:
-    """Merges feedback with what was told before, and makes the decisions' charges what they did cost."""
+    """Merges feedback with what was told before, and makes the decisions' charges what they did cost.
+
+    What names who was asked too is about that one's answer, and everything else about the decision's own.
+    """
     connection = ledger.connection
     ledger.hold(budget_of(charge) for charge in settling)
-    charges: dict[str, list[Row]] = {}
-    for charge in settling:
-        charges.setdefault(charge["decision_id"], []).append(charge)
-    asked = select(FEEDBACK).where(FEEDBACK.c.decision_id.in_(sorted(owners)))
-    known = {row["decision_id"]: dict(row) for row in connection.execute(asked).mappings()} if owners else {}
+    about: dict[bool, list[Item]] = {False: [], True: []}
+    for item in items:
+        said = item.said
+        assert said is not None
+        one = decided.get(said.decision_id)
+        if one is None or (item.key is not None and one.key != item.key):
+            written.results[id(item)] = UnknownDecisionError(said.decision_id)
+        else:
+            about[one.also is not None and said.candidate == one.also].append(item)
+    for also, told in about.items():
+        costs = _merge(connection, ALSO_FEEDBACK if also else FEEDBACK, told, written)
+        for charge in settling:
+            if (charge["scope"] == ALSO) is also and charge["decision_id"] in costs:
+                ledger.settle(charge, costs[charge["decision_id"]])
+
+
+def _merge(connection: Connection, table: Table, items: Sequence[Item], written: Written) -> Mapping[str, float | None]:
+    """Merges feedback with a table's rows; what each decision cost, of those that something new is known of."""
+    said_of = sorted({item.said.decision_id for item in items if item.said is not None})
+    if not said_of:
+        return {}
+    asked = select(table).where(table.c.decision_id.in_(said_of))
+    known = {row["decision_id"]: dict(row) for row in connection.execute(asked).mappings()}
     changed: dict[str, bool] = {}  # whether the cost, of those that changed
     for item in items:
         said = item.said
         assert said is not None
         name = said.decision_id
-        if name not in owners or (item.key is not None and owners[name] != item.key):
-            written.results[id(item)] = UnknownDecisionError(name)
-            continue
         try:
             if name in known:
                 known[name], fields = merged(known[name], said)
@@ -172,10 +198,8 @@ def _write_feedback(
             changed[name] = changed.get(name, False) or "cost_usd" in fields
         written.results[id(item)] = fields
     if changed:
-        connection.execute(upsert(connection.engine, FEEDBACK), [known[name] for name in sorted(changed)])
-    for name in (name for name, cost in changed.items() if cost):
-        for charge in charges.get(name, ()):
-            ledger.settle(charge, known[name]["cost_usd"])
+        connection.execute(upsert(connection.engine, table), [known[name] for name in sorted(changed)])
+    return {name: known[name]["cost_usd"] for name, cost in changed.items() if cost}
 
 
 def _clean(row: Row) -> Row:

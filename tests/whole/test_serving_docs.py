@@ -14,7 +14,7 @@ from serving.decide.decision import Reason
 from serving.decide.eligibility import Rule
 from serving.runtime.pipeline import Service
 from serving.settings import Settings
-from serving.state.rulebook import Budget, Key, Rules, load_rules
+from serving.state.rulebook import AlsoRules, Budget, Key, Rules, load_rules
 from tests import fake_bundle
 
 TEXT = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
@@ -55,8 +55,9 @@ def test_the_rule_file_is_one_and_shows_every_field(tmp_path: Path) -> None:
     path.write_text(example)
     book = load_rules(path)
     assert book.default.budget.pacing
+    assert (book.also.share, book.also.daily_usd) == (0.02, 5.0)
     assert (book.keys["support-bot"].rate, book.keys["operator"].admin) == ("100/second", True)
-    for field in {*Rules.model_fields, *Key.model_fields, *Budget.model_fields}:
+    for field in {*Rules.model_fields, *Key.model_fields, *Budget.model_fields, *AlsoRules.model_fields}:
         assert re.search(rf"\b{field}\b", example), field
 
 

@@ -25,7 +25,10 @@ class FeedbackBody(BaseModel):
     output_tokens: int | None = Field(default=None, ge=0, le=10**12)
     latency_ms: float | None = Field(default=None, ge=0, description="How long the call took.")
     error: bool | None = Field(default=None, description="Whether the call failed; its quality is then 0.")
-    model: Name | None = Field(default=None, description="Who answered, if a fallback did.")
+    model: Name | None = Field(
+        default=None,
+        description="Who answered, if a fallback did; or the decision's `also.model`: this is about that one's answer.",
+    )
     replace: bool = Field(
         default=False, description="Whether this takes the place of what was said before; without it that is a 409."
     )

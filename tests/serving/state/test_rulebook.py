@@ -300,7 +300,7 @@ def test_an_allow_that_matches_nobody_is_refused_at_the_start(bundle: Path, tmp_
     [
         ("[default]\nalow = []", "default.alow: there is no such field; did you mean allow? expected one of abstain_below, al"),
         ("[workflows.x.budget]\ndaily_usd = 1", "workflows.x.budget.daily_usd: there is no such field; did you mean day_usd?"),
-        ("[defaults]", "defaults: there is no such field; did you mean default? expected one of default, keys, workflows"),
+        ("[defaults]", "defaults: there is no such field; did you mean default? expected one of also, default, keys, work"),
         ('[keys.a]\nsha256 = "sk-in-clear"', "keys.a.sha256: expected the SHA-256 of the key, 64 digits of 0-9 and a-f, never"),
         (f'[keys.a]\nsha256 = "{"0" * 64}"\nqqq = 1', "keys.a.qqq: there is no such field; expected one of abstain_"),
     ],

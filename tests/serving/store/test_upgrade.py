@@ -41,11 +41,12 @@ CREATE TABLE outcome_router_store (version INTEGER NOT NULL, PRIMARY KEY (versio
 """
 MADE = [decision(f"d{n}", at=float(n), tools=bool(n % 2), max_output_tokens=10**12, knob=2.5) for n in range(50)]
 SAID = [feedback(f"d{n}", cost_usd=0.25, input_tokens=10**12).row(float(n)) for n in range(30)]
-NEWEST = "2"
+NEWEST = "3"
+NOBODY_ELSE = (None, None, None)  # what a decision says of who was asked too where nobody was
 NEXT = """
 import sqlalchemy as sa
-revision = "3"
-down_revision = "2"
+revision = "4"
+down_revision = "3"
 def upgrade(op):
     op.add_column("decision", sa.Column("later", sa.Integer, nullable=False, server_default="7"))
     op.rename_table("feedback", "said")
@@ -69,12 +70,18 @@ def run(url: str, *statements: str) -> None:
 def old(url: str, version: int | None = 1) -> str:
     """A store of version 0.1 with rows."""
     run(url, *OLD.split(";"))
-    with plain(url).begin() as connection:
-        connection.execute(DECISIONS.insert(), MADE)
-        connection.execute(FEEDBACK.insert(), SAID)
-        if version is not None:
-            connection.exec_driver_sql(f"INSERT INTO {MARKER} VALUES ({version})")
+    fill(url)
+    if version is not None:
+        run(url, f"INSERT INTO {MARKER} VALUES ({version})")
     return url
+
+
+def fill(url: str) -> None:
+    """Decisions and feedback, in those columns that the tables have."""
+    with plain(url).begin() as connection:
+        for name, rows in (("decision", MADE), ("feedback", SAID)):
+            table = sa.Table(name, sa.MetaData(), autoload_with=connection)
+            connection.execute(table.insert(), [{k: v for k, v in row.items() if k in table.c} for row in rows])
 
 
 def version(url: str) -> list[Any]:
@@ -101,9 +108,9 @@ def following(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The migrations with one more, that a later version might bring."""
     folder = tmp_path / "migrations"
     shutil.copytree(module.MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "v3.py").write_text(NEXT)
+    (folder / "v4.py").write_text(NEXT)
     monkeypatch.setattr(module, "MIGRATIONS", folder)
-    return folder / "v3.py"
+    return folder / "v4.py"
 
 
 @pytest.mark.parametrize("made_by", ["this", "0.1"])
@@ -118,9 +125,38 @@ def test_the_migrations_make_the_tables_that_the_code_uses(url: str, made_by: st
 def test_a_store_of_version_0_1_is_upgraded_and_keeps_every_row(url: str, written: int | None) -> None:
     before = everything(old(url, written))
     open_engine(url).dispose()
-    assert everything(url) == before | {MARKER: [(NEWEST,)], "budget": [], "charge": [], "session": []}
+    assert everything(url) == before | {
+        MARKER: [(NEWEST,)],
+        "decision": [(*row, *NOBODY_ELSE) for row in before["decision"]],
+        **{name: [] for name in ("also_feedback", "budget", "charge", "session")},
+    }
     assert [dict(row) for row in stored(url, DECISIONS)] == sorted(MADE, key=lambda row: row["id"])
     assert [dict(row) for row in stored(url, FEEDBACK)] == sorted(SAID, key=lambda row: row["decision_id"])
+
+
+def test_a_store_of_version_2_is_upgraded_and_keeps_every_row(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "migrations"
+    shutil.copytree(module.MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__", "v3.py"))
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "MIGRATIONS", folder)
+        open_engine(url).dispose()
+    fill(url)
+    run(url, "INSERT INTO budget VALUES ('default', 'day', 0, 7, 3, 2)")
+    run(
+        url,
+        "INSERT INTO charge (decision_id, scope, period, begins, amount, settled) VALUES ('d1', 'default', 'day', 0, 4, true)",
+    )
+    before = everything(url)
+    assert before[MARKER] == [("2",)]
+    open_engine(url).dispose()
+    assert everything(url) == before | {
+        MARKER: [(NEWEST,)],
+        "decision": [(*row, *NOBODY_ELSE) for row in before["decision"]],
+        "also_feedback": [],
+    }
+    assert differences(url) == []
 
 
 def test_several_workers_may_make_the_tables_at_once(url: str) -> None:
@@ -142,8 +178,8 @@ def test_several_workers_may_upgrade_at_once(url: str, following: Path) -> None:
         for one in [pool.submit(start) for _ in range(4)]:
             one.result()
     after = everything(url)
-    assert version(url) == [("3",)]
-    assert after["decision"] == [(*row, 7) for row in before["decision"]]
+    assert version(url) == [("4",)]
+    assert after["decision"] == [(*row, *NOBODY_ELSE, 7) for row in before["decision"]]
     assert after["said"] == before["feedback"]
 
 

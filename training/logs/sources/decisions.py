@@ -3,8 +3,13 @@
 Feedback says what became of a decision: its row is the outcome, of the candidate that answered. Where that is another than
 the router chose, the chosen one failed: it has a row of its own, an error with the decision's propensity, before that of the
 fallback, which has none. A decision without feedback is an attempt that nobody judged: it has no quality and no cost, but says
-how often each candidate was tried. Decisions that were stored without their prompt, and feedback on decisions that are not in
-the store, are skipped.
+how often each candidate was tried.
+
+Where another candidate was asked too, that is a second row of the request, with its own propensity and the feedback on it: an
+observation of both, and no chain. Such a row follows whatever came of the decision itself; what a fallback answered is left out
+beside it, for a request of three rows would tell no more which of them was asked because another had failed.
+
+Decisions that were stored without their prompt, and feedback on decisions that are not in the store, are skipped.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ from training.logs.aliases import alike
 from training.logs.io import database
 from training.logs.io.files import Records
 from training.logs.io.partitions import checked
-from training.logs.outcomes import OutcomeError, Outcomes, Unreadable
+from training.logs.outcomes import COLUMNS, OutcomeError, Outcomes, Unreadable
 from training.logs.sources.options import DEFAULT, ImportOptions
 
 NAME = "decisions"
@@ -30,15 +35,21 @@ SCHEMES = database.SCHEMES
 SETTING = "ROUTER_STORE_PROMPTS"
 
 # The tables, as they are in the database: the service that writes them is not asked.
-_MARKER, _DECISIONS, _FEEDBACK = "outcome_router_store", "decision", "feedback"
-# The store's versions that are read here, whose tables of decisions and feedback are the same; 0.1 wrote "1" as a number.
-_VERSIONS = ("1", "2")
+_MARKER, _DECISIONS, _FEEDBACK, _ALSO = "outcome_router_store", "decision", "feedback", "also_feedback"
+# The store's versions that are read here; 0.1 wrote "1" as a number. Before "3" nobody was asked too.
+_VERSIONS = ("1", "2", "3")
+# Why a row was logged, where the outcome table says it: who was asked too was drawn among all the router's own traffic.
+_PURPOSE = {"purpose": "learn"} if "purpose" in COLUMNS else {}
 
 _DECIDED = ("id", "at", "workflow", "session_id", "prompt", "messages", "candidate", "propensity")
 _SAID = ("decision_id", "candidate", "quality", "cost_usd", "input_tokens", "output_tokens", "latency_ms", "error")
+_ASKED_TOO = ("also_candidate", "also_propensity")
+_MEASURED = ("quality", "cost_usd", "input_tokens", "output_tokens", "latency_ms")
+_ALSO_SAID = ("decision_id", *_MEASURED, "error")
 _COLUMNS = (
     "request_id", "timestamp", "workflow", "session_id", "prompt", "messages", "chosen", "propensity",
     "fed_back", "answered", "quality", "cost_usd", "input_tokens", "output_tokens", "latency_ms", "error", "a_candidate",
+    *_ASKED_TOO, *(f"also_{name}" for name in _ALSO_SAID),
 )  # fmt: skip
 
 
@@ -64,29 +75,37 @@ def read_url(url: str, _options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
 
 def _rows(url: str) -> Iterator[Records]:
     with database.connected(url) as (connection, schema):
-        marker, decisions, feedback = _tables(connection, url, schema)
+        marker, decisions, feedback, *also = _tables(connection, url, schema)
         version = connection.scalar(sa.select(sa.cast(marker.columns[0], sa.Text)))
         if version not in _VERSIONS:
+            read = ", ".join(_VERSIONS[:-1])
             raise OutcomeError(
-                f"{database.shown(url)}: the store's version is {version}, this code reads {' and '.join(_VERSIONS)}; "
+                f"{database.shown(url)}: the store's version is {version}, this code reads {read} and {_VERSIONS[-1]}; "
                 "read it with the version of outcome-router that wrote it"
             )
         known = feedback.c.candidate.in_(sa.select(decisions.c.candidate).distinct())
         columns = [*(decisions.c[name] for name in _DECIDED), *(feedback.c[name] for name in _SAID), known]
+        joined = decisions.join(feedback, feedback.c.decision_id == decisions.c.id, full=True)
+        for told in also:
+            columns += [*(decisions.c[name] for name in _ASKED_TOO), *(told.c[name] for name in _ALSO_SAID)]
+            joined = joined.join(told, told.c.decision_id == decisions.c.id, isouter=True)
+        columns += [sa.null() for _ in range(len(_COLUMNS) - len(columns))]
         query = sa.select(*(column.label(name) for column, name in zip(columns, _COLUMNS, strict=True)))
-        query = query.select_from(decisions.join(feedback, feedback.c.decision_id == decisions.c.id, full=True))
-        query = query.order_by(decisions.c.at, decisions.c.id, feedback.c.decision_id)
+        query = query.select_from(joined).order_by(decisions.c.at, decisions.c.id, feedback.c.decision_id)
         yield from database.batches(connection, query)
 
 
 def _tables(connection: sa.Connection, url: str, schema: str | None) -> list[sa.Table]:
-    """The store's tables by reflection; raises OutcomeError where one is missing."""
-    names = (_MARKER, _DECISIONS, _FEEDBACK)
+    """The store's tables by reflection, with that of who was asked too if it has one; raises OutcomeError."""
+    names = [_MARKER, _DECISIONS, _FEEDBACK]
     inspector = sa.inspect(connection)
     missing = [name for name in names if not inspector.has_table(name, schema=schema)]
+    if not missing and _ASKED_TOO[0] in {str(one["name"]) for one in inspector.get_columns(_DECISIONS, schema=schema)}:
+        names.append(_ALSO)
+        missing = [_ALSO] if not inspector.has_table(_ALSO, schema=schema) else []
     if missing:
         raise OutcomeError(
-            f"{database.shown(url)}: no store of router-serve, expected the tables {', '.join(names[:2])} and {names[2]}, "
+            f"{database.shown(url)}: no store of router-serve, expected the tables {', '.join(names[:-1])} and {names[-1]}, "
             f"but {', '.join(missing)} is not there. Give what ROUTER_STORE named when it was served"
         )
     return [sa.Table(name, sa.MetaData(), schema=schema, autoload_with=connection) for name in names]
@@ -123,19 +142,35 @@ def _unusable(number: int, row: Mapping[Hashable, Any]) -> Unreadable | None:
 
 
 def _outcomes(row: Mapping[Hashable, Any]) -> Iterator[dict[str, Any]]:
-    """The outcome of whoever answered, after that of the chosen candidate if it was another: then it failed."""
+    """The outcome of whoever answered, after that of the chosen candidate if it was another: then it failed.
+
+    And that of who was asked too, in place of a fallback's.
+    """
     asked = {name: row[name] for name in ("request_id", "timestamp", "workflow", "session_id", "prompt", "messages")}
-    measured = ("quality", "cost_usd", "input_tokens", "output_tokens", "latency_ms")
-    fell_back = row["answered"] is not None and not _same(row["answered"], row["chosen"], bool(row["a_candidate"]))
-    if fell_back:
-        yield {**asked, "candidate": row["chosen"], "propensity": row["propensity"], "status": "error"}
-    yield {
-        **asked,
-        **{name: row[name] for name in measured},
-        "candidate": row["answered"] if fell_back else row["chosen"],
-        "propensity": None if fell_back else row["propensity"],
-        "status": "error" if row["error"] else "success",
-    }
+    chosen = {**asked, "candidate": row["chosen"], "propensity": row["propensity"]}
+    also, told = row["also_candidate"], _measured(row)
+    told_of_also = _measured(row, "also_") if row["also_decision_id"] is not None else {"status": "success"}
+    if row["answered"] is None or _same(row["answered"], row["chosen"], bool(row["a_candidate"])):
+        yield {**chosen, **told}
+    elif (
+        isinstance(also, str)
+        and row["also_decision_id"] is None
+        and _same(row["answered"], also, bool(row["a_candidate"]))
+    ):
+        # told under a name that its provider gives it, so the store did not know it
+        told_of_also = told
+        yield {**chosen, "status": "success"}
+    else:
+        yield {**chosen, "status": "error"}
+        if also is None:
+            yield {**asked, "candidate": row["answered"], "propensity": None, **told}
+    if also is not None:
+        yield {**asked, "candidate": also, "propensity": row["also_propensity"], **told_of_also, **_PURPOSE}
+
+
+def _measured(row: Mapping[Hashable, Any], prefix: str = "") -> dict[str, Any]:
+    measured = {name: row[f"{prefix}{name}"] for name in _MEASURED}
+    return {**measured, "status": "error" if row[f"{prefix}error"] else "success"}
 
 
 def _same(answered: str, chosen: str, a_candidate: bool) -> bool:

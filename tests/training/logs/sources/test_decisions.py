@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from serving.store.engine import open_engine
 from serving.store.feedback import Feedback
-from serving.store.tables import DECISIONS, FEEDBACK
+from serving.store.tables import ALSO_FEEDBACK, DECISIONS, FEEDBACK
 from serving.store.upgrade import MARKER
 from tests.postgres_server import needs_postgres, own_database
 from tests.serving.store.rows import decision, feedback
@@ -156,7 +156,7 @@ def test_a_store_in_a_schema_of_its_own(postgres: str) -> None:
     engine = open_engine(url)
     with engine.begin() as connection:
         connection.execute(sa.text("CREATE SCHEMA router"))
-        for table in (MARKER, DECISIONS.name, FEEDBACK.name):
+        for table in (MARKER, DECISIONS.name, FEEDBACK.name, ALSO_FEEDBACK.name):
             connection.execute(sa.text(f"ALTER TABLE {table} SET SCHEMA router"))
     engine.dispose()
     assert len(reading.read([f"{url}?schema=router"]).frame) == 5
