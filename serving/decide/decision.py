@@ -20,6 +20,7 @@ class Reason(StrEnum):
     BEST_VALUE = "best_value"
     ONLY_ELIGIBLE = "only_eligible"
     REFERENCE = "reference"
+    UNCERTIFIED = "uncertified"
     SESSION = "session"
     NOVEL = "novel"
     LOW_CONFIDENCE = "low_confidence"

@@ -22,7 +22,7 @@ from serving.decide.pricing import Pricing
 from serving.decide.value import Setting, dominating, knob_for, rank
 
 # What is chosen for another reason has to be: the others are there for a rule's sake.
-_EXPLORABLE = frozenset({Reason.BEST_VALUE, Reason.SESSION})
+_EXPLORABLE = frozenset({Reason.BEST_VALUE, Reason.UNCERTIFIED, Reason.SESSION})
 _NOTHING_ASKED = Policy()
 
 
@@ -225,6 +225,8 @@ class Engine:
         if not affordable:
             return Choice(rank(weighed.worth, weighed.cost, inf, eligible), Reason.BUDGET, 1.0)
         order, reason = self._ordered(weighed, situation.pace, affordable)
+        if reason is Reason.BEST_VALUE and point is not None and point.certificate is None and point.guard is not None:
+            reason = Reason.UNCERTIFIED
         if situation.pace > 0 or len(affordable) < len(eligible):
             free, _ = self._ordered(weighed, 0.0, eligible)
             if free[0] != order[0]:

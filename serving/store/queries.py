@@ -11,7 +11,14 @@ from serving.store.tables import DECISIONS
 
 # The decisions that a bundle makes by itself. The others depend on the conversation, a budget or a draw as well, or were
 # made without the bundle; the shadow is asked without any of these.
-COMPARED = (Reason.BEST_VALUE, Reason.ONLY_ELIGIBLE, Reason.REFERENCE, Reason.NOVEL, Reason.LOW_CONFIDENCE)
+COMPARED = (
+    Reason.BEST_VALUE,
+    Reason.UNCERTIFIED,
+    Reason.ONLY_ELIGIBLE,
+    Reason.REFERENCE,
+    Reason.NOVEL,
+    Reason.LOW_CONFIDENCE,
+)
 
 
 MOST = 100  # workflows in one comparison: anybody may make up tags

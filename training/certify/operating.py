@@ -145,7 +145,7 @@ def estimate(data: CalibrationData, knobs: Floats, target: float, reference: int
     """
     rows = np.arange(len(data))
     found: tuple[float, float] | None = None
-    for knob in sorted(knobs.tolist()):
+    for knob in sorted(knobs.tolist()) if len(data) else []:
         columns = Setting(knob, guarded=True).choose(data.acceptable, data.violation, data.expected_cost)
         expected = float(data.violation[rows, columns].mean())
         if expected > 1.0 - target:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import exp, inf, isnan
 from pathlib import Path
 
@@ -102,6 +103,17 @@ def test_above_the_highest_target_the_reference_is_used(router: Router) -> None:
     without = router.route("hello", Policy(quality_target=0.99, deny=(LARGE,)))
     assert without.candidate == OPEN
     assert without.reason is Reason.BEST_VALUE
+
+
+def test_a_point_that_routes_without_a_certificate_says_so(router: Router) -> None:
+    manifest = router.manifest
+    guessed = manifest.default.model_copy(update={"name": "guess", "quality_target": 0.7, "guard": manifest.reference})
+    points = (*manifest.operating_points, guessed)
+    changed = manifest.model_copy(update={"operating_points": points, "default_point": "guess"})
+    decision = Router(replace(router.bundle, manifest=changed)).route("hello")
+    assert decision.reason is Reason.UNCERTIFIED
+    assert decision.certificate is None
+    assert decision.operating_point == "guess"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -97,6 +98,39 @@ def test_what_cannot_be_certified_goes_to_the_reference() -> None:
     (point,) = points(hundred(), 0.99)  # .0228 is above .01, even without a failure
     assert (point.always, point.saving, point.knob, point.certificate) == ("d", 0.0, 0.0, None)
     assert point.calibration_requests == 100
+
+
+def uncertified(requests: int, how: Literal["reference", "estimated"]) -> OperatingPoint:
+    """A target of .95 on too few requests to certify it; the heads expect the cheap one to break it on 3%."""
+    data = calibration([0.97, 1.0], [1.0, 5.0], np.ones((requests, 2)))
+    (point,) = operating_points(data, KNOBS, [0.95], 1, "cd", delta=DELTA, minimum=1_000, seed=0, uncertified=how)
+    return point
+
+
+@pytest.mark.parametrize("how", ["reference", "estimated"])
+def test_a_target_that_is_not_certified_has_what_is_estimated_of_it(how: Literal["reference", "estimated"]) -> None:
+    point = uncertified(40, how)
+    found = point.estimated
+    assert found is not None
+    assert (found.knob, found.violation_rate) == (1.0, pytest.approx(0.03))
+    assert found.saving == found.saving_low == found.saving_high == pytest.approx(0.8)
+    assert point.certificate is None
+    served = (0.0, "d", None, 0.0) if how == "reference" else (1.0, None, "d", pytest.approx(0.8))
+    assert (point.knob, point.always, point.guard, point.saving) == served
+
+
+def test_what_the_log_does_not_tell_of_the_saving_is_not_known() -> None:
+    found = uncertified(20, "reference").estimated
+    assert found is not None
+    assert (found.violation_rate, found.saving) == (pytest.approx(0.03), None)
+
+
+def test_where_no_knob_is_expected_to_keep_the_target_nothing_is_estimated_and_the_reference_answers() -> None:
+    data = calibration([0.5, 1.0], [1.0, 5.0], np.ones((40, 2)))
+    (point,) = operating_points(
+        data, KNOBS, [0.95], 1, "cd", delta=DELTA, minimum=1_000, seed=0, uncertified="estimated"
+    )
+    assert (point.always, point.estimated) == ("d", None)
 
 
 def test_points_come_with_the_highest_target_first() -> None:
