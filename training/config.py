@@ -163,6 +163,15 @@ class Judge:
 
 
 @dataclass(frozen=True, config=_CONFIG)
+class Replay:
+    max_output_tokens: Annotated[StrictInt, _between(1, 1_000_000)]
+    attempts: Annotated[StrictInt, _between(1, 20)]
+    parallel: Annotated[StrictInt, _between(1, 256)]
+    timeout_s: Annotated[StrictFloat, _between(1.0, 3600.0)]
+    wait_s: Annotated[StrictFloat, _between(0.0, 60.0)]
+
+
+@dataclass(frozen=True, config=_CONFIG)
 class Params:
     """All stages. `flat()` gives {"stage.key": value} for tracking."""
 
@@ -178,6 +187,7 @@ class Params:
     evaluate: Evaluate
     tracking: Tracking
     judge: Judge
+    replay: Replay
 
     def flat(self) -> dict[str, Any]:
         return {f"{stage}.{key}": value for stage, part in asdict(self).items() for key, value in part.items()}

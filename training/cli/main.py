@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from training.cli import bundles, logs
+from training.cli import bundles, evidence, logs
 from training.cli.options import HERE, at_home
 from training.cli.show import errors, say
 from training.errors import TrainingError
@@ -57,6 +57,7 @@ app = typer.Typer(
     "(catalogue), train on it (run). Every command that reads a log takes the same options and gets the same outcomes.",
 )
 app.add_typer(logs.app)
+app.add_typer(evidence.app)
 app.add_typer(bundles.app)
 
 
