@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from training.replay.buy import Account
     from training.replay.ledger import Ledger
     from training.replay.pairs import Pair, PlanFile
-    from training.replay.providers import Endpoint
+    from training.replay.providers import Found
 
 app = typer.Typer()
 _INTERRUPTED = 130
@@ -104,17 +103,20 @@ def replay(
         raise ReplayError(f"{plan}: lists no pair; expected at least one. Write the plan again: router-train plan.")
     names = list(dict.fromkeys(pair.candidate for pair in asked.pairs))
     places = Places(base_url, api_key_env, litellm_config, idempotent)
-    endpoints = find_endpoints(names, places, replay_tables(catalogue), load_prices(catalogue), prices, quiet_litellm())
+    found = find_endpoints(names, places, replay_tables(catalogue), load_prices(catalogue), prices, quiet_litellm())
     if dry_run:
-        _print_dry_run(asked, endpoints, params.replay.max_output_tokens, budget)
+        _print_dry_run(asked, found, params.replay.max_output_tokens, budget)
         return
+    endpoints = found.required()
     with closing(Ledger(out)) as ledger:
         write_outcomes(ledger, out)
         with closing(Asker(quiet_litellm(), params.replay.timeout_s)) as ask:
             purchase = Purchase(ledger, ask, endpoints, params.replay, budget, ask_again=ask_again)
             with show.progress() as tell, _stopped_by_ctrl_c(purchase.stop.set):
-                tell_money = lambda done, total: tell(f"replay: ${purchase.spent:.4f} of ${budget:g}", done, total)  # noqa: E731
-                account = purchase.run(asked.pairs, tell_money)
+                account = purchase.run(
+                    asked.pairs,
+                    lambda done, total: tell(f"replay: ${purchase.spent:.4f} of ${budget:g}", done, total),
+                )
         if not account.interrupted:
             _grade(ledger, grading, params.judge)
         count = write_outcomes(ledger, out)
@@ -135,13 +137,13 @@ def _given(**options: float | None) -> tuple[str, ...]:
 def _stopped_by_ctrl_c(stop: Callable[[], None]) -> Iterator[None]:
     """The first Ctrl-C (or SIGTERM) ends the run in order, the second at once; the ledger survives both."""
 
-    def handle(number: int, frame: object) -> None:
+    def handle(_number: int, _frame: object) -> None:
         stop()
         say("Stopping: calls under way are finished first. Again to end at once.", "bold red", to=errors)
         for signum in before:
             signal.signal(signum, at_once)
 
-    def at_once(number: int, frame: object) -> None:
+    def at_once(_number: int, _frame: object) -> None:
         errors.show_cursor()
         os._exit(_INTERRUPTED)
 
@@ -160,8 +162,8 @@ def _grade(ledger: Ledger, grading: GradeOptions, judge: Judge) -> None:
 
     if not grading.given:
         say(
-            "Nothing graded the answers: give --check, --scores or --judge here, or to router-train run, which then grades them "
-            "with the log."
+            "Nothing graded the answers: give --check, --scores or --judge here, or to router-train run, which then grades "
+            "them with the log."
         )
         return
     if (table := table_of(ledger)) is None:
@@ -173,19 +175,28 @@ def _grade(ledger: Ledger, grading: GradeOptions, judge: Judge) -> None:
     show.print_quality(reports)
 
 
-def _print_dry_run(plan: PlanFile, endpoints: Mapping[str, Endpoint], max_output_tokens: int, budget: float) -> None:
+def _print_dry_run(plan: PlanFile, found: Found, max_output_tokens: int, budget: float) -> None:
     from training.replay.buy import worst_case
 
-    def row(name: str, pairs: Sequence[Pair]) -> tuple[str, ...]:
+    def row(name: str, pairs: Sequence[Pair], where: str, key: str) -> tuple[str, ...]:
+        known = [pair for pair in pairs if pair.candidate in found.endpoints]
+        most = sum(worst_case(pair, found.endpoints[pair.candidate], max_output_tokens) for pair in known)
         expected = sum(pair.expected_usd for pair in pairs)
-        most = sum(worst_case(pair, endpoints[pair.candidate], max_output_tokens) for pair in pairs)
-        where = (endpoints[name].where, endpoints[name].key_from) if name in endpoints else ("", "")
-        return name, f"{len(pairs):,}", f"{expected:.6f}", f"{most:.6f}", *where
+        at_most = f"{most:.6f}" if len(known) == len(pairs) else "not known"
+        return name, f"{len(pairs):,}", f"{expected:.6f}", at_most, where, key
 
-    by_candidate = {name: [pair for pair in plan.pairs if pair.candidate == name] for name in endpoints}
+    by_candidate: dict[str, list[Pair]] = {}
+    for pair in plan.pairs:
+        by_candidate.setdefault(pair.candidate, []).append(pair)
+    rows = [
+        row(name, pairs, one.where, found.problems.get(name, one.key_from))
+        if (one := found.endpoints.get(name)) is not None
+        else row(name, pairs, found.problems[name], "")
+        for name, pairs in by_candidate.items()
+    ]
     show.print_rows(
         ("candidate", "pairs", "expected USD", "at most USD", "asked at", "key"),
-        [*(row(name, pairs) for name, pairs in by_candidate.items()), row("all", plan.pairs)],
+        [*rows, row("all", plan.pairs, "", "")],
     )
     say(f"The budget is {budget:g} USD. Nothing was sent or written.")
 
@@ -208,7 +219,7 @@ def _print_account(account: Account, budget: float) -> None:
     )
     if account.in_doubt or account.doubtful:
         say(
-            f"In doubt: {account.in_doubt:,} pairs may have been billed without an answer that arrived; {account.doubtful:.6f} USD "
-            "stay counted for such calls. They are not asked again, unless you give --ask-again, or --idempotent if the server "
+            f"In doubt: {account.in_doubt:,} pairs may have been billed without an answer that arrived; "
+            f"{account.doubtful:.6f} USD stay counted for such calls. They are not asked again, unless you give --ask-again, or --idempotent if the server "
             "bills calls with one Idempotency-Key once."
         )

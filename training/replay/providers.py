@@ -40,7 +40,8 @@ class Endpoint:
     """Where a candidate is asked: at `url` if it is set, by LiteLLM otherwise, as `model`.
 
     `rpm`: calls per minute, `parallel`: calls at a time, None without a limit. `idempotent`: the server bills calls with one
-    Idempotency-Key once. `settings` is what LiteLLM is told beside the model. `key_from`: what says where the key is from.
+    Idempotency-Key once. `settings` is what LiteLLM is told beside the model. `key_from` says where the key is from,
+    `key_missing` which variables of the environment are not set.
     """
 
     candidate: str
@@ -55,6 +56,7 @@ class Endpoint:
     idempotent: bool = False
     takes_headers: bool = True
     most_output_tokens: int | None = None
+    key_missing: str = ""
 
     @property
     def where(self) -> str:
@@ -66,6 +68,24 @@ class Endpoint:
         if self.key is None or len(self.key) < _SHORTEST_KEY:
             return content
         return content.replace(self.key.encode(), b"[key]")
+
+
+@dataclass(frozen=True)
+class Found:
+    """The endpoints of candidates, and by candidate what keeps it from being asked: then it may have no endpoint."""
+
+    endpoints: Mapping[str, Endpoint]
+    problems: Mapping[str, str]
+
+    def required(self) -> Mapping[str, Endpoint]:
+        """The endpoints; raises ReplayError with every candidate that cannot be asked, and why."""
+        if self.problems:
+            raise ReplayError(
+                f"cannot be asked: {'; '.join(f'{name} ({why})' for name, why in self.problems.items())}. Every candidate needs "
+                "an address (--base-url, --litellm-config, or a [candidate.replay] table in candidates.toml), its key in the "
+                "environment, and a price (the catalogue, or --price NAME=INPUT:OUTPUT). Nothing was sent."
+            )
+        return self.endpoints
 
 
 def parse_prices(given: Sequence[str]) -> dict[str, Price]:
@@ -91,13 +111,10 @@ def find_endpoints(
     catalogue: Mapping[str, Candidate],
     prices: Mapping[str, Price],
     litellm: Any,
-) -> dict[str, Endpoint]:
-    """The endpoint of each candidate.
-
-    Raises ReplayError with every candidate that cannot be asked, and why; a `prices` entry of none of them is one too.
-    """
+) -> Found:
+    """Where each candidate is asked, and what is missing; raises ReplayError for a configuration that cannot be read."""
     config = load_config(places.litellm_config) if places.litellm_config is not None else {}
-    problems = [f"{name} (--price: no candidate of the plan)" for name in prices if name not in names]
+    problems = {name: "--price: no candidate of the plan" for name in prices if name not in names}
     found: dict[str, Endpoint] = {}
     for name in names:
         entry = catalogue.get(name)
@@ -106,14 +123,11 @@ def find_endpoints(
             definition = next((config[one] for one in known_as if one in config), own.get(name, Replay()))
             found[name] = _endpoint(name, places, definition, entry, prices.get(name), litellm)
         except _Missing as missing:
-            problems.append(f"{name} ({missing})")
-    if problems:
-        raise ReplayError(
-            f"cannot be asked: {'; '.join(problems)}. Every candidate needs an address (--base-url, --litellm-config, or a "
-            "[candidate.replay] table in candidates.toml), its key in the environment, and a price (the catalogue, or "
-            "--price NAME=INPUT:OUTPUT). Nothing was sent."
-        )
-    return found
+            problems[name] = str(missing)
+        else:
+            if found[name].key_missing:
+                problems[name] = f"no key: {found[name].key_missing} not set"
+    return Found(found, problems)
 
 
 class _Missing(Exception):  # noqa: N818  what a candidate lacks is collected, not raised to anybody
@@ -138,12 +152,10 @@ def _endpoint(
     elif provider is None:
         raise _Missing(f"no address: LiteLLM knows no provider of {model!r}")
     key_env = places.api_key_env if places.base_url else told.api_key_env
-    if key_env is not None and not os.environ.get(key_env):
-        raise _Missing(f"no key: {key_env} is not set")
+    key = os.environ.get(key_env) or None if key_env else None
+    missing = [key_env] if key_env and key is None else []
     if url is None and key_env is None:
         missing = litellm.validate_environment(model, api_base=base)["missing_keys"]
-        if missing:
-            raise _Missing(f"no key: {', '.join(missing)} not set")
     cost = _cost(entry, price, model, litellm)
     if url is None and base is not None:
         settings["api_base"] = base
@@ -153,7 +165,7 @@ def _endpoint(
         model,
         cost,
         url,
-        os.environ[key_env] if key_env else None,
+        key,
         f"key of {key_env}" if key_env else ("no key" if url else "LiteLLM's own key"),
         settings,
         told.rpm,
@@ -161,6 +173,7 @@ def _endpoint(
         places.idempotent or told.idempotent,
         url is not None or "extra_headers" in supported,
         entry.max_output_tokens if entry is not None else None,
+        ", ".join(missing),
     )
 
 

@@ -60,8 +60,13 @@ def outcome_of(pair: Pair, answer: Answer, usd: float, latency_ms: float | None)
 
 
 def write_outcomes(ledger: Ledger, folder: Path) -> int:
-    """Writes every answer of the ledger, whole or not at all, readable by its owner alone; how many there are."""
+    """Writes every answer of the ledger, whole or not at all, readable by its owner alone; how many there are.
+
+    Without any there is no file: an empty one is no log.
+    """
     count = 0
+    if not ledger.answered():
+        return count
     with (
         for_its_owner(),
         written_whole(folder / NAME) as draft,
