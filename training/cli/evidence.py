@@ -220,6 +220,6 @@ def _print_account(account: Account, budget: float) -> None:
     if account.in_doubt or account.doubtful:
         say(
             f"In doubt: {account.in_doubt:,} pairs may have been billed without an answer that arrived; "
-            f"{account.doubtful:.6f} USD stay counted for such calls. They are not asked again, unless you give --ask-again, or --idempotent if the server "
-            "bills calls with one Idempotency-Key once."
+            f"{account.doubtful:.6f} USD stay counted for such calls. They are not asked again, unless you give --ask-again, "
+            "or --idempotent if the server bills calls with one Idempotency-Key once."
         )

@@ -80,10 +80,11 @@ class Found:
     def required(self) -> Mapping[str, Endpoint]:
         """The endpoints; raises ReplayError with every candidate that cannot be asked, and why."""
         if self.problems:
+            told = "; ".join(f"{name} ({why})" for name, why in self.problems.items())
             raise ReplayError(
-                f"cannot be asked: {'; '.join(f'{name} ({why})' for name, why in self.problems.items())}. Every candidate needs "
-                "an address (--base-url, --litellm-config, or a [candidate.replay] table in candidates.toml), its key in the "
-                "environment, and a price (the catalogue, or --price NAME=INPUT:OUTPUT). Nothing was sent."
+                f"cannot be asked: {told}. Every candidate needs an address (--base-url, --litellm-config, or a "
+                "[candidate.replay] table in candidates.toml), its key in the environment, and a price (the catalogue, or "
+                "--price NAME=INPUT:OUTPUT). Nothing was sent."
             )
         return self.endpoints
 
