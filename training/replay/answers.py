@@ -61,11 +61,6 @@ def read_reply(content: bytes) -> Reply:
         document = None
     if not isinstance(document, dict):
         return Reply("doubt", "the response is no JSON object", passing=True)
-    return reply_of(document)
-
-
-def reply_of(document: dict[str, Any]) -> Reply:
-    """The same for a body that is parsed."""
     cells = answer_cells(document)
     tokens = (_count(cells["input_tokens"]), _count(cells["output_tokens"]))
     # LiteLLM has zeros where the response had nothing, and no request is without tokens.

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from training.replay.answers import Reply, read_reply, reply_of, status_fault
+from training.replay.answers import Reply, read_reply, status_fault
 from training.replay.providers import Endpoint
 
 _MOST_BYTES = 32 << 20
@@ -88,9 +88,10 @@ class Asker:
                 timeout=self._timeout_s,
                 max_retries=0,
             )
-            return reply_of(response.model_dump())
+            document = json.dumps(response.model_dump(), default=str)
         except faults as error:
             return _fault(error)
+        return read_reply(endpoint.without_key(document.encode()))
 
 
 def _fault(error: Exception) -> Reply:
