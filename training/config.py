@@ -172,6 +172,15 @@ class Plan:
 
 
 @dataclass(frozen=True, config=_CONFIG)
+class Replay:
+    max_output_tokens: Annotated[StrictInt, _between(1, 1_000_000)]
+    attempts: Annotated[StrictInt, _between(1, 20)]
+    parallel: Annotated[StrictInt, _between(1, 256)]
+    timeout_s: Annotated[StrictFloat, _between(1.0, 3600.0)]
+    wait_s: Annotated[StrictFloat, _between(0.0, 60.0)]
+
+
+@dataclass(frozen=True, config=_CONFIG)
 class Params:
     """All stages. `flat()` gives {"stage.key": value} for tracking."""
 
@@ -188,6 +197,7 @@ class Params:
     tracking: Tracking
     judge: Judge
     plan: Plan
+    replay: Replay
 
     def flat(self) -> dict[str, Any]:
         return {f"{stage}.{key}": value for stage, part in asdict(self).items() for key, value in part.items()}

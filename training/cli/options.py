@@ -32,6 +32,32 @@ CacheOption = Annotated[Path, _settings(help="Encoders, embeddings, downloads an
 PickleOption = Annotated[
     bool, _log("--allow-pickle", help="Read pickles, with the classes of a pandas table allowed and nothing else.")
 ]
+ScoresOption = Annotated[
+    Sequence[Path],
+    _quality(help="Scores (CSV, JSONL, Parquet), joined on request, trace or session id. May be repeated."),
+]
+ScoreRuleOption = Annotated[
+    Sequence[str],
+    _quality(
+        help="How scores become quality: unit, boolean, thumbs, stars, ten, percent, minmax:WORST:BEST, "
+        "categorical:LABEL=QUALITY,... One for all, or one per --scores. Default: unit."
+    ),
+]
+ScoreNameOption = Annotated[str | None, _quality(help="The name of the scores to use, where there are several.")]
+CheckOption = Annotated[
+    Sequence[str],
+    _quality(
+        help="[WORKFLOW=]CHECK of logged answers without a quality: json, json_schema:FILE, exact, regex:PATTERN, "
+        "numeric or numeric:TOLERANCE, answered. May be repeated."
+    ),
+]
+JudgeOption = Annotated[
+    str | None, _quality(help="An LLM, named as LiteLLM does, that grades logged answers without a quality, each once.")
+]
+JudgeBudgetOption = Annotated[float | None, _quality(help="What --judge may spend, in USD.")]
+JudgePriceOption = Annotated[
+    str | None, _quality(help="INPUT:OUTPUT, USD per million tokens, where LiteLLM's price map does not know it.")
+]
 HERE = Path()
 _HOME: ContextVar[Path] = ContextVar("home", default=HERE)
 CANDIDATES, CACHE, MODELS = Path("candidates.toml"), Path(".cache"), Path("models")
@@ -49,11 +75,11 @@ class Settings:
         Sequence[str], _settings("--set", help="stage.key=value; overrides --params. May be repeated.")
     ] = ()
 
-    def load(self) -> Params:
-        """The parameters, checked; raises ConfigError."""
+    def load(self, more: Sequence[str] = ()) -> Params:
+        """The parameters, checked, with `more` overrides from options of a command's own; raises ConfigError."""
         from training.config import DEFAULTS, load_params
 
-        return load_params(self.params or DEFAULTS, (*self._tracked_at_home(), *self.overrides))
+        return load_params(self.params or DEFAULTS, (*self._tracked_at_home(), *self.overrides, *more))
 
     def _tracked_at_home(self) -> tuple[str, ...]:
         """Where MLflow's files are, unless a file of parameters says so."""
@@ -84,36 +110,16 @@ class LogOptions:
         ),
     ] = ()
     allow_pickle: PickleOption = False
-    scores: Annotated[
-        Sequence[Path],
-        _quality(help="Scores (CSV, JSONL, Parquet), joined on request, trace or session id. May be repeated."),
-    ] = ()
-    score_rule: Annotated[
-        Sequence[str],
-        _quality(
-            help="How scores become quality: unit, boolean, thumbs, stars, ten, percent, minmax:WORST:BEST, "
-            "categorical:LABEL=QUALITY,... One for all, or one per --scores. Default: unit."
-        ),
-    ] = ()
-    score_name: Annotated[str | None, _quality(help="The name of the scores to use, where there are several.")] = None
+    scores: ScoresOption = ()
+    score_rule: ScoreRuleOption = ()
+    score_name: ScoreNameOption = None
     trace_scores: Annotated[
         Literal["last", "all"], _quality(help="The tries of a trace that its score applies to.")
     ] = "last"
-    check: Annotated[
-        Sequence[str],
-        _quality(
-            help="[WORKFLOW=]CHECK of logged answers without a quality: json, json_schema:FILE, exact, regex:PATTERN, "
-            "numeric or numeric:TOLERANCE, answered. May be repeated."
-        ),
-    ] = ()
-    judge: Annotated[
-        str | None,
-        _quality(help="An LLM, named as LiteLLM does, that grades logged answers without a quality, each once."),
-    ] = None
-    judge_budget_usd: Annotated[float | None, _quality(help="What --judge may spend, in USD.")] = None
-    judge_price: Annotated[
-        str | None, _quality(help="INPUT:OUTPUT, USD per million tokens, where LiteLLM's price map does not know it.")
-    ] = None
+    check: CheckOption = ()
+    judge: JudgeOption = None
+    judge_budget_usd: JudgeBudgetOption = None
+    judge_price: JudgePriceOption = None
     redact: Annotated[
         bool,
         _privacy(help="Mask e-mail addresses, phone numbers, keys and card numbers before anything is kept or sent."),
@@ -152,6 +158,29 @@ class LogOptions:
         return [f"--{name.replace('_', '-')}" for name in given if name not in ("catalogue", "cache")]
 
 
+@dataclass(frozen=True)
+class GradeOptions:
+    """How answers that were bought are graded: as those of a log are."""
+
+    check: CheckOption = ()
+    scores: ScoresOption = ()
+    score_rule: ScoreRuleOption = ()
+    score_name: ScoreNameOption = None
+    judge: JudgeOption = None
+    judge_budget_usd: JudgeBudgetOption = None
+    judge_price: JudgePriceOption = None
+    cache: CacheOption = CACHE
+
+    @property
+    def given(self) -> bool:
+        """Whether anything grades."""
+        return bool(self.check or self.scores or self.judge)
+
+    def of_a_log(self) -> LogOptions:
+        """The same, as options on a log."""
+        return LogOptions(**{one.name: getattr(self, one.name) for one in fields(self)})
+
+
 def at_home(home: Path) -> dict[str, dict[str, str]]:
     """For each command that writes or reads there, its options' defaults in this folder, where MLflow's files are then too."""
     _HOME.set(home)
@@ -161,7 +190,7 @@ def at_home(home: Path) -> dict[str, dict[str, str]]:
         "run": {**models, **cache},
         **dict.fromkeys(("promote", "rollback", "set-point", "bundles"), models),
         "compare": {**models, **cache},
-        **dict.fromkeys(("inspect", "import", "catalogue", "fetch", "plan"), cache),
+        **dict.fromkeys(("inspect", "import", "catalogue", "fetch", "plan", "replay"), cache),
         "evaluate": {**bundle, **cache},
         "plot": bundle,
     }

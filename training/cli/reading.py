@@ -99,7 +99,7 @@ def read(
     """
     asked = plan(log)
     if keep_texts:
-        asked = replace(asked, importing=replace(asked.importing, answers=True))
+        asked = replace(asked, importing=replace(asked.importing, answers=True, parameters=True))
     table, reports = _logged(log, asked)
     if test:
         held_out = sources.read(_files(test, log), log.format, asked.importing)
@@ -109,7 +109,19 @@ def read(
         )
     logged = table.frame["candidate"]
     table = aliases.resolve(table, prices)
+    table, more = graded(table, log, asked, judge, tell)
+    if keep_names:
+        table = replace(table, frame=table.frame.assign(candidate=logged), aliases=())
+    masked = asked.redactor.counts if asked.redactor is not None else None
+    return ReadLog(table if keep_texts else replace(table, beside=pd.DataFrame()), (*reports, *more), masked)
+
+
+def graded(
+    table: Outcomes, log: LogOptions, asked: Plan, judge: Judge, tell: Tell
+) -> tuple[Outcomes, list[QualityReport]]:
+    """The outcomes with the quality that was asked for, masked if that was, and what each source of quality did."""
     report: QualityReport
+    reports: list[QualityReport] = []
     for path, rule in asked.scores:
         tell(f"scores {path.name}", None, None)
         table, report = scores.join_scores(table, path, rule, name=log.score_name, trace_scores=log.trace_scores)
@@ -136,10 +148,7 @@ def read(
             progress=lambda done, total: tell("judge", done, total),
         )
         reports.append(report)
-    if keep_names:
-        table = replace(table, frame=table.frame.assign(candidate=logged), aliases=())
-    masked = asked.redactor.counts if asked.redactor is not None else None
-    return ReadLog(table if keep_texts else replace(table, beside=pd.DataFrame()), tuple(reports), masked)
+    return table, reports
 
 
 def named(log: LogOptions) -> list[str]:

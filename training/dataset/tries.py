@@ -42,6 +42,10 @@ def one_outcome_each(frame: pd.DataFrame) -> pd.DataFrame:
     key = ["request_id", "candidate"]
     made = made.merge(answers[[*key, "purpose"]].drop_duplicates(key), on=key, how="left")
     again = pd.MultiIndex.from_frame(logged[key]).isin(pd.MultiIndex.from_frame(made[key]))
+    # A logged answer that was only graded afterwards cost and took what the log says.
+    before = made[key].merge(logged[again], on=key, how="left")
+    for measure in ("cost_usd", "input_tokens", "output_tokens", "latency_ms"):
+        made[measure] = made[measure].fillna(before[measure])
     both = pd.concat([logged[~again], made], ignore_index=True)
     place = pd.Index(frame["request_id"].unique()).get_indexer(pd.Index(both["request_id"]))
     return both.iloc[np.argsort(place, kind="stable")].reset_index(drop=True)

@@ -22,7 +22,7 @@ COLUMNS: tuple[str, ...] = (
 )  # fmt: skip
 ALIASES: dict[str, str] = {"model": "candidate"}
 # What may travel beside the outcomes until they are judged: texts that nothing stores.
-BESIDE: tuple[str, ...] = ("try_id", "trace_id", "answer", "expected")
+BESIDE: tuple[str, ...] = ("try_id", "trace_id", "answer", "expected", "parameters")
 REQUIRED = ("request_id", "candidate")
 _SKIPPED_COLUMNS = ("source", "row", "reason", "field", "value", "expected")
 _LONGEST_NAME, _MOST_NAMES = 40, 20
@@ -60,8 +60,8 @@ class Outcomes:
     `skipped`: source, row (1-based row or line number), reason, field, value (shortened), expected.
     `rows_read`: always `len(frame) + len(skipped)`. `formats`: what was recognised. `origin`: the source and row
     of every row of `frame`, in its order. `aliases`: the names that were read as another (`aliases.resolve`).
-    `beside`: those of `BESIDE` that the source has, `str`, rows as in `frame`;
-    judging reads it, and nothing writes it anywhere. `notes`: what the importer had to
+    `beside`: those of `BESIDE` that the source has, `str`, rows as in `frame`; judging and planning read it (`parameters`: the
+    JSON of tools, tool_choice and response_format), and nothing writes it. `notes`: what the importer had to
     decide, one sentence each.
     """
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+import json
 import pkgutil
 import re
 from collections.abc import Iterator, Sequence
@@ -77,6 +78,8 @@ class Redactor:
         )
         texts = [name for name in ("answer", "expected") if name in part.beside]
         beside = part.beside.assign(**{name: part.beside[name].map(self.text, na_action="ignore") for name in texts})
+        if "parameters" in beside:
+            beside["parameters"] = beside["parameters"].map(self._json, na_action="ignore")
         skipped = part.skipped.assign(value=part.skipped["value"].map(self.text))
         types = {name: part.frame[name].dtype for name in frame}
         return replace(
@@ -106,6 +109,9 @@ class Redactor:
         if self.text(text) == text:
             return text
         return f"redacted-{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:16]}"
+
+    def _json(self, text: str) -> str:
+        return json.dumps(self._value(json.loads(text)))
 
     def _value(self, value: Any) -> Any:
         """Everything that is text in a message, but for its role and the type of its parts."""

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from serving.bundle.catalogue import Candidate
 from training.errors import TrainingError
@@ -15,8 +15,33 @@ SHIPPED = Path(__file__).with_name("candidates.toml")
 OWN = Path("candidates.toml")
 
 
+_REPLAY = "replay"
+_REPLAY_FIELDS = (
+    "expected a table [candidate.replay] of model, api_base, api_key_env (the NAME of a variable of the environment, never a "
+    "key), rpm, parallel and idempotent"
+)
+
+
 class CatalogueError(TrainingError):
     """A catalogue file that cannot be used; the message names the file, the table and the field."""
+
+
+class Replay(BaseModel):
+    """A candidate's `[candidate.replay]` table: where it is asked when answers are bought. No bundle has it.
+
+    `model` is its name as LiteLLM has it, or as the endpoint at `api_base` does; `api_key_env` names the variable of the
+    environment that holds its key. `rpm`: calls per minute; `parallel`: calls at a time. `idempotent`: its server bills calls
+    with one Idempotency-Key once.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str | None = Field(default=None, min_length=1)
+    api_base: str | None = None
+    api_key_env: str | None = Field(default=None, min_length=1)
+    rpm: float | None = Field(default=None, gt=0)
+    parallel: int | None = Field(default=None, gt=0)
+    idempotent: bool = False
 
 
 def known_candidates(own: Path = OWN) -> dict[str, Candidate]:
@@ -72,6 +97,24 @@ def parse_catalogue(text: str, path: Path) -> dict[str, Candidate]:
     return catalogue
 
 
+def replay_tables(own: Path = OWN) -> dict[str, Replay]:
+    """The `[candidate.replay]` tables of a catalogue file by candidate; raises CatalogueError, which never shows a value."""
+    if own == OWN and not own.exists():
+        return {}
+    load_catalogue(own)
+    found: dict[str, Replay] = {}
+    for table in _tables(own.read_text(encoding="utf-8"), own):
+        if not isinstance(table, Mapping) or _REPLAY not in table:
+            continue
+        try:
+            found[table["name"]] = Replay.model_validate(table[_REPLAY])
+        except ValidationError as error:
+            places = ", ".join(".".join(map(str, (_REPLAY, *one["loc"]))) for one in error.errors())
+            what = error.errors()[0]["msg"]
+            raise CatalogueError(f"{own}: candidate {table['name']!r}: {places}: {what}; {_REPLAY_FIELDS}") from None
+    return found
+
+
 def _check_aliases(catalogue: Mapping[str, Candidate], path: Path) -> None:
     """Raises CatalogueError when a name could mean two candidates."""
     claimed: dict[str, str] = {}
@@ -109,7 +152,7 @@ def _candidate(table: object, where: str) -> Candidate:
     if not isinstance(table, Mapping):
         raise CatalogueError(f"{where}: got {table!r}; expected a [[candidate]] table")
     try:
-        return Candidate.model_validate(table)
+        return Candidate.model_validate({name: value for name, value in table.items() if name != _REPLAY})
     except ValidationError as error:
         problems = "; ".join(
             _problem(detail["loc"], detail["type"], detail["msg"], detail["input"]) for detail in error.errors()

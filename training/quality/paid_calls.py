@@ -39,9 +39,10 @@ class Spending:
                     "create table if not exists spending "
                     "(id integer primary key, model text not null, usd real not null, open integer not null)"
                 )
-            (self.spent,) = self._database.execute(
+            (spent,) = self._database.execute(
                 "select coalesce(sum(usd), 0.0) from spending where open and model = ?", (account,)
             ).fetchone()
+            self.spent = float(spent)
         except BaseException:
             self._database.close()
             raise

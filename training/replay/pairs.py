@@ -36,7 +36,8 @@ class Pair:
     `purpose`: certify, the request was drawn uniformly at random from the log; learn, it was chosen for what it teaches.
     `propensity`: the probability in (0, 1] with which the plan chose this pair (certify: given that its request was drawn).
     One of `prompt` and `messages` is set. `parameters`: tools, tool_choice and response_format as logged, {} where none were.
-    `timestamp`: ISO 8601, of the logged request. `expected`: the answer known to be right, where the log has it.
+    `timestamp`: ISO 8601, of the logged request. `expected`: the answer known to be right, where the log has it. `answer`: what
+    this candidate answered, where the log has it and nobody judged it: it is graded and not bought.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT

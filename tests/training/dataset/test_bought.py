@@ -85,3 +85,15 @@ def test_a_purpose_that_is_none_and_one_without_a_propensity_are_refused(cells: 
 def test_purposes_are_read_in_any_case() -> None:
     made = matrix(row("r", "a", quality=1.0), bought("r", "b", "Certify"))
     assert np.array_equal(made.certifying, [[False, True]])
+
+
+def test_a_logged_answer_that_was_graded_afterwards_cost_what_the_log_says() -> None:
+    made = matrix(
+        row("r", "a", cost_usd=0.3, output_tokens=9, latency_ms=5.0, input_tokens=4),
+        bought("r", "a", cost_usd=None, propensity=1.0),
+        bought("r", "b"),
+    )
+    assert same(made.quality, [[1.0, 1.0]])
+    assert same(made.cost_usd, [[0.3, 0.2]])
+    assert same(made.output_tokens, [[9, NAN]])
+    assert same(made.latency_ms, [[5.0, NAN]])

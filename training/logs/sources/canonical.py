@@ -11,8 +11,9 @@ from pathlib import Path
 from training.logs.io import files
 from training.logs.io.files import Records
 from training.logs.io.partitions import outcomes_of
-from training.logs.outcomes import ALIASES, BESIDE, COLUMNS, Outcomes
+from training.logs.outcomes import ALIASES, COLUMNS, Outcomes
 from training.logs.pairing import prompt_ids
+from training.logs.sources.chat_bodies import PARAMETER_FIELDS, with_parameters
 from training.logs.sources.options import DEFAULT, ImportOptions
 
 NAME = "canonical"
@@ -23,6 +24,7 @@ EXPECTS = (
 COMPANIONS: frozenset[str] = frozenset()
 
 _FIELDS = frozenset(COLUMNS) | frozenset(ALIASES) | {"try_id", "trace_id"}
+_ANSWERS = frozenset({"answer", "expected"})
 # LiteLLM_SpendLogs has a request_id, a model and messages as well, but they mean something else.
 _SPEND_LOGS = frozenset({"call_type", "spend", "startTime"})
 
@@ -41,8 +43,14 @@ def recognises(path: Path) -> bool:
 
 def read(path: Path, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
     """Read one file. Undecodable bytes become U+FFFD."""
-    wanted = _FIELDS | frozenset(BESIDE) if options.answers else _FIELDS
-    return outcomes_of(path, format=NAME, convert=_with_ids, wanted=wanted)
+    wanted = _FIELDS | (_ANSWERS if options.answers else frozenset())
+    if not options.parameters:
+        return outcomes_of(path, format=NAME, convert=_with_ids, wanted=wanted)
+
+    def convert(records: Records) -> Records:
+        return with_parameters(_with_ids(records))
+
+    return outcomes_of(path, format=NAME, convert=convert, wanted=wanted | PARAMETER_FIELDS)
 
 
 def _with_ids(records: Records) -> Records:

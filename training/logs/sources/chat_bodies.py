@@ -9,10 +9,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from training.logs.cells import fields, first_of, json_object, parsed, shown
-from training.logs.io.files import Row
+import pandas as pd
+
+from training.logs.cells import blank, fields, first_of, json_object, parsed, shown
+from training.logs.io.files import Records, Row
 from training.logs.sources.tries import Skip
 
+# What a request says beside its messages that decides what an answer can be.
+PARAMETERS = ("tools", "tool_choice", "response_format")
+PARAMETER_FIELDS = frozenset({"parameters", *PARAMETERS})
 _NOT_A_CHAT = Skip("not a chat request", "", "a chat completion, completion or response")
 _FAILED = ("failed", "cancelled")
 _COUNTS = (("input_tokens", "prompt_tokens", "input_tokens"), ("output_tokens", "completion_tokens", "output_tokens"))
@@ -48,6 +53,37 @@ def answer_cells(response: Row) -> Row:
         "timestamp": first_of(response.get("created"), response.get("created_at")),
         "status": "error" if _is_error(response) else None,
     }
+
+
+def parameters_text(*places: Any) -> str | None:
+    """The JSON of tools, tool_choice and response_format as the first of some objects has each; None where none has any."""
+    found: dict[str, Any] = {}
+    for said in map(fields, places):
+        for name in PARAMETERS:
+            value = parsed(said.get(name))
+            if name not in found and not blank(value) and value != []:
+                found[name] = [_tool(one) for one in value] if isinstance(value, list) else value
+    return json.dumps(found, default=_listed) if found else None
+
+
+def _listed(cell: Any) -> Any:
+    """Parquet has arrays where JSON has lists."""
+    return cell.tolist() if hasattr(cell, "tolist") else str(cell)
+
+
+def with_parameters(records: Records) -> Records:
+    """A table's rows with the column `parameters`, from that or from columns of the parameters' own names."""
+    cells = [parameters_text(row.get("parameters"), row) for _, row in records.numbered()]
+    if not any(cells):
+        return records._replace(table=records.table.drop(columns=["parameters"], errors="ignore"))
+    return records._replace(table=records.table.assign(parameters=pd.Series(cells, dtype=object)))
+
+
+def _tool(said: Any) -> Any:
+    """A tool as chat completions have it; responses and traces name its function without a level of its own."""
+    if not isinstance(said, dict) or said.get("type") != "function" or "function" in said or "name" not in said:
+        return said
+    return {"type": "function", "function": {name: value for name, value in said.items() if name != "type"}}
 
 
 def not_a_chat(request: Row, response: Row, url: Any = None) -> Skip | None:

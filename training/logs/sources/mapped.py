@@ -28,6 +28,7 @@ from training.logs.io.partitions import outcomes_of
 from training.logs.outcomes import ALIASES, BESIDE, COLUMNS, OutcomeError, Outcomes, Unreadable
 from training.logs.pairing import prompt_ids
 from training.logs.rescale import MISFIT
+from training.logs.sources.chat_bodies import PARAMETER_FIELDS, with_parameters
 from training.logs.sources.options import DEFAULT, ImportOptions
 from training.logs.validate import status_words
 
@@ -98,9 +99,10 @@ class Mapped:
             column: _factor(path, column, field) for column, field in self.mapping.items() if column in UNITS and field
         }
         dropped = {target for target, field in self.mapping.items() if not field}
-        if not options.answers:
-            fields = {target: field for target, field in fields.items() if target not in _TEXTS}
-        own = frozenset(COLUMNS) | frozenset(ALIASES) | frozenset(BESIDE if options.answers else ("try_id", "trace_id"))
+        asked = {**dict.fromkeys(_TEXTS, options.answers), "parameters": options.parameters}
+        fields = {target: field for target, field in fields.items() if asked.get(target, True)}
+        own = frozenset(COLUMNS) | frozenset(ALIASES) | {name for name in BESIDE if asked.get(name, True)}
+        own |= PARAMETER_FIELDS if options.parameters else frozenset()
         own -= dropped
         found: set[str] = set()
         columns = files.columns(path)
@@ -108,7 +110,8 @@ class Mapped:
             self._require(path, {target for target, field in fields.items() if _there(field, columns)}, fields)
 
         def convert(records: Records) -> Records:
-            return _rescaled(_in_units(_convert(records, fields, own, found), factors), rule)
+            made = _rescaled(_in_units(_convert(records, fields, own, found), factors), rule)
+            return with_parameters(made) if options.parameters else made
 
         wanted = own.union(*(_prefixes(field) for field in fields.values()))
         read = 0

@@ -129,6 +129,8 @@ def outcome_of(record: Row, row: int, stem: str, options: ImportOptions) -> Row 
     cells["request_id"] = first_of(identifier, f"{stem}-{row}")
     if options.answers:
         cells["answer"] = first_of(chat_bodies.answer_text(response), None if response else text)
+    if options.parameters:
+        cells["parameters"] = chat_bodies.parameters_text(request)
     return cells
 
 
@@ -217,6 +219,7 @@ def _add(found: dict[str, list[Row]], line: Row) -> None:
         "model": request.get("model"),
         "session_id": metadata.get("session_id"),
         "workflow": metadata.get("workflow"),
+        "parameters": chat_bodies.parameters_text(request),
         **chat_bodies.prompt_cells(request),
     }
     known = found.setdefault(custom_id, [])
@@ -243,6 +246,8 @@ def _answered(line: Row, requests: dict[str, list[Row]], options: ImportOptions)
     cells["request_id"] = f"{line.get('custom_id')}-{_digest(request)}"
     if options.answers:
         cells["answer"] = chat_bodies.answer_text(response)
+    if options.parameters:
+        cells["parameters"] = request["parameters"]
     return cells
 
 

@@ -16,7 +16,8 @@ class ImportOptions:
     a numeric score, which become 0 and 1. `score_mapping`: categories and the quality each stands for. `trace_scores`:
     whether a score of a whole trace applies to its last generation or to every one. `mapping`: column of the outcome
     table -> column or dotted path in the source, for tables of any shape. `answers`: whether answers and expected
-    answers are carried beside the outcomes (`Outcomes.beside`), for checks and the judge. `cache`: where downloads are kept.
+    answers are carried beside the outcomes (`Outcomes.beside`), for checks and the judge; `parameters`: whether tools,
+    tool_choice and response_format are, for asking again. `cache`: where downloads are kept.
     `batch_requests`: files with the requests of a batch that were named beside its answers.
     """
 
@@ -26,6 +27,7 @@ class ImportOptions:
     trace_scores: Literal["last", "all"] = "last"
     mapping: Mapping[str, str] = field(default_factory=dict)
     answers: bool = False
+    parameters: bool = False
     cache: Path = Path(".cache")
     batch_requests: tuple[Path, ...] = ()
 

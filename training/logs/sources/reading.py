@@ -88,6 +88,8 @@ IMPORTERS: tuple[Importer, ...] = (
     decisions,
 )
 
+# How a plan of what to buy begins.
+PLAN_MARK = b'{"plan": {'
 # At least two letters: a single one is a drive of Windows.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9.-]+)(?:\+[A-Za-z0-9]+)?:")
 
@@ -187,6 +189,10 @@ def _choose(path: Path, importers: tuple[Importer, ...], format: str) -> Importe
         raise OutcomeError(f"{path}: is empty; expected a log with at least one try")
     if not files.kind(path):
         raise OutcomeError(f"{path}: its suffix is not one of {', '.join(files.SUFFIXES)} (text also with .gz)")
+    if is_plan(path):
+        raise OutcomeError(
+            f"{path}: is a plan of what to buy, not a log; router-train replay --plan {path} buys its answers"
+        )
     if format != "auto":
         return importers[0]
     if chosen := _recogniser(path, importers):
@@ -200,7 +206,7 @@ def _choose(path: Path, importers: tuple[Importer, ...], format: str) -> Importe
 def _sort_folder(folder: Path, importers: tuple[Importer, ...]) -> tuple[list[tuple[Path, Importer]], list[Path]]:
     """The logs below a folder with their importers, and the files that look like data but are not logs."""
     found, unrecognised = [], []
-    for file in sorted(filter(files.is_data, folder.rglob("*"))):
+    for file in sorted(file for file in filter(files.is_data, folder.rglob("*")) if not is_plan(file)):
         importer = _recogniser(file, importers) if file.stat().st_size else None
         if importer is not None:
             found.append((file, importer))
@@ -213,6 +219,15 @@ def _sort_folder(folder: Path, importers: tuple[Importer, ...]) -> tuple[list[tu
     raise OutcomeError(
         f"{folder}: holds no log; expected files ending in {', '.join(files.SUFFIXES)} (text also with .gz)"
     )
+
+
+def is_plan(path: Path) -> bool:
+    """Whether a file lists what is to be bought (`training.replay.pairs`): no outcome is in it."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(PLAN_MARK)) == PLAN_MARK
+    except OSError as error:
+        raise OutcomeError(f"{path}: cannot be opened ({error}); check the file and its permissions") from error
 
 
 def _accompanies(path: Path, importer: Importer) -> bool:

@@ -17,8 +17,8 @@ from training.logs.io import files
 from training.logs.io.files import Records, Row
 from training.logs.outcomes import COLUMNS, Unreadable
 
-# What judging and joining read beside the outcome table's own columns.
-_BESIDE = ("try_id", "trace_id", "answer")
+# What judging, joining and planning read beside the outcome table's own columns.
+_BESIDE = ("try_id", "trace_id", "answer", "parameters")
 
 
 Signature = tuple[tuple[str, int, int], ...]

@@ -21,6 +21,7 @@ from training.logs.io import files
 from training.logs.io.files import Records
 from training.logs.io.partitions import outcomes_of
 from training.logs.outcomes import OutcomeError, Outcomes, Unreadable
+from training.logs.sources.chat_bodies import parameters_text
 from training.logs.sources.langfuse import live
 from training.logs.sources.langfuse.fields import (
     Cells,
@@ -88,8 +89,9 @@ def read(path: Path, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
 
 def _read(path: Path, options: ImportOptions, seen: set[str]) -> Iterator[Outcomes]:
     """The generations of a file but those whose ids were `seen` before, to which its own are added."""
-    reading = _Reading(judgements(path, options), options.answers, _exported_twice(path), seen)
-    wanted = both((*_FIELDS, "output") if options.answers else _FIELDS)
+    reading = _Reading(judgements(path, options), options, _exported_twice(path), seen)
+    more = ("output",) * options.answers + ("model_parameters",) * options.parameters
+    wanted = both((*_FIELDS, *more))
     for part in outcomes_of(path, format=NAME, convert=reading.convert, wanted=wanted):
         yield replace(part, notes=(*reading.judgements.notes, *reading.notes))
 
@@ -122,7 +124,7 @@ class _Reading:
     """One file on its way in: what has been seen of it so far."""
 
     judgements: Judgements
-    answers: bool
+    options: ImportOptions
     twice: bool
     seen: set[str]
     milliseconds: bool | None = None
@@ -189,8 +191,11 @@ class _Reading:
             "workflow": column(table, "prompt_name", "trace_name", "name"),
             "status": [_status(cell) for cell in column(table, "level")],
         }
-        if self.answers:
+        if self.options.answers:
             columns["answer"] = [answered(cell) for cell in column(table, "output")]
+        if self.options.parameters:
+            said = zip(column(table, "input"), column(table, "model_parameters"), strict=True)
+            columns["parameters"] = [parameters_text(*places) for places in said]
         return pd.DataFrame(
             {name: pd.Series(cells, dtype=object) for name, cells in columns.items()}, index=range(len(table))
         )

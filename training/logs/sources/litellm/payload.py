@@ -34,6 +34,7 @@ from training.logs.io import files
 from training.logs.io.files import Records
 from training.logs.io.partitions import outcomes_of
 from training.logs.outcomes import OutcomeError, Outcomes, Unreadable
+from training.logs.sources.chat_bodies import parameters_text
 from training.logs.sources.options import DEFAULT, ImportOptions
 
 NAME = "litellm"
@@ -47,6 +48,7 @@ _FIELDS = _MARKS | {
     "trace_id", "session_id", "status", "model_group", "prompt_tokens", "completion_tokens", "endTime", "cache_hit",
     "request_tags", "messages", "metadata", "error_information", "response_cost_failure_debug_info", "quality",
 }  # fmt: skip
+_PARAMETERS = frozenset({"model_parameters", "optional_params"})
 _COMPLETIONS = frozenset(
     {"completion", "text_completion", "anthropic_messages", "responses"}
     | {"acompletion", "atext_completion", "aresponses"}
@@ -68,7 +70,7 @@ def recognises(path: Path) -> bool:
 
 def read(path: Path, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
     """Read one file; raises OutcomeError when it cannot be opened or when the proxy redacted every prompt."""
-    wanted = _FIELDS | {"response"} if options.answers else _FIELDS
+    wanted = _FIELDS | ({"response"} if options.answers else set()) | (_PARAMETERS if options.parameters else set())
     parts = outcomes_of(path, format=NAME, convert=lambda records: convert(records, SETTING), wanted=wanted)
     return require_prompts(parts, str(path), SETTING)
 
@@ -181,6 +183,7 @@ def _outcome(record: Mapping[str, Any]) -> dict[str, Any]:
         "workflow": _workflow(record.get("request_tags")),
         "propensity": _propensity(record),
         "answer": _answer(parsed(record.get("response"))),
+        "parameters": parameters_text(*(record.get(name) for name in sorted(_PARAMETERS))),
         "status": _STATUSES.get(status.strip().lower(), status) if isinstance(status, str) else status,
         "inferred": False,
     }

@@ -9,6 +9,7 @@ partition at a time, in a transaction that cannot write.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def recognises(path: Path) -> bool:
 def read(path: Path, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
     """Read one export; raises OutcomeError when it cannot be opened or when no prompt was stored."""
     wanted = frozenset(_PLAIN) | frozenset(_nested(options))
-    parts = outcomes_of(path, format=NAME, convert=convert, wanted=wanted)
+    parts = outcomes_of(path, format=NAME, convert=partial(convert, parameters=options.parameters), wanted=wanted)
     return payload.require_prompts(parts, str(path), SETTING)
 
 
@@ -64,7 +65,7 @@ def read_url(url: str, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
         url, TABLE, plain=_PLAIN, nested=_nested(options), required=MARKS, order=("startTime", "request_id")
     )
     source = f"{database.shown(url)} {TABLE}"
-    parts = checked(batches, source=source, format=NAME, convert=convert)
+    parts = checked(batches, source=source, format=NAME, convert=partial(convert, parameters=options.parameters))
     return payload.require_prompts(parts, source, SETTING)
 
 
@@ -72,9 +73,12 @@ def _nested(options: ImportOptions) -> tuple[str, ...]:
     return (*_NESTED, "response") if options.answers else _NESTED
 
 
-def convert(records: Records) -> Records:
-    """One partition of rows under the outcome table's names."""
+def convert(records: Records, *, parameters: bool = False) -> Records:
+    """One partition of rows under the outcome table's names, with the `parameters` of their requests' bodies or without."""
     payloads = [_payload(row) for _, row in records.numbered()]
+    if parameters:
+        bodies = (row.get("proxy_server_request") for _, row in records.numbered())
+        payloads = [{**one, "model_parameters": body} for one, body in zip(payloads, bodies, strict=True)]
     table = pd.DataFrame(payloads, dtype=object) if payloads else pd.DataFrame()
     return payload.convert(records._replace(table=table), SETTING)
 

@@ -22,6 +22,7 @@ from training.logs.io import files
 from training.logs.io.files import Row
 from training.logs.io.partitions import checked, outcomes_of
 from training.logs.outcomes import OutcomeError, Outcomes
+from training.logs.sources.chat_bodies import parameters_text
 from training.logs.sources.options import DEFAULT, ImportOptions
 from training.logs.sources.otel import otlp
 from training.logs.sources.otel.evaluations import GENERATIONS, Quality, quality_of
@@ -125,6 +126,8 @@ def _try(span: Any, resource: Row, quality: Quality, options: ImportOptions, nes
     }
     if options.answers:
         cells["answer"] = answer_text(said)
+    if options.parameters:
+        cells["parameters"] = parameters_text({"tools": said.get("gen_ai.tool.definitions")})
     return cells
 
 
