@@ -154,6 +154,8 @@ def _endpoint(
         raise _Missing(f"no address: LiteLLM knows no provider of {model!r}")
     key_env = places.api_key_env if places.base_url else told.api_key_env
     key = os.environ.get(key_env) or None if key_env else None
+    if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
+        raise _Missing(f"{key_env} holds no key: spaces, line ends or characters that no key has")
     missing = [key_env] if key_env and key is None else []
     if url is None and key_env is None:
         missing = litellm.validate_environment(model, api_base=base)["missing_keys"]

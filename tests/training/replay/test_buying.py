@@ -16,6 +16,7 @@ import pytest
 from tests.training.replay.provider import Provider, Said, completion, prompt_of, serving
 from training.config import Replay, load_params
 from training.quality.llm_prices import Price, quiet_litellm
+from training.replay.answers import status_fault
 from training.replay.ask import Asker
 from training.replay.buy import Account, Purchase, _Lane
 from training.replay.errors import ReplayError
@@ -148,6 +149,18 @@ def test_rate_limits_and_faults_are_waited_out_and_cost_nothing(tmp_path: Path) 
     assert (len(provider.bodies), account.bought, len(rows)) == (3, 1, 1)
     assert account.spent == pytest.approx(PAID)
     assert len(set(provider.keys)) == 1
+
+
+@pytest.mark.parametrize(
+    ("told", "seconds"),
+    [(None, 0), ("7", 7), ("1.5", 1.5), ("-3", 0), ("soon", 0), ("Wed, 21 Oct 2015 07:28:00 GMT", 0), ("nan", 0)],
+)
+def test_retry_after_is_read(told: str | None, seconds: float) -> None:
+    assert status_fault(429, told).retry_after == seconds
+
+
+def test_retry_after_may_be_a_date() -> None:
+    assert status_fault(503, "Wed, 21 Oct 2099 07:28:00 GMT").retry_after > 1e6
 
 
 def test_the_wait_that_a_server_asks_for_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -233,6 +233,14 @@ def test_a_key_in_the_catalogue_is_refused_and_not_shown(table: str, tmp_path: P
     assert SECRET not in refused
 
 
+def test_a_key_with_a_line_end_is_refused_and_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan(tmp_path, [pair("r1")])
+    monkeypatch.setenv("SMALL_KEY", f"{SECRET}\n")
+    refused = run(tmp_path, None, *PRICES[:2], "--base-url", "http://h/v1", "--api-key-env", "SMALL_KEY", code=2)
+    assert "small (SMALL_KEY holds no key: spaces, line ends or characters that no key has)" in refused
+    assert SECRET not in refused
+
+
 def test_a_plan_without_pairs_and_a_server_that_refuses_all_are_said(tmp_path: Path) -> None:
     plan(tmp_path, [])
     assert "lists no pair" in run(tmp_path, None, code=2)
