@@ -208,8 +208,11 @@ def _print_account(account: Account, budget: float) -> None:
         f"the run, {account.in_doubt:,} in doubt, {sum(account.failed.values()):,} failed"
     )
     show.print_rows(
-        ("candidate", "failed because", "pairs"),
-        ((name, why, f"{count:,}") for (name, why), count in account.failed.most_common()),
+        ("candidate", "no answer because", "pairs"),
+        [
+            *((name, why, f"{count:,}") for (name, why), count in account.failed.most_common()),
+            *((name, f"in doubt: {why}", f"{count:,}") for (name, why), count in account.doubts.most_common()),
+        ],
     )
     of_expected = (
         f", {account.paid / account.expected:.2f} of the {account.expected:.6f} expected" if account.expected else ""

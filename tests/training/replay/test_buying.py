@@ -196,6 +196,7 @@ def test_a_stall_is_in_doubt(tmp_path: Path) -> None:
         account, _ = buy(provider, tmp_path, [pair()], replace(SETTINGS, timeout_s=1.0, attempts=1))
         ends.set()
     assert (account.in_doubt, account.spent) == (1, pytest.approx(most(pair())))
+    assert account.doubts == {("small", "no answer in time"): 1}
 
 
 def test_where_servers_bill_one_key_once_a_doubt_is_cleared(tmp_path: Path) -> None:
