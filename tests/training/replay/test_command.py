@@ -242,6 +242,16 @@ def test_a_key_with_a_line_end_is_refused_and_not_shown(tmp_path: Path, monkeypa
     assert SECRET not in refused
 
 
+def test_outcomes_that_no_replay_wrote_are_left_alone(tmp_path: Path) -> None:
+    plan(tmp_path, [pair("r1")])
+    (tmp_path / "replayed").mkdir()
+    (tmp_path / "replayed" / "outcomes.jsonl").write_text("mine", encoding="utf-8")
+    with serving() as provider:
+        assert "outcomes.jsonl is there, and no replay wrote it" in run(tmp_path, provider, *PRICES[:2], code=2)
+    assert (tmp_path / "replayed" / "outcomes.jsonl").read_text(encoding="utf-8") == "mine"
+    assert provider.bodies == []
+
+
 def test_a_plan_without_pairs_and_a_server_that_refuses_all_are_said(tmp_path: Path) -> None:
     plan(tmp_path, [])
     assert "lists no pair" in run(tmp_path, None, code=2)
