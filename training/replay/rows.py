@@ -65,7 +65,7 @@ def require_own(folder: Path) -> None:
     """Raises ReplayError where a folder has outcomes that no replay wrote: they would be written over."""
     if (folder / NAME).exists() and not (folder / LEDGER).exists():
         raise ReplayError(
-            f"{folder / NAME} is there, and no replay wrote it, for there is no {LEDGER} beside it; expected a folder of replay's "
+            f"{folder / NAME} is there, and no replay wrote it: there is no {LEDGER} beside it; expected a folder of replay's "
             "own. Give another --out."
         )
 
