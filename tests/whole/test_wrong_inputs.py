@@ -23,6 +23,7 @@ from serving.state.rulebook import digest_of
 from tests import fake_bundle
 from tests.conftest import ROOT, router_train_here
 from tests.serving.bundle.test_manifest import edit_manifest
+from training.replay.pairs import Pair, PlanFile, PlanHeader, write_plan
 
 PAGE = ROOT / "docs" / "errors.md"
 ROW = re.compile(r"^\| (?P<what>[^|]+) \| `(?P<said>.+)` \|$", re.MULTILINE)
@@ -172,6 +173,42 @@ def _(folder: Path) -> str:
     done = router_train_here("run", "--data", "log.csv", folder=folder)
     assert done.returncode == 2
     return done.stderr.partition(" Formats:")[0]
+
+
+def replayed(folder: Path, *options: str, more: str = "") -> str:
+    """What `router-train replay` says of a plan of one pair."""
+    pair = Pair("r1", "my-llm", "learn", 1.0, 0.01, "What is the plural of index?", None, {}, None, None, None)
+    write_plan(folder / "plan.jsonl", PlanFile(PlanHeader("2026-11-01", 0, 1.0, "my-llm"), (pair,)))
+    with (folder / "plan.jsonl").open("a", encoding="utf-8") as file:
+        file.write(more)
+    done = router_train_here("replay", "--plan", "plan.jsonl", "--out", "replayed", *options, folder=folder)
+    assert done.returncode == 2, done.stdout
+    return done.stderr
+
+
+@case("a candidate that nothing can be bought of")
+def _(folder: Path) -> str:
+    return replayed(folder)
+
+
+@case("a key in clear in LiteLLM's configuration")
+def _(folder: Path) -> str:
+    entry = "{model_name: my-llm, litellm_params: {model: openai/x, api_key: sk-1234567890}}"
+    (folder / "config.yaml").write_text(f"model_list: [{entry}]\n", encoding="utf-8")
+    return replayed(folder, "--litellm-config", "config.yaml")
+
+
+@case("a line of a plan that is no pair")
+def _(folder: Path) -> str:
+    return replayed(folder, more='{"request_id": "r2", "candidate": "my-llm", "purpose": "fun"}\n')
+
+
+@case("a plan read as a log")
+def _(folder: Path) -> str:
+    replayed(folder)
+    done = router_train_here("inspect", "--data", "plan.jsonl", folder=folder)
+    assert done.returncode == 2, done.stdout
+    return done.stderr
 
 
 def said_in(folder: Path, what: str) -> str:

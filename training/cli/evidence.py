@@ -86,7 +86,7 @@ def replay(
     from training.replay.ledger import Ledger
     from training.replay.pairs import read_plan
     from training.replay.providers import Places, find_endpoints, parse_prices
-    from training.replay.rows import NAME, write_outcomes
+    from training.replay.rows import NAME, require_own, write_outcomes
 
     params = settings.load(_given(parallel=parallel, timeout_s=timeout_s, max_output_tokens=max_output_tokens))
     prices = parse_prices(price or ())
@@ -108,6 +108,7 @@ def replay(
         _print_dry_run(asked, found, params.replay.max_output_tokens, budget)
         return
     endpoints = found.required()
+    require_own(out)
     with closing(Ledger(out)) as ledger:
         write_outcomes(ledger, out)
         with closing(Asker(quiet_litellm(), params.replay.timeout_s)) as ask:
@@ -209,8 +210,11 @@ def _print_account(account: Account, budget: float) -> None:
         f"of the run, {account.in_doubt:,} in doubt, {sum(account.failed.values()):,} failed"
     )
     show.print_rows(
-        ("candidate", "failed because", "pairs"),
-        ((name, why, f"{count:,}") for (name, why), count in account.failed.most_common()),
+        ("candidate", "no answer because", "pairs"),
+        [
+            *((name, why, f"{count:,}") for (name, why), count in account.failed.most_common()),
+            *((name, f"in doubt: {why}", f"{count:,}") for (name, why), count in account.doubts.most_common()),
+        ],
     )
     of_expected = (
         f", {account.paid / account.expected:.2f} of the {account.expected:.6f} expected" if account.expected else ""

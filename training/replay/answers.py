@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
 from training.logs.cells import parse_json
@@ -92,8 +94,14 @@ def _word(value: Any) -> str | None:
 
 
 def _seconds(told: str | None) -> float:
-    """Retry-After in seconds; 0 where it says nothing or is a date, which waits by themselves outlast."""
+    """Retry-After, which is seconds or a date, in seconds; 0 where it says nothing."""
+    if told is None:
+        return 0.0
     try:
-        return max(float(told or 0), 0.0)
+        return max(0.0, float(told))  # in this order, "nan" is 0
     except ValueError:
+        pass
+    try:
+        return max((parsedate_to_datetime(told) - datetime.now(UTC)).total_seconds(), 0.0)
+    except (ValueError, TypeError):  # no date, or one without its zone
         return 0.0

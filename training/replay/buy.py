@@ -31,9 +31,9 @@ class Account:
     """What a run did, in pairs of its plan; money in USD.
 
     `bought` in this run, `had` by earlier ones, `logged` already and only to be graded, `in_doubt` without an answer though
-    one may have been billed, `failed` by candidate and reason, `left` by the budget or because the run was ended. `spent` is
-    what the folder's ledger counts, all runs together, `doubtful` the part of it that is in doubt; `paid` is what this run's
-    answers cost and `expected` what the plan expected them to.
+    one may have been billed, `failed` by candidate and reason (`doubts`: the same for what came in doubt in this run), `left` by
+    the budget or because the run was ended. `spent` is what the folder's ledger counts, all runs together, `doubtful` the part
+    of it that is in doubt; `paid` is what this run's answers cost and `expected` what the plan expected them to.
     """
 
     bought: int = 0
@@ -42,6 +42,7 @@ class Account:
     left: int = 0
     in_doubt: int = 0
     failed: Counter[tuple[str, str]] = field(default_factory=Counter)
+    doubts: Counter[tuple[str, str]] = field(default_factory=Counter)
     spent: float = 0.0
     doubtful: float = 0.0
     paid: float = 0.0
@@ -115,6 +116,7 @@ class Purchase:
         doubtful = self._ledger.in_doubt() & {(pair.request_id, pair.candidate) for pair in pairs}
         told.in_doubt = len(doubtful)
         told.failed = Counter(why for key, why in self._failed.items() if key not in doubtful)
+        told.doubts = Counter(why for key, why in self._failed.items() if key in doubtful)
         told.left = len(pairs) - told.had - told.logged - told.bought - told.in_doubt - told.failed.total()
         told.spent, told.doubtful = self._ledger.spent, self._ledger.doubtful_usd()
         told.interrupted = self.stop.is_set()
@@ -206,7 +208,7 @@ class Purchase:
             told.expected += pair.expected_usd
             told.paid += cost_of(reply.answer, lane.endpoint, request_body(pair))
             lane.streak.note(True)
-        elif reply.kind != "left" or lane.given_up:
+        elif reply.kind != "left" or reply.reason == lane.given_up:
             self._failed[pair.request_id, pair.candidate] = pair.candidate, reply.reason
             if reply.kind != "left" and (lane.streak.note(False) or reply.fatal):
                 lead = "" if reply.fatal else f"{lane.streak.failures} calls in a row failed, the last: "

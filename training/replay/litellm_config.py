@@ -70,9 +70,12 @@ def _definition(params: Mapping[str, Any], where: str) -> Deployment:
     rpm = params.get("rpm")
     if rpm is not None and (isinstance(rpm, bool) or not isinstance(rpm, int | float) or rpm <= 0):
         raise ReplayError(f"{where}: rpm: expected calls per minute, a number above 0")
+    base = params.get("api_base") or params.get("base_url")
+    if base is not None and not isinstance(base, str):
+        raise ReplayError(f"{where}: api_base: expected a URL, or os.environ/NAME")
     return Deployment(
         model=params["model"],
-        api_base=params.get("api_base") or params.get("base_url"),
+        api_base=base,
         api_key_env=from_environment(params.get("api_key")),
         rpm=rpm,
         settings={field: value for field, value in params.items() if field.startswith(_PLACES)},

@@ -22,6 +22,8 @@ from training.replay.litellm_config import Deployment, from_environment, load_co
 
 # Providers of LiteLLM that are nothing but an address that speaks OpenAI's protocol.
 _PLAIN = ("openai", "custom_openai", "hosted_vllm", "openai_like")
+# Settings of clouds whose libraries find keys by themselves.
+_OWN_WAYS = ("aws_", "vertex_")
 _SHORTEST_KEY = 8
 
 
@@ -60,8 +62,8 @@ class Endpoint:
 
     @property
     def where(self) -> str:
-        """Where it is asked, in a table."""
-        return f"{self.url} as {self.model}" if self.url else f"LiteLLM as {self.model}"
+        """Where it is asked, in a table; a query is not shown, for it may be a key."""
+        return f"{self.url.partition('?')[0] if self.url else 'LiteLLM'} as {self.model}"
 
     def without_key(self, content: bytes) -> bytes:
         """What a server answered, without the key, should it have told that."""
@@ -115,8 +117,11 @@ def find_endpoints(
 ) -> Found:
     """Where each candidate is asked, and what is missing; raises ReplayError for a configuration that cannot be read."""
     config = load_config(places.litellm_config) if places.litellm_config is not None else {}
-    problems = {name: "--price: no candidate of the plan" for name in prices if name not in names}
+    for name in prices:
+        if name not in names:
+            raise ReplayError(f"--price {name}: is no candidate of the plan, which has {', '.join(names)}")
     found: dict[str, Endpoint] = {}
+    problems: dict[str, str] = {}
     for name in names:
         entry = catalogue.get(name)
         known_as = (name, *(entry.aliases if entry is not None else ()))
@@ -154,13 +159,16 @@ def _endpoint(
         raise _Missing(f"no address: LiteLLM knows no provider of {model!r}")
     key_env = places.api_key_env if places.base_url else told.api_key_env
     key = os.environ.get(key_env) or None if key_env else None
+    if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
+        raise _Missing(f"{key_env} holds no key: spaces, line ends or characters that no key has")
     missing = [key_env] if key_env and key is None else []
-    if url is None and key_env is None:
+    if url is None and key_env is None and not any(one.startswith(_OWN_WAYS) for one in settings):
         missing = litellm.validate_environment(model, api_base=base)["missing_keys"]
     cost = _cost(entry, price, model, litellm)
     if url is None and base is not None:
         settings["api_base"] = base
     supported = () if url else litellm.get_supported_openai_params(model=bare, custom_llm_provider=provider) or ()
+    takes_headers = url is not None or "extra_headers" in supported
     return Endpoint(
         name,
         model,
@@ -171,8 +179,8 @@ def _endpoint(
         settings,
         told.rpm,
         told.parallel,
-        places.idempotent or told.idempotent,
-        url is not None or "extra_headers" in supported,
+        (places.idempotent or told.idempotent) and takes_headers,
+        takes_headers,
         entry.max_output_tokens if entry is not None else None,
         ", ".join(missing),
     )
@@ -197,7 +205,7 @@ def _checked_url(base: str) -> str:
     if url.userinfo:
         raise _Missing("its address holds a password; keys come from the environment")
     if url.scheme not in ("http", "https") or not url.host:
-        raise _Missing(f"its address is {base!r}, which does not begin with http:// or https://")
+        raise _Missing("its address does not begin with http:// or https://")
     path = url.path.rstrip("/")
     return str(url.copy_with(path=path if path.endswith("/chat/completions") else f"{path}/chat/completions"))
 

@@ -13,6 +13,8 @@ from training.logs.cells import replace_surrogates
 from training.logs.outcomes import Outcomes
 from training.logs.validate import validate
 from training.replay.answers import Answer
+from training.replay.errors import ReplayError
+from training.replay.ledger import NAME as LEDGER
 from training.replay.ledger import Key, Ledger
 from training.replay.pairs import Pair
 from training.replay.providers import Endpoint
@@ -58,6 +60,15 @@ def outcome_of(pair: Pair, answer: Answer, usd: float | None, latency_ms: float 
         "cost_estimated": True if answer.input_tokens is None and usd is not None else None,
     }
     return {name: value for name, value in row.items() if value is not None}
+
+
+def require_own(folder: Path) -> None:
+    """Raises ReplayError where a folder has outcomes that no replay wrote: they would be written over."""
+    if (folder / NAME).exists() and not (folder / LEDGER).exists():
+        raise ReplayError(
+            f"{folder / NAME} is there, and no replay wrote it: there is no {LEDGER} beside it; expected a folder of replay's "
+            "own. Give another --out."
+        )
 
 
 def write_outcomes(ledger: Ledger, folder: Path) -> int:

@@ -16,6 +16,7 @@ import pytest
 from tests.training.replay.provider import Provider, Said, completion, prompt_of, serving
 from training.config import Replay, load_params
 from training.quality.llm_prices import Price, quiet_litellm
+from training.replay.answers import status_fault
 from training.replay.ask import Asker
 from training.replay.buy import Account, Purchase, _Lane
 from training.replay.errors import ReplayError
@@ -150,6 +151,18 @@ def test_rate_limits_and_faults_are_waited_out_and_cost_nothing(tmp_path: Path) 
     assert len(set(provider.keys)) == 1
 
 
+@pytest.mark.parametrize(
+    ("told", "seconds"),
+    [(None, 0), ("7", 7), ("1.5", 1.5), ("-3", 0), ("soon", 0), ("Wed, 21 Oct 2015 07:28:00 GMT", 0), ("nan", 0)],
+)
+def test_retry_after_is_read(told: str | None, seconds: float) -> None:
+    assert status_fault(429, told).retry_after == seconds
+
+
+def test_retry_after_may_be_a_date() -> None:
+    assert status_fault(503, "Wed, 21 Oct 2099 07:28:00 GMT").retry_after > 1e6
+
+
 def test_the_wait_that_a_server_asks_for_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
     monkeypatch.setattr("tenacity.sleep_using_event", lambda event: waited.append)
@@ -183,6 +196,7 @@ def test_a_stall_is_in_doubt(tmp_path: Path) -> None:
         account, _ = buy(provider, tmp_path, [pair()], replace(SETTINGS, timeout_s=1.0, attempts=1))
         ends.set()
     assert (account.in_doubt, account.spent) == (1, pytest.approx(most(pair())))
+    assert account.doubts == {("small", "no answer in time"): 1}
 
 
 def test_where_servers_bill_one_key_once_a_doubt_is_cleared(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from tests.conftest import ROOT
 from tests.patience import PATIENCE, until
-from tests.training.replay.commands import start
+from tests.training.replay.commands import Warm, warm
 from tests.training.replay.provider import Provider, Said, completion, serving
 from tests.training.replay.test_buying import PAID, pair
 from training.cli import show
@@ -191,6 +191,7 @@ def test_candidates_are_asked_as_litellms_proxy_asks_them(tmp_path: Path, monkey
         (f"a: {SECRET}: {SECRET}", "config.yaml: not valid YAML at line 1"),
         ("a: 1", "config.yaml: no model_list"),
         (SMALL + "{model: openai/s, rpm: 0}", "rpm: expected calls per minute"),
+        (SMALL + "{model: openai/s, api_base: 5}", "api_base: expected a URL, or os.environ/NAME"),
     ],
 )  # fmt: skip
 def test_a_configuration_that_cannot_be_used_is_said(text: str, said: str, tmp_path: Path) -> None:
@@ -205,11 +206,11 @@ def test_a_configuration_that_cannot_be_used_is_said(text: str, said: str, tmp_p
     ("more", "said"),
     [
         (["--base-url", "http://u:pw@h/v1", *PRICES[:2]], "small (its address holds a password"),
-        (["--base-url", "ftp://h/v1", *PRICES[:2]], "which does not begin with http:// or https://"),
+        (["--base-url", "ftp://h/v1", *PRICES[:2]], "small (its address does not begin with http:// or https://)"),
         (["--base-url", "http://h/v1"], "small (no price)"),
         (["--base-url", "http://h/v1", *PRICES[:2], "--api-key-env", "NONE"], "small (no key: NONE not set)"),
         (["--api-key-env", "NONE"], "--api-key-env is for --base-url"),
-        (["--base-url", "http://h/v1", *PRICES], "large (--price: no candidate of the plan)"),
+        (["--base-url", "http://h/v1", *PRICES], "--price large: is no candidate of the plan, which has small"),
         (["--price", "small"], "--price 'small': expected NAME=INPUT:OUTPUT"),
         (["--price", "small=1"], "--price small= '1': expected INPUT:OUTPUT in USD per million tokens"),
         (["--budget-usd", "0"], "--budget-usd 0: expected an amount of US dollars above 0"),
@@ -233,6 +234,24 @@ def test_a_key_in_the_catalogue_is_refused_and_not_shown(table: str, tmp_path: P
     assert SECRET not in refused
 
 
+def test_a_key_with_a_line_end_is_refused_and_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan(tmp_path, [pair("r1")])
+    monkeypatch.setenv("SMALL_KEY", f"{SECRET}\n")
+    refused = run(tmp_path, None, *PRICES[:2], "--base-url", "http://h/v1", "--api-key-env", "SMALL_KEY", code=2)
+    assert "small (SMALL_KEY holds no key: spaces, line ends or characters that no key has)" in refused
+    assert SECRET not in refused
+
+
+def test_outcomes_that_no_replay_wrote_are_left_alone(tmp_path: Path) -> None:
+    plan(tmp_path, [pair("r1")])
+    (tmp_path / "replayed").mkdir()
+    (tmp_path / "replayed" / "outcomes.jsonl").write_text("mine", encoding="utf-8")
+    with serving() as provider:
+        assert "outcomes.jsonl is there, and no replay wrote it" in run(tmp_path, provider, *PRICES[:2], code=2)
+    assert (tmp_path / "replayed" / "outcomes.jsonl").read_text(encoding="utf-8") == "mine"
+    assert provider.bodies == []
+
+
 def test_a_plan_without_pairs_and_a_server_that_refuses_all_are_said(tmp_path: Path) -> None:
     plan(tmp_path, [])
     assert "lists no pair" in run(tmp_path, None, code=2)
@@ -254,6 +273,7 @@ def bought(folder: Path) -> tuple[set[tuple[str, str]], set[tuple[str, str]], fl
 class Killing:
     """Lets so many requests be answered; the others wait until the process that asked is killed, and are billed then."""
 
+    warm: Warm
     usage: Any = None
     goal: int = 0
     killed: threading.Event = field(default_factory=threading.Event)
@@ -265,27 +285,26 @@ class Killing:
     def after(self, answers: int, provider: Provider, arguments: list[str], log: Path) -> None:
         """kill -9 once so many more requests were let through and a further one waits."""
         self.goal, self.killed = len(provider.bodies) + answers, threading.Event()
-        process = start(arguments, log)
-        until(lambda: len(provider.bodies) > self.goal or not process.is_alive(), "requests beyond the goal")
-        assert process.is_alive(), log.read_text()
-        process.kill()
-        process.join(PATIENCE)
+        self.warm.start(arguments, log)
+        until(lambda: len(provider.bodies) > self.goal or not self.warm.alive(), "requests beyond the goal")
+        assert self.warm.kill() == -signal.SIGKILL, log.read_text()
         self.killed.set()
 
     def never(self, arguments: list[str], log: Path) -> None:
         """A run to the end."""
         self.goal = 10**9
-        process = start(arguments, log)
-        process.join(PATIENCE)
-        assert process.exitcode == 0, log.read_text()
+        self.warm.start(arguments, log)
+        assert self.warm.ended() == 0, log.read_text()
 
 
 @pytest.mark.parametrize("idempotent", [False, True])
 def test_killed_ten_times_it_pays_for_nothing_twice_and_loses_nothing(idempotent: bool, tmp_path: Path) -> None:
     asked = [pair(f"r{i}", name) for i in range(70) for name in ("small", "large")]
     plan(tmp_path, asked, budget=2.0)
-    dice, killing = random.Random(7 + idempotent), Killing()
-    with serving(killing.behave, dedupe=idempotent) as provider:
+    dice = random.Random(7 + idempotent)
+    with warm() as process, serving(dedupe=idempotent) as provider:
+        killing = Killing(process)
+        provider.behave = killing.behave
         more = ["--idempotent"] if idempotent else []
         arguments = options(tmp_path, provider, *PRICES, "--parallel", "4", *more)
         for _ in range(10):
@@ -310,8 +329,10 @@ def test_killed_ten_times_it_pays_for_nothing_twice_and_loses_nothing(idempotent
 
 def test_killed_and_capped_the_bill_stays_below_the_budget(tmp_path: Path) -> None:
     plan(tmp_path, [pair(f"r{i}") for i in range(60)], budget=0.05)
-    killing = Killing({"prompt_tokens": 100, "completion_tokens": 100, "total_tokens": 200})
-    with serving(killing.behave) as provider:
+    dear = {"prompt_tokens": 100, "completion_tokens": 100, "total_tokens": 200}
+    with warm() as process, serving() as provider:
+        killing = Killing(process, dear)
+        provider.behave = killing.behave
         arguments = options(tmp_path, provider, *PRICES[:2], "--parallel", "4", "--max-output-tokens", "100")
         for _ in range(3):
             killing.after(2, provider, arguments, tmp_path / "log")
@@ -340,10 +361,11 @@ def test_ctrl_c_finishes_what_is_under_way_and_a_second_process_is_refused(tmp_p
         refused = run(tmp_path, provider, *PRICES[:2], code=2)
         assert "another replay is buying into this folder; expected one at a time" in refused
         first.send_signal(signal.SIGINT)
-        threading.Timer(0.5, gate.set).start()
+        assert first.stderr is not None
+        until(lambda: "Stopping: calls under way are finished first." in first.stderr.readline(), "what it says to it")
+        gate.set()
         said, told = first.communicate(timeout=PATIENCE)
         assert (first.returncode, len(provider.bodies)) == (130, 4), said + told
-        assert "Stopping: calls under way are finished first." in told
         assert "4 answers bought, 0 bought before, 5 left" in said
         assert "The same command goes on where this one was" in said
         assert len(rows(tmp_path)) == 4

@@ -89,7 +89,8 @@ def read(path: Path, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
 
 def _read(path: Path, options: ImportOptions, seen: set[str]) -> Iterator[Outcomes]:
     """The generations of a file but those whose ids were `seen` before, to which its own are added."""
-    reading = _Reading(judgements(path, options), options, _exported_twice(path), seen)
+    twice = _exported_twice(path)
+    reading = _Reading(judgements(path, options), options.answers, twice, seen, parameters=options.parameters)
     more = ("output",) * options.answers + ("model_parameters",) * options.parameters
     wanted = both((*_FIELDS, *more))
     for part in outcomes_of(path, format=NAME, convert=reading.convert, wanted=wanted):
@@ -124,10 +125,11 @@ class _Reading:
     """One file on its way in: what has been seen of it so far."""
 
     judgements: Judgements
-    options: ImportOptions
+    answers: bool
     twice: bool
     seen: set[str]
     milliseconds: bool | None = None
+    parameters: bool = False
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -191,9 +193,9 @@ class _Reading:
             "workflow": column(table, "prompt_name", "trace_name", "name"),
             "status": [_status(cell) for cell in column(table, "level")],
         }
-        if self.options.answers:
+        if self.answers:
             columns["answer"] = [answered(cell) for cell in column(table, "output")]
-        if self.options.parameters:
+        if self.parameters:
             said = zip(column(table, "input"), column(table, "model_parameters"), strict=True)
             columns["parameters"] = [parameters_text(*places) for places in said]
         return pd.DataFrame(
