@@ -1,0 +1,168 @@
+"""The plan of what to buy: pairs of a request and a candidate, as a file that is read line by line.
+
+The first line is `{"plan": {...}}`, by which readers of logs know that no outcomes follow; each further line is a pair.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from serving.bundle.atomic_write import for_its_owner, written_whole
+from training.errors import TrainingError
+from training.logs.cells import replace_surrogates
+
+Purpose = Literal["certify", "learn"]
+VERSION = 1
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+_LONGEST_LINE = 64 << 20
+_LONGEST_VALUE = 80
+_AGAIN = "Correct the line, or write the plan again: router-train plan."
+
+
+class PlanError(TrainingError):
+    """A plan file that cannot be used; the message names the file, the line and the field."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A request that is to be asked of a candidate.
+
+    `purpose`: certify, the request was drawn uniformly at random from the log; learn, it was chosen for what it teaches.
+    `propensity`: the probability in (0, 1] with which the plan chose this pair (certify: given that its request was drawn).
+    One of `prompt` and `messages` is set. `parameters`: tools, tool_choice and response_format as logged, {} where none were.
+    `timestamp`: ISO 8601, of the logged request. `expected`: the answer known to be right, where the log has it.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    request_id: Annotated[str, Field(min_length=1)]
+    candidate: Annotated[str, Field(min_length=1)]
+    purpose: Purpose
+    propensity: Annotated[float, Field(gt=0, le=1)]
+    expected_usd: Annotated[float, Field(ge=0)]
+    prompt: str | None
+    messages: list[dict[str, Any]] | None
+    parameters: dict[str, Any]
+    workflow: str | None
+    session_id: str | None
+    timestamp: str | None
+    expected: str | None = None
+
+
+@dataclass(frozen=True)
+class PlanHeader:
+    """What a plan was made with: when (ISO 8601), by which seed, for which budget, against which candidate."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    created: str
+    seed: int
+    budget_usd: Annotated[float, Field(ge=0)]
+    reference: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PlanFile:
+    """A plan: its header, and its pairs in the order in which they are to be bought."""
+
+    header: PlanHeader
+    pairs: tuple[Pair, ...]
+
+
+_HEADER, _PAIR = TypeAdapter(PlanHeader), TypeAdapter(Pair)
+
+
+def write_plan(path: Path, plan: PlanFile) -> None:
+    """Writes the plan, whole or not at all, readable by its owner alone: it holds prompts."""
+    with for_its_owner(), written_whole(path) as draft, draft.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(_line({"plan": {**asdict(plan.header), "version": VERSION}}))
+        file.writelines(_line(asdict(pair)) for pair in plan.pairs)
+
+
+def read_plan(path: Path) -> PlanFile:
+    """Reads a plan; raises PlanError where it is none, where a line is not what it should be, or a pair comes twice."""
+    lines = _lines(path)
+    header = _header(path, next(lines, (1, b""))[1])
+    pairs: dict[tuple[str, str], Pair] = {}
+    first: dict[tuple[str, str], int] = {}
+    for number, line in lines:
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        pair: Pair = _valid(_PAIR, line, where)
+        if (pair.prompt is None) == (pair.messages is None):
+            arrived = "neither" if pair.prompt is None else "both"
+            raise PlanError(f"{where}: prompt, messages: {arrived} arrived; expected one of the two. {_AGAIN}")
+        key = (pair.request_id, pair.candidate)
+        if key in pairs:
+            raise PlanError(
+                f"{where}: request_id, candidate: {_shown(pair.request_id)} of {_shown(pair.candidate)} is line "
+                f"{first[key]} already; expected each pair once. Remove one of the two lines."
+            )
+        pairs[key], first[key] = pair, number
+    return PlanFile(header, tuple(pairs.values()))
+
+
+def _line(document: dict[str, Any]) -> str:
+    return replace_surrogates(json.dumps(document, ensure_ascii=False)) + "\n"
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Numbered lines, none longer than the limit."""
+    try:
+        with path.open("rb") as file:
+            number = 0
+            while line := file.readline(_LONGEST_LINE + 1):
+                number += 1
+                if len(line) > _LONGEST_LINE:
+                    raise PlanError(
+                        f"{path}, line {number}: longer than {_LONGEST_LINE:,} bytes; expected a pair. {_AGAIN}"
+                    )
+                yield number, line
+    except OSError as error:
+        raise PlanError(
+            f"{path}: cannot be read ({error.strerror}); expected a plan, which router-train plan writes"
+        ) from error
+
+
+def _header(path: Path, line: bytes) -> PlanHeader:
+    expected = 'expected {"plan": {...}}, the first line of what router-train plan writes'
+    try:
+        found = json.loads(line)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not isinstance(found.get("plan"), dict):
+        arrived = "nothing" if not line.strip() else "something else"
+        raise PlanError(f"{path}, line 1: {arrived} arrived; {expected}")
+    fields = dict(found["plan"])
+    if (version := fields.pop("version", None)) != VERSION:
+        raise PlanError(
+            f"{path}, line 1: version: {_shown(version)} arrived; expected {VERSION}. Write the plan again: router-train plan."
+        )
+    header: PlanHeader = _valid(_HEADER, json.dumps(fields).encode(), f"{path}, line 1")
+    return header
+
+
+def _valid(kind: TypeAdapter[Any], line: bytes, where: str) -> Any:
+    try:
+        return kind.validate_json(line)
+    except ValidationError as error:
+        one = error.errors()[0]
+        field = ".".join(map(str, one["loc"])) or "the line"
+        arrived = "nothing" if one["type"].startswith("missing") else _shown(one["input"])
+        if one["type"] == "json_invalid":
+            arrived = "no JSON"
+        expected = one["msg"].replace("Input should be", "it has to be")
+        raise PlanError(f"{where}: {field}: {arrived} arrived; expected: {expected}. {_AGAIN}") from None
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
