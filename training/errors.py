@@ -6,12 +6,16 @@ TrainingError                  the command line shows any of these as one messag
 ├── OutcomeError               a log, or judgements on it
 │   └── HubError               a public data set
 ├── GraderError                the LLM that grades answers
+├── PlanError                  a plan of what to buy
+├── ReplayError                buying the answers of a plan
 ├── EncoderError               the encoder's source
 ├── SplitError                 parting the requests
 ├── PrepareError               what learning needs
 ├── CostError                  prices and tokens
 ├── NotTrainableError          too few outcomes for an estimator
 ├── ParityError                the exported head differs from the trained one
+├── ProbeError                 which requests to put to a new candidate
+├── ExtendError                adding a candidate to a bundle
 ├── PromotionError             making a bundle the champion
 └── NotComparableError         two bundles that the test requests cannot compare
 """

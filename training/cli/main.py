@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from training.cli import bundles, logs
+from training.cli import added, bundles, logs
 from training.cli.options import HERE, at_home
 from training.cli.show import errors, say
 from training.errors import TrainingError
@@ -58,6 +58,7 @@ app = typer.Typer(
 )
 app.add_typer(logs.app)
 app.add_typer(bundles.app)
+app.add_typer(added.app)
 
 
 @app.callback()

@@ -103,7 +103,9 @@ def extended(head: bytes, column: NewColumn, candidates: int, surface: int) -> o
         amount = column.amounts[name]
         if amount.columns:
             logs = nodes.add("Log", known(name, amount.columns))
-            total = nodes.add("MatMul", logs, nodes.constant(np.full((len(amount.columns), 1), 1 / len(amount.columns))))
+            total = nodes.add(
+                "MatMul", logs, nodes.constant(np.full((len(amount.columns), 1), 1 / len(amount.columns)))
+            )
             parts.append(nodes.add("Mul", nodes.add("Exp", total), nodes.constant(amount.factor)))
         else:
             nothing = nodes.add("Mul", best, nodes.constant(0.0))
@@ -114,9 +116,7 @@ def extended(head: bytes, column: NewColumn, candidates: int, surface: int) -> o
         for place in range(len(BY_CANDIDATE))
     ]
     order = np.concatenate([*places, np.arange(width - clusters - 1, width)])
-    model.graph.node.append(
-        helper.make_node("Gather", [whole, nodes.constant(order, np.int64)], [ESTIMATES], axis=1)
-    )
+    model.graph.node.append(helper.make_node("Gather", [whole, nodes.constant(order, np.int64)], [ESTIMATES], axis=1))
     del model.graph.output[:]
     wider = Layout(candidates + 1, clusters).width
     model.graph.output.append(helper.make_tensor_value_info(ESTIMATES, TensorProto.FLOAT, ["n", wider]))
@@ -160,11 +160,17 @@ def _chance(nodes: _Nodes, column: Column, chances: str, workflows: str | None) 
 
 
 def check_extension(
-    before: bytes, after: bytes, column: NewColumn, candidates: int, feed: dict[str, Floats32], surface: int, tolerance: float
+    before: bytes,
+    after: bytes,
+    column: NewColumn,
+    candidates: int,
+    feed: dict[str, Floats32],
+    surface: int,
+    tolerance: float,
 ) -> float:
     """The largest |graph - prediction| of the new column's chances; raises ParityError above `tolerance`.
 
-    Amounts are compared relative to their size, at ten times it. What the head says of the others has to be the same bit by bit.
+    Amounts are compared relative to their size, at ten times it. What is said of the others has to be the same bit by bit.
     """
     (old,), (new,) = (onnx_session(head).run([ESTIMATES], feed) for head in (before, after))
     clusters = old.shape[1] - Layout(candidates, 0).width
