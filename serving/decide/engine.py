@@ -173,6 +173,9 @@ class Engine:
             choice = self._choose(weighed, None, eligible)._replace(reason=without)
             return self._decision(seen, limit, rules, choice, 0.0, None, None, missing)
         point = self.operating_point(policy)
+        if point is not None and (left_out := self._settings[point.name].without):
+            # Where the rules leave no other, it is used after all, and has no certificate.
+            eligible = [column for column in eligible if column not in left_out] or eligible
         estimated = estimates.of(self._objective(policy))[row], estimates.violation[row]
         weighed = self._weighed(seen, policy, situation, point, estimated, limit)
         choice = self._choose(weighed, point, eligible)
@@ -281,8 +284,8 @@ class Engine:
     ) -> Certificate | None:
         """The point's certificate where it reaches this choice.
 
-        It is for the choice among all candidates with the point's own knob, by `plain` costs without a cache's discount, for
-        requests like those it was made on: where anything changed that choice it says nothing. Only what goes to the
+        It is for the choice among all the point's candidates with its own knob, by `plain` costs without a cache's discount,
+        for requests like those it was made on: where anything changed that choice it says nothing. Only what goes to the
         reference instead cannot break it. What is explored has no certificate of its own.
         """
         if point is None or point.certificate is None or choice.reason is Reason.EXPLORE:
@@ -296,7 +299,8 @@ class Engine:
         # A bundle that knows no workflow is made on requests of all of them.
         if self.manifest.head.workflows and (workflow or NO_WORKFLOW) not in point.certificate.workflows:
             return None
-        best = rank(weighed.worth, plain, weighed.setting.knob, range(len(self.candidates)))[0]
+        everyone = [column for column in range(len(self.candidates)) if column not in weighed.setting.without]
+        best = rank(weighed.worth, plain, weighed.setting.knob, everyone)[0]
         return point.certificate if choice.order[0] == best else None
 
     def _decision(

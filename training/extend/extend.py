@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from serving.bundle.arrays import Bools
 from serving.bundle.catalogue import Candidate
 from serving.bundle.features import SURFACE
 from serving.bundle.manifest import Bundle, Manifest, OperatingPoint, new_bundle, open_bundle, seal
@@ -20,7 +21,7 @@ from training.config import Params
 from training.dataset.fingerprints import SEEN, write_fingerprints
 from training.dataset.inputs import Progress, silent
 from training.extend.amounts import Amounts
-from training.extend.fit import amounts, ground_of, new_column
+from training.extend.fit import Ground, amounts, ground_of, new_column
 from training.extend.gate import decided
 from training.extend.graph import NewColumn, check_extension, extended
 from training.extend.log import LEAST, ExtendError, Known, known_of
@@ -51,7 +52,8 @@ class Asked:
 
 @dataclass(frozen=True)
 class Added:
-    """The bundle with the new candidate: how many `probes` its column was fitted on, and of which part of the log."""
+    """The bundle with the new candidate: how many `probes` its column was fitted on, and on how many `fresh` requests its
+    points were certified anew."""
 
     bundle: Bundle
     promotion: Promotion
@@ -117,9 +119,8 @@ def add(asked: Asked, params: Params, *, promote: bool = True, progress: Progres
     ground = grounds[_HEAD]
     found = amounts(ground, asked.entry, log, basis)
     progress("certify with the new candidate", None, None)
-    data = calibration_data(ground, asked.entry, log, found, params)
-    used = Used.of(data) if len(data.usable()) else None
-    points, default = points_of(data, ground, name, params)
+    fresh = _used(ground, asked, found, log.fresh & ~log.tested, params)
+    points = points_of(fresh, ground, name, params)
     with new_bundle(asked.root, version) as folder:
         progress("export", None, None)
         for file in champion.manifest.files:
@@ -130,19 +131,26 @@ def add(asked: Asked, params: Params, *, promote: bool = True, progress: Progres
             _write_head(folder / file, head, column, asked, params)
         write_fingerprints(folder, log.matrix.texts)
         _with_fingerprints_of(champion.bundle, folder)
-        manifest = _manifest(asked, version, started, found, points, default)
+        manifest = _manifest(asked, version, started, found, points)
         (folder / "frontier.json").write_text(json.dumps({"curves": []}), encoding="utf-8")
         (folder / "card.md").write_text(card(manifest, champion.manifest, asked), encoding="utf-8")
         seal(folder, manifest)
     bundle = open_bundle(asked.root / version)
     progress("compare with the champion", None, None)
+    used = fresh or _used(ground, asked, found, ~log.tested, params)
     promotion = decided(asked.root, Router(bundle, threads=params.embed.threads), champion, used, params)
     if not promote and promotion.promoted:
         force = f"`router-train promote {version} --out {asked.root}` makes it current."
         promotion = replace(promotion, promoted=False, reason=f"It was only to be tried. {promotion.reason} {force}")
     if promotion.promoted:
         make_current(asked.root, version)
-    return Added(bundle, promotion, champion.manifest, asked.judged, len(data))
+    return Added(bundle, promotion, champion.manifest, asked.judged, 0 if fresh is None else len(fresh.data))
+
+
+def _used(ground: Ground, asked: Asked, found: Amounts, among: Bools, params: Params) -> Used | None:
+    """The requests `among` (n,) that can be counted on; None without any."""
+    data = calibration_data(ground, asked.entry, asked.log, found, np.asarray(among), params).usable()
+    return Used.of(data) if len(data) else None
 
 
 def _write_head(path: Path, head: bytes, column: NewColumn, asked: Asked, params: Params) -> None:
@@ -161,7 +169,7 @@ def _with_fingerprints_of(champion: Bundle, folder: Path) -> None:
 
 
 def _manifest(
-    asked: Asked, version: str, started: datetime, found: Amounts, points: tuple[OperatingPoint, ...], default: str
+    asked: Asked, version: str, started: datetime, found: Amounts, points: tuple[OperatingPoint, ...]
 ) -> Manifest:
     before, entry = asked.champion.manifest, asked.entry
     note = (
@@ -178,7 +186,6 @@ def _manifest(
             "usual": {**before.usual, entry.name: found.usual},
             "head": before.head.model_copy(update={"learned_from": f"{before.head.learned_from} {note}".strip()}),
             "operating_points": points,
-            "default_point": default,
             "metrics": {},  # of the champion's test part the new candidate has no outcome
         }
     )
@@ -197,8 +204,14 @@ def sentence(point: OperatingPoint, manifest: Manifest) -> str:
     """What is certified at a point, in one sentence."""
     new, known = manifest.candidates[-1].name, point.certificate
     if known is None:
-        return f"{point.name}: nothing could be certified with {new} in the choice; all requests go to {manifest.reference}"
+        where = f"all requests go to {point.always}" if point.always else "it has no certificate"
+        return f"{point.name}: {where}; nothing could be certified with {new} in the choice"
+    how = (
+        f"{new} is not in the choice, and the certificate is the champion's"
+        if new in point.without
+        else f"certified anew with {new} in the choice on {known.requests:,} requests"
+    )
     return (
-        f"{point.name}: certified with {new} in the choice on {known.requests:,} requests, at most {known.alpha:.1%} fail "
-        f"where {manifest.reference} would not have (bound {known.bound:.2%}), saving {point.saving or 0.0:.1%}"
+        f"{point.name}: {how}; at {1.0 - known.delta:.1%} confidence at most {known.alpha:.1%} fail where "
+        f"{manifest.reference} would not have, saving {point.saving or 0.0:.1%}"
     )

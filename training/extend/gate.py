@@ -18,36 +18,42 @@ from training.publish.promote import Promotion, consider
 
 
 def decided(root: Path, new: Router, champion: Router, used: Used | None, params: Params) -> Promotion:
-    """Whether `new` replaces `root/current`; `used` are the requests that the champion's heads never saw, None without any.
+    """Whether `new` replaces `root/current`, by the requests `used`; None where there are none to go by.
 
-    Where the champion's default point has a certificate, the new bundle's has to have one that saves no less on the same
-    requests: nothing is served on less evidence. Where neither is certified, the new bundle's AIQ on them has to be shown not
-    to be lower, as the gate asks of any bundle.
+    What it saves at its default point may not be less than the champion's, and where the champion's is certified, it has to be
+    certified. What its knobs give that have no certificate, its AIQ, may not be estimated to be lower. Where neither default
+    point is certified, its AIQ has to be shown not to be lower, as the gate asks of any bundle.
     """
     before, after = champion.manifest.default, new.manifest.default
     force = f"`router-train promote {new.manifest.version} --out {root}` makes it current all the same."
     if used is None:
         why = (
-            f"The heads of the champion {champion.manifest.version} saw every request of this log, so that nothing can be "
-            "certified on it"
+            f"Nothing can be estimated on this log: too few requests of it, outside its test part, have a known probability of "
+            f"what was tried. {force}"
         )
-        return Promotion(False, f"{why}: give one with later requests too. {force}", None)
+        return Promotion(False, why, None)
     m = len(champion.candidates)
-    reference = champion.candidates.index(champion.manifest.reference)
     found = consider(root, new, lambda _: compared(new.manifest, champion.manifest, used, params))
-    if before.certificate is None and after.certificate is None:
+    if (before.certificate is None and after.certificate is None) or found.comparison is None:
         return found
+    reference = champion.candidates.index(champion.manifest.reference)
     saved = used.saving(Setting.of(new.manifest, after), reference, m + 1)
     saves = used.saving(Setting.of(champion.manifest, before), reference, m)
+    lead = found.comparison.difference
     what = (
-        f"At its default point, {after.name}, it saves {saved:.1%} on {len(used.data):,} requests that the champion's heads "
-        f"never saw, the champion at {before.name} {saves:.1%}"
+        f"On {len(used.data):,} requests it saves {saved:.1%} at its default point, {after.name}, and the champion "
+        f"{saves:.1%}; its AIQ is {lead:+.4f} against the champion's (95% {found.comparison.low:+.4f} … {found.comparison.high:+.4f}), by what its "
+        f"answers on these tell"
     )
-    if after.certificate is None:
-        return replace(found, promoted=False, reason=f"{what}; the champion's is certified, its own is not. {force}")
-    if saved < saves:
-        return replace(found, promoted=False, reason=f"{what}: less. {force}")
-    return replace(found, promoted=True, reason=f"{what}: no less, and certified with the new candidate in the choice.")
+    if after.certificate is None and before.certificate is not None:
+        return replace(
+            found, promoted=False, reason=f"{what}; the champion's point is certified, its own is not. {force}"
+        )
+    if saved < saves or lead < 0:
+        return replace(
+            found, promoted=False, reason=f"{what}: {'it saves less' if saved < saves else 'it is lower'}. {force}"
+        )
+    return replace(found, promoted=True, reason=f"{what}: neither is less.")
 
 
 def compared(new: Manifest, champion: Manifest, used: Used, params: Params) -> Comparison:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from serving.bundle.arrays import Floats
+from serving.bundle.arrays import Bools, Columns, Floats
 from serving.bundle.catalogue import Candidate
 from serving.bundle.manifest import OperatingPoint
 from serving.decide.pricing import Pricing
@@ -31,20 +31,23 @@ class Drawn(CalibrationData):
     by its own probability instead.
     """
 
-    def usable(self) -> CalibrationData:
+    def usable(self) -> Drawn:
         known, judged = np.isfinite(self.propensity), np.isfinite(self.labels)
         return self.take(np.asarray(known.any(axis=1) & ~(judged & ~known).any(axis=1)))
 
+    def take(self, rows: Bools | Columns) -> Drawn:
+        return Drawn(**vars(super().take(rows)))
 
-def calibration_data(ground: Ground, entry: Candidate, log: Known, amounts: Amounts, params: Params) -> Drawn:
-    """The fresh requests, each with what is expected of the new candidate by a column that was fitted on other folds' probes.
 
-    Without those of the test part, and those of a workflow that the champion never saw. Where an answer of the new
-    candidate has no propensity, its outcome is left out.
+def calibration_data(
+    ground: Ground, entry: Candidate, log: Known, amounts: Amounts, among: Bools, params: Params
+) -> Drawn:
+    """The requests `among` (n,), with what is expected of the new candidate by a column that was fitted on other folds' probes.
+
+    Without those of a workflow that the champion never saw. Where an answer of the new candidate has no propensity, its
+    outcome is left out.
     """
-    rows = np.flatnonzero(
-        log.fresh & ~log.tested & of_known_workflow(log.matrix.workflow, ground.manifest.head.workflows)
-    )
+    rows = np.flatnonzero(among & of_known_workflow(log.matrix.workflow, ground.manifest.head.workflows))
     if len(rows) < params.policy.minimum_requests:  # too few for a certificate or a comparison, and for folds
         rows = rows[:0]
     fold = folds(log.groups[rows], params.fit.folds, params.fit.seed) if len(rows) else rows
@@ -79,40 +82,16 @@ def calibration_data(ground: Ground, entry: Candidate, log: Known, amounts: Amou
     )
 
 
-def points_of(data: Drawn, ground: Ground, name: str, params: Params) -> tuple[tuple[OperatingPoint, ...], str]:
-    """A point for each target that the champion has or the parameters name, highest first; and the default one's name.
-
-    Where none can be certified, it is the reference alone.
-    """
-    manifest = ground.manifest
-    targets = {point.quality_target for point in manifest.operating_points} - {None}
-    targets |= {*params.policy.targets, params.policy.quality_target}
-    names = [*(candidate.name for candidate in manifest.candidates), name]
-    points = operating_points(
-        data,
-        knob_grid(data.expected_cost, params.policy.certificate_knobs) if len(data) else np.zeros(1),
-        sorted(target for target in targets if target is not None),
-        ground.reference,
-        names,
-        delta=params.policy.delta,
-        explore=params.policy.explore,
-        minimum=params.policy.minimum_requests,
-        seed=params.fit.seed,
-    )
-    wanted = manifest.default.quality_target or params.policy.quality_target
-    return points, next(point.name for point in points if point.quality_target == wanted)
-
-
 @dataclass(frozen=True)
 class Used:
     """The requests that certificates and comparisons rest on, with outcomes (n, m + 1) completed by what is expected."""
 
-    data: CalibrationData
+    data: Drawn
     quality: Floats
     cost: Floats
 
     @classmethod
-    def of(cls, data: CalibrationData) -> Used:
+    def of(cls, data: Drawn) -> Used:
         """Doubly robust pseudo-outcomes, as `operating_points` has them."""
         used = data.usable()
         judged_cost = np.where(np.isfinite(used.labels), used.cost, np.nan)
@@ -129,3 +108,46 @@ class Used:
         columns = setting.choose(data.acceptable[some], data.violation[some], data.expected_cost[some])
         spent = self.cost[np.arange(len(columns)), columns].mean()
         return 1.0 - float(spent / self.cost[:, reference].mean())
+
+
+def points_of(used: Used | None, ground: Ground, name: str, params: Params) -> tuple[OperatingPoint, ...]:
+    """The champion's points, each as it is, without the new candidate, or certified anew with it: whichever saves more.
+
+    What a point of the champion's promises holds as long as the choice at it is the same, and without the new candidate it is.
+    What is certified anew takes half of delta, for one of two is picked by what they save (Bonferroni's inequality). `used` are
+    requests that the champion's heads never saw; without any, nothing is certified anew.
+    """
+    manifest = ground.manifest
+    kept = [_without(point, name) for point in manifest.operating_points]
+    targets = sorted({point.quality_target for point in kept if point.quality_target is not None})
+    if used is None or not targets:
+        return tuple(kept)
+    m = len(manifest.candidates)
+    names = [*(candidate.name for candidate in manifest.candidates), name]
+    anew = operating_points(
+        used.data,
+        knob_grid(used.data.expected_cost, params.policy.certificate_knobs),
+        targets,
+        ground.reference,
+        names,
+        delta=params.policy.delta / 2,
+        explore=params.policy.explore,
+        minimum=params.policy.minimum_requests,
+        seed=params.fit.seed,
+    )
+    certified = {point.quality_target: point for point in anew if point.certificate is not None}
+    found = []
+    for before, point in zip(manifest.operating_points, kept, strict=True):
+        new = certified.get(before.quality_target)
+        saves = used.saving(Setting.of(manifest, before), ground.reference, m)
+        if new is not None and (new.saving or 0.0) > saves:
+            point = new.model_copy(update={"name": before.name})
+        found.append(point)
+    return tuple(found)
+
+
+def _without(point: OperatingPoint, name: str) -> OperatingPoint:
+    """The point as the champion has it. One that is always the reference, or has no certificate, leaves nobody out."""
+    if point.certificate is None:
+        return point
+    return point.model_copy(update={"without": (*point.without, name)})
