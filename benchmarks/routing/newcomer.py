@@ -189,8 +189,8 @@ def _added(
 def shares(runs: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]:
     """The means over seeds, and what share of learning anew's gain the probes gain, each with its 95% interval.
 
-    Figure -> candidate -> `out`, `full`, and for each number of probes its `gain` over leaving it out with `low` and `high`; and
-    `all`, the `share` of the candidates' summed gains. Resamples are of test requests and of seeds.
+    Figure -> candidate -> `out`, `full`, and for each number of probes its `gain` over leaving it out with `low` and `high`;
+    and `all`, the `share` of the candidates' summed gains. Resamples are of test requests and of seeds.
     """
     result: dict[str, Any] = {}
     resamples = len(next(iter(runs[0].values()))["aiq"]["out"]) - 1

@@ -42,8 +42,8 @@ def decided(root: Path, new: Router, champion: Router, used: Used | None, params
     lead = found.comparison.difference
     what = (
         f"On {len(used.data):,} requests it saves {saved:.1%} at its default point, {after.name}, and the champion "
-        f"{saves:.1%}; its AIQ is {lead:+.4f} against the champion's (95% {found.comparison.low:+.4f} … {found.comparison.high:+.4f}), by what its "
-        f"answers on these tell"
+        f"{saves:.1%}; its AIQ is {lead:+.4f} against the champion's (95% {found.comparison.low:+.4f} … "
+        f"{found.comparison.high:+.4f}), by what its answers on these tell"
     )
     if after.certificate is None and before.certificate is not None:
         return replace(
