@@ -58,9 +58,9 @@ def structure_of(acceptable: AnyFloats, cost_usd: Floats, new_cost_usd: float) -
     m = len(level)
     kept = min(CONTRASTS, m - 1)
     _, sizes, directions = np.linalg.svd(rest, full_matrices=False)
-    directions = directions[:kept][sizes[:kept] > 1e-6 * max(float(sizes[0]), 1e-12)]
+    directions = directions[:kept][sizes[:kept] > 1e-6 * max(float(np.linalg.norm(logits)), 1e-12)]
     kept = len(directions)
-    # rest @ v = logits @ (v - mean(v)) - level @ v + ..., for the common part of each row counts in equal shares.
+    # With its mean taken off, a direction sees nothing of what is common to a row.
     contrast = (directions - directions.mean(axis=1, keepdims=True)).T / np.sqrt(m)
     even = np.full(m, 1.0 / m)
     weight = np.column_stack([np.zeros(m), even, contrast])
