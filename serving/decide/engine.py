@@ -173,12 +173,12 @@ class Engine:
             choice = self._choose(weighed, None, eligible)._replace(reason=without)
             return self._decision(seen, limit, rules, choice, 0.0, None, None, missing)
         point = self.operating_point(policy)
-        if point is not None and (left_out := self._settings[point.name].without):
-            # Where the rules leave no other, it is used after all, and has no certificate.
-            eligible = [column for column in eligible if column not in left_out] or eligible
+        left_out = self._settings[point.name].without if point is not None else ()
+        # Where the rules leave no other, one that is left out is used after all, and has no certificate.
+        within = [column for column in eligible if column not in left_out] or eligible
         estimated = estimates.of(self._objective(policy))[row], estimates.violation[row]
         weighed = self._weighed(seen, policy, situation, point, estimated, limit)
-        choice = self._choose(weighed, point, eligible)
+        choice = self._choose(weighed, point, within, [column for column in eligible if column not in within])
         certificate = self._certificate(choice, weighed, plain, point, request.request.workflow)
         knob = weighed.setting.knob + situation.pace
         return self._decision(seen, limit, rules, choice, knob, point, certificate, missing)
@@ -221,8 +221,13 @@ class Engine:
         limit = list(demand.cost_usd)
         return _Weighed(policy, bare, always, none, none, seen.cost, limit, seen.confidence, seen.novelty)
 
-    def _choose(self, weighed: _Weighed, point: OperatingPoint | None, eligible: list[int]) -> Choice:
-        """Who is chosen, and why: never anyone who is not eligible, and, while anyone is, nobody a budget cannot hold."""
+    def _choose(
+        self, weighed: _Weighed, point: OperatingPoint | None, eligible: list[int], apart: Sequence[int] = ()
+    ) -> Choice:
+        """Who is chosen, and why: never anyone who is not eligible, and, while anyone is, nobody a budget cannot hold.
+
+        Those `apart` are explored alone: the certificate has paid for that, whoever it is.
+        """
         situation = weighed.situation
         affordable = [column for column in eligible if weighed.limit[column] <= situation.most_usd]
         if not affordable:
@@ -233,6 +238,7 @@ class Engine:
             if free[0] != order[0]:
                 reason = Reason.BUDGET
         if situation.explore > 0 and reason in _EXPLORABLE:
+            order += [column for column in apart if weighed.limit[column] <= situation.most_usd]
             return explored(order, reason, rate_of(situation.explore, point), situation.draw)
         return Choice(order, reason, 1.0)
 

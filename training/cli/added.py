@@ -26,6 +26,7 @@ def add_candidate(
     budget_usd: Annotated[float, typer.Option(help="What its answers may cost, as expected, in USD.")] = 3.0,
     plan: Annotated[Path, typer.Option(help="The file of what to ask it, for `replay`.")] = Path("probes.jsonl"),
     out: ModelsOption = MODELS,
+    track: Annotated[bool, typer.Option(help="Register the bundle with MLflow.")] = True,
     promote: Annotated[
         bool, typer.Option(help="Make it current if it is not worse; --no-promote only writes the bundle.")
     ] = True,
@@ -35,7 +36,7 @@ def add_candidate(
     Without such answers it writes a plan of which requests to put to it, and sends nothing.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    from training.cli.reading import read
+    from training.cli.reading import priced, read
     from training.extend.extend import add, ask, sentence
     from training.extend.log import LEAST
     from training.extend.plan import plan_of
@@ -46,7 +47,7 @@ def add_candidate(
         raise OutcomeError("give the log that its requests are taken from: --data or --logs")
     params, prices = settings.load(), load_prices(log.catalogue)
     with show.progress() as tell:
-        found = read(log, prices, params.judge, tell)
+        found, prices = priced(read(log, prices, params.judge, tell), prices)
         asked = ask(found.outcomes, name, params, prices, out=out, cache=log.cache, progress=tell)
     show.print_log(found.outcomes, found.quality, found.masked)
     if asked.judged < LEAST:
@@ -63,7 +64,23 @@ def add_candidate(
         return
     with show.progress() as tell:
         made_bundle = add(asked, params, promote=promote, progress=tell)
-    manifest, promotion = made_bundle.bundle.manifest, made_bundle.promotion
+        manifest, promotion = made_bundle.bundle.manifest, made_bundle.promotion
+        model = ""
+        if track:
+            tell("track", None, None)
+            from training.publish.tracking import track as log_run
+
+            tags = {
+                "data_fingerprint": manifest.data_fingerprint,
+                "simulated": str(manifest.simulated).lower(),
+                "promoted": str(promotion.promoted).lower(),
+                "promotion": promotion.reason,
+                "added": name,
+            }
+            tracked = log_run(
+                params.tracking, made_bundle.bundle.folder, params.flat(), {}, tags, promoted=promotion.promoted
+            )
+            model = f" · MLflow model {params.tracking.model} version {tracked.model_version} ({tracked.alias})"
     say(
         f"{name} was added to {made_bundle.champion.version} by {made_bundle.probes:,} judged answers; certified on "
         f"{made_bundle.fresh:,} requests that its heads never saw. The reference stays {manifest.reference}."
@@ -71,4 +88,4 @@ def add_candidate(
     for point in manifest.operating_points:
         say(sentence(point, manifest))
     show.print_promotion(promotion, manifest.version, out)
-    say(f"bundle {made_bundle.bundle.folder}")
+    say(f"bundle {made_bundle.bundle.folder}{model}")

@@ -103,7 +103,8 @@ def known_of(
             "log that it was made from with --data, or another one of the same candidates"
         )
     built = build_matrix(frame, names)
-    matrix, _ = fill_costs(built, catalogue, params.costs.assumed_output_tokens)
+    priced = {**{candidate.name: candidate for candidate in champion.manifest.candidates}, **catalogue}
+    matrix, _ = fill_costs(built, priced, params.costs.assumed_output_tokens)
     labels = acceptable(matrix.quality, champion.manifest.acceptable)
     groups = group_requests(list(matrix.texts), list(matrix.session_id))
     split = split_requests(

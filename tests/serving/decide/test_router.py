@@ -209,6 +209,11 @@ def test_a_point_without_a_candidate_decides_as_if_there_were_none_and_keeps_its
     assert router.candidates[column] == decision.candidate
     only = router.route("hello", Policy(quality_target=0.8, allow=((chosen,),)))
     assert (only.candidate, only.certificate) == (chosen, None)
+    curious = made([p.model_copy(update={"without": (chosen,), "explore": 0.02}) for p in certified])
+    tried = [curious.route("hello", cheap, Situation(explore=0.02, draw=draw)) for draw in (0.001, 0.019, 0.5)]
+    assert tried[1].candidate == chosen, "it is explored: the point has set that much aside"
+    assert [one.reason for one in tried] == [Reason.EXPLORE, Reason.EXPLORE, Reason.BEST_VALUE]
+    assert tried[1].certificate is None
     assert router.route("hello", Policy(knob=100.0)).candidate == whole.route("hello", Policy(knob=100.0)).candidate
 
 

@@ -299,6 +299,7 @@ def test_the_command_plans_then_adds(made: World, tmp_path: Path) -> None:
     models = made.copied(tmp_path / "models")
     world.others(made.log).to_parquet(tmp_path / "log.parquet")
     common = ["add-candidate", world.NEW, "--data", tmp_path / "log.parquet", "--out", models, "--cache", made.cache]
+    common += ["--no-track"]
     quick = ["--set", "policy.cross_fit_below=0", "--set", "evaluate.resamples=100"]
     done = router_train_here(*common, *quick, "--plan", tmp_path / "probes.jsonl", "--probes", "60")
     assert done.returncode == 0, done.stdout + done.stderr
