@@ -99,17 +99,7 @@ def extended(head: bytes, column: NewColumn, candidates: int, surface: int) -> o
     alone = nodes.add("Mul", nodes.add("Sub", one, acceptable), best)
     more = nodes.add("Mul", nodes.add("Sub", alone, least), nodes.constant(column.harm))
     parts = [acceptable, quality, nodes.add("Add", least, more)]
-    for name in AMOUNTS:
-        amount = column.amounts[name]
-        if amount.columns:
-            logs = nodes.add("Log", known(name, amount.columns))
-            total = nodes.add(
-                "MatMul", logs, nodes.constant(np.full((len(amount.columns), 1), 1 / len(amount.columns)))
-            )
-            parts.append(nodes.add("Mul", nodes.add("Exp", total), nodes.constant(amount.factor)))
-        else:
-            nothing = nodes.add("Mul", best, nodes.constant(0.0))
-            parts.append(nodes.add("Add", nothing, nodes.constant(amount.factor)))
+    parts.append(_amounts(nodes, column, before, candidates))
     whole = nodes.add("Concat", before, *parts, axis=1)
     places = [
         [*(place * candidates + everyone), width + place]  # the new one's stand behind everything as yet
@@ -122,6 +112,17 @@ def extended(head: bytes, column: NewColumn, candidates: int, surface: int) -> o
     model.graph.output.append(helper.make_tensor_value_info(ESTIMATES, TensorProto.FLOAT, ["n", wider]))
     onnx.checker.check_model(model)
     return model
+
+
+def _amounts(nodes: _Nodes, column: NewColumn, before: str, candidates: int) -> str:
+    """(n, 4) what each `Amount.predict` gives, in one product of logarithms; one without columns is its factor."""
+    amounts = [column.amounts[name] for name in AMOUNTS]
+    which, share = [0], [np.zeros(len(AMOUNTS))]  # a chance has a logarithm, and counts for nothing
+    for place, (name, amount) in enumerate(zip(AMOUNTS, amounts, strict=True)):
+        which += [BY_CANDIDATE.index(name) * candidates + one for one in amount.columns]
+        share += [np.eye(len(AMOUNTS))[place] / len(amount.columns)] * len(amount.columns)
+    mean = nodes.add("MatMul", nodes.add("Log", nodes.columns(before, which)), nodes.constant(np.array(share)))
+    return nodes.add("Mul", nodes.add("Exp", mean), nodes.constant([one.factor for one in amounts]))
 
 
 def _fresh_prefix(model: onnx.ModelProto) -> str:
