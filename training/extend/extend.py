@@ -149,7 +149,7 @@ def add(asked: Asked, params: Params, *, promote: bool = True, progress: Progres
 
 def _used(ground: Ground, asked: Asked, found: Amounts, among: Bools, params: Params) -> Used | None:
     """The requests `among` (n,) that can be counted on; None without any."""
-    data = calibration_data(ground, asked.entry, asked.log, found, np.asarray(among), params).usable()
+    data = calibration_data(ground, asked.entry, asked.log, found, np.asarray(among), params)
     return Used.of(data) if len(data) else None
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from serving.bundle.arrays import Bools, Columns, Floats
+from serving.bundle.arrays import Bools, Floats
 from serving.bundle.catalogue import Candidate
 from serving.bundle.manifest import OperatingPoint
 from serving.decide.pricing import Pricing
@@ -22,21 +22,32 @@ from training.extend.log import Known
 from training.measure.frontier import knob_grid
 from training.measure.offpolicy import pseudo_outcomes
 
+# The fields of `CalibrationData` that have a column for each candidate.
+_CELLS = ("acceptable", "violation", "expected_cost", "labels", "cost", "propensity")
+
 
 @dataclass(frozen=True)
 class Drawn(CalibrationData):
-    """Requests of which each candidate's outcome was seen with a probability of its own.
+    """Requests as `CalibrationData.usable` has them for the known candidates, with the new one's outcomes in the last column.
 
-    Those with every outcome are no fair sample of the others here: a probe was drawn for what it tells. Each outcome counts
-    by its own probability instead.
+    `complete` (n,) are those with every outcome of the known candidates. The new one's was seen there with a probability of
+    its own, as elsewhere: a probe was drawn for what it tells, and stands for as many requests as it was unlikely.
     """
 
     def usable(self) -> Drawn:
-        known, judged = np.isfinite(self.propensity), np.isfinite(self.labels)
-        return self.take(np.asarray(known.any(axis=1) & ~(judged & ~known).any(axis=1)))
+        """All of them."""
+        return self
 
-    def take(self, rows: Bools | Columns) -> Drawn:
-        return Drawn(**vars(super().take(rows)))
+    @classmethod
+    def of(cls, data: CalibrationData) -> Drawn:
+        """Of data whose `complete` are about the known candidates."""
+        places = np.arange(len(data))
+        known = {name: getattr(data, name)[:, :-1] for name in _CELLS}
+        kept = replace(data, **known, fold=places).usable()
+        rows = places if kept.fold is None else kept.fold
+        found = data.take(rows)
+        propensity = np.column_stack([kept.propensity, found.propensity[:, -1]])
+        return cls(**{**vars(found), "propensity": propensity, "complete": kept.complete})
 
 
 def calibration_data(
@@ -68,18 +79,19 @@ def calibration_data(
     certain = np.isfinite(part.propensity[:, -1])
     labels, cost = part.labels.copy(), part.matrix.cost_usd.copy()
     labels[~certain, -1] = cost[~certain, -1] = np.nan
-    return Drawn(
+    data = CalibrationData(
         acceptable=np.column_stack([known["acceptable"][rows], new["acceptable"]]),
         violation=np.column_stack([known["violation"][rows], new["violation"]]),
         expected_cost=np.column_stack([ground.cost_usd[rows], pricing.expected(counted, *spent)]),
         labels=labels,
         cost=cost,
         propensity=part.propensity,
-        complete=np.zeros(len(rows), dtype=np.bool_),
+        complete=np.asarray((np.isfinite(labels) & np.isfinite(cost))[:, :-1].all(axis=1)),
         groups=part.groups,
         workflow=part.matrix.workflow,
         fold=fold,
     )
+    return Drawn.of(data)
 
 
 @dataclass(frozen=True)
@@ -93,12 +105,11 @@ class Used:
     @classmethod
     def of(cls, data: Drawn) -> Used:
         """Doubly robust pseudo-outcomes, as `operating_points` has them."""
-        used = data.usable()
-        judged_cost = np.where(np.isfinite(used.labels), used.cost, np.nan)
+        judged_cost = np.where(np.isfinite(data.labels), data.cost, np.nan)
         return cls(
-            used,
-            pseudo_outcomes(used.labels, used.propensity, used.acceptable),
-            pseudo_outcomes(judged_cost, used.propensity, used.expected_cost),
+            data,
+            pseudo_outcomes(data.labels, data.propensity, data.acceptable),
+            pseudo_outcomes(judged_cost, data.propensity, data.expected_cost),
         )
 
     def saving(self, setting: Setting, reference: int, candidates: int) -> float:
