@@ -15,6 +15,8 @@ TrainingError                  the command line shows any of these as one messag
 ├── NotTrainableError          too few outcomes for an estimator
 ├── ParityError                the exported head differs from the trained one
 ├── EvidenceError              what answers are to be bought for
+├── ProbeError                 which requests to put to a new candidate
+├── ExtendError                adding a candidate to a bundle
 ├── PromotionError             making a bundle the champion
 └── NotComparableError         two bundles that the test requests cannot compare
 """

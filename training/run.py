@@ -25,6 +25,7 @@ from training.evaluate.served import evaluate_router
 from training.evaluate.splits import quick_estimators, split_figures
 from training.learn.encode import encode, with_kinds
 from training.learn.export import write_files
+from training.learn.heads.select import effective_outcomes
 from training.learn.learn import Learned, learn
 from training.learn.prepare import Prepared, prepare
 from training.learn.refit import is_small, learn_for_serving, learn_for_testing
@@ -32,7 +33,7 @@ from training.logs.outcomes import Outcomes
 from training.publish import report
 from training.publish.bundle import draft_manifest, write_test_requests
 from training.publish.compare import compare_on_test_part
-from training.publish.promote import TESTED_HEAD, Promotion, consider, make_current
+from training.publish.promote import TESTED_HEAD, Promotion, consider, make_current, on_less_evidence
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,12 @@ def train(
     contradiction = evaluation.contradiction(tested.manifest.default)
     if contradiction is not None and promotion.promoted:
         promotion = replace(promotion, promoted=False, reason=f"{contradiction} {_all_the_same(version, out)}")
+    if promotion.promoted:
+        judged = dict(
+            zip(tested.candidates, effective_outcomes(learned.data.labels, learned.data.weights), strict=True)
+        )
+        if (doubt := on_less_evidence(out, bundle.manifest, judged)) is not None:
+            promotion = replace(promotion, promoted=False, reason=f"{doubt} {_all_the_same(version, out)}")
     if not promote and promotion.promoted:
         why = f"It was only to be tried. {promotion.reason} {_all_the_same(version, out)}"
         promotion = replace(promotion, promoted=False, reason=why)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.routing import certified, protocol, scarce
+from benchmarks.routing import certified, newcomer, protocol, scarce
 from benchmarks.routing.protocol import LIGHT, DataSet
 from training.config import Params
 from training.evaluate.splits import by_prompt
@@ -46,6 +46,8 @@ def suited(part: str, names: Sequence[str]) -> list[str]:
     """The sets that a part is measured on: some take complete outcomes, and some what only the simulator has."""
     if part in ("outcomes per candidate", "graded"):
         return [name for name in names if name == SIMULATED]
+    if part == "new candidate":
+        return [name for name in names if name == "RouterBench"]
     if part == "one outcome":
         return [name for name in names if name != SIMULATED]
     return list(names)
@@ -67,6 +69,8 @@ def one_part(part: str, name: str, folder: Path, params: Params, seeds: Sequence
     if part == "unseen workflows":  # every part of the log is left out once: one seed
         light = replace(params, fit=replace(params.fit, estimators=LIGHT))
         return scarce.unseen_workflows(load_set(name, folder, params, seeds[0]), light, seeds[0], parts=8)
+    if part == "new candidate":  # its seeds are resampled, not only averaged
+        return _new_candidate(load_set(name, folder, params, seeds[0]), params, seeds)
     found = []
     data = None
     for seed in seeds:
@@ -79,6 +83,11 @@ def one_part(part: str, name: str, folder: Path, params: Params, seeds: Sequence
             data = load_set(name, folder, params, seed)
         found.append(measures[part](data, seeded, seed))
     return means(found)
+
+
+def _new_candidate(data: DataSet, params: Params, seeds: Sequence[int]) -> dict[str, Any]:
+    seeded = [replace(params, fit=replace(params.fit, seed=seed)) for seed in seeds]
+    return newcomer.shares([newcomer.new_candidate(data, one, seed) for one, seed in zip(seeded, seeds, strict=True)])
 
 
 def means(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -39,6 +39,7 @@ SCARCE = (
     "graded",
     "unseen workflows",
     "small logs",
+    "new candidate",
 )
 PARTS = (*PUBLIC, SIMULATED, *SCARCE, "encoders", "large", "import", "picture")
 _console = Console(stderr=True)

@@ -149,7 +149,8 @@ class OperatingPoint(_Frozen):
     request instead of a knob. Quality is the share of acceptable answers, saving is relative to sending
     everything to the reference candidate. `explore` is the share of requests that may go elsewhere to learn: the certificate
     has paid for it, its bound and this share together being at most alpha. A target that could not be certified has what is
-    `estimated` of it.
+    `estimated` of it. `without` names candidates that are not in the choice at this point, because its certificate is older
+    than they are.
     """
 
     name: str
@@ -157,6 +158,8 @@ class OperatingPoint(_Frozen):
     knob: float = Field(ge=0)
     guard: str | None = None
     always: str | None = None
+    # Written only where there are any: all other bundles read as they did before there was this field.
+    without: tuple[str, ...] = Field(default=(), exclude_if=lambda names: not names)
     explore: float = Field(default=0.0, ge=0, le=1)
     calibration_requests: int = Field(ge=0)
     quality: float | None = None
@@ -211,7 +214,10 @@ class Manifest(_Frozen):
             raise ValueError(f"cost_from is for {sorted(self.cost_from)}, the candidates are {sorted(names)}")
         if self.usual.keys() != names:
             raise ValueError(f"usual is of {sorted(self.usual)}, the candidates are {sorted(names)}")
-        named = {name for point in self.operating_points for name in (point.always, point.guard) if name is not None}
+        asked = ((point.always, point.guard, *point.without) for point in self.operating_points)
+        named = {name for names_of_point in asked for name in names_of_point if name is not None}
+        if any(self.reference in point.without for point in self.operating_points):
+            raise ValueError(f"a point is without {self.reference}, which is the reference")
         if unknown := ({self.reference} | named) - names:
             raise ValueError(f"{sorted(unknown)} is no candidate; the candidates are {sorted(names)}")
         if guards := {point.guard for point in self.operating_points} - {None, self.reference}:

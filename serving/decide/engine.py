@@ -173,9 +173,12 @@ class Engine:
             choice = self._choose(weighed, None, eligible)._replace(reason=without)
             return self._decision(seen, limit, rules, choice, 0.0, None, None, missing)
         point = self.operating_point(policy)
+        left_out = self._settings[point.name].without if point is not None else ()
+        # Where the rules leave no other, one that is left out is used after all, and has no certificate.
+        within = [column for column in eligible if column not in left_out] or eligible
         estimated = estimates.of(self._objective(policy))[row], estimates.violation[row]
         weighed = self._weighed(seen, policy, situation, point, estimated, limit)
-        choice = self._choose(weighed, point, eligible)
+        choice = self._choose(weighed, point, within, [column for column in eligible if column not in within])
         certificate = self._certificate(choice, weighed, plain, point, request.request.workflow)
         knob = weighed.setting.knob + situation.pace
         return self._decision(seen, limit, rules, choice, knob, point, certificate, missing)
@@ -218,8 +221,13 @@ class Engine:
         limit = list(demand.cost_usd)
         return _Weighed(policy, bare, always, none, none, seen.cost, limit, seen.confidence, seen.novelty)
 
-    def _choose(self, weighed: _Weighed, point: OperatingPoint | None, eligible: list[int]) -> Choice:
-        """Who is chosen, and why: never anyone who is not eligible, and, while anyone is, nobody a budget cannot hold."""
+    def _choose(
+        self, weighed: _Weighed, point: OperatingPoint | None, eligible: list[int], apart: Sequence[int] = ()
+    ) -> Choice:
+        """Who is chosen, and why: never anyone who is not eligible, and, while anyone is, nobody a budget cannot hold.
+
+        Those `apart` are explored alone: the certificate has paid for that, whoever it is.
+        """
         situation = weighed.situation
         affordable = [column for column in eligible if weighed.limit[column] <= situation.most_usd]
         if not affordable:
@@ -232,6 +240,7 @@ class Engine:
             if free[0] != order[0]:
                 reason = Reason.BUDGET
         if situation.explore > 0 and reason in _EXPLORABLE:
+            order += [column for column in apart if weighed.limit[column] <= situation.most_usd]
             return explored(order, reason, rate_of(situation.explore, point), situation.draw)
         return Choice(order, reason, 1.0)
 
@@ -283,8 +292,8 @@ class Engine:
     ) -> Certificate | None:
         """The point's certificate where it reaches this choice.
 
-        It is for the choice among all candidates with the point's own knob, by `plain` costs without a cache's discount, for
-        requests like those it was made on: where anything changed that choice it says nothing. Only what goes to the
+        It is for the choice among all the point's candidates with its own knob, by `plain` costs without a cache's discount,
+        for requests like those it was made on: where anything changed that choice it says nothing. Only what goes to the
         reference instead cannot break it. What is explored has no certificate of its own.
         """
         if point is None or point.certificate is None or choice.reason is Reason.EXPLORE:
@@ -298,7 +307,8 @@ class Engine:
         # A bundle that knows no workflow is made on requests of all of them.
         if self.manifest.head.workflows and (workflow or NO_WORKFLOW) not in point.certificate.workflows:
             return None
-        best = rank(weighed.worth, plain, weighed.setting.knob, range(len(self.candidates)))[0]
+        everyone = [column for column in range(len(self.candidates)) if column not in weighed.setting.without]
+        best = rank(weighed.worth, plain, weighed.setting.knob, everyone)[0]
         return point.certificate if choice.order[0] == best else None
 
     def _decision(

@@ -64,12 +64,13 @@ class Setting:
     By the knob, on the value as it is or, where it is `guarded`, on what choosing a candidate breaks: minus the chance that it
     fails where the reference would not have. A knob that weighs this against cost is the Lagrangian of "least cost for a
     violation rate", which is what a certificate is about: what a candidate does where the reference would have failed as well
-    is worth nothing to it. With `always`, one column whatever the request.
+    is worth nothing to it. With `always`, one column whatever the request. The columns `without` are not in the choice.
     """
 
     knob: float
     guarded: bool = False
     always: int | None = None
+    without: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, manifest: Manifest, point: OperatingPoint) -> Setting:
@@ -79,6 +80,7 @@ class Setting:
             point.knob,
             guarded=point.guard is not None,
             always=None if point.always is None else columns[point.always],
+            without=tuple(columns[name] for name in point.without),
         )
 
     def worth(self, value: AnyFloats, violation: AnyFloats) -> AnyFloats:
@@ -89,7 +91,11 @@ class Setting:
         """(n,) the chosen columns, no rule applied; `value`, `violation` and `cost_usd` (n, m)."""
         if self.always is not None:
             return np.full(len(value), self.always, dtype=np.intp)
-        return choose(self.worth(value, violation), cost_usd, self.knob)
+        eligible = None
+        if self.without:
+            eligible = np.ones(value.shape, dtype=np.bool_)
+            eligible[:, self.without] = False
+        return choose(self.worth(value, violation), cost_usd, self.knob, eligible)
 
 
 def rank(value: Sequence[float], cost_usd: Sequence[float], knob: float, eligible: Sequence[int]) -> list[int]:

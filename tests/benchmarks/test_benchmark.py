@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.routing import certified, protocol, scarce
+from benchmarks.routing import certified, newcomer, protocol, scarce
 from benchmarks.routing.parts import means
 from benchmarks.routing.protocol import DataSet
 from benchmarks.routing.report import best_baseline, mean_lead, templates, write
@@ -216,3 +216,26 @@ def test_the_published_documents_are_what_the_figures_give(tmp_path: Path) -> No
     write(found, tmp_path / "docs" / "benchmarks.md", tmp_path / "README.md")
     for name in ("docs/benchmarks.md", "README.md"):
         assert (tmp_path / name).read_bytes() == (ROOT / name).read_bytes(), name
+
+
+def test_a_candidate_that_is_left_out_is_added_again_by_probes_beside_training_and_test(
+    complete: DataSet, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(newcomer, "DRAWS", 2)
+    name = complete.prepared.matrix.candidates[0]
+    fewer = newcomer.without(complete.prepared, 0)
+    assert fewer.matrix.candidates == complete.prepared.matrix.candidates[1:]
+    np.testing.assert_array_equal(fewer.labels, complete.prepared.labels[:, 1:])
+    runs = [newcomer.new_candidate(complete, params, seed, (name,), (30, 60)) for seed in (0, 1)]
+    for run in runs:
+        assert set(run[name]["aiq"]) == {"out", "full", "30", "60"}
+        assert all(len(values) == newcomer.RESAMPLES + 1 for values in run[name]["value"].values())
+    found = newcomer.shares(runs)
+    row = found["aiq"][name]
+    gain = np.mean([run[name]["aiq"]["60"][0] - run[name]["aiq"]["out"][0] for run in runs])
+    assert row["60"]["gain"] == pytest.approx(gain)
+    assert found["aiq"]["all"]["60"]["share"] == pytest.approx(gain / (row["full"] - row["out"]))
+    page = templates().get_template("scarce.md.j2").render(found={"scarce": {"new candidate": {"a set": found}}})
+    assert "| left out | without it | learned anew | 30 probes | 60 probes |\n|---|---|---|---|---|\n" in page
+    assert f"| {name} | {row['out']:.4f} | {row['full']:.4f} | {row['30']['gain']:+.4f} (" in page
+    assert "| all, share of the gain in value | | |" in page

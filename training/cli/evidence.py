@@ -206,8 +206,8 @@ def _print_account(account: Account, budget: float) -> None:
     """What was bought, what was not and why, and what it cost."""
     logged = f"{account.logged:,} logged already, " if account.logged else ""
     say(
-        f"{account.bought:,} answers bought, {account.had:,} bought before, {logged}{account.left:,} left by the budget or the end "
-        f"of the run, {account.in_doubt:,} in doubt, {sum(account.failed.values()):,} failed"
+        f"{account.bought:,} answers bought, {account.had:,} bought before, {logged}{account.left:,} left by the budget or the "
+        f"end of the run, {account.in_doubt:,} in doubt, {sum(account.failed.values()):,} failed"
     )
     show.print_rows(
         ("candidate", "no answer because", "pairs"),

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from training.cli import bundles, evidence, inspecting, logs, planning
+from training.cli import added, bundles, evidence, inspecting, logs, planning
 from training.cli.options import HERE, at_home
 from training.cli.show import errors, say
 from training.errors import TrainingError
@@ -61,6 +61,7 @@ app.add_typer(inspecting.app)
 app.add_typer(evidence.app)
 app.add_typer(bundles.app)
 app.add_typer(planning.app)
+app.add_typer(added.app)
 
 
 @app.callback()

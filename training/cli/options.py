@@ -190,6 +190,7 @@ def at_home(home: Path) -> dict[str, dict[str, str]]:
         "run": {**models, **cache},
         **dict.fromkeys(("promote", "rollback", "set-point", "bundles"), models),
         "compare": {**models, **cache},
+        "add-candidate": {**models, **cache},
         **dict.fromkeys(("inspect", "import", "catalogue", "fetch", "plan", "replay"), cache),
         "evaluate": {**bundle, **cache},
         "plot": bundle,

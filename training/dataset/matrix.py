@@ -60,6 +60,12 @@ class OutcomeMatrix:
         per_request = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "candidates"}
         return replace(self, **per_request)
 
+    def first(self, count: int) -> OutcomeMatrix:
+        """The first so many candidates' outcomes, of the same requests."""
+        cells = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "candidates"}
+        some = {name: values[:, :count] for name, values in cells.items() if values.ndim == 2}
+        return replace(self, candidates=self.candidates[:count], **some)
+
     @property
     def drawn(self) -> Bools:
         """(n,) the requests that were drawn at random, to certify on what was bought for them."""

@@ -22,8 +22,12 @@ from training.learn.novelty import Spread, prompt_clusters, spread_of
 from training.learn.prepare import Prepared, PrepareError
 from training.learn.training_data import TrainingData, cost_model, propensities, training_data
 
-# Complete requests, or effective outcomes of a candidate, that a reference takes.
+# Complete requests, or effective outcomes of a candidate, that a reference takes; and the share of the outcomes of the
+# candidate that has most.
 _ENOUGH = 30
+_SHARE = 0.1
+# Standard errors below its mean at which a candidate is compared with the others: about its lower bound at 95%.
+_DOUBT = 1.645
 
 
 @dataclass(frozen=True)
@@ -122,8 +126,9 @@ def reference_of(
     """The column of the reference candidate and how it was found; raises PrepareError.
 
     `labels` and `weights` (n, m) are the training part's, `mean_cost` (m,) in USD, `complete` (n,). Without complete
-    requests it is never a candidate with fewer than 30 effective outcomes while another has them, and the means are
-    shrunken (`priced_mean`), so that a lucky row or ten make no reference.
+    requests it is never a candidate with fewer than 30 effective outcomes, or a tenth of those of the candidate with most,
+    while another has them. The means are shrunken (`priced_mean`), and each is compared by its lower bound: what everything is
+    measured against is a candidate of which much is known, and a lucky row or forty make no reference.
     """
     if wanted != "auto":
         if wanted not in names:
@@ -132,10 +137,13 @@ def reference_of(
     if complete.sum() >= _ENOUGH:
         return int(labels[complete].mean(axis=0).argmax()), f"best mean on {int(complete.sum())} complete requests"
     known = effective_outcomes(labels, weights)
-    least = min(float(_ENOUGH), float(known.max()))
-    mean = np.where(known >= least, priced_mean(labels, weights, mean_cost), -np.inf)
+    most = float(known.max())
+    least = max(min(float(_ENOUGH), most), _SHARE * most)
+    mean = priced_mean(labels, weights, mean_cost)
+    error = np.sqrt(np.clip(mean * (1.0 - mean), 1e-6, None) / np.maximum(known, 1.0))
+    bound = np.where(known >= least, mean - _DOUBT * error, -np.inf)
     note = (
-        f"best mean of judged outcomes, weighted by inverse propensity and shrunken towards a line in price, among candidates "
-        f"with at least {least:.0f} effective outcomes; few requests were complete"
+        f"best lower bound of the mean of judged outcomes, weighted by inverse propensity and shrunken towards a line in "
+        f"price, among candidates with at least {least:.0f} effective outcomes; few requests were complete"
     )
-    return int(mean.argmax()), note
+    return int(bound.argmax()), note

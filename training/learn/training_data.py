@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from serving.bundle.arrays import Bools, Columns, Floats
+from serving.bundle.arrays import AnyFloats, Bools, Columns, Floats
 from serving.bundle.features import LENGTHS, SURFACE
 from training.config import Params
 from training.dataset.inputs import Inputs
@@ -54,23 +55,37 @@ def part_propensity(prepared: Prepared, inputs: Inputs, rows: Bools, params: Par
     log chose does not matter there. What was bought to learn from is NaN: on what it was chosen for is no fair sample.
     """
     places = np.flatnonzero(rows)
-    matrix, labels = prepared.matrix.take(places), prepared.fair_labels[places]
+    return cell_propensity(
+        prepared.matrix.take(places),
+        prepared.fair_labels[places],
+        inputs.features[places],
+        lambda among: folds(prepared.groups[places[among]], params.fit.folds, params.fit.seed),
+    )
+
+
+def cell_propensity(
+    matrix: OutcomeMatrix, labels: Floats, features: AnyFloats, fold: Callable[[Columns], Columns]
+) -> tuple[Floats, str]:
+    """`part_propensity` of n requests by themselves: `labels` (n, m) that may be measured on, `features` (n, k), and what gives
+    some of them a `fold` each.
+    """
     found, drawn = np.full(labels.shape, np.nan), matrix.drawn
-    others, note = places[~drawn], ""
+    others, note = np.flatnonzero(~drawn), ""
+    logged = matrix.attempted & ~matrix.learning
     if len(others):
-        found[~drawn], note = observation_propensity(
-            (matrix.attempted & ~matrix.learning)[~drawn],
-            matrix.error[~drawn],
-            np.where(matrix.learning, np.nan, matrix.propensity)[~drawn],
-            labels[~drawn],
-            inputs.features[others],
-            lambda: folds(prepared.groups[others], params.fit.folds, params.fit.seed),
+        found[others], note = observation_propensity(
+            logged[others],
+            matrix.error[others],
+            np.where(matrix.learning, np.nan, matrix.propensity)[others],
+            labels[others],
+            features[others],
+            lambda: fold(others),
         )
     if drawn.any():
         bought = matrix.certifying[drawn]
-        asked = matrix.propensity[drawn] * judged_share(bought, matrix.error[drawn], labels[drawn], together=True)
-        known = (matrix.attempted & ~matrix.learning)[drawn]
-        found[drawn] = np.where(bought, asked, np.where(known, 1.0, np.nan))
+        share = judged_share(bought, matrix.error[drawn], labels[drawn], together=True)
+        asked = matrix.propensity[drawn] * share
+        found[drawn] = np.where(bought, asked, np.where(logged[drawn], 1.0, np.nan))
         note += f"{'; ' if note else ''}the plan's for {int(drawn.sum())} requests that were drawn to certify on"
     return found, note
 

@@ -6,7 +6,7 @@ In a models folder `current` is the champion and `previous` the one before it, b
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from serving.bundle.manifest import (
     MANIFEST,
     Bundle,
     BundleError,
+    Manifest,
     new_bundle,
     open_bundle,
     seal,
@@ -76,6 +77,25 @@ def consider(root: Path, new: Router, compare_with: Callable[[Router], Compariso
         return Promotion(False, f"It cannot be compared with the champion {name}: {error}. {mend} {force}", None)
     reason = _figures(comparison, simulated=new.manifest.simulated)
     return Promotion(comparison.enough, reason if comparison.enough else f"{reason} {force}", comparison)
+
+
+def on_less_evidence(root: Path, new: Manifest, judged: Mapping[str, float]) -> str | None:
+    """Why a bundle may not follow the champion in `root` by itself: its reference is another one, of which less is known.
+
+    `judged` are the effective outcomes of each candidate that the new bundle was learned from. None where there is no such
+    reason: also where the champion cannot be loaded, or its log was a simulated one and the new one's is not.
+    """
+    champion = _opened(root / CURRENT)
+    if champion is None or (champion.manifest.simulated and not new.simulated):
+        return None
+    before, known = champion.manifest.reference, judged.get(new.reference, 0.0)
+    if new.reference == before or known >= judged.get(before, 0.0):
+        return None
+    return (
+        f"Its reference would be {new.reference} instead of {before}, on less evidence: {known:,.0f} effective outcomes of it, "
+        f"{judged[before]:,.0f} of {before}. What everything is measured against does not change by itself on less; "
+        f"--set policy.reference={before} keeps it."
+    )
 
 
 def as_tested(champion: Router) -> Router:

@@ -31,9 +31,9 @@ class Account:
     """What a run did, in pairs of its plan; money in USD.
 
     `bought` in this run, `had` by earlier ones, `logged` already and only to be graded, `in_doubt` without an answer though
-    one may have been billed, `failed` by candidate and reason (`doubts`: the same for what came in doubt in this run), `left` by
-    the budget or because the run was ended. `spent` is what the folder's ledger counts, all runs together, `doubtful` the part
-    of it that is in doubt; `paid` is what this run's answers cost and `expected` what the plan expected them to.
+    one may have been billed, `failed` by candidate and reason (`doubts`: the same for what came in doubt in this run), `left`
+    by the budget or because the run was ended. `spent` is what the folder's ledger counts, all runs together, `doubtful` the
+    part of it that is in doubt; `paid` is what this run's answers cost and `expected` what the plan expected them to.
     """
 
     bought: int = 0

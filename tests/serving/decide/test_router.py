@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from serving.bundle.catalogue import Capability
-from serving.bundle.manifest import Bundle, open_bundle
+from serving.bundle.manifest import Bundle, OperatingPoint, open_bundle
 from serving.bundle.request import RouteRequest
 from serving.decide.decision import Reason, Situation
 from serving.decide.eligibility import NoEligibleCandidateError, Rule
 from serving.decide.policy import Policy
 from serving.decide.router import Router
+from serving.decide.value import Setting
 from tests import fake_bundle
 from tests.fake_bundle import LARGE, OPEN, SMALL
 
@@ -193,6 +194,39 @@ def test_a_certificate_is_not_given_for_a_choice_that_a_rule_changed(tmp_path: P
     assert free.certificate == proof
     assert router.route("prove it", Policy(deny=(free.fallbacks[-1],))).certificate == proof
     assert router.route("prove it", Policy(deny=(free.candidate,))).certificate is None
+
+
+def test_a_point_without_a_candidate_decides_as_if_there_were_none_and_keeps_its_certificate(tmp_path: Path) -> None:
+    """A rule that leaves only that candidate gets it, and no certificate; a knob of one's own knows of no such thing."""
+    proof = fake_bundle.certificate()
+    opened = open_bundle(fake_bundle.build(tmp_path))
+    certified = [point.model_copy(update={"certificate": proof}) for point in opened.manifest.operating_points]
+
+    def made(points: list[OperatingPoint]) -> Router:
+        return Router(Bundle(opened.folder, opened.manifest.model_copy(update={"operating_points": tuple(points)})))
+
+    whole = made(certified)
+    cheap = Policy(quality_target=0.8)
+    chosen = whole.route("hello", cheap).candidate
+    assert chosen != LARGE
+    router = made([point.model_copy(update={"without": (chosen,)}) for point in certified])
+    decision = router.route("hello", cheap)
+    assert decision.candidate != chosen
+    assert chosen not in decision.fallbacks
+    assert decision.certificate == proof
+    estimates = router.estimate(["hello"])
+    setting = Setting.of(router.manifest, next(p for p in router.manifest.operating_points if p.quality_target == 0.8))
+    value = estimates.acceptable.astype(np.float64)
+    column = int(setting.choose(value, estimates.violation, estimates.cost_usd)[0])
+    assert router.candidates[column] == decision.candidate
+    only = router.route("hello", Policy(quality_target=0.8, allow=((chosen,),)))
+    assert (only.candidate, only.certificate) == (chosen, None)
+    curious = made([p.model_copy(update={"without": (chosen,), "explore": 0.02}) for p in certified])
+    tried = [curious.route("hello", cheap, Situation(explore=0.02, draw=draw)) for draw in (0.001, 0.019, 0.5)]
+    assert tried[1].candidate == chosen, "it is explored: the point has set that much aside"
+    assert [one.reason for one in tried] == [Reason.EXPLORE, Reason.EXPLORE, Reason.BEST_VALUE]
+    assert tried[1].certificate is None
+    assert router.route("hello", Policy(knob=100.0)).candidate == whole.route("hello", Policy(knob=100.0)).candidate
 
 
 def test_a_certificate_is_not_given_for_a_workflow_that_it_was_not_made_on(certified: Router) -> None:

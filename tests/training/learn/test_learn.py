@@ -41,6 +41,29 @@ def test_one_lucky_row_makes_no_reference() -> None:
     assert "at least 30 effective outcomes" in note
 
 
+def test_forty_lucky_rows_make_no_reference() -> None:
+    """What its mean may be at least is less than what is known of the candidate with many."""
+    labels = np.full((640, 3), NAN)
+    labels[:300, 0] = np.arange(300) < 264
+    labels[300:340, 1] = np.arange(40) < 37
+    labels[340:, 2] = np.arange(300) < 180
+    nothing = np.zeros(640, dtype=np.bool_)
+    assert reference_of(NAMES, labels, np.ones(labels.shape), COST, nothing, "auto")[0] == 0
+    labels[340:, 1] = np.arange(300) < 285  # as many, and better
+    assert reference_of(NAMES, labels, np.ones(labels.shape), COST, nothing, "auto")[0] == 1
+
+
+def test_a_candidate_with_less_than_a_tenth_of_the_most_outcomes_is_no_reference() -> None:
+    labels = np.full((1000, 3), NAN)
+    labels[:900, 0] = np.arange(900) < 540
+    labels[900:980, 1] = 1.0
+    labels[980:, 2] = 1.0
+    nothing = np.zeros(1000, dtype=np.bool_)
+    column, note = reference_of(NAMES, labels, np.ones(labels.shape), COST, nothing, "auto")
+    assert column == 0
+    assert "at least 90 effective outcomes" in note
+
+
 def test_a_candidate_without_outcomes_is_no_reference() -> None:
     labels = np.full((40, 3), NAN)
     labels[:20, 0], labels[20:, 2] = 1.0, 0.0

@@ -28,6 +28,7 @@ from training.publish.promote import (
     PromotionError,
     consider,
     make_current,
+    on_less_evidence,
     promote,
     roll_back,
     set_point,
@@ -99,6 +100,23 @@ def command(*arguments: str | Path) -> Result:
 
 def refuse(champion: Router) -> Comparison:
     raise AssertionError("these two are not to be compared")
+
+
+# Whose reference it is
+
+
+def test_a_reference_of_which_less_is_known_does_not_follow_by_itself(bundle: Bundle, tmp_path: Path) -> None:
+    root = bundle.folder.parent
+    switch_current(root, bundle.folder.name)
+    same, other = bundle.manifest, bundle.manifest.model_copy(update={"reference": SMALL})
+    assert on_less_evidence(root, same, {SMALL: 10.0, LARGE: 1.0}) is None
+    assert on_less_evidence(root, other, {SMALL: 500.0, LARGE: 500.0}) is None
+    why = on_less_evidence(root, other, {SMALL: 40.0, LARGE: 500.0})
+    assert why is not None
+    assert f"would be {SMALL} instead of {LARGE}, on less evidence: 40 effective outcomes of it, 500 of {LARGE}" in why
+    assert f"--set policy.reference={LARGE}" in why
+    assert on_less_evidence(root, other, {SMALL: 40.0}) is None, "the champion's is not in the log any more"
+    assert on_less_evidence(tmp_path / "nothing", other, {SMALL: 40.0, LARGE: 500.0}) is None
 
 
 # What is compared
