@@ -191,10 +191,13 @@ def install(wheel: Path, folder: Path) -> Path:
     return folder
 
 
-def typed(site: Path, folder: Path, commands: Sequence[str]) -> list[tuple[str, str]]:
+def typed(
+    site: Path, folder: Path, commands: Sequence[str], elsewhere: Mapping[str, str] | None = None
+) -> list[tuple[str, str]]:
     """Each command, run in `folder` by what is installed in `site`, with what the terminal shows of it, 100 columns wide.
 
-    The service goes on running beside the commands that come after it, on a free port that looks like 8080.
+    The service goes on running beside the commands that come after it, on a free port that looks like 8080. An address that is
+    `elsewhere` really looks as it is typed.
     """
     with closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
@@ -208,6 +211,7 @@ def typed(site: Path, folder: Path, commands: Sequence[str]) -> list[tuple[str, 
         "HF_HUB_OFFLINE": "1",
     }
     shown, service = [], None
+    real = {"localhost:8080": f"localhost:{port}", **(elsewhere or {})}
     try:
         for command in commands:
             if command == SERVE:
@@ -217,13 +221,19 @@ def typed(site: Path, folder: Path, commands: Sequence[str]) -> list[tuple[str, 
                 _await(port, service)
                 shown.append((f"{command} &", ""))
                 continue
+            asked = command
+            for looks, is_at in real.items():
+                asked = asked.replace(looks, is_at)
             done = subprocess.run(
-                command.replace("localhost:8080", f"localhost:{port}"), shell=True, cwd=folder, env=environment,
+                asked, shell=True, cwd=folder, env=environment,
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=900,
             )  # fmt: skip
             if done.returncode:
                 raise RuntimeError(f"{command}: {done.stdout}")
-            shown.append((command, done.stdout))
+            said = done.stdout
+            for looks, is_at in (elsewhere or {}).items():
+                said = said.replace(is_at, looks)
+            shown.append((command, said))
     finally:
         if service is not None:
             service.terminate()
@@ -242,8 +252,18 @@ def _await(port: int, service: subprocess.Popen[bytes]) -> None:
     raise RuntimeError(f"router-serve does not answer; exit code {service.poll()}")
 
 
-def one_way(site: Path, log: str, write: Callable[[Path], None], commands: Sequence[str], encoders: Path) -> str:
-    """The terminal of one of the two ways, from an empty folder on; `encoders` has the distilled encoder, if it was made."""
+def one_way(
+    site: Path,
+    log: str,
+    write: Callable[[Path], None],
+    commands: Sequence[str],
+    encoders: Path,
+    elsewhere: Mapping[str, str] | None = None,
+) -> str:
+    """The terminal of one way, from an empty folder on; `encoders` has the distilled encoder, if it was made.
+
+    `elsewhere` as of `typed`.
+    """
     with tempfile.TemporaryDirectory() as folder:
         empty = Path(folder) / "empty"
         empty.mkdir()
@@ -251,7 +271,7 @@ def one_way(site: Path, log: str, write: Callable[[Path], None], commands: Seque
         (empty / ".cache").mkdir()
         encoders.mkdir(parents=True, exist_ok=True)
         (empty / ".cache" / "encoders").symlink_to(encoders.resolve())
-        lines = [f"$ {command}\n{said.rstrip()}".rstrip() for command, said in typed(site, empty, commands)]
+        lines = [f"$ {command}\n{said.rstrip()}".rstrip() for command, said in typed(site, empty, commands, elsewhere)]
         text = re.sub(r" +$", "", "\n\n".join(lines), flags=re.MULTILINE)
         return text.replace(str(empty), "/home/you").replace(folder, "/home")
 

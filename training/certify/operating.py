@@ -30,6 +30,8 @@ from training.measure.offpolicy import (
 )
 
 _RESAMPLES = 500
+# A routing that gives away less is the reference.
+_LEAST_GIVEN = 0.01
 
 
 @dataclass(frozen=True)
@@ -45,20 +47,26 @@ class _Tested:
 class _Outcomes:
     """Outcomes of the n requests used, complete by doubly robust pseudo-outcomes: `quality` and `cost` (n, m).
 
-    `weights` (n,) are what each request counts for among the traffic, 1 on average; `reweighted` says that they differ.
+    A test's requests count for as many of the traffic as its bound has them count for.
     """
 
     data: CalibrationData
     quality: Floats
     cost: Floats
-    weights: Floats
-    reweighted: bool
+    reference: int
 
     def mean(self, values: Floats, test: _Tested) -> float:
-        return self.mean_of(values[np.arange(len(values)), test.seen.columns])
+        """Of `values` (n, m) at the test's choices."""
+        return float(test.seen.shares @ values[np.arange(len(values)), test.seen.columns] / test.seen.shares.sum())
 
-    def mean_of(self, values: Floats) -> float:
-        return float((self.weights * values).mean())
+    def saving(self, test: _Tested) -> float:
+        """Against sending everything to the reference."""
+        base = float(test.seen.shares @ self.cost[:, self.reference] / test.seen.shares.sum())
+        return 1.0 - self.mean(self.cost, test) / base
+
+    def given_away(self, test: _Tested) -> float:
+        """The share of the traffic that goes elsewhere than to the reference."""
+        return float(test.seen.shares @ (test.seen.columns != self.reference) / test.seen.shares.sum())
 
 
 def operating_points(
@@ -83,9 +91,9 @@ def operating_points(
     every request goes to the reference, which violates nothing, and each step up gives away the violations that save most.
     Knobs are tested in rising order, from the most conservative on, and testing stops at the first whose bound is above
     alpha: this fixed sequence needs no correction for having tested many (Learn-then-Test, Angelopoulos et al. 2021).
-    Among those that passed, the one of least cost is the point. Where none passes, or fewer than `minimum` requests can
-    be used, the point has no certificate: it is the reference candidate itself, or what is estimated to keep the target where
-    `uncertified` says so.
+    Among those that passed, the one that saves most is the point. Where none passes that gives away one request in a hundred,
+    or fewer than `minimum` requests can be used, the point has no certificate: it is the reference candidate itself, or what is
+    estimated to keep the target where `uncertified` says so.
 
     What each request says, and how complete requests and those with one outcome are put together, is `evidence`'s.
     """
@@ -119,8 +127,7 @@ def operating_points(
         used,
         quality=pseudo_outcomes(used.labels, used.propensity, used.acceptable),
         cost=pseudo_outcomes(judged_cost, used.propensity, used.expected_cost),
-        weights=stands_for.weights,
-        reweighted=stands_for.reweighted,
+        reference=reference,
     )
     points = []
     for target in sorted(targets, reverse=True):
@@ -130,11 +137,13 @@ def operating_points(
             if not test.bound.upper <= alpha * (1.0 - explore):
                 break
             passed.append(test)
-        best = min(passed, key=lambda test: outcomes.mean(outcomes.cost, test), default=None)
-        if best is None or outcomes.mean(outcomes.cost, best) >= outcomes.mean_of(outcomes.cost[:, reference]):
+        worth = [test for test in passed if outcomes.given_away(test) >= _LEAST_GIVEN]
+        best = max(worth, key=outcomes.saving, default=None)
+        if best is None or outcomes.saving(best) <= 0.0:
             points.append(without(target))
             continue
-        point = _point(target, alpha, delta, best, outcomes, reference, names[reference], seed=seed)
+        reweighted = stands_for.reweighted
+        point = _point(target, alpha, delta, best, outcomes, names[reference], seed=seed, reweighted=reweighted)
         points.append(point.model_copy(update={"explore": alpha * explore}))
     return tuple(points)
 
@@ -212,25 +221,24 @@ def _point(
     delta: float,
     test: _Tested,
     outcomes: _Outcomes,
-    reference: int,
-    reference_name: str,
+    reference: str,
     *,
     seed: int,
+    reweighted: bool,
 ) -> OperatingPoint:
     data, seen = outcomes.data, test.seen
-    spent, base = outcomes.cost[np.arange(len(data)), seen.columns], outcomes.cost[:, reference]
-    resampled = bootstrap_weights(data.groups, _RESAMPLES, seed) * outcomes.weights
+    spent, base = outcomes.cost[np.arange(len(data)), seen.columns], outcomes.cost[:, outcomes.reference]
+    resampled = bootstrap_weights(data.groups, _RESAMPLES, seed) * seen.shares
     savings = 1.0 - (resampled @ spent) / (resampled @ base)
-    cost = outcomes.mean(outcomes.cost, test)
     return OperatingPoint(
         name=_name(target),
         quality_target=target,
         knob=test.setting.knob,
-        guard=reference_name,
+        guard=reference,
         calibration_requests=len(data),
         quality=outcomes.mean(outcomes.quality, test),
-        cost_usd=cost,
-        saving=1.0 - cost / outcomes.mean_of(base),
+        cost_usd=outcomes.mean(outcomes.cost, test),
+        saving=outcomes.saving(test),
         certificate=Certificate(
             alpha=round(alpha, 12),
             delta=delta,
@@ -244,7 +252,7 @@ def _point(
             workflows=_by_workflow(test, outcomes, spent, base, delta),
             conversations=len(np.unique(data.groups[seen.rows])),
             complete=int((data.complete & seen.rows).sum()),
-            reweighted=outcomes.reweighted,
+            reweighted=reweighted,
         ),
     )
 
@@ -253,7 +261,7 @@ def _by_workflow(
     test: _Tested, outcomes: _Outcomes, spent: Floats, base: Floats, delta: float
 ) -> dict[str, WorkflowBound]:
     """Each workflow taken alone; one that the traffic does not have is left out."""
-    names, weights = workflow_names(outcomes.data.workflow), outcomes.weights
+    names, weights = workflow_names(outcomes.data.workflow), test.seen.shares
     found = {}
     for name in sorted(set(names[test.seen.rows].tolist())):
         inside = names == name

@@ -13,7 +13,7 @@ from training.cli.options import MODELS, LogOptions, ModelsOption, Settings, gro
 from training.cli.show import say
 
 app = typer.Typer()
-_REPLAYED = "replayed/"
+_REPLAYED = "probed"
 
 
 @app.command("add-candidate")

@@ -28,6 +28,8 @@ BUDGETS_USD = (1.0, 5.0, 20.0, 100.0)
 # A grade is a JSON object of one number; reasoning that is billed as output comes to more.
 _GRADE_TOKENS = 60
 _BYTES_PER_TOKEN = 4.0
+# So much of the budget is planned to be spent: answers cost more or less than expected, and all of the plan is to be bought.
+_PLANNED = 0.95
 # The deviation of an answer's cost around what is expected of it, and that of what is expected of a candidate whose answers'
 # lengths the log shows and of one whose it does not.
 _ANSWER, _SHOWN, _UNSHOWN = 0.7, 0.05, 0.35
@@ -184,10 +186,10 @@ def _grade_usd(frame: SamplingFrame, judge: Cost | None) -> Floats:
 
 def _design(ground: _Ground, budget_usd: float, params: Params) -> Design:
     """How many requests this much money draws, and which pairs it buys besides."""
-    frame, share = ground.frame, params.plan.certify_share
+    frame, share, usd = ground.frame, params.plan.certify_share, _PLANNED * budget_usd
     spent = np.cumsum((frame.unknown * ground.asked * ground.price).sum(axis=1)[ground.order])
-    requests = int(np.searchsorted(spent, share * budget_usd, side="right"))
-    left = budget_usd - (float(spent[requests - 1]) if requests else 0.0)
+    requests = int(np.searchsorted(spent, share * usd, side="right"))
+    left = usd - (float(spent[requests - 1]) if requests else 0.0)
     taken = _drawn(ground, requests)
     teaching = (
         learning(frame, ground.seen, taken, ground.price, left) if share < 1.0 else np.zeros(frame.cost_usd.shape)

@@ -23,6 +23,7 @@ from training.dataset.matrix import OutcomeMatrix, build_matrix
 from training.dataset.split import folds, group_requests, split_requests
 from training.errors import TrainingError
 from training.learn.prepare import fingerprint
+from training.learn.refit import keeps_nothing_aside
 from training.learn.training_data import cell_propensity
 from training.logs.outcomes import Outcomes
 from training.measure.propensity import judged_share
@@ -119,8 +120,9 @@ def known_of(
     inputs = _encoded(champion, matrix, params, cache, progress)
     fresh = ~seen_by(champion.bundle, matrix.texts)
     others = frame[frame["candidate"] != name].reset_index(drop=True)
-    parts = int((split.train | split.calibration | split.test).sum())
-    if parts >= params.policy.cross_fit_below and fingerprint(others) == champion.manifest.data_fingerprint:
+    known = matrix.first(len(champion.candidates))
+    aside = not keeps_nothing_aside(known, labels[:, :-1], groups, split, params)
+    if aside and fingerprint(others) == champion.manifest.data_fingerprint:
         fresh = fresh | split.calibration
     return Known(
         matrix=matrix,

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from serving.bundle.arrays import Bools
+from serving.bundle.arrays import Bools, Columns, Floats
 from training.config import Params
 from training.dataset.inputs import Inputs
-from training.dataset.split import folds
+from training.dataset.matrix import OutcomeMatrix
+from training.dataset.split import Split, folds
 from training.learn.learn import Learned
 from training.learn.novelty import prompt_clusters, spread_of
 from training.learn.prepare import Prepared
@@ -17,19 +18,23 @@ from training.learn.training_data import TrainingData, cell_weights, cost_model
 
 
 def is_small(prepared: Prepared, params: Params) -> bool:
-    """Whether a log has too few requests to keep a part aside to certify on: all are learned from and certified on.
+    """Whether a log has too few requests to keep a part aside to certify on: all are learned from and certified on."""
+    return keeps_nothing_aside(prepared.matrix, prepared.labels, prepared.groups, prepared.split, params)
+
+
+def keeps_nothing_aside(matrix: OutcomeMatrix, labels: Floats, groups: Columns, split: Split, params: Params) -> bool:
+    """`is_small` of n requests: `labels` (n, m), `groups` (n,) their conversations.
 
     Counted are requests of which some outcome was judged; of a log with requests that were drawn to certify on, these and the
     complete ones. Not where a candidate was judged in so few conversations that a fold may have all of them.
     """
-    split, matrix = prepared.split, prepared.matrix
-    telling = np.isfinite(prepared.labels).any(axis=1)
+    telling = np.isfinite(labels).any(axis=1)
     if matrix.drawn.any():
         telling &= matrix.drawn | matrix.complete()
     if not (telling & (split.train | split.calibration | split.test)).sum() < params.policy.cross_fit_below:
         return False
-    seen = np.isfinite(prepared.labels) & (split.train | split.calibration)[:, None]
-    conversations = [len(np.unique(prepared.groups[column])) for column in seen.T]
+    seen = np.isfinite(labels) & (split.train | split.calibration)[:, None]
+    conversations = [len(np.unique(groups[column])) for column in seen.T]
     return min(conversations) >= 2 * params.fit.folds
 
 

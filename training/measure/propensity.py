@@ -35,7 +35,8 @@ def observation_propensity(
     """
     everywhere = np.asarray(attempted.all(axis=1))
     tried = np.where(attempted & everywhere[:, None], 1.0, np.where(attempted, logged, np.nan))
-    known = np.asarray(np.isfinite(tried[~everywhere]).any(axis=1))
+    somewhere = ~everywhere & attempted.any(axis=1)
+    known = np.asarray(np.isfinite(tried[somewhere]).any(axis=1))
     if everywhere.all():
         note = "every candidate was tried on every request"
     elif not known.any():
@@ -56,12 +57,16 @@ def _estimated_where_missing(
     From the other single attempts without one, for whoever wrote none down may have chosen otherwise than who did; from all of
     them where those are few.
     """
-    missing = ~np.isfinite(tried).any(axis=1)
+    missing = ~np.isfinite(tried).any(axis=1) & attempted.any(axis=1)
     single = missing & (attempted.sum(axis=1) == 1)
     like = single if single.sum() >= _FEW else attempted.sum(axis=1) == 1
     found = np.full(tried.shape, np.nan)
     found[like], _ = estimate_propensities(attempted[like], features[like].astype(np.float64), folds[like])
-    note = f"; for {int(single.sum())} tried on one it is estimated by out-of-fold logistic regression"
+    note = (
+        f"; for {int(single.sum())} tried on one it is estimated by out-of-fold logistic regression"
+        if single.any()
+        else ""
+    )
     if missing.sum() > single.sum():
         note += f"; {int(missing.sum() - single.sum())} tried on several without any are left out"
     return np.where(single[:, None], found, tried), note
