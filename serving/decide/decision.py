@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from math import inf
+from math import inf, isnan
 from typing import NamedTuple
 
 from serving.bundle.arrays import Floats, Floats32
@@ -129,3 +129,8 @@ class Decision:
     warnings: tuple[str, ...] = ()
     held_usd: float | None = None
     also: Also | None = None
+
+
+def known_or_none(value: float) -> float | None:
+    """The number, None for a NaN."""
+    return None if isnan(value) else value

@@ -14,7 +14,7 @@ import numpy as np
 from serving.bundle.arrays import Floats32
 from serving.bundle.manifest import ALWAYS_REFERENCE, NO_WORKFLOW, Certificate, Manifest, Objective, OperatingPoint
 from serving.bundle.request import ReadRequest
-from serving.decide.decision import Alternative, Decision, Estimates, Reason, Situation
+from serving.decide.decision import Alternative, Decision, Estimates, Reason, Situation, known_or_none
 from serving.decide.eligibility import Demand, Eligibility, NoEligibleCandidateError, Rule
 from serving.decide.exploration import Choice, explored, first, rate_of
 from serving.decide.policy import Policy
@@ -323,7 +323,7 @@ class Engine:
         missing: str = "",
     ) -> Decision:
         known = [
-            [_known(value) for value in values]
+            [known_or_none(value) for value in values]
             for values in (seen.confidence, seen.cost, seen.quality, seen.latency, seen.latency_p95)
         ]
         alternatives = tuple(map(Alternative._make, zip(self.candidates, *known, rules, strict=True)))
@@ -339,14 +339,10 @@ class Engine:
             certificate=certificate,
             knob=knob,
             propensity=choice.propensity,
-            novelty=_known(seen.novelty),
+            novelty=known_or_none(seen.novelty),
             cluster=seen.cluster,
             alternatives=alternatives,
             bundle=self.manifest.version,
             warnings=(missing,) if missing else (),
-            held_usd=_known(limit[choice.order[0]]),
+            held_usd=known_or_none(limit[choice.order[0]]),
         )
-
-
-def _known(value: float) -> float | None:
-    return None if isnan(value) else value

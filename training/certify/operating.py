@@ -30,7 +30,7 @@ from training.measure.offpolicy import (
 )
 
 _RESAMPLES = 500
-# A routing that gives away less is the reference.
+# A routing that gives away less is the reference, whatever the target.
 _LEAST_GIVEN = 0.01
 
 
@@ -91,9 +91,10 @@ def operating_points(
     every request goes to the reference, which violates nothing, and each step up gives away the violations that save most.
     Knobs are tested in rising order, from the most conservative on, and testing stops at the first whose bound is above
     alpha: this fixed sequence needs no correction for having tested many (Learn-then-Test, Angelopoulos et al. 2021).
-    Among those that passed, the one that saves most is the point. Where none passes that gives away one request in a hundred,
-    or fewer than `minimum` requests can be used, the point has no certificate: it is the reference candidate itself, or what is
-    estimated to keep the target where `uncertified` says so.
+    Among those that passed, the one that saves most is the point. What gives away no more than alpha keeps the target whatever
+    comes of it: that takes no evidence, and is no point. Where nothing else passes, or fewer than `minimum` requests can be
+    used, the point has no certificate: it is the reference candidate itself, or what is estimated to keep the target where
+    `uncertified` says so.
 
     What each request says, and how complete requests and those with one outcome are put together, is `evidence`'s.
     """
@@ -137,7 +138,7 @@ def operating_points(
             if not test.bound.upper <= alpha * (1.0 - explore):
                 break
             passed.append(test)
-        worth = [test for test in passed if outcomes.given_away(test) >= _LEAST_GIVEN]
+        worth = [test for test in passed if outcomes.given_away(test) > max(alpha, _LEAST_GIVEN)]
         best = max(worth, key=outcomes.saving, default=None)
         if best is None or outcomes.saving(best) <= 0.0:
             points.append(without(target))

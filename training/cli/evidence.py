@@ -139,10 +139,10 @@ def _stopped_by_ctrl_c(stop: Callable[[], None]) -> Iterator[None]:
     """The first Ctrl-C (or SIGTERM) ends the run in order, the second at once; the ledger survives both."""
 
     def handle(_number: int, _frame: object) -> None:
-        stop()
-        say("Stopping: calls under way are finished first. Again to end at once.", "bold red", to=errors)
         for signum in before:
             signal.signal(signum, at_once)
+        stop()
+        say("Stopping: calls under way are finished first. Again to end at once.", "bold red", to=errors)
 
     def at_once(_number: int, _frame: object) -> None:
         errors.show_cursor()

@@ -29,7 +29,7 @@ BUDGETS_USD = (1.0, 5.0, 20.0, 100.0)
 _GRADE_TOKENS = 60
 _BYTES_PER_TOKEN = 4.0
 # So much of the budget is planned to be spent: answers cost more or less than expected, and all of the plan is to be bought.
-_PLANNED = 0.95
+_PLANNED = 0.9
 # The deviation of an answer's cost around what is expected of it, and that of what is expected of a candidate whose answers'
 # lengths the log shows and of one whose it does not.
 _ANSWER, _SHOWN, _UNSHOWN = 0.7, 0.05, 0.35

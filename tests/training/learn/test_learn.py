@@ -179,7 +179,7 @@ def test_no_request_is_certified_by_heads_that_saw_its_conversation(
     found, novelty = cross_fitted(learned, learned, prepared, inputs, params, among)
     assert len(seen) == params.fit.folds
     assert novelty.shape == (int(among.sum()),)
-    assert found.fold is not None
+    assert found.served is not None
     rows = np.flatnonzero(among)
     assert found.labels.shape == (len(rows), 3)
     asked = np.round(found.acceptable[:, 0] * 10).astype(int) - 1
