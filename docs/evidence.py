@@ -26,7 +26,7 @@ _CHECK = "--check 'regex:^Here'"
 WAYS: Mapping[str, Sequence[str]] = {
     "look": (f"router-train inspect --data {LOG}",),
     "train": (f"router-train run --data {LOG} --no-track",),
-    "plan": (f"router-train plan --data {LOG} --budget-usd 3",),
+    "plan": (f"router-train plan --data {LOG} --budget-usd 5",),
     "replay": (
         f"router-train replay --plan plan.jsonl --out replayed --base-url {ADDRESS} --dry-run",
         f"router-train replay --plan plan.jsonl --out replayed --base-url {ADDRESS} {_CHECK}",

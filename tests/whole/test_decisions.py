@@ -23,7 +23,7 @@ def test_every_page_is_listed_under_its_own_title() -> None:
     listed = re.findall(r"\[(.+)\]\((\d.+\.md)\)", (FOLDER / "README.md").read_text(encoding="utf-8"))
     titles = [(page.read_text(encoding="utf-8").splitlines()[0].partition(". ")[2], page.name) for page in PAGES]
     assert listed == titles
-    assert len(PAGES) == 11
+    assert len(PAGES) == 12
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

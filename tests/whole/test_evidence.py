@@ -33,7 +33,7 @@ def test_what_it_costs_is_about_what_was_planned_and_all_that_was_billed(typed: 
     bought, probed = typed.terminals["replay"], typed.terminals["new"]
     paid, expected = figure(r"cost ([\d.]+) USD", bought), figure(r"of the ([\d.]+) expected", bought)
     assert paid / expected == pytest.approx(1.0, abs=0.25)
-    assert paid <= 3.0
+    assert paid <= 5.0
     assert typed.billed_usd == pytest.approx(paid + figure(r"These answers cost ([\d.]+) USD", probed), abs=1e-4)
     answers = figure(r"([\d,]+) answers bought", bought) + figure(r"([\d,]+) answers bought", probed)
     assert answers == typed.answers
