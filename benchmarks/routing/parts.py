@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.routing import certified, newcomer, protocol, scarce
+from benchmarks.routing import certified, newcomer, protocol, purchase, scarce
 from benchmarks.routing.protocol import LIGHT, DataSet
 from training.config import Params
 from training.evaluate.splits import by_prompt
@@ -69,6 +69,8 @@ def one_part(part: str, name: str, folder: Path, params: Params, seeds: Sequence
     if part == "unseen workflows":  # every part of the log is left out once: one seed
         light = replace(params, fit=replace(params.fit, estimators=LIGHT))
         return scarce.unseen_workflows(load_set(name, folder, params, seeds[0]), light, seeds[0], parts=8)
+    if part == "bought evidence":  # its logs are drawn by itself, another one for each seed
+        return purchase.part(name, None if name == SIMULATED else folder / PUBLIC[name], params, seeds)
     if part == "new candidate":  # its seeds are resampled, not only averaged
         return _new_candidate(load_set(name, folder, params, seeds[0]), params, seeds)
     found = []

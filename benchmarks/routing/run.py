@@ -40,6 +40,7 @@ SCARCE = (
     "unseen workflows",
     "small logs",
     "new candidate",
+    "bought evidence",
 )
 PARTS = (*PUBLIC, SIMULATED, *SCARCE, "encoders", "large", "import", "picture")
 _console = Console(stderr=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.routing import certified, newcomer, protocol, scarce
+from benchmarks.routing import certified, newcomer, protocol, purchase, scarce
 from benchmarks.routing.parts import means
 from benchmarks.routing.protocol import DataSet
 from benchmarks.routing.report import best_baseline, mean_lead, templates, write
@@ -239,3 +239,24 @@ def test_a_candidate_that_is_left_out_is_added_again_by_probes_beside_training_a
     assert "| left out | without it | learned anew | 30 probes | 60 probes |\n|---|---|---|---|---|\n" in page
     assert f"| {name} | {row['out']:.4f} | {row['full']:.4f} | {row['30']['gain']:+.4f} (" in page
     assert "| all, share of the gain in value | | |" in page
+
+
+def test_the_same_money_is_spent_three_ways_and_chances_are_set_beside_what_came_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(purchase.REQUESTS, "simulated log", 400)
+    monkeypatch.setitem(purchase.BUDGETS, "simulated log", 0.5)
+    monkeypatch.setattr(purchase, "CHANCES", (0.2, 1.0))
+    params = load_params(overrides=["plan.draws=4"])
+    found = purchase.part("simulated log", None, params, (0, 1))
+    for arm in purchase.ARMS:
+        rows = found["arms"][arm]
+        assert len(rows["saving"]) == 2
+        assert all(0.3 < usd < 0.7 for usd in rows["spent_usd"])
+        assert all(0.0 <= saving < 1.0 for saving in rows["saving"])
+    assert set(found["lead"]) == set(purchase.ARMS[1:])
+    assert [one["budget_usd"] for one in found["chances"]] == [0.1, 0.5]
+    assert all(0.0 <= one["chance"] <= 1.0 for one in found["chances"])
+    page = templates().get_template("scarce.md.j2").render(found={"scarce": {"bought evidence": {"a log": found}}})
+    assert "| same prompts for all |" in page
+    assert page.count("| a log | 0.") == 2
