@@ -166,7 +166,7 @@ class OperatingPoint(_Frozen):
     cost_usd: float | None = None
     saving: float | None = None
     certificate: Certificate | None = None
-    estimated: Estimated | None = None
+    estimated: Estimated | None = Field(default=None, exclude_if=lambda found: found is None)
 
     @model_validator(mode="after")
     def _explores_what_is_set_aside(self) -> Self:
