@@ -20,6 +20,8 @@ from training.measure.offpolicy import importance_weights
 _UNFAIR = 0.001
 _MIXES = np.linspace(0.0, 1.0, 21)
 _NOTHING = 1e9
+# From so many drawn requests on, what the log saw by its own choice certifies nothing.
+_ENOUGH_DRAWN = 30
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,9 @@ class Expected:
     def take(self, rows: Bools | Columns) -> Expected:
         return Expected(self.acceptable[rows], self.violation[rows], self.cost_usd[rows])
 
-    def given_away(self, setting: Setting, reference: int) -> float:
-        """The share of the requests that a setting sends elsewhere than to the reference."""
-        return float((setting.choose(self.acceptable, self.violation, self.cost_usd) != reference).mean())
+    def choices(self, setting: Setting) -> Columns:
+        """(n,) where a setting sends the requests."""
+        return setting.choose(self.acceptable, self.violation, self.cost_usd)
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,8 @@ def evidence(data: CalibrationData, stands_for: Traffic, setting: Setting, refer
     reference would have failed too: all of it counts as a violation then, which is more than can be held against the routing.
     So the former say more, and the others are more. How much either side counts for is what promises the lowest bound by the
     served estimates, before any label is read: each side's mean is of the same traffic, so that every mixture of the two is
-    valid.
+    valid. Where enough requests were drawn, they and the complete ones count alone: what they say is right however the log
+    chose, and whichever answers somebody liked to judge.
     """
     columns = setting.choose(data.acceptable, data.violation, data.expected_cost)
     rows = np.arange(len(columns))
@@ -193,9 +196,9 @@ def evidence(data: CalibrationData, stands_for: Traffic, setting: Setting, refer
     shares = _mixed(data, stands_for, mix)
     exact = bool(data.asked[shares > 0].all()) and bool((weights[shares > 0] == 1.0).all())
     exact = exact and len(np.unique(shares[shares > 0])) <= 1
-    stretch = (
-        1.0 if data.served is None else _stretch(float((~same).mean()), data.served.given_away(setting, reference))
-    )
+    stretch = 1.0
+    if data.served is not None:
+        stretch = _stretch(float((~same).mean()), float((data.served.choices(setting) != reference).mean()))
     return Evidence(columns, broken.astype(np.float64), weights, shares, data.groups, exact, stretch)
 
 
@@ -217,6 +220,8 @@ def _mix(data: CalibrationData, columns: Columns, weights: Floats, same: Bools, 
     sides = _sides(data)
     if not (sides[0].any() and sides[1].any()):
         return float(sides[0].any())
+    if data.drawn.sum() >= _ENOUGH_DRAWN:  # whose word needs no belief in how the log chose and judged
+        return 1.0
     rows = np.arange(len(columns))
     failing = np.where(same, 0.0, 1.0 - np.clip(data.acceptable[rows, columns], 0.0, 1.0))
     breaking = data.violation[rows, columns]

@@ -36,11 +36,13 @@ _LEAST_GIVEN = 0.01
 
 @dataclass(frozen=True)
 class _Tested:
-    """One knob's test: its routing, what is known to have come of it, and the bound that follows."""
+    """One knob's test: its routing, what is known to have come of it, and the bound that follows; and where the heads that are
+    served send the same requests, `served` (n,)."""
 
     setting: Setting
     seen: Evidence
     bound: RateBound
+    served: Columns
 
 
 @dataclass(frozen=True)
@@ -55,18 +57,20 @@ class _Outcomes:
     cost: Floats
     reference: int
 
-    def mean(self, values: Floats, test: _Tested) -> float:
-        """Of `values` (n, m) at the test's choices."""
-        return float(test.seen.shares @ values[np.arange(len(values)), test.seen.columns] / test.seen.shares.sum())
+    def mean(self, values: Floats, test: _Tested, columns: Columns) -> float:
+        """Of `values` (n, m) at these choices (n,)."""
+        return float(test.seen.shares @ values[np.arange(len(values)), columns] / test.seen.shares.sum())
 
     def saving(self, test: _Tested) -> float:
-        """Against sending everything to the reference."""
+        """Of the heads that are served, against sending everything to the reference."""
         base = float(test.seen.shares @ self.cost[:, self.reference] / test.seen.shares.sum())
-        return 1.0 - self.mean(self.cost, test) / base
+        return 1.0 - self.mean(self.cost, test, test.served) / base
 
     def given_away(self, test: _Tested) -> float:
-        """The share of the traffic that goes elsewhere than to the reference."""
-        return float(test.seen.shares @ (test.seen.columns != self.reference) / test.seen.shares.sum())
+        """The share of the traffic that goes elsewhere than to the reference, by the heads that are served or those that are
+        certified, whichever give less."""
+        shares = test.seen.shares / test.seen.shares.sum()
+        return min(float(shares @ (columns != self.reference)) for columns in (test.served, test.seen.columns))
 
 
 def operating_points(
@@ -121,7 +125,8 @@ def operating_points(
     for knob in sorted(knobs.tolist()):
         setting = Setting(knob, guarded=True)
         seen = evidence(used, stands_for, setting, reference, delta)
-        tested.append(_Tested(setting, seen, seen.bound(delta)))
+        served = seen.columns if used.served is None else used.served.choices(setting)
+        tested.append(_Tested(setting, seen, seen.bound(delta), served))
     # The propensity is that of a judged attempt, so an attempt that nobody judged counts for neither.
     judged_cost = np.where(np.isfinite(used.labels), used.cost, np.nan)
     outcomes = _Outcomes(
@@ -228,7 +233,7 @@ def _point(
     reweighted: bool,
 ) -> OperatingPoint:
     data, seen = outcomes.data, test.seen
-    spent, base = outcomes.cost[np.arange(len(data)), seen.columns], outcomes.cost[:, outcomes.reference]
+    spent, base = outcomes.cost[np.arange(len(data)), test.served], outcomes.cost[:, outcomes.reference]
     resampled = bootstrap_weights(data.groups, _RESAMPLES, seed) * seen.shares
     savings = 1.0 - (resampled @ spent) / (resampled @ base)
     return OperatingPoint(
@@ -237,8 +242,8 @@ def _point(
         knob=test.setting.knob,
         guard=reference,
         calibration_requests=len(data),
-        quality=outcomes.mean(outcomes.quality, test),
-        cost_usd=outcomes.mean(outcomes.cost, test),
+        quality=outcomes.mean(outcomes.quality, test, seen.columns),
+        cost_usd=outcomes.mean(outcomes.cost, test, test.served),
         saving=outcomes.saving(test),
         certificate=Certificate(
             alpha=round(alpha, 12),

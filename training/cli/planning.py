@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from training.quality.llm_prices import Cost
 
 app = typer.Typer()
+_FEW = 0.01
 
 
 @app.command("plan")
@@ -94,6 +95,12 @@ def _print_plan(made: Planned, out: Path, *, graded: bool) -> None:
         f"{int(frame.sendable.sum()):,} of {len(frame):,} requests can be asked again"
         + "".join(f"; {count:,} left out: {reason}" for reason, count in frame.left_out.items())
     )
+    if made.frame.unasked > _FEW * len(frame):
+        say(
+            f"WHAT IS CERTIFIED WILL NOT SPEAK FOR {made.frame.unasked:,} REQUESTS that cannot be asked again. Where traffic "
+            f"like them comes, keep it at {made.reference} by a rule of the service (docs/serving.md).",
+            "bold red",
+        )
     always = [name for name, share in zip(frame.names, made.asked, strict=True) if share == 1.0]
     rest = [f"{name} ({share:.0%})" for name, share in zip(frame.names, made.asked, strict=True) if share < 1.0]
     say(

@@ -37,10 +37,10 @@ def one_outcome_each(frame: pd.DataFrame) -> pd.DataFrame:
     logged = _joined(frame[~bought]).assign(purpose=None)
     if not bought.any():
         return logged
-    answers = frame[bought]
-    made = _joined(answers).assign(chained=False)
     key = ["request_id", "candidate"]
-    made = made.merge(answers[[*key, "purpose"]].drop_duplicates(key), on=key, how="left")
+    # What was bought twice is one outcome, of what certifies if either does; the later one of equals.
+    answers = frame[bought].sort_values("purpose", ascending=False, kind="stable").drop_duplicates(key, keep="last")
+    made = _joined(answers).assign(chained=False).merge(answers[[*key, "purpose"]], on=key, how="left")
     again = pd.MultiIndex.from_frame(logged[key]).isin(pd.MultiIndex.from_frame(made[key]))
     # A logged answer that was only graded afterwards cost and took what the log says.
     before = made[key].merge(logged[again], on=key, how="left")

@@ -129,7 +129,7 @@ def learning(frame: SamplingFrame, seen: Outlook, taken: Bools, price: Floats, b
     Dayanik 2008), over the square root of its price; a tenth of the money is spread evenly, so that every probability is above
     0. `price` (n, m) is that of an answer with its grade. Not of the requests `taken` (n,), which are bought to certify on.
     """
-    open_ = frame.unknown & ~taken[:, None]
+    open_ = frame.unknown & ~np.isfinite(frame.labels) & ~taken[:, None]
     if not open_.any() or budget_usd <= 0:
         return np.zeros(price.shape)
     value = seen.chances - seen.knob * frame.cost_usd

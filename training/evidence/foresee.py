@@ -39,10 +39,10 @@ class Foreseen:
     high: float
 
 
-def foresee(frame: SamplingFrame, belief: Belief, design: Design, target: float, params: Params) -> Foreseen:
+def foresee(frame: SamplingFrame, belief: Belief, design: Design, target: float, params: Params, seed: int) -> Foreseen:
     """Plays the purchase so many times: outcomes by the belief, heads learned with them, a certificate as `run` makes it."""
     draws = params.plan.draws
-    seeds = np.random.SeedSequence(params.fit.seed).spawn(draws)
+    seeds = np.random.SeedSequence(seed).spawn(draws)
 
     def once(seed: np.random.SeedSequence) -> float:
         return _certified(frame, belief, design, target, params, np.random.default_rng(seed))
@@ -66,8 +66,8 @@ def _certified(
     theta, together = belief.drawn(generator), generator.uniform(0.0, _TOGETHER)
     cells = drawn_cells(frame, design.asked, generator.random(len(frame)))[rows]
     truth = correlated(belief.chances(frame.shape.take(rows), theta), together, generator)
-    known = np.isfinite(frame.labels[rows])
-    labels = np.where(known, frame.labels[rows], np.where(cells, truth, np.nan))
+    known = np.isfinite(frame.fair[rows])
+    labels = np.where(known, frame.fair[rows], np.where(cells, truth, np.nan))
     informed = _with_learning(frame, belief, design, theta, together, generator)
     fold = _folds(frame.groups[rows], generator)
     chances = np.empty(labels.shape)

@@ -30,6 +30,7 @@ from training.logs.redact import STAND_INS
 from training.prices.costs import fill_costs
 
 _DIMS = 16
+KNOWN = "every outcome is known"
 # What `--redact` puts in the place of what it masks, and what other tools do: such a prompt is not the one that was asked.
 _MASKED = re.compile(
     "|".join(map(re.escape, STAND_INS.values()))
@@ -47,15 +48,16 @@ class EvidenceError(TrainingError):
 class SamplingFrame:
     """n requests by m candidates, of a log and of those named besides.
 
-    `labels` (n, m) are 1 acceptable, 0 not, NaN not known; `answers` (n, m) the text of what was answered and not judged, None
-    where there is none: it has to be graded alone. `cost_usd` and `output_tokens` (n, m) are what an answer is expected to cost
-    and to be long; `sendable` (n,) the requests that can be asked again, of the others `left_out` says how many there are for
-    each reason. `shape` is what the belief sees of all.
+    `labels` (n, m) are 1 acceptable, 0 not, NaN not known, `taught` those that were bought to learn from; `answers` (n, m) the
+    text of what was answered and not judged, None where there is none: it has to be graded alone. `cost_usd` and
+    `output_tokens` (n, m) are what an answer is expected to cost and to be long; `sendable` (n,) the requests that can be asked
+    again, of the others `left_out` says how many there are for each reason. `shape` is what the belief sees of all.
     """
 
     matrix: OutcomeMatrix
     candidates: tuple[Candidate, ...]
     labels: Floats
+    taught: Bools
     answers: Objects
     parameters: Mapping[str, str]
     expected: Mapping[str, str]
@@ -75,9 +77,19 @@ class SamplingFrame:
         return np.asarray(self.answers != None)  # noqa: E711, of each cell
 
     @property
+    def unasked(self) -> int:
+        """How many requests nobody can be asked about, of which a certificate will not speak."""
+        return sum(count for reason, count in self.left_out.items() if reason != KNOWN)
+
+    @property
+    def fair(self) -> Floats:
+        """(n, m) the labels that may certify: without those of outcomes that were chosen for what they teach."""
+        return np.asarray(np.where(self.taught, np.nan, self.labels))
+
+    @property
     def unknown(self) -> Bools:
-        """(n, m) the outcomes that can be bought."""
-        return np.asarray(~np.isfinite(self.labels) & self.sendable[:, None])
+        """(n, m) the outcomes that can be bought to certify on."""
+        return np.asarray(~np.isfinite(self.fair) & self.sendable[:, None])
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -117,6 +129,7 @@ def sampling_frame(
         matrix=matrix,
         candidates=candidates,
         labels=acceptable(matrix.quality, params.label.acceptable),
+        taught=matrix.learning,
         answers=_answers(table, matrix),
         parameters=_first_beside(table, "parameters"),
         expected=_first_beside(table, "expected"),
@@ -215,7 +228,7 @@ def _sendable(matrix: OutcomeMatrix, candidates: Sequence[Candidate]) -> tuple[B
     for row, (request, text) in enumerate(zip(matrix.requests, matrix.texts, strict=True)):
         seen = read(request)
         if complete[row]:
-            reason = "every outcome is known"
+            reason = KNOWN
         elif _MASKED.search(text):
             reason = "masked"
         elif any(getattr(one, need) is not True for need in seen.needs for one in candidates):

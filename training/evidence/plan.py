@@ -75,6 +75,7 @@ class _Ground:
     """
 
     frame: SamplingFrame
+    seed: int
     seen: Outlook
     each: Floats
     asked: Floats
@@ -164,6 +165,7 @@ def _ground(
     each = asked(frame, seen)
     ground = _Ground(
         frame=frame,
+        seed=seed,
         seen=seen,
         each=each,
         asked=per_request(frame, each),
@@ -220,7 +222,7 @@ def _offer(ground: _Ground, belief: Belief, budget_usd: float, target: float, pa
         low_usd=max(expected - 1.96 * deviation, 0.0),
         high_usd=expected + 1.96 * deviation,
         judge_usd=float((chance * ground.judge_usd).sum()),
-        foreseen=foresee(frame, belief, design, target, params),
+        foreseen=foresee(frame, belief, design, target, params, ground.seed),
     )
 
 

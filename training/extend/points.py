@@ -141,7 +141,8 @@ def points_of(used: Used | None, ground: Ground, name: str, params: Params) -> t
     """The champion's points, each as it is, without the new candidate, or certified anew with it: whichever saves more.
 
     What a point of the champion's promises holds as long as the choice at it is the same, and without the new candidate it is.
-    What is certified anew takes half of delta, for one of two is picked by what they save (Bonferroni's inequality). `used` are
+    What is certified anew takes half of delta. One of two promises is picked by what they save, so that its confidence is what
+    both leave together (Bonferroni's inequality). `used` are
     requests that the champion's heads never saw; without any, nothing is certified anew.
     """
     manifest = ground.manifest
@@ -168,9 +169,18 @@ def points_of(used: Used | None, ground: Ground, name: str, params: Params) -> t
         new = certified.get(before.quality_target)
         saves = used.saving(Setting.of(manifest, before), ground.reference, m)
         if new is not None and (new.saving or 0.0) > saves:
-            point = new.model_copy(update={"name": before.name})
+            point = _either(new, before).model_copy(update={"name": before.name})
         found.append(point)
     return tuple(found)
+
+
+def _either(new: OperatingPoint, before: OperatingPoint) -> OperatingPoint:
+    """The new point, promised with the confidence that remains where the one before might have been taken instead."""
+    proof = new.certificate
+    if proof is None or before.certificate is None:
+        return new
+    both = proof.model_copy(update={"delta": proof.delta + before.certificate.delta})
+    return new.model_copy(update={"certificate": both})
 
 
 def _without(point: OperatingPoint, name: str) -> OperatingPoint:

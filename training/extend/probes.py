@@ -46,8 +46,8 @@ def choose_probes(
 
     Half of each chance is even, half follows the D-optimal design for the model (Chaloner & Verdinelli 1995), by the
     multiplicative algorithm (Silvey, Titterington & Torsney 1978). The requests are drawn by systematic sampling along
-    workflows and, within each, difficulty (Madow 1949): the draw is spread over both, and keeps each chance exactly. Where it
-    comes out dearer than the budget, fewer are drawn.
+    workflows and, within each, difficulty (Madow 1949): the draw is spread over both, and keeps each chance exactly. The
+    budget holds for what the draw is expected to cost.
     """
     n = len(features)
     if n < least:
@@ -55,16 +55,14 @@ def choose_probes(
             f"{n} logged requests can be put to it, and at least {least} are needed: give a longer log with --data"
         )
     design = _design(features, variance, acceptable, min(count, n))
-    order = _along(workflow, acceptable)
-    wanted = min(count, n)
-    while wanted >= least:
+    order, wanted = _along(workflow, acceptable), min(count, n)
+    # By what is expected of a draw, before any is made: a draw that were made again for its price would prefer cheap requests.
+    while wanted >= least and float(_chances(design, wanted) @ cost_usd) > budget_usd:
+        wanted -= 1
+    if wanted >= least:
         chance = _chances(design, wanted)
-        rows = _systematic(chance, order, np.random.default_rng(seed))
-        spent = float(cost_usd[rows].sum())
-        if spent <= budget_usd:
-            return Probes(np.sort(rows), chance)
-        wanted = min(int(wanted * max(budget_usd / spent, 0.5)), wanted - 1)
-    mean = float(cost_usd.mean())
+        return Probes(np.sort(_systematic(chance, order, np.random.default_rng(seed))), chance)
+    mean = float(_chances(design, least) @ cost_usd) / least
     raise ProbeError(
         f"{budget_usd:g} USD buys about {int(budget_usd / mean):,} answers at {mean:.6f} USD each, and at least {least} are "
         f"needed: give --budget-usd {1.5 * least * mean:.2g}"

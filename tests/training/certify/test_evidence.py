@@ -224,3 +224,47 @@ def test_where_the_served_heads_give_more_away_the_bound_is_theirs() -> None:
     assert found.bound(DELTA).upper == pytest.approx(2.5 * plain.bound(DELTA).upper)
     assert seen(serving(giving), knob).stretch == 1.0
     assert seen(serving(np.zeros((500, 1), dtype=np.bool_)), knob).stretch == 1.0
+
+
+def test_where_enough_requests_were_drawn_the_logs_own_choices_certify_nothing() -> None:
+    """The log tried the cheap candidate where it does well, and says that it chose by chance."""
+    flattering = rows(np.tile([1.0, NAN], (2_000, 1)), np.full((2_000, 2), 0.5))
+    drawn = rows(np.column_stack([np.arange(400) % 10 > 0, np.ones(400)]))
+    drawn = replace(drawn, drawn=np.ones(400, dtype=np.bool_), complete=np.zeros(400, dtype=np.bool_))
+    found = seen(joined(flattering, drawn))
+    assert found.shares[:2_000].sum() == 0.0
+    assert found.bound(DELTA).rate == pytest.approx(0.1)
+    assert found.bound(DELTA).upper == pytest.approx(clopper_pearson_upper(40, 400, DELTA))
+    few = drawn.take(np.arange(20))
+    assert seen(joined(flattering, few)).shares[:2_000].sum() > 0.0
+
+
+def test_a_drawn_request_counts_by_the_chance_that_its_candidate_was_asked() -> None:
+    """Asked of the cheap candidate with a quarter: over many draws the estimate is the rate of violations."""
+    found = []
+    for seed in range(40):
+        draw = np.random.default_rng(seed)
+        asked = draw.random(400) < 0.25
+        failed = draw.random(400) < 0.1
+        labels = np.column_stack([np.where(asked, ~failed, NAN), np.ones(400)])
+        data = replace(rows(labels, np.tile([0.25, 1.0], (400, 1))), drawn=np.ones(400, dtype=np.bool_))
+        found.append(seen(replace(data, complete=asked)).bound(DELTA).rate)
+    assert np.mean(found) == pytest.approx(0.1, abs=0.02)
+
+
+def test_the_saving_is_that_of_the_heads_that_are_served() -> None:
+    """Of heads that flip: out of fold they give everything away, and those that are served nothing."""
+    data = rows(np.ones((500, 2)))
+    keeping = np.tile([0.0, 0.9], (500, 1))
+    served = Expected(keeping, independent(keeping, DEAR), data.expected_cost)
+    (point,) = operating_points(
+        replace(data, served=served),
+        np.array([0.0, 0.1]),
+        [0.9],
+        DEAR,
+        ["cheap", "dear"],
+        delta=DELTA,
+        minimum=30,
+        seed=0,
+    )
+    assert (point.always, point.certificate) == ("dear", None)

@@ -97,3 +97,15 @@ def test_a_logged_answer_that_was_graded_afterwards_cost_what_the_log_says() -> 
     assert same(made.cost_usd, [[0.3, 0.2]])
     assert same(made.output_tokens, [[9, NAN]])
     assert same(made.latency_ms, [[5.0, NAN]])
+
+
+def test_what_was_bought_twice_is_one_outcome_of_what_certifies() -> None:
+    made = matrix(
+        row("r", "a", quality=1.0),
+        bought("r", "b", quality=0.0, cost_usd=0.1, propensity=0.5),
+        bought("r", "b", "learn", quality=1.0, cost_usd=0.3, propensity=0.03),
+    )
+    assert same(made.quality, [[1.0, 0.0]])
+    assert same(made.cost_usd, [[NAN, 0.1]])
+    assert same(made.propensity, [[NAN, 0.5]])
+    assert made.certifying.tolist() == [[False, True]]

@@ -304,8 +304,8 @@ def test_the_command_plans_then_adds(made: World, tmp_path: Path) -> None:
     done = router_train_here(*common, *quick, "--plan", tmp_path / "probes.jsonl", "--probes", "60")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Nothing was sent" in done.stdout
-    assert f"router-train replay --plan {tmp_path / 'probes.jsonl'} --out replayed/" in done.stdout
-    assert f"router-train add-candidate {world.NEW} --data {tmp_path / 'log.parquet'} --data replayed/" in done.stdout
+    assert f"router-train replay --plan {tmp_path / 'probes.jsonl'} --out probed" in done.stdout
+    assert f"router-train add-candidate {world.NEW} --data {tmp_path / 'log.parquet'} --data probed" in done.stdout
     plan = read_plan(tmp_path / "probes.jsonl")
     (tmp_path / "replayed").mkdir()
     world.answers(made.log, plan).to_parquet(tmp_path / "replayed" / "part.parquet")
