@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -54,7 +55,7 @@ def add_candidate(
         made = plan_of(asked, params, count=probes, budget_usd=budget_usd, seed=params.fit.seed)
         write_plan(plan, made)
         usd = sum(pair.expected_usd for pair in made.pairs)
-        data = " ".join(f"--data {one}" for one in log.data) or f"--logs {log.logs}"
+        data = shlex.join(log.words())
         say(
             f"{asked.judged} answers of {name} are judged, and {LEAST} are needed. {plan} has {len(made.pairs)} requests for "
             f"it, expected to cost {usd:.4f} USD. Nothing was sent. Next:"

@@ -79,7 +79,7 @@ def replay(
     """
     from training.cli import reading
     from training.prices.catalogue import replay_tables
-    from training.quality.llm_prices import quiet_litellm
+    from training.quality.llm_prices import quiet_litellm, require_grader
     from training.replay.ask import Asker
     from training.replay.buy import Purchase
     from training.replay.errors import ReplayError
@@ -94,7 +94,9 @@ def replay(
         raise ReplayError(
             "--api-key-env is for --base-url; a candidate of its own has api_key_env in [candidate.replay]"
         )
-    reading.plan(grading.of_a_log())  # a check or a rule that is none is told before anything is spent
+    checked = reading.plan(grading.of_a_log())  # a check or a rule that is none is told before anything is spent
+    if grading.judge is not None:
+        require_grader(quiet_litellm(), grading.judge, checked.price)
     asked = read_plan(plan)
     budget = asked.header.budget_usd if budget_usd is None else budget_usd
     if not 0 < budget < float("inf"):
@@ -122,12 +124,21 @@ def replay(
             _grade(ledger, grading, params.judge)
         count = write_outcomes(ledger, out)
     _print_account(account, budget)
-    say(f"{count:,} outcomes in {out / NAME}; router-train run --data LOG --data {out} trains on both.")
+    say(f"{count:,} outcomes in {out / NAME}. {_use_of(asked, out)}")
     if account.interrupted:
         say("Stopped. The same command goes on where this one was; what was bought is not paid for again.", "bold red")
         raise typer.Exit(_INTERRUPTED)
     if account.failed and not account.bought and not account.had:
         raise ReplayError("no answer at all was bought; the reasons are above")
+
+
+def _use_of(plan: PlanFile, out: Path) -> str:
+    """What the answers are for: those of one candidate that were all bought to learn from are probes of it."""
+    names = {pair.candidate for pair in plan.pairs}
+    if len(names) == 1 and all(pair.purpose == "learn" for pair in plan.pairs):
+        (name,) = names
+        return f"router-train add-candidate {name} --data LOG --data {out} adds it by them."
+    return f"router-train run --data LOG --data {out} trains on both."
 
 
 def _given(**options: float | None) -> tuple[str, ...]:
@@ -180,6 +191,7 @@ def _print_dry_run(plan: PlanFile, found: Found, max_output_tokens: int, budget:
     from training.replay.buy import worst_case
 
     def row(name: str, pairs: Sequence[Pair], where: str, key: str) -> tuple[str, ...]:
+        pairs = [pair for pair in pairs if pair.answer is None]
         known = [pair for pair in pairs if pair.candidate in found.endpoints]
         most = sum(worst_case(pair, found.endpoints[pair.candidate], max_output_tokens) for pair in known)
         expected = sum(pair.expected_usd for pair in pairs)

@@ -49,7 +49,7 @@ def inspect(
         log = _listed(log, write)
     with show.progress() as tell:
         try:
-            found, prices = priced(read(log, prices, params.judge, tell, test or ()), prices)
+            found, prices = priced(read(log, prices, params.judge, tell, test or (), keep_texts=True), prices)
         except TrainingError:
             if write is not None:
                 say(f"{write} written, but it does not read yet: correct it there.")

@@ -122,7 +122,10 @@ def run(
     if log.given and manifest.default.certificate is None:
         with show.progress() as tell:
             tell("what would help", None, None)
-            said = advice(log, found.outcomes, params, prices)
+            # Once more with the answers: those that nobody judged need not be bought.
+            ungraded = replace(log, judge=None, judge_budget_usd=None)
+            texts, prices = priced(read(ungraded, prices, params.judge, tell, keep_texts=True), prices)
+            said = advice(log, texts.outcomes, params, prices)
         say(said)
     others = [point.name for point in manifest.operating_points if point.name != manifest.default_point]
     show.print_next(promotion, manifest.version, out, others)

@@ -52,6 +52,7 @@ def plan_purchase(
     from training.cli.reading import priced, read
     from training.evidence.plan import plan
     from training.logs.outcomes import OutcomeError
+    from training.prices.found import with_listed_prices
     from training.replay.pairs import write_plan
 
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -59,10 +60,11 @@ def plan_purchase(
         raise OutcomeError("give the log to plan for: --data or --logs")
     params, prices = settings.load(), load_prices(log.catalogue)
     judge = _judge_price(log)
-    log = replace(log, judge=None, judge_budget_usd=None, judge_price=None)
+    grader, log = log.judge, replace(log, judge=None, judge_budget_usd=None, judge_price=None)
     checked(log)
     with show.progress() as tell:
         found, prices = priced(read(log, prices, params.judge, tell, keep_texts=True), prices)
+        prices, notes = with_listed_prices(candidate or (), prices)
         made = plan(
             found.outcomes,
             params,
@@ -78,7 +80,9 @@ def plan_purchase(
         )
     write_plan(out, made.file)
     show.print_log(found.outcomes, found.quality, found.masked)
-    _print_plan(made, out, graded=judge is not None)
+    for note in notes:
+        say(note)
+    _print_plan(made, out, grader, graded=judge is not None)
 
 
 def _judge_price(log: LogOptions) -> Cost | None:
@@ -89,7 +93,7 @@ def _judge_price(log: LogOptions) -> Cost | None:
     return None if log.judge is None else listed_price(quiet_litellm(), log.judge)
 
 
-def _print_plan(made: Planned, out: Path, *, graded: bool) -> None:
+def _print_plan(made: Planned, out: Path, grader: str | None, *, graded: bool) -> None:
     frame, found = made.frame, made.asked_for
     say(
         f"{int(frame.sendable.sum()):,} of {len(frame):,} requests can be asked again"
@@ -108,21 +112,30 @@ def _print_plan(made: Planned, out: Path, *, graded: bool) -> None:
         + (f"; of some of them only: {', '.join(rest)}" if rest else "")
         + f"; the reference is expected to be {made.reference}"
     )
+    likely = sorted(zip(made.chosen, frame.names, strict=True), reverse=True)
+    say(
+        f"by what the log tells so far, a router around {made.target:g} would send "
+        + ", ".join(f"{share:.0%} to {name}" for share, name in likely if share >= _FEW)
+    )
     if answered := int((frame.answered & frame.unknown).sum()):
         say(f"{answered:,} answers were logged and not judged: of requests that are drawn these are graded, not bought")
     names = ["budget", "pairs", "expected cost (95%)"]
     names += ["of it grades"] * graded + [f"certified at {made.target:g}", "saving then"]
     grid = show.grid(*names)
-    for offer in made.offers:
+    for offer in made.worth_asking:
         row = [f"{offer.budget_usd:g} USD", f"{offer.pairs:,} of {offer.requests:,} drawn", _cost(offer)]
         row += [f"{offer.judge_usd:.2f}"] * graded
         row += [f"{offer.foreseen.chance:.0%} likely", _saving(offer)]
         grid.add_row(*row, style="bold" if offer is found else None)
     grid.caption = f"chances and savings from {found.foreseen.draws} simulated purchases, by what the log tells so far"
     show.console.print(grid)
+    if made.worth_asking[-1].requests == int(frame.sendable.sum()):
+        say(f"{_cost(made.worth_asking[-1])} USD buy all there is to buy: more buys nothing.")
+    words = ["router-train", "replay", "--plan", str(out), "--out", "replayed", "--dry-run"]
+    words += ["--judge", grader, "--judge-budget-usd", f"{max(2 * found.judge_usd, 0.01):.2g}"] if grader else []
     say(
-        f"{out} holds the {len(made.file.pairs):,} pairs of the {found.budget_usd:g} USD, prompts included. What now: "
-        f"router-train replay --plan {shlex.quote(str(out))} --out replayed --budget-usd {found.budget_usd:g} --dry-run"
+        f"{out} holds the {len(made.file.pairs):,} pairs of the {found.budget_usd:g} USD, prompts included. Nothing was sent. "
+        f"What now: {shlex.join(words)}"
     )
 
 
@@ -149,7 +162,7 @@ def advice(log: LogOptions, table: Outcomes, params: Params, prices: Mapping[str
     if offer is None:
         return (
             f"What now: no purchase up to 500 USD is {LIKELY:.0%} likely to certify {target:g}. A lower target is easier to "
-            "certify, and so is a choice of fewer candidates: router-train plan --target 0.9, --only NAME."
+            "certify (`router-train plan --target 0.9`), and so is a choice of fewer candidates (`--only NAME` for each)."
         )
     command = shlex.join(["router-train", "plan", *log.words(), "--budget-usd", f"{offer.budget_usd:g}"])
     return (

@@ -190,11 +190,9 @@ def print_gaps(candidates: Iterable[Candidate]) -> None:
 
 def print_next(promotion: Promotion, version: str, out: Path, points: Sequence[str]) -> None:
     """What to do next, as commands."""
-    first = (
-        f"router-serve --bundle {out / 'current'}"
-        if promotion.promoted
-        else f"router-train promote {version} --out {out}"
-    )
+    first = f"router-serve --bundle {out / 'current'}"
+    if not promotion.promoted:
+        first += f", which is as it was; router-train promote {version} --out {out} takes this one all the same"
     others = f"; another trade-off of {', '.join(points)}: router-train set-point NAME --out {out}" if points else ""
     say(f"What now: {first}{others}; the pictures: {out / version / 'report.html'}.")
 

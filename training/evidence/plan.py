@@ -54,8 +54,8 @@ class Offer:
 class Planned:
     """The offers, lowest budget first, the plan of the one that was asked for, and what it rests on.
 
-    `asked` (m,) is the probability with which a drawn request is asked of each candidate, `missing` the certified outcomes that
-    the log has already.
+    `asked` (m,) is the probability with which a drawn request is asked of each candidate, `chosen` (m,) the share of traffic
+    that each is expected to get around the target.
     """
 
     offers: tuple[Offer, ...]
@@ -63,8 +63,16 @@ class Planned:
     file: PlanFile
     frame: SamplingFrame
     asked: Floats
+    chosen: Floats
     target: float
     reference: str
+
+    @property
+    def worth_asking(self) -> tuple[Offer, ...]:
+        """The offers up to the first that buys all there is, and the one that was asked for."""
+        most = max(offer.pairs for offer in self.offers)
+        whole = next(offer.budget_usd for offer in self.offers if offer.pairs == most)
+        return tuple(offer for offer in self.offers if offer.budget_usd <= whole or offer is self.asked_for)
 
 
 @dataclass(frozen=True)
@@ -125,7 +133,9 @@ def plan(
     pairs = _pairs(ground, _design(ground, budget_usd, params), generator)
     header = PlanHeader(created="", seed=seed, budget_usd=budget_usd, reference=reference, notes=())
     found = made[amounts.index(budget_usd)]
-    return Planned(tuple(made), found, PlanFile(header, pairs), frame, ground.each, target, reference)
+    return Planned(
+        tuple(made), found, PlanFile(header, pairs), frame, ground.each, ground.seen.chosen, target, reference
+    )
 
 
 def offers(

@@ -60,13 +60,13 @@ class Prepared:
 def prepare(frame: pd.DataFrame, params: Params, catalogue: Mapping[str, Candidate]) -> Prepared:
     """Matrices, labels and the split; raises PrepareError, CostError or SplitError.
 
-    A candidate of which the training part has no judged outcome, such as one that was released last week, is left out with
-    all its rows, and the split's note says so: nothing could be learned of it, and it would be judged on nothing.
+    A candidate of which the training part has no judged outcome that may be measured on, such as one that was released last
+    week, is left out with all its rows, and the split's note says so: it would be judged on nothing.
     """
     left_out: list[str] = []
     while True:
         found = _prepared(frame, params, catalogue, left_out)
-        learned = np.asarray(np.isfinite(found.labels[found.split.train]).any(axis=0))
+        learned = np.asarray(np.isfinite(found.fair_labels[found.split.train]).any(axis=0))
         if learned.all():
             break
         left_out += [name for name, known in zip(found.matrix.candidates, learned, strict=True) if not known]
@@ -79,8 +79,9 @@ def prepare(frame: pd.DataFrame, params: Params, catalogue: Mapping[str, Candida
 def _left_out(names: Sequence[str]) -> str:
     return (
         f"left out of this bundle: {', '.join(sorted(names))}, of which no request of the training part has a judged "
-        "outcome. It comes in once the training part reaches the first of them: train again when there are more, send a "
-        "share of the traffic there, or split at random (--set split.method=random)"
+        "outcome beside what was bought to learn from (`router-train add-candidate` adds by such alone). It comes in once the "
+        "training part reaches the first of them: train again when there are more, send a share of the traffic there, or split "
+        "at random (--set split.method=random)"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
@@ -20,8 +20,14 @@ def with_found_prices(
     By its exact name, else by what follows its provider; a candidate that the map does not know stays without. Also a sentence
     for each price that was found. Without the package nothing is.
     """
-    lacking = frame.loc[~costed(frame), "candidate"].unique()
-    wanted = sorted(str(name) for name in lacking if str(name) not in catalogue or not catalogue[str(name)].priced)
+    return with_listed_prices(frame.loc[~costed(frame), "candidate"].unique().tolist(), catalogue)
+
+
+def with_listed_prices(
+    names: Iterable[str], catalogue: Mapping[str, Candidate]
+) -> tuple[dict[str, Candidate], tuple[str, ...]]:
+    """The catalogue with a price for each of the named candidates that lacks one, as `with_found_prices`."""
+    wanted = sorted(str(name) for name in names if str(name) not in catalogue or not catalogue[str(name)].priced)
     known = dict(catalogue)
     if not wanted:
         return known, ()

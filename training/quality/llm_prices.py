@@ -72,3 +72,15 @@ def listed_price(litellm: Any, model: str) -> Cost:
         )
 
     return cost
+
+
+def require_grader(litellm: Any, model: str, price: Price | None) -> None:
+    """Raises GraderError where a grader could not be asked: before anything is spent on what it is to grade."""
+    if price is None:
+        listed_price(litellm, model)
+    missing = litellm.validate_environment(model)["missing_keys"]
+    if missing:
+        raise GraderError(
+            f"--judge {model!r}: {', '.join(missing)} is not in the environment. Set it (for a server of your own any text will "
+            "do, with its address in OPENAI_API_BASE for openai/NAME)."
+        )
