@@ -81,6 +81,6 @@ def require_grader(litellm: Any, model: str, price: Price | None) -> None:
     missing = litellm.validate_environment(model)["missing_keys"]
     if missing:
         raise GraderError(
-            f"--judge {model!r}: {', '.join(missing)} is not in the environment. Set it (for a server of your own any text will "
-            "do, with its address in OPENAI_API_BASE for openai/NAME)."
+            f"--judge {model!r}: {', '.join(missing)} is not in the environment. Set it (for a server of your own any text "
+            "will do, with its address in OPENAI_API_BASE for openai/NAME)."
         )
