@@ -94,7 +94,8 @@ def compared(name: str, folder: Path | None, params: Params, seed: int) -> dict[
     made = planned(known, params, budget, seed)
     found = {}
     for arm in ARMS:
-        rows = _planned_rows(known, made) if arm == ARMS[0] else _otherwise(known, made, budget, arm, seed)
+        spend = made.asked_for.expected_usd
+        rows = _planned_rows(known, made) if arm == ARMS[0] else _otherwise(known, made, spend, arm, seed)
         found[arm] = outcome_of(known, rows, params)
     return found
 

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from limits import RateLimitItem, parse, parse_many
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from serving.bundle.catalogue import Capability
@@ -157,6 +164,13 @@ class AlsoRules(_Section):
     daily_usd: float | None = Field(default=None, ge=0, le=_MOST_USD)
     candidates: tuple[Glob, ...] = ()
     workflows: tuple[Annotated[str, Field(max_length=256)], ...] = ()
+
+    @field_validator("share", mode="before")
+    @classmethod
+    def _is_a_number(cls, share: object) -> object:
+        if isinstance(share, bool):
+            raise ValueError("true or false arrived; expected a number from 0 to 1")
+        return share
 
     @model_validator(mode="after")
     def _capped(self) -> Self:

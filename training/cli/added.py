@@ -42,10 +42,11 @@ def add_candidate(
     from training.extend.log import LEAST
     from training.extend.plan import plan_of
     from training.logs.outcomes import OutcomeError
-    from training.replay.pairs import write_plan
+    from training.replay.pairs import require_free, write_plan
 
     if not log.given:
         raise OutcomeError("give the log that its requests are taken from: --data or --logs")
+    require_free(plan)
     params, prices = settings.load(), load_prices(log.catalogue)
     with show.progress() as tell:
         found, prices = priced(read(log, prices, params.judge, tell), prices)

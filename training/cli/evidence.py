@@ -120,16 +120,18 @@ def replay(
                     asked.pairs,
                     lambda done, total: tell(f"replay: ${purchase.spent:.4f} of ${budget:g}", done, total),
                 )
-        if not account.interrupted:
-            _grade(ledger, grading, params.judge)
-        count = write_outcomes(ledger, out)
-    _print_account(account, budget)
+        _print_account(account, budget)
+        try:
+            if not account.interrupted:
+                _grade(ledger, grading, params.judge)
+        finally:
+            count = write_outcomes(ledger, out)
+    if not count:
+        raise ReplayError("no answer at all was bought; the reasons are above")
     say(f"{count:,} outcomes in {out / NAME}. {_use_of(asked, out)}")
     if account.interrupted:
         say("Stopped. The same command goes on where this one was; what was bought is not paid for again.", "bold red")
         raise typer.Exit(_INTERRUPTED)
-    if account.failed and not account.bought and not account.had:
-        raise ReplayError("no answer at all was bought; the reasons are above")
 
 
 def _use_of(plan: PlanFile, out: Path) -> str:

@@ -50,14 +50,16 @@ def plan_purchase(
     """
     from training.cli.reading import plan as checked
     from training.cli.reading import priced, read
+    from training.evidence.frame import EvidenceError
     from training.evidence.plan import plan
     from training.logs.outcomes import OutcomeError
     from training.prices.found import with_listed_prices
-    from training.replay.pairs import write_plan
+    from training.replay.pairs import require_free, write_plan
 
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     if not log.given:
         raise OutcomeError("give the log to plan for: --data or --logs")
+    require_free(out)
     params, prices = settings.load(), load_prices(log.catalogue)
     judge = _judge_price(log)
     grader, log = log.judge, replace(log, judge=None, judge_budget_usd=None, judge_price=None)
@@ -77,6 +79,10 @@ def plan_purchase(
             others=tuple(candidate or ()),
             only=tuple(only or ()),
             progress=tell,
+        )
+    if not made.file.pairs:
+        raise EvidenceError(
+            f"--budget-usd {budget_usd:g}: buys no answer; one costs about {float(made.frame.cost_usd.mean()):.2g} USD here"
         )
     write_plan(out, made.file)
     show.print_log(found.outcomes, found.quality, found.masked)

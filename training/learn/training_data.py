@@ -82,11 +82,12 @@ def cell_propensity(
             lambda: fold(others),
         )
     if drawn.any():
-        bought = matrix.certifying[drawn]
-        share = judged_share(bought, matrix.error[drawn], labels[drawn], together=True)
+        asked_for = matrix.certifying[drawn]
+        share = judged_share(asked_for, matrix.error[drawn], labels[drawn], together=True)
         asked = matrix.propensity[drawn] * share
-        found[drawn] = np.where(bought, asked, np.where(logged[drawn], 1.0, np.nan))
-        note += f"{'; ' if note else ''}the plan's for {int(drawn.sum())} requests that were drawn to certify on"
+        found[drawn] = np.where(asked_for, asked, np.where(logged[drawn], 1.0, np.nan))
+        bought = f"a plan's, as its rows say, for {int(drawn.sum())} requests that were drawn to certify on"
+        note = "; ".join(filter(None, (note, bought)))
     return found, note
 
 

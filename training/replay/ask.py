@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import importlib
 import json
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
 import httpx
 
+from training.logs.cells import parse_json
 from training.replay.answers import Reply, read_reply, status_fault
 from training.replay.providers import Endpoint
 
 _MOST_BYTES = 32 << 20
 _CONNECT_S = 30.0
+_GRACE_S = 2.0
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol, httpx.ProxyError)
 _TIMED_OUT, _BROKEN, _UNREACHED = "no answer in time", "the connection broke", "no connection"
 
@@ -39,8 +43,27 @@ class Asker:
         """One attempt, and how long it took."""
         started = time.monotonic()
         ask = self._post if endpoint.url else self._complete
-        reply = ask(endpoint, body, max_tokens, idempotency_key)
+        reply = self._in_time(lambda: ask(endpoint, body, max_tokens, idempotency_key))
         return replace(reply, latency_ms=round(1000 * (time.monotonic() - started), 1))
+
+    def _in_time(self, attempt: Callable[[], Reply]) -> Reply:
+        """The attempt's reply, or that it took too long: a time limit of each read alone never ends what drips.
+
+        What is given up goes on in a thread of its own, which ends with the process; what it brings is not looked at.
+        """
+        reply: Future[Reply] = Future()
+
+        def run() -> None:
+            try:
+                reply.set_result(attempt())
+            except Exception as error:  # noqa: BLE001, for who asked to raise
+                reply.set_exception(error)
+
+        threading.Thread(target=run, daemon=True).start()
+        try:
+            return reply.result(timeout=self._timeout_s + _GRACE_S)
+        except TimeoutError:
+            return Reply("doubt", _TIMED_OUT, passing=True)
 
     def close(self) -> None:
         self._client.close()
@@ -70,7 +93,7 @@ class Asker:
                         return Reply("doubt", _TIMED_OUT, passing=True)
         except httpx.HTTPError as error:
             return _fault(error)
-        return read_reply(endpoint.without_key(bytes(content)))
+        return read_reply(endpoint.without_key(_plainly(bytes(content))))
 
     def _complete(self, endpoint: Endpoint, body: dict[str, Any], max_tokens: int, idempotency_key: str) -> Reply:
         openai = importlib.import_module("openai")
@@ -91,7 +114,15 @@ class Asker:
             document = json.dumps(response.model_dump(), default=str)
         except faults as error:
             return _fault(error)
-        return read_reply(endpoint.without_key(document.encode()))
+        return read_reply(endpoint.without_key(_plainly(document.encode())))
+
+
+def _plainly(content: bytes) -> bytes:
+    """JSON with every character as itself, so that a key is found however it was written; as it is where it is none."""
+    try:
+        return json.dumps(parse_json(content), ensure_ascii=False).encode("utf-8", "replace")
+    except (ValueError, RecursionError):
+        return content
 
 
 def _fault(error: Exception) -> Reply:

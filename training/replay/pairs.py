@@ -11,10 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+import pandas as pd
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from serving.bundle.atomic_write import for_its_owner, written_whole
 from training.errors import TrainingError
+from training.logs import typed
 from training.logs.cells import replace_surrogates
 
 Purpose = Literal["certify", "learn"]
@@ -88,6 +90,19 @@ def write_plan(path: Path, plan: PlanFile) -> None:
         file.writelines(_line(asdict(pair)) for pair in plan.pairs)
 
 
+def require_free(path: Path) -> None:
+    """Raises PlanError where something else than a plan would be written over, or nothing can be written."""
+    if path.is_dir():
+        raise PlanError(f"--out {path}: is a folder; expected the name of a file, as in {path / 'plan.jsonl'}")
+    if path.exists() and path.stat().st_size:
+        try:
+            _header(path, next(_lines(path))[1])
+        except PlanError:
+            raise PlanError(
+                f"--out {path}: is there already and is no plan, so that it is not written over; give another name"
+            ) from None
+
+
 def read_plan(path: Path) -> PlanFile:
     """Reads a plan; raises PlanError where it is none, where a line is not what it should be, or a pair comes twice."""
     lines = _lines(path)
@@ -102,6 +117,8 @@ def read_plan(path: Path) -> PlanFile:
         if (pair.prompt is None) == (pair.messages is None):
             arrived = "neither" if pair.prompt is None else "both"
             raise PlanError(f"{where}: prompt, messages: {arrived} arrived; expected one of the two. {_AGAIN}")
+        if wrong := _unaskable(pair):
+            raise PlanError(f"{where}: {wrong}. {_AGAIN}")
         key = (pair.request_id, pair.candidate)
         if key in pairs:
             raise PlanError(
@@ -110,6 +127,19 @@ def read_plan(path: Path) -> PlanFile:
             )
         pairs[key], first[key] = pair, number
     return PlanFile(header, tuple(pairs.values()))
+
+
+def _unaskable(pair: Pair) -> str:
+    """What of a pair no outcome could be made of, told before it is paid for; "" where all can be."""
+    if pair.messages is not None:
+        read = typed.messages(pd.Series([pair.messages], dtype=object))
+        if read.bad[0] or read.values[0] is None:
+            return "messages: expected a list of messages with roles, one of them with text"
+    elif not (pair.prompt or "").strip():
+        return "prompt: expected text"
+    if pair.timestamp is not None and typed.instant(pd.Series([pair.timestamp])).bad[0]:
+        return f"timestamp: {_shown(pair.timestamp)} arrived; expected an ISO 8601 date"
+    return ""
 
 
 def _line(document: dict[str, Any]) -> str:
@@ -138,7 +168,7 @@ def _header(path: Path, line: bytes) -> PlanHeader:
     expected = 'expected {"plan": {...}}, the first line of what router-train plan writes'
     try:
         found = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or not isinstance(found.get("plan"), dict):
         arrived = "nothing" if not line.strip() else "something else"

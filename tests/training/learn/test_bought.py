@@ -69,7 +69,7 @@ def test_a_drawn_request_has_the_plans_propensity_and_knows_what_the_log_knew(
     found, note = part_propensity(prepared, inputs_of(prepared), everything, params)
     drawn, bought = matrix.drawn, matrix.certifying
     assert drawn.sum() == 100
-    assert "the plan's for 100 requests" in note
+    assert "a plan's, as its rows say, for 100 requests" in note
     assert set(found[drawn][bought[drawn]]) == {1.0, 0.5}
     logged = matrix.attempted & ~bought & ~matrix.learning
     assert (found[drawn][logged[drawn]] == 1.0).all()
