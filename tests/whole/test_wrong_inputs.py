@@ -178,7 +178,7 @@ def _(folder: Path) -> str:
 def replayed(folder: Path, *options: str, more: str = "") -> str:
     """What `router-train replay` says of a plan of one pair."""
     pair = Pair("r1", "my-llm", "learn", 1.0, 0.01, "What is the plural of index?", None, {}, None, None, None)
-    write_plan(folder / "plan.jsonl", PlanFile(PlanHeader("2026-11-01", 0, 1.0, "my-llm"), (pair,)))
+    write_plan(folder / "plan.jsonl", PlanFile(PlanHeader("a fingerprint", 0, 1.0, "my-llm"), (pair,)))
     with (folder / "plan.jsonl").open("a", encoding="utf-8") as file:
         file.write(more)
     done = router_train_here("replay", "--plan", "plan.jsonl", "--out", "replayed", *options, folder=folder)

@@ -20,6 +20,8 @@ FLOOR = 0.25
 _MAY_BE_REFERENCE = 0.02
 # What costs less than this share of the reference is asked every time.
 _CHEAP = 0.1
+# What is free is worth no more than what costs so little.
+_LEAST_USD = 1e-7
 _DRAWS = 24
 _LOOKED_AT = 1_500
 _KNOBS = 40
@@ -127,9 +129,10 @@ def learning(frame: SamplingFrame, seen: Outlook, taken: Bools, price: Floats, b
 
     A pair is worth what its outcome can be expected to improve the decision by (the knowledge gradient, Frazier, Powell &
     Dayanik 2008), over the square root of its price; a tenth of the money is spread evenly, so that every probability is above
-    0. `price` (n, m) is that of an answer with its grade. Not of the requests `taken` (n,), which are bought to certify on.
+    0. `price` (n, m) is that of an answer with its grade. Not of the requests `taken` (n,), which are bought to certify on, nor
+    where an answer was logged: grading the log is cheaper than planning it.
     """
-    open_ = frame.unknown & ~np.isfinite(frame.labels) & ~taken[:, None]
+    open_ = frame.unknown & ~np.isfinite(frame.labels) & ~frame.answered & ~taken[:, None]
     if not open_.any() or budget_usd <= 0:
         return np.zeros(price.shape)
     value = seen.chances - seen.knob * frame.cost_usd
@@ -139,7 +142,7 @@ def learning(frame: SamplingFrame, seen: Outlook, taken: Bools, price: Floats, b
     deviation = np.maximum(seen.spread, 1e-6)
     z = behind / deviation
     gain = deviation * (np.exp(-0.5 * z**2) / np.sqrt(2.0 * np.pi) - z * ndtr(-z))
-    wanted = np.where(open_, gain / np.sqrt(price), 0.0)
+    wanted = np.where(open_, gain / np.sqrt(np.maximum(price, _LEAST_USD)), 0.0)
     evenly = np.where(open_, 1.0, 0.0)
     return _scaled(wanted, price, 0.9 * budget_usd) + _scaled(evenly, price, 0.1 * budget_usd)
 

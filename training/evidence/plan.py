@@ -18,6 +18,7 @@ from training.evidence.belief import Belief
 from training.evidence.design import Design, Outlook, asked, drawn_cells, learning, outlook, per_request
 from training.evidence.foresee import Foreseen, foresee
 from training.evidence.frame import EvidenceError, SamplingFrame, sampling_frame
+from training.learn.prepare import fingerprint
 from training.logs.outcomes import Outcomes
 from training.quality.llm_calls import RUBRIC
 from training.quality.llm_prices import Cost
@@ -131,8 +132,14 @@ def plan(
         made.append(_offer(ground, belief, amount, target, params))
     frame, reference = ground.frame, ground.frame.names[ground.seen.best]
     pairs = _pairs(ground, _design(ground, budget_usd, params), generator)
-    header = PlanHeader(created="", seed=seed, budget_usd=budget_usd, reference=reference, notes=())
     found = made[amounts.index(budget_usd)]
+    header = PlanHeader(
+        log=fingerprint(table.frame),
+        seed=seed,
+        budget_usd=budget_usd,
+        reference=reference,
+        notes=(f"{found.requests:,} requests drawn uniformly at random to certify {target:g}; the other pairs teach.",),
+    )
     return Planned(
         tuple(made), found, PlanFile(header, pairs), frame, ground.each, ground.seen.chosen, target, reference
     )

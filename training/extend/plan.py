@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -53,7 +52,7 @@ def plan_of(asked: Asked, params: Params, *, count: int, budget_usd: float, seed
         seed=seed,
     )
     header = PlanHeader(
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        log=log.fingerprint,
         seed=seed,
         budget_usd=budget_usd,
         reference=manifest.reference,

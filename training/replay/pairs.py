@@ -61,11 +61,11 @@ class Pair:
 
 @dataclass(frozen=True)
 class PlanHeader:
-    """What a plan was made with: when (ISO 8601), by which seed, for which budget, against which candidate."""
+    """What a plan was made from and with: the log's fingerprint, the seed, the budget, and the reference it expects."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
-    created: str
+    log: str
     seed: int
     budget_usd: Annotated[float, Field(ge=0)]
     reference: str

@@ -100,6 +100,26 @@ def test_answers_that_were_logged_are_graded_and_not_bought() -> None:
     assert all(pair.answer is None and pair.expected_usd > 0 for pair in found.file.pairs if pair.candidate == CHEAP)
 
 
+def test_what_is_free_is_planned_for_like_anything_else() -> None:
+    """Without a judge a logged answer costs nothing, and a self-hosted candidate's answers do not either."""
+    free = CATALOGUE[CHEAP].model_copy(update={"name": "own", "input_usd_per_mtok": 0.0, "output_usd_per_mtok": 0.0})
+    rows = [row(number, DEAR, answer=f"It is {7 * number}.", cost_usd=0.01) for number in range(200)]
+    found = plan(
+        of_rows(*rows),
+        PARAMS,
+        {**CATALOGUE, "own": free},
+        CACHE,
+        budget_usd=1.0,
+        target=0.95,
+        seed=0,
+        others=["own", CHEAP],
+    )
+    assert {pair.candidate for pair in found.file.pairs} == {DEAR, "own", CHEAP}
+    assert all(0.0 < pair.propensity <= 1.0 for pair in found.file.pairs)
+    taught = planned(table(), 0.3).file.pairs
+    assert all(np.isfinite(pair.propensity) for pair in taught)
+
+
 def test_tools_and_schemas_go_with_the_pair() -> None:
     tool = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
     rows = [row(number, DEAR, parameters=json.dumps({"tools": [tool]})) for number in range(60)]

@@ -37,7 +37,7 @@ SECRET = "sk-loopback-5d1c7e0a9b"
 
 def plan(folder: Path, pairs: Sequence[Pair], budget: float = 1.0) -> Path:
     path = folder / "plan.jsonl"
-    write_plan(path, PlanFile(PlanHeader("2026-11-01", 0, budget, "large"), tuple(pairs)))
+    write_plan(path, PlanFile(PlanHeader("a fingerprint", 0, budget, "large"), tuple(pairs)))
     return path
 
 

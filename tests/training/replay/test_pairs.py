@@ -13,7 +13,7 @@ import pytest
 from training.replay import pairs
 from training.replay.pairs import Pair, PlanError, PlanFile, PlanHeader, read_plan, write_plan
 
-HEADER = PlanHeader("2026-11-01T00:00:00+00:00", 7, 2.5, "large", ("a note",))
+HEADER = PlanHeader("a fingerprint", 7, 2.5, "large", ("a note",))
 PAIR = Pair(
     "r1", "small", "certify", 1.0, 0.001, "What is 2 + 2?\u2028é", None, {}, "sums", "s1", "2026-10-01T00:00:00Z"
 )
@@ -91,7 +91,7 @@ def test_a_missing_field_a_repeated_pair_and_no_json_are_said(tmp_path: Path) ->
         ('{"plan": {"version": 2}}\n', "line 1: version: 2 arrived; expected 1"),
         (
             '{"plan": {"version": 1, "seed": 1, "budget_usd": 1, "reference": "a"}}\n',
-            "line 1: created: nothing arrived",
+            "line 1: log: nothing arrived",
         ),
     ],
 )
