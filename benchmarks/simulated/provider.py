@@ -141,15 +141,21 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(provider: Provider) -> Iterator[Provider]:
-    """The provider at its `url` while the block runs."""
-    server = _Server(("127.0.0.1", 0), _handler(provider))
+def on_loopback(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The address of a server with this handler, while the block runs."""
+    server = _Server(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    provider.url = f"http://127.0.0.1:{server.server_port}/v1"
     try:
-        yield provider
+        yield f"http://127.0.0.1:{server.server_port}/v1"
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def serving(provider: Provider) -> Iterator[Provider]:
+    """The provider at its `url` while the block runs."""
+    with on_loopback(_handler(provider)) as provider.url:
+        yield provider

@@ -8,8 +8,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from benchmarks.simulated.provider import on_loopback
 
 USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
 
@@ -102,23 +104,9 @@ def _handler(provider: Provider) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Who asked is gone, or the test closed the connection."""
-
-
 @contextmanager
 def serving(behave: Callable[[int, dict[str, Any]], Said] = lambda n, body: Said(), **kw: Any) -> Iterator[Provider]:
     """A provider while the block runs."""
     provider = Provider(behave, **kw)
-    server = _Server(("127.0.0.1", 0), _handler(provider))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    provider.url = f"http://127.0.0.1:{server.server_port}/v1"
-    try:
+    with on_loopback(_handler(provider)) as provider.url:
         yield provider
-    finally:
-        server.shutdown()
-        server.server_close()
