@@ -148,8 +148,8 @@ WAYS: Mapping[str, tuple[str, str, Callable[[Path], None], Sequence[str]]] = {
     ),
     "A gateway's own log": (
         "2,000 requests in nested JSON, one answer to each, a thumb on 8% of them and no costs. Nested fields are found by "
-        "their names and by what is in them, and prices in LiteLLM's map. So few thumbs certify little, and most traffic "
-        "stays where it was: `inspect` says how much more evidence a certificate takes.",
+        "their names and by what is in them, and prices in LiteLLM's map. So few thumbs certify nothing, and all traffic "
+        "stays where it was: `inspect` and `run` end with what to buy for how much ([evidence](evidence.md)).",
         "gateway.jsonl",
         write_gateway,
         GATEWAY,

@@ -6,9 +6,12 @@ import re
 
 import pytest
 
-from docs.evidence import PAGE, Typed, page, typed_all
+from docs.evidence import PAGE, WAYS, Typed, page, typed_all
 from docs.first_hour import build_wheel, install, without_figures
 from tests.conftest import ROOT
+
+# What these say depends on the log and on what it is believed to tell, not on what was trained.
+SURE = ("look", "plan", "replay")
 
 
 @pytest.fixture(scope="module")
@@ -40,5 +43,12 @@ def test_what_it_costs_is_about_what_was_planned_and_all_that_was_billed(typed: 
 
 
 def test_the_terminal_is_as_the_page_shows_it(typed: Typed) -> None:
-    """Word for word, without the figures: `python -m docs.evidence` writes the page."""
-    assert without_figures(page(typed.terminals)) == without_figures(PAGE.read_text(encoding="utf-8"))
+    """Word for word, without the figures, as far as no trained head decides what is said (`python -m docs.evidence`)."""
+    shown = PAGE.read_text(encoding="utf-8")
+    made = page({name: typed.terminals[name] if name in SURE else f"the terminal of {name}" for name in WAYS})
+    parts = [without_figures(part) for part in re.split("|".join(f"the terminal of {name}" for name in WAYS), made)]
+    place = 0
+    for part in parts:
+        place = without_figures(shown).index(part.strip(" `"), place)
+    commands = re.findall(r"^\$ (.*)$", shown, flags=re.MULTILINE)
+    assert commands == [command for way in WAYS.values() for command in way]

@@ -24,8 +24,12 @@ def terminals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def test_each_way_ends_in_a_recommendation(terminals: dict[str, str], way: str) -> None:
     answer = json.loads(terminals[way].splitlines()[-1])
     assert answer["model"] in LLMS
-    assert answer["reason"] == "best_value"
     assert {one["model"] for one in answer["candidates"]} == set(LLMS)
+    if way == "A gateway's own log":  # whose few thumbs certify nothing
+        assert (answer["model"], answer["reason"], answer["certificate"]) == ("gpt-4o", "reference", None)
+        assert "What now: router-train plan --logs logs.toml --budget-usd" in terminals[way]
+        return
+    assert answer["reason"] == "best_value"
     assert answer["certificate"]["bound"] <= answer["certificate"]["alpha"] == 0.05
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -56,13 +57,13 @@ def add_candidate(
         made = plan_of(asked, params, count=probes, budget_usd=budget_usd, seed=params.fit.seed)
         write_plan(plan, made)
         usd = sum(pair.expected_usd for pair in made.pairs)
-        data = shlex.join(log.words())
+        again = replace(log, data=(*log.data, _REPLAYED))
         say(
             f"{asked.judged} answers of {name} are judged, and {LEAST} are needed. {plan} has {len(made.pairs)} requests for "
             f"it, expected to cost {usd:.4f} USD. Nothing was sent. Next:"
         )
         say(f"  router-train replay --plan {plan} --out {_REPLAYED}")
-        say(f"  router-train add-candidate {name} {data} --data {_REPLAYED} --out {out}")
+        say(f"  {shlex.join(['router-train', 'add-candidate', name, *again.words(), '--out', str(out)])}")
         return
     with show.progress() as tell:
         made_bundle = add(asked, params, promote=promote, progress=tell)

@@ -192,7 +192,7 @@ def print_next(promotion: Promotion, version: str, out: Path, points: Sequence[s
     """What to do next, as commands."""
     first = f"router-serve --bundle {out / 'current'}"
     if not promotion.promoted:
-        first += f", which is as it was; router-train promote {version} --out {out} takes this one all the same"
+        first += f" (as it was); to take this one all the same: router-train promote {version} --out {out}"
     others = f"; another trade-off of {', '.join(points)}: router-train set-point NAME --out {out}" if points else ""
     say(f"What now: {first}{others}; the pictures: {out / version / 'report.html'}.")
 

@@ -128,8 +128,9 @@ class Ledger(Spending):
         return float(usd)
 
     def outcomes(self) -> Iterator[tuple[dict[str, Any], float | None]]:
-        """Every answer as an outcome, in the order in which they came, with its quality where it was graded."""
-        for outcome, quality in self._database.execute("select outcome, quality from answer order by rowid"):
+        """Every answer as an outcome, by request and candidate, with its quality where it was graded."""
+        every = "select outcome, quality from answer order by request_id, candidate"
+        for outcome, quality in self._database.execute(every):
             yield json.loads(outcome), quality
 
     def grade(self, qualities: dict[Key, float | None]) -> None:
