@@ -70,7 +70,7 @@ def test_a_new_llm_comes_in_by_its_answers_to_known_prompts(
         done = router_train_here(*words, *quick, folder=tmp_path)
         assert done.returncode == 0, done.stderr
         if words[0] == "run":
-            version = re.findall(r"bundle \S*/(\S+)", done.stdout)[-1]
+            version = re.findall(r"^bundle \S*/(\S+)", done.stdout, flags=re.MULTILINE)[-1]
             assert json.loads((tmp_path / "models" / "current" / "manifest.json").read_text())["version"] != version
         if words[0] == "compare":
             assert "gpt-4o-mini" in done.stdout
