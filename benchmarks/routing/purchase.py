@@ -170,7 +170,8 @@ def _planned_rows(known: Known, made: Planned) -> pd.DataFrame:
 
 def _otherwise(known: Known, made: Planned, budget_usd: float, arm: str, seed: int) -> pd.DataFrame:
     """The same money on all candidates of requests drawn at random, or on pairs drawn at random; nothing known is bought."""
-    frame, generator = made.frame, np.random.default_rng([seed, 14])
+    # In the plan's own order, so that what is compared is how the money is spent, not who happened to be drawn.
+    frame, generator = made.frame, np.random.default_rng(seed)
     unknown, price = frame.unknown, frame.cost_usd
     if arm == ARMS[1]:
         order = generator.permutation(np.flatnonzero(frame.sendable))

@@ -12,7 +12,7 @@ from scipy.stats import chi2_contingency
 
 from serving.bundle.arrays import Bools, Columns, Floats
 from serving.decide.value import Setting
-from training.dataset.matrix import workflow_names
+from training.dataset.matrix import ENOUGH_DRAWN, workflow_names
 from training.measure.bounds import RateBound, rate_upper
 from training.measure.offpolicy import importance_weights
 
@@ -20,8 +20,6 @@ from training.measure.offpolicy import importance_weights
 _UNFAIR = 0.001
 _MIXES = np.linspace(0.0, 1.0, 21)
 _NOTHING = 1e9
-# From so many drawn requests on, what the log saw by its own choice certifies nothing.
-_ENOUGH_DRAWN = 30
 
 
 @dataclass(frozen=True)
@@ -220,7 +218,7 @@ def _mix(data: CalibrationData, columns: Columns, weights: Floats, same: Bools, 
     sides = _sides(data)
     if not (sides[0].any() and sides[1].any()):
         return float(sides[0].any())
-    if data.drawn.sum() >= _ENOUGH_DRAWN:  # whose word needs no belief in how the log chose and judged
+    if data.drawn.sum() >= ENOUGH_DRAWN:  # whose word needs no belief in how the log chose and judged
         return 1.0
     rows = np.arange(len(columns))
     failing = np.where(same, 0.0, 1.0 - np.clip(data.acceptable[rows, columns], 0.0, 1.0))

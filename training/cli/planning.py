@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 import typer
 
 from training.cli import show
@@ -38,7 +39,7 @@ def plan_purchase(
     ] = None,
     candidate: Annotated[
         list[str] | None,
-        typer.Option(help="A candidate of the catalogue that the log need not have. May be repeated."),
+        typer.Option(help="A candidate that is asked in any case; the log need not have it. May be repeated."),
     ] = None,
     only: Annotated[list[str] | None, typer.Option(help="Plan for these candidates alone. May be repeated.")] = None,
     out: Annotated[Path, typer.Option(help="The plan, for `replay`. It holds prompts.")] = Path("plan.jsonl"),
@@ -111,12 +112,12 @@ def _print_plan(made: Planned, out: Path, grader: str | None, *, graded: bool) -
             f"like them comes, keep it at {made.reference} by a rule of the service (docs/serving.md).",
             "bold red",
         )
-    always = [name for name, share in zip(frame.names, made.asked, strict=True) if share == 1.0]
-    rest = [f"{name} ({share:.0%})" for name, share in zip(frame.names, made.asked, strict=True) if share < 1.0]
+    names = np.array(frame.names)
+    others = ", ".join(names[~made.asked])
     say(
-        f"each request that is drawn is asked of {', '.join(always)}"
-        + (f"; of some of them only: {', '.join(rest)}" if rest else "")
-        + f"; the reference is expected to be {made.reference}"
+        f"each request that is drawn is put to {', '.join(names[made.asked])}; the reference is expected to be {made.reference}"
+        + (f"; not worth their price by what the log tells so far, and left out then: {others}" if others else "")
+        + (" (--candidate NAME asks all the same)" if others else "")
     )
     likely = sorted(zip(made.chosen, frame.names, strict=True), reverse=True)
     say(
@@ -125,9 +126,9 @@ def _print_plan(made: Planned, out: Path, grader: str | None, *, graded: bool) -
     )
     if answered := int((frame.answered & frame.unknown).sum()):
         say(f"{answered:,} answers were logged and not judged: of requests that are drawn these are graded, not bought")
-    names = ["budget", "pairs", "expected cost (95%)"]
-    names += ["of it grades"] * graded + [f"certified at {made.target:g}", "saving then"]
-    grid = show.grid(*names)
+    titles = ["budget", "pairs", "expected cost (95%)"]
+    titles += ["of it grades"] * graded + [f"certified at {made.target:g}", "saving then"]
+    grid = show.grid(*titles)
     for offer in made.worth_asking:
         row = [f"{offer.budget_usd:g} USD", f"{offer.pairs:,} of {offer.requests:,} drawn", _cost(offer)]
         row += [f"{offer.judge_usd:.2f}"] * graded

@@ -17,6 +17,9 @@ from training.dataset.tries import MEASURES, one_outcome_each
 
 Objects = NDArray[np.object_]
 
+# From so many drawn requests on, certificates rest on them and on complete ones alone.
+ENOUGH_DRAWN = 30
+
 
 @dataclass(frozen=True)
 class OutcomeMatrix:

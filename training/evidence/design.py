@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +15,9 @@ from training.evidence.frame import SamplingFrame
 from training.learn.heads.violation import independent
 from training.measure.frontier import knob_grid
 
-# A candidate is asked of a drawn request with at least this probability.
-FLOOR = 0.25
+# A candidate that it would not pay to ask of so many drawn requests is asked of none.
+_WORTH = 0.5
+_LEAST = 0.01
 # A candidate that is the reference in so many draws of the belief is asked every time.
 _MAY_BE_REFERENCE = 0.02
 # What costs less than this share of the reference is asked every time.
@@ -46,10 +48,10 @@ class Outlook:
 
 @dataclass(frozen=True)
 class Design:
-    """`asked` (n, m) is the probability that a request is asked of each candidate if it is drawn, and `requests` of them are;
-    `learning` (n, m) is the probability of each pair that is to learn from."""
+    """`requests` are drawn, and each is put to the candidates that are `asked` (m,); `learning` (n, m) is the probability of
+    each pair that is to learn from."""
 
-    asked: Floats
+    asked: Bools
     requests: int
     learning: Floats
 
@@ -86,42 +88,29 @@ def _routed(chances: Floats, cost: Floats, reference: int, alpha: float) -> tupl
     return found
 
 
-def asked(frame: SamplingFrame, seen: Outlook) -> Floats:
-    """(m,) with which probability a drawn request is asked of each candidate.
+def asked(frame: SamplingFrame, seen: Outlook, named: Sequence[str]) -> Bools:
+    """(m,) the candidates that each drawn request is put to: those that are `named`, and those that it pays to ask.
 
-    What may be the reference always is, and so is what costs next to nothing beside it. Another candidate as often as
-    brings the lowest variance of the violation rate for the money, which falls with the square root of how many requests it
-    would get over what it costs (Neyman 1934). From a half on it is always asked: a request that was asked of all candidates
-    tells more than its violation.
+    What may be the reference always is, and so is what costs next to nothing beside it. Of another candidate it is found of how
+    many drawn requests it should be asked for the lowest variance of the violation rate for the money, which follows the square
+    root of how many requests it would get over what it costs (Neyman 1934). From half of them on it is asked of all, else of
+    none: then the router that is trained on the purchase leaves it out, and the money draws more requests.
     """
     cost = frame.cost_usd[frame.sendable].mean(axis=0)
-    fixed = np.zeros(len(cost), dtype=np.bool_)
-    fixed[seen.reference > _MAY_BE_REFERENCE] = True
-    fixed[cost <= _CHEAP * cost[seen.best]] = True
+    fixed = np.isin(frame.names, list(named))
+    fixed |= (seen.reference > _MAY_BE_REFERENCE) | (cost <= _CHEAP * cost[seen.best])
     fixed[[seen.best, int(cost.argmin())]] = True
     found = np.ones(len(cost))
     for _ in range(_ROUNDS):
         variance = float((seen.chosen / found).sum())
         wanted = np.sqrt(seen.chosen * float(found @ cost) / (variance * np.maximum(cost, 1e-12)))
-        found = np.where(fixed, 1.0, np.clip(wanted, FLOOR, 1.0))
-    return np.where(found >= 0.5, 1.0, found)
+        found = np.where(fixed, 1.0, np.clip(wanted, _LEAST, 1.0))
+    return np.asarray(found >= _WORTH)
 
 
-def per_request(frame: SamplingFrame, asked: Floats) -> Floats:
-    """(n, m) with which probability each cell of a request that is drawn comes to be known, from the candidates' `asked` (m,).
-
-    What was answered and not judged always does: it costs no more than its grade.
-    """
-    return np.where(frame.answered, 1.0, asked)
-
-
-def drawn_cells(frame: SamplingFrame, asked: Floats, luck: Floats) -> Bools:
-    """(n, m) the outcomes that are bought of each request if it is drawn; `asked` (n, m), `luck` (n,) uniform in [0, 1).
-
-    One number decides for all candidates of a request: so who is asked less often is asked where all others are, and these
-    requests know every outcome. What the log knows already is not asked again.
-    """
-    return np.asarray((luck[:, None] < asked) & frame.unknown)
+def drawn_cells(frame: SamplingFrame, asked: Bools) -> Bools:
+    """(n, m) the outcomes that are bought of each request if it is drawn: what the log knows already is not asked again."""
+    return np.asarray(frame.unknown & asked)
 
 
 def learning(frame: SamplingFrame, seen: Outlook, taken: Bools, price: Floats, budget_usd: float) -> Floats:

@@ -13,7 +13,7 @@ from training.certify.evidence import CalibrationData, Expected
 from training.certify.operating import operating_points
 from training.config import Params
 from training.evidence.belief import Belief, correlated
-from training.evidence.design import Design, drawn_cells
+from training.evidence.design import Design
 from training.evidence.frame import SamplingFrame
 from training.learn.heads.violation import independent
 from training.measure.frontier import knob_grid
@@ -64,10 +64,9 @@ def _certified(
     if len(rows) < params.policy.minimum_requests:
         return 0.0
     theta, together = belief.drawn(generator), generator.uniform(0.0, _TOGETHER)
-    cells = drawn_cells(frame, design.asked, generator.random(len(frame)))[rows]
-    truth = correlated(belief.chances(frame.shape.take(rows), theta), together, generator)
-    known = np.isfinite(frame.fair[rows])
-    labels = np.where(known, frame.fair[rows], np.where(cells, truth, np.nan))
+    shape, columns = frame.shape.take(rows), np.flatnonzero(design.asked)
+    truth = correlated(belief.chances(shape, theta), together, generator)
+    labels = np.where(np.isfinite(frame.fair[rows]), frame.fair[rows], np.where(design.asked, truth, np.nan))
     informed = _with_learning(frame, belief, design, theta, together, generator)
     fold = _folds(frame.groups[rows], generator)
     chances = np.empty(labels.shape)
@@ -75,23 +74,21 @@ def _certified(
         inside = fold == held
         learned = informed.given(frame.shape.take(rows[~inside]), labels[~inside])
         chances[inside] = learned.chances(frame.shape.take(rows[inside]))
-    everything = informed.given(frame.shape.take(rows), labels).chances(frame.shape.take(rows))
-    complete = np.asarray(np.isfinite(labels).all(axis=1))
-    reference = int(
-        (labels[complete] if complete.sum() >= params.policy.minimum_requests else chances).mean(axis=0).argmax()
-    )
-    cost = frame.cost_usd[rows]
+    everything = informed.given(shape, labels).chances(shape)
+    labels, chances, everything = (values[:, columns] for values in (labels, chances, everything))
+    reference, cost = int(labels.mean(axis=0).argmax()), frame.cost_usd[np.ix_(rows, columns)]
+    known = np.ones(len(rows), dtype=np.bool_)
     data = CalibrationData(
         acceptable=chances,
         violation=independent(chances, reference),
         expected_cost=cost,
         labels=labels,
-        cost=np.where(np.isfinite(labels), cost, np.nan),
-        propensity=np.where(known, 1.0, np.where(cells, design.asked[rows], np.nan)),
-        complete=complete,
+        cost=cost,
+        propensity=np.ones(labels.shape),
+        complete=known,
         groups=frame.groups[rows],
         workflow=np.full(len(rows), None, dtype=object),
-        drawn=np.ones(len(rows), dtype=np.bool_),
+        drawn=known,
         served=Expected(everything, independent(everything, reference), cost),
     )
     (point,) = operating_points(
@@ -99,7 +96,7 @@ def _certified(
         knob_grid(cost, _KNOBS),
         [target],
         reference,
-        frame.names,
+        [frame.names[column] for column in columns],
         delta=params.policy.delta,
         explore=params.policy.explore,
         minimum=params.policy.minimum_requests,

@@ -15,7 +15,7 @@ from serving.bundle.catalogue import Candidate
 from training.config import Params
 from training.dataset.inputs import Progress, silent
 from training.evidence.belief import Belief
-from training.evidence.design import Design, Outlook, asked, drawn_cells, learning, outlook, per_request
+from training.evidence.design import Design, Outlook, asked, drawn_cells, learning, outlook
 from training.evidence.foresee import Foreseen, foresee
 from training.evidence.frame import EvidenceError, SamplingFrame, sampling_frame
 from training.learn.prepare import fingerprint
@@ -55,15 +55,15 @@ class Offer:
 class Planned:
     """The offers, lowest budget first, the plan of the one that was asked for, and what it rests on.
 
-    `asked` (m,) is the probability with which a drawn request is asked of each candidate, `chosen` (m,) the share of traffic
-    that each is expected to get around the target.
+    `asked` (m,) are the candidates that each drawn request is put to, `chosen` (m,) the share of traffic that each is expected
+    to get around the target.
     """
 
     offers: tuple[Offer, ...]
     asked_for: Offer
     file: PlanFile
     frame: SamplingFrame
-    asked: Floats
+    asked: Bools
     chosen: Floats
     target: float
     reference: str
@@ -78,18 +78,15 @@ class Planned:
 
 @dataclass(frozen=True)
 class _Ground:
-    """What every budget's design starts from: the requests in the random `order` in which they are drawn, (n,) `luck` that says
-    who each is asked of, and (n, m) `asked` with which probability, `each` (m,) where nobody has answered yet. The `price` of
-    an outcome is its answer's and its grade's.
+    """What every budget's design starts from: the requests in the random `order` in which they are drawn, and the candidates
+    that each is `asked` of, (m,). The `price` (n, m) of an outcome is its answer's and its grade's.
     """
 
     frame: SamplingFrame
     seed: int
     seen: Outlook
-    each: Floats
-    asked: Floats
+    asked: Bools
     order: Columns
-    luck: Floats
     answer_usd: Floats
     judge_usd: Floats
 
@@ -141,7 +138,7 @@ def plan(
         notes=(f"{found.requests:,} requests drawn uniformly at random to certify {target:g}; the other pairs teach.",),
     )
     return Planned(
-        tuple(made), found, PlanFile(header, pairs), frame, ground.each, ground.seen.chosen, target, reference
+        tuple(made), found, PlanFile(header, pairs), frame, ground.asked, ground.seen.chosen, target, reference
     )
 
 
@@ -179,15 +176,13 @@ def _ground(
     belief = Belief(frame.shape).given(frame.shape, frame.labels)
     seen = outlook(frame, belief, target, seed)
     generator = np.random.default_rng(seed)
-    each = asked(frame, seen)
+    wanted = asked(frame, seen, others)
     ground = _Ground(
         frame=frame,
         seed=seed,
         seen=seen,
-        each=each,
-        asked=per_request(frame, each),
-        order=generator.permutation(np.flatnonzero(frame.sendable)),
-        luck=generator.random(len(frame)),
+        asked=wanted,
+        order=generator.permutation(np.flatnonzero(drawn_cells(frame, wanted).any(axis=1))),
         answer_usd=np.where(frame.answered, 0.0, frame.cost_usd),
         judge_usd=_grade_usd(frame, judge),
     )
@@ -206,7 +201,7 @@ def _grade_usd(frame: SamplingFrame, judge: Cost | None) -> Floats:
 def _design(ground: _Ground, budget_usd: float, params: Params) -> Design:
     """How many requests this much money draws, and which pairs it buys besides."""
     frame, share, usd = ground.frame, params.plan.certify_share, _PLANNED * budget_usd
-    spent = np.cumsum((frame.unknown * ground.asked * ground.price).sum(axis=1)[ground.order])
+    spent = np.cumsum((drawn_cells(frame, ground.asked) * ground.price).sum(axis=1)[ground.order])
     requests = int(np.searchsorted(spent, share * usd, side="right"))
     left = usd - (float(spent[requests - 1]) if requests else 0.0)
     taken = _drawn(ground, requests)
@@ -224,7 +219,7 @@ def _drawn(ground: _Ground, requests: int) -> Bools:
 
 def _offer(ground: _Ground, belief: Belief, budget_usd: float, target: float, params: Params) -> Offer:
     frame, design = ground.frame, _design(ground, budget_usd, params)
-    cells = drawn_cells(frame, design.asked, ground.luck) & _drawn(ground, design.requests)[:, None]
+    cells = drawn_cells(frame, design.asked) & _drawn(ground, design.requests)[:, None]
     chance, usd = cells + design.learning, ground.answer_usd
     each = (chance * usd).sum(axis=0)
     shown = np.isfinite(frame.matrix.output_tokens).sum(axis=0)
@@ -246,11 +241,11 @@ def _offer(ground: _Ground, belief: Belief, budget_usd: float, target: float, pa
 def _pairs(ground: _Ground, design: Design, generator: np.random.Generator) -> tuple[Pair, ...]:
     """The pairs in the order in which they are bought: requests at random, so that a part of them is a fair sample too."""
     frame = ground.frame
-    cells = drawn_cells(frame, design.asked, ground.luck)
+    cells = drawn_cells(frame, design.asked)
     found = []
     for row in ground.order[: design.requests].tolist():
         for column in np.flatnonzero(cells[row]).tolist():
-            found.append(_pair(frame, row, column, "certify", float(design.asked[row, column]), ground.answer_usd))
+            found.append(_pair(frame, row, column, "certify", 1.0, ground.answer_usd))
     taught = np.argwhere(generator.random(design.learning.shape) < design.learning)
     for row, column in generator.permutation(taught).tolist():
         found.append(_pair(frame, row, column, "learn", float(design.learning[row, column]), ground.answer_usd))

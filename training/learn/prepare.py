@@ -9,16 +9,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from serving.bundle.arrays import Columns, Floats
+from serving.bundle.arrays import Bools, Columns, Floats
 from serving.bundle.catalogue import Candidate
 from serving.bundle.manifest import Objective
 from training.config import Params
 from training.dataset.kinds import Kinds
 from training.dataset.label import acceptable
-from training.dataset.matrix import OutcomeMatrix, build_matrix
+from training.dataset.matrix import ENOUGH_DRAWN, OutcomeMatrix, build_matrix
 from training.dataset.split import Split, group_requests, split_requests
 from training.errors import TrainingError
 from training.prices.costs import CostNotes, fill_costs
+
+_MOSTLY = 0.9
 
 
 class PrepareError(TrainingError):
@@ -66,7 +68,8 @@ def prepare(frame: pd.DataFrame, params: Params, catalogue: Mapping[str, Candida
     left_out: list[str] = []
     while True:
         found = _prepared(frame, params, catalogue, left_out)
-        learned = np.asarray(np.isfinite(found.fair_labels[found.split.train]).any(axis=0))
+        learned = _can_be_certified(found.matrix)
+        learned &= np.isfinite(found.fair_labels[found.split.train]).any(axis=0)
         if learned.all():
             break
         left_out += [name for name, known in zip(found.matrix.candidates, learned, strict=True) if not known]
@@ -76,12 +79,21 @@ def prepare(frame: pd.DataFrame, params: Params, catalogue: Mapping[str, Candida
     return found
 
 
+def _can_be_certified(matrix: OutcomeMatrix) -> Bools:
+    """(m,) the candidates that drawn requests were put to, or mostly had been anyway; all of them where few were drawn."""
+    drawn = matrix.drawn
+    if drawn.sum() < ENOUGH_DRAWN:
+        return np.ones(len(matrix.candidates), dtype=np.bool_)
+    had = (matrix.attempted & ~matrix.learning)[drawn].mean(axis=0) >= _MOSTLY
+    return np.asarray(matrix.certifying.any(axis=0) | had)
+
+
 def _left_out(names: Sequence[str]) -> str:
     return (
-        f"left out of this bundle: {', '.join(sorted(names))}, of which no request of the training part has a judged "
-        "outcome beside what was bought to learn from (`router-train add-candidate` adds by such alone). It comes in once the "
-        "training part reaches the first of them: train again when there are more, send a share of the traffic there, or split "
-        "at random (--set split.method=random)"
+        f"left out of this bundle: {', '.join(sorted(names))}, of which no request of the training part has a judged outcome "
+        "that was not bought to learn from (`router-train add-candidate` adds by such alone), or that no drawn request was put "
+        "to (`router-train plan --candidate NAME` does). It comes in once the training part reaches the first of them: train "
+        "again when there are more, send a share of the traffic there, or split at random (--set split.method=random)"
     )
 
 

@@ -38,8 +38,10 @@ def test_every_pair_has_its_probability_and_none_is_there_twice(made: Planned) -
     pairs = made.file.pairs
     assert all(0 < pair.propensity <= 1 for pair in pairs)
     assert len({(pair.request_id, pair.candidate) for pair in pairs}) == len(pairs)
-    share = dict(zip(made.frame.names, made.asked, strict=True))
-    assert all(pair.propensity == share[pair.candidate] for pair in pairs if pair.purpose == "certify")
+    asked = {name for name, wanted in zip(made.frame.names, made.asked, strict=True) if wanted}
+    certifying = [pair for pair in pairs if pair.purpose == "certify"]
+    assert {pair.candidate for pair in certifying} == asked
+    assert all(pair.propensity == 1.0 for pair in certifying)
     assert {pair.purpose for pair in pairs} == {"certify", "learn"}
     drawn = {pair.request_id for pair in pairs if pair.purpose == "certify"}
     assert not drawn & {pair.request_id for pair in pairs if pair.purpose == "learn"}
@@ -73,6 +75,24 @@ def test_with_a_judge_its_grades_are_part_of_the_budget() -> None:
     with_grades = planned(table(), judge=Price(1.0, 2.0)).asked_for
     assert with_grades.judge_usd > 0.05
     assert with_grades.expected_usd + with_grades.judge_usd == pytest.approx(0.9, rel=0.05)
+
+
+def test_who_is_not_worth_its_price_is_not_asked_unless_it_is_named() -> None:
+    """Two dear candidates: nobody would send the second one anything that the first does not do as well."""
+    twin = CATALOGUE[DEAR].model_copy(update={"name": "twin"})
+    catalogue = {**CATALOGUE, "twin": twin}
+    good = {DEAR: 1.0, CHEAP: 0.8, "twin": 0.3}
+    draw = np.random.default_rng(0)
+    rows = [
+        row(number, name, quality=float(draw.random() < good[name]), cost_usd=twin.cost_usd(20, 10))
+        for number, name in enumerate(draw.choice(list(good), 900))
+    ]
+    asked = {"budget_usd": 0.05, "target": 0.95, "seed": 0}
+    found = plan(of_rows(*rows), PARAMS, catalogue, CACHE, **asked)
+    certifying = {pair.candidate for pair in found.file.pairs if pair.purpose == "certify"}
+    assert certifying == {DEAR, CHEAP}
+    named = plan(of_rows(*rows), PARAMS, catalogue, CACHE, others=["twin"], **asked)
+    assert {pair.candidate for pair in named.file.pairs if pair.purpose == "certify"} == {DEAR, CHEAP, "twin"}
 
 
 def test_requests_are_drawn_uniformly(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,3 +119,16 @@ def test_a_log_is_small_by_the_requests_that_tell_something(params: Params) -> N
     unplanned = prepare(frame[frame["purpose"].isna()].reset_index(drop=True), params, CATALOGUE)
     assert not is_small(unplanned, params)
     assert not is_small(few, replace(params, policy=replace(params.policy, cross_fit_below=100)))
+
+
+def test_whom_no_drawn_request_was_put_to_is_left_out(params: Params) -> None:
+    """It could not be certified; one that the log had tried on nearly all of them anyway could."""
+    frame = log(1_000, propensities=True, judged=1.0)
+    others = frame[~((frame["candidate"] == "c") & (frame["purpose"] == "certify"))].reset_index(drop=True)
+    found = prepare(others, params, CATALOGUE)
+    assert found.matrix.candidates == ("a", "b")
+    assert "left out of this bundle: c" in found.split.note
+    assert "no drawn request was put to" in found.split.note
+    alone = others.assign(candidate=others["candidate"].where(others["purpose"].notna(), "a"))
+    alone = alone[~((alone["candidate"] == "a") & (alone["purpose"] == "certify"))].reset_index(drop=True)
+    assert "a" in prepare(alone, params, CATALOGUE).matrix.candidates
