@@ -247,6 +247,7 @@ def test_the_same_money_is_spent_three_ways_and_chances_are_set_beside_what_came
     monkeypatch.setitem(purchase.REQUESTS, "simulated log", 800)
     monkeypatch.setitem(purchase.BUDGETS, "simulated log", 1.0)
     monkeypatch.setattr(purchase, "CHANCES", (0.5, 1.0))
+    monkeypatch.setattr(purchase, "REPEATS", 1)
     params = load_params(overrides=["plan.draws=4"])
     found = purchase.part("simulated log", None, params, (0, 1))
     for arm in purchase.ARMS:

@@ -104,6 +104,7 @@ def plan(
     budget_usd: float,
     target: float,
     seed: int,
+    budgets: Sequence[float] = BUDGETS_USD,
     judge: Cost | None = None,
     others: Sequence[str] = (),
     only: Sequence[str] = (),
@@ -112,7 +113,7 @@ def plan(
     """Plans a purchase for a log; the same arguments give the same plan, and nothing is sent anywhere.
 
     Part of the money (`plan.certify_share`) buys the outcomes of requests that are drawn uniformly at random, the rest those
-    of pairs that teach most (`design`). `others` are candidates that the log need not have, `only` leaves all others out,
+    of pairs that teach most (`design`). What other `budgets` would bring is said beside it. `others` are candidates that the log need not have, `only` leaves all others out,
     `judge` is the price of whoever grades. Raises EvidenceError.
     """
     if not (math.isfinite(budget_usd) and budget_usd > 0):
@@ -122,7 +123,7 @@ def plan(
     ground, belief, generator = _ground(
         table, params, catalogue, cache, target, seed, judge=judge, others=others, only=only, progress=progress
     )
-    amounts = sorted({*BUDGETS_USD, budget_usd})
+    amounts = sorted({*budgets, budget_usd})
     made = []
     for done, amount in enumerate(amounts):
         progress(f"what {amount:g} USD would certify", done, len(amounts))

@@ -95,13 +95,12 @@ def test_who_is_not_worth_its_price_is_not_asked_unless_it_is_named() -> None:
     assert {pair.candidate for pair in named.file.pairs if pair.purpose == "certify"} == {DEAR, CHEAP, "twin"}
 
 
-def test_requests_are_drawn_uniformly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_are_drawn_uniformly() -> None:
     """Over many seeds each request is drawn about as often as any other, whatever is believed of it."""
-    monkeypatch.setattr("training.evidence.plan.BUDGETS_USD", ())
     log, count, seeds = table(200), np.zeros(200), 40
     params = replace(PARAMS, plan=replace(PARAMS.plan, draws=1, certify_share=1.0))
     for seed in range(seeds):
-        found = plan(log, params, CATALOGUE, CACHE, budget_usd=0.2, target=0.95, seed=seed)
+        found = plan(log, params, CATALOGUE, CACHE, budget_usd=0.2, target=0.95, seed=seed, budgets=())
         place = {name: number for number, name in enumerate(found.frame.matrix.request_id)}
         for request in {pair.request_id for pair in found.file.pairs}:
             count[place[request]] += 1
