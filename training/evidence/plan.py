@@ -113,8 +113,9 @@ def plan(
     """Plans a purchase for a log; the same arguments give the same plan, and nothing is sent anywhere.
 
     Part of the money (`plan.certify_share`) buys the outcomes of requests that are drawn uniformly at random, the rest those
-    of pairs that teach most (`design`). What other `budgets` would bring is said beside it. `others` are candidates that the log need not have, `only` leaves all others out,
-    `judge` is the price of whoever grades. Raises EvidenceError.
+    of pairs that teach most (`design`). What other `budgets` would bring is said beside it. `others` are candidates that are
+    asked in any case and that the log need not have, `only` leaves all others out, `judge` is the price of whoever grades.
+    Raises EvidenceError.
     """
     if not (math.isfinite(budget_usd) and budget_usd > 0):
         raise EvidenceError(f"--budget-usd {budget_usd}: expected an amount of US dollars above 0")
