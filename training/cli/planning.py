@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 
 from training.cli import show
@@ -112,10 +111,10 @@ def _print_plan(made: Planned, out: Path, grader: str | None, *, graded: bool) -
             f"like them comes, keep it at {made.reference} by a rule of the service (docs/serving.md).",
             "bold red",
         )
-    names = np.array(frame.names)
-    others = ", ".join(names[~made.asked])
+    asked = ", ".join(name for name, is_asked in zip(frame.names, made.asked, strict=True) if is_asked)
+    others = ", ".join(name for name, is_asked in zip(frame.names, made.asked, strict=True) if not is_asked)
     say(
-        f"each request that is drawn is put to {', '.join(names[made.asked])}; the reference is expected to be {made.reference}"
+        f"each request that is drawn is put to {asked}; the reference is expected to be {made.reference}"
         + (f"; not worth their price by what the log tells so far, and left out then: {others}" if others else "")
         + (" (--candidate NAME asks all the same)" if others else "")
     )
