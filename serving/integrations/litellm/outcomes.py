@@ -1,0 +1,196 @@
+"""What becomes of the calls that were decided: taken from LiteLLM's hooks and log events, kept on disk, delivered in the background.
+
+A plain answer is on disk before the client has it, so a proxy that is killed then has lost nothing. Of a stream the log event is
+what is kept: where a proxy is killed before LiteLLM has logged a stream's end, that outcome is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from concurrent.futures import Future
+from hashlib import blake2b
+from typing import Any
+
+import orjson
+
+from serving.integrations.litellm.deciders import Decider
+from serving.integrations.litellm.delivery import Delivery, Destination
+from serving.integrations.litellm.envelopes import Outcome, Said, Sure
+from serving.integrations.litellm.log_events import (
+    CandidateOf,
+    NotOursError,
+    bucket_of,
+    outcome_of_answer,
+    outcome_of_failure,
+    outcome_of_log,
+)
+from serving.integrations.litellm.signals import Signal, Signals
+from serving.integrations.litellm.spool import Kept, Spool
+from serving.integrations.litellm.thumbs import thumbs_in
+from serving.integrations.litellm.to_router import ROUTER, to_router, to_sink
+from serving.integrations.outcome import Sink, ToldOutcome
+
+logger = logging.getLogger(__name__)
+
+# For how long what is not sure yet waits for better, in seconds.
+_WAIT = {Sure.ATTEMPT_FAILED: 900.0, Sure.ANSWERED: 30.0, Sure.FAILED: 2.0, Sure.LOGGED: 0.0}
+# Longest that an answer waits for its outcome to be on disk, in seconds. It takes a tenth of a millisecond.
+_LONGEST_WRITE = 0.25
+_SAY_AGAIN_SECONDS = 60.0
+
+
+class Outcomes:
+    """Takes what hooks and log events tell, and has it delivered to the router and to sinks. Nothing here raises into a call.
+
+    `candidate_of` says whose a deployment is. `counts` has what came: `answered`, `failed`, `unpriced` (a cost of zero beside
+    tokens), `cache_hits`, `internal_calls`, `silent_experiments`, `billed_retries`, `others` (no decision of ours), `streams`,
+    `thumbs`, `thumbs_refused`, `signals`, `faults`, and of each delivery what `delivery.Delivery` counts.
+    """
+
+    def __init__(
+        self,
+        decider: Decider,
+        spool: Spool,
+        signals: Signals | None = None,
+        sinks: Sequence[Sink] = (),
+        *,
+        candidate_of: CandidateOf,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.spool, self.counts = spool, Counter[str]()
+        self._signals, self._candidate_of, self._clock = signals, candidate_of, clock
+        self._destinations = (
+            Destination(ROUTER, to_router(decider, spool, self.counts)),
+            *(Destination(f"sink {type(sink).__name__}", to_sink(sink, self.counts)) for sink in sinks),
+        )
+        self._delivery: Delivery | None = None
+        self._said = float("-inf")
+
+    # --- hooks ---
+
+    def asked(self, data: MutableMapping[str, Any]) -> int:
+        """Takes the thumbs out of a request's metadata; how many there were. They are about earlier decisions of its key."""
+        try:
+            found, refused = thumbs_in(data)
+            key = bucket_of(data).get("user_api_key_hash")
+            self.counts["thumbs_refused"] += refused
+            self.counts["thumbs"] += len(found)
+            if found:
+                self._put([_row(f"{one['decision_id']} thumb", Said(one, str(key)), self._clock()) for one in found])
+            return len(found)
+        except Exception:  # a call does not fail because of what is said of another
+            self._failed("the thumbs of a request")
+            return 0
+
+    async def answered(self, data: Mapping[str, Any], response: object) -> None:
+        """Keeps a plain answer's outcome before the client has it."""
+        try:
+            told = outcome_of_answer(data, response, candidate_of=self._candidate_of)
+        except NotOursError:
+            return  # counted by its log event
+        except Exception:
+            return self._failed("an answer")
+        await self._kept(told, Sure.ANSWERED, bucket_of(data).get("user_api_key_hash"))
+
+    async def failed(self, data: Mapping[str, Any]) -> None:
+        """Keeps that a request came to nothing, retries and fallbacks included."""
+        try:
+            told = outcome_of_failure(data, candidate_of=self._candidate_of)
+        except NotOursError:
+            return
+        except Exception:
+            return self._failed("a failure")
+        self.counts["failed"] += 1
+        await self._kept(told, Sure.FAILED, bucket_of(data).get("user_api_key_hash"))
+
+    async def told(self, kwargs: Mapping[str, Any], *, failed: bool) -> None:
+        """Keeps what a log event tells: of a success the last word, of a failure one attempt's, for a retry may answer yet."""
+        try:
+            told = outcome_of_log(kwargs, failed=failed, candidate_of=self._candidate_of)
+        except NotOursError as error:
+            self.counts[str(error)] += 1
+            return
+        except Exception:
+            return self._failed("a log event")
+        log = kwargs["standard_logging_object"]
+        if not failed:
+            self.counts["answered"] += 1
+            self.counts["streams"] += bool(log.get("stream"))
+            self.counts["unpriced"] += told.cost_usd is None
+        key = log.get("metadata", {}).get("user_api_key_hash")
+        await self._kept(told, Sure.ATTEMPT_FAILED if failed else Sure.LOGGED, key)
+        if self._signals is not None and not failed:
+            self._watch(self._signals, told, kwargs, log)
+
+    async def close(self) -> None:
+        """Delivers what is due, within a few seconds, and stops. What is left is delivered after the next start."""
+        if self._delivery is not None:
+            await self._delivery.close()
+        await asyncio.to_thread(self.spool.close)
+
+    # --- what they do ---
+
+    async def _kept(self, told: ToldOutcome, sure: Sure, key: object) -> None:
+        body, due = Outcome(told, sure).to_json(), self._clock() + _WAIT[sure]
+        rows = [Kept(one.name, told.decision_id, body, due) for one in self._destinations]
+        done = self._put(rows, [(told.decision_id, key)] if isinstance(key, str) and key else [])
+        try:
+            await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(done)), _LONGEST_WRITE)
+        except TimeoutError:
+            self.counts["slow"] += 1
+
+    def _put(self, rows: Sequence[Kept], owners: Sequence[tuple[str, str]] = ()) -> Future[bool]:
+        done = self.spool.put(rows, owners)
+        loop = asyncio.get_running_loop()
+        if self._delivery is None or not self._delivery.alive_in(loop):
+            self._delivery = Delivery(self.spool, self._destinations, self.counts)  # after any fork, in this loop
+        self._delivery.begin()
+        return done
+
+    def _watch(self, signals: Signals, told: ToldOutcome, kwargs: Mapping[str, Any], log: Mapping[str, Any]) -> None:
+        """Keeps the weak signs that this call is of how good this answer and earlier ones were."""
+        try:
+            ranks = told.decision.get("ranks") or ()
+            session = told.decision.get("session")
+            digest = blake2b(orjson.dumps(log.get("messages"), default=str), digest_size=16).digest()
+            found = signals.asked(session, told.decision_id, digest, told.model or "", ranks)
+            found += self._of_answer(signals, told, kwargs, log)
+            rows = [_row(f"{one.decision_id} {one.source}", Said(_document(one)), self._clock()) for one in found]
+            self.counts["signals"] += len(rows)
+            if rows:
+                self._put(rows)
+        except Exception:
+            self._failed("the signals of a call")
+
+    def _of_answer(
+        self, signals: Signals, told: ToldOutcome, kwargs: Mapping[str, Any], log: Mapping[str, Any]
+    ) -> list[Signal]:
+        choices = response["choices"] if isinstance(response := log.get("response"), Mapping) else None
+        if not choices:
+            return []
+        message = choices[0].get("message") or {}
+        form = (kwargs.get("optional_params") or {}).get("response_format")
+        schema = form.get("json_schema", {}).get("schema") if isinstance(form, Mapping) else None
+        calls = bool(message.get("tool_calls") or message.get("function_call"))
+        return signals.answered(
+            told.decision_id, message.get("content"), choices[0].get("finish_reason"), calls, schema
+        )
+
+    def _failed(self, what: str) -> None:
+        self.counts["faults"] += 1
+        now = time.monotonic()
+        if now - self._said >= _SAY_AGAIN_SECONDS:
+            self._said = now
+            logger.exception("%s could not be taken", what)
+
+
+def _row(name: str, said: Said, due: float) -> Kept:
+    return Kept(ROUTER, name, said.to_json(), due)
+
+
+def _document(signal: Signal) -> Mapping[str, Any]:
+    return {"decision_id": signal.decision_id, "quality": signal.quality, "source": signal.source}
