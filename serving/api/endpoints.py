@@ -44,7 +44,7 @@ async def route(request: Request) -> Response:
     key = caller(request, service)
     body = await request.body()
     if is_small(body):
-        identifier, decision, content = await _decided(service, key, body)
+        identifier, decision, content = await decided(service, key, body)
     else:
         apart = to_thread.run_sync(_decided_apart, service, key, body, limiter=request.app.state.bodies)
         identifier, decision, content = await apart
@@ -55,7 +55,7 @@ async def route(request: Request) -> Response:
     return _json(content)
 
 
-async def _decided(service: Service, key: str | None, body: bytes) -> tuple[str, Decision, bytes]:
+async def decided(service: Service, key: str | None, body: bytes) -> tuple[str, Decision, bytes]:
     """The decision on a body: its id, itself, and its document."""
     asked = parse(RouteBody, body, service.settings.max_values)
     identifier, decision = await service.route(service.case(asked.request(), asked.policy(), key))
@@ -64,7 +64,7 @@ async def _decided(service: Service, key: str | None, body: bytes) -> tuple[str,
 
 def _decided_apart(service: Service, key: str | None, body: bytes) -> tuple[str, Decision, bytes]:
     """The same in a thread with an event loop of its own: nothing that a large body takes holds up the other requests."""
-    return asyncio.run(_decided(service, key, body))
+    return asyncio.run(decided(service, key, body))
 
 
 async def route_batch(request: Request) -> Response:
