@@ -30,6 +30,8 @@ DENIED = Counter("router_litellm_denied", "Calls whose key may not use any candi
 UNROUTED = Counter("router_litellm_unrouted", "Calls of a routed group that the plug-in was not asked about.", ["why"])
 EXPECTED_USD = Counter("router_litellm_expected_cost_usd", "Expected cost of what was chosen.")
 REFERENCE_USD = Counter("router_litellm_reference_cost_usd", "Expected cost had the reference answered the same calls.")
+OUTCOMES = Counter("router_litellm_outcomes", "What became of calls and of what is told of them.", ["what"])
+COST_USD = Counter("router_litellm_cost_usd", "What the calls that were decided on cost, by LiteLLM.")
 SECONDS = Histogram(
     "router_litellm_decision_seconds",
     "Time that a call waited for its decision.",

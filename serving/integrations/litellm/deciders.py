@@ -16,6 +16,7 @@ from serving.api.bounds import is_small
 from serving.client import AsyncRouterClient, FeedbackError, Route, RouteRefusedError
 from serving.client.answers import unavailable
 from serving.integrations.litellm.settings import LiteLLMSettings
+from serving.integrations.outcome import ToldOutcome
 
 logger = logging.getLogger(__name__)
 
@@ -180,6 +181,16 @@ class InProcess:
             raise FeedbackError("this router stores no decisions (ROUTER_STORE is empty)", status=404)
         return await _fed_back(service, self._settings.api_key, said)
 
+    async def restore(self, missing: Sequence[ToldOutcome]) -> int:
+        """Stores decisions that are missing because the process that made them was killed; how many."""
+        from serving.integrations.litellm.told.restored import restore
+
+        service = self._service or await self._loaded()
+        if service is None or service.store is None:
+            return 0
+        secret = self._settings.api_key
+        return restore(service.store, missing, None if secret is None else service.rules.key_of(secret))
+
     async def close(self) -> None:
         service, self._service = self._service, None
         if service is not None:
@@ -253,18 +264,34 @@ async def _decided(service: Any, secret: str | None, content: bytes) -> Route:
 async def _fed_back(
     service: Any, secret: str | None, said: Sequence[Mapping[str, Any]]
 ) -> list[str | Mapping[str, Any]]:
+    from pydantic import ValidationError
+
     from serving.api.bodies.feedback import FeedbackBody
     from serving.api.problems import problem_of
     from serving.store.writer import NotStoredError
 
     key = None if secret is None else service.rules.key_of(secret)
-    given = ({name: value for name, value in one.items() if value is not None} for one in said)
-    told = [FeedbackBody.model_validate_json(orjson.dumps(one)) for one in given]
+    results: list[Any] = []
+    for one in said:
+        given = orjson.dumps({name: value for name, value in one.items() if value is not None})
+        try:
+            results.append(FeedbackBody.model_validate_json(given).feedback())
+        except ValidationError as error:
+            results.append(error)
+    told = [one for one in results if not isinstance(one, ValidationError)]
     try:
-        came = await service.recorder.feedback([one.feedback() for one in told], key)
+        came = iter(await service.recorder.feedback(told, key)) if told else iter(())
     except (NotStoredError, TimeoutError) as error:
         raise FeedbackError(str(error) or "not in time", retry_after_seconds=1.0) from None
-    return [one if isinstance(one, str) else problem_of(one, "/v1/feedback") for one in came]
+    results = [one if isinstance(one, ValidationError) else next(came) for one in results]
+    return [
+        {"status": 422, "title": "not valid"}
+        if isinstance(one, ValidationError)
+        else one
+        if isinstance(one, str)
+        else problem_of(one, "/v1/feedback")
+        for one in results
+    ]
 
 
 def _characters(body: Mapping[str, Any]) -> int:

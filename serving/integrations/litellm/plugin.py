@@ -21,8 +21,11 @@ from serving.integrations.litellm.decided import Decided, bucket, drop_claimed, 
 from serving.integrations.litellm.deciders import NOBODY, Decider, InProcess, decider_of
 from serving.integrations.litellm.pick import fitting, picked, window_of
 from serving.integrations.litellm.request.body import COMPLETIONS
-from serving.integrations.litellm.rows import Deployment, id_of, rows_of, unmapped
+from serving.integrations.litellm.rows import Deployment, candidate_of, id_of, rows_of, unmapped
 from serving.integrations.litellm.settings import LiteLLMSettings
+from serving.integrations.litellm.told.envelopes import combined
+from serving.integrations.litellm.told.outcomes import Outcomes, signals_of, sinks_of
+from serving.integrations.litellm.told.spool import Spool
 
 _INLINE = 32 * 1024
 _PREFIX = "x-router-"
@@ -42,6 +45,13 @@ class OutcomeRouter(CustomLogger):
         self.decider = decider or decider_of(self.settings)
         self._asking = Asking(self.settings, self.decider)
         self._complaints = counters.Complaints()
+        self.outcomes = Outcomes(
+            self.decider,
+            Spool(self.settings.spool, combine=combined),
+            signals_of(self.settings),
+            sinks_of(self.settings),
+            candidate_of=self._candidate_of,
+        )
         self._attached: Any = None
         self._reported: tuple[object, ...] = ()
         if isinstance(self.decider, InProcess):
@@ -66,6 +76,7 @@ class OutcomeRouter(CustomLogger):
             counters.HOOKS.labels("pre_call").inc()
             drop_claimed(data)
             self._stand_last()
+            self.outcomes.asked(data)
             await self._before(user_api_key_dict, data, call_type)
         except (RefusedError, RouteRefusedError) as error:
             raise _http_error(error) from None
@@ -185,7 +196,56 @@ class OutcomeRouter(CustomLogger):
             self._fault("headers", error)
             return None
 
+    async def async_post_call_success_hook(
+        self,
+        data: dict[str, Any],
+        user_api_key_dict: Any,  # noqa: ARG002
+        response: Any,
+    ) -> Any:
+        """Keeps what became of a plain answer, before the client has it."""
+        counters.HOOKS.labels("answered").inc()
+        await self.outcomes.answered(data, response)
+
+    async def async_post_call_failure_hook(
+        self,
+        request_data: dict[str, Any],
+        original_exception: Exception,  # noqa: ARG002
+        user_api_key_dict: Any,  # noqa: ARG002
+        traceback_str: str | None = None,  # noqa: ARG002
+    ) -> None:
+        """Keeps that a request came to nothing, its retries and fallbacks spent."""
+        counters.HOOKS.labels("failed").inc()
+        await self.outcomes.failed(request_data)
+
+    async def async_log_success_event(
+        self,
+        kwargs: dict[str, Any],
+        response_obj: Any,  # noqa: ARG002
+        start_time: Any,  # noqa: ARG002
+        end_time: Any,  # noqa: ARG002
+    ) -> None:
+        """Keeps what LiteLLM logs of a call: the last word on its cost."""
+        counters.HOOKS.labels("logged").inc()
+        await self.outcomes.told(kwargs, failed=False)
+
+    async def async_log_failure_event(
+        self,
+        kwargs: dict[str, Any],
+        response_obj: Any,  # noqa: ARG002
+        start_time: Any,  # noqa: ARG002
+        end_time: Any,  # noqa: ARG002
+    ) -> None:
+        """Keeps a failed attempt, which a retry may yet put right."""
+        counters.HOOKS.labels("logged_failure").inc()
+        await self.outcomes.told(kwargs, failed=True)
+
     # --- upkeep ---
+
+    def _candidate_of(self, deployment: str) -> str | None:
+        """The candidate that a deployment's id stands for."""
+        router = _router_of_proxy() or self._attached
+        row = None if router is None else router.get_model_info(deployment)
+        return deployment if row is None else candidate_of(row)
 
     def complete(self, router: Any, **kwargs: Any) -> Any:
         """What `router.acompletion(**kwargs)` gives, for programs that do not await: `router.completion` skips the plug-in."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -45,6 +46,13 @@ class LiteLLMSettings(BaseSettings):
         default=30.0, gt=0, description="Longest wait of a first request for the bundle to be loaded."
     )
     access_seconds: float = Field(default=5.0, ge=0, description="For how long it is remembered what a key may use.")
+    spool: Path = Field(
+        default=Path("data/litellm-spool.db"),
+        description="The file that keeps what became of calls until the router has it; every worker of a proxy shares it.",
+    )
+    signals: bool = Field(
+        default=False, description="Whether weak signs of an answer's quality (asked again, empty, cut) are told too."
+    )
     headers: bool = Field(default=True, description="Whether answers have the x-router-* headers.")
 
     @field_validator("groups", mode="before")

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from serving.integrations.litellm.spool import Kept, Leased, Spool
-from serving.integrations.litellm.spool_file import SpoolFile
+from serving.integrations.litellm.told.spool import Kept, Leased, Spool
+from serving.integrations.litellm.told.spool_file import SpoolFile
 from tests.conftest import ROOT
 
 # Keeps rows one after the other, and says each number once its row is on disk.
 _WRITER = """
 import sys
 from pathlib import Path
-from serving.integrations.litellm.spool import Kept, Spool
+from serving.integrations.litellm.told.spool import Kept, Spool
 spool, name = Spool(Path(sys.argv[1]), combine=lambda there, coming: coming), sys.argv[2]
 for number in range(int(sys.argv[3])):
     assert spool.put([Kept("router", f"{name} {number}", b"x" * 300, 0.0)]).result(30)
@@ -260,7 +260,7 @@ def test_while_the_disk_is_full_rows_wait_in_memory_and_the_log_says_so_once_a_m
 def test_where_nothing_can_be_written_memory_holds_so_many_rows_and_the_rest_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.integrations.litellm.spool._MOST_IN_MEMORY", 5)
+    monkeypatch.setattr("serving.integrations.litellm.told.spool._MOST_IN_MEMORY", 5)
     (tmp_path / "file").touch()
     spool = _spool(tmp_path / "file" / "spool.db")
     assert spool.put([_row(str(number)) for number in range(8)]).result(10) is False

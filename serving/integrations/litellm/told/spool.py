@@ -16,7 +16,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -24,7 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from serving.integrations.litellm.spool_file import SpoolFile
+from serving.integrations.litellm.told.spool_file import SpoolFile
+from serving.integrations.litellm.told.tally import Tally
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class Spool:
 
     Of more than `most_rows` rows or `most_bytes` of bodies the oldest go. A row whose name is there is combined with it by
     `combine(there, coming)`, and is due when the earlier of both was. `counts` has what became of rows: `kept`, `dropped` (the
-    oldest, at the bound), `lost` (not written, and more than memory holds), `faults` (of the file), `aside` (files that
+    oldest, at the bound), `lost` (not written, and more than memory holds), `spool_faults`, `aside` (files that
     could not be read, moved aside).
     """
 
@@ -78,7 +79,7 @@ class Spool:
     ) -> None:
         self.path = path.absolute()
         self.most_rows, self.most_bytes = most_rows, most_bytes
-        self.counts: Counter[str] = Counter()
+        self.counts = Tally()
         self._combine, self._clock = combine, clock
         self._lock = threading.Lock()
         self._said = float("-inf")
@@ -218,7 +219,7 @@ class Spool:
                     done.set_exception(SpoolError(type(error).__name__))
         else:
             self._waiting.clear()
-            self.counts["kept"] += len(again) + sum(len(job.rows) for job, _ in jobs if isinstance(job, _Job))
+            self.counts.add("kept", len(again) + sum(len(job.rows) for job, _ in jobs if isinstance(job, _Job)))
             for (_, done), one in zip(jobs, made, strict=True):
                 done.set_result(one)
 
@@ -266,17 +267,17 @@ class Spool:
             ).rowcount
             rows, size = file.execute("select rows, bytes from total").fetchone()
         if dropped:
-            self.counts["dropped"] += dropped
+            self.counts.add("dropped", dropped)
             self._say("the spool %s is full: its oldest %d rows were dropped", self.path, self.counts["dropped"])
 
     def _hold(self, rows: Sequence[Kept]) -> None:
         self._waiting.extend(rows)
         while len(self._waiting) > _MOST_IN_MEMORY:
             self._waiting.popleft()
-            self.counts["lost"] += 1
+            self.counts.add("lost")
 
     def _failed(self, error: Exception) -> None:
-        self.counts["faults"] += 1
+        self.counts.add("spool_faults")
         self._say(
             "the spool %s cannot be written to (%s); %d rows wait in memory, %d were lost",
             self.path,
@@ -285,7 +286,7 @@ class Spool:
             self.counts["lost"],
         )
         if self._file.failed(error):
-            self.counts["aside"] += 1
+            self.counts.add("aside")
 
     def _say(self, message: str, *arguments: object) -> None:
         now = time.monotonic()

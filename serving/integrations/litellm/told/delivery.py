@@ -8,13 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from serving.integrations.litellm.spool import Leased, Spool, SpoolError
+from serving.integrations.litellm.told.spool import Leased, Spool, SpoolError
+from serving.integrations.litellm.told.tally import Tally
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +47,7 @@ class Destination:
 class Delivery:
     """The task. `counts` gets `delivered`, `retried` (batches that failed), and by `to_router` what became of feedback."""
 
-    def __init__(self, spool: Spool, destinations: Sequence[Destination], counts: Counter[str]) -> None:
+    def __init__(self, spool: Spool, destinations: Sequence[Destination], counts: Tally) -> None:
         self._spool, self._destinations, self._counts = spool, destinations, counts
         self._loop = asyncio.get_running_loop()
         self._pid = os.getpid()
@@ -116,13 +115,13 @@ class Delivery:
         try:
             came = await destination.deliver(rows)
         except Exception as error:  # noqa: BLE001 - whatever a destination raises, its rows are kept
-            self._counts["retried"] += 1
+            self._counts.add("retried")
             logger.warning("%s took nothing of %d outcomes (%s)", destination.name, len(rows), type(error).__name__)
             await self._back(rows, _FIRST_WAIT)
             return None
         with suppress(SpoolError):
             await asyncio.wrap_future(self._spool.delivered(came.done))
-        self._counts["delivered"] += len(came.done)
+        self._counts.add("delivered", len(came.done))
         for tries, waiting in _by_tries(came.again).items():
             await self._back(waiting, min(_FIRST_WAIT * 2**tries, _LONGEST_WAIT))
         return len(rows)

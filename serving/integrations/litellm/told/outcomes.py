@@ -7,20 +7,20 @@ what is kept: where a proxy is killed before LiteLLM has logged a stream's end, 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from concurrent.futures import Future
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
+from serving.integrations.litellm import counters
 from serving.integrations.litellm.deciders import Decider
-from serving.integrations.litellm.delivery import Delivery, Destination
-from serving.integrations.litellm.envelopes import Outcome, Said, Sure
-from serving.integrations.litellm.log_events import (
+from serving.integrations.litellm.settings import LiteLLMSettings
+from serving.integrations.litellm.told.delivery import Delivery, Destination
+from serving.integrations.litellm.told.envelopes import Outcome, Said, Sure
+from serving.integrations.litellm.told.log_events import (
     CandidateOf,
     NotOursError,
     bucket_of,
@@ -28,19 +28,49 @@ from serving.integrations.litellm.log_events import (
     outcome_of_failure,
     outcome_of_log,
 )
-from serving.integrations.litellm.signals import Signal, Signals
-from serving.integrations.litellm.spool import Kept, Spool
-from serving.integrations.litellm.thumbs import thumbs_in
-from serving.integrations.litellm.to_router import ROUTER, to_router, to_sink
+from serving.integrations.litellm.told.spool import Kept, Spool
+from serving.integrations.litellm.told.tally import Tally
+from serving.integrations.litellm.told.thumbs import thumbs_in
+from serving.integrations.litellm.told.to_router import ROUTER, to_router, to_sink
 from serving.integrations.outcome import Sink, ToldOutcome
-
-logger = logging.getLogger(__name__)
 
 # For how long what is not sure yet waits for better, in seconds.
 _WAIT = {Sure.ATTEMPT_FAILED: 900.0, Sure.ANSWERED: 30.0, Sure.FAILED: 2.0, Sure.LOGGED: 0.0}
 # Longest that an answer waits for its outcome to be on disk, in seconds. It takes a tenth of a millisecond.
 _LONGEST_WRITE = 0.25
-_SAY_AGAIN_SECONDS = 60.0
+
+
+class Signal(Protocol):
+    """A weak sign of how good the answer of a decision was, and what it was told by."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def quality(self) -> float: ...
+    @property
+    def decision_id(self) -> str: ...
+
+
+class Signals(Protocol):
+    """Watches calls for such signs: `asked` about earlier decisions of a session, `answered` about this one."""
+
+    def asked(
+        self,
+        session: str | None,
+        decision_id: str,
+        prompt_digest: bytes,
+        candidate: str,
+        rank_of_strength: Mapping[str, float],
+    ) -> Sequence[Signal]: ...
+
+    def answered(
+        self,
+        decision_id: str,
+        text: str | None,
+        finish_reason: str | None,
+        tool_calls: bool,
+        schema: Mapping[str, Any] | None,
+    ) -> Sequence[Signal]: ...
 
 
 class Outcomes:
@@ -61,14 +91,14 @@ class Outcomes:
         candidate_of: CandidateOf,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.spool, self.counts = spool, Counter[str]()
+        self.spool, self.counts = spool, Tally()
         self._signals, self._candidate_of, self._clock = signals, candidate_of, clock
         self._destinations = (
             Destination(ROUTER, to_router(decider, spool, self.counts)),
             *(Destination(f"sink {type(sink).__name__}", to_sink(sink, self.counts)) for sink in sinks),
         )
         self._delivery: Delivery | None = None
-        self._said = float("-inf")
+        self._complaints = counters.Complaints()
 
     # --- hooks ---
 
@@ -77,13 +107,13 @@ class Outcomes:
         try:
             found, refused = thumbs_in(data)
             key = bucket_of(data).get("user_api_key_hash")
-            self.counts["thumbs_refused"] += refused
-            self.counts["thumbs"] += len(found)
+            self.counts.add("thumbs_refused", refused)
+            self.counts.add("thumbs", len(found))
             if found:
                 self._put([_row(f"{one['decision_id']} thumb", Said(one, str(key)), self._clock()) for one in found])
             return len(found)
-        except Exception:  # a call does not fail because of what is said of another
-            self._failed("the thumbs of a request")
+        except Exception as error:  # noqa: BLE001 - a call does not fail because of what is said of another
+            self._failed("the thumbs of a request", error)
             return 0
 
     async def answered(self, data: Mapping[str, Any], response: object) -> None:
@@ -92,8 +122,8 @@ class Outcomes:
             told = outcome_of_answer(data, response, candidate_of=self._candidate_of)
         except NotOursError:
             return  # counted by its log event
-        except Exception:
-            return self._failed("an answer")
+        except Exception as error:  # noqa: BLE001 - as in `asked`
+            return self._failed("an answer", error)
         await self._kept(told, Sure.ANSWERED, bucket_of(data).get("user_api_key_hash"))
 
     async def failed(self, data: Mapping[str, Any]) -> None:
@@ -102,9 +132,9 @@ class Outcomes:
             told = outcome_of_failure(data, candidate_of=self._candidate_of)
         except NotOursError:
             return
-        except Exception:
-            return self._failed("a failure")
-        self.counts["failed"] += 1
+        except Exception as error:  # noqa: BLE001 - as in `asked`
+            return self._failed("a failure", error)
+        self.counts.add("failed")
         await self._kept(told, Sure.FAILED, bucket_of(data).get("user_api_key_hash"))
 
     async def told(self, kwargs: Mapping[str, Any], *, failed: bool) -> None:
@@ -112,15 +142,16 @@ class Outcomes:
         try:
             told = outcome_of_log(kwargs, failed=failed, candidate_of=self._candidate_of)
         except NotOursError as error:
-            self.counts[str(error)] += 1
+            self.counts.add(str(error))
             return
-        except Exception:
-            return self._failed("a log event")
+        except Exception as error:  # noqa: BLE001 - as in `asked`
+            return self._failed("a log event", error)
         log = kwargs["standard_logging_object"]
         if not failed:
-            self.counts["answered"] += 1
-            self.counts["streams"] += bool(log.get("stream"))
-            self.counts["unpriced"] += told.cost_usd is None
+            self.counts.add("answered")
+            self.counts.add("streams", bool(log.get("stream")))
+            self.counts.add("unpriced", told.cost_usd is None)
+            counters.COST_USD.inc(told.cost_usd or 0.0)
         key = log.get("metadata", {}).get("user_api_key_hash")
         await self._kept(told, Sure.ATTEMPT_FAILED if failed else Sure.LOGGED, key)
         if self._signals is not None and not failed:
@@ -141,7 +172,7 @@ class Outcomes:
         try:
             await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(done)), _LONGEST_WRITE)
         except TimeoutError:
-            self.counts["slow"] += 1
+            self.counts.add("slow")
 
     def _put(self, rows: Sequence[Kept], owners: Sequence[tuple[str, str]] = ()) -> Future[bool]:
         done = self.spool.put(rows, owners)
@@ -158,17 +189,17 @@ class Outcomes:
             session = told.decision.get("session")
             digest = blake2b(orjson.dumps(log.get("messages"), default=str), digest_size=16).digest()
             found = signals.asked(session, told.decision_id, digest, told.model or "", ranks)
-            found += self._of_answer(signals, told, kwargs, log)
+            found = [*found, *self._of_answer(signals, told, kwargs, log)]
             rows = [_row(f"{one.decision_id} {one.source}", Said(_document(one)), self._clock()) for one in found]
-            self.counts["signals"] += len(rows)
+            self.counts.add("signals", len(rows))
             if rows:
                 self._put(rows)
-        except Exception:
-            self._failed("the signals of a call")
+        except Exception as error:  # noqa: BLE001 - as in `asked`
+            self._failed("the signals of a call", error)
 
     def _of_answer(
         self, signals: Signals, told: ToldOutcome, kwargs: Mapping[str, Any], log: Mapping[str, Any]
-    ) -> list[Signal]:
+    ) -> Sequence[Signal]:
         choices = response["choices"] if isinstance(response := log.get("response"), Mapping) else None
         if not choices:
             return []
@@ -180,12 +211,9 @@ class Outcomes:
             told.decision_id, message.get("content"), choices[0].get("finish_reason"), calls, schema
         )
 
-    def _failed(self, what: str) -> None:
-        self.counts["faults"] += 1
-        now = time.monotonic()
-        if now - self._said >= _SAY_AGAIN_SECONDS:
-            self._said = now
-            logger.exception("%s could not be taken", what)
+    def _failed(self, what: str, error: Exception) -> None:
+        self.counts.add("faults")
+        self._complaints.say(what, f"{what} could not be taken", error)
 
 
 def _row(name: str, said: Said, due: float) -> Kept:
@@ -194,3 +222,17 @@ def _row(name: str, said: Said, due: float) -> Kept:
 
 def _document(signal: Signal) -> Mapping[str, Any]:
     return {"decision_id": signal.decision_id, "quality": signal.quality, "source": signal.source}
+
+
+def signals_of(settings: LiteLLMSettings) -> Signals | None:
+    """What watches for weak signs, where that is switched on."""
+    if not settings.signals:
+        return None
+    from serving.integrations.litellm.signals import Signals as Watching
+
+    return Watching()
+
+
+def sinks_of(settings: LiteLLMSettings) -> Sequence[Sink]:
+    """Where outcomes go beside the router, by the settings."""
+    return ()

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from serving.client import FeedbackError
 from serving.integrations.litellm.deciders import Decider
-from serving.integrations.litellm.delivery import Came, Deliver
-from serving.integrations.litellm.envelopes import Outcome, Said, read
-from serving.integrations.litellm.spool import Leased, Spool
+from serving.integrations.litellm.told.delivery import Came, Deliver
+from serving.integrations.litellm.told.envelopes import Outcome, Said, read
+from serving.integrations.litellm.told.spool import Leased, Spool
+from serving.integrations.litellm.told.tally import Tally
 from serving.integrations.outcome import OutcomeFormatError, Sink, ToldOutcome
 
 ROUTER = "router"
@@ -21,7 +21,7 @@ _UNKNOWN_SECONDS, _NOBODYS_SECONDS = 600.0, 60.0
 _NOT_FOUND, _CONFLICT = 404, 409
 
 
-def to_router(decider: Decider, spool: Spool, counts: Counter[str]) -> Deliver:
+def to_router(decider: Decider, spool: Spool, counts: Tally) -> Deliver:
     """Delivers as feedback. Counts `recorded`, `repeated`, `replaced` (LiteLLM's figures took the place of others),
     `restored` (decisions that a killed process had not stored), `unknown`, `contradicted`, `refused`, `nobodys` (thumbs of
     another key, or on no decision that is known here), `unreadable`.
@@ -38,7 +38,7 @@ def to_router(decider: Decider, spool: Spool, counts: Counter[str]) -> Deliver:
             elif time.time() - row.at < _NOBODYS_SECONDS:
                 again.append(row)
             else:
-                counts["nobodys"] += 1
+                counts.add("nobodys")
                 done.append(row)
         waiting = await _tell(decider, asked, counts)
         gone = {row.id for row in waiting}
@@ -56,7 +56,7 @@ async def _theirs(said: Sequence[tuple[Leased, Outcome | Said]], spool: Spool) -
     return {row.id: owners.get(str(one.document["decision_id"])) == one.key for row, one in pairs}
 
 
-async def _tell(decider: Decider, asked: Sequence[tuple[Leased, Outcome | Said]], counts: Counter[str]) -> list[Leased]:
+async def _tell(decider: Decider, asked: Sequence[tuple[Leased, Outcome | Said]], counts: Tally) -> list[Leased]:
     """Tells the router; the rows to try again."""
     documents = [feedback_of(one) for _, one in asked]
     results = await _all(decider, documents)
@@ -66,7 +66,7 @@ async def _tell(decider: Decider, asked: Sequence[tuple[Leased, Outcome | Said]]
     if await _restored(decider, [outcomes[place].told for place in missing], counts):
         second |= {place: documents[place] for place in missing}
     for place, came in zip(second, await _all(decider, list(second.values())), strict=True):
-        counts["replaced"] += isinstance(came, str) and _is(results[place], _CONFLICT)
+        counts.add("replaced", isinstance(came, str) and _is(results[place], _CONFLICT))
         results[place] = came
     return [row for (row, _), came in zip(asked, results, strict=True) if not _settled(row, came, counts)]
 
@@ -83,29 +83,29 @@ async def _all(decider: Decider, documents: Sequence[Mapping[str, Any]]) -> list
         return [*error.results, *({"status": 503} for _ in documents[len(error.results) :])]
 
 
-def _settled(row: Leased, came: str | Mapping[str, Any], counts: Counter[str]) -> bool:
+def _settled(row: Leased, came: str | Mapping[str, Any], counts: Tally) -> bool:
     """Whether a row is done with."""
     if isinstance(came, str):
-        counts[came] += 1
+        counts.add(came)
         return True
     status = came.get("status")
     if status == _NOT_FOUND:
         if time.time() - row.at < _UNKNOWN_SECONDS:
             return False
-        counts["unknown"] += 1
+        counts.add("unknown")
         return True
     if status in (_CONFLICT, 400, 422):
-        counts["contradicted" if status == _CONFLICT else "refused"] += 1
+        counts.add("contradicted" if status == _CONFLICT else "refused")
         return True
     return False
 
 
-async def _restored(decider: Decider, missing: Sequence[ToldOutcome], counts: Counter[str]) -> bool:
+async def _restored(decider: Decider, missing: Sequence[ToldOutcome], counts: Tally) -> bool:
     """Has decisions stored that are not, where the decider can: a process that was killed had them in memory alone."""
     restore = getattr(decider, "restore", None)
     if restore is None or not missing:
         return False
-    counts["restored"] += await restore(missing)
+    counts.add("restored", await restore(missing))
     return True
 
 
@@ -140,15 +140,15 @@ def _is(came: str | Mapping[str, Any], status: int) -> bool:
     return not isinstance(came, str) and came.get("status") == status
 
 
-def _read(body: bytes, counts: Counter[str]) -> Outcome | Said | None:
+def _read(body: bytes, counts: Tally) -> Outcome | Said | None:
     try:
         return read(body)
     except OutcomeFormatError:
-        counts["unreadable"] += 1
+        counts.add("unreadable")
         return None
 
 
-def to_sink(sink: Sink, counts: Counter[str]) -> Deliver:
+def to_sink(sink: Sink, counts: Tally) -> Deliver:
     """Delivers outcomes to a sink, which raises where it did not take them."""
 
     async def deliver(rows: Sequence[Leased]) -> Came:
