@@ -42,10 +42,9 @@ class ConflictError(ValueError):
 class Feedback:
     """Feedback on one decision; what is None was not told.
 
-    `quality` is in [0, 1], and 0 where the call failed (`error`), `source` where it is from: one of `JUDGEMENTS` or `WEAK`, None
-    as judged; `candidate` is who answered, if a fallback did, or who was
-    asked too: then this is about that one's answer. `cost_usd` in USD, `latency_ms` in milliseconds. With `replace` it takes
-    the place of what was told before in the same fields.
+    `quality` is in [0, 1], and 0 where the call failed (`error`), `source` where it is from: one of `JUDGEMENTS` or `WEAK`,
+    None as judged; `candidate` is who answered, if a fallback did, or who was asked too: then this is about that one's answer.
+    `cost_usd` in USD, `latency_ms` in milliseconds. With `replace` it takes the place of what was told before.
     """
 
     decision_id: str
@@ -67,7 +66,13 @@ class Feedback:
     def row(self, at: float) -> dict[str, Any]:
         """The row of the first feedback on a decision, told at `at` (epoch seconds)."""
         told: dict[str, Any] = {name: getattr(self, name) for name in TOLD}
-        return {"decision_id": self.decision_id, "at": at, **told, "quality_source": self.source, "error": bool(self.error)}
+        return {
+            "decision_id": self.decision_id,
+            "at": at,
+            **told,
+            "quality_source": self.source,
+            "error": bool(self.error),
+        }
 
 
 def merged(known: Mapping[str, Any], said: Feedback) -> tuple[dict[str, Any], frozenset[str]]:
@@ -80,7 +85,11 @@ def merged(known: Mapping[str, Any], said: Feedback) -> tuple[dict[str, Any], fr
     told = {name: getattr(said, name) for name in TOLD if getattr(said, name) is not None}
     failed = known["error"] and known["quality"] == 0.0
     if failed and said.error is False and (said.quality is None or said.weak):
-        known = {**known, "quality": None, "quality_source": None}  # it was said of the failure, which there was none of
+        known = {
+            **known,
+            "quality": None,
+            "quality_source": None,
+        }  # it was said of the failure, which there was none of
     was = known["quality_source"]
     quality, source = _holding(known, said)
     told |= {} if quality is None else {"quality": quality}

@@ -24,8 +24,8 @@ class FeedbackBody(BaseModel):
     accepted: bool | None = Field(default=None, description="Instead of a quality: true is 1, false is 0.")
     source: Source | None = Field(
         default=None,
-        description="Where the quality is from. `judged` (as without it) and `thumb`, a user's verdict, are judgements. What only "
-        "hints at a bad answer is weak: `retried` (the user asked the same again), `switched` (and went to a stronger model), "
+        description="Where the quality is from. `judged` (as without it) and `thumb`, a user's verdict, are judgements. What "
+        "only hints at a bad answer is weak: `retried` (the user asked the same again), `switched` (went to a stronger model), "
         "`schema` (the answer does not fit its schema), `empty`, `cut`. A weak one never takes a judgement's place, and a "
         "judgement takes a weak one's; of two weak ones the lower stays.",
     )

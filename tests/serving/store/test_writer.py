@@ -343,7 +343,9 @@ def test_of_weak_qualities_the_lowest_and_surest_stays_in_any_order(url: str, st
     for number, order in enumerate(permutations(said)):
         name = f"d{number}"
         store.decided(decision(name))
-        assert not any(isinstance(one, Exception) for one in told(store, *(replace(one, decision_id=name) for one in order)))
+        assert not any(
+            isinstance(one, Exception) for one in told(store, *(replace(one, decision_id=name) for one in order))
+        )
     assert {(row["quality"], row["quality_source"]) for row in stored(url, FEEDBACK)} == {(0.0, "empty")}
     assert told(store, feedback("d0", quality=0.75, source="cut", replace=True)) == [{"quality", "quality_source"}]
 
