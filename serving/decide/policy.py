@@ -61,11 +61,11 @@ class Policy:
             self_hosted=self.self_hosted or other.self_hosted,
             no_training=self.no_training or other.no_training,
             regions=self.regions + other.regions,
-            max_cost_usd=_least(self.max_cost_usd, other.max_cost_usd),
-            max_latency_ms=_least(self.max_latency_ms, other.max_latency_ms),
+            max_cost_usd=least(self.max_cost_usd, other.max_cost_usd),
+            max_latency_ms=least(self.max_latency_ms, other.max_latency_ms),
             quality_target=_most(self.quality_target, other.quality_target),
             cost_quality=_most(self.cost_quality, other.cost_quality),
-            knob=_least(self.knob, other.knob),
+            knob=least(self.knob, other.knob),
             objective=self.objective or other.objective,
             abstain_below=max(self.abstain_below, other.abstain_below),
             endpoints=_both(self.endpoints, other.endpoints),
@@ -82,12 +82,12 @@ def _both(one: Endpoints | None, other: Endpoints | None) -> Endpoints | None:
         models=one.models + other.models,
         only=one.only + other.only,
         ignore=one.ignore + other.ignore,
-        input_usd_per_mtok=_least(one.input_usd_per_mtok, other.input_usd_per_mtok),
-        output_usd_per_mtok=_least(one.output_usd_per_mtok, other.output_usd_per_mtok),
+        input_usd_per_mtok=least(one.input_usd_per_mtok, other.input_usd_per_mtok),
+        output_usd_per_mtok=least(one.output_usd_per_mtok, other.output_usd_per_mtok),
     )
 
 
-def _least(one: float | None, other: float | None) -> float | None:
+def least(one: float | None, other: float | None) -> float | None:
     return other if one is None else one if other is None else min(one, other)
 
 
