@@ -74,6 +74,12 @@ class Settings(BaseSettings):
         description="Longest wait for a prompt's embedding; after it the reference candidate answers.",
     )
     explore: float = Field(default=0.0, ge=0, le=0.2, description="Share of requests that may go elsewhere, to learn.")
+    share: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Share of decisions that are followed; of the others who answers otherwise is named.",
+    )
     session_bytes: int = Field(
         default=64 * 1024 * 1024, ge=1, description="Memory for sessions; the least recently used are forgotten."
     )

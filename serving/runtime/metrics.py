@@ -118,7 +118,7 @@ class Metrics:
         timer.observe(seconds)
 
     def decided(self, decision: Decision) -> None:
-        label = (decision.candidate, decision.reason.value)
+        label = (decision.label, decision.reason.value)
         child = self._children.get(label)
         if child is None:
             child = self._children[label] = self._decisions.labels(*label)

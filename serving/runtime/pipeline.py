@@ -299,6 +299,8 @@ class Service:
             draw=self._random.random() if self.settings.explore else 0.0,
             no_candidate=case.no_candidate,
             asked=case.asked,
+            share=self.settings.share,
+            hold=1.0 - self._random.random() if self.settings.share < 1.0 or case.policy.share < 1.0 else 0.0,
         )
 
     # --- upkeep ---

@@ -1,6 +1,7 @@
 """A request as LiteLLM has it -> the text and shape of POST /v1/route.
 
-The text is what the importer of LiteLLM's logs makes of the same call, so that the router reads what it was trained on: system or instructions first, then the messages, the input or the prompt.
+The text is what the importer of LiteLLM's logs makes of the same call, so that the router reads what it was trained on: system
+or instructions first, then the messages, the input or the prompt.
 """
 
 from __future__ import annotations
