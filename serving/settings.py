@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 _NONE = "none"
@@ -147,6 +147,32 @@ class Settings(BaseSettings):
             return given
         home = Path(given["home"])
         return {"bundle": str(home / _BUNDLE), "store": str(home / _STORE), **given}
+
+
+class LangfuseSettings(BaseSettings):
+    """The Langfuse project that decisions are written back to, by the variables that Langfuse's own clients read."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, env_ignore_empty=True, populate_by_name=True, hide_input_in_errors=True
+    )
+
+    write_back: bool = Field(
+        default=False,
+        validation_alias=AliasChoices("ROUTER_LITELLM_LANGFUSE"),
+        description="Whether decisions and their scores are sent to Langfuse.",
+    )
+    host: str = Field(
+        default="https://cloud.langfuse.com",
+        validation_alias=AliasChoices("LANGFUSE_BASE_URL", "LANGFUSE_HOST"),
+        description="The server, without a path.",
+    )
+    public_key: str | None = Field(default=None, validation_alias=AliasChoices("LANGFUSE_PUBLIC_KEY"))
+    secret_key: SecretStr | None = Field(default=None, validation_alias=AliasChoices("LANGFUSE_SECRET_KEY"))
+    environment: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("LANGFUSE_TRACING_ENVIRONMENT"),
+        description="Langfuse's environment of what is sent: the one that the gateway's own traces have.",
+    )
 
 
 def unknown_variables() -> list[str]:

@@ -65,7 +65,23 @@ class Sink(Protocol):
     """Where outcomes go beside the router itself."""
 
     async def send(self, told: Sequence[ToldOutcome]) -> None:
-        """Deliver every outcome, some of them perhaps again. An error that it raises means: keep them all for later."""
+        """Deliver every outcome, some of them perhaps again; raises SinkError, which means: keep them all for later.
+
+        An outcome that is refused for what it is does not raise: it would be refused for ever, and those behind it wait.
+        """
+
+
+class SinkError(Exception):
+    """What was to be sent is not known to have arrived: keep all of it. Nothing that could identify a key is in the message.
+
+    `retry_after_seconds`: how long to wait at least, where that is known. `retryable` is False where a repetition cannot
+    help before somebody changes the configuration (keys that are not taken, a wrong address).
+    """
+
+    def __init__(self, message: str, *, retry_after_seconds: float | None = None, retryable: bool = True) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+        self.retryable = retryable
 
 
 class OutcomeFormatError(ValueError):
