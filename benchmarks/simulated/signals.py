@@ -14,11 +14,15 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import t
 
+from serving.bundle.arrays import Floats
 from training.config import Params, Signals
+from training.evaluate.baselines import Truth
 from training.learn.encode import encode, with_kinds
-from training.learn.learn import learn
+from training.learn.estimators.registry import variants
+from training.learn.heads.pair import fit_pair
+from training.learn.hints import hints_of
 from training.learn.prepare import prepare
-from training.learn.refit import learn_for_testing
+from training.learn.training_data import cost_model, propensities, training_data
 from training.logs.validate import validate
 from training.measure.frontier import frontier, knob_grid, singles
 from training.prices.catalogue import SHIPPED, load_catalogue
@@ -26,6 +30,7 @@ from training.simulation.signals import Behaviour, with_signals
 from training.simulation.simulate import simulate
 
 JUDGED = 0.05
+REQUESTS = 6_000
 # Who asks again for the sake of it: users of these kinds of work do so after a quarter of the good answers too.
 RESTLESS = {"creative-writing": 0.25, "translation": 0.25, "summarising": 0.25}
 WORLDS: Mapping[str, Behaviour] = {"as stated": Behaviour(), "some ask again anyway": Behaviour(restless=RESTLESS)}
@@ -49,7 +54,7 @@ def weights_of(weight: float, sources: Iterable[str] = ("schema", "empty", "cut"
 
 
 def figures(
-    behaviour: Behaviour, arms: Mapping[str, Signals], params: Params, cache: Path, seed: int, requests: int = 4_000
+    behaviour: Behaviour, arms: Mapping[str, Signals], params: Params, cache: Path, seed: int, requests: int = REQUESTS
 ) -> dict[str, Figures]:
     """Each arm's figures on one log."""
     catalogue = load_catalogue(SHIPPED)
@@ -65,28 +70,37 @@ def figures(
     prepared = prepare(table.frame, params, catalogue)
     inputs, _ = encode(prepared, params, cache)
     prepared, inputs = with_kinds(prepared, inputs, params)
-    test = prepared.split.test
+    propensity, _ = propensities(prepared, inputs, params)
+    data = training_data(prepared, inputs, propensity, params)
+    train, test = prepared.split.train, prepared.split.test
+    matrix = prepared.matrix.take(train)
+    kinds = variants(params.fit, np.nanmean(matrix.cost_usd, axis=0))
+    asked, everything = inputs.take(test), np.ones(len(matrix), dtype=np.bool_)
+    expected = cost_model(prepared, matrix, data.inputs, everything, params).cost_usd(asked)
     ids, names = list(prepared.matrix.request_id[test]), list(prepared.matrix.candidates)
-    acceptable = made.acceptable.loc[ids, names].to_numpy()
-    cost = made.cost_usd.loc[ids, names].to_numpy()
-    knobs = knob_grid(cost, params.policy.knob_steps)
-    alone = singles(acceptable, cost)
-    oracle = frontier(acceptable, cost, acceptable, cost, knobs)
-    best = alone.aiq(oracle.cost, oracle.quality)
+    truth = Truth(made.acceptable.loc[ids, names], made.cost_usd.loc[ids, names])
     found = {}
     for arm, signals in arms.items():
         own = replace(params, signals=signals)
-        heads = learn_for_testing(learn(prepared, inputs, own), prepared, inputs, own)
-        asked = inputs.take(test)
-        estimate, expected = heads.acceptable.predict(asked), heads.costs.cost_usd(asked)
-        points = frontier(estimate, expected, acceptable, cost, knobs)
-        value = alone.aiq(points.cost, points.quality)
-        knob = float(np.median(knobs))
-        truth = acceptable - knob * cost
-        chosen = (estimate - knob * expected).argmax(axis=1)
-        regret = float((truth.max(axis=1) - truth[np.arange(len(truth)), chosen]).mean())
-        found[arm] = Figures((value - alone.zero_router) / (best - alone.zero_router), regret)
+        hints, _ = hints_of(matrix, data.weights, own)
+        taught = replace(data, hints=hints)
+        method = params.calibrate.method
+        pair = fit_pair(taught, kinds, matrix.workflow, own, None, calibration=method, progress=lambda _: None)
+        found[arm] = _figures(pair.predict(asked), expected, truth, params)
     return found
+
+
+def _figures(estimate: Floats, expected: Floats, truth: Truth, params: Params) -> Figures:
+    acceptable, cost = truth.acceptable.to_numpy(), truth.cost_usd.to_numpy()
+    knobs = knob_grid(cost, params.policy.knob_steps)
+    alone = singles(acceptable, cost)
+    best = frontier(acceptable, cost, acceptable, cost, knobs)
+    ours = frontier(estimate, expected, acceptable, cost, knobs)
+    zero, top = alone.zero_router, alone.aiq(best.cost, best.quality)
+    knob = float(np.median(knobs))
+    worth, chosen = acceptable - knob * cost, (estimate - knob * expected).argmax(axis=1)
+    regret = worth.max(axis=1) - worth[np.arange(len(worth)), chosen]
+    return Figures((alone.aiq(ours.cost, ours.quality) - zero) / (top - zero), float(regret.mean()))
 
 
 def lead(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:

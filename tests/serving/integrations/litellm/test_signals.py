@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -198,4 +198,4 @@ def test_digests_are_keyed_and_of_the_whole_prompt() -> None:
 
 def test_the_sources_are_the_same_everywhere() -> None:
     assert (JUDGEMENTS, WEAK) == (outcomes.JUDGEMENTS, outcomes.WEAK)
-    assert set(Source.__args__) == {*JUDGEMENTS, *WEAK}
+    assert set(get_args(Source)) == {*JUDGEMENTS, *WEAK}
