@@ -16,7 +16,7 @@ from typing import Any
 TOLD = ("quality", "candidate", "cost_usd", "input_tokens", "output_tokens", "latency_ms", "error")
 # Where a quality is from, the surer first. Without a source it was judged.
 JUDGEMENTS = ("judged", "thumb")
-WEAK = ("schema", "empty", "cut", "retried", "switched")
+WEAK = ("schema", "empty", "cut", "switched", "retried")
 
 
 class UnknownDecisionError(LookupError):

@@ -22,7 +22,7 @@ COLUMNS: tuple[str, ...] = (
 )  # fmt: skip
 # Where a quality is from, the surer first: somebody's verdict, as where nothing is said; or what only hints at a bad answer.
 JUDGEMENTS: tuple[str, ...] = ("judged", "thumb")
-WEAK: tuple[str, ...] = ("schema", "empty", "cut", "retried", "switched")
+WEAK: tuple[str, ...] = ("schema", "empty", "cut", "switched", "retried")
 ALIASES: dict[str, str] = {"model": "candidate"}
 # What may travel beside the outcomes until they are judged: texts that nothing stores.
 BESIDE: tuple[str, ...] = ("try_id", "trace_id", "answer", "expected", "parameters")
