@@ -16,6 +16,8 @@ _BUNDLE, _STORE = "models/current", "data/decisions.db"
 _METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 # What Kubernetes sets in the pods beside a Service that is called router, or router-something.
 _OF_KUBERNETES = re.compile(r"ROUTER_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?)")
+# What the plug-ins and the client's examples read beside the service's settings.
+_OF_PLUGINS = re.compile(r"ROUTER_(LITELLM_\w+|URL|API_KEY)")
 _LONGEST_NAME = 64
 LogLevel = Literal["critical", "error", "warning", "info", "debug"]
 
@@ -181,7 +183,8 @@ def unknown_variables() -> list[str]:
     found = []
     for arrived in sorted(os.environ):
         name = arrived.upper()  # a setting is read in any case
-        if name.startswith("ROUTER_") and name not in known and not _OF_KUBERNETES.fullmatch(name):
+        others = _OF_KUBERNETES.fullmatch(name) or _OF_PLUGINS.fullmatch(name)
+        if name.startswith("ROUTER_") and name not in known and not others:
             meant = get_close_matches(name[:_LONGEST_NAME], known, 1)
             shown = arrived[:_LONGEST_NAME].encode("unicode_escape").decode()
             found.append(f"{shown} is no setting" + (f"; did you mean {meant[0]}?" if meant else ""))

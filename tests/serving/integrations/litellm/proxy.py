@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -32,7 +31,7 @@ PRICES = {fake_bundle.SMALL: (1e-7, 4e-7), fake_bundle.OPEN: (1e-6, 2e-6), fake_
 
 needs_proxy = pytest.mark.skipif(
     not (ENVIRONMENT / "bin" / "litellm").exists(),
-    reason="LiteLLM's proxy is not installed (make .venv-litellm, which make test does, puts it into an environment of its own)",
+    reason="LiteLLM's proxy is not installed (make .venv-litellm/.ready, which make test asks for)",
 )
 
 _AUTH = '''"""Keys of the tests: what each may use stands in keys.json."""
@@ -195,9 +194,3 @@ def _alive(proxy: Proxy) -> bool:
         return httpx.get(f"{proxy.url}/health/liveliness", timeout=5).status_code == 200
     except httpx.HTTPError:
         return False
-
-
-def copied_bundle(folder: Path) -> Path:
-    """The fake bundle, built."""
-    shutil.rmtree(folder, ignore_errors=True)
-    return fake_bundle.build(folder)

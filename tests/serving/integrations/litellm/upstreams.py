@@ -70,6 +70,8 @@ def _handler(upstream: Upstream) -> type[BaseHTTPRequestHandler]:
             upstream.bodies.append(body)
             if upstream.dead:
                 self._send(500, {"error": {"message": "dead", "type": "server_error", "code": None, "param": None}})
+            elif self.path.endswith("/responses"):
+                self._send(200, _response(upstream.name, body))
             elif body.get("stream"):
                 self._stream(body)
             else:
@@ -123,6 +125,18 @@ def _answer(name: str, body: dict[str, Any]) -> dict[str, Any]:
         "choices": [choice],
         "usage": _usage(),
     }
+
+
+def _response(name: str, body: dict[str, Any]) -> dict[str, Any]:
+    """The same by the Responses API."""
+    said = {"type": "output_text", "text": f"I am {name}", "annotations": []}
+    message = {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": [said]}
+    usage = {"input_tokens": INPUT_TOKENS, "output_tokens": OUTPUT_TOKENS, "total_tokens": INPUT_TOKENS + OUTPUT_TOKENS}
+    return {
+        "id": "resp_1", "object": "response", "created_at": 1, "status": "completed", "model": body["model"],
+        "output": [message], "usage": usage, "parallel_tool_calls": True, "tool_choice": "auto", "tools": [],
+        "error": None, "incomplete_details": None, "instructions": None, "metadata": {}, "temperature": 1.0, "top_p": 1.0,
+    }  # fmt: skip
 
 
 def _chunks(name: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
