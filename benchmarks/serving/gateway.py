@@ -1,6 +1,7 @@
 """LiteLLM's proxy with the plug-in: what a kill leaves of what was told, and what the plug-in adds to a call.
 
-`python -m benchmarks.serving.gateway` writes both into docs/bench-serve.json. It needs LiteLLM's own environment (`make .venv-litellm`).
+`python -m benchmarks.serving.gateway` writes both into docs/bench-serve.json. It needs
+LiteLLM's own environment, which `make .venv-litellm` makes.
 """
 
 from __future__ import annotations

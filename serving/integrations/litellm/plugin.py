@@ -24,7 +24,7 @@ from serving.integrations.litellm.request.body import COMPLETIONS
 from serving.integrations.litellm.rows import Deployment, candidate_of, id_of, rows_of, unmapped
 from serving.integrations.litellm.settings import LiteLLMSettings
 from serving.integrations.litellm.told.envelopes import combined
-from serving.integrations.litellm.told.outcomes import Outcomes, signals_of, sinks_of
+from serving.integrations.litellm.told.outcomes import Outcomes, sinks_of, watching_of
 from serving.integrations.litellm.told.spool import Spool
 
 _INLINE = 32 * 1024
@@ -48,8 +48,8 @@ class OutcomeRouter(CustomLogger):
         self.outcomes = Outcomes(
             self.decider,
             Spool(self.settings.spool, combine=combined),
-            signals_of(self.settings),
-            sinks_of(self.settings),
+            watching_of(self.settings, self.decider),
+            sinks_of(),
             candidate_of=self._candidate_of,
         )
         self._attached: Any = None
@@ -220,24 +220,24 @@ class OutcomeRouter(CustomLogger):
     async def async_log_success_event(
         self,
         kwargs: dict[str, Any],
-        response_obj: Any,  # noqa: ARG002
+        response_obj: Any,
         start_time: Any,  # noqa: ARG002
         end_time: Any,  # noqa: ARG002
     ) -> None:
         """Keeps what LiteLLM logs of a call: the last word on its cost."""
         counters.HOOKS.labels("logged").inc()
-        await self.outcomes.told(kwargs, failed=False)
+        await self.outcomes.told(kwargs, response_obj, failed=False)
 
     async def async_log_failure_event(
         self,
         kwargs: dict[str, Any],
-        response_obj: Any,  # noqa: ARG002
+        response_obj: Any,
         start_time: Any,  # noqa: ARG002
         end_time: Any,  # noqa: ARG002
     ) -> None:
         """Keeps a failed attempt, which a retry may yet put right."""
         counters.HOOKS.labels("logged_failure").inc()
-        await self.outcomes.told(kwargs, failed=True)
+        await self.outcomes.told(kwargs, response_obj, failed=True)
 
     # --- upkeep ---
 

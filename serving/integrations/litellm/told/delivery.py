@@ -117,7 +117,7 @@ class Delivery:
         except Exception as error:  # noqa: BLE001 - whatever a destination raises, its rows are kept
             self._counts.add("retried")
             logger.warning("%s took nothing of %d outcomes (%s)", destination.name, len(rows), type(error).__name__)
-            await self._back(rows, _FIRST_WAIT)
+            await self._back(rows, max(_FIRST_WAIT, getattr(error, "retry_after_seconds", None) or 0.0))
             return None
         with suppress(SpoolError):
             await asyncio.wrap_future(self._spool.delivered(came.done))

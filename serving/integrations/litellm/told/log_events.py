@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from serving.integrations.langfuse import call_ids
 from serving.integrations.outcome import Attempt, ToldOutcome
 
 OURS = "outcome_router"
@@ -20,7 +21,9 @@ class NotOursError(LookupError):
     """An event that is no outcome of a decision; the message says why, in a word that is counted."""
 
 
-def outcome_of_log(kwargs: Mapping[str, Any], *, failed: bool, candidate_of: CandidateOf) -> ToldOutcome:
+def outcome_of_log(
+    kwargs: Mapping[str, Any], response: object, *, failed: bool, candidate_of: CandidateOf
+) -> ToldOutcome:
     """The outcome that a log event's `kwargs` tell; raises NotOursError.
 
     Its cost is LiteLLM's `response_cost`, unknown where that is zero beside tokens; its latency is that of the attempt which
@@ -38,10 +41,11 @@ def outcome_of_log(kwargs: Mapping[str, Any], *, failed: bool, candidate_of: Can
     got, sent = _count(said.get("completion_tokens")), _count(said.get("prompt_tokens"))
     deployment = _name(said.get("model_id")) or _name(_mapping(bucket.get("model_info")).get("id"))
     group = _name(said.get("model_group"))
+    ids = call_ids(kwargs, response)
     return ToldOutcome(
         decision_id=decision["decision_id"],
-        trace_id=_trace(bucket, said),
-        observation_id=_name(bucket.get("generation_id")),
+        trace_id=ids.trace_id,
+        observation_id=ids.observation_id,
         call_id=_name(said.get("litellm_call_id")) or _name(kwargs.get("litellm_call_id")),
         model=served_by(decision, deployment, group or _name(said.get("model")), candidate_of),
         started=started,
@@ -74,8 +78,8 @@ def outcome_of_answer(data: Mapping[str, Any], response: object, *, candidate_of
     deployment = _name(hidden.get("model_id")) or _name(_mapping(bucket.get("model_info")).get("id"))
     return ToldOutcome(
         decision_id=decision["decision_id"],
-        trace_id=_trace(bucket, {}),
-        observation_id=_name(bucket.get("generation_id")),
+        trace_id=None,
+        observation_id=None,
         call_id=_name(hidden.get("litellm_call_id")) or _name(data.get("litellm_call_id")),
         model=served_by(decision, deployment, _name(bucket.get("model_group")), candidate_of),
         started=ended - (latency or 0.0) / 1e3,
@@ -99,7 +103,7 @@ def outcome_of_failure(data: Mapping[str, Any], *, candidate_of: CandidateOf) ->
     began = received if isinstance(received, int | float) and 0 < received <= ended else ended
     return ToldOutcome(
         decision_id=decision["decision_id"],
-        trace_id=_trace(bucket, {}),
+        trace_id=None,
         observation_id=None,
         call_id=_name(data.get("litellm_call_id")),
         model=None,
@@ -171,12 +175,6 @@ def _attempts(bucket: Mapping[str, Any], candidate_of: CandidateOf, decision: Ma
         model = served_by(decision, _name(said.get("deployment_id")), group, candidate_of)
         found.append(Attempt(model=model or "unknown", error=_name(said.get("exception_type")) or "error"))
     return tuple(found)
-
-
-def _trace(bucket: Mapping[str, Any], said: Mapping[str, Any]) -> str | None:
-    """The trace that LiteLLM's own Langfuse logger writes the call to."""
-    named = (bucket.get("existing_trace_id"), bucket.get("trace_id"), said.get("trace_id"))
-    return next((name for name in map(_name, named) if name), None)
 
 
 def _first(usage: object, names: Sequence[str]) -> object:

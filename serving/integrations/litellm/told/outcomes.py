@@ -1,7 +1,7 @@
-"""What becomes of the calls that were decided: taken from LiteLLM's hooks and log events, kept on disk, delivered in the background.
+"""What becomes of the calls that were decided: taken from LiteLLM's hooks and log events, kept on disk, delivered beside the calls.
 
-A plain answer is on disk before the client has it, so a proxy that is killed then has lost nothing. Of a stream the log event is
-what is kept: where a proxy is killed before LiteLLM has logged a stream's end, that outcome is lost.
+A plain answer is on disk before the client has it, so a proxy that is killed then has lost nothing. Of a stream the log event
+is what is kept: where a proxy is killed before LiteLLM has logged a stream's end, that outcome is lost.
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from concurrent.futures import Future
-from hashlib import blake2b
-from typing import Any, Protocol
-
-import orjson
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from serving.integrations.litellm import counters
 from serving.integrations.litellm.deciders import Decider
@@ -34,43 +32,13 @@ from serving.integrations.litellm.told.thumbs import thumbs_in
 from serving.integrations.litellm.told.to_router import ROUTER, to_router, to_sink
 from serving.integrations.outcome import Sink, ToldOutcome
 
+if TYPE_CHECKING:
+    from serving.integrations.litellm.told.watching import Watching
+
 # For how long what is not sure yet waits for better, in seconds.
 _WAIT = {Sure.ATTEMPT_FAILED: 900.0, Sure.ANSWERED: 30.0, Sure.FAILED: 2.0, Sure.LOGGED: 0.0}
 # Longest that an answer waits for its outcome to be on disk, in seconds. It takes a tenth of a millisecond.
 _LONGEST_WRITE = 0.25
-
-
-class Signal(Protocol):
-    """A weak sign of how good the answer of a decision was, and what it was told by."""
-
-    @property
-    def source(self) -> str: ...
-    @property
-    def quality(self) -> float: ...
-    @property
-    def decision_id(self) -> str: ...
-
-
-class Signals(Protocol):
-    """Watches calls for such signs: `asked` about earlier decisions of a session, `answered` about this one."""
-
-    def asked(
-        self,
-        session: str | None,
-        decision_id: str,
-        prompt_digest: bytes,
-        candidate: str,
-        rank_of_strength: Mapping[str, float],
-    ) -> Sequence[Signal]: ...
-
-    def answered(
-        self,
-        decision_id: str,
-        text: str | None,
-        finish_reason: str | None,
-        tool_calls: bool,
-        schema: Mapping[str, Any] | None,
-    ) -> Sequence[Signal]: ...
 
 
 class Outcomes:
@@ -85,14 +53,14 @@ class Outcomes:
         self,
         decider: Decider,
         spool: Spool,
-        signals: Signals | None = None,
+        watching: Watching | None = None,
         sinks: Sequence[Sink] = (),
         *,
         candidate_of: CandidateOf,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.spool, self.counts = spool, Tally()
-        self._signals, self._candidate_of, self._clock = signals, candidate_of, clock
+        self._watching, self._candidate_of, self._clock = watching, candidate_of, clock
         self._destinations = (
             Destination(ROUTER, to_router(decider, spool, self.counts)),
             *(Destination(f"sink {type(sink).__name__}", to_sink(sink, self.counts)) for sink in sinks),
@@ -137,12 +105,14 @@ class Outcomes:
         self.counts.add("failed")
         await self._kept(told, Sure.FAILED, bucket_of(data).get("user_api_key_hash"))
 
-    async def told(self, kwargs: Mapping[str, Any], *, failed: bool) -> None:
+    async def told(self, kwargs: Mapping[str, Any], response: object = None, *, failed: bool) -> None:
         """Keeps what a log event tells: of a success the last word, of a failure one attempt's, for a retry may answer yet."""
         try:
-            told = outcome_of_log(kwargs, failed=failed, candidate_of=self._candidate_of)
+            told = outcome_of_log(kwargs, response, failed=failed, candidate_of=self._candidate_of)
         except NotOursError as error:
             self.counts.add(str(error))
+            if self._watching is not None and str(error) == "others" and not failed:
+                self._watch(partial(self._watching.named, kwargs))
             return
         except Exception as error:  # noqa: BLE001 - as in `asked`
             return self._failed("a log event", error)
@@ -154,8 +124,8 @@ class Outcomes:
             counters.COST_USD.inc(told.cost_usd or 0.0)
         key = log.get("metadata", {}).get("user_api_key_hash")
         await self._kept(told, Sure.ATTEMPT_FAILED if failed else Sure.LOGGED, key)
-        if self._signals is not None and not failed:
-            self._watch(self._signals, told, kwargs, log)
+        if self._watching is not None and not failed:
+            self._watch(partial(self._watching.answered, told, kwargs))
 
     async def close(self) -> None:
         """Delivers what is due, within a few seconds, and stops. What is left is delivered after the next start."""
@@ -182,34 +152,15 @@ class Outcomes:
         self._delivery.begin()
         return done
 
-    def _watch(self, signals: Signals, told: ToldOutcome, kwargs: Mapping[str, Any], log: Mapping[str, Any]) -> None:
-        """Keeps the weak signs that this call is of how good this answer and earlier ones were."""
+    def _watch(self, find: Callable[[], Sequence[Mapping[str, Any]]]) -> None:
+        """Keeps the weak signs that a call gives of how good its answer and earlier ones were."""
         try:
-            ranks = told.decision.get("ranks") or ()
-            session = told.decision.get("session")
-            digest = blake2b(orjson.dumps(log.get("messages"), default=str), digest_size=16).digest()
-            found = signals.asked(session, told.decision_id, digest, told.model or "", ranks)
-            found = [*found, *self._of_answer(signals, told, kwargs, log)]
-            rows = [_row(f"{one.decision_id} {one.source}", Said(_document(one)), self._clock()) for one in found]
-            self.counts.add("signals", len(rows))
-            if rows:
-                self._put(rows)
+            found = find()
+            self.counts.add("signals", len(found))
+            if found:
+                self._put([_row(f"{one['decision_id']} {one['source']}", Said(one), self._clock()) for one in found])
         except Exception as error:  # noqa: BLE001 - as in `asked`
             self._failed("the signals of a call", error)
-
-    def _of_answer(
-        self, signals: Signals, told: ToldOutcome, kwargs: Mapping[str, Any], log: Mapping[str, Any]
-    ) -> Sequence[Signal]:
-        choices = response["choices"] if isinstance(response := log.get("response"), Mapping) else None
-        if not choices:
-            return []
-        message = choices[0].get("message") or {}
-        form = (kwargs.get("optional_params") or {}).get("response_format")
-        schema = form.get("json_schema", {}).get("schema") if isinstance(form, Mapping) else None
-        calls = bool(message.get("tool_calls") or message.get("function_call"))
-        return signals.answered(
-            told.decision_id, message.get("content"), choices[0].get("finish_reason"), calls, schema
-        )
 
     def _failed(self, what: str, error: Exception) -> None:
         self.counts.add("faults")
@@ -220,19 +171,19 @@ def _row(name: str, said: Said, due: float) -> Kept:
     return Kept(ROUTER, name, said.to_json(), due)
 
 
-def _document(signal: Signal) -> Mapping[str, Any]:
-    return {"decision_id": signal.decision_id, "quality": signal.quality, "source": signal.source}
-
-
-def signals_of(settings: LiteLLMSettings) -> Signals | None:
+def watching_of(settings: LiteLLMSettings, decider: Decider) -> Watching | None:
     """What watches for weak signs, where that is switched on."""
     if not settings.signals:
         return None
-    from serving.integrations.litellm.signals import Signals as Watching
+    from serving.integrations.litellm.signals import Signals
+    from serving.integrations.litellm.told.watching import Watching
 
-    return Watching()
+    return Watching(Signals(), lambda: decider.catalogue)
 
 
-def sinks_of(settings: LiteLLMSettings) -> Sequence[Sink]:
-    """Where outcomes go beside the router, by the settings."""
-    return ()
+def sinks_of() -> Sequence[Sink]:
+    """Where outcomes go beside the router, by the environment."""
+    from serving.integrations.langfuse import langfuse_sink_of
+
+    sink = langfuse_sink_of()
+    return () if sink is None else (sink,)

@@ -1,4 +1,4 @@
-"""Outcomes as feedback to the router, and to sinks: what is recorded, what takes another's place, what is let go and counted."""
+"""Outcomes as feedback to the router, and to sinks: what is recorded, what is put in place of other figures, what is let go."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ async def _restored(decider: Decider, missing: Sequence[ToldOutcome], counts: Ta
 
 
 def feedback_of(one: Outcome | Said) -> Mapping[str, Any]:
-    """The document of POST /v1/feedback: a row's own, or what an outcome tells, without a model where the chosen one answered."""
+    """The document of POST /v1/feedback: a row's own, or an outcome's, which names a model where another one answered."""
     if isinstance(one, Said):
         return one.document
     told = one.told
