@@ -1,4 +1,4 @@
-"""What becomes of the calls that were decided: taken from LiteLLM's hooks and log events, kept on disk, delivered beside the calls.
+"""What becomes of the calls that were decided: taken from LiteLLM's hooks and log events, kept on disk, delivered aside.
 
 A plain answer is on disk before the client has it, so a proxy that is killed then has lost nothing. Of a stream the log event
 is what is kept: where a proxy is killed before LiteLLM has logged a stream's end, that outcome is lost.

@@ -41,25 +41,36 @@ class UnknownVersionError(sqlite3.DatabaseError):
 
 
 class SpoolFile:
-    """One process's connection to the file at `path`."""
+    """One process's connection to the file at `path`, or to its own memory where there can be no file; the log says so."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.in_memory = False
         self._connection: sqlite3.Connection | None = None
         self._inode = -1
 
     def opened(self) -> sqlite3.Connection:
         """The connection to the file that is at the path now. Raises sqlite3.Error or OSError."""
         if self._connection is not None:
+            if self.in_memory:
+                return self._connection
             with suppress(FileNotFoundError):
                 if self.path.stat().st_ino == self._inode:
                     return self._connection
             self.close()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with for_its_owner():  # what SQLite puts beside it has the file's mode
-            self.path.touch(mode=0o600)
-        self._inode = self.path.stat().st_ino
-        self._connection = _connected(self.path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with for_its_owner():  # what SQLite puts beside it has the file's mode
+                self.path.touch(mode=0o600)
+            self._inode = self.path.stat().st_ino
+            self._connection = _connected(self.path)
+        except (OSError, sqlite3.OperationalError) as error:
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CANTOPEN) & 0xFF
+            if code not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+                raise
+            why = getattr(error, "sqlite_errorname", None) or type(error).__name__
+            logger.error("the spool %s cannot be made (%s): a kill loses what is not delivered yet", self.path, why)
+            self._connection, self.in_memory = _connected(None), True
         return self._connection
 
     def close(self) -> None:
@@ -70,6 +81,8 @@ class SpoolFile:
 
     def failed(self, error: Exception) -> bool:
         """Closes the connection after an error; whether the file cannot be read and was moved aside."""
+        if self.in_memory:
+            return False
         self.close()
         code = getattr(error, "sqlite_errorcode", 0)
         if not isinstance(error, UnknownVersionError) and code & 0xFF not in _CORRUPT:
@@ -86,8 +99,8 @@ class SpoolFile:
         return False
 
 
-def _connected(path: Path) -> sqlite3.Connection:
-    file = sqlite3.connect(path, timeout=_LOCKED_SECONDS, isolation_level=None)
+def _connected(path: Path | None) -> sqlite3.Connection:
+    file = sqlite3.connect(path or ":memory:", timeout=_LOCKED_SECONDS, isolation_level=None)
     try:
         # In WAL mode, NORMAL survives a killed process; what it risks is a power cut.
         for pragma in ("journal_mode = wal", "synchronous = normal", f"journal_size_limit = {8 * 2**20}"):

@@ -1,4 +1,4 @@
-"""The spool: what is told is on disk whatever happens to the process, within bounds, and no fault of the file reaches a call."""
+"""The spool: what is told is on disk whatever happens to the process, within bounds; no fault of the file reaches a call."""
 
 from __future__ import annotations
 
@@ -257,15 +257,25 @@ def test_while_the_disk_is_full_rows_wait_in_memory_and_the_log_says_so_once_a_m
     spool.close()
 
 
-def test_where_nothing_can_be_written_memory_holds_so_many_rows_and_the_rest_is_counted(
+def test_while_the_disk_is_full_memory_holds_so_many_rows_and_the_rest_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("serving.integrations.litellm.told.spool._MOST_IN_MEMORY", 5)
+    spool = _spool(tmp_path / "spool.db")
+    spool._file = _Full(spool.path)
+    assert spool.put([_row(str(number), b"x" * 9_000) for number in range(8)]).result(10) is False
+    assert (spool.counts["lost"], spool.counts["spool_faults"]) == (3, 1)
+    spool.close()
+
+
+def test_where_there_can_be_no_file_rows_are_kept_in_memory_and_the_log_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "file").touch()
     spool = _spool(tmp_path / "file" / "spool.db")
-    assert spool.put([_row(str(number)) for number in range(8)]).result(10) is False
-    assert spool.counts["lost"] == 3
-    assert spool.counts["faults"] >= 1
+    assert spool.put([_row("a"), _row("b")]).result(10)
+    assert [row.name for row in _taken(spool)] == ["a", "b"]
+    assert caplog.text.count("a kill loses what is not delivered yet") == 1
     spool.close()
 
 

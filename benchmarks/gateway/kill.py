@@ -1,8 +1,4 @@
-"""LiteLLM's proxy with the plug-in: what a kill leaves of what was told, and what the plug-in adds to a call.
-
-`python -m benchmarks.serving.gateway` writes both into docs/bench-serve.json. It needs
-LiteLLM's own environment, which `make .venv-litellm` makes.
-"""
+"""What a kill -9 of LiteLLM's proxy leaves of what became of its calls: each one's cost, once, as LiteLLM has it."""
 
 from __future__ import annotations
 
@@ -10,27 +6,21 @@ import asyncio
 import json
 import signal
 import sqlite3
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import httpx
-import typer
-from rich.console import Console
 
 from benchmarks.serving.load import process, serve
-from benchmarks.serving.proxy import GROUP, Proxy, free_port, upstream
+from benchmarks.gateway.proxy import GROUP, Proxy, free_port, upstream
 from serving.bundle.catalogue import Candidate
-from serving.bundle.manifest import open_bundle
 
 _STREAMED, _FAILING, _AT_ONCE = 10, 17, 8
 _SETTLED_SECONDS = 150.0
-_console = Console(stderr=True)
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @dataclass
@@ -177,22 +167,3 @@ def _compared(folder: Path, seen: Seen, bill: Mapping[str, Sequence[Mapping[str,
 
 def _same(one: float, other: float) -> bool:
     return abs(one - other) <= 1e-9 * max(abs(one), abs(other))
-
-
-@app.command()
-def main(
-    bundle: Annotated[Path, typer.Option(help="The bundle that decides.")] = Path(
-        ".cache/bench-serve/static-0/current"
-    ),
-    requests: Annotated[int, typer.Option(help="Requests in each mode, with a kill after half of them.")] = 5_000,
-) -> None:
-    """Measure what a kill -9 of LiteLLM's proxy leaves, with the router in its process and over HTTP."""
-    candidates = list(open_bundle(bundle).manifest.candidates)
-    for over_http in (False, True):
-        with tempfile.TemporaryDirectory() as name:
-            found = kept_through_kill(Path(name), bundle.resolve(), candidates, requests=requests, over_http=over_http)
-        _console.print_json(json.dumps(found))
-
-
-if __name__ == "__main__":
-    app()

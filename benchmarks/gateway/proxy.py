@@ -38,6 +38,33 @@ class Costs(CustomLogger):
 
 costs = Costs()
 """
+# Appends how long each hook of the plug-in took, in microseconds.
+_TIMES = """
+import functools, json, os, time
+from litellm.integrations.custom_logger import CustomLogger
+from serving.integrations.litellm.plugin import OutcomeRouter
+
+def timed(name, hook):
+    @functools.wraps(hook)
+    async def wrapped(*given, **named):
+        began = time.perf_counter()
+        try:
+            return await hook(*given, **named)
+        finally:
+            taken.write(json.dumps([name, 1e6 * (time.perf_counter() - began)]) + "\\n")
+    return wrapped
+
+taken = open(os.environ["COSTS_FILE"] + ".times", "a", buffering=1)
+for name in HOOKS:
+    setattr(OutcomeRouter, name, timed(name, OutcomeRouter.__dict__[name]))
+times = CustomLogger()
+"""
+IN_THE_WAY = (
+    "async_pre_call_hook",
+    "async_filter_deployments",
+    "async_post_call_success_hook",
+    "async_post_call_response_headers_hook",
+)
 
 
 def usable() -> bool:
@@ -58,7 +85,7 @@ def upstream(folder: Path, candidates: Sequence[Candidate]) -> Iterator[str]:
     listed = {one.name: (one.input_usd_per_mtok or 0.0, one.output_usd_per_mtok or 0.0) for one in candidates}
     prices.write_text(json.dumps(listed), encoding="utf-8")
     address = f"http://127.0.0.1:{port}"
-    with process(["-m", "benchmarks.serving.upstream", str(port), str(prices)], f"{address}/"):
+    with process(["-m", "benchmarks.gateway.upstream", str(port), str(prices)], f"{address}/"):
         yield address
 
 
@@ -76,6 +103,7 @@ class Proxy:
     variables: Mapping[str, str] = field(default_factory=dict)
     routed: bool = True
     costs: bool = False
+    times: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
     running: subprocess.Popen[bytes] | None = None
@@ -95,6 +123,8 @@ class Proxy:
         config.write_text(json.dumps(self._config()), encoding="utf-8")  # JSON is YAML
         if self.costs:
             (self.folder / "costs.py").write_text(_COSTS, encoding="utf-8")
+        if self.times:
+            (self.folder / "times.py").write_text(_TIMES.replace("HOOKS", repr(IN_THE_WAY)), encoding="utf-8")
         command = [str(ENVIRONMENT / "bin" / "litellm"), "--config", str(config), "--port", str(self.port)]
         with (self.folder / "proxy.log").open("ab") as log:
             self.running = subprocess.Popen(
@@ -129,7 +159,7 @@ class Proxy:
     def _config(self) -> dict[str, Any]:
         rows = [self._row(GROUP, one, one.name) for one in self.candidates]
         rows.append(self._row(PLAIN, self.candidates[0], "plain-row"))
-        callbacks = [*["costs.costs"] * self.costs, *["serving.integrations.litellm.router"] * self.routed]
+        callbacks = [*["costs.costs"] * self.costs, *["times.times"] * self.times, *["serving.integrations.litellm.router"] * self.routed]
         return {
             "model_list": rows,
             "router_settings": {"num_retries": len(self.candidates), "retry_after": 0, "disable_cooldowns": True},

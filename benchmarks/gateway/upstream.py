@@ -1,6 +1,6 @@
 """Fake LLMs behind one address, in OpenAI's protocol: each answers what its model's name asks for, and bills.
 
-`python -m benchmarks.serving.upstream PORT PRICES` serves until it is ended; PRICES is a JSON file of USD per million tokens,
+`python -m benchmarks.gateway.upstream PORT PRICES` serves until it is ended; PRICES is a JSON file of USD per million tokens,
 in and out, by model. GET /bill is what each call cost, by the mark `#...#` in its last message.
 """
 
