@@ -4,6 +4,11 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+# LiteLLM's proxy wants older versions than ours of what both use, so it has an environment of its own, and the tests of its
+# hooks the files of the versions that they are held against.
+LITELLM          := .venv-litellm
+LITELLM_READY    := $(LITELLM)/.ready
+LITELLM_VERSIONS := 1.106.12 1.108.7 1.110.2
 # DATA: one or more logs (files or folders). TEST: a held-out log. ARGS: any other router-train option.
 DATA   ?=
 TEST   ?=
@@ -30,6 +35,14 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python $(PINNED) || $(BIN)/python -m pip install --quiet $(PINNED)
 	@touch $@
 
+$(LITELLM_READY): constraints-litellm.txt | $(READY)
+	$(BIN)/python -m venv --clear $(LITELLM)
+	@($(BIN)/uv pip install --quiet --python $(LITELLM)/bin/python --requirement constraints-litellm.txt || \
+	  $(LITELLM)/bin/python -m pip install --quiet --requirement constraints-litellm.txt) && \
+	for version in $(LITELLM_VERSIONS); do \
+	  $(BIN)/python -m pip download --quiet --no-deps --dest $(LITELLM)/wheels litellm==$$version || exit 1; \
+	done && touch $@ || echo "LiteLLM's proxy could not be installed: its tests will be skipped" >&2
+
 train: $(READY) ## Train a router and write models/current (DATA=path for your own log, else a simulated one)
 	$(BIN)/router-train run $(foreach path,$(DATA),--data $(path)) $(foreach path,$(TEST),--test $(path)) $(ARGS)
 
@@ -37,7 +50,7 @@ serve: $(READY) ## Serve models/current on http://127.0.0.1:8080 (trains first i
 	@if [ ! -e $(BUNDLE) ] && [ "$(BUNDLE)" = models/current ]; then $(MAKE) --no-print-directory train; fi
 	$(BIN)/router-serve --bundle $(BUNDLE) --host $(HOST) --port $(PORT)
 
-test: $(READY) ## Run the tests, a worker for each processor up to four (ARGS="-n 0 -k name" for some of them in one process)
+test: $(READY) $(LITELLM_READY) ## Run the tests, a worker for each processor up to four (ARGS="-n 0 -k name" for some of them in one process)
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder --durations 15 $(ARGS)
 
 check: $(READY) ## Lint and type-check
@@ -59,4 +72,4 @@ bench-serve: $(READY) ## Measure serving with wrk and write docs/bench-serve.jso
 	$(BIN)/python -m benchmarks.serving.run $(ARGS)
 
 clean: ## Remove what was installed, cached and trained
-	rm -rf $(VENV) .cache mlruns $(filter-out models/README.md,$(wildcard models/*))
+	rm -rf $(VENV) $(LITELLM) .cache mlruns $(filter-out models/README.md,$(wildcard models/*))

@@ -4,6 +4,7 @@ A request's way, a room a step: `api` checks the caller's key and reads the body
 asks there what budgets hold and where its conversation is, embeds its text, and has `decide` choose by what the `bundle`
 expects of each candidate; the decision and what comes of it are kept in `store`, which is itself a log to train on.
 Rooms below are imported, never those above: cli, api, runtime, state, store, decide, bundle, settings.
+`client` is for programs that ask a service over HTTP.
 
 Nothing here imports `training`, and nothing here needs torch, scikit-learn, lightgbm, pandas or mlflow. The names are looked
 up when they are first used, so that training, which reads `serving.bundle`, does not load a runtime for ONNX.

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 _NONE = "none"
@@ -16,6 +16,8 @@ _BUNDLE, _STORE = "models/current", "data/decisions.db"
 _METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 # What Kubernetes sets in the pods beside a Service that is called router, or router-something.
 _OF_KUBERNETES = re.compile(r"ROUTER_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?)")
+# What the plug-ins and the client's examples read beside the service's settings.
+_OF_PLUGINS = re.compile(r"ROUTER_(LITELLM_\w+|URL|API_KEY)")
 _LONGEST_NAME = 64
 LogLevel = Literal["critical", "error", "warning", "info", "debug"]
 
@@ -74,6 +76,12 @@ class Settings(BaseSettings):
         description="Longest wait for a prompt's embedding; after it the reference candidate answers.",
     )
     explore: float = Field(default=0.0, ge=0, le=0.2, description="Share of requests that may go elsewhere, to learn.")
+    share: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Share of decisions that are followed; of the others who answers otherwise is named.",
+    )
     session_bytes: int = Field(
         default=64 * 1024 * 1024, ge=1, description="Memory for sessions; the least recently used are forgotten."
     )
@@ -143,13 +151,40 @@ class Settings(BaseSettings):
         return {"bundle": str(home / _BUNDLE), "store": str(home / _STORE), **given}
 
 
+class LangfuseSettings(BaseSettings):
+    """The Langfuse project that decisions are written back to, by the variables that Langfuse's own clients read."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, env_ignore_empty=True, populate_by_name=True, hide_input_in_errors=True
+    )
+
+    write_back: bool = Field(
+        default=False,
+        validation_alias=AliasChoices("ROUTER_LITELLM_LANGFUSE"),
+        description="Whether decisions and their scores are sent to Langfuse.",
+    )
+    host: str = Field(
+        default="https://cloud.langfuse.com",
+        validation_alias=AliasChoices("LANGFUSE_BASE_URL", "LANGFUSE_HOST"),
+        description="The server, without a path.",
+    )
+    public_key: str | None = Field(default=None, validation_alias=AliasChoices("LANGFUSE_PUBLIC_KEY"))
+    secret_key: SecretStr | None = Field(default=None, validation_alias=AliasChoices("LANGFUSE_SECRET_KEY"))
+    environment: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("LANGFUSE_TRACING_ENVIRONMENT"),
+        description="Langfuse's environment of what is sent: the one that the gateway's own traces have.",
+    )
+
+
 def unknown_variables() -> list[str]:
     """Each ROUTER_* variable that is no setting, with the setting that may be meant."""
     known = [f"ROUTER_{name.upper()}" for name in Settings.model_fields]
     found = []
     for arrived in sorted(os.environ):
         name = arrived.upper()  # a setting is read in any case
-        if name.startswith("ROUTER_") and name not in known and not _OF_KUBERNETES.fullmatch(name):
+        others = _OF_KUBERNETES.fullmatch(name) or _OF_PLUGINS.fullmatch(name)
+        if name.startswith("ROUTER_") and name not in known and not others:
             meant = get_close_matches(name[:_LONGEST_NAME], known, 1)
             shown = arrived[:_LONGEST_NAME].encode("unicode_escape").decode()
             found.append(f"{shown} is no setting" + (f"; did you mean {meant[0]}?" if meant else ""))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from fastapi import FastAPI, Request, Response
 
 from serving.api.bodies.route import RouteBody
-from serving.api.documents import RouteResponse, decision_example
+from serving.api.documents import RouteResponse
+from serving.api.examples import decision_example
 from serving.api.parsing import parse
 from serving.settings import Settings
 

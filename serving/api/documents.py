@@ -7,58 +7,12 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic.config import JsonDict
 
+from serving.api.examples import DECISION, PROBLEM
 from serving.bundle.catalogue import Candidate
 from serving.bundle.manifest import Certificate
-from serving.decide.decision import Also, Decision, Reason
+from serving.decide.decision import Also, Decision, HeldBack, Reason
 from serving.decide.eligibility import Rule
-
-_DECISION: JsonDict = {
-    "id": "0b0f5a3c9f1e4a6d8c7b2a1908f7e6d5",
-    "model": "acme/small",
-    "confidence": 0.93,
-    "expected_cost_usd": 0.00021,
-    "fallbacks": ["acme/large"],
-    "reason": "best_value",
-    "operating_point": "balanced",
-    "quality_target": 0.9,
-    "certificate": {"alpha": 0.1, "delta": 0.1, "bound": 0.086, "requests": 412},
-    "knob": 12.5,
-    "propensity": 1.0,
-    "novelty": 0.87,
-    "bundle": "2026-01-31-1",
-    "warnings": [],
-    "also": {"model": "acme/large", "propensity": 0.05, "expected_cost_usd": 0.0043},
-    "candidates": [
-        {
-            "model": "acme/small",
-            "confidence": 0.93,
-            "expected_cost_usd": 0.00021,
-            "expected_quality": 0.9,
-            "expected_latency_ms": 480.0,
-            "expected_latency_p95_ms": 1310.0,
-            "ruled_out": None,
-        },
-        {
-            "model": "acme/large",
-            "confidence": 0.97,
-            "expected_cost_usd": 0.0043,
-            "expected_quality": 0.95,
-            "expected_latency_ms": None,
-            "expected_latency_p95_ms": None,
-            "ruled_out": None,
-        },
-    ],
-}
-_PROBLEM: JsonDict = {
-    "type": "urn:outcome-router:invalid-request",
-    "title": "Invalid request",
-    "status": 422,
-    "detail": "messages.0.content: content must be a string, a list of parts or null",
-    "instance": "/v1/route",
-    "errors": [{"field": "messages.0.content", "message": "content must be a string, a list of parts or null"}],
-}
 
 
 class _Document(BaseModel):
@@ -94,16 +48,26 @@ class AlsoResponse(_Document):
     expected_cost_usd: float = Field(description="Its expected cost on this request, in USD.")
 
 
+class HeldBackResponse(_Document):
+    """Whom the router would have chosen, where the decision was held back."""
+
+    model: str
+    confidence: float | None = Field(description="Its calibrated P(acceptable).")
+    expected_cost_usd: float | None = Field(description="Its expected cost on this request, in USD.")
+
+
 class RouteResponse(_Document):
     """The decision."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_DECISION]})
+    model_config = ConfigDict(json_schema_extra={"examples": [DECISION]})
 
     id: str = Field(description="The decision's id, which feedback refers to.")
-    model: str = Field(description="The candidate to send the request to.")
+    model: str = Field(description="The candidate to send the request to; if it is held back, who answers otherwise.")
     confidence: float | None = Field(description="Its calibrated P(acceptable).")
     expected_cost_usd: float | None = Field(description="Its expected cost on this request, in USD.")
-    fallbacks: list[str] = Field(description="The other eligible candidates, best first.")
+    fallbacks: list[str] = Field(
+        description="The other eligible candidates, best first, or as OpenRouter's fields order them."
+    )
     reason: Reason = Field(description="Why it was chosen.")
     operating_point: str | None = Field(description="The operating point that was used.")
     quality_target: float | None = Field(description="That point's quality target, where it has one.")
@@ -113,7 +77,7 @@ class RouteResponse(_Document):
     )
     knob: float | None = Field(description="Acceptability given up per USD saved; null is infinity (the cheapest).")
     propensity: float = Field(
-        description="The probability with which this candidate was chosen; below 1 if it explores."
+        description="The probability with which this candidate was chosen; below 1 if it explores or holds back."
     )
     novelty: float | None = Field(
         description="How unlike the training prompts the prompt is: these are near 1 on average."
@@ -126,6 +90,9 @@ class RouteResponse(_Document):
     )
     also: AlsoResponse | None = Field(
         description="Null, or who is to be asked too, for what there is to learn: the rule file's `[also]`."
+    )
+    held_back: HeldBackResponse | None = Field(
+        description="Null, or whom the router would have chosen: a share below 1 has `otherwise` answer instead."
     )
     candidates: list[CandidateEstimate] = Field(description="Every candidate, in the bundle's order.")
 
@@ -140,7 +107,7 @@ class FieldError(_Document):
 class Problem(_Document):
     """An error, as RFC 9457 (application/problem+json) writes it."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_PROBLEM]})
+    model_config = ConfigDict(json_schema_extra={"examples": [PROBLEM]})
 
     type: str = Field(description="`about:blank`, or a URN that names the kind of problem.")
     title: str
@@ -200,6 +167,16 @@ class ShadowComparison(_Document):
     shadow_confidence: float | None
 
 
+class HeldBackComparisons(_Document):
+    """Who answered the decisions that were held back (live) against whom the router would have chosen (shadow).
+
+    Who answers otherwise need be no candidate: means are over the decisions where they are known.
+    """
+
+    total: ShadowComparison | None = Field(description="Null while none was held back.")
+    workflows: list[ShadowComparison] = Field(description="The busiest first.")
+
+
 class ShadowResponse(_Document):
     """The shadow bundle's would-be decisions against the live ones, from the store of decisions.
 
@@ -208,10 +185,11 @@ class ShadowResponse(_Document):
     """
 
     bundle: str = Field(description="The version that is served.")
-    shadow: str = Field(description="The version of the shadow.")
+    shadow: str | None = Field(description="The version of the shadow; null where there is none.")
     hours: float = Field(description="How far back this looks.")
     total: ShadowComparison | None = Field(description="Null while nothing is there to compare.")
     workflows: list[ShadowComparison] = Field(description="The busiest first.")
+    held_back: HeldBackComparisons
 
 
 class BudgetLine(_Document):
@@ -272,13 +250,6 @@ class HealthResponse(_Document):
     bundle: str | None
 
 
-def decision_example(candidates: int) -> dict[str, Any]:
-    """A decision's document as the documentation shows it, with so many candidates."""
-    rows = _DECISION["candidates"]
-    assert isinstance(rows, list)
-    return {**_DECISION, "candidates": (rows * candidates)[:candidates]}
-
-
 _CERTIFIED = tuple(CertificateResponse.model_fields)
 
 
@@ -295,6 +266,11 @@ def _certified(certificate: Certificate) -> dict[str, object]:
 def _asked_too(also: Also) -> dict[str, object]:
     cost = _said(also.expected_cost_usd)
     return {"model": also.candidate, "propensity": also.propensity, "expected_cost_usd": cost}
+
+
+def _would_have_been(own: HeldBack) -> dict[str, object]:
+    known = {"confidence": _said(own.confidence), "expected_cost_usd": _said(own.expected_cost_usd)}
+    return {"model": own.candidate, **known}
 
 
 def decision_document(identifier: str, decision: Decision, misspelt: tuple[str, ...] = ()) -> dict[str, object]:
@@ -316,6 +292,7 @@ def decision_document(identifier: str, decision: Decision, misspelt: tuple[str, 
         "bundle": decision.bundle,
         "warnings": (*decision.warnings, *misspelt),
         "also": None if also is None else _asked_too(also),
+        "held_back": None if decision.held_back is None else _would_have_been(decision.held_back),
         "candidates": [
             {
                 "model": seen.candidate,

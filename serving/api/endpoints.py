@@ -25,7 +25,7 @@ from serving.runtime.metrics import CONTENT_TYPE as METRICS_TYPE
 from serving.runtime.pipeline import Answer, Service
 from serving.runtime.recording import Case
 from serving.state.rulebook import ForbiddenWorkflowError
-from serving.store.queries import compared
+from serving.store.queries import compared, held_back
 from serving.store.writer import NotStoredError
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ async def route(request: Request) -> Response:
     key = caller(request, service)
     body = await request.body()
     if is_small(body):
-        identifier, decision, content = await _decided(service, key, body)
+        identifier, decision, content = await decided(service, key, body)
     else:
         apart = to_thread.run_sync(_decided_apart, service, key, body, limiter=request.app.state.bodies)
         identifier, decision, content = await apart
@@ -55,7 +55,7 @@ async def route(request: Request) -> Response:
     return _json(content)
 
 
-async def _decided(service: Service, key: str | None, body: bytes) -> tuple[str, Decision, bytes]:
+async def decided(service: Service, key: str | None, body: bytes) -> tuple[str, Decision, bytes]:
     """The decision on a body: its id, itself, and its document."""
     asked = parse(RouteBody, body, service.settings.max_values)
     identifier, decision = await service.route(service.case(asked.request(), asked.policy(), key))
@@ -64,7 +64,7 @@ async def _decided(service: Service, key: str | None, body: bytes) -> tuple[str,
 
 def _decided_apart(service: Service, key: str | None, body: bytes) -> tuple[str, Decision, bytes]:
     """The same in a thread with an event loop of its own: nothing that a large body takes holds up the other requests."""
-    return asyncio.run(_decided(service, key, body))
+    return asyncio.run(decided(service, key, body))
 
 
 async def route_batch(request: Request) -> Response:
@@ -156,21 +156,32 @@ async def reload(request: Request) -> Response:
 
 
 async def shadow(request: Request, hours: Annotated[float, Query(gt=0, le=24 * 366)] = 24.0) -> Response:
-    """What the shadow bundle would have decided, against what was decided, over the last hours, for who may administer."""
+    """What the shadow bundle would have decided, against what was decided, over the last hours, for who may administer.
+
+    And what the router itself would have chosen where its decisions were held back, for which no shadow bundle is needed.
+    """
     service = service_of(request)
     caller(request, service, admin=True)
-    if service.shadow is None or service.store is None:
-        missing = "has no shadow bundle (ROUTER_SHADOW)" if service.shadow is None else "stores no decisions"
-        raise HTTPException(404, f"This service {missing}.")
-    versions = service.live.version, service.shadow.live.version
-    found = await to_thread.run_sync(compared, service.store.engine, *versions, time.time() - hours * 3600)
-    rows = [asdict(one) for one in found]
+    store, live = service.store, service.live.version
+    shadow = None if service.shadow is None else service.shadow.live.version
+    if store is None:
+        raise HTTPException(404, "This service stores no decisions.")
+    since = time.time() - hours * 3600
+    own = [asdict(one) for one in await to_thread.run_sync(held_back, store.engine, live, since)]
+    rows = []
+    if shadow is not None:
+        rows = [asdict(one) for one in await to_thread.run_sync(compared, store.engine, live, shadow, since)]
+    elif not own and service.settings.share == 1:
+        raise HTTPException(
+            404, "This service has no shadow bundle (ROUTER_SHADOW), and held no decision back (ROUTER_SHARE)."
+        )
     document = {
-        "bundle": versions[0],
-        "shadow": versions[1],
+        "bundle": live,
+        "shadow": shadow,
         "hours": hours,
         "total": rows[0] if rows else None,
         "workflows": rows[1:],
+        "held_back": {"total": own[0] if own else None, "workflows": own[1:]},
     }
     return _json(orjson.dumps(document))
 

@@ -13,6 +13,9 @@ from serving.bundle.manifest import Certificate, Objective
 from serving.decide.eligibility import Rule
 from serving.decide.policy import Policy
 
+# What stands for a name that is no candidate's.
+OTHER = "(other)"
+
 
 class Reason(StrEnum):
     """Why the chosen candidate was chosen. This list is closed: docs/serving.md explains each."""
@@ -26,6 +29,7 @@ class Reason(StrEnum):
     LOW_CONFIDENCE = "low_confidence"
     BUDGET = "budget"
     EXPLORE = "explore"
+    HELD_BACK = "held_back"
     NO_CANDIDATE = "no_candidate"
     TIMEOUT = "timeout"
     FAULT = "fault"
@@ -57,6 +61,32 @@ class Estimates:
 
 
 @dataclass(frozen=True, slots=True)
+class Row:
+    """The estimates of one request: (m,) by candidate; NaN, or for the cluster None, where it is not known."""
+
+    confidence: list[float]
+    quality: list[float]
+    cost: list[float]
+    latency: list[float]
+    latency_p95: list[float]
+    cluster: int | None
+    novelty: float
+
+    @classmethod
+    def of(cls, estimates: Estimates, row: int) -> Row:
+        novelty = float(estimates.novelty[row, 0])
+        return cls(
+            estimates.acceptable[row].tolist(),
+            estimates.quality[row].tolist(),
+            estimates.cost_usd[row].tolist(),
+            estimates.latency_ms[row].tolist(),
+            estimates.latency_p95_ms[row].tolist(),
+            None if isnan(novelty) else int(estimates.nearness[row].argmax()),
+            novelty,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Situation:
     """What bears on one decision beyond the request and its policy.
 
@@ -66,7 +96,9 @@ class Situation:
     lasts. `most_usd` is what the budgets still hold: a candidate that is expected to cost more is left out, unless all are,
     and then the cheapest is used. `explore` is the share of such requests that may go elsewhere, and `draw` this
     request's own number in [0, 1) that decides whether and where to. `no_candidate` names who answers when the rules leave
-    nobody, if what the caller `asked` itself (None: nothing) and the request's shape admit that one.
+    nobody, if what the caller `asked` itself (None: nothing) and the request's shape admit that one. `share` is that of the
+    decisions that are followed, the policy's own if that is lower, and `hold` this request's number in (0, 1], which is above
+    it where the decision is held back.
     """
 
     session: str | None = None
@@ -78,6 +110,8 @@ class Situation:
     draw: float = 0.0
     no_candidate: str | None = None
     asked: Policy | None = None
+    share: float = 1.0
+    hold: float = 0.0
 
 
 class Alternative(NamedTuple):
@@ -100,6 +134,14 @@ class Also(NamedTuple):
     expected_cost_usd: float
 
 
+class HeldBack(NamedTuple):
+    """Whom the router would have chosen where the decision was held back."""
+
+    candidate: str
+    confidence: float | None
+    expected_cost_usd: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """The recommended candidate; `confidence` is its calibrated P(acceptable), `fallbacks` are best first.
@@ -110,6 +152,8 @@ class Decision:
     `warnings` names the budgets that are spent and only warn, as "<scope>/<period>", and says where want of knowledge left
     one candidate. `held_usd` is what limits and budgets hold against it: the expected cost, and no less than the counted
     prompt alone. `also` is who is asked too, for what there is to learn: the answer is the recommended candidate's.
+    Where the decision was `held_back`, `candidate` is who answers otherwise, which need not be a candidate of the bundle; then
+    nothing is expected of it.
     """
 
     candidate: str
@@ -129,6 +173,14 @@ class Decision:
     warnings: tuple[str, ...] = ()
     held_usd: float | None = None
     also: Also | None = None
+    held_back: HeldBack | None = None
+
+    @property
+    def label(self) -> str:
+        """The candidate's name, where names have to be few and known: a caller may make up who answers otherwise."""
+        if self.reason is Reason.HELD_BACK and all(one.candidate != self.candidate for one in self.alternatives):
+            return OTHER
+        return self.candidate
 
 
 def known_or_none(value: float) -> float | None:

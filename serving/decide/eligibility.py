@@ -10,6 +10,7 @@ from typing import Any
 
 from serving.bundle.catalogue import Candidate, Capability
 from serving.bundle.request import ReadRequest
+from serving.decide.endpoints import Directory, Endpoints
 from serving.decide.globs import matches
 from serving.decide.policy import Policy
 
@@ -36,15 +37,16 @@ class Rule(StrEnum):
     NO_TRAINING = "no_training"
     MAX_COST = "max_cost_usd"
     MAX_LATENCY = "max_latency_ms"
+    MAX_PRICE = "max_price"
 
 
 class NoEligibleCandidateError(ValueError):
-    """Every candidate is ruled out; `rules` says by what, in the candidates' order, `unknown` whom for want of knowledge."""
+    """Every candidate is ruled out; `rules` says by what, in the candidates' order, `more` what else there is to say."""
 
-    def __init__(self, candidates: Sequence[str], rules: Sequence[Rule | None], unknown: str = "") -> None:
+    def __init__(self, candidates: Sequence[str], rules: Sequence[Rule | None], more: str = "") -> None:
         self.rules = {name: rule for name, rule in zip(candidates, rules, strict=True) if rule is not None}
         named = ", ".join(f"{name} ({rule})" for name, rule in self.rules.items())
-        super().__init__(f"no candidate is eligible: {named}" + (f"; {unknown}" if unknown else ""))
+        super().__init__(f"no candidate is eligible: {named}" + (f"; {more}" if more else ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +71,9 @@ class Eligibility:
     def __init__(self, candidates: Sequence[Candidate], margin: float = 1.0) -> None:
         self._candidates = tuple(candidates)
         self._margin = margin
+        self.directory = Directory(candidates)
         # A function of its own, not a method: a cache that held this object would outlive it.
-        self._fixed = lru_cache(_KEPT)(partial(_fixed_rules, self._candidates))
+        self._fixed = lru_cache(_KEPT)(partial(_fixed_rules, self._candidates, self.directory))
 
     def rules(self, request: ReadRequest, policy: Policy, demand: Demand) -> list[Rule | None]:
         """For each candidate the first rule that excludes it, or None."""
@@ -92,6 +95,26 @@ class Eligibility:
             else:
                 found.append(_limit_rule(policy, demand, column))
         return found
+
+    def admits(self, name: str, policy: Policy, asked: Policy | None) -> bool:
+        """Whether an LLM that is no candidate may be named: by the rules that need no knowledge of it, or allow no want of it.
+
+        What the rules of the server `allow` and whatever is denied goes by its name, and a demand on privacy rules it out,
+        as nothing is known of it. What the caller `asked` itself to be allowed is about candidates.
+        """
+        stranger = Candidate(name=name)
+        private = policy.zero_retention, policy.self_hosted, policy.no_training
+        if _privacy_rule(stranger, private, policy.regions) is not None:
+            return False
+        ignored = () if policy.endpoints is None else policy.endpoints.ignore
+        groups = policy.allow if asked is None else policy.allow[len(asked.allow) :]
+        denied = bool(Directory([stranger]).of_any_provider(ignored))
+        return not denied and _name_rule(stranger, groups, policy.deny) is None
+
+    def why(self, rules: Sequence[Rule | None], policy: Policy) -> str:
+        """Why these rules leave nobody, as far as more than their names is to be said; "" where there is no more."""
+        unmet = "" if policy.endpoints is None else self.directory.unmet(policy.endpoints)
+        return "; ".join(one for one in (unmet, self.unknown(rules)) if one)
 
     def unknown(self, rules: Sequence[Rule | None]) -> str:
         """Whom these rules exclude for want of knowledge, as a sentence; "" where there is nobody."""
@@ -124,26 +147,44 @@ _Fixed = tuple[Rule | None, Rule | None]
 def _fixed_part(policy: Policy) -> tuple[Any, ...]:
     """What `_fixed_rules` takes of a policy: all that bears on a candidate whatever the request's length and cost."""
     private = policy.zero_retention, policy.self_hosted, policy.no_training
-    return policy.allow, policy.deny, policy.requires, private, policy.regions
+    return policy.allow, policy.deny, policy.requires, private, policy.regions, policy.endpoints
 
 
 def _fixed_rules(
     candidates: Sequence[Candidate],
+    directory: Directory,
     allow: Sequence[Sequence[str]],
     deny: Sequence[str],
     requires: Set[Capability],
     private: tuple[bool, bool, bool],
     regions: Sequence[Set[str]],
+    endpoints: Endpoints | None,
     needs: Set[Capability],
 ) -> list[_Fixed]:
-    """For each candidate the rule about its name that excludes it, and the one about what it can and what it keeps."""
-    return [
+    """For each candidate the rule about its name that excludes it, and that about what it can, keeps and asks for a token."""
+    fixed: list[_Fixed] = [
         (
             _name_rule(candidate, allow, deny),
             _capability_rule(candidate, requires, needs) or _privacy_rule(candidate, private, regions),
         )
         for candidate in candidates
     ]
+    if endpoints is None:
+        return fixed
+    allowed, ignored = directory.admitted(endpoints)
+    return [
+        (
+            name_rule or _endpoint_rule(column in allowed, column in ignored),
+            other_rule or (Rule.MAX_PRICE if endpoints.too_dear(candidates[column]) else None),
+        )
+        for column, (name_rule, other_rule) in enumerate(fixed)
+    ]
+
+
+def _endpoint_rule(allowed: bool, ignored: bool) -> Rule | None:
+    if not allowed:
+        return Rule.NOT_ALLOWED
+    return Rule.DENIED if ignored else None
 
 
 def _name_rule(candidate: Candidate, allow: Sequence[Sequence[str]], deny: Sequence[str]) -> Rule | None:

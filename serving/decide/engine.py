@@ -5,69 +5,27 @@ A request that took too long or failed is decided in the same way, on what is us
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from math import inf, isinf, isnan
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import inf, isinf
 
 import numpy as np
 
 from serving.bundle.arrays import Floats32
 from serving.bundle.manifest import ALWAYS_REFERENCE, NO_WORKFLOW, Certificate, Manifest, Objective, OperatingPoint
 from serving.bundle.request import ReadRequest
-from serving.decide.decision import Alternative, Decision, Estimates, Reason, Situation, known_or_none
+from serving.decide.decision import Alternative, Decision, Estimates, Reason, Row, Situation, known_or_none
 from serving.decide.eligibility import Demand, Eligibility, NoEligibleCandidateError, Rule
-from serving.decide.exploration import Choice, explored, first, rate_of
+from serving.decide.exploration import Choice, Made, explored, first, rate_of, shared
 from serving.decide.policy import Policy
 from serving.decide.pricing import Pricing
-from serving.decide.value import Setting, dominating, knob_for, rank
+from serving.decide.value import Setting, Weighed, dominating, knob_for, rank
 
 # What is chosen for another reason has to be: the others are there for a rule's sake.
 _EXPLORABLE = frozenset({Reason.BEST_VALUE, Reason.UNCERTIFIED, Reason.SESSION})
+# Chosen for its worth, it may as well be another provider's of the same LLM.
+_BY_WORTH = frozenset({Reason.BEST_VALUE, Reason.UNCERTIFIED})
 _NOTHING_ASKED = Policy()
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """The estimates of one request: (m,) by candidate; NaN, or for the cluster None, where it is not known."""
-
-    confidence: list[float]
-    quality: list[float]
-    cost: list[float]
-    latency: list[float]
-    latency_p95: list[float]
-    cluster: int | None
-    novelty: float
-
-    @classmethod
-    def of(cls, estimates: Estimates, row: int) -> _Row:
-        novelty = float(estimates.novelty[row, 0])
-        return cls(
-            estimates.acceptable[row].tolist(),
-            estimates.quality[row].tolist(),
-            estimates.cost_usd[row].tolist(),
-            estimates.latency_ms[row].tolist(),
-            estimates.latency_p95_ms[row].tolist(),
-            None if isnan(novelty) else int(estimates.nearness[row].argmax()),
-            novelty,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Weighed:
-    """What a choice is made by: `worth` and `cost` (m,) in the units of the setting's knob, `pace` added to that.
-
-    `value` (m,) is what the objective is about, and `limit` (m,) what the budgets hold against each candidate.
-    """
-
-    policy: Policy
-    situation: Situation
-    setting: Setting
-    value: list[float]
-    worth: list[float]
-    cost: list[float]
-    limit: list[float]
-    confidence: list[float]
-    novelty: float
 
 
 class Engine:
@@ -146,7 +104,25 @@ class Engine:
         `without` is the reason of a decision without estimates, which then are `unknown(request)`: the reference answers, or
         the cheapest that the rules admit, if the budgets hold it.
         """
-        seen = _Row.of(estimates, row)
+        made = self._own(request, policy, situation, estimates, row, without)
+        if policy.share < 1.0 or situation.share < 1.0:
+            column = self._columns.get(policy.otherwise or self.manifest.reference)
+            barred = column is None and not self._eligibility.admits(policy.otherwise or "", policy, situation.asked)
+            return shared(made, policy, situation, column, barred=barred)
+        if made.refused is not None:
+            raise made.refused
+        return made.decision
+
+    def _own(
+        self,
+        request: ReadRequest,
+        policy: Policy,
+        situation: Situation,
+        estimates: Estimates,
+        row: int,
+        without: Reason | None,
+    ) -> Made:
+        seen = Row.of(estimates, row)
         plain, limit = seen.cost, self._pricing.at_least(request.counted, seen.cost)
         demand = Demand(limit, seen.latency_p95)
         if without is None and (situation.session is not None or situation.cached):
@@ -159,29 +135,44 @@ class Engine:
         eligible = [column for column, rule in enumerate(rules) if rule is None]
         if not eligible:
             # Nobody was chosen by the estimates: the decision carries what is usual, and has to keep the demands by that too.
-            usual = seen if without is not None else _Row.of(self.unknown(request), 0)
+            usual = seen if without is not None else Row.of(self.unknown(request), 0)
             limit = self._pricing.at_least(request.counted, usual.cost)
             default = self._default(request, situation, (demand, Demand(limit, usual.latency_p95)))
-            if default is None:
-                raise NoEligibleCandidateError(self.candidates, rules, self._eligibility.unknown(rules))
-            choice = Choice([default], Reason.NO_CANDIDATE, 1.0)
-            return self._decision(usual, limit, rules, choice, 0.0, None, None)
+            choice = Choice([self._reference if default is None else default], Reason.NO_CANDIDATE, 1.0)
+            made = self._decision(usual, limit, rules, choice, 0.0, None, _uncertified)
+            if default is not None:
+                return made
+            why = self._eligibility.why(rules, policy)
+            return made._replace(refused=NoEligibleCandidateError(self.candidates, rules, why))
         # One that is left for want of knowledge looks like a choice, and is none.
         missing = self._eligibility.unknown(rules) if len(eligible) == 1 else ""
         if without is not None:
             weighed = self._unestimated(seen, policy, situation, demand)
-            choice = self._choose(weighed, None, eligible)._replace(reason=without)
-            return self._decision(seen, limit, rules, choice, 0.0, None, None, missing)
+            choice = self._arranged(self._choose(weighed, None, eligible), policy)._replace(reason=without)
+            return self._decision(seen, limit, rules, choice, 0.0, None, _uncertified, missing)
         point = self.operating_point(policy)
         left_out = self._settings[point.name].without if point is not None else ()
         # Where the rules leave no other, one that is left out is used after all, and has no certificate.
         within = [column for column in eligible if column not in left_out] or eligible
         estimated = estimates.of(self._objective(policy))[row], estimates.violation[row]
         weighed = self._weighed(seen, policy, situation, point, estimated, limit)
-        choice = self._choose(weighed, point, within, [column for column in eligible if column not in within])
-        certificate = self._certificate(choice, weighed, plain, point, request.request.workflow)
+        apart, late = [column for column in eligible if column not in within], weighed.late(within)
+        if late:
+            within, apart = [column for column in within if column not in late], []
+        choice = self._arranged(self._choose(weighed, point, within, apart), policy, late)
+
+        def certified(choice: Choice) -> Certificate | None:
+            return self._certificate(choice, weighed, plain, point, request.request.workflow)
+
         knob = weighed.setting.knob + situation.pace
-        return self._decision(seen, limit, rules, choice, knob, point, certificate, missing)
+        return self._decision(seen, limit, rules, choice, knob, point, certified, missing)
+
+    def _arranged(self, choice: Choice, policy: Policy, late: Sequence[int] = ()) -> Choice:
+        """The choice with its fallbacks, and who is `late` behind them, in the order that is preferred."""
+        if policy.preferences is None:
+            return choice
+        order = [*choice.order, *late]
+        return choice._replace(order=self._eligibility.directory.arranged(order, policy.preferences, late))
 
     def _default(self, request: ReadRequest, situation: Situation, demands: Sequence[Demand]) -> int | None:
         """Who answers where the rules leave nobody: only one that the request's shape and its own demands admit."""
@@ -197,32 +188,30 @@ class Engine:
 
     def _weighed(
         self,
-        seen: _Row,
+        seen: Row,
         policy: Policy,
         situation: Situation,
         point: OperatingPoint | None,
         estimated: tuple[Floats32, Floats32],
         limit: list[float],
-    ) -> _Weighed:
+    ) -> Weighed:
         setting = self._settings[point.name] if point is not None else Setting(self._knob(policy))
         if setting.always is not None:
             # what a budget's pace weighs cost against is the harm to that candidate's answers
             setting = replace(setting, guarded=True)
         value, violation = (one.astype(np.float64) for one in estimated)
         worth: list[float] = setting.worth(value, violation).tolist()
-        return _Weighed(
-            policy, situation, setting, value.tolist(), worth, seen.cost, limit, seen.confidence, seen.novelty
-        )
+        return Weighed(policy, situation, setting, value.tolist(), worth, seen.cost, limit, seen)
 
-    def _unestimated(self, seen: _Row, policy: Policy, situation: Situation, demand: Demand) -> _Weighed:
+    def _unestimated(self, seen: Row, policy: Policy, situation: Situation, demand: Demand) -> Weighed:
         """Without estimates the reference is used, else the cheapest: nothing tells how good the others would be."""
         bare = Situation(most_usd=situation.most_usd)
         none, always = [0.0] * len(seen.cost), self._settings[ALWAYS_REFERENCE]
         limit = list(demand.cost_usd)
-        return _Weighed(policy, bare, always, none, none, seen.cost, limit, seen.confidence, seen.novelty)
+        return Weighed(policy, bare, always, none, none, seen.cost, limit, seen)
 
     def _choose(
-        self, weighed: _Weighed, point: OperatingPoint | None, eligible: list[int], apart: Sequence[int] = ()
+        self, weighed: Weighed, point: OperatingPoint | None, eligible: list[int], apart: Sequence[int] = ()
     ) -> Choice:
         """Who is chosen, and why: never anyone who is not eligible, and, while anyone is, nobody a budget cannot hold.
 
@@ -239,14 +228,17 @@ class Engine:
             free, _ = self._ordered(weighed, 0.0, eligible)
             if free[0] != order[0]:
                 reason = Reason.BUDGET
+        preferences = weighed.policy.preferences
+        if preferences is not None and preferences.providers and reason in _BY_WORTH:
+            order = first(order, self._eligibility.directory.earliest(order, preferences.providers))
         if situation.explore > 0 and reason in _EXPLORABLE:
             order += [column for column in apart if weighed.limit[column] <= situation.most_usd]
             return explored(order, reason, rate_of(situation.explore, point), situation.draw)
         return Choice(order, reason, 1.0)
 
-    def _ordered(self, weighed: _Weighed, pace: float, eligible: list[int]) -> tuple[list[int], Reason]:
+    def _ordered(self, weighed: Weighed, pace: float, eligible: list[int]) -> tuple[list[int], Reason]:
         """The eligible columns, best first, and why that one is: each step may overrule the one before."""
-        setting, confidence, reference = weighed.setting, weighed.confidence, self._reference
+        setting, confidence, reference = weighed.setting, weighed.seen.confidence, self._reference
         knob = setting.knob + pace
         order = rank(weighed.worth, weighed.cost, knob, eligible)
         if len(eligible) == 1:
@@ -257,7 +249,7 @@ class Engine:
             # only the guard can be: its worth is 0 by definition, whatever its chances are
             order = first(order, better[0])
         if reference in eligible and order[0] != reference:
-            if weighed.novelty > self.manifest.novelty.threshold:
+            if weighed.seen.novelty > self.manifest.novelty.threshold:
                 return first(order, reference), Reason.NOVEL
             if confidence[order[0]] < min(weighed.policy.abstain_below, confidence[reference]):
                 return first(order, reference), Reason.LOW_CONFIDENCE
@@ -267,7 +259,7 @@ class Engine:
         return order, Reason.BEST_VALUE
 
     @staticmethod
-    def _moves(weighed: _Weighed, knob: float, order: list[int], kept: int) -> bool:
+    def _moves(weighed: Weighed, knob: float, order: list[int], kept: int) -> bool:
         """Whether a session's gain from moving to the best candidate is clear enough, or another is surer and cheaper."""
         best = order[0]
         if dominating(weighed.value, weighed.cost, kept, order):
@@ -285,7 +277,7 @@ class Engine:
     def _certificate(
         self,
         choice: Choice,
-        weighed: _Weighed,
+        weighed: Weighed,
         plain: list[float],
         point: OperatingPoint | None,
         workflow: str | None,
@@ -313,22 +305,22 @@ class Engine:
 
     def _decision(
         self,
-        seen: _Row,
+        seen: Row,
         limit: list[float],
         rules: list[Rule | None],
         choice: Choice,
         knob: float,
         point: OperatingPoint | None,
-        certificate: Certificate | None,
+        certified: Callable[[Choice], Certificate | None],
         missing: str = "",
-    ) -> Decision:
+    ) -> Made:
         known = [
             [known_or_none(value) for value in values]
             for values in (seen.confidence, seen.cost, seen.quality, seen.latency, seen.latency_p95)
         ]
         alternatives = tuple(map(Alternative._make, zip(self.candidates, *known, rules, strict=True)))
         chosen = alternatives[choice.order[0]]
-        return Decision(
+        decision = Decision(
             candidate=chosen.candidate,
             confidence=chosen.confidence,
             expected_cost_usd=chosen.expected_cost_usd,
@@ -336,7 +328,7 @@ class Engine:
             reason=choice.reason,
             operating_point=None if point is None else point.name,
             quality_target=None if point is None else point.quality_target,
-            certificate=certificate,
+            certificate=certified(choice),
             knob=knob,
             propensity=choice.propensity,
             novelty=known_or_none(seen.novelty),
@@ -346,3 +338,8 @@ class Engine:
             warnings=(missing,) if missing else (),
             held_usd=known_or_none(limit[choice.order[0]]),
         )
+        return Made(decision, choice, limit, certified)
+
+
+def _uncertified(_choice: Choice) -> None:
+    return None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from serving.bundle.catalogue import Capability
 from serving.bundle.manifest import Objective
+from serving.decide.endpoints import Endpoints, Preferences
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,9 @@ class Policy:
     sweep, and of both the one that gives away less; without any of them the bundle's default point holds. Without an
     `objective` the bundle's own holds; certificates are for that one. Where the chosen candidate's confidence is below
     `abstain_below`, the reference is used.
+
+    `endpoints` and `preferences` are what OpenRouter's fields say of models and providers. With probability 1 - `share` the
+    decision is held back: `otherwise` answers (None: the reference), which need not be a candidate.
     """
 
     allow: tuple[tuple[str, ...], ...] = ()
@@ -38,12 +42,16 @@ class Policy:
     knob: float | None = None
     objective: Objective | None = None
     abstain_below: float = 0.0
+    endpoints: Endpoints | None = None
+    preferences: Preferences | None = None
+    share: float = 1.0
+    otherwise: str | None = None
 
     def tightened(self, other: Policy) -> Policy:
         """What holds when both hold: it admits a candidate only if each of the two does.
 
-        Of two quality targets, or two places between cheap and good, the higher one counts; the objective is this
-        policy's, or the other's where it has none.
+        Of two quality targets, or two places between cheap and good, the higher one counts, of two shares the lower
+        one; the objective, the preferences and who answers otherwise are this policy's, or the other's where it has none.
         """
         return Policy(
             allow=self.allow + other.allow,
@@ -53,17 +61,33 @@ class Policy:
             self_hosted=self.self_hosted or other.self_hosted,
             no_training=self.no_training or other.no_training,
             regions=self.regions + other.regions,
-            max_cost_usd=_least(self.max_cost_usd, other.max_cost_usd),
-            max_latency_ms=_least(self.max_latency_ms, other.max_latency_ms),
+            max_cost_usd=least(self.max_cost_usd, other.max_cost_usd),
+            max_latency_ms=least(self.max_latency_ms, other.max_latency_ms),
             quality_target=_most(self.quality_target, other.quality_target),
             cost_quality=_most(self.cost_quality, other.cost_quality),
-            knob=_least(self.knob, other.knob),
+            knob=least(self.knob, other.knob),
             objective=self.objective or other.objective,
             abstain_below=max(self.abstain_below, other.abstain_below),
+            endpoints=_both(self.endpoints, other.endpoints),
+            preferences=self.preferences or other.preferences,
+            share=min(self.share, other.share),
+            otherwise=self.otherwise or other.otherwise,
         )
 
 
-def _least(one: float | None, other: float | None) -> float | None:
+def _both(one: Endpoints | None, other: Endpoints | None) -> Endpoints | None:
+    if one is None or other is None:
+        return one or other
+    return Endpoints(
+        models=one.models + other.models,
+        only=one.only + other.only,
+        ignore=one.ignore + other.ignore,
+        input_usd_per_mtok=least(one.input_usd_per_mtok, other.input_usd_per_mtok),
+        output_usd_per_mtok=least(one.output_usd_per_mtok, other.output_usd_per_mtok),
+    )
+
+
+def least(one: float | None, other: float | None) -> float | None:
     return other if one is None else one if other is None else min(one, other)
 
 

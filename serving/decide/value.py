@@ -10,6 +10,8 @@ import numpy as np
 
 from serving.bundle.arrays import AnyFloats, Bools, Columns
 from serving.bundle.manifest import Manifest, OperatingPoint
+from serving.decide.decision import Row, Situation
+from serving.decide.policy import Policy
 
 
 def scores(value: AnyFloats, cost_usd: AnyFloats, knob: float) -> AnyFloats:
@@ -102,3 +104,32 @@ def rank(value: Sequence[float], cost_usd: Sequence[float], knob: float, eligibl
     """The eligible columns of one request from best to worst, ordered as `choose` would; `value` and `cost_usd` (m,)."""
     worth = [-cost if isinf(knob) else one - knob * cost for one, cost in zip(value, cost_usd, strict=True)]
     return sorted(eligible, key=lambda column: (-worth[column], cost_usd[column], column))
+
+
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """What a choice is made by: `worth` and `cost` (m,) in the units of the setting's knob, `pace` added to that.
+
+    `value` (m,) is what the objective is about, `limit` (m,) what the budgets hold against each candidate, and `seen` all that
+    is expected.
+    """
+
+    policy: Policy
+    situation: Situation
+    setting: Setting
+    value: list[float]
+    worth: list[float]
+    cost: list[float]
+    limit: list[float]
+    seen: Row
+
+    def late(self, eligible: Sequence[int]) -> list[int]:
+        """Who is expected to be slower than is preferred, best first; nobody, where the budgets hold no other."""
+        preferences, seen = self.policy.preferences, self.seen
+        if preferences is None or not preferences.hurries:
+            return []
+        held = [one for one in eligible if self.limit[one] <= self.situation.most_usd]
+        late = [one for one in held if not preferences.on_time(seen.latency[one], seen.latency_p95[one])]
+        if len(late) == len(held):
+            return []
+        return rank(self.worth, self.cost, self.setting.knob + self.situation.pace, late)

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -299,7 +300,16 @@ class Service:
             draw=self._random.random() if self.settings.explore else 0.0,
             no_candidate=case.no_candidate,
             asked=case.asked,
+            share=self.settings.share,
+            hold=self._hold(case) if self.settings.share < 1.0 or case.policy.share < 1.0 else 0.0,
         )
+
+    def _hold(self, case: Case) -> float:
+        """The number in (0, 1] that says whether a decision is held back: one for a conversation, which keeps its side."""
+        if case.session is None:
+            return 1.0 - self._random.random()
+        digest = blake2b(case.session.encode(), digest_size=7).digest()
+        return 1.0 - int.from_bytes(digest) / 2**56
 
     # --- upkeep ---
 

@@ -34,6 +34,8 @@ from serving.store.writer import DecisionStore
 logger = logging.getLogger(__name__)
 
 _SAY_AGAIN_SECONDS = 60.0
+# Decisions that move no conversation.
+_PASSING = frozenset({Reason.EXPLORE, Reason.HELD_BACK})
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +123,9 @@ class Recorder:
         decided = time.perf_counter()
         with self.session:
             # One decision made in haste does not take a conversation away from its candidate's cache, nor does one that was
-            # explored: what a certificate has set aside for exploring is for one request, not for all that follow it.
-            lasting = decision.confidence is not None and decision.reason is not Reason.EXPLORE
+            # explored: what a certificate has set aside for exploring is for one request, not for all that follow it. What
+            # was held back is no decision of the router's.
+            lasting = decision.confidence is not None and decision.reason not in _PASSING
             if case.session is not None and lasting:
                 self._conversations.went(case.session, case.request.data, decision.candidate, private=case.private)
         with self._stored:
@@ -150,7 +153,7 @@ class Recorder:
     def _log(identifier: str, decision: Decision, seconds: float) -> None:
         fields = {
             "id": identifier,
-            "candidate": decision.candidate,
+            "candidate": decision.label,
             "reason": decision.reason.value,
             "bundle": decision.bundle,
             "ms": round(seconds * 1e3, 3),
@@ -160,9 +163,12 @@ class Recorder:
     def _ask_shadow(
         self, identifier: str, case: Case, decision: Decision, embedding: Floats32 | None, serving: Serving
     ) -> None:
-        """Asks the shadow bundle, where there is one, which the answer does not wait for; what it says is stored then."""
+        """Asks the shadow bundle, where there is one, which the answer does not wait for; what it says is stored then.
+
+        Not where the decision was held back: its row has what the router would have chosen in the same place.
+        """
         shadow = self._shadow
-        if shadow is None or embedding is None:
+        if shadow is None or embedding is None or decision.reason is Reason.HELD_BACK:
             return
 
         def answered(would: Decision | None, answer: ShadowAnswer) -> None:
@@ -215,5 +221,6 @@ class Recorder:
         if new is None or isinstance(new, Exception) or not new:
             return
         self._metrics.fed_back(said, new)
-        if said.quality is not None and "quality" in new and not said.error:  # a failed call says nothing of the answer
+        # a failed call says nothing of the answer, and a weak signal is no judgement of it
+        if said.quality is not None and "quality" in new and not said.error and not said.weak:
             self._drift.judged(said.decision_id, said.quality, said.candidate)

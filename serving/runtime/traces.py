@@ -42,7 +42,7 @@ def annotate(identifier: str, decision: Decision) -> None:
     span = traces.get_current_span()
     if span.is_recording():
         span.set_attribute("router.decision_id", identifier)
-        span.set_attribute("router.candidate", decision.candidate)
+        span.set_attribute("router.candidate", decision.label)
         span.set_attribute("router.reason", decision.reason.value)
         span.set_attribute("router.bundle", decision.bundle)
 

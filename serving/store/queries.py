@@ -1,10 +1,11 @@
-"""What is asked of the store: how a shadow bundle compares."""
+"""What is asked of the store: how a shadow bundle compares, and the router itself where its decisions were held back."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Engine, and_, case, func, select
+from sqlalchemy import ColumnElement, Engine, Select, and_, case, func, select
 
 from serving.decide.decision import Reason
 from serving.store.tables import DECISIONS
@@ -41,23 +42,42 @@ def compared(engine: Engine, live: str, shadow: str, since: float) -> list[Compa
     """What the store says of two bundles, by their versions: the total first, then the busiest workflows, up to `MOST`.
 
     Counts decisions since a time (seconds since the epoch) that both bundles made by themselves; empty if there are none.
-    Costs are means in USD.
+    Costs are means in USD, of the decisions where both are known.
     """
     d = DECISIONS.c
-    priced = and_(d.expected_cost_usd.is_not(None), d.shadow_expected_cost_usd.is_not(None))
-    query = (
-        select(
-            func.count(),
-            func.sum(case((d.candidate == d.shadow_candidate, 1), else_=0)),
-            func.sum(case((priced, 1), else_=0)),
-            func.sum(case((priced, d.expected_cost_usd), else_=0.0)),
-            func.sum(case((priced, d.shadow_expected_cost_usd), else_=0.0)),
-            func.sum(d.confidence),
-            func.sum(d.shadow_confidence),
-        )
-        .where(d.at >= since, d.bundle == live, d.shadow_bundle == shadow, d.shadow_confidence.is_not(None))
-        .where(d.confidence.is_not(None), d.reason.in_([reason.value for reason in COMPARED]))
+    both = and_(d.expected_cost_usd.is_not(None), d.shadow_expected_cost_usd.is_not(None))
+    asked = _sums(both, both).where(d.at >= since, d.bundle == live, d.shadow_bundle == shadow)
+    asked = asked.where(d.confidence.is_not(None), d.shadow_confidence.is_not(None))
+    return _compared(engine, asked.where(d.reason.in_([reason.value for reason in COMPARED])))
+
+
+def held_back(engine: Engine, live: str, since: float) -> list[Compared]:
+    """The same of the decisions of a bundle that were held back: who answered against whom it would have chosen itself.
+
+    Who answered need be no candidate, of which nothing is expected: each mean is over the decisions where it is known.
+    """
+    d = DECISIONS.c
+    asked = _sums(d.expected_cost_usd.is_not(None), d.shadow_expected_cost_usd.is_not(None))
+    asked = asked.where(d.at >= since, d.bundle == live, d.shadow_bundle == live, d.shadow_confidence.is_not(None))
+    return _compared(engine, asked.where(d.reason == Reason.HELD_BACK.value))
+
+
+def _sums(live: ColumnElement[bool], shadow: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
+    """What is summed, over decisions whose costs are those to be counted."""
+    d = DECISIONS.c
+    return select(
+        func.count(),
+        func.sum(case((d.candidate == d.shadow_candidate, 1), else_=0)),
+        *(func.sum(case((known, 1), else_=0)) for known in (live, shadow, d.confidence.is_not(None))),
+        func.sum(case((live, d.expected_cost_usd), else_=0.0)),
+        func.sum(case((shadow, d.shadow_expected_cost_usd), else_=0.0)),
+        func.sum(d.confidence),
+        func.sum(d.shadow_confidence),
     )
+
+
+def _compared(engine: Engine, query: Select[*tuple[Any, ...]]) -> list[Compared]:
+    d = DECISIONS.c
     each = query.add_columns(d.workflow).group_by(d.workflow).order_by(func.count().desc(), d.workflow).limit(MOST)
     with engine.connect() as connection:
         total = [float(value or 0) for value in connection.execute(query).one()]
@@ -66,13 +86,13 @@ def compared(engine: Engine, live: str, shadow: str, since: float) -> list[Compa
 
 
 def _means(workflow: str | None, sums: list[float]) -> Compared:
-    count, agreeing, priced, live_usd, shadow_usd, live_confidence, shadow_confidence = sums
+    count, agreeing, live_priced, shadow_priced, sure, live_usd, shadow_usd, live_confidence, shadow_confidence = sums
     return Compared(
         workflow,
         int(count),
         agreeing / count,
-        live_usd / priced if priced else None,
-        shadow_usd / priced if priced else None,
-        live_confidence / count,
+        live_usd / live_priced if live_priced else None,
+        shadow_usd / shadow_priced if shadow_priced else None,
+        live_confidence / sure if sure else None,
         shadow_confidence / count,
     )

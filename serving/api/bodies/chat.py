@@ -77,6 +77,7 @@ Tools = Annotated[list[dict[str, Any]], Field(max_length=MOST_TOOLS, fail_fast=T
 _OF_OTHERS = frozenset(
     {
         "object",
+        "model",
         "tool",
         "function",
         "functions_call",

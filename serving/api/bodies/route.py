@@ -7,6 +7,7 @@ sent as it is) and strictly in the fields that are used. An unknown field that i
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from typing import Annotated, Any, Self
@@ -24,10 +25,11 @@ from pydantic_core import PydanticCustomError
 
 from serving.api.bodies.chat import Messages, ResponseFormat, Tools, demands_of, may_resemble, resembling
 from serving.api.bodies.fields import MOST_IN_A_BATCH, Name, refused
+from serving.api.bodies.openrouter import AnyProvider, Asked, Models, Plugins
 from serving.bundle.catalogue import Capability
 from serving.bundle.manifest import Objective
 from serving.bundle.request import RouteRequest
-from serving.decide.policy import Policy
+from serving.decide.policy import Policy, least
 
 # Of so many unknown fields, none of them longer, the name is looked at; and of as many that may be about privacy.
 _MOST_LOOKED_AT, _LONGEST_LOOKED_AT = 32, 40
@@ -157,8 +159,26 @@ class RouteBody(BaseModel):
     regions: InPrivacy = None
     zdr: InPrivacy = None
     data_collection: InPrivacy = None
-    provider: Any = Field(
-        default=None, description="OpenRouter's: `zdr` is `zero_retention`, `data_collection: deny` is `no_training`."
+    models: Models | None = Field(
+        default=None,
+        description="OpenRouter's: only these models, by name or alias, and in this order as fallbacks. Empty: all.",
+    )
+    provider: AnyProvider | None = Field(
+        default=None, description="OpenRouter's: what is asked of providers. What is no object is ignored."
+    )
+    plugins: Plugins | None = Field(
+        default=None, description="OpenRouter's: of these `auto-router` is read, others are ignored."
+    )
+    share: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="With probability 1 less this, or less ROUTER_SHARE if that is lower, the decision is held back and "
+        "`otherwise` is the answer. Null: 1. 0 decides, records and changes nothing.",
+    )
+    otherwise: Name | None = Field(
+        default=None,
+        description="Who answers where the decision is held back, a candidate or not. Null: the reference candidate.",
     )
 
     @model_validator(mode="after")
@@ -176,7 +196,16 @@ class RouteBody(BaseModel):
         if self.quality_target is not None and self.cost_quality is not None:
             message = "give at most one of quality_target and cost_quality; both arrived"
             raise refused("cost_quality", "one_of", message)
+        if self.provider is not None or self.plugins is not None:
+            self._openrouter.check()
+            self._openrouter.tradeoff(
+                name for name in ("quality_target", "cost_quality") if getattr(self, name) is not None
+            )
         return self
+
+    @property
+    def _openrouter(self) -> Asked:
+        return Asked(self.models, (self.__pydantic_extra__ or {}).get("model"), self.provider, self.plugins)
 
     @cached_property
     def slips(self) -> list[tuple[str, str]]:
@@ -190,7 +219,8 @@ class RouteBody(BaseModel):
     @property
     def misspelt(self) -> tuple[str, ...]:
         """What is said of each of them: nothing reads it."""
-        return tuple(f"{name}: did you mean {meant}?" for name, meant in self.slips)
+        slips = self.slips if self.provider is None else [*self.slips, *self.provider.slips]
+        return tuple(f"{name}: did you mean {meant}?" for name, meant in slips)
 
     @property
     def room(self) -> int | None:
@@ -224,9 +254,9 @@ class RouteBody(BaseModel):
 
     def policy(self) -> Policy:
         """What the caller asks of the decision."""
-        privacy = self.privacy or _NO_DEMANDS
-        kept, trained = demands_of(self.provider)
-        return Policy(
+        privacy, provider = self.privacy or _NO_DEMANDS, self.provider
+        kept, trained = (False, False) if provider is None else demands_of(provider.model_extra)
+        policy = Policy(
             allow=(tuple(self.allow),) if self.allow else (),
             deny=tuple(self.deny or ()),
             requires=frozenset(self.requires or ()),
@@ -239,6 +269,18 @@ class RouteBody(BaseModel):
             quality_target=self.quality_target,
             cost_quality=self.cost_quality,
             objective=self.objective,
+            share=1.0 if self.share is None else self.share,
+            otherwise=self.otherwise,
+        )
+        if self.models is None and provider is None and self.plugins is None:
+            return policy
+        asked = self._openrouter
+        return replace(
+            policy,
+            max_latency_ms=least(self.max_latency_ms, None if provider is None else provider.most_latency_ms),
+            cost_quality=self.cost_quality if self.cost_quality is not None else asked.tradeoff(()),
+            endpoints=asked.endpoints(),
+            preferences=asked.preferences(),
         )
 
 

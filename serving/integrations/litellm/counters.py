@@ -1,0 +1,68 @@
+"""What a platform engineer sees of the plug-in: counters in Prometheus's default registry, which LiteLLM's /metrics shows.
+
+And its complaints in the log: of each kind one line a minute, with how many there were.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from prometheus_client import Counter, Histogram
+
+logger = logging.getLogger(__name__)
+
+_LOG_SECONDS = 60.0
+
+HOOKS = Counter("router_litellm_hook", "Calls of each hook of the plug-in: one that stays 0 is not called.", ["hook"])
+FAULTS = Counter("router_litellm_fault", "Errors inside a hook; the call went on without it.", ["hook"])
+DECISIONS = Counter(
+    "router_litellm_decisions", "Decisions, by the model group asked and the reason.", ["group", "reason"]
+)
+CHOSEN = Counter("router_litellm_chosen", "Decisions, by the candidate chosen.", ["model"])
+HELD_BACK = Counter(
+    "router_litellm_held_back", "Calls that were decided on and not routed (shadow mode, share).", ["group"]
+)
+FAILED_OPEN = Counter("router_litellm_failed_open", "Calls that went on without a decision.", ["group"])
+REFUSED = Counter("router_litellm_refused", "Calls that the rules let nobody answer.", ["status"])
+DENIED = Counter("router_litellm_denied", "Calls whose key may not use any candidate.", ["group"])
+UNROUTED = Counter("router_litellm_unrouted", "Calls of a routed group that the plug-in was not asked about.", ["why"])
+EXPECTED_USD = Counter("router_litellm_expected_cost_usd", "Expected cost of what was chosen.")
+REFERENCE_USD = Counter("router_litellm_reference_cost_usd", "Expected cost had the reference answered the same calls.")
+OUTCOMES = Counter("router_litellm_outcomes", "What became of calls and of what is told of them.", ["what"])
+COST_USD = Counter("router_litellm_cost_usd", "What the calls that were decided on cost, by LiteLLM.")
+SECONDS = Histogram(
+    "router_litellm_decision_seconds",
+    "Time that a call waited for its decision.",
+    buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0),
+)
+
+
+class Complaints:
+    """Says each kind of complaint at most once a minute."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kinds: dict[str, tuple[float, int]] = {}
+
+    def say(self, kind: str, message: str, error: BaseException | None = None) -> None:
+        """Logs the message, or counts it until a minute has passed. `error`'s text is not told: it may be a prompt."""
+        now = time.monotonic()
+        with self._lock:
+            silent_until, unsaid = self._kinds.get(kind, (float("-inf"), 0))
+            speaks = now >= silent_until
+            self._kinds[kind] = (now + _LOG_SECONDS, 0) if speaks else (silent_until, unsaid + 1)
+        if speaks:
+            more = f" ({unsaid} more since the last such line)" if unsaid else ""
+            where = "" if error is None else f" [{_place(error)}]"
+            logger.error("%s%s%s", message, where, more)
+
+
+def _place(error: BaseException) -> str:
+    """The class of an error and the line that raised it."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = "" if trace is None else f" in {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+    return f"{type(error).__name__}{place}"

@@ -1,0 +1,109 @@
+"""What a decision leaves for the later hooks and the log events of the same call, and where it stands in LiteLLM's metadata.
+
+It stands in `metadata.spend_logs_metadata.outcome_router` (`litellm_metadata` on some routes), which LiteLLM logs. A client may
+write there too: a record is believed by its class alone, which no JSON can have, and any other is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from typing import Any
+
+from serving.client import Route
+
+BUCKETS = ("litellm_metadata", "metadata")
+LOGGED, KEY = "spend_logs_metadata", "outcome_router"
+
+
+class Decided(dict[str, Any]):
+    """The record of a decision, as it is logged; beside it, what of this call has been tried.
+
+    `group` is whose rows the ranks are about, `stays` whether the call is left on the group that it asked for, `call` tells a
+    call from the next one that is given the same metadata (None: of a proxy, where each call has its own).
+    `offered` are the deployments that each pick was left with; `failed` is how many failures were known then.
+    """
+
+    def __init__(self, values: Mapping[str, Any], group: str, *, stays: bool = False) -> None:
+        super().__init__(values)
+        self.group, self.stays = group, stays
+        self.call: object = None
+        self.offered: list[tuple[str, ...]] = []
+        self.failed = 0
+
+    @property
+    def ranks(self) -> Sequence[str]:
+        """The candidates that may answer, best first."""
+        ranks: Sequence[str] = self["ranks"]
+        return ranks
+
+
+def bucket(data: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """The metadata of a request that LiteLLM logs; made where there is none."""
+    for name in BUCKETS:
+        if isinstance(data.get(name), MutableMapping):
+            found: MutableMapping[str, Any] = data[name]
+            return found
+    made: dict[str, Any] = {}
+    data["metadata"] = made
+    return made
+
+
+def put(data: MutableMapping[str, Any], decided: Decided) -> None:
+    """Leaves the record in the request's metadata, in place: LiteLLM's logging holds the same objects."""
+    metadata = bucket(data)
+    logged = metadata.get(LOGGED)
+    metadata[LOGGED] = {**(logged if isinstance(logged, Mapping) else {}), KEY: decided}
+
+
+def found(data: Mapping[str, Any]) -> Decided | None:
+    """The record of a request, None where the plug-in left none."""
+    return next((one for one in _standing(data) if isinstance(one, Decided)), None)
+
+
+def drop_claimed(data: Mapping[str, Any]) -> None:
+    """Takes out what a client wrote where the record stands, whatever the request is for."""
+    for metadata in _metadata(data):
+        logged = metadata.get(LOGGED)
+        if isinstance(logged, Mapping) and KEY in logged and not isinstance(logged[KEY], Decided):
+            metadata[LOGGED] = {name: value for name, value in logged.items() if name != KEY}
+
+
+def record(
+    route: Route, group: str, reference: str | None, held_back: str | None, session: str | None
+) -> dict[str, Any]:
+    """What is logged of a decision; costs are expected ones, in USD."""
+    return {
+        "decision_id": route.id,
+        "model": route.model,
+        "ranks": list(dict.fromkeys((route.model, *route.fallbacks))),
+        "confidence": route.confidence,
+        "reason": route.reason,
+        "bundle": route.bundle,
+        "expected_cost_usd": route.expected_cost_usd,
+        "reference": reference,
+        "reference_cost_usd": _cost(route.document, reference),
+        "propensity": route.propensity,
+        "held_back": held_back,
+        "session": session,
+        "group": group,
+    }
+
+
+def _cost(document: Mapping[str, Any], candidate: str | None) -> float | None:
+    rows = document.get("candidates") or ()
+    cost = next((row.get("expected_cost_usd") for row in rows if row.get("model") == candidate), None)
+    return cost if isinstance(cost, float | int) else None
+
+
+def _metadata(data: Mapping[str, Any]) -> Iterator[MutableMapping[str, Any]]:
+    for name in BUCKETS:
+        metadata = data.get(name)
+        if isinstance(metadata, MutableMapping):
+            yield metadata
+
+
+def _standing(data: Mapping[str, Any]) -> Iterator[Any]:
+    for metadata in _metadata(data):
+        logged = metadata.get(LOGGED)
+        if isinstance(logged, Mapping):
+            yield logged.get(KEY)

@@ -1,0 +1,335 @@
+"""Who decides: a router in this process, or one over HTTP. Either gives an answer, whatever happens to it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import orjson
+
+from serving.api.bounds import is_small
+from serving.client import AsyncRouterClient, FeedbackError, Route, RouteRefusedError
+from serving.client.answers import unavailable
+from serving.integrations.litellm.settings import LiteLLMSettings
+from serving.integrations.outcome import ToldOutcome
+
+logger = logging.getLogger(__name__)
+
+Catalogue = Mapping[str, Mapping[str, Any]]
+NOBODY = "(no reference)"  # the fallback's name where none is known; the filter then leaves every permitted row
+_RELOAD_SECONDS = 30.0
+
+
+class Decider(Protocol):
+    """Decides on bodies of POST /v1/route, and takes feedback."""
+
+    @property
+    def reference(self) -> str | None:
+        """Who answers while nobody decides: as set, or that of the bundle, None before it is known."""
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """What the bundle says of each candidate; nothing before it is known."""
+
+    async def decide(self, body: Mapping[str, Any]) -> Route:
+        """The route; one with `failed` where there is no decision. Raises RouteRefusedError alone."""
+
+    async def feedback(self, said: Sequence[Mapping[str, Any]]) -> list[str | Mapping[str, Any]]:
+        """What became of each; raises FeedbackError where it is not known to be stored."""
+
+    async def close(self) -> None:
+        """Ends what was begun."""
+
+
+def decider_of(settings: LiteLLMSettings) -> Decider:
+    """The decider that the settings ask for. Nothing is loaded and nobody is asked yet."""
+    if settings.url is not None:
+        return OverHttp(settings)
+    return InProcess(settings)
+
+
+class OverHttp:
+    """A router over HTTP, behind the client's circuit breaker; its catalogue is asked for beside the calls."""
+
+    def __init__(self, settings: LiteLLMSettings) -> None:
+        assert settings.url is not None
+        self._catalogue: Catalogue = {}
+        self._reference = settings.reference
+        self._settings = settings
+        self._client = AsyncRouterClient(
+            settings.url,
+            fallback=settings.reference or NOBODY,
+            api_key=settings.api_key,
+            timeout_seconds=settings.timeout_seconds,
+            retry_after_seconds=settings.retry_after_seconds,
+        )
+        self._apart = _LoopApart()
+        self._learnt: str | None = None
+        self._learning: asyncio.Task[None] | None = None
+
+    @property
+    def reference(self) -> str | None:
+        return self._reference
+
+    @property
+    def catalogue(self) -> Catalogue:
+        return self._catalogue
+
+    async def decide(self, body: Mapping[str, Any]) -> Route:
+        if _characters(body) <= _INLINE:
+            route = await self._client.route(without_pictures(body))
+        else:  # writing it as JSON would hold up the other calls
+            route = await self._apart.run(lambda: self._client.route(without_pictures(body)))
+        if route.failed:
+            return unavailable(self.reference or NOBODY)
+        if route.bundle != self._learnt and (self._learning is None or self._learning.done()):
+            self._learning = asyncio.create_task(self._learn(route.bundle))
+        return route
+
+    async def _learn(self, bundle: str | None) -> None:
+        """Takes over the candidates and the reference of the bundle that decides now; tried again if it fails."""
+        import httpx
+
+        assert self._settings.url is not None
+        try:
+            async with httpx.AsyncClient(base_url=self._settings.url, timeout=5.0) as http:
+                said = (await http.get("/v1/candidates")).raise_for_status().json()
+            self._catalogue = {one["name"]: one for one in said["candidates"]}
+            self._reference = self._settings.reference or str(said["reference"])
+            self._learnt = bundle
+        except Exception as error:  # noqa: BLE001 - it is asked again, and no call waits for it
+            logger.warning("the router's candidates could not be read (%s)", type(error).__name__)
+
+    async def feedback(self, said: Sequence[Mapping[str, Any]]) -> list[str | Mapping[str, Any]]:
+        return await self._client.feedback(said)
+
+    async def close(self) -> None:
+        if self._learning is not None:
+            self._learning.cancel()
+        self._apart.close()
+        await self._client.close()
+
+
+class _LoopApart:
+    """An event loop in a thread of its own, from its first use on."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def run(self, make: Callable[[], Coroutine[Any, Any, Route]]) -> Route:
+        """What the coroutine gives, which is made and run there."""
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=self._loop.run_forever, name="router-long", daemon=True).start()
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(make(), self._loop))
+
+    def close(self) -> None:
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+
+
+class InProcess:
+    """A service in this process, loaded by a thread from the first call on; a bundle that cannot be loaded is tried again."""
+
+    def __init__(self, settings: LiteLLMSettings, load: Callable[[], Any] | None = None) -> None:
+        self._settings = settings
+        self._load = load or _service
+        self._service: Any = None
+        self._there = threading.Event()
+        self._lock = threading.Lock()
+        self._tried = float("-inf")
+        self._loading: threading.Thread | None = None
+
+    @property
+    def reference(self) -> str | None:
+        if self._settings.reference is not None or self._service is None:
+            return self._settings.reference
+        return str(self._service.live.current.router.manifest.reference)
+
+    @property
+    def catalogue(self) -> Catalogue:
+        if self._service is None:
+            return {}
+        return {one.name: one.model_dump() for one in self._service.live.current.router.manifest.candidates}
+
+    async def decide(self, body: Mapping[str, Any]) -> Route:
+        service = self._service or await self._loaded()
+        if service is None:
+            return unavailable(self.reference or NOBODY)
+        try:
+            if _characters(body) <= _INLINE:
+                return await _decided(service, self._settings.api_key, orjson.dumps(body, default=str))
+            return await asyncio.to_thread(lambda: asyncio.run(_long(service, self._settings.api_key, body)))
+        except RouteRefusedError:
+            raise
+        except Exception:  # the call goes on without a decision
+            logger.exception("a decision failed, the reference answers")
+            return unavailable(self.reference or NOBODY)
+
+    async def feedback(self, said: Sequence[Mapping[str, Any]]) -> list[str | Mapping[str, Any]]:
+        service = self._service or await self._loaded()
+        if service is None:
+            raise FeedbackError("the bundle is not loaded")
+        if service.store is None:
+            raise FeedbackError("this router stores no decisions (ROUTER_STORE is empty)", status=404)
+        return await _fed_back(service, self._settings.api_key, said)
+
+    async def restore(self, missing: Sequence[ToldOutcome]) -> int:
+        """Stores decisions that are missing because the process that made them was killed; how many."""
+        from serving.integrations.litellm.told.restored import restore
+
+        service = self._service or await self._loaded()
+        if service is None or service.store is None:
+            return 0
+        secret = self._settings.api_key
+        return restore(service.store, missing, None if secret is None else service.rules.key_of(secret))
+
+    async def close(self) -> None:
+        service, self._service = self._service, None
+        if service is not None:
+            await asyncio.to_thread(service.close)
+
+    async def _loaded(self) -> Any:
+        """The service, waited for while its first load lasts; None where it cannot be loaded at present."""
+        self.start()
+        if not self._there.is_set():
+            await asyncio.to_thread(self._there.wait, self._settings.load_seconds)
+        return self._service
+
+    def start(self) -> None:
+        """Begins to load, unless that is under way, or failed a moment ago."""
+        with self._lock:
+            begun = self._loading is not None and self._loading.is_alive()
+            if self._service is not None or begun or time.monotonic() - self._tried < _RELOAD_SECONDS:
+                return
+            self._tried = time.monotonic()
+            self._loading = threading.Thread(target=self._try, name="router-load", daemon=True)
+            self._loading.start()
+
+    def _try(self) -> None:
+        try:
+            self._service = self._load()
+        except Exception as error:  # noqa: BLE001 - the calls go to the reference until it can be loaded
+            logger.error("no decisions, the reference answers: %s (tried again every %g s)", error, _RELOAD_SECONDS)
+        finally:
+            self._there.set()
+
+
+# A body of more characters is written and read in a thread.
+_INLINE = 32 * 1024
+
+
+def _service() -> Any:
+    """A started service by the settings of the environment; raises BundleError, RulesError or StoreError."""
+    from serving.runtime.pipeline import Service
+    from serving.settings import Settings
+
+    made = Service(Settings())
+    made.start()
+    return made
+
+
+async def _long(service: Any, secret: str | None, body: Mapping[str, Any]) -> Route:
+    return await _decided(service, secret, orjson.dumps(body, default=str))
+
+
+async def _decided(service: Any, secret: str | None, content: bytes) -> Route:
+    """What POST /v1/route would answer; raises RouteRefusedError."""
+    from serving.api.endpoints import decided
+    from serving.api.problems import problem_of
+    from serving.client.answers import route_of
+
+    key = None if secret is None else service.rules.key_of(secret)
+    try:
+        if is_small(content):
+            _, _, document = await decided(service, key, content)
+        else:
+            decide = partial(decided, service, key, content)
+            _, _, document = await asyncio.to_thread(lambda: asyncio.run(decide()))
+        return route_of(document)
+    except Exception as error:
+        problem = problem_of(error, "/v1/route")
+        if problem["status"] in (402, 403, 422):
+            raise RouteRefusedError(int(str(problem["status"])), problem) from None
+        raise
+
+
+async def _fed_back(
+    service: Any, secret: str | None, said: Sequence[Mapping[str, Any]]
+) -> list[str | Mapping[str, Any]]:
+    from pydantic import ValidationError
+
+    from serving.api.bodies.feedback import FeedbackBody
+    from serving.api.problems import problem_of
+    from serving.store.writer import NotStoredError
+
+    key = None if secret is None else service.rules.key_of(secret)
+    results: list[Any] = []
+    for one in said:
+        given = orjson.dumps({name: value for name, value in one.items() if value is not None})
+        try:
+            results.append(FeedbackBody.model_validate_json(given).feedback())
+        except ValidationError as error:
+            results.append(error)
+    told = [one for one in results if not isinstance(one, ValidationError)]
+    try:
+        came = iter(await service.recorder.feedback(told, key)) if told else iter(())
+    except (NotStoredError, TimeoutError) as error:
+        raise FeedbackError(str(error) or "not in time", retry_after_seconds=1.0) from None
+    results = [one if isinstance(one, ValidationError) else next(came) for one in results]
+    return [
+        {"status": 422, "title": "not valid"}
+        if isinstance(one, ValidationError)
+        else one
+        if isinstance(one, str)
+        else problem_of(one, "/v1/feedback")
+        for one in results
+    ]
+
+
+def _characters(body: Mapping[str, Any]) -> int:
+    """The characters of a body's texts, about, counted until there are more than may be handled at once."""
+    total, waiting = 0, list(body.values())
+    while waiting and total <= _INLINE:
+        one = waiting.pop()
+        if isinstance(one, str):
+            total += len(one)
+        elif isinstance(one, Mapping):
+            waiting.extend(one.values())
+        elif isinstance(one, list | tuple):
+            waiting.extend(one)
+        total += 8
+    return total
+
+
+def without_pictures(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The body with pictures as empty ones: they count as one picture each whatever is in them, and are megabytes."""
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not any(isinstance(_content(one), list) for one in messages):
+        return body
+    return {**body, "messages": [_bare(one) for one in messages]}
+
+
+def _content(message: Any) -> Any:
+    return message.get("content") if isinstance(message, Mapping) else None
+
+
+def _bare(message: Any) -> Any:
+    content = _content(message)
+    if not isinstance(content, list):
+        return message
+    return {**message, "content": [_bare_part(part) for part in content]}
+
+
+_PICTURES = ("image_url", "input_image", "image")
+
+
+def _bare_part(part: Any) -> Any:
+    return {"type": part["type"]} if isinstance(part, Mapping) and part.get("type") in _PICTURES else part

@@ -1,0 +1,349 @@
+"""The callback that LiteLLM calls: every hook is defined on the class itself, for LiteLLM skips inherited ones.
+
+A hook never fails a call: what goes wrong in it is counted and logged, and the call goes on. The one exception is a call that
+the rules let nobody answer, which is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any
+
+import litellm
+from litellm.exceptions import BadRequestError, ServiceUnavailableError
+from litellm.integrations.custom_logger import CustomLogger
+
+from serving.client import RouteRefusedError
+from serving.integrations.litellm import counters
+from serving.integrations.litellm.asking import Asking, Call, RefusedError, strip
+from serving.integrations.litellm.decided import Decided, bucket, drop_claimed, found
+from serving.integrations.litellm.deciders import NOBODY, Decider, InProcess, decider_of
+from serving.integrations.litellm.pick import fitting, picked, window_of
+from serving.integrations.litellm.request.body import COMPLETIONS
+from serving.integrations.litellm.rows import Deployment, candidate_of, id_of, rows_of, unmapped
+from serving.integrations.litellm.settings import LiteLLMSettings
+from serving.integrations.litellm.told.envelopes import combined
+from serving.integrations.litellm.told.outcomes import Outcomes, sinks_of, watching_of
+from serving.integrations.litellm.told.spool import Spool
+
+_INLINE = 32 * 1024
+_PREFIX = "x-router-"
+_LONGEST_HEADER = 200
+
+
+class OutcomeRouter(CustomLogger):
+    """Routes the calls of the candidates' group, and shadows or routes those of existing groups, by `settings`.
+
+    On a proxy the decision is made before the call, with the key's rights; on a bare `litellm.Router`, which has no such hook,
+    in the filter. `attach` tells it of that Router: only the Router says whether pre-call checks are on.
+    """
+
+    def __init__(self, settings: LiteLLMSettings | None = None, decider: Decider | None = None) -> None:
+        super().__init__()
+        self.settings = settings or LiteLLMSettings()
+        self.decider = decider or decider_of(self.settings)
+        self._asking = Asking(self.settings, self.decider)
+        self._complaints = counters.Complaints()
+        self.outcomes = Outcomes(
+            self.decider,
+            Spool(self.settings.spool, combine=combined),
+            watching_of(self.settings, self.decider),
+            sinks_of(),
+            candidate_of=self._candidate_of,
+        )
+        self._attached: Any = None
+        self._reported: tuple[object, ...] = ()
+        if isinstance(self.decider, InProcess):
+            self.decider.start()
+
+    def attach(self, router: Any) -> None:
+        """Tells of the `litellm.Router` whose calls are routed, where there is no proxy."""
+        self._attached = router
+
+    # --- before the call ---
+    # LiteLLM names every argument, so the hooks have to have those that they do not look at.
+
+    async def async_pre_call_hook(
+        self,
+        user_api_key_dict: Any,
+        cache: Any,  # noqa: ARG002
+        data: dict[str, Any],
+        call_type: str,
+    ) -> dict[str, Any] | None:
+        """Decides, with the rights of the key, and leaves the decision for the filter; refuses what nobody may answer."""
+        try:
+            counters.HOOKS.labels("pre_call").inc()
+            drop_claimed(data)
+            self._stand_last()
+            self.outcomes.asked(data)
+            await self._before(user_api_key_dict, data, call_type)
+        except (RefusedError, RouteRefusedError) as error:
+            raise _http_error(error) from None
+        except Exception as error:  # noqa: BLE001 - the call goes on
+            self._fault("pre_call", error)
+        return None
+
+    async def _before(self, key: Any, data: MutableMapping[str, Any], call_type: str) -> None:
+        group = data.get("model")
+        if not isinstance(group, str) or call_type not in COMPLETIONS or not self._concerns(group):
+            return
+        decided: Decided | None = None
+        try:
+            decided = await self._ask(Call(data, group, key, _router_of_proxy() or self._attached))
+        finally:
+            own = self.settings.own(group)
+            routed = own or (decided is not None and not decided.stays)
+            strip(data, routed=routed)
+        if decided is not None and not decided.stays:
+            data["model"] = decided.group
+
+    def _concerns(self, group: str) -> bool:
+        return self.settings.own(group) or self.settings.existing(group)
+
+    async def _ask(self, call: Call, rows: Sequence[Deployment] | None = None) -> Decided | None:
+        try:
+            decided = await self._asking.about(call, rows)
+        except (RefusedError, RouteRefusedError) as error:
+            if self.settings.own(call.group) and not _is_about_the_text(error):
+                counters.REFUSED.labels(str(error.status)).inc()
+                raise
+            counters.FAILED_OPEN.labels(call.group).inc()
+            self._complaints.say(
+                "unread", f"no decision on a call of {call.group} ({error.status}), it goes on without", error
+            )
+            return None
+        self._report(call.router)
+        return decided
+
+    # --- at each pick of a deployment ---
+
+    async def async_filter_deployments(
+        self,
+        model: str,
+        healthy_deployments: list[Any],
+        messages: list[Any] | None,
+        request_kwargs: dict[str, Any] | None = None,
+        parent_otel_span: Any | None = None,  # noqa: ARG002
+    ) -> list[Any]:
+        """Leaves the deployments of the best candidate that is healthy and untried. The list comes without cooled-down ones."""
+        try:
+            counters.HOOKS.labels("filter").inc()
+            if not isinstance(healthy_deployments, list) or not healthy_deployments or request_kwargs is None:
+                return healthy_deployments
+            decided = await self._decided(model, healthy_deployments, messages, request_kwargs)
+            if decided is None or decided.stays or decided["model"] == NOBODY:
+                return healthy_deployments
+            left = await self._left(healthy_deployments, messages, request_kwargs, decided)
+        except (RefusedError, RouteRefusedError) as error:
+            raise BadRequestError(
+                f"outcome-router: {_said(error)}", model=model, llm_provider="outcome-router"
+            ) from None
+        except Exception as error:  # noqa: BLE001 - the call goes on
+            self._fault("filter", error)
+            return healthy_deployments
+        if not left:
+            raise ServiceUnavailableError(
+                "outcome-router: none of the candidates that may answer this request is healthy at present",
+                model=model,
+                llm_provider="outcome-router",
+            )
+        return left
+
+    async def _decided(
+        self, model: str, deployments: Sequence[Deployment], messages: Any, request: dict[str, Any]
+    ) -> Decided | None:
+        """The decision on this call; made here where there is none: on a bare Router, and for a fallback into the group."""
+        known = found(request)
+        call = (request.get("litellm_trace_id"), id(messages) if messages is not None else None)
+        if known is not None and known.group == model and known.call in (None, call):
+            return known
+        if not self.settings.own(model) or not _has_text(request, messages):
+            return None
+        data = request if messages is None else {**request, "messages": messages}
+        router = _router_of_proxy() or self._attached
+        rows = rows_of(router, model) or deployments
+        decided = await self._ask(Call(data, model, bucket(request).get("user_api_key_auth"), router), rows)
+        if decided is not None:
+            decided.call = call
+            strip(request, routed=True)
+        return decided
+
+    async def _left(
+        self, deployments: Sequence[Deployment], messages: Any, request: Mapping[str, Any], decided: Decided
+    ) -> list[Deployment]:
+        router = _router_of_proxy() or self._attached
+        metadata = bucket(dict(request))
+        tokens = await _tokens(router, deployments, messages)
+        return picked(deployments, decided, request, metadata, fitting(router, request, metadata, tokens))
+
+    # --- after the call ---
+
+    async def async_post_call_response_headers_hook(
+        self,
+        data: dict[str, Any],
+        user_api_key_dict: Any,  # noqa: ARG002
+        response: object,  # noqa: ARG002
+        request_headers: dict[str, str] | None = None,  # noqa: ARG002
+        litellm_call_info: dict[str, Any] | None = None,  # noqa: ARG002
+    ) -> dict[str, str] | None:
+        """The decision as response headers, of streams and of failures too."""
+        try:
+            counters.HOOKS.labels("headers").inc()
+            decided = found(data)
+            return None if decided is None or not self.settings.headers else headers_of(decided)
+        except Exception as error:  # noqa: BLE001 - the answer goes out without
+            self._fault("headers", error)
+            return None
+
+    async def async_post_call_success_hook(
+        self,
+        data: dict[str, Any],
+        user_api_key_dict: Any,  # noqa: ARG002
+        response: Any,
+    ) -> Any:
+        """Keeps what became of a plain answer, before the client has it."""
+        counters.HOOKS.labels("answered").inc()
+        await self.outcomes.answered(data, response)
+
+    async def async_post_call_failure_hook(
+        self,
+        request_data: dict[str, Any],
+        original_exception: Exception,  # noqa: ARG002
+        user_api_key_dict: Any,  # noqa: ARG002
+        traceback_str: str | None = None,  # noqa: ARG002
+    ) -> None:
+        """Keeps that a request came to nothing, its retries and fallbacks spent."""
+        counters.HOOKS.labels("failed").inc()
+        await self.outcomes.failed(request_data)
+
+    async def async_log_success_event(
+        self,
+        kwargs: dict[str, Any],
+        response_obj: Any,
+        start_time: Any,  # noqa: ARG002
+        end_time: Any,  # noqa: ARG002
+    ) -> None:
+        """Keeps what LiteLLM logs of a call: the last word on its cost."""
+        counters.HOOKS.labels("logged").inc()
+        await self.outcomes.told(kwargs, response_obj, failed=False)
+
+    async def async_log_failure_event(
+        self,
+        kwargs: dict[str, Any],
+        response_obj: Any,
+        start_time: Any,  # noqa: ARG002
+        end_time: Any,  # noqa: ARG002
+    ) -> None:
+        """Keeps a failed attempt, which a retry may yet put right."""
+        counters.HOOKS.labels("logged_failure").inc()
+        await self.outcomes.told(kwargs, response_obj, failed=True)
+
+    # --- upkeep ---
+
+    def _candidate_of(self, deployment: str) -> str | None:
+        """The candidate that a deployment's id stands for."""
+        router = _router_of_proxy() or self._attached
+        row = None if router is None else router.get_model_info(deployment)
+        return deployment if row is None else candidate_of(row)
+
+    def complete(self, router: Any, **kwargs: Any) -> Any:
+        """What `router.acompletion(**kwargs)` gives, for programs that do not await: `router.completion` skips the plug-in."""
+        return asyncio.run(router.acompletion(**kwargs))
+
+    def _fault(self, hook: str, error: Exception) -> None:
+        counters.FAULTS.labels(hook).inc()
+        self._complaints.say(hook, f"the router's {hook} hook failed, the call goes on without it", error)
+
+    def _stand_last(self) -> None:
+        """Behind the other callbacks: one that takes deployments away after this one may leave none."""
+        standing = litellm.callbacks
+        if self in standing and standing[-1] is not self:
+            # Another list: the one that stands may be gone through by another call just now.
+            litellm.callbacks = [*(one for one in standing if one is not self), self]
+
+    def _report(self, router: Any) -> None:
+        """Says once, for each bundle and model list, which rows and candidates do not match."""
+        catalogue = self.decider.catalogue
+        rows = rows_of(router, self.settings.group)
+        state = (tuple(catalogue), tuple(id_of(row) for row in rows))
+        if not catalogue or not rows or state == self._reported:
+            return
+        self._reported = state
+        wrong = unmapped(self.settings.group, rows, catalogue)
+        if wrong is not None:
+            self._complaints.say(f"rows {hash(state)}", wrong)
+
+
+def headers_of(decided: Decided) -> dict[str, str]:
+    """x-router-*: printable ASCII, bounded."""
+    values = {
+        "model": decided["model"],
+        "confidence": decided["confidence"],
+        "reason": decided["reason"],
+        "decision-id": decided["decision_id"],
+        "held-back": decided["held_back"],
+    }
+    said = {name: str(value).encode("ascii", "replace").decode() for name, value in values.items() if value is not None}
+    return {
+        f"{_PREFIX}{name}": "".join(one if " " <= one <= "~" else "?" for one in text)[:_LONGEST_HEADER]
+        for name, text in said.items()
+    }
+
+
+def _router_of_proxy() -> Any:
+    """The proxy's Router; None where no proxy runs in this process."""
+    import sys
+
+    server = sys.modules.get("litellm.proxy.proxy_server")
+    return getattr(server, "llm_router", None)
+
+
+def _has_text(request: Mapping[str, Any], messages: Any) -> bool:
+    """Whether a request on a bare Router is one for text: embeddings have an `input` without instructions or turns."""
+    return messages is not None or request.get("prompt") is not None or isinstance(request.get("input"), list | str)
+
+
+async def _tokens(router: Any, deployments: Sequence[Deployment], messages: Any) -> int | None:
+    """The prompt's tokens as LiteLLM counts them, where its pre-call checks hold them against a window; else None."""
+    if messages is None or not getattr(router, "enable_pre_call_checks", False):
+        return None
+    windows = [window for row in deployments if (window := window_of(row)) is not None]
+    characters = len(str(messages))
+    if not windows or characters <= min(windows):  # no token is shorter than a character
+        return None
+    if characters <= _INLINE:
+        return litellm.token_counter(messages=messages)
+    return await asyncio.to_thread(litellm.token_counter, messages=messages)
+
+
+_OF_THE_TEXT = (
+    "prompt",
+    "messages",
+    "tools",
+    "functions",
+    "response_format",
+    "max_tokens",
+    "max_completion_tokens",
+    "",
+)
+
+
+def _is_about_the_text(error: RefusedError | RouteRefusedError) -> bool:
+    """Whether the router could not read the request itself: an LLM may, so that is no reason to refuse it."""
+    if not isinstance(error, RouteRefusedError):
+        return False
+    wrong = error.problem.get("errors")
+    fields = [str(one.get("field", "")) for one in wrong if isinstance(one, Mapping)] if isinstance(wrong, list) else []
+    return bool(fields) and all(field.partition(".")[0] in _OF_THE_TEXT for field in fields)
+
+
+def _said(error: RefusedError | RouteRefusedError) -> str:
+    return str(error.problem.get("detail") or error) if isinstance(error, RouteRefusedError) else str(error)
+
+
+def _http_error(error: RefusedError | RouteRefusedError) -> Exception:
+    """The refusal as the proxy's client gets it."""
+    from fastapi import HTTPException
+
+    return HTTPException(error.status, {"error": f"outcome-router: {_said(error)}"})

@@ -1,0 +1,147 @@
+"""What a request demands: by its body, by its metadata, and by the metadata of its key and of that key's team.
+
+In metadata the demands stand under `outcome_router`, as fields of POST /v1/route. All of them tighten: a candidate has to match
+every `allow`, of limits the lower holds and of demands both. Of the aims the stricter holds if they are of one kind; of
+different kinds the administrator's (key's or team's) holds, and among those `quality_target`, the certified one. `workflow` and
+`objective` are the administrator's if they say it. So a client narrows what its key and team say, and never widens it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from serving.decide.globs import matches
+
+# Fields of /v1/route that no LLM knows; each would be a 400 there.
+OWN = (
+    "workflow", "session_id", "allow", "deny", "quality_target", "cost_quality", "max_cost_usd", "max_latency_ms", "requires",
+    "privacy", "objective", "zero_retention", "self_hosted", "no_training", "regions", "zdr", "data_collection",
+)  # fmt: skip
+# OpenRouter's, which would route behind the router's back where a candidate is served there. Of clients alone.
+OPENROUTER = ("models", "provider", "plugins", "route", "transforms")
+# What a client may not say: how much is routed is the proxy's to set.
+_NOT_CLIENTS = ("share", "otherwise")
+STRIPPED = (*OWN, *_NOT_CLIENTS)
+KEY = "outcome_router"
+_READ_OF_OPENROUTER = ("models", "provider", "plugins")
+_LOWER, _HIGHER = ("max_cost_usd", "max_latency_ms"), ("quality_target", "cost_quality")
+_UNITED = ("deny", "requires")
+_PRIVATE = ("zero_retention", "self_hosted", "no_training")
+
+
+@dataclass(frozen=True)
+class Demands:
+    """Fields of /v1/route, without `allow`; and the groups of globs, of each of which a candidate has to match one."""
+
+    fields: Mapping[str, Any]
+    allow: tuple[tuple[str, ...], ...] = ()
+
+    def allowed(self, candidates: Sequence[str]) -> tuple[str, ...]:
+        """Those whom the names alone do not exclude."""
+        deny = [glob for glob in _list(self.fields.get("deny")) if isinstance(glob, str)]
+        return tuple(
+            name
+            for name in candidates
+            if all(any(matches(name, glob) for glob in group) for group in self.allow)
+            and not any(matches(name, glob) for glob in deny)
+        )
+
+    @property
+    def private(self) -> bool:
+        """Whether anything is demanded of how the data is treated."""
+        provider = self.fields.get("provider")
+        asked = provider if isinstance(provider, Mapping) else {}
+        return bool(self.fields.get("privacy")) or bool(asked.get("zdr")) or asked.get("data_collection") == "deny"
+
+
+def demands(data: Mapping[str, Any], metadata: object, administrators: Sequence[object]) -> Demands:
+    """Of a request with this body, with what its client wrote into its metadata, and with key's and team's metadata."""
+    body = {name: data[name] for name in (*OWN, *_READ_OF_OPENROUTER) if data.get(name) is not None}
+    client = [body, _said_in(metadata)]
+    admin = [_said_in(one) for one in administrators]
+    fields: dict[str, Any] = {name: body.pop(name) for name in _READ_OF_OPENROUTER if name in body}
+    fields.update(_of_one_side(client))
+    fields.pop("session_id", None)
+    stricter = _of_one_side(admin)
+    if any(name in stricter for name in _HIGHER):
+        kept = "quality_target" if "quality_target" in stricter else "cost_quality"
+        for name in _HIGHER:
+            if name != kept:
+                fields.pop(name, None)
+                stricter.pop(name, None)
+    _tighten(fields, stricter)
+    for name in ("workflow", "objective"):
+        if name in stricter:
+            fields[name] = stricter[name]
+    groups = [_list(one["allow"]) for one in (*client, *admin) if one.get("allow")]
+    return Demands(fields, tuple(tuple(str(glob) for glob in group) for group in groups))
+
+
+def _said_in(metadata: object) -> dict[str, Any]:
+    """The demands in some metadata. OpenAI's holds text alone, so text is read as JSON."""
+    said = metadata.get(KEY) if isinstance(metadata, Mapping) else None
+    if isinstance(said, str):
+        try:
+            said = json.loads(said)
+        except ValueError:
+            return {}
+    known = (*OWN, "allow")
+    return {name: said[name] for name in known if said.get(name) is not None} if isinstance(said, Mapping) else {}
+
+
+def _of_one_side(sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What all of a client's sources, or of the administrators', demand together."""
+    fields: dict[str, Any] = {}
+    for one in sources:
+        for name in one:
+            if name != "allow" and name not in (*_LOWER, *_HIGHER, *_UNITED, "privacy"):
+                fields.setdefault(name, one[name])
+        _tighten(fields, one)
+    return fields
+
+
+def _tighten(fields: dict[str, Any], other: Mapping[str, Any]) -> None:
+    for names, choose in ((_LOWER, min), (_HIGHER, max)):
+        for name in names:
+            if name in other:
+                fields[name] = _chosen(choose, fields.get(name), other[name])
+    for name in _UNITED:
+        if name in other:
+            fields[name] = list(dict.fromkeys([*_list(fields.get(name)), *_list(other[name])]))
+    if "privacy" in other:
+        fields["privacy"] = _both(fields.get("privacy"), other["privacy"])
+
+
+def _chosen(choose: Callable[[Any, Any], Any], first: Any, second: Any) -> Any:
+    """One of two limits; what is no number is left to the router to refuse."""
+    if first is None or not _number(second):
+        return second
+    return choose(first, second) if _number(first) else first
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _both(first: Any, second: Any) -> Any:
+    """The demands on privacy of two sides; regions are those that both accept."""
+    if not isinstance(first, Mapping) or not isinstance(second, Mapping):
+        return second if first is None or isinstance(first, Mapping) else first
+    both: dict[str, Any] = {**first, **second}
+    for name in _PRIVATE:
+        if first.get(name) or second.get(name):
+            both[name] = first.get(name) or second.get(name)
+    named = [one["regions"] for one in (first, second) if isinstance(one.get("regions"), list)]
+    if len(named) == 2:
+        # An empty list would be no demand: a name that no region has is one that nobody keeps.
+        both["regions"] = [region for region in named[0] if region in named[1]] or ["(none)"]
+    return both
+
+
+def _list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]

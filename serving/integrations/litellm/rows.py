@@ -1,0 +1,67 @@
+"""The rows of LiteLLM's model list, and the candidates that they serve."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+Deployment = Mapping[str, Any]
+# Of so many rows or candidates the names are told.
+_MOST_TOLD = 20
+
+
+def candidate_of(deployment: Deployment) -> str | None:
+    """The candidate that a row serves: `model_info.outcome_router`, else `model_info.id`. Several rows may serve one."""
+    info = deployment.get("model_info")
+    if not isinstance(info, Mapping):
+        return None
+    named = info.get("outcome_router") or info.get("id")
+    return named if isinstance(named, str) and named else None
+
+
+def id_of(deployment: Deployment) -> str:
+    """A row's id, "" for one that has none."""
+    info = deployment.get("model_info")
+    return str(info.get("id") or "") if isinstance(info, Mapping) else ""
+
+
+def rows_of(router: Any, group: str) -> list[Deployment]:
+    """The rows of a group, healthy or not; none where the router is not known."""
+    if router is None:
+        return []
+    return list(router.get_model_list(model_name=group) or ())
+
+
+def candidates_of(rows: Sequence[Deployment]) -> tuple[str, ...]:
+    """The candidates that rows serve, in the rows' order."""
+    return tuple(dict.fromkeys(name for row in rows if (name := candidate_of(row)) is not None))
+
+
+def unmapped(group: str, rows: Sequence[Deployment], catalogue: Mapping[str, Any]) -> str | None:
+    """What is wrong between a group's rows and the bundle's candidates, as a sentence; None where they match."""
+    served = set(candidates_of(rows))
+    strange = [_shown(row) for row in rows if candidate_of(row) not in catalogue]
+    missing = [name for name in catalogue if name not in served]
+    said = []
+    if strange:
+        said.append(
+            f"rows that name no candidate of the bundle and are never used: {_listed(strange)} "
+            "(model_info.id, or model_info.outcome_router, has to be the candidate's name)"
+        )
+    if missing:
+        said.append(f"candidates without a row, which are never chosen: {_listed(missing)}")
+    return f"{group}: {'; '.join(said)}" if said else None
+
+
+def _shown(row: Deployment) -> str:
+    parameters = row.get("litellm_params")
+    model = parameters.get("model") if isinstance(parameters, Mapping) else None
+    return f"{candidate_of(row)} ({model})"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_TOLD
+    return ", ".join(names[:_MOST_TOLD]) + (f" and {more} more" if more > 0 else "")

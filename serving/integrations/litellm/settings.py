@@ -1,0 +1,88 @@
+"""The settings of the plug-in: ROUTER_LITELLM_*, and where the router is. What a service itself reads is `serving.settings`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from serving.decide.globs import matches
+
+# Every group with such a name is one of ours: its rows are candidates.
+OWN_GROUPS = "outcome-router/*"
+
+
+class LiteLLMSettings(BaseSettings):
+    """How the plug-in decides: with a `url` it asks that router, without one it is a router itself (ROUTER_BUNDLE)."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="ROUTER_LITELLM_", env_parse_none_str="none", frozen=True, extra="ignore"
+    )
+
+    url: str | None = Field(
+        default=None,
+        validation_alias="ROUTER_URL",
+        description="The router's address; none: the bundle is loaded into the proxy's own process.",
+    )
+    api_key: str | None = Field(
+        default=None, validation_alias="ROUTER_API_KEY", description="The plug-in's key at the router."
+    )
+    group: str = Field(
+        default="outcome-router/auto", min_length=1, description="The model group whose rows are the candidates."
+    )
+    groups: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Existing model groups that are shadowed or routed too, separated by commas; globs."
+    )
+    share: float = Field(default=1.0, ge=0, le=1, description="Share of the traffic that is routed; 0: shadow mode.")
+    reference: str | None = Field(
+        default=None,
+        description="The candidate that answers while the router does not; none: the bundle's, once it is known.",
+    )
+    timeout_seconds: float = Field(default=0.5, gt=0, description="Longest wait for a decision over HTTP.")
+    retry_after_seconds: float = Field(default=5.0, gt=0, description="For how long a router that failed is not asked.")
+    load_seconds: float = Field(
+        default=30.0, gt=0, description="Longest wait of a first request for the bundle to be loaded."
+    )
+    access_seconds: float = Field(default=5.0, ge=0, description="For how long it is remembered what a key may use.")
+    spool: Path = Field(
+        default=Path("data/litellm-spool.db"),
+        description="The file that keeps what became of calls until the router has it; every worker of a proxy shares it.",
+    )
+    signals: bool = Field(
+        default=False, description="Whether weak signs of an answer's quality (asked again, empty, cut) are told too."
+    )
+    headers: bool = Field(default=True, description="Whether answers have the x-router-* headers.")
+
+    @field_validator("groups", mode="before")
+    @classmethod
+    def _split(cls, given: Any) -> Any:
+        return tuple(one.strip() for one in given.split(",") if one.strip()) if isinstance(given, str) else given
+
+    @field_validator("url")
+    @classmethod
+    def _is_http(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("http://", "https://")):
+            raise ValueError(f"expected an address with http:// or https://, got {url!r} (ROUTER_URL)")
+        return url
+
+    @model_validator(mode="after")
+    def _routes_no_group_into_itself(self) -> Self:
+        if self.existing(self.group):
+            raise ValueError(f"groups: {self.group!r} is the group of the candidates itself; expected other groups")
+        return self
+
+    def own(self, group: str) -> bool:
+        """Whether a group's rows are candidates."""
+        return group == self.group or matches(group, OWN_GROUPS)
+
+    def existing(self, group: str) -> bool:
+        """Whether it is another group that is shadowed or routed."""
+        return any(matches(group, glob) for glob in self.groups) and not matches(group, OWN_GROUPS)
+
+    @classmethod
+    def variables(cls) -> frozenset[str]:
+        """The names of the environment that are read here."""
+        own = {f"ROUTER_LITELLM_{name.upper()}" for name in cls.model_fields}
+        return frozenset(own - {"ROUTER_LITELLM_URL", "ROUTER_LITELLM_API_KEY"} | {"ROUTER_URL", "ROUTER_API_KEY"})

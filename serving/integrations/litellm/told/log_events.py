@@ -1,0 +1,203 @@
+"""LiteLLM's log events and hooks, read as outcomes of decisions. No text of a prompt, answer or error is taken from them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from serving.integrations.langfuse import call_ids
+from serving.integrations.outcome import Attempt, ToldOutcome
+
+OURS = "outcome_router"
+_MOST_ATTEMPTS = 20
+_LONGEST_NAME = 256
+# A deployment's candidate by its id in LiteLLM, None where it is nobody's.
+CandidateOf = Callable[[str], str | None]
+
+
+class NotOursError(LookupError):
+    """An event that is no outcome of a decision; the message says why, in a word that is counted."""
+
+
+def outcome_of_log(
+    kwargs: Mapping[str, Any], response: object, *, failed: bool, candidate_of: CandidateOf
+) -> ToldOutcome:
+    """The outcome that a log event's `kwargs` tell; raises NotOursError.
+
+    Its cost is LiteLLM's `response_cost`, unknown where that is zero beside tokens; its latency is that of the attempt which
+    answered, in full, for a stream too.
+    """
+    said = _mapping(kwargs.get("standard_logging_object"))
+    bucket = bucket_of(_mapping(kwargs.get("litellm_params")))
+    decision = _decision(_mapping(_mapping(said.get("metadata")).get("spend_logs_metadata")), bucket)
+    if said.get("cache_hit") or kwargs.get("cache_hit"):
+        raise NotOursError("cache_hits")
+    for mark, counted in _NOT_THE_CALL.items():
+        if bucket.get(mark):
+            raise NotOursError(counted)
+    started, ended = _time(said.get("startTime")), _time(said.get("endTime"))
+    got, sent = _count(said.get("completion_tokens")), _count(said.get("prompt_tokens"))
+    deployment = _name(said.get("model_id")) or _name(_mapping(bucket.get("model_info")).get("id"))
+    group = _name(said.get("model_group"))
+    ids = call_ids(kwargs, response)
+    return ToldOutcome(
+        decision_id=decision["decision_id"],
+        trace_id=ids.trace_id,
+        observation_id=ids.observation_id,
+        call_id=_name(said.get("litellm_call_id")) or _name(kwargs.get("litellm_call_id")),
+        model=served_by(decision, deployment, group or _name(said.get("model")), candidate_of),
+        started=started,
+        ended=ended,
+        cost_usd=cost_of(said.get("response_cost"), sent, got),
+        input_tokens=sent or None,
+        output_tokens=got if sent or got else None,
+        latency_ms=max(ended - started, 0.0) * 1e3,
+        error=failed,
+        attempts=_attempts(bucket, candidate_of, decision),
+        decision=decision,
+    )
+
+
+def outcome_of_answer(data: Mapping[str, Any], response: object, *, candidate_of: CandidateOf) -> ToldOutcome:
+    """The outcome that an answer's hidden parameters tell, before the client has it; raises NotOursError.
+
+    Its latency has LiteLLM's own time in it, which the log event tells apart later.
+    """
+    bucket = bucket_of(data)
+    decision = _decision(_mapping(bucket.get("spend_logs_metadata")), {})
+    hidden = _mapping(getattr(response, "_hidden_params", None))
+    if hidden.get("cache_hit"):
+        raise NotOursError("cache_hits")
+    usage = getattr(response, "usage", None)
+    sent, got = (_count(_first(usage, names)) for names in (("prompt_tokens", "input_tokens"), _GOT))
+    taken = hidden.get("_response_ms")
+    latency = float(taken) if isinstance(taken, int | float) and math.isfinite(taken) and taken >= 0 else None
+    ended = time.time()
+    deployment = _name(hidden.get("model_id")) or _name(_mapping(bucket.get("model_info")).get("id"))
+    return ToldOutcome(
+        decision_id=decision["decision_id"],
+        trace_id=None,
+        observation_id=None,
+        call_id=_name(hidden.get("litellm_call_id")) or _name(data.get("litellm_call_id")),
+        model=served_by(decision, deployment, _name(bucket.get("model_group")), candidate_of),
+        started=ended - (latency or 0.0) / 1e3,
+        ended=ended,
+        cost_usd=cost_of(hidden.get("response_cost"), sent, got),
+        input_tokens=sent or None,
+        output_tokens=got if sent or got else None,
+        latency_ms=latency,
+        error=False,
+        attempts=_attempts(bucket, candidate_of, decision),
+        decision=decision,
+    )
+
+
+def outcome_of_failure(data: Mapping[str, Any], *, candidate_of: CandidateOf) -> ToldOutcome:
+    """The outcome of a request that LiteLLM gives up, its retries and fallbacks spent; raises NotOursError."""
+    bucket = bucket_of(data)
+    decision = _decision(_mapping(bucket.get("spend_logs_metadata")), {})
+    ended = time.time()
+    received = bucket.get("litellm_received_at")
+    began = received if isinstance(received, int | float) and 0 < received <= ended else ended
+    return ToldOutcome(
+        decision_id=decision["decision_id"],
+        trace_id=None,
+        observation_id=None,
+        call_id=_name(data.get("litellm_call_id")),
+        model=None,
+        started=float(began),
+        ended=ended,
+        cost_usd=None,
+        input_tokens=None,
+        output_tokens=None,
+        latency_ms=None,
+        error=True,
+        attempts=_attempts(bucket, candidate_of, decision),
+        decision=decision,
+    )
+
+
+def bucket_of(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """LiteLLM's own metadata of a request: `litellm_metadata` on the routes where `metadata` is the provider's."""
+    own, other = _mapping(data.get("litellm_metadata")), _mapping(data.get("metadata"))
+    if OURS in _mapping(own.get("spend_logs_metadata")) or (own and "user_api_key_hash" in own):
+        return own
+    return other or own
+
+
+def served_by(
+    decision: Mapping[str, Any], deployment: str | None, group: str | None, candidate_of: CandidateOf
+) -> str | None:
+    """The candidate that answered: whom the deployment is of, or the group it was reached by; None if that is not known."""
+    candidate = candidate_of(deployment) if deployment else None
+    ranks = decision.get("ranks")
+    known = {decision.get("model"), *(ranks if isinstance(ranks, list | tuple) else ())}
+    if candidate in known or group is None:
+        return candidate
+    if group == decision.get("model"):
+        return group  # an existing group that is watched: whoever of it answers is what was chosen
+    return candidate or group[:_LONGEST_NAME]
+
+
+def cost_of(said: object, sent: int | None, got: int | None) -> float | None:
+    """LiteLLM's cost in USD; None where it is none, or zero beside tokens: a model without a price is not a free one."""
+    if isinstance(said, bool) or not isinstance(said, int | float) or not math.isfinite(said) or said < 0:
+        return None
+    return None if said == 0 and (sent or got) else float(said)
+
+
+# What LiteLLM marks calls with that are not the client's own, and what they are counted as.
+_NOT_THE_CALL = {
+    "internal_call_origin": "internal_calls",
+    "is_silent_experiment": "silent_experiments",
+    "billed_retry_attempt": "billed_retries",
+}
+_GOT = ("completion_tokens", "output_tokens")
+
+
+def _decision(stamped: Mapping[str, Any], bucket: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the decision left with the call; LiteLLM may be set to log no such key, but it still has it."""
+    found = stamped.get(OURS) or _mapping(bucket.get("spend_logs_metadata")).get(OURS)
+    if not isinstance(found, Mapping) or not isinstance(found.get("decision_id"), str) or not found["decision_id"]:
+        raise NotOursError("others")
+    return dict(found)
+
+
+def _attempts(bucket: Mapping[str, Any], candidate_of: CandidateOf, decision: Mapping[str, Any]) -> tuple[Attempt, ...]:
+    """The attempts that failed before, the first one first."""
+    earlier = bucket.get("previous_models")
+    found = []
+    for one in earlier[-_MOST_ATTEMPTS:] if isinstance(earlier, Sequence) and not isinstance(earlier, str) else ():
+        said = _mapping(one)
+        group = _name(said.get("model_group")) or _name(said.get("model"))
+        model = served_by(decision, _name(said.get("deployment_id")), group, candidate_of)
+        found.append(Attempt(model=model or "unknown", error=_name(said.get("exception_type")) or "error"))
+    return tuple(found)
+
+
+def _first(usage: object, names: Sequence[str]) -> object:
+    for name in names:
+        value = usage.get(name) if isinstance(usage, Mapping) else getattr(usage, name, None)
+        if value is not None:
+            return value
+    return None
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _name(value: object) -> str | None:
+    return value[:_LONGEST_NAME] if isinstance(value, str) and value else None
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _time(value: object) -> float:
+    """Epoch seconds; now, where none is given."""
+    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if good and isinstance(value, int | float) else time.time()

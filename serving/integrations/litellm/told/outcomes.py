@@ -1,0 +1,189 @@
+"""What becomes of the calls that were decided: taken from LiteLLM's hooks and log events, kept on disk, delivered aside.
+
+A plain answer is on disk before the client has it, so a proxy that is killed then has lost nothing. Of a stream the log event
+is what is kept: where a proxy is killed before LiteLLM has logged a stream's end, that outcome is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from serving.integrations.litellm import counters
+from serving.integrations.litellm.deciders import Decider
+from serving.integrations.litellm.settings import LiteLLMSettings
+from serving.integrations.litellm.told.delivery import Delivery, Destination
+from serving.integrations.litellm.told.envelopes import Outcome, Said, Sure
+from serving.integrations.litellm.told.log_events import (
+    CandidateOf,
+    NotOursError,
+    bucket_of,
+    outcome_of_answer,
+    outcome_of_failure,
+    outcome_of_log,
+)
+from serving.integrations.litellm.told.spool import Kept, Spool
+from serving.integrations.litellm.told.tally import Tally
+from serving.integrations.litellm.told.thumbs import thumbs_in
+from serving.integrations.litellm.told.to_router import ROUTER, to_router, to_sink
+from serving.integrations.outcome import Sink, ToldOutcome
+
+if TYPE_CHECKING:
+    from serving.integrations.litellm.told.watching import Watching
+
+# For how long what is not sure yet waits for better, in seconds.
+_WAIT = {Sure.ATTEMPT_FAILED: 900.0, Sure.ANSWERED: 30.0, Sure.FAILED: 2.0, Sure.LOGGED: 0.0}
+# Longest that an answer waits for its outcome to be on disk, in seconds. It takes a tenth of a millisecond.
+_LONGEST_WRITE = 0.25
+
+
+class Outcomes:
+    """Takes what hooks and log events tell, and has it delivered to the router and to sinks. Nothing here raises into a call.
+
+    `candidate_of` says whose a deployment is. `counts` has what came: `answered`, `failed`, `unpriced` (a cost of zero beside
+    tokens), `cache_hits`, `internal_calls`, `silent_experiments`, `billed_retries`, `others` (no decision of ours), `streams`,
+    `thumbs`, `thumbs_refused`, `signals`, `faults`, and of each delivery what `delivery.Delivery` counts.
+    """
+
+    def __init__(
+        self,
+        decider: Decider,
+        spool: Spool,
+        watching: Watching | None = None,
+        sinks: Sequence[Sink] = (),
+        *,
+        candidate_of: CandidateOf,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.spool, self.counts = spool, Tally()
+        self._watching, self._candidate_of, self._clock = watching, candidate_of, clock
+        self._destinations = (
+            Destination(ROUTER, to_router(decider, spool, self.counts)),
+            *(Destination(f"sink {type(sink).__name__}", to_sink(sink, self.counts)) for sink in sinks),
+        )
+        self._delivery: Delivery | None = None
+        self._complaints = counters.Complaints()
+
+    # --- hooks ---
+
+    def asked(self, data: MutableMapping[str, Any]) -> int:
+        """Takes the thumbs out of a request's metadata; how many there were. They are about earlier decisions of its key."""
+        try:
+            found, refused = thumbs_in(data)
+            key = bucket_of(data).get("user_api_key_hash")
+            self.counts.add("thumbs_refused", refused)
+            self.counts.add("thumbs", len(found))
+            if found:
+                self._put([_row(f"{one['decision_id']} thumb", Said(one, str(key)), self._clock()) for one in found])
+            return len(found)
+        except Exception as error:  # noqa: BLE001 - a call does not fail because of what is said of another
+            self._failed("the thumbs of a request", error)
+            return 0
+
+    async def answered(self, data: Mapping[str, Any], response: object) -> None:
+        """Keeps a plain answer's outcome before the client has it."""
+        try:
+            told = outcome_of_answer(data, response, candidate_of=self._candidate_of)
+        except NotOursError:
+            return  # counted by its log event
+        except Exception as error:  # noqa: BLE001 - as in `asked`
+            return self._failed("an answer", error)
+        await self._kept(told, Sure.ANSWERED, bucket_of(data).get("user_api_key_hash"))
+
+    async def failed(self, data: Mapping[str, Any]) -> None:
+        """Keeps that a request came to nothing, retries and fallbacks included."""
+        try:
+            told = outcome_of_failure(data, candidate_of=self._candidate_of)
+        except NotOursError:
+            return
+        except Exception as error:  # noqa: BLE001 - as in `asked`
+            return self._failed("a failure", error)
+        self.counts.add("failed")
+        await self._kept(told, Sure.FAILED, bucket_of(data).get("user_api_key_hash"))
+
+    async def told(self, kwargs: Mapping[str, Any], response: object = None, *, failed: bool) -> None:
+        """Keeps what a log event tells: of a success the last word, of a failure one attempt's, for a retry may answer yet."""
+        try:
+            told = outcome_of_log(kwargs, response, failed=failed, candidate_of=self._candidate_of)
+        except NotOursError as error:
+            self.counts.add(str(error))
+            if self._watching is not None and str(error) == "others" and not failed:
+                self._watch(partial(self._watching.named, kwargs))
+            return
+        except Exception as error:  # noqa: BLE001 - as in `asked`
+            return self._failed("a log event", error)
+        log = kwargs["standard_logging_object"]
+        if not failed:
+            self.counts.add("answered")
+            self.counts.add("streams", bool(log.get("stream")))
+            self.counts.add("unpriced", told.cost_usd is None)
+            counters.COST_USD.inc(told.cost_usd or 0.0)
+        key = log.get("metadata", {}).get("user_api_key_hash")
+        await self._kept(told, Sure.ATTEMPT_FAILED if failed else Sure.LOGGED, key)
+        if self._watching is not None and not failed:
+            self._watch(partial(self._watching.answered, told, kwargs))
+
+    async def close(self) -> None:
+        """Delivers what is due, within a few seconds, and stops. What is left is delivered after the next start."""
+        if self._delivery is not None:
+            await self._delivery.close()
+        await asyncio.to_thread(self.spool.close)
+
+    # --- what they do ---
+
+    async def _kept(self, told: ToldOutcome, sure: Sure, key: object) -> None:
+        body, due = Outcome(told, sure).to_json(), self._clock() + _WAIT[sure]
+        rows = [Kept(one.name, told.decision_id, body, due) for one in self._destinations]
+        done = self._put(rows, [(told.decision_id, key)] if isinstance(key, str) and key else [])
+        try:
+            await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(done)), _LONGEST_WRITE)
+        except TimeoutError:
+            self.counts.add("slow")
+
+    def _put(self, rows: Sequence[Kept], owners: Sequence[tuple[str, str]] = ()) -> Future[bool]:
+        done = self.spool.put(rows, owners)
+        loop = asyncio.get_running_loop()
+        if self._delivery is None or not self._delivery.alive_in(loop):
+            self._delivery = Delivery(self.spool, self._destinations, self.counts)  # after any fork, in this loop
+        self._delivery.begin()
+        return done
+
+    def _watch(self, find: Callable[[], Sequence[Mapping[str, Any]]]) -> None:
+        """Keeps the weak signs that a call gives of how good its answer and earlier ones were."""
+        try:
+            found = find()
+            self.counts.add("signals", len(found))
+            if found:
+                self._put([_row(f"{one['decision_id']} {one['source']}", Said(one), self._clock()) for one in found])
+        except Exception as error:  # noqa: BLE001 - as in `asked`
+            self._failed("the signals of a call", error)
+
+    def _failed(self, what: str, error: Exception) -> None:
+        self.counts.add("faults")
+        self._complaints.say(what, f"{what} could not be taken", error)
+
+
+def _row(name: str, said: Said, due: float) -> Kept:
+    return Kept(ROUTER, name, said.to_json(), due)
+
+
+def watching_of(settings: LiteLLMSettings, decider: Decider) -> Watching | None:
+    """What watches for weak signs, where that is switched on."""
+    if not settings.signals:
+        return None
+    from serving.integrations.litellm.signals import Signals
+    from serving.integrations.litellm.told.watching import Watching
+
+    return Watching(Signals(), lambda: decider.catalogue)
+
+
+def sinks_of() -> Sequence[Sink]:
+    """Where outcomes go beside the router, by the environment."""
+    from serving.integrations.langfuse import langfuse_sink_of
+
+    sink = langfuse_sink_of()
+    return () if sink is None else (sink,)

@@ -1,0 +1,310 @@
+"""What is told of calls and not delivered yet: one SQLite file, which every worker of a proxy shares and a kill leaves whole.
+
+A thread of each process writes whatever has gathered in one transaction, so that nothing here is in a call's way. Nothing that
+goes wrong with the file is raised: it is counted, and logged once a minute. What cannot be written waits in memory, within a
+bound. A worker that delivers rows leases them, so that no other delivers them at the same time; what is told again of a row
+meanwhile is not lost with it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import queue
+import secrets
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from serving.integrations.litellm.told.spool_file import SpoolFile
+from serving.integrations.litellm.told.tally import Tally
+
+logger = logging.getLogger(__name__)
+
+MOST_ROWS, MOST_BYTES = 200_000, 64 * 2**20
+_SAY_AGAIN_SECONDS, _TRY_AGAIN_SECONDS = 60.0, 1.0
+_MOST_IN_MEMORY, _MOST_OWNERS = 10_000, 200_000
+_Made = TypeVar("_Made")
+_Work = Callable[[sqlite3.Connection], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One row to keep: `name` is its own in its destination, `due` is when it may be delivered (epoch seconds)."""
+
+    destination: str
+    name: str
+    body: bytes
+    due: float
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """A row that this process may deliver: it was told at `at`, and `tries` deliveries of it came to nothing."""
+
+    id: int
+    name: str
+    body: bytes
+    at: float
+    tries: int
+    revision: int
+    lease: str
+
+
+class Spool:
+    """The file at `path`, made when something is first kept. Its methods may be called from several threads, and after a fork.
+
+    Of more than `most_rows` rows or `most_bytes` of bodies the oldest go. A row whose name is there is combined with it by
+    `combine(there, coming)`, and is due when the earlier of both was. `counts` has what became of rows: `kept`, `dropped` (the
+    oldest, at the bound), `lost` (not written, and more than memory holds), `spool_faults`, `aside` (files that
+    could not be read, moved aside).
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        combine: Callable[[bytes, bytes], bytes],
+        most_rows: int = MOST_ROWS,
+        most_bytes: int = MOST_BYTES,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.path = path.absolute()
+        self.most_rows, self.most_bytes = most_rows, most_bytes
+        self.counts = Tally()
+        self._combine, self._clock = combine, clock
+        self._lock = threading.Lock()
+        self._said = float("-inf")
+        self._begin()
+
+    def _begin(self) -> None:
+        """Anew: nothing of a connection or a thread goes through a fork."""
+        self._pid = os.getpid()
+        self._work: queue.SimpleQueue[tuple[_Work, Future[Any]] | None] = queue.SimpleQueue()
+        self._waiting: deque[Kept] = deque()
+        self._thread: threading.Thread | None = None
+        self._file = SpoolFile(self.path)
+
+    # --- what others call ---
+
+    def put(self, rows: Sequence[Kept], owners: Sequence[tuple[str, str]] = ()) -> Future[bool]:
+        """Keeps rows, and (decision, key) pairs; done when they are on disk, with whether they are."""
+
+        def work(file: sqlite3.Connection) -> bool:
+            now = self._clock()
+            file.executemany("insert or ignore into owner values (?, ?, ?)", [(*one, now) for one in owners])
+            for row in rows:
+                self._keep(file, row, now)
+            self._bound(file)
+            return True
+
+        return self._ask(work, list(rows))
+
+    def take(self, destination: str, most: int, lease_seconds: float) -> Future[list[Leased]]:
+        """Up to so many rows that are due, the oldest first, which no other process gets for so long."""
+
+        def work(file: sqlite3.Connection) -> list[Leased]:
+            now, lease = self._clock(), secrets.token_hex(8)
+            chosen = "select id from told where destination = ? and due <= ? and leased_until <= ? order by id limit ?"
+            taken = file.execute(
+                f"update told set leased_until = ?, lease = ? where id in ({chosen})"
+                " returning id, name, body, at, tries, revision, lease",
+                (now + lease_seconds, lease, destination, now, now, most),
+            ).fetchall()
+            return sorted((Leased(*row) for row in taken), key=lambda one: one.id)
+
+        return self._ask(work)
+
+    def delivered(self, rows: Sequence[Leased]) -> Future[None]:
+        """Forgets rows; one that was told more of since it was leased stays, to be delivered again."""
+
+        def work(file: sqlite3.Connection) -> None:
+            own = [(row.id, row.lease) for row in rows]
+            same = [(row.id, row.lease, row.revision) for row in rows]
+            file.executemany("delete from told where id = ? and lease = ? and revision = ?", same)
+            file.executemany("update told set leased_until = 0 where id = ? and lease = ?", own)
+
+        return self._ask(work)
+
+    def later(self, rows: Sequence[Leased], seconds: float) -> Future[None]:
+        """Gives rows back, which are due again in so many seconds."""
+
+        def work(file: sqlite3.Connection) -> None:
+            due = self._clock() + seconds
+            again = [(due, row.id, row.lease) for row in rows]
+            file.executemany(
+                "update told set leased_until = 0, tries = tries + 1, due = max(due, ?) where id = ? and lease = ?",
+                again,
+            )
+
+        return self._ask(work)
+
+    def owners(self, decisions: Sequence[str]) -> Future[dict[str, str]]:
+        """The key of each decision, of those that are known."""
+
+        def work(file: sqlite3.Connection) -> dict[str, str]:
+            marks = ",".join("?" * len(decisions))
+            found = file.execute(f"select decision_id, key from owner where decision_id in ({marks})", list(decisions))
+            return dict(found.fetchall())
+
+        return self._ask(work)
+
+    def waiting(self, destination: str) -> Future[int]:
+        """How many rows of a destination are kept."""
+        asked = "select count(*) from told where destination = ?"
+        return self._ask(lambda file: int(file.execute(asked, (destination,)).fetchone()[0]))
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Writes what waits, and stops."""
+        with self._lock:
+            thread = self._thread if self._pid == os.getpid() else None
+            self._thread = None
+            if thread is not None:
+                self._work.put(None)
+        if thread is not None:
+            thread.join(timeout)
+
+    # --- the thread ---
+
+    def _ask(self, work: Callable[[sqlite3.Connection], _Made], rows: Sequence[Kept] = ()) -> Future[_Made]:
+        done: Future[Any] = Future()
+        done.set_running_or_notify_cancel()
+        job = _Job(work, rows)
+        with self._lock:
+            if self._pid != os.getpid():
+                self._begin()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, args=(self._work,), name="spool", daemon=True)
+                self._thread.start()
+                atexit.register(self.close)
+            self._work.put((job, done))
+        return done
+
+    def _run(self, work: queue.SimpleQueue[tuple[_Work, Future[Any]] | None]) -> None:
+        ended = False
+        while not ended:
+            jobs: list[tuple[_Work, Future[Any]]] = []
+            try:
+                job = work.get(timeout=_TRY_AGAIN_SECONDS if self._waiting else None)
+                while job is not None:
+                    jobs.append(job)
+                    job = work.get_nowait()
+                ended = True
+            except queue.Empty:
+                pass
+            self._together(jobs)
+        self._file.close()
+
+    def _together(self, jobs: Sequence[tuple[_Work, Future[Any]]]) -> None:
+        """Does everything in one transaction; where that fails nothing of it was done, and rows wait in memory."""
+        again = list(self._waiting)
+        try:
+            made = self._transaction([job for job, _ in jobs], again)
+        except Exception as error:  # noqa: BLE001  whatever it is, no call fails for it
+            self._failed(error)
+            for job, done in jobs:
+                assert isinstance(job, _Job)
+                self._hold(job.rows)
+                if job.rows:
+                    done.set_result(False)
+                else:
+                    done.set_exception(SpoolError(type(error).__name__))
+        else:
+            self._waiting.clear()
+            self.counts.add("kept", len(again) + sum(len(job.rows) for job, _ in jobs if isinstance(job, _Job)))
+            for (_, done), one in zip(jobs, made, strict=True):
+                done.set_result(one)
+
+    def _transaction(self, work: Sequence[_Work], again: Sequence[Kept]) -> list[Any]:
+        file = self._file.opened()
+        file.execute("begin immediate")
+        try:
+            now = self._clock()
+            for row in again:
+                self._keep(file, row, now)
+            made = [each(file) for each in work]
+            file.execute("commit")
+        except BaseException:
+            with suppress(sqlite3.Error):
+                file.execute("rollback")
+            raise
+        return made
+
+    def _keep(self, file: sqlite3.Connection, row: Kept, now: float) -> None:
+        there = file.execute(
+            "select id, body from told where destination = ? and name = ?", (row.destination, row.name)
+        ).fetchone()
+        if there is None:
+            file.execute(
+                "insert into told (destination, name, body, at, due) values (?, ?, ?, ?, ?)",
+                (row.destination, row.name, row.body, now, row.due),
+            )
+            return
+        combined = self._combine(there[1], row.body)
+        file.execute(
+            "update told set body = ?, due = min(due, ?), revision = revision + 1 where id = ?",
+            (combined, row.due, there[0]),
+        )
+
+    def _bound(self, file: sqlite3.Connection) -> None:
+        rows, size, owners = file.execute("select rows, bytes, owners from total").fetchone()
+        if owners > _MOST_OWNERS:
+            oldest = "select decision_id from owner order by at limit ?"
+            file.execute(f"delete from owner where decision_id in ({oldest})", (owners - _MOST_OWNERS,))
+        dropped = 0
+        while rows > self.most_rows or (size > self.most_bytes and rows):
+            surplus = rows - self.most_rows if rows > self.most_rows else 1 + rows // 100
+            dropped += file.execute(
+                "delete from told where id in (select id from told order by id limit ?)", (surplus,)
+            ).rowcount
+            rows, size = file.execute("select rows, bytes from total").fetchone()
+        if dropped:
+            self.counts.add("dropped", dropped)
+            self._say("the spool %s is full: its oldest %d rows were dropped", self.path, self.counts["dropped"])
+
+    def _hold(self, rows: Sequence[Kept]) -> None:
+        self._waiting.extend(rows)
+        while len(self._waiting) > _MOST_IN_MEMORY:
+            self._waiting.popleft()
+            self.counts.add("lost")
+
+    def _failed(self, error: Exception) -> None:
+        self.counts.add("spool_faults")
+        self._say(
+            "the spool %s cannot be written to (%s); %d rows wait in memory, %d were lost",
+            self.path,
+            getattr(error, "sqlite_errorname", None) or type(error).__name__,
+            len(self._waiting),
+            self.counts["lost"],
+        )
+        if self._file.failed(error):
+            self.counts.add("aside")
+
+    def _say(self, message: str, *arguments: object) -> None:
+        now = time.monotonic()
+        if now - self._said >= _SAY_AGAIN_SECONDS:
+            self._said = now
+            logger.warning(message, *arguments)
+
+
+class SpoolError(RuntimeError):
+    """The file could not be read or written; the message is the kind of error."""
+
+
+@dataclass(slots=True)
+class _Job:
+    """Something to do with the file, and the rows that are not to be lost where it fails."""
+
+    work: _Work
+    rows: Sequence[Kept]
+
+    def __call__(self, file: sqlite3.Connection) -> Any:
+        return self.work(file)
