@@ -149,7 +149,9 @@ class Service:
         with self.recorder.session:
             session = self.conversations.id_of(request, key, private=private)
         also = self.also.drawn(request.workflow, private=private)
-        return Case(read(request), policy, asked, key, scopes, no_candidate, session, also)
+        # Drawn once, for a request may be decided several times until its budgets hold it.
+        hold = 1.0 - self._random.random() if policy.share < 1.0 or self.settings.share < 1.0 else 0.0
+        return Case(read(request), policy, asked, key, scopes, no_candidate, session, also, hold)
 
     async def route(self, case: Case) -> tuple[str, Decision]:
         """The decision's id and the decision; raises NoEligibleCandidateError or BudgetSpentError.
@@ -300,7 +302,7 @@ class Service:
             no_candidate=case.no_candidate,
             asked=case.asked,
             share=self.settings.share,
-            hold=1.0 - self._random.random() if self.settings.share < 1.0 or case.policy.share < 1.0 else 0.0,
+            hold=case.hold,
         )
 
     # --- upkeep ---

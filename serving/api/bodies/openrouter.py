@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
-from pydantic.json_schema import SkipJsonSchema
 
 from serving.api.bodies.chat import resembling
 from serving.api.bodies.fields import Name, refused
@@ -142,9 +141,9 @@ def _auto_router(value: Any) -> Any:
     return value if isinstance(value, dict) and value.get("id") == AUTO_ROUTER else None
 
 
-AnyProvider = Annotated[Provider | SkipJsonSchema[None], BeforeValidator(_object)]
+AnyProvider = Annotated[Provider | None, BeforeValidator(_object)]
 Plugins = Annotated[
-    list[Annotated[AutoRouter | SkipJsonSchema[None], BeforeValidator(_auto_router)]],
+    list[Annotated[AutoRouter | None, BeforeValidator(_auto_router)]],
     Field(max_length=_MOST_PLUGINS, fail_fast=True),
 ]
 
