@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from serving.bundle.catalogue import Candidate
 from serving.bundle.manifest import Bundle, open_bundle
@@ -200,3 +202,49 @@ def test_the_order_of_providers_is_for_the_same_llm(twice: Router) -> None:
     assert ordered("unheard-of") == ("open/small", (SMALL, LARGE))
     reference = twice.route("hello", Policy(quality_target=0.99, preferences=Preferences(providers=("open",))))
     assert (reference.candidate, reference.fallbacks) == (LARGE, ("open/small", SMALL))
+
+
+NAMES = st.sampled_from(["small", "acme/small:free", "acme/large", "open/*", "acme/*", "*", "nobody", OPEN, LARGE])
+SLUGS = st.sampled_from(["acme", "open", "Acme", "nobody"])
+ENDPOINTS = st.builds(
+    Endpoints,
+    models=st.lists(st.builds(Group, st.just("models"), st.lists(NAMES, min_size=1).map(tuple)), max_size=2).map(tuple),
+    only=st.lists(st.builds(Group, st.just("only"), st.lists(SLUGS, min_size=1).map(tuple)), max_size=1).map(tuple),
+    ignore=st.lists(SLUGS, max_size=1).map(tuple),
+    input_usd_per_mtok=st.none() | st.floats(0, 10),
+)
+PREFERENCES = st.builds(
+    Preferences,
+    models=st.lists(NAMES, max_size=4).map(tuple),
+    providers=st.lists(SLUGS, max_size=3).map(tuple),
+    latency_ms=st.none() | st.floats(1, 2000),
+    latency_p95_ms=st.none() | st.floats(1, 5000),
+    fallbacks=st.booleans(),
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    ENDPOINTS, PREFERENCES, st.sampled_from([Policy(), Policy(knob=30.0), Policy(quality_target=0.99)]), st.floats(0, 1)
+)
+def test_a_preference_excludes_nobody_and_a_demand_is_never_broken(
+    router: Router, endpoints: Endpoints, preferences: Preferences, aim: Policy, draw: float
+) -> None:
+    demanded = aim.tightened(Policy(endpoints=endpoints))
+    try:
+        plain = router.route("hello", demanded)
+    except NoEligibleCandidateError as error:
+        assert set(error.rules.values()) <= {Rule.NOT_ALLOWED, Rule.DENIED, Rule.MAX_PRICE}
+        return
+    situation = Situation(explore=0.2, draw=draw)
+    found = router.route("hello", demanded.tightened(Policy(preferences=preferences)), situation)
+    eligible = {one.candidate for one in plain.alternatives if one.ruled_out is None}
+    assert [one.ruled_out for one in found.alternatives] == [one.ruled_out for one in plain.alternatives]
+    if preferences.fallbacks:
+        assert sorted([found.candidate, *found.fallbacks]) == sorted(eligible)
+    else:
+        assert (found.candidate in eligible, found.fallbacks) == (True, ())
+    for one, candidate in zip(found.alternatives, router.manifest.candidates, strict=True):
+        if one.candidate in eligible and endpoints.input_usd_per_mtok is not None:
+            assert (candidate.input_usd_per_mtok or 0.0) <= endpoints.input_usd_per_mtok
+            assert candidate.input_usd_per_mtok is not None
