@@ -12,7 +12,7 @@ from serving.api.bodies.feedback import Source
 from serving.integrations.litellm.schema import fits
 from serving.integrations.litellm.signals import Signal, Signals, prompt_digest
 from serving.store.feedback import JUDGEMENTS, WEAK
-from training.logs import outcomes
+from training import config
 
 RANK = {"small": 1.0, "large": 2.0}
 HELLO, OTHER = prompt_digest("hello"), prompt_digest([{"role": "user", "content": "other"}])
@@ -197,5 +197,5 @@ def test_digests_are_keyed_and_of_the_whole_prompt() -> None:
 
 
 def test_the_sources_are_the_same_everywhere() -> None:
-    assert (JUDGEMENTS, WEAK) == (outcomes.JUDGEMENTS, outcomes.WEAK)
+    assert (JUDGEMENTS, WEAK) == (config.JUDGEMENTS, config.WEAK)
     assert set(get_args(Source)) == {*JUDGEMENTS, *WEAK}
