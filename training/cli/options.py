@@ -34,7 +34,10 @@ PickleOption = Annotated[
 ]
 ScoresOption = Annotated[
     Sequence[Path],
-    _quality(help="Scores (CSV, JSONL, Parquet), joined on request, trace or session id. May be repeated."),
+    _quality(
+        help="Scores (CSV, JSONL, Parquet, or langfuse: for a project's), joined on request, observation, trace or session "
+        "id. May be repeated."
+    ),
 ]
 ScoreRuleOption = Annotated[
     Sequence[str],

@@ -17,6 +17,7 @@ from training.logs import aliases, repeats, rescale
 from training.logs.outcomes import OutcomeError, Outcomes
 from training.logs.pairing import by_prompt, paired
 from training.logs.sources import reading as sources
+from training.logs.sources.langfuse import live as langfuse
 from training.logs.sources.listed import load_sources
 from training.logs.sources.mapped import parse_mapping
 from training.logs.sources.options import ImportOptions
@@ -122,8 +123,11 @@ def graded(
     """The outcomes with the quality that was asked for, masked if that was, and what each source of quality did."""
     report: QualityReport
     reports: list[QualityReport] = []
-    for path, rule in asked.scores:
-        tell(f"scores {path.name}", None, None)
+    for named_path, rule in asked.scores:
+        tell(f"scores {named_path.name}", None, None)
+        path = named_path
+        if langfuse.recognises_url(str(path)):
+            path = langfuse.scores_file(str(path), log.cache, log.score_name)
         table, report = scores.join_scores(table, path, rule, name=log.score_name, trace_scores=log.trace_scores)
         reports.append(report)
     if asked.checks:

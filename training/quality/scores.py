@@ -1,12 +1,16 @@
 """Judgements that lie elsewhere (CSV, JSONL, Parquet) joined onto imported outcomes, each used or counted with a reason.
 
-A judgement names what it judges by the most specific of request_id, trace_id and session_id that it has, and a candidate
-where a request has several. Its value is rescaled by a named rule (`training.logs.rescale`). Several judgements of one
-try are averaged; a judgement wins over a quality that was logged; a try that failed stays at 0.
+A judgement names what it judges by the first of request_id, observation_id, trace_id and session_id that it has, and a
+candidate where a request has several. Its value is rescaled by a named rule (`training.logs.rescale`). Several judgements of
+one try are averaged; a judgement wins over a quality that was logged; a try that failed stays at 0.
+
+What the router itself wrote to Langfuse judges nothing, but says which decision a trace or an observation belongs to: by it a
+thumb that was given there is joined to the router's own store.
 """
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,18 +25,24 @@ from training.logs import rescale, typed
 from training.logs.cells import blank, shown
 from training.logs.io import files
 from training.logs.outcomes import OutcomeError, Outcomes, Unreadable, unreadable_rows
+from training.logs.sources.langfuse.fields import mapping
+from training.logs.sources.langfuse.scores import OWN, require_judging
 
-_KEYS = ("request_id", "trace_id", "session_id")
+_KEYS = ("request_id", "observation_id", "trace_id", "session_id")
 _SPELLINGS: Mapping[str, tuple[str, ...]] = {
-    "request_id": ("request_id", "requestId", "observation_id", "observationId"),
+    "observation_id": ("observation_id", "observationId"),
+    "request_id": ("request_id", "requestId"),
     "trace_id": ("trace_id", "traceId"),
     "session_id": ("session_id", "sessionId"),
     "candidate": ("candidate", "model"),
     "name": ("name",),
     "value": ("quality", "value", "score", "rating", "stars", "thumb", "thumbs", "feedback", "string_value", "label"),
 }
-_WANTED = frozenset(spelling for spellings in _SPELLINGS.values() for spelling in spellings)
-EXPECTS = "request_id, trace_id or session_id, and one of value, score, rating, thumb, label"
+_SPAN_OF_TRACE = re.compile(r"[0-9a-f]{32}-([0-9a-f]{16})")
+# What Langfuse's API has instead of identifiers in columns: {"kind": "trace", "id": ...}; and what identifies its scores.
+_SUBJECT, _SCORE = "subject", "id"
+_WANTED = frozenset({*(spelling for spellings in _SPELLINGS.values() for spelling in spellings), _SUBJECT, _SCORE})
+EXPECTS = "request_id, trace_id, observation_id or session_id, and one of value, score, rating, thumb, label"
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,10 @@ def join_scores(
         raise OutcomeError(
             f"{path}: expected a file of judgements ending in {', '.join(files.SUFFIXES)} (text also .gz)"
         )
+    require_judging(name)
     index = _Index(table, trace_scores)
+    for own in _own(path):
+        index.belongs(*own)
     given: defaultdict[int, list[float]] = defaultdict(list)
     left_out: list[Unreadable] = []
     read, names = 0, set[str]()
@@ -84,7 +97,8 @@ def join_scores(
         read += len(records.rows) + len(records.unreadable)
         left_out += records.unreadable
         for row, judgement in _judgements(path, records):
-            names.add(judgement.name)
+            if judgement.name not in OWN:
+                names.add(judgement.name)
             why = _apply(judgement, row, rule, name, index, given)
             left_out += [why] if why else []
     account = _account(table, path, rule, read, given, left_out)
@@ -127,9 +141,12 @@ class _Index:
         # A log without traces of its own often calls the trace's identifier the request's.
         traces = table.beside["trace_id"].fillna(requests) if "trace_id" in table.beside else requests
         tries = _rows_by(table.beside["try_id"]) if "try_id" in table.beside else {}
+        spans = {found[1]: rows for name, rows in tries.items() if (found := _SPAN_OF_TRACE.fullmatch(name))}
         # What its source calls a request may be one try here: the identifier of one is the more specific.
+        by_request = {**_rows_by(requests), **tries}
         self._rows = {
-            "request_id": {**_rows_by(requests), **tries},
+            "observation_id": {**by_request, **spans},
+            "request_id": by_request,
             "trace_id": _rows_by(traces),
             "session_id": _rows_by(frame["session_id"]),
         }
@@ -137,6 +154,17 @@ class _Index:
         self._failed = (frame["status"] == "error").to_numpy()
         self._when = frame["timestamp"].dt.tz_localize(None).to_numpy().astype("datetime64[us]")
         self._last_only = trace_scores == "last"
+
+    def belongs(self, decision: str, trace: str, observation: str) -> None:
+        """Note that an observation and its trace belong to a decision, whose outcomes are rows if the log is the router's."""
+        rows = self._rows["request_id"].get(decision, [])
+        if not rows:
+            return
+        if observation:
+            self._rows["observation_id"].setdefault(observation, rows)
+        if trace:
+            known = self._rows["trace_id"].setdefault(trace, [])
+            known += [row for row in rows if row not in known]
 
     def rows(self, judgement: _Judgement) -> list[int] | str:
         """The rows that a judgement is about, or the reason why there is none."""
@@ -150,9 +178,9 @@ class _Index:
         answered = [row for row in found if not self._failed[row]]
         if not answered:
             return "the try failed: its quality is 0"
-        if judgement.key != "request_id" and self._last_only:
+        if judgement.key in ("trace_id", "session_id") and self._last_only:
             return [max(answered, key=self._age)]
-        if judgement.key == "request_id" and len({self._candidate[row] for row in answered}) > 1:
+        if judgement.key in ("observation_id", "request_id") and len({self._candidate[row] for row in answered}) > 1:
             return "the request has several candidates, and the judgement names none"
         return answered
 
@@ -170,8 +198,7 @@ def _rows_by(column: pd.Series[Any]) -> dict[str, list[int]]:
 
 
 def _judgements(path: Path, records: files.Records) -> Iterator[tuple[int, _Judgement]]:
-    table = records.table.rename(columns=lambda name: str(name).strip())
-    table = table.loc[:, ~table.columns.duplicated()]
+    table = _flat(records.table)
     present = {field: [name for name in names if name in table.columns] for field, names in _SPELLINGS.items()}
     if len(table) and not (any(present[key] for key in _KEYS) and present["value"]):
         raise OutcomeError(
@@ -183,6 +210,37 @@ def _judgements(path: Path, records: files.Records) -> Iterator[tuple[int, _Judg
         key = next((key for key in _KEYS if texts[key][position]), "")
         identifier = texts[key][position] if key else ""
         yield row, _Judgement(key, identifier, texts["candidate"][position], texts["name"][position], values[position])
+
+
+def _flat(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns by their names without spaces, each once; a `subject` as the column that it stands for."""
+    table = table.rename(columns=lambda name: str(name).strip())
+    table = table.loc[:, ~table.columns.duplicated()]
+    if _SUBJECT not in table.columns:
+        return table
+    subjects = [mapping(cell) for cell in table[_SUBJECT].astype(object)]
+    for kind in ("observation", "trace", "session"):
+        cells = [subject.get("id") if subject.get("kind") == kind else None for subject in subjects]
+        if kind == "trace":
+            cells = [subject.get("traceId") or cell for subject, cell in zip(subjects, cells, strict=True)]
+        table[f"{kind}_id"] = pd.Series(cells, index=table.index, dtype=object)
+    return table
+
+
+def _own(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Of each decision that the router wrote to Langfuse itself: its identifier, its trace and its observation."""
+    for records in files.partitions(path, _WANTED):
+        table = _flat(records.table)
+        if _SCORE not in table.columns or "name" not in table.columns:
+            return
+        names, ids = _first_text(table, ["name"]), _first_text(table, [_SCORE])
+        traces, observations = (
+            _first_text(table, [name for name in _SPELLINGS[field] if name in table.columns])
+            for field in ("trace_id", "observation_id")
+        )
+        for row, name in enumerate(names):
+            if name in OWN and ids[row].endswith(f"-{name}"):
+                yield ids[row].removesuffix(f"-{name}"), traces[row], observations[row]
 
 
 def _first_text(table: pd.DataFrame, names: Sequence[str]) -> list[str]:
@@ -211,10 +269,12 @@ def _apply(
     given: defaultdict[int, list[float]],
 ) -> Unreadable | None:
     """Notes the judgement under the rows it is about in `given`; or says why it is left out."""
+    if judgement.name in OWN:
+        return Unreadable(row, "written by the router itself", judgement.name, "a judgement")
     if name is not None and judgement.name not in ("", name):
         return Unreadable(row, "of another name", shown(judgement.name), f"the name {name}")
     if not judgement.key:
-        return Unreadable(row, "says not what it judges", "", "request_id, trace_id or session_id")
+        return Unreadable(row, "says not what it judges", "", "request_id, trace_id, observation_id or session_id")
     quality = rule.quality(judgement.value)
     if quality is None:
         return Unreadable(row, "has no value", "", rule.expects)

@@ -24,6 +24,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serving.integrations.langfuse import payload
 from tests.conftest import QUICK, router_train_here, setting
 from tests.examples import examples
 from training.logs.outcomes import OutcomeError, Outcomes
@@ -31,6 +32,7 @@ from training.logs.repeats import concat
 from training.logs.sources import reading
 from training.logs.sources.langfuse import export as langfuse_export
 from training.logs.sources.langfuse import live as langfuse_live
+from training.logs.sources.langfuse import scores as langfuse_scores
 from training.logs.sources.langfuse.fields import camel
 from training.logs.sources.langfuse.live import Project, Query
 from training.logs.sources.options import ImportOptions
@@ -751,3 +753,38 @@ def test_one_command_trains_a_router_on_an_export(tmp_path: Path) -> None:
     assert "480 rows read as langfuse: 480 used, 0 skipped" in trained.stdout
     assert "langfuse: latency is in seconds" in trained.stdout
     assert (tmp_path / "models" / "current" / "manifest.json").is_file()
+
+
+# What the router itself writes to Langfuse.
+
+
+def own_score(decision: str, value: float = 0.9, **cells: Any) -> Row:
+    return score(f"{decision}-router_confidence", value, name="router_confidence", source="API", **cells)
+
+
+def test_the_names_of_the_routers_own_scores_are_those_that_it_writes() -> None:
+    assert set(payload.SCORES) == langfuse_scores.OWN
+
+
+def test_what_the_router_wrote_is_no_quality_and_its_spans_are_no_generations(tmp_path: Path) -> None:
+    rows = [*CLEAN, observation("decided", type="SPAN", name=payload.SPAN, trace="t1")]
+    own = [own_score("d-1", observation_id="o1"), own_score("d-2", trace_id="t2")]
+    result = imported(export(tmp_path, rows, [*SCORES, *own]))
+    assert (
+        result.frame["quality"].fillna(-1).tolist()
+        == imported(export(tmp_path / "x", CLEAN, SCORES)).frame["quality"].fillna(-1).tolist()
+    )
+    assert "langfuse: 2 scores that the router itself wrote (router_confidence, ...) are passed over" in result.notes
+    assert result.reasons["span, not a generation"] == 2
+    alone = imported(export(tmp_path / "alone", CLEAN, own))
+    assert alone.frame["quality"].dropna().tolist() == [0.0]  # the failure
+    with pytest.raises(OutcomeError, match="--score-name router_confidence: that is what the router itself wrote"):
+        imported(export(tmp_path / "named", CLEAN, own), score_name="router_confidence")
+
+
+def test_columns_of_the_ui_with_the_routers_scores_are_passed_over(tmp_path: Path) -> None:
+    row = {camel(name): cell for name, cell in observation("o1").items()}
+    file = tmp_path / "observations.jsonl"
+    file.write_bytes(as_jsonl([{**row, "helpful": [0.5], "router_confidence": [0.9], "router_cost_usd": [2.5]}]))
+    result = reading.read([file])
+    assert result.frame["quality"].tolist() == [0.5]

@@ -1,14 +1,15 @@
 """Langfuse's observations: the blob-storage export, the UI's export, and what `live` downloads.
 
 A generation is one try. Generations of one trace with the same input are tries of one request, whichever LLM
-they asked; its conversation is the session, else the trace. All other observations are counted and left out.
+they asked; its conversation is the session, else the trace. All other observations are counted and left out, and so is
+a generation that is the same call as one around or within it (`otel.nesting`).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +30,23 @@ from training.logs.sources.langfuse.fields import (
     column,
     has,
     identifier,
+    is_generation,
+    is_internal,
     is_observations,
     is_scores,
     mapping,
     number,
 )
+from training.logs.sources.langfuse.nested import nested
 from training.logs.sources.langfuse.prompt import Asked, answered, asked
 from training.logs.sources.langfuse.scores import (
     ENRICHED,
     LEGACY,
     Judgements,
-    is_generation,
-    is_internal,
     judgements,
 )
 from training.logs.sources.options import DEFAULT, ImportOptions
+from training.logs.sources.otel.nesting import Nested, key_of, passed_over
 
 NAME = "langfuse"
 EXPECTS = "observations exported from Langfuse (id, trace_id or traceId, type, start_time or startTime, ...)"
@@ -90,7 +93,8 @@ def read(path: Path, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
 def _read(path: Path, options: ImportOptions, seen: set[str]) -> Iterator[Outcomes]:
     """The generations of a file but those whose ids were `seen` before, to which its own are added."""
     twice = _exported_twice(path)
-    reading = _Reading(judgements(path, options), options.answers, twice, seen, parameters=options.parameters)
+    judged = judgements(path, options)
+    reading = _Reading(judged, options.answers, twice, seen, parameters=options.parameters, nested=nested(path))
     more = ("output",) * options.answers + ("model_parameters",) * options.parameters
     wanted = both((*_FIELDS, *more))
     for part in outcomes_of(path, format=NAME, convert=reading.convert, wanted=wanted):
@@ -130,6 +134,11 @@ class _Reading:
     seen: set[str]
     milliseconds: bool | None = None
     parameters: bool = False
+    nested: Nested = field(default_factory=Nested)
+
+    def __post_init__(self) -> None:
+        judged = {key_of(id): quality for id, quality in self.judgements.by_observation.items()}
+        self._of_passed = {key: quality for key, quality in judged.items() if key in self.nested.passed}
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -170,7 +179,14 @@ class _Reading:
         if known in self.seen:
             return Unreadable(0, "duplicate observation id", "", "each observation once")
         self.seen.add(known)
-        return None
+        return passed_over() if key_of(known) in self.nested.passed else None
+
+    def _quality(self, id: str | None, trace: str | None) -> float | None:
+        """A generation's quality: what was said of itself, of the one around it for the same call, or of its trace."""
+        own = self.judgements.of(id, None)
+        if own is None and id is not None and self._of_passed:
+            own = self.nested.quality(key_of(id), self._of_passed)
+        return self.judgements.of(id, trace) if own is None else own
 
     def _outcomes(self, table: pd.DataFrame) -> pd.DataFrame:
         ids = [identifier(cell) for cell in column(table, "id")]
@@ -180,10 +196,11 @@ class _Reading:
         columns: dict[str, Cells] = {
             "request_id": [_request_id(*parts) for parts in zip(ids, traces, inputs, strict=True)],
             "trace_id": list(traces),
+            "try_id": list(ids),
             "prompt": [question.prompt for question in inputs],
             "messages": [question.messages for question in inputs],
             "candidate": column(table, "provided_model_name", "model"),
-            "quality": [self.judgements.of(id, trace) for id, trace in zip(ids, traces, strict=True)],
+            "quality": [self._quality(id, trace) for id, trace in zip(ids, traces, strict=True)],
             "cost_usd": _costs(table),
             "input_tokens": _tokens(table, "input"),
             "output_tokens": _tokens(table, "output"),

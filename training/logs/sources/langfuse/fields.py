@@ -16,6 +16,9 @@ from training.logs.io import files
 
 Cells = list[Any]
 
+# The words for a generation, and the environments of the calls that Langfuse's own evaluators make.
+GENERATION, INTERNAL = "GENERATION", "langfuse"
+
 _HUMP = re.compile(r"(?<=[a-z0-9])([A-Z])")
 # Exports as CSV put even plain text into JSON.
 JSON = '{["'
@@ -91,3 +94,13 @@ def number(cell: Any) -> float | None:
     except (TypeError, ValueError, OverflowError):
         return None
     return value if np.isfinite(value) else None
+
+
+def is_generation(kind: Any) -> bool:
+    """Whether an observation of this type is an LLM's answer."""
+    return isinstance(kind, str) and kind.strip().upper() == GENERATION
+
+
+def is_internal(environment: Any) -> bool:
+    """Whether Langfuse itself made the call (its evaluators do); no one else's environment may start like this."""
+    return isinstance(environment, str) and environment.strip().lower().startswith(INTERNAL)

@@ -7,6 +7,8 @@ takes those that started in that time, `&name=...` and `&environment=...` those 
 A download is a folder of pages and a `state.json` that says how far it got; every file is written whole or not at all.
 A finished one is taken further when it is asked for again: up to now, or up to `to`, beginning an hour before it ended, for a
 generation is sent when its answer is there and Langfuse takes it in later still. What is downloaded twice is read once.
+
+`langfuse:` as scores means the scores alone, of one name where one was chosen (`scores_file`).
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 SCHEME = "langfuse:"
 DEFAULT_SERVER = "https://cloud.langfuse.com"
 
+# Those of the router's own scores that are downloaded with others: they say which decision a trace belongs to.
+_BELONGING = ("router_confidence", "router_cost_usd")
 _PARAMETERS = ("from", "to", "name", "environment")
 _FIELDS = "core,basic,io,model,usage,prompt,metrics,trace_context"
 # The API gives at most 1000 observations and 100 scores a page; a page of long conversations has to fit in memory.
@@ -49,12 +53,15 @@ class Project(NamedTuple):
 
 @dataclass(frozen=True)
 class Query:
-    """Which generations: those that started at `since` or later and before `until`, ISO 8601 in UTC."""
+    """Which generations: those that started at `since` or later and before `until`, ISO 8601 in UTC. `scores`: of which names
+    scores are, separated by commas; None: of any.
+    """
 
     since: str | None = None
     until: str | None = None
     name: str | None = None
     environment: str | None = None
+    scores: str | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,27 @@ def pages(url: str, cache: Path) -> list[Path]:
     return found
 
 
+def scores_file(url: str, cache: Path, name: str | None) -> Path:
+    """The scores of a project in one file, after those that were missing were downloaded; raises OutcomeError.
+
+    `name` chooses by name. What the router wrote itself comes with it, for `training.quality.scores` to join by.
+    """
+    query = parse_url(url)
+    if query.name or query.environment:
+        raise OutcomeError(f"{url}: as scores it takes from and to only; --score-name chooses the name")
+    query = replace(query, scores=None if name is None else ",".join((name, *_BELONGING)))
+    folder = download(query, project(os.environ), cache / "langfuse-scores", (SCORES,))
+    latest: dict[str, str] = {}
+    for page in sorted((folder / SCORES).glob("*.jsonl")):
+        for line in page.read_text(encoding="utf-8").splitlines():
+            latest[str(json.loads(line).get("id"))] = line
+    if not latest:
+        named = f" named {name}" if name else ""
+        raise OutcomeError(f"{url}: the project has no scores{named} there; check the time, --score-name and the keys")
+    _write_page(folder / "scores.jsonl", list(latest.values()))
+    return folder / "scores.jsonl"
+
+
 def parse_url(url: str) -> Query:
     """The query of a `langfuse:` URL; raises OutcomeError for an unknown parameter or a date that is none."""
     given = dict(parse_qsl(url[len(SCHEME) :].lstrip("/").removeprefix("?"), keep_blank_values=True))
@@ -110,15 +138,16 @@ def project(environment: Mapping[str, str]) -> Project:
     return Project(server.rstrip("/"), *(environment[name] for name in keys))
 
 
-def download(query: Query, project: Project, root: Path) -> Path:
+def download(query: Query, project: Project, root: Path, tables: Sequence[str] = (ENRICHED, SCORES)) -> Path:
     """The folder of the download, complete up to now (or `query.until`); raises OutcomeError when it breaks off."""
     folder = root / _key(query, project)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # it holds prompts
     now = datetime.now(UTC).isoformat()
     client = _client(project)
     state = _load_state(folder)
-    fresh = all(progress.done for progress in state.values()) and len(state) != 1
-    for table, until in ((ENRICHED, query.until or now), (SCORES, now)):
+    fresh = all(progress.done for progress in state.values()) and len(state) in (0, len(tables))
+    for table in tables:
+        until = now if table == SCORES else query.until or now
         progress = state.get(table) or Progress(query.since, until)
         if fresh and progress.done and progress.until < until:  # a broken-off download is completed before
             progress = Progress(_late(progress.until), until, pages=progress.pages)
@@ -139,7 +168,7 @@ def _page(client: LangfuseAPI, project: Project, table: str, query: Query, progr
     so_far = f"{project.server}: the download of {table} broke off after {progress.pages} pages"
     again = "run it again and it goes on from there"
     try:
-        page = _observations(client, query, progress) if table == ENRICHED else _scores(client, progress)
+        page = _observations(client, query, progress) if table == ENRICHED else _scores(client, query, progress)
     except ApiError as error:
         raise OutcomeError(f"{so_far} (HTTP {error.status_code}); {_advice(error.status_code) or again}") from error
     except httpx.HTTPError as error:
@@ -174,10 +203,11 @@ def _observations(client: LangfuseAPI, query: Query, progress: Progress) -> Page
     return Page([row.json() for row in answer.data], answer.meta.cursor or None)
 
 
-def _scores(client: LangfuseAPI, progress: Progress) -> Page:
+def _scores(client: LangfuseAPI, query: Query, progress: Progress) -> Page:
     """Scores by when they were given, which may be long after the answers they judge."""
     answer = client.scores.get_many(
         fields="subject",
+        name=query.scores,
         limit=_SCORES,
         cursor=progress.cursor,
         from_timestamp=_instant(progress.since),
@@ -199,7 +229,8 @@ def _client(project: Project) -> LangfuseAPI:
 
 def _key(query: Query, project: Project) -> str:
     """The folder's name: one per server, project and query; the secret has no part in it."""
-    known = json.dumps([project.server, project.public_key, asdict(query)])
+    asked = {name: value for name, value in asdict(query).items() if name != "scores" or value}
+    known = json.dumps([project.server, project.public_key, asked])
     return hashlib.blake2b(known.encode(), digest_size=8).hexdigest()
 
 

@@ -20,25 +20,33 @@ import pandas as pd
 from training.logs import typed
 from training.logs.cells import first_of, parsed
 from training.logs.io import files
+from training.logs.outcomes import OutcomeError
 from training.logs.sources.langfuse.fields import (
     JSON,
     Cells,
     both,
     column,
     identifier,
+    is_generation,
+    is_internal,
     is_observations,
     is_scores,
     mapping,
     number,
     snake,
 )
+from training.logs.sources.langfuse.nested import nested
 from training.logs.sources.langfuse.scores_rule import ScoreRule, Tally, choose
 from training.logs.sources.options import ImportOptions
+from training.logs.sources.otel.nesting import key_of
 from training.logs.sources.tries import Signature, signature
 
 ENRICHED, LEGACY, SCORES = "observations_v2", "observations", "scores"
-# The words for a generation, and the environments of the calls that Langfuse's own evaluators make.
-GENERATION, INTERNAL = "GENERATION", "langfuse"
+
+# What the router itself writes onto the traces of its decisions: what it expected and what was paid, and no judgement.
+OWN = frozenset({
+    "router_confidence", "router_expected_cost_usd", "router_cost_usd", "router_reference_cost_usd", "router_saved_usd",
+})  # fmt: skip
 
 _SCORE_FIELDS = (
     "id", "trace_id", "observation_id", "name", "value", "data_type", "string_value", "subject", "updated_at",
@@ -88,9 +96,13 @@ class _Found:
     tallies: dict[str, Tally] = field(default_factory=dict)
     scores: dict[str, dict[str, _Score]] = field(default_factory=dict)
     unused: Counter[str] = field(default_factory=Counter)
+    own: int = 0
 
     def add(self, name: str, id: str, score: _Score) -> None:
-        """Keep a score; of two states of one score the later one."""
+        """Keep a score; of two states of one score the later one. The router's own are only counted."""
+        if name in OWN:
+            self.own += 1
+            return
         known = self.scores.setdefault(name, {})
         if id in known and known[id].version > score.version:
             return
@@ -119,6 +131,7 @@ def _judgements(
     score_mapping: tuple[tuple[str, float], ...],
     trace_scores: Literal["last", "all"],
 ) -> Judgements:
+    require_judging(score_name)
     options = ImportOptions(score_name, score_range, dict(score_mapping), trace_scores)
     score_paths = [Path(name) for name, _, _ in scores]
     observation_paths = [Path(name) for name, _, _ in observations]
@@ -126,9 +139,10 @@ def _judgements(
     where = str((score_paths or observation_paths)[0].parent)
     rule = choose(found.tallies, options, where)
     if rule is None:
-        return Judgements(notes=("langfuse: no score was exported with the observations: quality is unknown",))
+        none = "langfuse: no score was exported with the observations: quality is unknown"
+        return Judgements(notes=(none, *_own_note(found)))
     own, of_traces, unmapped = _qualities(found.scores[rule.name].values(), rule)
-    notes = _notes(rule, found, len(own), len(of_traces), unmapped, trace_scores)
+    notes = (*_notes(rule, found, len(own), len(of_traces), unmapped, trace_scores), *_own_note(found))
     if trace_scores == "all":
         return Judgements(own, of_traces, notes)
     last = _last_generations(observation_paths, of_traces.keys()) if of_traces else {}
@@ -239,8 +253,9 @@ def _last_generations(paths: Iterable[Path], traces: Iterable[str]) -> dict[str,
     wanted = frozenset(traces)
     last: dict[str, tuple[float, str]] = {}
     for path in paths:
+        passed = nested(path).passed
         for trace, started, id in _generations(path):
-            if trace in wanted and (trace not in last or started >= last[trace][0]):
+            if trace in wanted and key_of(id) not in passed and (trace not in last or started >= last[trace][0]):
                 last[trace] = (started, id)
     return {trace: id for trace, (_, id) in last.items()}
 
@@ -256,14 +271,18 @@ def _generations(path: Path) -> Iterator[tuple[str, float, str]]:
                 yield str(identifier(trace)), started, str(identifier(id))
 
 
-def is_generation(kind: Any) -> bool:
-    """Whether an observation of this type is an LLM's answer."""
-    return isinstance(kind, str) and kind.strip().upper() == GENERATION
+def require_judging(name: str | None) -> None:
+    """Raises OutcomeError for the name of a score that the router wrote itself."""
+    if name in OWN:
+        raise OutcomeError(
+            f"--score-name {name}: that is what the router itself wrote to Langfuse, not how good an answer was; "
+            "expected the name of a judgement"
+        )
 
 
-def is_internal(environment: Any) -> bool:
-    """Whether Langfuse itself made the call (its evaluators do); no one else's environment may start like this."""
-    return isinstance(environment, str) and environment.strip().lower().startswith(INTERNAL)
+def _own_note(found: _Found) -> tuple[str, ...]:
+    said = f"langfuse: {found.own:,} scores that the router itself wrote (router_confidence, ...) are passed over"
+    return (said,) if found.own else ()
 
 
 def _notes(

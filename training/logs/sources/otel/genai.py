@@ -5,17 +5,20 @@ older ones: prompt_tokens and completion_tokens, gen_ai.prompt, gen_ai.content.p
 gen_ai.prompt.0.content. Evaluations (`evaluations`) become quality. Ids may be hex, as OTLP/JSON has them, or
 base64, as protobuf's own JSON mapping writes them; enums may be numbers or names.
 
-What makes one request: spans of one trace with the same prompt are its tries (a retry, a fallback), but for a span directly
-around another one of a generation, a framework's around its client's. Spans of one conversation (gen_ai.conversation.id, else
-session.id, else the trace) are one session, which is never split between training and test.
+What makes one request: spans of one trace with the same prompt are its tries (a retry, a fallback). A span that is the same
+call as one around or within it, a framework's around its client's, is left out (`nesting`). Spans of one conversation
+(gen_ai.conversation.id, else session.id, else the trace) are one session, which is never split between training and test.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from functools import lru_cache
+from math import nan
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from training.logs.cells import first_of, json_text, shown
 from training.logs.io import files
@@ -27,7 +30,8 @@ from training.logs.sources.options import DEFAULT, ImportOptions
 from training.logs.sources.otel import otlp
 from training.logs.sources.otel.evaluations import GENERATIONS, Quality, quality_of
 from training.logs.sources.otel.messages import answer_text, prompt_cells
-from training.logs.sources.tries import Skip, beside, gather, remembered
+from training.logs.sources.otel.nesting import EXPECTED_ONCE, REASON, Nested, Spans, digest, key_of
+from training.logs.sources.tries import Signature, Skip, beside, gather, remembered, signature
 
 NAME = "otel"
 EXPECTS = "OTLP JSON with resourceSpans that hold gen_ai.* attributes, one export request per line or one document"
@@ -58,65 +62,87 @@ def read(path: Path, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
         hint = "give the file with the spans beside it, or the folder; " if accompanies(path) else ""
         raise OutcomeError(f"{path}: holds no spans; {hint}expected {EXPECTS}; arrived: {files.shown_columns(path)}")
     quality = quality_of(beside(path, lambda file: recognises(file) or accompanies(file)), options)
-
-    nested = _Nested()
+    nested = _nested(signature(beside(path, recognises)))
+    passed = {key_of(*span): cell for span, cell in quality.by_span.items() if key_of(*span) in nested.passed}
 
     def convert(records: files.Records) -> files.Records:
-        return gather(records, lambda line, _: _tries(line, quality, options, nested))
+        return gather(records, lambda line, _: _tries(line, quality, options, _Passed(nested, passed)))
 
     if not otlp.is_document(path):
         return outcomes_of(path, format=NAME, convert=convert, wanted=frozenset(otlp.SPANS))
     return checked([otlp.read_document(path)], source=str(path), format=NAME, convert=convert)
 
 
-class _Nested:
-    """Which generations' spans stand directly around one another, of the last so many that were read."""
+@lru_cache(maxsize=1)  # rotated files of one folder are read one after the other, and each needs them all
+def _nested(paths: Signature) -> Nested:
+    """Which generations are one call with another one, in all these files together."""
+    spans = Spans()
+    for span, said in _spans(paths):
+        trace, own = otlp.span_id(span)
+        if own is not None:
+            parent = otlp.parent_id(span)
+            told = None if _no_generation(said) else 2 * (_model(said) is not None) + any(_tokens(said))
+            spans.add(key_of(trace, own), key_of(trace, parent) if parent else None, told, *_seconds(span))
+    pairs = spans.pairs()
+    if not pairs:
+        return Nested()
+    wanted = {key for pair in pairs for key in pair}
+    keyed = ((key_of(*otlp.span_id(span)), span, said) for span, said in _spans(paths))
+    asked = {key: prompt_cells(span, said) for key, span, said in keyed if key in wanted}
+    return spans.nested(pairs, {key: digest(cells["prompt"], cells["messages"]) for key, cells in asked.items()})
 
-    _KEPT = 65_536
 
-    def __init__(self) -> None:
-        self._spans: dict[tuple[str | None, str | None], None] = {}
-        self._parents: dict[tuple[str | None, str | None], None] = {}
-
-    def is_nested(self, trace: str | None, span: str | None, parent: str | None) -> bool:
-        """Whether the span is around one that was read before, or within one."""
-        found = (trace, span) in self._parents or (parent is not None and (trace, parent) in self._spans)
-        for known, name in ((self._spans, span), (self._parents, parent)):
-            known[(trace, name)] = None
-            if len(known) > self._KEPT:
-                del known[next(iter(known))]
-        return found
+def _spans(paths: Signature) -> Iterator[tuple[Row, Row]]:
+    """Every span in some files, with its attributes."""
+    for name, _, _ in paths:
+        with suppress(OutcomeError):  # a damaged file says so when it is itself read
+            for records in otlp.partitions(Path(name), otlp.SPANS):
+                for _, request in records.numbered():
+                    for _, span in otlp.spans(request):
+                        if isinstance(span, dict):
+                            yield span, otlp.with_event_attributes(span)
 
 
-def _tries(line: Row, quality: Quality, options: ImportOptions, nested: _Nested) -> Iterator[Row | Skip]:
+class _Passed(NamedTuple):
+    """Calls that were recorded twice, and the quality of the records that are passed over, by key."""
+
+    nested: Nested
+    quality: Mapping[int, Any]
+
+
+def _tries(line: Row, quality: Quality, options: ImportOptions, twice: _Passed) -> Iterator[Row | Skip]:
     """A row or a skip for each span of an export request; a skip if it has none."""
     empty = True
     for resource, span in otlp.spans(line):
         empty = False
-        yield _try(span, resource, quality, options, nested)
+        yield _try(span, resource, quality, options, twice)
     if empty:
         yield Skip("no spans", "", "resourceSpans with spans")
 
 
-def _try(span: Any, resource: Row, quality: Quality, options: ImportOptions, nested: _Nested) -> Row | Skip:
+def _try(span: Any, resource: Row, quality: Quality, options: ImportOptions, twice: _Passed) -> Row | Skip:
     if not isinstance(span, dict):
         return Skip("not a span", type(span).__name__, "a span with attributes")
     said = otlp.with_event_attributes(span)
     if skip := _no_generation(said):
         return skip
     trace, identifier = otlp.span_id(span)
+    key = key_of(trace, identifier)
+    if key in twice.nested.passed:
+        return Skip(REASON, "", EXPECTED_ONCE)
     response = said.get("gen_ai.response.id")
     prompt = prompt_cells(span, said)
     own = f"{trace}-{identifier}" if identifier else response
-    alone = trace is None or nested.is_nested(trace, identifier, otlp.parent_id(span))
+    judged = quality.of(trace, identifier, response)
+    tokens = _tokens(said)
     cells: Row = {
-        "request_id": own if alone else _request_id(trace, prompt, own),
+        "request_id": own if trace is None else _request_id(trace, prompt, own),
         "try_id": own,
-        "candidate": first_of(said.get("gen_ai.request.model"), said.get("gen_ai.response.model")),
-        "quality": quality.of(trace, identifier, response),
+        "candidate": _model(said),
+        "quality": twice.nested.quality(key, twice.quality) if judged is None else judged,
         "cost_usd": said.get("gen_ai.usage.cost"),
-        "input_tokens": first_of(said.get("gen_ai.usage.input_tokens"), said.get("gen_ai.usage.prompt_tokens")),
-        "output_tokens": first_of(said.get("gen_ai.usage.output_tokens"), said.get("gen_ai.usage.completion_tokens")),
+        "input_tokens": tokens[0],
+        "output_tokens": tokens[1],
         "session_id": first_of(said.get("gen_ai.conversation.id"), said.get("session.id"), trace),
         "workflow": first_of(*(said.get(name) for name in _WORKFLOWS), _service(resource)),
         "status": "error" if _failed(span, said) else None,
@@ -129,6 +155,18 @@ def _try(span: Any, resource: Row, quality: Quality, options: ImportOptions, nes
     if options.parameters:
         cells["parameters"] = parameters_text({"tools": said.get("gen_ai.tool.definitions")})
     return cells
+
+
+def _model(said: Row) -> Any:
+    return first_of(said.get("gen_ai.request.model"), said.get("gen_ai.response.model"))
+
+
+def _tokens(said: Row) -> tuple[Any, Any]:
+    """Input and output tokens, also by their older names."""
+    return (
+        first_of(said.get("gen_ai.usage.input_tokens"), said.get("gen_ai.usage.prompt_tokens")),
+        first_of(said.get("gen_ai.usage.output_tokens"), said.get("gen_ai.usage.completion_tokens")),
+    )
 
 
 def _request_id(trace: str | None, prompt: Row, own: Any) -> Any:
@@ -168,8 +206,18 @@ def _failed(span: Row, said: Row) -> bool:
 
 def _times(span: Row) -> Row:
     """Start and duration; in uint64 nanoseconds as text, of which 0 means that it was not set."""
-    start = otlp.first_field(span, "startTimeUnixNano", "start_time_unix_nano")
-    end = otlp.first_field(span, "endTimeUnixNano", "end_time_unix_nano")
+    start, end = _cells_of_times(span)
     started, ended = otlp.whole(start), otlp.whole(end)
     latency = (ended - started) / 1e6 if started and ended else None
     return {"timestamp": None if started == 0 else start, "latency_ms": latency}
+
+
+def _seconds(span: Row) -> tuple[float, float]:
+    """Start and end in epoch seconds, NaN where they were not set."""
+    started, ended = (otlp.whole(cell) for cell in _cells_of_times(span))
+    return (started / 1e9 if started else nan, ended / 1e9 if ended else nan)
+
+
+def _cells_of_times(span: Row) -> tuple[Any, Any]:
+    start = otlp.first_field(span, "startTimeUnixNano", "start_time_unix_nano")
+    return start, otlp.first_field(span, "endTimeUnixNano", "end_time_unix_nano")
