@@ -168,7 +168,10 @@ def strip(data: MutableMapping[str, Any], *, routed: bool) -> None:
     """Takes the router's own fields out of a body, and OpenRouter's where it goes to a candidate."""
     for name in (*STRIPPED, *(OPENROUTER if routed else ())):
         data.pop(name, None)
-    # On some routes `metadata` is the provider's, which gets it.
+
+
+def strip_metadata(data: MutableMapping[str, Any]) -> None:
+    """Takes the demands out of a request's metadata: on some routes it is the provider's, which gets it."""
     metadata = data.get("metadata")
     if isinstance(metadata, MutableMapping):
         metadata.pop("outcome_router", None)
