@@ -73,6 +73,15 @@ class Label:
 
 
 @dataclass(frozen=True, config=_CONFIG)
+class Signals:
+    schema: _Share
+    empty: _Share
+    cut: _Share
+    retried: _Share
+    switched: _Share
+
+
+@dataclass(frozen=True, config=_CONFIG)
 class Costs:
     shared_penalty: StrictFloat
     own_penalty: StrictFloat
@@ -188,6 +197,7 @@ class Params:
     split: Splitting
     embed: Embed
     label: Label
+    signals: Signals
     costs: Costs
     fit: Fit
     calibrate: Calibrate

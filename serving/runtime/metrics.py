@@ -133,9 +133,7 @@ class Metrics:
 
     def fed_back(self, said: Feedback, new: Collection[str]) -> None:
         """Counts feedback; `new` are the fields that had not been told before."""
-        quality = said.quality
-        outcome = "error" if said.error else "unjudged" if quality is None else "good" if quality >= 0.5 else "bad"
-        self._feedback.labels(outcome).inc()
+        self._feedback.labels(_outcome(said)).inc()
         if said.cost_usd is not None and "cost_usd" in new:
             self._actual.inc(said.cost_usd)
 
@@ -163,6 +161,15 @@ class Metrics:
         if self._shared is not None:
             self._shared.write(self._snapshot())
             _forget_the_dead(Path(metrics_folder()))
+
+
+def _outcome(said: Feedback) -> str:
+    """What feedback says of the answer; a weak quality says nothing that can be counted as good or bad."""
+    if said.error or said.quality is None:
+        return "error" if said.error else "unjudged"
+    if said.weak:
+        return "weak"
+    return "good" if said.quality >= 0.5 else "bad"
 
 
 def _forget_the_dead(folder: Path) -> None:

@@ -221,5 +221,6 @@ class Recorder:
         if new is None or isinstance(new, Exception) or not new:
             return
         self._metrics.fed_back(said, new)
-        if said.quality is not None and "quality" in new and not said.error:  # a failed call says nothing of the answer
+        # a failed call says nothing of the answer, and a weak signal is no judgement of it
+        if said.quality is not None and "quality" in new and not said.error and not said.weak:
             self._drift.judged(said.decision_id, said.quality, said.candidate)

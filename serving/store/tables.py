@@ -72,6 +72,7 @@ def _told(name: str) -> Table:
         Column("output_tokens", BigInteger),
         Column("latency_ms", Float),
         Column("error", Boolean, nullable=False),
+        Column("quality_source", String(16)),  # where the quality is from; null: somebody judged it
         Index(f"{name}_at", "at"),
     )
 

@@ -59,6 +59,7 @@ def run(
 ) -> None:
     """Train a router on a log, through all stages, and write its bundle. Without --data the log is simulated."""
     from training.cli.reading import ReadLog, named, priced, read
+    from training.dataset.label import label_kinds, labels_said
     from training.evaluate.baselines import Truth
     from training.logs.outcomes import OutcomeError
     from training.logs.sources.public import hub
@@ -81,6 +82,8 @@ def run(
             found = ReadLog(validate(made.outcomes, source="simulated", format="simulated"), (), None)
             truth = Truth(made.acceptable, made.cost_usd)
     show.print_log(found.outcomes, found.quality, found.masked)  # before training: it may be what training fails for
+    if (said := labels_said(label_kinds(found.outcomes.frame), params.signals)) is not None:
+        say(said)
     with show.progress() as tell:
         trained = train(
             found.outcomes,

@@ -1,10 +1,16 @@
-"""Labels: which answers were acceptable, and which acceptable one was cheapest."""
+"""Labels: which answers were acceptable, which acceptable one was cheapest, and where labels are from."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
+
 import numpy as np
+import pandas as pd
 
 from serving.bundle.arrays import Columns, Floats
+from training.config import Signals
+from training.logs.outcomes import JUDGEMENTS, WEAK
 
 
 def acceptable(quality: Floats, threshold: float) -> Floats:
@@ -29,3 +35,31 @@ def cheapest_acceptable(labels: Floats, cost_usd: Floats) -> Columns:
     known = (stops == 1.0) & (ordered != 0.0).any(axis=1)
     result: Columns = np.where(known, column, -1)
     return result
+
+
+def label_kinds(frame: pd.DataFrame) -> dict[str, int]:
+    """How many rows of an outcome table have a quality, by where that is from: a source, or `failed` for failed calls."""
+    said = frame[frame["quality"].notna()]
+    kinds = said["quality_source"].astype(object).where(said["quality_source"].notna(), JUDGEMENTS[0])
+    counts = kinds.mask(said["status"] == "error", "failed").value_counts()
+    return {name: int(counts[name]) for name in (*JUDGEMENTS, "failed", *WEAK) if name in counts}
+
+
+def labels_said(kinds: Mapping[str, int], signals: Signals) -> str | None:
+    """One line on `label_kinds`: what is judged, what is fitted on alone, and what is not used; None if all was judged."""
+    if not kinds.keys() - {JUDGEMENTS[0], "failed"}:
+        return None
+    weights: dict[str, float] = asdict(signals)
+    names = {"thumb": "thumbs", "failed": "failed calls"}
+    weak = [name for name in WEAK if name in kinds]
+    used = [f"{kinds[name]:,} {name} at {weights[name]:g}" for name in weak if weights[name] > 0]
+    unused = [name for name in weak if not weights[name] > 0]
+    parts = [
+        ", ".join(f"{count:,} {names.get(name, name)}" for name, count in kinds.items() if name not in weak) or "none"
+    ]
+    if used:
+        parts.append(f"fitted on, never measured on: {', '.join(used)}")
+    if unused:
+        listed = ", ".join(f"{kinds[name]:,} {name}" for name in unused)
+        parts.append(f"not used: {listed} (--set signals.{unused[0]}=WEIGHT fits on them too)")
+    return f"labels: {'; '.join(parts)}"

@@ -31,6 +31,9 @@ class OutcomeMatrix:
     where it was asked because another had failed: such an outcome has costs, tokens and latency, but no quality and no
     propensity, for it is none that the log chose. The rest has one entry per request.
 
+    `quality` is what somebody judged. What only a weak source says of an answer that nobody judged is `weak_quality`, and
+    `weak_source` the source's place in `WEAK`, NaN both where none does: nothing is measured on it.
+
     What was bought after the fact is `certifying` (n, m) where its request was drawn uniformly at random, its propensity the
     chance that this candidate was asked then; and `learning` (n, m) where it was chosen for what it teaches.
     """
@@ -49,6 +52,8 @@ class OutcomeMatrix:
     output_tokens: Floats
     latency_ms: Floats
     propensity: Floats
+    weak_quality: Floats
+    weak_source: Floats
     attempted: Bools
     error: Bools
     chained: Bools
@@ -115,7 +120,7 @@ def build_matrix(frame: pd.DataFrame, candidates: Sequence[str] | None = None) -
 
     measured = {name: outcomes[name].to_numpy(dtype=np.float64) for name in MEASURES}
     purpose = outcomes["purpose"].to_numpy(dtype=object)
-    for name in ("quality", "propensity"):
+    for name in ("quality", "propensity", "weak_quality", "weak_source"):
         measured[name] = np.where(chained, np.nan, measured[name])
     return OutcomeMatrix(
         candidates=columns,

@@ -10,6 +10,7 @@
   the candidate is free.
 - What was bought after the fact (it has a `purpose`) is an outcome of its own, with the plan's propensity. It stands in the
   place of what was logged of that candidate, and no failure led to it.
+- A quality from a weak source is no judgement: the answer counts as not judged, and what the source says stands beside it.
 - Errors are always known. Those of a candidate none of whose answers was judged would make it one that always fails: they
   are not judged either.
 """
@@ -22,15 +23,26 @@ import numpy as np
 import pandas as pd
 
 from serving.bundle.arrays import Bools, Columns, Floats
+from training.logs.outcomes import WEAK, judged_quality
 
-MEASURES = ("quality", "cost_usd", "input_tokens", "output_tokens", "latency_ms", "propensity")
+MEASURES = (
+    "quality",
+    "cost_usd",
+    "input_tokens",
+    "output_tokens",
+    "latency_ms",
+    "propensity",
+    "weak_quality",
+    "weak_source",
+)
 
 
 def one_outcome_each(frame: pd.DataFrame) -> pd.DataFrame:
     """One row for each request and candidate of an outcome table, requests in order of first appearance.
 
     Columns: request_id, candidate, those of `MEASURES` (float64, NaN where not known), `error` (tried, and no answer came),
-    `chained` (asked because another had failed) and `purpose` (null where it was logged). Tries are in the order of their
+    `chained` (asked because another had failed) and `purpose` (null where it was logged). `quality` is that of judged answers,
+    `weak_quality` what a weak source says of another, and `weak_source` its place in `WEAK`. Tries are in the order of their
     timestamps where all of a request have one, else in the log's, those with a propensity first.
     """
     bought = frame["purpose"].notna().to_numpy() if "purpose" in frame else np.zeros(len(frame), dtype=np.bool_)
@@ -55,7 +67,8 @@ def _joined(frame: pd.DataFrame) -> pd.DataFrame:
     """The tries of rows that were all logged, or all bought."""
     request, ids = pd.factorize(frame["request_id"])
     name, names = pd.factorize(frame["candidate"])
-    measured = {measure: frame[measure].to_numpy(dtype=np.float64, na_value=np.nan) for measure in MEASURES}
+    told = frame.assign(quality=judged_quality(frame), **_weak(frame))
+    measured = {measure: told[measure].to_numpy(dtype=np.float64, na_value=np.nan) for measure in MEASURES}
     order = _in_time(request.astype(np.intp), frame["timestamp"], np.isnan(measured["propensity"]))
     measured = {measure: values[order] for measure, values in measured.items()}
     request, name = request[order].astype(np.intp), name[order].astype(np.intp)
@@ -80,10 +93,21 @@ def _joined(frame: pd.DataFrame) -> pd.DataFrame:
             **sums,
             "cost_usd": np.where(unbilled, 0.0, sums["cost_usd"]),
             "propensity": propensity,
+            **{name: _last(cell, measured[name], answered, len(cells)) for name in ("weak_quality", "weak_source")},
             "error": error,
             "chained": chained,
         }
     )
+
+
+def _weak(frame: pd.DataFrame) -> dict[str, Floats]:
+    """What weak sources say of each row, and which that is; NaN where none says anything."""
+    if "quality_source" not in frame:
+        return {name: np.full(len(frame), np.nan) for name in ("weak_quality", "weak_source")}
+    source = frame["quality_source"].map({name: place for place, name in enumerate(WEAK)})
+    place = source.to_numpy(dtype=np.float64, na_value=np.nan)
+    quality = frame["quality"].to_numpy(dtype=np.float64, na_value=np.nan)
+    return {"weak_quality": np.where(np.isnan(place), np.nan, quality), "weak_source": place}
 
 
 def costed(frame: pd.DataFrame) -> Bools:

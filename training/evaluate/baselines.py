@@ -53,7 +53,7 @@ def fitted(data: TrainingData, inputs: Inputs, params: Params, names: Sequence[s
     models: dict[str, Estimator] = {}
     for name, kind in kinds.items():
         try:
-            models[name] = kind().fit(inputs, data.labels, data.weights)
+            models[name] = kind().fit(inputs, *data.taught())
         except NotTrainableError:
             continue
     return models

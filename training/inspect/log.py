@@ -13,18 +13,20 @@ import pandas as pd
 from serving.bundle.catalogue import Candidate
 from serving.bundle.manifest import NO_WORKFLOW
 from training.config import Params
+from training.dataset.label import label_kinds, labels_said
 from training.dataset.matrix import build_matrix
 from training.dataset.split import Split, SplitError, group_requests, split_requests
 from training.dataset.tries import costed, one_outcome_each
 from training.inspect.findings import findings
 from training.inspect.report import CandidateSummary, LogReport, Skipped, Summary, Target
-from training.logs.outcomes import Outcomes
+from training.logs.outcomes import Outcomes, judged_quality
 from training.measure.offpolicy import effective_sample_size
 
 
 def inspect_log(table: Outcomes, catalogue: Mapping[str, Candidate], params: Params) -> LogReport:
     """The report on an outcome table, with aliases resolved; `params` as a training run would have them."""
-    frame = table.frame
+    kinds = label_kinds(table.frame)
+    frame = table.frame.assign(quality=judged_quality(table.frame))
     outcomes = one_outcome_each(frame)
     tries = _tries(outcomes[~outcomes["chained"]])
     split, split_note = _split(frame, params)
@@ -49,6 +51,8 @@ def inspect_log(table: Outcomes, catalogue: Mapping[str, Candidate], params: Par
         complete=int((tries["judged"] == len(candidates)).sum()),
         sessions=int(frame["session_id"].nunique()),
         judged=float(frame["quality"].notna().mean()),
+        labels=kinds,
+        labels_said=labels_said(kinds, params.signals),
         cost_usd=_sum(frame["cost_usd"]),
         input_tokens=int(frame["input_tokens"].sum()),
         output_tokens=int(frame["output_tokens"].sum()),

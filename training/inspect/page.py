@@ -38,6 +38,7 @@ def _lines(report: LogReport) -> list[str]:
         f"on several candidates, {report.requests_of_all_candidates:,} on all {len(report.candidates)}, "
         f"{report.complete:,} judged on all",
         f"{100 * report.judged:.1f}% of rows judged · {_spent(report)} · {_counted(report)}",
+        *([report.labels_said] if report.labels_said else []),
         f"{times} ({report.timestamped_requests:,} requests have one)" if report.first else times,
     ]
 

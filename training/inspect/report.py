@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -85,7 +86,8 @@ class Finding:
 class LogReport:
     """Everything `router-train inspect` says. Shares are of rows, or of requests where they are called so.
 
-    `complete` requests have a judged outcome of every candidate. `chained` outcomes came after another candidate's failure.
+    `labels` are the rows with a quality, by where that is from, and `labels_said` says so unless all were judged. `complete`
+    requests have a judged outcome of every candidate. `chained` outcomes came after another candidate's failure.
     `first` and `last` are UTC.
     """
 
@@ -102,6 +104,8 @@ class LogReport:
     complete: int
     sessions: int
     judged: float
+    labels: Mapping[str, int]
+    labels_said: str | None
     cost_usd: float
     input_tokens: int
     output_tokens: int

@@ -18,6 +18,7 @@ from training.learn.heads.pair import Pair, fit_pair, left_out
 from training.learn.heads.recognise import learn_recogniser
 from training.learn.heads.select import effective_outcomes
 from training.learn.heads.violation import Violation, independent, learn_violation
+from training.learn.hints import hints_said
 from training.learn.novelty import Spread, prompt_clusters, spread_of
 from training.learn.prepare import Prepared, PrepareError
 from training.learn.training_data import TrainingData, cost_model, propensities, training_data
@@ -90,7 +91,7 @@ def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress
     graded = None
     if prepared.graded:
         means = {name: kind for name, kind in kinds.items() if kind().graded}
-        graded = pair(replace(data, labels=matrix.quality), means, "none", "quality")
+        graded = pair(replace(data, labels=matrix.quality, hints=data.grade_hints), means, "none", "quality")
     reference, note = reference_of(
         prepared.matrix.candidates, labels, data.weights, mean_cost, data.complete, params.policy.reference
     )
@@ -116,7 +117,8 @@ def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress
         centres=prompt_clusters(train.embedding, params.fit.novelty_clusters, params.fit.seed),
         spread=spread_of(train.embedding),
         kinds=prepared.kinds,
-        learned_from=f"The heads were learned from the {len(train):,} requests of the training part.",
+        learned_from=f"The heads were learned from the {len(train):,} requests of the training part."
+        + hints_said(data.hints),
     )
 
 

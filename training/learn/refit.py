@@ -11,6 +11,7 @@ from training.config import Params
 from training.dataset.inputs import Inputs
 from training.dataset.matrix import OutcomeMatrix
 from training.dataset.split import Split, folds
+from training.learn.hints import hints_of, hints_said, taught
 from training.learn.learn import Learned
 from training.learn.novelty import prompt_clusters, spread_of
 from training.learn.prepare import Prepared
@@ -68,7 +69,8 @@ def learn_for_serving(learned: Learned, prepared: Prepared, inputs: Inputs, para
             f"{int(split.calibration.sum()):,} of the calibration part, which they never saw. Test figures are of heads "
             f"learned in the same way from the {int(split.train.sum()):,} of the training part alone."
         )
-    return replace(refit(learned, prepared, inputs, params, seen), learned_from=note)
+    heads = refit(learned, prepared, inputs, params, seen)
+    return replace(heads, learned_from=note + hints_said(heads.data.hints))
 
 
 def refit(learned: Learned, prepared: Prepared, inputs: Inputs, params: Params, rows: Bools) -> Learned:
@@ -85,10 +87,11 @@ def refit(learned: Learned, prepared: Prepared, inputs: Inputs, params: Params, 
         recogniser = recogniser.refitted(data.inputs, folds(data.groups, params.fit.folds, params.fit.seed))
     quality = None
     if learned.quality is not None:
-        quality = learned.quality.refitted(data.inputs, matrix.quality, data.weights, recogniser)
+        graded = taught(matrix.quality, data.weights, data.grade_hints)
+        quality = learned.quality.refitted(data.inputs, *graded, recogniser)
     return replace(
         learned,
-        acceptable=learned.acceptable.refitted(data.inputs, data.labels, data.weights, recogniser),
+        acceptable=learned.acceptable.refitted(data.inputs, *data.taught(), recogniser),
         quality=quality,
         violation=None
         if learned.violation is None
@@ -103,14 +106,18 @@ def refit(learned: Learned, prepared: Prepared, inputs: Inputs, params: Params, 
 def _rows_of(learned: Learned, prepared: Prepared, inputs: Inputs, params: Params, rows: Bools) -> TrainingData:
     matrix = prepared.matrix.take(rows)
     propensity = learned.propensity[rows]
+    weights = cell_weights(matrix, prepared.labels[rows], propensity, params.fit.weight_clip)
+    hints, grade_hints = hints_of(matrix, weights, params)
     return TrainingData(
         inputs=inputs.take(rows),
         labels=prepared.labels[rows],
-        weights=cell_weights(matrix, prepared.labels[rows], propensity, params.fit.weight_clip),
+        weights=weights,
         propensity=propensity,
         cost=matrix.cost_usd,
         expected_cost=np.empty(propensity.shape),
         complete=matrix.complete(),
         groups=prepared.groups[rows],
         folds=np.zeros(len(propensity), dtype=np.intp),
+        hints=hints,
+        grade_hints=grade_hints,
     )

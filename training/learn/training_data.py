@@ -14,6 +14,7 @@ from training.dataset.inputs import Inputs
 from training.dataset.matrix import OutcomeMatrix
 from training.dataset.split import folds
 from training.learn.costs import CostModel, cost_sources, fit_costs
+from training.learn.hints import Hints, hints_of, taught
 from training.learn.prepare import Prepared
 from training.measure.propensity import fitting_weights, judged_share, observation_propensity
 
@@ -22,6 +23,7 @@ from training.measure.propensity import fitting_weights, judged_share, observati
 class TrainingData:
     """The training part of the data. All arrays have n rows; (n, m) ones are NaN where nothing was observed.
 
+    `labels` were judged; `hints` are fitted on beside them, and never measured on, those at a graded quality as `grade_hints`.
     `weights` (n, m) are what each cell counts for in fitting; `propensity` the probability with which it was observed
     and judged. `expected_cost` is out of fold too, so that a score never rests on a cost model that has seen the row.
     """
@@ -35,6 +37,12 @@ class TrainingData:
     complete: Bools
     groups: Columns
     folds: Columns
+    hints: Hints | None = None
+    grade_hints: Hints | None = None
+
+    def taught(self) -> tuple[Floats, Floats]:
+        """The labels and weights (n, m) that estimators are fitted on: those judged, and the hints."""
+        return taught(self.labels, self.weights, self.hints)
 
 
 def propensities(prepared: Prepared, inputs: Inputs, params: Params) -> tuple[Floats, str]:
@@ -118,16 +126,20 @@ def training_data(prepared: Prepared, inputs: Inputs, propensity: Floats, params
     for held in range(params.fit.folds):
         inside = fold == held
         expected[inside] = cost_model(prepared, matrix, train, ~inside, params).cost_usd(train.take(inside))
+    weights = cell_weights(matrix, prepared.labels[rows], propensity[rows], params.fit.weight_clip)
+    hints, grade_hints = hints_of(matrix, weights, params)
     return TrainingData(
         inputs=train,
         labels=prepared.labels[rows],
-        weights=cell_weights(matrix, prepared.labels[rows], propensity[rows], params.fit.weight_clip),
+        weights=weights,
         propensity=propensity[rows],
         cost=matrix.cost_usd,
         expected_cost=expected,
         complete=matrix.complete(),
         groups=prepared.groups[rows],
         folds=fold,
+        hints=hints,
+        grade_hints=grade_hints,
     )
 
 

@@ -32,6 +32,7 @@ _SCHEMA = pa.schema(
         ("messages", pa.string()),  # JSON: conversations have no common structure
         ("candidate", pa.string()),
         ("quality", pa.float64()),
+        ("quality_source", pa.string()),
         ("cost_usd", pa.float64()),
         ("input_tokens", pa.int64()),
         ("output_tokens", pa.int64()),

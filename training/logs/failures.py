@@ -18,6 +18,7 @@ _EXPECTED: dict[str, str] = {
     "messages": "a list of messages, each with a role and a content (in CSV: as JSON)",
     "candidate": "the name of the LLM",
     "quality": "a number in [0, 1], or nothing if nobody judged the answer",
+    "quality_source": "judged, thumb, schema, empty, cut, retried or switched, or nothing (judged)",
     "cost_usd": "a number of US dollars >= 0, or nothing",
     "input_tokens": "a whole number >= 0, or nothing",
     "output_tokens": "a whole number >= 0, or nothing",

@@ -17,6 +17,8 @@ from training.logs.outcomes import (
     ALIASES,
     BESIDE,
     COLUMNS,
+    JUDGEMENTS,
+    WEAK,
     Outcomes,
     Unreadable,
     origin,
@@ -30,7 +32,12 @@ from training.logs.typed import Mask
 _TEXTS = ("request_id", "candidate", "session_id", "workflow")
 _NUMBERS = ("quality", "cost_usd", "input_tokens", "output_tokens", "latency_ms", "propensity")
 _TOKENS = ("input_tokens", "output_tokens")
-_WORDS = {"status": ("success", "error"), "split": ("train", "test"), "purpose": ("certify", "learn")}
+_WORDS = {
+    "status": ("success", "error"),
+    "split": ("train", "test"),
+    "purpose": ("certify", "learn"),
+    "quality_source": (*JUDGEMENTS, *WEAK),
+}
 # float64 holds every whole number up to here, so reading a count as a float loses nothing.
 _MAX_TOKENS = 2**53
 
@@ -127,18 +134,25 @@ def _coerce(table: pd.DataFrame) -> tuple[pd.DataFrame, list[Failure]]:
     keep("status", typed.text(table["status"]), "status is neither success nor error")
     keep("split", typed.text(table["split"]), "split is neither train nor test")
     keep("purpose", typed.text(table["purpose"]), "purpose is neither certify nor learn")
+    keep("quality_source", typed.text(table["quality_source"]), _none_of("quality_source"))
 
     frame = pd.DataFrame({name: columns[name] for name in COLUMNS})
     frame["prompt"] = frame["prompt"].mask(frame["messages"].notna())
     frame["status"] = status_words(frame["status"])
-    for name in ("split", "purpose"):
+    for name in ("split", "purpose", "quality_source"):
         frame[name] = frame[name].str.lower()
     erred = (frame["status"] == "error").to_numpy()
     frame["quality"] = frame["quality"].mask(erred, 0.0)
+    frame["quality_source"] = frame["quality_source"].mask(erred | frame["quality"].isna())
     # Whatever an error row says about quality, its quality is 0.
-    failures = [f._replace(mask=f.mask & ~erred) if f.field == "quality" else f for f in failures]
+    failures = [f._replace(mask=f.mask & ~erred) if f.field.startswith("quality") else f for f in failures]
     empty = (frame["prompt"].isna() & frame["messages"].isna()).to_numpy() & ~bad
     return frame, [*failures, Failure("prompt", "no prompt", empty)]
+
+
+def _none_of(name: str) -> str:
+    *allowed, last = _WORDS[name]
+    return f"{name} is neither {', '.join(allowed)} nor {last}"
 
 
 def status_words(column: pd.Series[Any]) -> pd.Series[Any]:
@@ -169,5 +183,5 @@ def _check(frame: pd.DataFrame) -> list[Failure]:
         refuse(name, f"{name} is not a whole number", lambda cells: np.mod(cells, 1) > 0)
     for name, allowed in _WORDS.items():
         strange = frame[name].notna() & ~frame[name].isin(allowed)
-        failures.append(Failure(name, f"{name} is neither {allowed[0]} nor {allowed[1]}", strange.to_numpy()))
+        failures.append(Failure(name, _none_of(name), strange.to_numpy()))
     return [failure for failure in failures if failure.mask.any()]

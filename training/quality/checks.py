@@ -24,7 +24,7 @@ from jsonschema.validators import validator_for
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from training.logs.outcomes import OutcomeError, Outcomes
+from training.logs.outcomes import OutcomeError, Outcomes, judged_quality, with_judgements
 
 NAMES = "json, json_schema:FILE, exact, regex:PATTERN, numeric or numeric:TOLERANCE, answered"
 
@@ -96,7 +96,7 @@ def apply_checks(
     answer text came with the log.
     """
     _require_answers(table, "answer")
-    quality = table.frame["quality"].to_numpy(dtype="float64", copy=True)
+    quality = judged_quality(table.frame).to_numpy(dtype="float64", copy=True)
     answers, expected = _texts(table, "answer"), _texts(table, "expected")
     workflows = _texts_of(table.frame["workflow"].tolist())
     left_out: Counter[str] = Counter()
@@ -113,7 +113,7 @@ def apply_checks(
         if not (passes and failures_only):
             quality[row] = float(passes)
     account = CheckAccount(tuple(each.name for each in checks), passed, failed, dict(left_out.most_common()))
-    return replace(table, frame=table.frame.assign(quality=quality)), account
+    return replace(table, frame=with_judgements(table.frame, quality)), account
 
 
 def _require_answers(table: Outcomes, column: str) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from training.config import Judge
-from training.logs.outcomes import Outcomes
+from training.logs.outcomes import Outcomes, judged_quality, with_judgements
 from training.quality.llm_calls import LEAST, MOST, RUBRIC, Grading, Item, Ledger
 from training.quality.llm_prices import GraderError, Price, listed_price, quiet_litellm
 from training.quality.paid_calls import Progress
@@ -64,7 +64,7 @@ def grade_answers(
     litellm = quiet_litellm()
     cost = price or listed_price(litellm, model)
     items, left_out = _items(table, model)
-    quality = table.frame["quality"].to_numpy(dtype="float64", copy=True)
+    quality = judged_quality(table.frame).to_numpy(dtype="float64", copy=True)
     cache.mkdir(parents=True, exist_ok=True)
     with closing(Ledger(cache / _DATABASE, model)) as store:
         known = store.grades([item.key for item in items])
@@ -82,7 +82,7 @@ def grade_answers(
     account = GraderAccount(
         model, judged, cached, left, dict((left_out + run.failed).most_common()), run.calls, spent, budget_usd
     )
-    return replace(table, frame=table.frame.assign(quality=quality)), account
+    return replace(table, frame=with_judgements(table.frame, quality)), account
 
 
 def _items(table: Outcomes, model: str) -> tuple[list[Item], Counter[str]]:
@@ -92,7 +92,7 @@ def _items(table: Outcomes, model: str) -> tuple[list[Item], Counter[str]]:
     expected = table.beside["expected"].tolist() if "expected" in table.beside else [None] * len(frame)
     names = _name_pattern(frame["candidate"].unique())
     contents: dict[str, list[int]] = {}
-    judged = np.isfinite(frame["quality"].to_numpy(dtype="float64"))
+    judged = np.isfinite(judged_quality(frame).to_numpy(dtype="float64"))
     for row, (prompt, messages) in enumerate(zip(frame["prompt"], frame["messages"], strict=True)):
         answer = answers[row]
         if judged[row]:

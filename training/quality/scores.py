@@ -19,7 +19,7 @@ import pandas as pd
 from training.logs import rescale, typed
 from training.logs.cells import blank, shown
 from training.logs.io import files
-from training.logs.outcomes import OutcomeError, Outcomes, Unreadable, unreadable_rows
+from training.logs.outcomes import OutcomeError, Outcomes, Unreadable, judged_quality, unreadable_rows, with_judgements
 
 _KEYS = ("request_id", "trace_id", "session_id")
 _SPELLINGS: Mapping[str, tuple[str, ...]] = {
@@ -102,10 +102,10 @@ def join_scores(
             f"{path}: {len(misfits):,} judgements do not fit the rule {rule.name} ({rule.expects}), as {misfits[0].value}: "
             f"those that do would mean something else. Give the --score-rule of their scale, one of: {rescale.NAMES}"
         )
-    quality = table.frame["quality"].to_numpy(dtype="float64", copy=True)
+    quality = judged_quality(table.frame).to_numpy(dtype="float64", copy=True)
     for row, values in given.items():
         quality[row] = sum(values) / len(values)
-    return replace(table, frame=table.frame.assign(quality=quality)), account
+    return replace(table, frame=with_judgements(table.frame, quality)), account
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ def _account(
     given: Mapping[int, Sequence[float]],
     left_out: Sequence[Unreadable],
 ) -> ScoreAccount:
-    logged = table.frame["quality"].to_numpy(dtype="float64")
+    logged = judged_quality(table.frame).to_numpy(dtype="float64")
     means = {row: sum(values) / len(values) for row, values in given.items()}
     return ScoreAccount(
         source=str(path),

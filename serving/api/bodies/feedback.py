@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, RootModel, Tag, model_validator
 
 from serving.api.bodies.fields import MOST_IN_A_BATCH, Name, refused
 from serving.store.feedback import Feedback
+
+Source = Literal["judged", "thumb", "retried", "switched", "schema", "empty", "cut"]
 
 
 class FeedbackBody(BaseModel):
@@ -20,6 +22,13 @@ class FeedbackBody(BaseModel):
         default=None, ge=0, le=1, description="How good the answer was, if somebody judged it."
     )
     accepted: bool | None = Field(default=None, description="Instead of a quality: true is 1, false is 0.")
+    source: Source | None = Field(
+        default=None,
+        description="Where the quality is from. `judged` (as without it) and `thumb`, a user's verdict, are judgements. What "
+        "only hints at a bad answer is weak: `retried` (the user asked the same again), `switched` (went to a stronger model), "
+        "`schema` (the answer does not fit its schema), `empty`, `cut`. A weak one never takes a judgement's place, and a "
+        "judgement takes a weak one's; of two weak ones the lower stays.",
+    )
     cost_usd: float | None = Field(default=None, ge=0, le=1e4, description="What the call cost.")
     input_tokens: int | None = Field(default=None, ge=0, le=10**12)
     output_tokens: int | None = Field(default=None, ge=0, le=10**12)
@@ -37,6 +46,10 @@ class FeedbackBody(BaseModel):
     def _one_judgement(self) -> Self:
         if self.quality is not None and self.accepted is not None:
             raise refused("accepted", "one_of", "give at most one of quality and accepted; both arrived")
+        if self.source is not None and self.quality is None and self.accepted is None and not self.error:
+            raise refused(
+                "source", "of_quality", f"{self.source} is where a quality is from; give quality or accepted with it"
+            )
         return self
 
     def feedback(self) -> Feedback:
@@ -45,6 +58,7 @@ class FeedbackBody(BaseModel):
         return Feedback(
             decision_id=self.decision_id,
             quality=0.0 if self.error else judged,
+            source=None if self.error else self.source,
             candidate=self.model,
             cost_usd=self.cost_usd,
             input_tokens=self.input_tokens,

@@ -114,3 +114,14 @@ def test_drift_hears_of_the_decisions_own_answer_whatever_was_told_first(client:
     for model in (found.also.model, None):
         client.post("/v1/feedback", json={"decision_id": found.id, "quality": 1.0, "model": model})
     assert len(service.drift._judged) == 1
+
+
+def test_drift_hears_of_judgements_and_of_no_weak_quality(client: TestClient) -> None:
+    service = client.app.state.service  # type: ignore[attr-defined]
+    found = answered(client.post("/v1/route", json=CHEAP).json())
+    for source, heard in (("retried", 0), ("schema", 0), ("thumb", 1)):
+        client.post("/v1/feedback", json={"decision_id": found.id, "quality": 0.0, "source": source})
+        assert len(service.drift._judged) == heard
+    counted = client.get("/metrics").text
+    assert 'router_feedback_total{outcome="weak"} 2.0' in counted
+    assert 'router_feedback_total{outcome="bad"} 1.0' in counted

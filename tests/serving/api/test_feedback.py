@@ -212,3 +212,25 @@ def test_a_decision_that_is_not_stored_is_still_made(client: TestClient, monkeyp
     monkeypatch.setattr(client.app.state.service.store, "most_waiting", 0)  # type: ignore[attr-defined]
     assert client.post("/v1/route", json={"prompt": "hello"}).json()["model"] == LARGE
     assert client.app.state.service.store.dropped == 1  # type: ignore[attr-defined]
+
+
+def test_a_weak_quality_is_stored_with_its_source_until_somebody_judges(client: TestClient, tmp_path: Path) -> None:
+    identifier = decide(client)
+    weak = {"decision_id": identifier, "quality": 0.0, "source": "retried"}
+    assert told(client, weak) == (1, 0)
+    assert told(client, weak) == (0, 1)
+    (row,) = rows(tmp_path, FEEDBACK)
+    assert (row["quality"], row["quality_source"]) == (0.0, "retried")
+    assert told(client, {"decision_id": identifier, "accepted": True, "source": "thumb"}) == (1, 0)
+    assert told(client, {**weak, "replace": True}) == (0, 1)
+    (row,) = rows(tmp_path, FEEDBACK)
+    assert (row["quality"], row["quality_source"]) == (1.0, "thumb")
+
+
+def test_a_source_says_where_a_quality_is_from(client: TestClient) -> None:
+    body = {"decision_id": decide(client), "source": "cut"}
+    for wrong in (body, {**body, "quality": 0.5, "source": "hunch"}, {**body, "quality": 0.5, "source": ""}):
+        response = client.post("/v1/feedback", json=wrong)
+        assert response.status_code == 422
+        assert "source" in response.text
+    assert client.post("/v1/feedback", json={**body, "error": True}).status_code == 200

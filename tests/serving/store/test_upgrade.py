@@ -41,12 +41,13 @@ CREATE TABLE outcome_router_store (version INTEGER NOT NULL, PRIMARY KEY (versio
 """
 MADE = [decision(f"d{n}", at=float(n), tools=bool(n % 2), max_output_tokens=10**12, knob=2.5) for n in range(50)]
 SAID = [feedback(f"d{n}", cost_usd=0.25, input_tokens=10**12).row(float(n)) for n in range(30)]
-NEWEST = "3"
+NEWEST = "4"
 NOBODY_ELSE = (None, None, None)  # what a decision says of who was asked too where nobody was
+JUDGED = (None,)  # where feedback says that its quality is from, before it could
 NEXT = """
 import sqlalchemy as sa
-revision = "4"
-down_revision = "3"
+revision = "5"
+down_revision = "4"
 def upgrade(op):
     op.add_column("decision", sa.Column("later", sa.Integer, nullable=False, server_default="7"))
     op.rename_table("feedback", "said")
@@ -108,9 +109,9 @@ def following(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The migrations with one more, that a later version might bring."""
     folder = tmp_path / "migrations"
     shutil.copytree(module.MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "v4.py").write_text(NEXT)
+    (folder / "v5.py").write_text(NEXT)
     monkeypatch.setattr(module, "MIGRATIONS", folder)
-    return folder / "v4.py"
+    return folder / "v5.py"
 
 
 @pytest.mark.parametrize("made_by", ["this", "0.1"])
@@ -128,6 +129,7 @@ def test_a_store_of_version_0_1_is_upgraded_and_keeps_every_row(url: str, writte
     assert everything(url) == before | {
         MARKER: [(NEWEST,)],
         "decision": [(*row, *NOBODY_ELSE) for row in before["decision"]],
+        "feedback": [(*row, *JUDGED) for row in before["feedback"]],
         **{name: [] for name in ("also_feedback", "budget", "charge", "session")},
     }
     assert [dict(row) for row in stored(url, DECISIONS)] == sorted(MADE, key=lambda row: row["id"])
@@ -138,7 +140,7 @@ def test_a_store_of_version_2_is_upgraded_and_keeps_every_row(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "migrations"
-    shutil.copytree(module.MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__", "v3.py"))
+    shutil.copytree(module.MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__", "v3.py", "v4.py"))
     with monkeypatch.context() as patch:
         patch.setattr(module, "MIGRATIONS", folder)
         open_engine(url).dispose()
@@ -154,8 +156,27 @@ def test_a_store_of_version_2_is_upgraded_and_keeps_every_row(
     assert everything(url) == before | {
         MARKER: [(NEWEST,)],
         "decision": [(*row, *NOBODY_ELSE) for row in before["decision"]],
+        "feedback": [(*row, *JUDGED) for row in before["feedback"]],
         "also_feedback": [],
     }
+    assert differences(url) == []
+
+
+def test_a_store_of_version_3_is_upgraded_and_what_was_told_counts_as_judged(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "migrations"
+    shutil.copytree(module.MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__", "v4.py"))
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "MIGRATIONS", folder)
+        open_engine(url).dispose()
+    fill(url)
+    run(url, "INSERT INTO also_feedback (decision_id, at, candidate, quality, error) VALUES ('d1', 1, 'x', 0.5, false)")
+    before = everything(url)
+    assert before[MARKER] == [("3",)]
+    open_engine(url).dispose()
+    told = {name: [(*row, *JUDGED) for row in before[name]] for name in ("feedback", "also_feedback")}
+    assert everything(url) == before | told | {MARKER: [(NEWEST,)]}
     assert differences(url) == []
 
 
@@ -178,9 +199,9 @@ def test_several_workers_may_upgrade_at_once(url: str, following: Path) -> None:
         for one in [pool.submit(start) for _ in range(4)]:
             one.result()
     after = everything(url)
-    assert version(url) == [("4",)]
+    assert version(url) == [("5",)]
     assert after["decision"] == [(*row, *NOBODY_ELSE, 7) for row in before["decision"]]
-    assert after["said"] == before["feedback"]
+    assert after["said"] == [(*row, *JUDGED) for row in before["feedback"]]
 
 
 def test_an_upgrade_that_fails_leaves_the_store_as_it_was(url: str, following: Path) -> None:
@@ -191,7 +212,7 @@ def test_an_upgrade_that_fails_leaves_the_store_as_it_was(url: str, following: P
     assert everything(url) == before
     following.write_text(NEXT)
     open_engine(url).dispose()
-    assert everything(url)["said"] == before["feedback"]
+    assert everything(url)["said"] == [(*row, *JUDGED) for row in before["feedback"]]
 
 
 @pytest.mark.parametrize("at", ["made by this code", "made by 0.1"])

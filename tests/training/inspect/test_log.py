@@ -239,3 +239,23 @@ def test_the_command_says_what_it_cannot_read(tmp_path: Path) -> None:
     finished = router_train("inspect", "--data", tmp_path / "nowhere.jsonl")
     assert finished.returncode == 2
     assert "does not exist" in finished.stderr
+
+
+def test_weak_qualities_are_counted_and_are_no_judgements() -> None:
+    rows = [
+        {"request_id": "1", "candidate": "a", "quality": 1.0},
+        {"request_id": "1", "candidate": "b", "quality": 0.0, "quality_source": "retried"},
+        {"request_id": "2", "candidate": "a", "quality": 1.0, "quality_source": "thumb"},
+        {"request_id": "2", "candidate": "b", "quality": 1.0},
+    ]
+    report = reported(rows)
+    assert report.labels == {"judged": 2, "thumb": 1, "retried": 1}
+    assert (report.judged, report.complete) == (0.75, 1)
+    assert {one.name: one.quality for one in report.candidates} == {"a": 1.0, "b": 1.0}
+    console = Console(width=200)
+    with console.capture() as shown:
+        console.print(page(report))
+    assert (
+        "labels: 2 judged, 1 thumbs; not used: 1 retried (--set signals.retried=WEIGHT fits on them too)" in shown.get()
+    )
+    assert reported(ROWS).labels_said is None

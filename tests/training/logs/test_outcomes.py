@@ -20,7 +20,8 @@ from training.logs.validate import validate
 GOOD: dict[str, Any] = {"request_id": "r", "prompt": "hello", "candidate": "a", "quality": 1.0}
 DTYPES = {
     **dict.fromkeys(
-        ("request_id", "prompt", "candidate", "session_id", "workflow", "status", "split", "purpose"), "str"
+        ("request_id", "prompt", "candidate", "session_id", "workflow", "status", "split", "purpose", "quality_source"),
+        "str",
     ),
     **dict.fromkeys(("quality", "cost_usd", "latency_ms", "propensity"), "float64"),
     **dict.fromkeys(("input_tokens", "output_tokens"), "Int64"),

@@ -17,6 +17,7 @@ from tests.examples import examples
 from training.logs import rescale
 from training.logs.outcomes import OutcomeError, Outcomes
 from training.logs.validate import validate
+from training.quality.checks import apply_checks, check
 from training.quality.scores import ScoreAccount, join_scores
 
 
@@ -226,3 +227,21 @@ def test_a_try_of_its_own_identifier_is_found_by_it(tmp_path: Path) -> None:
     table = log(request_id=["t:1", "t:1"], prompt=["p", "p"], candidate=["a", "b"], try_id=["call-1", "call-2"])
     rows = [{"request_id": "call-2", "value": 1}, {"request_id": "t:1", "candidate": "a", "value": 0}]
     assert judged(table, tmp_path / "s.jsonl", rows)[0] == [0.0, 1.0]
+
+
+def test_a_judgement_from_elsewhere_takes_a_weak_quality_s_place_and_replaces_none(tmp_path: Path) -> None:
+    table = log(quality=[0.0, 0.0, 1.0], quality_source=["retried", "cut", "thumb"])
+    path = tmp_path / "scores.jsonl"
+    path.write_text('{"request_id": "r0", "value": 1}\n', encoding="utf-8")
+    result, account = join_scores(table, path, rescale.rule("unit"))
+    assert account.replaced == 0
+    assert result.frame["quality"].tolist() == [1.0, 0.0, 1.0]
+    assert result.frame["quality_source"].fillna("").tolist() == ["", "cut", "thumb"]
+
+
+def test_checks_judge_what_only_a_weak_source_spoke_of() -> None:
+    table = log(quality=[0.0, 1.0], quality_source=["retried", None], answer=["fine", "fine"])
+    result, account = apply_checks(table, [check("answered")])
+    assert account.left_out == {"already judged": 1}
+    assert result.frame["quality"].tolist() == [1.0, 1.0]
+    assert result.frame["quality_source"].isna().all()

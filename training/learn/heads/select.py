@@ -163,7 +163,7 @@ def fit_head(
     # A map of a candidate's own has a level of its own: learned from few outcomes it lets a lucky one look best again.
     method = Uncalibrated.name if few and calibration == "auto" else calibration
     calibrator = fit_calibrator(method, predictions[chosen], data.labels, data.weights, data.folds)
-    estimator = available[chosen]().fit(data.inputs, data.labels, data.weights)
+    estimator = available[chosen]().fit(data.inputs, *data.taught())
     return Head(chosen, available[chosen], estimator, calibrator, (*scores, *refused), selected_by)
 
 
@@ -177,9 +177,10 @@ def effective_outcomes(labels: Floats, weights: Floats) -> Floats:
 def out_of_fold(factory: Factory, data: TrainingData) -> Floats:
     """(n, m) predictions for each request by an estimator that saw neither it nor any of its fold."""
     predictions = np.full(data.labels.shape, np.nan)
+    labels, weights = data.taught()
     for fold in np.unique(data.folds):
         held = data.folds == fold
-        model = factory().fit(data.inputs.take(~held), data.labels[~held], data.weights[~held])
+        model = factory().fit(data.inputs.take(~held), labels[~held], weights[~held])
         predictions[held] = model.predict(data.inputs.take(held))
     return predictions
 

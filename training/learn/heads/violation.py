@@ -87,6 +87,7 @@ def learn_violation(
         data,
         labels=target,
         weights=weights,
+        hints=None,
         propensity=np.full(target.shape, np.nan),
         complete=np.zeros(len(target), dtype=np.bool_),
         cost=data.cost[:, columns],

@@ -36,19 +36,24 @@ SETTING = "ROUTER_STORE_PROMPTS"
 
 # The tables, as they are in the database: the service that writes them is not asked.
 _MARKER, _DECISIONS, _FEEDBACK, _ALSO = "outcome_router_store", "decision", "feedback", "also_feedback"
-# The store's versions that are read here; 0.1 wrote "1" as a number. Before "3" nobody was asked too.
-_VERSIONS = ("1", "2", "3")
+# The store's versions that are read here; 0.1 wrote "1" as a number. Before "3" nobody was asked
+# too, before "4" every quality was judged.
+_VERSIONS = ("1", "2", "3", "4")
 # Why a row was logged, where the outcome table says it: who was asked too was drawn among all the router's own traffic.
 _PURPOSE = {"purpose": "learn"} if "purpose" in COLUMNS else {}
 
 _DECIDED = ("id", "at", "workflow", "session_id", "prompt", "messages", "candidate", "propensity")
-_SAID = ("decision_id", "candidate", "quality", "cost_usd", "input_tokens", "output_tokens", "latency_ms", "error")
+_SAID = (
+    "decision_id", "candidate", "quality", "quality_source", "cost_usd", "input_tokens", "output_tokens", "latency_ms", "error",
+)  # fmt: skip
 _ASKED_TOO = ("also_candidate", "also_propensity")
-_MEASURED = ("quality", "cost_usd", "input_tokens", "output_tokens", "latency_ms")
+_SOURCE = "quality_source"
+_MEASURED = ("quality", _SOURCE, "cost_usd", "input_tokens", "output_tokens", "latency_ms")
 _ALSO_SAID = ("decision_id", *_MEASURED, "error")
 _COLUMNS = (
     "request_id", "timestamp", "workflow", "session_id", "prompt", "messages", "chosen", "propensity",
-    "fed_back", "answered", "quality", "cost_usd", "input_tokens", "output_tokens", "latency_ms", "error", "a_candidate",
+    "fed_back", "answered", "quality", "quality_source", "cost_usd", "input_tokens", "output_tokens", "latency_ms", "error",
+    "a_candidate",
     *_ASKED_TOO, *(f"also_{name}" for name in _ALSO_SAID),
 )  # fmt: skip
 
@@ -84,15 +89,20 @@ def _rows(url: str) -> Iterator[Records]:
                 "read it with the version of outcome-router that wrote it"
             )
         known = feedback.c.candidate.in_(sa.select(decisions.c.candidate).distinct())
-        columns = [*(decisions.c[name] for name in _DECIDED), *(feedback.c[name] for name in _SAID), known]
+        columns = [*(decisions.c[name] for name in _DECIDED), *(_told(feedback, name) for name in _SAID), known]
         joined = decisions.join(feedback, feedback.c.decision_id == decisions.c.id, full=True)
         for told in also:
-            columns += [*(decisions.c[name] for name in _ASKED_TOO), *(told.c[name] for name in _ALSO_SAID)]
+            columns += [*(decisions.c[name] for name in _ASKED_TOO), *(_told(told, name) for name in _ALSO_SAID)]
             joined = joined.join(told, told.c.decision_id == decisions.c.id, isouter=True)
         columns += [sa.null() for _ in range(len(_COLUMNS) - len(columns))]
         query = sa.select(*(column.label(name) for column, name in zip(columns, _COLUMNS, strict=True)))
         query = query.select_from(joined).order_by(decisions.c.at, decisions.c.id, feedback.c.decision_id)
         yield from database.batches(connection, query)
+
+
+def _told(table: sa.Table, name: str) -> sa.ColumnElement[Any]:
+    """A column of feedback; nothing where the store was written before it had where a quality is from."""
+    return sa.null() if name == _SOURCE and name not in table.c else table.c[name]
 
 
 def _tables(connection: sa.Connection, url: str, schema: str | None) -> list[sa.Table]:

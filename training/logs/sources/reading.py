@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from training.logs.io import database, files
-from training.logs.outcomes import COLUMNS, OutcomeError, Outcomes, Unreadable, require_usable
+from training.logs.outcomes import COLUMNS, OutcomeError, Outcomes, Unreadable, judged_quality, require_usable
 from training.logs.pairing import paired
 from training.logs.repeats import concat, unrepeated
 from training.logs.rescale import fitting
@@ -247,7 +247,7 @@ def _read(path: Path, importer: Importer, options: ImportOptions) -> Iterator[Ou
     judged, last = False, None
     try:
         for part in fitting(importer.read(path, options), str(path)):
-            judged = judged or bool(part.frame["quality"].notna().any())
+            judged = judged or bool(judged_quality(part.frame).notna().any())
             if last is not None:
                 yield last
             last = part

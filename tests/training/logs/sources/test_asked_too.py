@@ -184,5 +184,27 @@ def test_the_versions_that_are_read_are_said(tmp_path: Path) -> None:
     path = fill(str(tmp_path / "d.db"), [asked("d1")], [], [])
     with sa.create_engine(f"sqlite:///{path}", poolclass=sa.NullPool).begin() as connection:
         connection.exec_driver_sql(f"UPDATE {MARKER} SET version_num = '99'")
-    with pytest.raises(OutcomeError, match="version is 99, this code reads 1, 2 and 3; read it with"):
+    with pytest.raises(OutcomeError, match="version is 99, this code reads 1, 2, 3 and 4; read it with"):
         list(decisions.read(Path(path)))
+
+
+def test_where_a_quality_is_from_is_read_of_either_answer(url: str) -> None:
+    said = [feedback("d1", quality=0.0, source="retried"), feedback("d2", quality=1.0, source="thumb")]
+    also = [feedback("d1", quality=0.25, source="cut", candidate="b"), feedback("d2", quality=1.0, candidate="b")]
+    frame = reading.read([fill(url, [asked("d1"), asked("d2", at=1.7e9 + 1)], said, also)]).frame
+    assert frame["quality_source"].fillna("").tolist() == ["retried", "cut", "thumb", ""]
+    matrix = build_matrix(frame)
+    assert np.isnan(matrix.quality[0]).all()
+    assert matrix.quality[1].tolist() == [1.0, 1.0]
+    assert matrix.weak_quality[0].tolist() == [0.0, 0.25]
+
+
+def test_in_a_store_of_version_3_every_quality_was_judged(tmp_path: Path) -> None:
+    path = fill(str(tmp_path / "d.db"), [asked("d1")], [feedback("d1", quality=0.0)], [feedback("d1", candidate="b")])
+    with sa.create_engine(f"sqlite:///{path}", poolclass=sa.NullPool).begin() as connection:
+        connection.exec_driver_sql(f"UPDATE {MARKER} SET version_num = '3'")
+        for table in ("feedback", "also_feedback"):
+            connection.exec_driver_sql(f"ALTER TABLE {table} DROP COLUMN quality_source")
+    frame = reading.read([path]).frame
+    assert frame["quality"].notna().all()
+    assert frame["quality_source"].isna().all()

@@ -12,7 +12,7 @@ How a record is read (`litellm_spend` translates its rows to these fields and sh
 - cost: `response_cost`; nothing where LiteLLM says that it failed to price the call and therefore wrote 0.
 - propensity: that of `metadata.routing_decision`. Where the call went to another LLM than the decision names, that one failed:
   it has a row of its own, an error with the propensity, before that of the call, which has none.
-- quality: nothing, unless the sender put a `quality` into the metadata.
+- quality: nothing, unless the sender put a `quality` into the metadata, and where it is from as `quality_source`.
 
 Not outcomes of a candidate, and counted as skipped: cache hits, calls that complete no text, calls that LiteLLM made
 for itself, requests that the proxy refused, and prompts that the proxy redacted or cut.
@@ -47,6 +47,7 @@ _MARKS = frozenset({"id", "call_type", "model", "response_cost", "startTime"})
 _FIELDS = _MARKS | {
     "trace_id", "session_id", "status", "model_group", "prompt_tokens", "completion_tokens", "endTime", "cache_hit",
     "request_tags", "messages", "metadata", "error_information", "response_cost_failure_debug_info", "quality",
+    "quality_source",
 }  # fmt: skip
 _PARAMETERS = frozenset({"model_parameters", "optional_params"})
 _COMPLETIONS = frozenset(
@@ -156,7 +157,9 @@ def _outcomes(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     outcome, decision = _outcome(record), _decision(record)
     if not _fell_back(record, decision):
         return [outcome]
-    nothing = dict.fromkeys(("quality", "cost_usd", "input_tokens", "output_tokens", "latency_ms", "ended", "answer"))
+    nothing = dict.fromkeys(
+        ("quality", "quality_source", "cost_usd", "input_tokens", "output_tokens", "latency_ms", "ended", "answer")
+    )
     failed = {"candidate": decision["routed_model"], "propensity": decision.get("propensity"), "status": "error"}
     return [{**outcome, **nothing, **failed, "inferred": True}, outcome]
 
@@ -173,6 +176,7 @@ def _outcome(record: Mapping[str, Any]) -> dict[str, Any]:
         "messages": None if isinstance(messages, str) else messages,
         "candidate": first_of(record.get("model"), record.get("model_group")),
         "quality": first_of(record.get("quality"), _own(metadata, "quality")),
+        "quality_source": first_of(record.get("quality_source"), _own(metadata, "quality_source")),
         "cost_usd": _cost(record),
         "input_tokens": record.get("prompt_tokens"),
         "output_tokens": record.get("completion_tokens"),
