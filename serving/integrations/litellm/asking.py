@@ -112,6 +112,7 @@ class Asking:
             counters.EXPECTED_USD.inc(cost)
             counters.REFERENCE_USD.inc(reference)
         stays = not own and (held is not None or route.model == call.group)
+        values["picked"] = call.group if stays else None
         return Decided(values, call.group if own or stays else self.settings.group, stays=stays)
 
     def _without_router(self, route: Route, may: Sequence[str], demanded: Demands) -> Route:
