@@ -104,7 +104,7 @@ def test_a_dead_upstream_falls_back_to_the_next_rank(proxy: Proxy, stream: bool)
     assert answer.status_code == 200, answer.text
     ranks = proxy.record(answer.headers["x-router-decision-id"])["ranks"]
     assert ranks[0] == SMALL
-    assert [one for one in dict.fromkeys(proxy.upstreams.asked())] == [name for name in ROWS if name in ranks[:2]]
+    assert list(dict.fromkeys(proxy.upstreams.asked())) == [name for name in ROWS if name in ranks[:2]]
     assert len(proxy.upstreams[ranks[1]].bodies) == 1
 
 
