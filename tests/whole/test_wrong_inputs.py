@@ -18,7 +18,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from serving.api.app import create_app
-from serving.settings import Settings
+from serving.integrations.langfuse import langfuse_sink_of
+from serving.settings import LangfuseSettings, Settings
 from serving.state.rulebook import digest_of
 from tests import fake_bundle
 from tests.conftest import ROOT, router_train_here
@@ -209,6 +210,25 @@ def _(folder: Path) -> str:
     done = router_train_here("inspect", "--data", "plan.jsonl", folder=folder)
     assert done.returncode == 2, done.stdout
     return done.stderr
+
+
+@case("one of the router's own scores as quality")
+def _(folder: Path) -> str:
+    pd.DataFrame({"request_id": ["r"], "prompt": ["p"], "candidate": ["a"], "quality": [1.0]}).to_csv(
+        folder / "log.csv"
+    )
+    (folder / "s.csv").write_text("request_id,name,value\nr,router_confidence,0.9\n", encoding="utf-8")
+    options = ("--data", "log.csv", "--scores", "s.csv", "--score-name", "router_confidence")
+    done = router_train_here("inspect", *options, folder=folder)
+    assert done.returncode == 2, done.stdout
+    return done.stderr
+
+
+@case("writing to Langfuse without its keys")
+def _(folder: Path) -> str:
+    with pytest.raises(ValueError, match="is on and") as raised:
+        langfuse_sink_of(LangfuseSettings(write_back=True, public_key=None, secret_key=None))
+    return str(raised.value)
 
 
 def said_in(folder: Path, what: str) -> str:

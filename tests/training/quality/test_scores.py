@@ -245,3 +245,17 @@ def test_checks_judge_what_only_a_weak_source_spoke_of() -> None:
     assert account.left_out == {"already judged": 1}
     assert result.frame["quality"].tolist() == [1.0, 1.0]
     assert result.frame["quality_source"].isna().all()
+
+
+def test_an_observation_is_a_try_and_of_otlp_the_span_of_a_trace(tmp_path: Path) -> None:
+    table = log(try_id=["o1", f"{1:032x}-{2:016x}", "o3"])
+    rows = [{"observation_id": "o1", "value": 0.25}, {"observationId": f"{2:016x}", "traceId": "t", "value": 0.75}]
+    quality, account = judged(table, tmp_path / "s.jsonl", [*rows, {"observation_id": "o9", "value": 1}])
+    assert quality == [0.25, 0.75, -1]
+    assert account.reasons == {"no such observation_id in the log": 1}
+
+
+def test_a_request_that_is_named_too_goes_before_an_observation(tmp_path: Path) -> None:
+    table = log(try_id=["o1", "o2"])
+    quality, _ = judged(table, tmp_path / "s.jsonl", [{"request_id": "r1", "observation_id": "elsewhere", "value": 1}])
+    assert quality == [-1, 1]
