@@ -152,9 +152,9 @@ DOUBLING = {f"d{n}": {"anyOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in ran
     ],
 )
 def test_what_takes_too_much_or_is_no_schema_says_nothing(text: str, asked_for: dict[str, Any]) -> None:
-    began = time.perf_counter()
+    began = time.thread_time()
     assert fits(text, asked_for) is None
-    assert time.perf_counter() - began < 5.0
+    assert time.thread_time() - began < 1.0
 
 
 @pytest.mark.parametrize(
