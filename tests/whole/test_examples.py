@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -115,3 +116,12 @@ def test_without_a_router_the_usual_model_answers(example: str, tmp_path: Path) 
     with serving() as provider:
         assert f"re: {QUESTION}" in run(example, AWAY, provider)
     assert [body["model"] for body in provider.bodies] == [USUAL]
+
+
+def test_the_client_of_the_documentation(service: Attacked, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text.partition("## From a program")[2], flags=re.DOTALL)
+    before = len(told(service, "decision_id"))
+    exec(code.replace("http://localhost:8080", service.url), {})
+    assert capsys.readouterr().out.partition(" ")[0] in {one.name for one in fake_bundle.CANDIDATES}
+    until(lambda: len(told(service, "decision_id")) == before + 1, "feedback is in the store")
