@@ -17,7 +17,7 @@ import typer
 from scipy.stats import t
 
 from serving.bundle.arrays import Floats
-from training.config import Params, Signals, load_params
+from training.config import WEAK, Params, Signals, load_params
 from training.evaluate.baselines import Truth
 from training.learn.encode import encode, with_kinds
 from training.learn.estimators.registry import variants
@@ -25,7 +25,6 @@ from training.learn.heads.pair import fit_pair
 from training.learn.hints import hints_of
 from training.learn.prepare import prepare
 from training.learn.training_data import cost_model, propensities, training_data
-from training.logs.outcomes import WEAK
 from training.logs.validate import validate
 from training.measure.frontier import frontier, knob_grid, singles
 from training.prices.catalogue import SHIPPED, load_catalogue
@@ -141,7 +140,7 @@ def lead(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, 
 
 
 def table(found: Mapping[str, Sequence[Mapping[str, Figures]]]) -> str:
-    """By world and arm: headroom captured and regret, means over seeds, and what either gains on the first arm with its interval."""
+    """By world and arm: headroom captured and regret, means over seeds, and what they gain on the first arm, with intervals."""
     lines = [
         "| Log | Weights | Headroom captured | more than unused | Regret | less than unused |",
         "|---|---|---|---|---|---|",

@@ -14,10 +14,9 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from serving.bundle.arrays import Floats
-from training.config import Params
+from training.config import WEAK, Params
 from training.dataset.label import acceptable
 from training.dataset.matrix import OutcomeMatrix
-from training.logs.outcomes import WEAK
 
 
 @dataclass(frozen=True)

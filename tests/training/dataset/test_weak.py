@@ -12,14 +12,13 @@ import pytest
 from serving.bundle.catalogue import Candidate
 from serving.bundle.features import SURFACE, feature_matrix
 from tests.training.dataset.test_matrix import NAN, frame, matrix, row, same
-from training.config import ConfigError, Params, Signals, load_params
+from training.config import WEAK, ConfigError, Params, Signals, load_params
 from training.dataset.inputs import Inputs
-from training.dataset.label import label_kinds, labels_said
+from training.dataset.label import judged_quality, label_kinds, labels_said, with_judgements
 from training.learn.hints import Hints
 from training.learn.learn import learn
 from training.learn.prepare import Prepared, PrepareError, prepare
 from training.learn.training_data import TrainingData, propensities, training_data
-from training.logs.outcomes import WEAK, judged_quality, with_judgements
 from training.logs.validate import validate
 
 CATALOGUE = {name: Candidate(name=name) for name in ("a", "b")}
