@@ -138,7 +138,7 @@ class Recorder:
                 self._drift.decided(identifier, decision, serving.router.manifest)
         finished = time.perf_counter()
         with self._measured:
-            self._metrics.decided(decision)
+            self._metrics.decided(decision, serving.router.manifest.reference)
             self._metrics.stage("record", finished - decided)
             self._metrics.stage("total", finished - started)
         with self._logged:

@@ -34,7 +34,7 @@ USERS = {
     "otel": ("serving",),
     "train": ("training",),
     "notebooks": ("notebooks", "tests"),
-    "dev": ("tests", "benchmarks", "docs"),
+    "dev": ("tests", "benchmarks", "docs", "examples"),
 }
 ALSO = {
     "training": ("base", "train", "mlflow", "postgres"),
@@ -104,7 +104,7 @@ def _of_opentelemetry(module: str) -> list[str]:
     return [max(fitting, key=len)] if fitting else []
 
 
-FOLDERS = ("serving", "training", "benchmarks", "tests", "notebooks", "docs")
+FOLDERS = ("serving", "training", "benchmarks", "tests", "notebooks", "docs", "examples")
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
