@@ -151,7 +151,7 @@ class Service:
             session = self.conversations.id_of(request, key, private=private)
         also = self.also.drawn(request.workflow, private=private)
         # Drawn once, for a request may be decided several times until its budgets hold it.
-        hold = self._hold(policy, session)
+        hold = self._hold(session) if policy.share < 1.0 or self.settings.share < 1.0 else 0.0
         return Case(read(request), policy, asked, key, scopes, no_candidate, session, also, hold)
 
     async def route(self, case: Case) -> tuple[str, Decision]:
@@ -306,14 +306,11 @@ class Service:
             hold=case.hold,
         )
 
-    def _hold(self, policy: Policy, session: str | None) -> float:
+    def _hold(self, session: str | None) -> float:
         """The number in (0, 1] that says whether a decision is held back: one for a conversation, which keeps its side."""
-        if policy.share >= 1.0 and self.settings.share >= 1.0:
-            return 0.0
         if session is None:
             return 1.0 - self._random.random()
-        digest = blake2b(session.encode(), digest_size=7).digest()
-        return 1.0 - int.from_bytes(digest) / 2**56
+        return 1.0 - int.from_bytes(blake2b(session.encode(), digest_size=7).digest()) / 2**56
 
     # --- upkeep ---
 

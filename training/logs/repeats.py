@@ -66,7 +66,8 @@ class Told:
         outcomes = _hashes(frame[["request_id", "candidate"]])
         known, of = self._outcomes.find(outcomes)
         self._outcomes.add(outcomes[~known], np.full(int((~known).sum()), of_store))
-        return known & (of != of_store)
+        differ: Mask = known & (of != of_store)
+        return differ
 
 
 class Repeats:

@@ -3,7 +3,7 @@
 How a record is read (`litellm_spend` translates its rows to these fields and shares all of it):
 
 - a call that our own plug-in decided has its record in `metadata.spend_logs_metadata.outcome_router`, which comes first: the
-  candidate that the row of the model list serves, the decision's propensity, and its id as the request's, as in the router's store.
+  candidate that the row of the model list serves, the decision's propensity, and its id as the request's, as in our own store.
 - candidate: `model`, the LLM that was called; `model_group`, the proxy's public name, only where `model` is blank.
 - request: the calls of one trace that sent the same prompt are tries of one request (a retry, a fallback, a second
   candidate); a trace's other prompts are other requests. So the request is the trace and a digest of the prompt, which
