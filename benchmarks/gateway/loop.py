@@ -2,7 +2,7 @@
 
 As `benchmarks.simulated.loop`, but that the traffic of the shifted mix passes through a real proxy with the plug-in in its
 process. Costs come from LiteLLM's log events, thumbs in the metadata of a user's next request. The new router is trained on the
-first log and on what the proxy has stored; both are compared on later traffic, by the truth and by what a judged log of it says.
+first log and on what the proxy has stored; both are compared on later traffic, by the truth and by a judged log of it.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from tests import fake_bundle
 
 pytestmark = pytest.mark.skipif(not usable(), reason="LiteLLM's proxy is not installed (make .venv-litellm)")
 
-REQUESTS = 200
+REQUESTS = 120
 
 
 @pytest.mark.parametrize("over_http", [False, True], ids=["in process", "over HTTP"])
