@@ -15,6 +15,9 @@ from pydantic_core import ErrorDetails, PydanticCustomError, ValidationError
 
 from training.errors import TrainingError
 
+# Where a quality is from, the surer first: somebody's verdict, as where nothing is said; or what only hints at a bad answer.
+JUDGEMENTS: tuple[str, ...] = ("judged", "thumb")
+WEAK: tuple[str, ...] = ("schema", "empty", "cut", "switched", "retried")
 DEFAULTS = Path(__file__).with_name("params.toml")
 
 _CONFIG = ConfigDict(extra="forbid")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from math import inf, isinf
+from math import inf, isinf, isnan
 
 import numpy as np
 
@@ -315,7 +315,7 @@ class Engine:
         missing: str = "",
     ) -> Made:
         known = [
-            [known_or_none(value) for value in values]
+            [None if isnan(value) else value for value in values]
             for values in (seen.confidence, seen.cost, seen.quality, seen.latency, seen.latency_p95)
         ]
         alternatives = tuple(map(Alternative._make, zip(self.candidates, *known, rules, strict=True)))

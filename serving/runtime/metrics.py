@@ -89,6 +89,11 @@ class Metrics:
         self._decisions = self._counter("router_decisions", "Decisions.", ["candidate", "reason"])
         self._also = self._counter("router_also", "Decisions that this candidate was asked for too.", ["model"])
         self._expected = self._counter("router_expected_cost_usd", "Expected cost of decisions.", ["candidate"])
+        self._reference = self._counter(
+            "router_reference_cost_usd",
+            "Expected cost had the reference answered the decisions that have an expected cost.",
+        )
+        self._certified = self._counter("router_certified_decisions", "Decisions that a certificate covers.")
         self._actual = self._counter("router_actual_cost_usd", "Cost that feedback reported.")
         self._feedback = self._counter("router_feedback", "Feedback stored, by what it says.", ["outcome"])
         self._problems = self._counter("router_problems", "Requests answered with a problem.", ["status"])
@@ -117,7 +122,8 @@ class Metrics:
             timer = self._timers[name] = self._stages.labels(name)
         timer.observe(seconds)
 
-    def decided(self, decision: Decision) -> None:
+    def decided(self, decision: Decision, reference: str) -> None:
+        """Counts a decision; `reference` is the candidate that savings are measured against."""
         label = (decision.label, decision.reason.value)
         child = self._children.get(label)
         if child is None:
@@ -130,6 +136,10 @@ class Metrics:
             if cost is None:
                 cost = self._costs[decision.candidate] = self._expected.labels(decision.candidate)
             cost.inc(decision.expected_cost_usd)
+            costs = {one.candidate: one.expected_cost_usd for one in decision.alternatives}
+            self._reference.inc(costs.get(reference) or 0.0)
+        if decision.certificate is not None:
+            self._certified.inc()
 
     def fed_back(self, said: Feedback, new: Collection[str]) -> None:
         """Counts feedback; `new` are the fields that had not been told before."""

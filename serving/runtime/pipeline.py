@@ -150,7 +150,9 @@ class Service:
         with self.recorder.session:
             session = self.conversations.id_of(request, key, private=private)
         also = self.also.drawn(request.workflow, private=private)
-        return Case(read(request), policy, asked, key, scopes, no_candidate, session, also)
+        # Drawn once, for a request may be decided several times until its budgets hold it.
+        hold = self._hold(session) if policy.share < 1.0 or self.settings.share < 1.0 else 0.0
+        return Case(read(request), policy, asked, key, scopes, no_candidate, session, also, hold)
 
     async def route(self, case: Case) -> tuple[str, Decision]:
         """The decision's id and the decision; raises NoEligibleCandidateError or BudgetSpentError.
@@ -301,15 +303,14 @@ class Service:
             no_candidate=case.no_candidate,
             asked=case.asked,
             share=self.settings.share,
-            hold=self._hold(case) if self.settings.share < 1.0 or case.policy.share < 1.0 else 0.0,
+            hold=case.hold,
         )
 
-    def _hold(self, case: Case) -> float:
+    def _hold(self, session: str | None) -> float:
         """The number in (0, 1] that says whether a decision is held back: one for a conversation, which keeps its side."""
-        if case.session is None:
+        if session is None:
             return 1.0 - self._random.random()
-        digest = blake2b(case.session.encode(), digest_size=7).digest()
-        return 1.0 - int.from_bytes(digest) / 2**56
+        return 1.0 - int.from_bytes(blake2b(session.encode(), digest_size=7).digest()) / 2**56
 
     # --- upkeep ---
 

@@ -44,7 +44,7 @@ class Case:
 
     `key` is the name of the caller's API key, `scopes` are the names of the rules that it is under, and `no_candidate` is
     who answers by these when nobody is eligible. `session` is the id of its conversation, a keyed hash, and `also` is there
-    where another candidate may be asked too.
+    where another candidate may be asked too. `hold` is the number in (0, 1] that says whether its decision is held back.
     """
 
     request: ReadRequest
@@ -55,6 +55,7 @@ class Case:
     no_candidate: str | None
     session: str | None = None
     also: Drawn | None = None
+    hold: float = 0.0
 
     @property
     def private(self) -> bool:
@@ -137,7 +138,7 @@ class Recorder:
                 self._drift.decided(identifier, decision, serving.router.manifest)
         finished = time.perf_counter()
         with self._measured:
-            self._metrics.decided(decision)
+            self._metrics.decided(decision, serving.router.manifest.reference)
             self._metrics.stage("record", finished - decided)
             self._metrics.stage("total", finished - started)
         with self._logged:

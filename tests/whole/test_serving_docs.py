@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from serving.api.bodies.feedback import FeedbackBody
+from serving.api.bodies.openrouter import AutoRouter, Provider
 from serving.api.bodies.route import RouteBody
+from serving.api.documents import HeldBackResponse, RouteResponse
 from serving.decide.decision import Reason
 from serving.decide.eligibility import Rule
+from serving.decide.endpoints import VARIANTS
 from serving.runtime.pipeline import Service
 from serving.settings import Settings
 from serving.state.rulebook import AlsoRules, Budget, Key, Rules, load_rules
@@ -47,6 +50,22 @@ def test_every_rule_and_every_reason_is_explained() -> None:
     assert [row[0] for row in rows("Rules")] == [f"`{rule}`" for rule in Rule]
     assert [row[0] for row in rows("Reasons")] == [f"`{reason}`" for reason in Reason]
     assert all(len(row[1]) > 10 for row in rows("Rules") + rows("Reasons"))
+
+
+def test_every_field_of_openrouter_that_is_read_is_explained() -> None:
+    privacy = ["provider.data_collection", "provider.zdr"]
+    read = ["models", *privacy, *(f"provider.{name}" for name in Provider.model_fields)]
+    read += [f"plugins[].{name}" for name in AutoRouter.model_fields if name not in ("id", "enabled")]
+    assert sorted(row[0] for row in rows("OpenRouter's fields")) == sorted(f"`{name}`" for name in read)
+    names = TEXT.split("# OpenRouter's fields\n")[1]
+    assert all(f"`:{variant}`" in names for variant in VARIANTS)
+
+
+def test_what_a_decision_that_is_held_back_says_is_what_it_says() -> None:
+    [example] = [json.loads(one) for one in blocks("json") if "held_back" in one]
+    assert example.keys() <= RouteResponse.model_fields.keys()
+    assert example["held_back"].keys() == HeldBackResponse.model_fields.keys()
+    assert example["reason"] == Reason.HELD_BACK
 
 
 def test_the_rule_file_is_one_and_shows_every_field(tmp_path: Path) -> None:

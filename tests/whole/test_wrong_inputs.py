@@ -18,6 +18,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from serving.api.app import create_app
+from serving.integrations.litellm.rows import unmapped
 from serving.settings import Settings
 from serving.state.rulebook import digest_of
 from tests import fake_bundle
@@ -196,6 +197,13 @@ def _(folder: Path) -> str:
     entry = "{model_name: my-llm, litellm_params: {model: openai/x, api_key: sk-1234567890}}"
     (folder / "config.yaml").write_text(f"model_list: [{entry}]\n", encoding="utf-8")
     return replayed(folder, "--litellm-config", "config.yaml")
+
+
+@case("a row of LiteLLM's model list that names no candidate")
+def _(folder: Path) -> str:
+    names = [fake_bundle.SMALL, fake_bundle.OPEN, "0f3a"]
+    rows = [{"litellm_params": {"model": "openai/gpt-4o"}, "model_info": {"id": name}} for name in names]
+    return unmapped("outcome-router/auto", rows, {one.name: one for one in fake_bundle.CANDIDATES}) or ""
 
 
 @case("a line of a plan that is no pair")

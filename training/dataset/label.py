@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from serving.bundle.arrays import Columns, Floats
-from training.config import Signals
-from training.logs.outcomes import JUDGEMENTS, WEAK
+from training.config import JUDGEMENTS, WEAK, Signals
 
 
 def acceptable(quality: Floats, threshold: float) -> Floats:
@@ -35,6 +35,21 @@ def cheapest_acceptable(labels: Floats, cost_usd: Floats) -> Columns:
     known = (stops == 1.0) & (ordered != 0.0).any(axis=1)
     result: Columns = np.where(known, column, -1)
     return result
+
+
+def judged_quality(frame: pd.DataFrame) -> pd.Series[Any]:
+    """The quality of an outcome table's rows where somebody judged the answer, NaN where nothing or a weak source says it."""
+    quality: pd.Series[Any] = frame["quality"]
+    return quality.mask(frame["quality_source"].isin(WEAK)) if "quality_source" in frame else quality
+
+
+def with_judgements(frame: pd.DataFrame, quality: np.ndarray[Any, Any]) -> pd.DataFrame:
+    """The rows with these judgements (n,): where one is NaN, or what the row has, the row stays as it is."""
+    new = np.isfinite(quality) & (quality != judged_quality(frame).to_numpy(dtype=np.float64, na_value=np.nan))
+    return frame.assign(
+        quality=np.where(new, quality, frame["quality"].to_numpy(dtype=np.float64, na_value=np.nan)),
+        quality_source=frame["quality_source"].mask(new),
+    )
 
 
 def label_kinds(frame: pd.DataFrame) -> dict[str, int]:

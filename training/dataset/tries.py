@@ -23,7 +23,8 @@ import numpy as np
 import pandas as pd
 
 from serving.bundle.arrays import Bools, Columns, Floats
-from training.logs.outcomes import WEAK, judged_quality
+from training.config import WEAK
+from training.dataset.label import judged_quality
 
 MEASURES = (
     "quality",

@@ -13,13 +13,13 @@ import pandas as pd
 from serving.bundle.catalogue import Candidate
 from serving.bundle.manifest import NO_WORKFLOW
 from training.config import Params
-from training.dataset.label import label_kinds, labels_said
+from training.dataset.label import judged_quality, label_kinds, labels_said
 from training.dataset.matrix import build_matrix
 from training.dataset.split import Split, SplitError, group_requests, split_requests
 from training.dataset.tries import costed, one_outcome_each
 from training.inspect.findings import findings
 from training.inspect.report import CandidateSummary, LogReport, Skipped, Summary, Target
-from training.logs.outcomes import Outcomes, judged_quality
+from training.logs.outcomes import Outcomes
 from training.measure.offpolicy import effective_sample_size
 
 

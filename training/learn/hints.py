@@ -1,8 +1,10 @@
 """What weak sources say of answers that nobody judged, as labels to fit on beside the judged ones.
 
-A weak source tells of bad answers alone, and of some of them: what it adds is where answers fail, not how often. So nothing is
-measured on it. Estimators are fitted on it with the weight that the parameters give its source; which of them is taken, how
-they are mixed, calibrated and certified, and who the reference is rests on what was judged.
+A weak source tells of bad answers alone: what it adds is where and whose answers fail, not how often any do. So bad answers,
+judged or hinted at, together weigh as much as the judged ones of them do: the share of bad ones stays what was judged, and the
+weight of a source says how far its hints move that share from some requests and candidates to others (sampling by outcome; the
+correction of the share is that of King & Zeng 2001). And nothing is measured on hints. Which estimator is taken, how they are
+mixed, calibrated and certified, and who the reference is, rests on what was judged.
 """
 
 from __future__ import annotations
@@ -12,10 +14,9 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from serving.bundle.arrays import Floats
-from training.config import Params
+from training.config import WEAK, Params
 from training.dataset.label import acceptable
 from training.dataset.matrix import OutcomeMatrix
-from training.logs.outcomes import WEAK
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,13 @@ class Hints:
     weights: Floats
 
     def beside(self, labels: Floats, weights: Floats) -> tuple[Floats, Floats]:
-        """The judged labels and these, and their weights; (n, m) all."""
+        """The judged labels and these, and their weights, with as many bad ones among them as were judged; (n, m) all."""
         used = np.isnan(labels) & np.isfinite(self.labels)
-        return np.where(used, self.labels, labels), np.where(used, self.weights, weights)
+        both, weight = np.where(used, self.labels, labels), np.where(used, self.weights, weights)
+        bad = np.where(np.isfinite(both), (1.0 - both) * weight, 0.0)
+        judged, hinted = float(bad[~used].sum()), float(bad[used].sum())
+        share = judged / (judged + hinted) if hinted > 0 else 1.0
+        return both, np.where(np.isfinite(both), weight * (both + (1.0 - both) * share), weight)
 
 
 def hints_of(matrix: OutcomeMatrix, weights: Floats, params: Params) -> tuple[Hints | None, Hints | None]:

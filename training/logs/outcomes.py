@@ -20,9 +20,6 @@ COLUMNS: tuple[str, ...] = (
     "request_id", "prompt", "messages", "candidate", "quality", "quality_source", "cost_usd", "input_tokens", "output_tokens",
     "latency_ms", "timestamp", "session_id", "workflow", "propensity", "purpose", "status", "split",
 )  # fmt: skip
-# Where a quality is from, the surer first: somebody's verdict, as where nothing is said; or what only hints at a bad answer.
-JUDGEMENTS: tuple[str, ...] = ("judged", "thumb")
-WEAK: tuple[str, ...] = ("schema", "empty", "cut", "switched", "retried")
 ALIASES: dict[str, str] = {"model": "candidate"}
 # What may travel beside the outcomes until they are judged: texts that nothing stores.
 BESIDE: tuple[str, ...] = ("try_id", "trace_id", "answer", "expected", "parameters")
@@ -58,9 +55,9 @@ class Outcomes:
 
     `frame`: exactly `COLUMNS`, RangeIndex; text columns and status are `str` with NaN as null, messages is object
     (list of dict, or None; where it is set prompt is null), tokens are Int64, timestamp is datetime64[us, UTC] and
-    the other numbers are float64. `quality_source` is null or one of `JUDGEMENTS` or `WEAK`: what `judged_quality` leaves
-    out is no judgement. `split` is a hint from sources that come with a held-out part. `purpose` says what an answer
-    was bought for (`tries`), null where it was logged.
+    the other numbers are float64. `quality_source` is null or one of `JUDGEMENTS` or `WEAK` (`training.config`). `split` is a
+    hint from sources that come with a held-out part. `purpose` says what an answer was bought for (`tries`), null where it was
+    logged.
     `skipped`: source, row (1-based row or line number), reason, field, value (shortened), expected.
     `rows_read`: always `len(frame) + len(skipped)`. `formats`: what was recognised. `origin`: the source and row
     of every row of `frame`, in its order. `aliases`: the names that were read as another (`aliases.resolve`).
@@ -82,21 +79,6 @@ class Outcomes:
     def reasons(self) -> dict[str, int]:
         """How many rows were skipped for each reason, most frequent first."""
         return {str(reason): int(count) for reason, count in self.skipped["reason"].value_counts().items()}
-
-
-def judged_quality(frame: pd.DataFrame) -> pd.Series[Any]:
-    """The quality of an outcome table's rows where somebody judged the answer, NaN where nothing or a weak source says it."""
-    quality: pd.Series[Any] = frame["quality"]
-    return quality.mask(frame["quality_source"].isin(WEAK)) if "quality_source" in frame else quality
-
-
-def with_judgements(frame: pd.DataFrame, quality: np.ndarray[Any, Any]) -> pd.DataFrame:
-    """The rows with these judgements (n,): where one is NaN, or what the row has, the row stays as it is."""
-    new = np.isfinite(quality) & (quality != judged_quality(frame).to_numpy(dtype=np.float64, na_value=np.nan))
-    return frame.assign(
-        quality=np.where(new, quality, frame["quality"].to_numpy(dtype=np.float64, na_value=np.nan)),
-        quality_source=frame["quality_source"].mask(new),
-    )
 
 
 def require_usable(parts: Sequence[Outcomes], *, source: str, format: str, arrived: Sequence[str]) -> None:

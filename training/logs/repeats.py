@@ -6,7 +6,7 @@ At 1,000,000 rows the chance that any two different rows have the same hash is 3
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from training.logs.outcomes import OutcomeError, Outcomes
 from training.logs.typed import Mask, messages_key
 
 Hashes = NDArray[np.uint64]
+_STORE = "decisions"  # the format of the router's own store
 
 
 class Known:
@@ -48,6 +49,25 @@ class Known:
             merged = np.concatenate([earlier[0], later[0]])
             order = np.argsort(merged, kind="stable")
             self._runs.append((merged[order], np.concatenate([earlier[1], later[1]])[order]))
+
+
+class Told:
+    """Finds the outcomes of the router's own store that another log tells too, or the other way round.
+
+    A decision's id is the request's in both; that another log has the same candidate on the same request says nothing else.
+    """
+
+    def __init__(self) -> None:
+        self._outcomes = Known()
+
+    def elsewhere(self, frame: pd.DataFrame, formats: Sequence[str]) -> Mask:
+        """(n,) rows whose request and candidate an earlier table has, if one of both tables is the store and one is not."""
+        of_store = np.uint64(_STORE in formats)
+        outcomes = _hashes(frame[["request_id", "candidate"]])
+        known, of = self._outcomes.find(outcomes)
+        self._outcomes.add(outcomes[~known], np.full(int((~known).sum()), of_store))
+        differ: Mask = known & (of != of_store)
+        return differ
 
 
 class Repeats:
@@ -81,12 +101,14 @@ def unrepeated(parts: Iterable[Outcomes]) -> Iterator[Outcomes]:
 
     Of the earlier rows only hashes are kept, so that a log of any length goes through.
     """
-    earlier = Repeats()
+    earlier, told = Repeats(), Told()
     for part in parts:
         identical, other = earlier.find(part.frame, part.beside)
+        elsewhere = told.elsewhere(part.frame, part.formats)
         failures = (
             Failure("request_id", "duplicate row", identical),
-            Failure("request_id", "request has two different prompts", other),
+            Failure("request_id", "outcome that an earlier log tells too", elsewhere & ~identical),
+            Failure("request_id", "request has two different prompts", other & ~elsewhere),
         )
         bad = failed(failures, len(part.frame))
         if not bad.any():

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from serving.bundle.arrays import Floats
+from training.config import JUDGEMENTS, WEAK
 from training.logs import typed
 from training.logs.cells import blank
 from training.logs.failures import Failure, failed, report
@@ -17,8 +18,6 @@ from training.logs.outcomes import (
     ALIASES,
     BESIDE,
     COLUMNS,
-    JUDGEMENTS,
-    WEAK,
     Outcomes,
     Unreadable,
     origin,

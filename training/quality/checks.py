@@ -24,7 +24,8 @@ from jsonschema.validators import validator_for
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from training.logs.outcomes import OutcomeError, Outcomes, judged_quality, with_judgements
+from training.dataset.label import judged_quality, with_judgements
+from training.logs.outcomes import OutcomeError, Outcomes
 
 NAMES = "json, json_schema:FILE, exact, regex:PATTERN, numeric or numeric:TOLERANCE, answered"
 

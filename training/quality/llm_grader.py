@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from training.config import Judge
-from training.logs.outcomes import Outcomes, judged_quality, with_judgements
+from training.dataset.label import judged_quality, with_judgements
+from training.logs.outcomes import Outcomes
 from training.quality.llm_calls import LEAST, MOST, RUBRIC, Grading, Item, Ledger
 from training.quality.llm_prices import GraderError, Price, listed_price, quiet_litellm
 from training.quality.paid_calls import Progress

@@ -16,10 +16,11 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from training.dataset.label import judged_quality, with_judgements
 from training.logs import rescale, typed
 from training.logs.cells import blank, shown
 from training.logs.io import files
-from training.logs.outcomes import OutcomeError, Outcomes, Unreadable, judged_quality, unreadable_rows, with_judgements
+from training.logs.outcomes import OutcomeError, Outcomes, Unreadable, unreadable_rows
 
 _KEYS = ("request_id", "trace_id", "session_id")
 _SPELLINGS: Mapping[str, tuple[str, ...]] = {

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from training.logs.outcomes import WEAK
+from training.config import WEAK
 from training.simulation.simulate import ACCEPTABLE_SCORE
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Annotated, Any, NotRequired
@@ -110,7 +109,8 @@ def resembling(name: str, fields: tuple[str, ...]) -> str:
     return "".join(get_close_matches(spelt, near, 1, _ALIKE))
 
 
-def may_resemble(name: str, fields: Iterable[str]) -> bool:
+@lru_cache(maxsize=1024)
+def may_resemble(name: str, fields: frozenset[str]) -> bool:
     """Whether it is worth the time to ask whether a name resembles one of a few fields."""
     letters = set(_spelt(name))
     return any(len(letters & set(one)) >= _SHARED * len(set(one)) for one in fields)

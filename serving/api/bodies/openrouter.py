@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
-from pydantic.json_schema import SkipJsonSchema
 
 from serving.api.bodies.chat import resembling
 from serving.api.bodies.fields import Name, refused
@@ -142,9 +141,9 @@ def _auto_router(value: Any) -> Any:
     return value if isinstance(value, dict) and value.get("id") == AUTO_ROUTER else None
 
 
-AnyProvider = Annotated[Provider | SkipJsonSchema[None], BeforeValidator(_object)]
+AnyProvider = Annotated[Provider | None, BeforeValidator(_object)]
 Plugins = Annotated[
-    list[Annotated[AutoRouter | SkipJsonSchema[None], BeforeValidator(_auto_router)]],
+    list[Annotated[AutoRouter | None, BeforeValidator(_auto_router)]],
     Field(max_length=_MOST_PLUGINS, fail_fast=True),
 ]
 
@@ -171,21 +170,19 @@ class Asked:
 
     def tradeoff(self, others: Iterable[str]) -> float | None:
         """Our `cost_quality`, which runs the other way; `others` are the aims that the body has beside it."""
-        found = None
         for field, router in self._routers:
             if router.cost_quality_tradeoff is None:
                 continue
-            field += ".cost_quality_tradeoff"
             for other in others:
                 message = "give at most one of this and {other}; both arrived, leave one of them out"
-                raise refused(field, "one_of", message, other=other)
-            if found not in (None, 10.0 - router.cost_quality_tradeoff):
-                raise refused(field, "one_of", "another plug-in before it says otherwise; leave one of them out")
-            found = 10.0 - router.cost_quality_tradeoff
-        return found
+                raise refused(f"{field}.cost_quality_tradeoff", "one_of", message, other=other)
+            return 10.0 - router.cost_quality_tradeoff
+        return None
 
     def check(self) -> None:
-        """Raises where the providers' lists leave nobody, whoever the candidates are."""
+        """Raises where the plug-in is there twice, or the providers' lists leave nobody, whoever the candidates are."""
+        for field, _ in self._routers[1:]:
+            raise refused(f"{field}.id", "one_of", "auto-router arrived before it too; leave one of them out")
         one = self._provider
         only, ignore = one.only or [], one.ignore or []
         order = (one.order or []) if one.allow_fallbacks is False else []

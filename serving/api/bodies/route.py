@@ -163,7 +163,7 @@ class RouteBody(BaseModel):
         default=None,
         description="OpenRouter's: only these models, by name or alias, and in this order as fallbacks. Empty: all.",
     )
-    provider: AnyProvider | None = Field(
+    provider: AnyProvider = Field(
         default=None, description="OpenRouter's: what is asked of providers. What is no object is ignored."
     )
     plugins: Plugins | None = Field(

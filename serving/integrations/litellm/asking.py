@@ -112,6 +112,7 @@ class Asking:
             counters.EXPECTED_USD.inc(cost)
             counters.REFERENCE_USD.inc(reference)
         stays = not own and (held is not None or route.model == call.group)
+        values["picked"] = call.group if stays else None
         return Decided(values, call.group if own or stays else self.settings.group, stays=stays)
 
     def _without_router(self, route: Route, may: Sequence[str], demanded: Demands) -> Route:
@@ -168,7 +169,10 @@ def strip(data: MutableMapping[str, Any], *, routed: bool) -> None:
     """Takes the router's own fields out of a body, and OpenRouter's where it goes to a candidate."""
     for name in (*STRIPPED, *(OPENROUTER if routed else ())):
         data.pop(name, None)
-    # On some routes `metadata` is the provider's, which gets it.
+
+
+def strip_metadata(data: MutableMapping[str, Any]) -> None:
+    """Takes the demands out of a request's metadata: on some routes it is the provider's, which gets it."""
     metadata = data.get("metadata")
     if isinstance(metadata, MutableMapping):
         metadata.pop("outcome_router", None)

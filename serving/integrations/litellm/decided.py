@@ -71,7 +71,7 @@ def drop_claimed(data: Mapping[str, Any]) -> None:
 def record(
     route: Route, group: str, reference: str | None, held_back: str | None, session: str | None
 ) -> dict[str, Any]:
-    """What is logged of a decision; costs are expected ones, in USD."""
+    """What is logged of a decision; costs are expected ones, in USD. `picked` is whom the last pick was for."""
     return {
         "decision_id": route.id,
         "model": route.model,
@@ -86,6 +86,7 @@ def record(
         "held_back": held_back,
         "session": session,
         "group": group,
+        "picked": None,
     }
 
 

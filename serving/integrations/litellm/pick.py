@@ -33,8 +33,18 @@ def picked(
     failed = _failed(decided, request, metadata)
     chosen = _best(by_rank, failed, fits)
     decided.offered.append(tuple(id_of(row) for row in chosen))
+    _name(decided, chosen)
     decided.failed = _failures(metadata)
     return chosen
+
+
+def _name(decided: Decided, chosen: Sequence[Deployment]) -> None:
+    """Has the record say whom this pick is for, and which candidate a row of another name serves: logs name the row."""
+    for row in chosen:
+        candidate, identifier = candidate_of(row), id_of(row)
+        decided["picked"] = candidate
+        if candidate != identifier:
+            decided["rows"] = {**decided.get("rows", {}), identifier: candidate}
 
 
 def _best(by_rank: Mapping[str, list[Deployment]], failed: Counter[str], fits: Fits) -> list[Deployment]:

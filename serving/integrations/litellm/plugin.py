@@ -16,7 +16,7 @@ from litellm.integrations.custom_logger import CustomLogger
 
 from serving.client import RouteRefusedError
 from serving.integrations.litellm import counters
-from serving.integrations.litellm.asking import Asking, Call, RefusedError, strip
+from serving.integrations.litellm.asking import Asking, Call, RefusedError, strip, strip_metadata
 from serving.integrations.litellm.decided import Decided, bucket, drop_claimed, found
 from serving.integrations.litellm.deciders import NOBODY, Decider, InProcess, decider_of
 from serving.integrations.litellm.pick import fitting, picked, window_of
@@ -95,6 +95,7 @@ class OutcomeRouter(CustomLogger):
             own = self.settings.own(group)
             routed = own or (decided is not None and not decided.stays)
             strip(data, routed=routed)
+            strip_metadata(data)
         if decided is not None and not decided.stays:
             data["model"] = decided.group
 

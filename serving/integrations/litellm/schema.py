@@ -15,8 +15,8 @@ from typing import Any
 
 # In characters. What is larger is not looked into.
 _LONGEST_ANSWER, _LONGEST_SCHEMA = 64 * 1024, 32 * 1024
-# Keywords that are looked at before it is given up, a few microseconds each: a small schema can ask for 2 to the 30.
-_MOST_STEPS = 20_000
+# Keywords that are looked at before it is given up, some twenty microseconds each: a small schema can ask for 2 to the 30.
+_MOST_STEPS = 4_000
 # Not looked into: their work is bounded by no number of steps.
 _COSTLY = ("pattern", "patternProperties", "uniqueItems", "format")
 

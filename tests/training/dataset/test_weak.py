@@ -12,13 +12,13 @@ import pytest
 from serving.bundle.catalogue import Candidate
 from serving.bundle.features import SURFACE, feature_matrix
 from tests.training.dataset.test_matrix import NAN, frame, matrix, row, same
-from training.config import ConfigError, Params, Signals, load_params
+from training.config import WEAK, ConfigError, Params, Signals, load_params
 from training.dataset.inputs import Inputs
-from training.dataset.label import label_kinds, labels_said
+from training.dataset.label import judged_quality, label_kinds, labels_said, with_judgements
+from training.learn.hints import Hints
 from training.learn.learn import learn
 from training.learn.prepare import Prepared, PrepareError, prepare
 from training.learn.training_data import TrainingData, propensities, training_data
-from training.logs.outcomes import WEAK, judged_quality, with_judgements
 from training.logs.validate import validate
 
 CATALOGUE = {name: Candidate(name=name) for name in ("a", "b")}
@@ -166,6 +166,17 @@ def test_with_a_weight_estimators_are_fitted_on_that_source_alone() -> None:
     assert (source[added] == WEAK.index("retried")).all()
     assert added.sum() == (source == WEAK.index("retried")).sum() > 20
     assert (labels[added] == 0.0).all()
+
+
+def test_hints_move_where_answers_are_bad_and_not_how_often() -> None:
+    labels = np.array([[1.0, 0.0], [1.0, NAN], [NAN, NAN]])
+    weights = np.array([[1.0, 1.0], [2.0, 1.0], [1.0, 1.0]])
+    hints = Hints(np.array([[0.0, NAN], [NAN, NAN], [0.0, NAN]]), np.full((3, 2), 0.5))
+    both, weight = hints.beside(labels, weights)
+    assert same(both, [[1.0, 0.0], [1.0, NAN], [0.0, NAN]]), "what was judged stays"
+    known = np.isfinite(both)
+    assert same(weight[known], [1.0, 2 / 3, 2.0, 1 / 3])
+    assert weight[both == 0].sum() == pytest.approx(weights[labels == 0].sum())
 
 
 def test_a_router_learns_from_hints_and_says_so() -> None:

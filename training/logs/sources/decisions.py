@@ -9,6 +9,9 @@ Where another candidate was asked too, that is a second row of the request, with
 observation of both, and no chain. Such a row follows whatever came of the decision itself; what a fallback answered is left out
 beside it, for a request of three rows would tell no more which of them was asked because another had failed.
 
+A decision that was held back is a row of who answered otherwise, by the name that was told, with the probability of that; whom
+the router would have chosen saw nothing of the request, and has none.
+
 Decisions that were stored without their prompt, and feedback on decisions that are not in the store, are skipped.
 """
 

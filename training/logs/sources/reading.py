@@ -14,8 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from training.dataset.label import judged_quality
 from training.logs.io import database, files
-from training.logs.outcomes import COLUMNS, OutcomeError, Outcomes, Unreadable, judged_quality, require_usable
+from training.logs.outcomes import COLUMNS, OutcomeError, Outcomes, Unreadable, require_usable
 from training.logs.pairing import paired
 from training.logs.repeats import concat, unrepeated
 from training.logs.rescale import fitting

@@ -104,7 +104,7 @@ def test_a_dead_upstream_falls_back_to_the_next_rank(proxy: Proxy, stream: bool)
     assert answer.status_code == 200, answer.text
     ranks = proxy.record(answer.headers["x-router-decision-id"])["ranks"]
     assert ranks[0] == SMALL
-    assert [one for one in dict.fromkeys(proxy.upstreams.asked())] == [name for name in ROWS if name in ranks[:2]]
+    assert list(dict.fromkeys(proxy.upstreams.asked())) == [name for name in ROWS if name in ranks[:2]]
     assert len(proxy.upstreams[ranks[1]].bodies) == 1
 
 
@@ -221,6 +221,15 @@ def test_anthropics_messages_are_routed_too(proxy: Proxy) -> None:
     assert answer.status_code == 200, answer.text
     assert proxy.upstreams.asked() == [SMALL]
     assert answer.headers["x-router-model"] == SMALL
+
+
+def test_litellms_metrics_say_that_every_hook_is_called(proxy: Proxy) -> None:
+    assert proxy.ask("hello").status_code == 200
+    counted = dict(line.rsplit(" ", 1) for line in proxy.metrics().splitlines() if line.startswith("router_litellm_"))
+    for hook in ("pre_call", "filter", "headers"):
+        assert float(counted[f'router_litellm_hook_total{{hook="{hook}"}}']) >= 1
+    assert float(counted['router_litellm_decisions_total{group="outcome-router/auto",reason="best_value"}']) >= 1
+    assert not any(name.startswith("router_litellm_fault_total") for name in counted)
 
 
 def test_a_request_that_the_router_cannot_read_goes_to_the_reference(proxy: Proxy) -> None:

@@ -12,7 +12,7 @@ from serving.api.bodies.feedback import Source
 from serving.integrations.litellm.schema import fits
 from serving.integrations.litellm.signals import Signal, Signals, prompt_digest
 from serving.store.feedback import JUDGEMENTS, WEAK
-from training.logs import outcomes
+from training import config
 
 RANK = {"small": 1.0, "large": 2.0}
 HELLO, OTHER = prompt_digest("hello"), prompt_digest([{"role": "user", "content": "other"}])
@@ -152,9 +152,9 @@ DOUBLING = {f"d{n}": {"anyOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in ran
     ],
 )
 def test_what_takes_too_much_or_is_no_schema_says_nothing(text: str, asked_for: dict[str, Any]) -> None:
-    began = time.perf_counter()
+    began = time.thread_time()
     assert fits(text, asked_for) is None
-    assert time.perf_counter() - began < 5.0
+    assert time.thread_time() - began < 1.0
 
 
 @pytest.mark.parametrize(
@@ -197,5 +197,5 @@ def test_digests_are_keyed_and_of_the_whole_prompt() -> None:
 
 
 def test_the_sources_are_the_same_everywhere() -> None:
-    assert (JUDGEMENTS, WEAK) == (outcomes.JUDGEMENTS, outcomes.WEAK)
+    assert (JUDGEMENTS, WEAK) == (config.JUDGEMENTS, config.WEAK)
     assert set(get_args(Source)) == {*JUDGEMENTS, *WEAK}

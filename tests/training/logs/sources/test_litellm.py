@@ -252,9 +252,10 @@ def test_the_workflow_is_a_tag_of_the_sender(tmp_path: Path, tags: Any, workflow
 
 @pytest.mark.parametrize("place", ["", "requester_metadata", "spend_logs_metadata"])
 def test_what_the_sender_put_into_the_metadata_is_found_where_litellm_moves_it(tmp_path: Path, place: str) -> None:
-    own = {"routing_decision": {"propensity": 0.5}, "session_id": "s", "quality": 0.75}
+    own = {"routing_decision": {"propensity": 0.5}, "session_id": "s", "quality": 0.75, "quality_source": "thumb"}
     frame = read_payloads(tmp_path, payload(1, metadata={place: own} if place else own)).frame
     assert frame[["propensity", "session_id", "quality"]].to_numpy().tolist() == [[0.5, "s", 0.75]]
+    assert frame["quality_source"].tolist() == ["thumb"]
 
 
 @pytest.mark.parametrize(("routed", "propensity"), [("small", 0.5), ("openai/gpt-4o-mini", 0.5), ("large", None)])

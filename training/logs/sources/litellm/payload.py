@@ -2,6 +2,8 @@
 
 How a record is read (`litellm_spend` translates its rows to these fields and shares all of it):
 
+- a call that our own plug-in decided has its record in `metadata.spend_logs_metadata.outcome_router`, which comes first: the
+  candidate that the row of the model list serves, the decision's propensity, and its id as the request's, as in our own store.
 - candidate: `model`, the LLM that was called; `model_group`, the proxy's public name, only where `model` is blank.
 - request: the calls of one trace that sent the same prompt are tries of one request (a retry, a fallback, a second
   candidate); a trace's other prompts are other requests. So the request is the trace and a digest of the prompt, which
@@ -47,7 +49,7 @@ _MARKS = frozenset({"id", "call_type", "model", "response_cost", "startTime"})
 _FIELDS = _MARKS | {
     "trace_id", "session_id", "status", "model_group", "prompt_tokens", "completion_tokens", "endTime", "cache_hit",
     "request_tags", "messages", "metadata", "error_information", "response_cost_failure_debug_info", "quality",
-    "quality_source",
+    "quality_source", "model_id",
 }  # fmt: skip
 _PARAMETERS = frozenset({"model_parameters", "optional_params"})
 _COMPLETIONS = frozenset(
@@ -61,6 +63,7 @@ _STATUSES = {"failure": "error"}
 _MADE_TAGS = ("User-Agent:", "Credential:")
 _WORKFLOW_TAG = "workflow:"
 # Where a sender's own keys end up, depending on how they were sent.
+_PLUGIN = ("spend_logs_metadata", "outcome_router")
 _NESTED_METADATA = ("requester_metadata", "spend_logs_metadata")
 
 
@@ -174,7 +177,7 @@ def _outcome(record: Mapping[str, Any]) -> dict[str, Any]:
         "trace_id": trace,
         "prompt": messages if isinstance(messages, str) else None,
         "messages": None if isinstance(messages, str) else messages,
-        "candidate": first_of(record.get("model"), record.get("model_group")),
+        "candidate": first_of(_served(record), record.get("model"), record.get("model_group")),
         "quality": first_of(record.get("quality"), _own(metadata, "quality")),
         "quality_source": first_of(record.get("quality_source"), _own(metadata, "quality_source")),
         "cost_usd": _cost(record),
@@ -190,6 +193,7 @@ def _outcome(record: Mapping[str, Any]) -> dict[str, Any]:
         "parameters": parameters_text(*(record.get(name) for name in sorted(_PARAMETERS))),
         "status": _STATUSES.get(status.strip().lower(), status) if isinstance(status, str) else status,
         "inferred": False,
+        "decision_id": first_of(_recorded(record).get("decision_id")),
     }
 
 
@@ -210,8 +214,10 @@ def _table(found: list[dict[str, Any]]) -> pd.DataFrame:
         return pd.DataFrame()
     columns: dict[str, list[Any]] = {name: [outcome[name] for outcome in found] for name in found[0]}
     started, ended, inferred = columns.pop("started"), columns.pop("ended"), columns.pop("inferred")
+    decided = columns.pop("decision_id")
     table = pd.DataFrame({name: pd.Series(cells, dtype=object) for name, cells in columns.items()})
-    table["request_id"] = pd.Series(_requests(table), dtype=object)
+    requests = [decision or request for decision, request in zip(decided, _requests(table), strict=True)]
+    table["request_id"] = pd.Series(requests, dtype=object)
     table["try_id"] = table["try_id"].mask(
         pd.Series(inferred, dtype=bool), None
     )  # a judgement of the call is of its own LLM
@@ -267,23 +273,43 @@ def _workflow(cell: Any) -> str | None:
     return next(iter(own), None)
 
 
+def _recorded(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What the plug-in recorded of its decision on this call; nothing where it made none."""
+    return fields(fields(fields(record.get("metadata")).get(_PLUGIN[0])).get(_PLUGIN[1]))
+
+
+def _served(record: Mapping[str, Any]) -> Any:
+    """The candidate that was called, by the row of the model list; None where the plug-in did not decide."""
+    recorded = _recorded(record)
+    row = record.get("model_id")
+    ranks = recorded.get("ranks")
+    if isinstance(row, str):
+        named = fields(recorded.get("rows")).get(row) or (row if isinstance(ranks, list) and row in ranks else None)
+        if named is not None:
+            return named
+    return first_of(recorded.get("picked"), recorded.get("model"))
+
+
 def _decision(record: Mapping[str, Any]) -> dict[str, Any]:
+    recorded = _recorded(record)
+    if not blank(recorded.get("model")):
+        return {"routed_model": recorded["model"], "propensity": recorded.get("propensity")}
     return fields(_own(fields(record.get("metadata")), "routing_decision"))
 
 
 def _propensity(record: Mapping[str, Any]) -> Any:
     decision = _decision(record)
     routed = decision.get("routed_model")
-    called = (record.get("model"), record.get("model_group"))
+    called = (_served(record), record.get("model"), record.get("model_group"))
     return decision.get("propensity") if blank(routed) or routed in called else None
 
 
 def _fell_back(record: Mapping[str, Any], decision: Mapping[str, Any]) -> bool:
     """Whether the call went to another LLM than was decided on, under a name that cannot be one of the same LLM's."""
     routed = decision.get("routed_model")
-    called = [
-        name for name in (record.get("model"), record.get("model_group")) if isinstance(name, str) and name.strip()
-    ]
+    served = _served(record)
+    names = (record.get("model"), record.get("model_group")) if served is None else (served,)
+    called = [name for name in names if isinstance(name, str) and name.strip()]
     if not isinstance(routed, str) or not routed.strip() or not called:
         return False
     return not any(name == routed or alike({routed: 1, name: 1}, ()) for name in called)

@@ -34,11 +34,11 @@ MARKS = frozenset({"request_id", "call_type", "model", "spend", "startTime"})
 _NESTED = ("metadata", "request_tags", "messages", "proxy_server_request")
 _PLAIN = (
     *sorted(MARKS), "session_id", "status", "model_group", "prompt_tokens", "completion_tokens", "endTime",
-    "request_duration_ms", "cache_hit",
+    "request_duration_ms", "cache_hit", "model_id",
 )  # fmt: skip
 _SAME = (
     "call_type", "model", "model_group", "prompt_tokens", "completion_tokens", "startTime", "endTime",
-    "request_duration_ms", "cache_hit", "request_tags",
+    "request_duration_ms", "cache_hit", "request_tags", "model_id",
 )  # fmt: skip
 
 

@@ -1,0 +1,111 @@
+"""What the router is asked about a call: its text, its demands, its session."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.api.bodies.route import RouteBody
+from serving.integrations.litellm.request.body import session_of, shape, workflow_of
+from serving.integrations.litellm.request.constraints import demands
+from tests.fake_bundle import LARGE, OPEN, SMALL
+
+ALL = (SMALL, OPEN, LARGE)
+USER = {"role": "user", "content": "hello"}
+
+
+def admin(**fields: Any) -> dict[str, Any]:
+    return {"outcome_router": fields}
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ({"messages": [USER]}, {"messages": [USER]}),
+        ({"prompt": "hello"}, {"prompt": "hello"}),
+        ({"prompt": ["hello"]}, {"prompt": "hello"}),
+        ({"input": "hello"}, {"prompt": "hello"}),
+        ({"input": "hello", "instructions": "Be terse."}, {"messages": [{"role": "system", "content": "Be terse."}, USER]}),
+        ({"input": [USER]}, {"messages": [USER]}),
+        ({"messages": [USER], "system": [{"type": "text", "text": "Be terse."}]},
+         {"messages": [{"role": "system", "content": [{"type": "text", "text": "Be terse."}]}, USER]}),
+        ({"messages": [USER], "max_tokens": 5, "tools": []}, {"messages": [USER], "max_tokens": 5}),
+        ({"input": "hello", "text": {"format": {"type": "json_schema", "name": "a", "schema": {}}}},
+         {"prompt": "hello", "response_format": {"type": "json_schema", "name": "a", "schema": {}}}),
+    ],
+)  # fmt: skip
+def test_every_api_says_the_same(data: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert shape(data) == expected
+    RouteBody.model_validate(expected)
+
+
+@pytest.mark.parametrize("data", [{}, {"prompt": [1, 2]}, {"prompt": ["a", "b"]}, {"messages": []}, {"input": 5}])
+def test_what_has_no_one_text_is_not_asked_about(data: dict[str, Any]) -> None:
+    assert shape(data) is None
+
+
+def test_limits_of_all_sides_tighten() -> None:
+    client = {"max_cost_usd": 0.5, "quality_target": 0.8, "deny": ["a/*"], "privacy": {"regions": ["eu", "us"]}}
+    key = admin(max_cost_usd=0.1, quality_target=0.9, deny=["b/*"], privacy={"zero_retention": True, "regions": ["eu"]})
+    team = admin(max_cost_usd=0.3, quality_target=0.7)
+    found = demands(client, None, [key, team]).fields
+    assert found["max_cost_usd"] == 0.1
+    assert found["quality_target"] == 0.9
+    assert set(found["deny"]) == {"a/*", "b/*"}
+    assert found["privacy"] == {"regions": ["eu"], "zero_retention": True}
+
+
+def test_a_client_cannot_trade_the_administrators_aim_for_another_kind() -> None:
+    assert demands({"cost_quality": 0}, None, [admin(quality_target=0.9)]).fields == {"quality_target": 0.9}
+    assert demands({"quality_target": 0.1}, None, [admin(cost_quality=8)]).fields == {"cost_quality": 8}
+    assert demands({}, None, [admin(cost_quality=8), admin(quality_target=0.9)]).fields == {"quality_target": 0.9}
+
+
+def test_regions_that_two_sides_accept_apart_leave_none() -> None:
+    client = {"privacy": {"regions": ["us"]}}
+    assert demands(client, None, [admin(privacy={"regions": ["eu"]})]).fields["privacy"]["regions"] == ["(none)"]
+
+
+def test_a_candidate_has_to_match_every_allow() -> None:
+    asked = demands(
+        {"allow": ["acme/*"]}, admin(allow=["*/small", "*/large"]), [admin(allow=[LARGE]), admin(deny=[SMALL])]
+    )
+    assert asked.allowed(ALL) == (LARGE,)
+
+
+def test_the_share_is_not_the_clients_to_set() -> None:
+    assert demands({"share": 0, "otherwise": LARGE}, admin(share=0), []).fields == {}
+
+
+@given(
+    client=st.fixed_dictionaries(
+        {}, optional={"allow": st.lists(st.sampled_from([*ALL, "*"])), "deny": st.lists(st.sampled_from(ALL))}
+    ),
+    key=st.fixed_dictionaries(
+        {}, optional={"allow": st.lists(st.sampled_from([*ALL, "acme/*"])), "deny": st.lists(st.sampled_from(ALL))}
+    ),
+)
+def test_no_client_widens_what_its_key_leaves(client: dict[str, Any], key: dict[str, Any]) -> None:
+    alone = set(demands({}, None, [{"outcome_router": key}]).allowed(ALL))
+    assert set(demands(client, None, [{"outcome_router": key}]).allowed(ALL)) <= alone
+    assert set(demands({}, {"outcome_router": client}, [{"outcome_router": key}]).allowed(ALL)) <= alone
+
+
+def test_the_workflow_is_read_of_tags_as_the_importer_reads_it() -> None:
+    assert workflow_of(["User-Agent: curl", "a", "workflow:sql"]) == "sql"
+    assert workflow_of(["User-Agent: curl", "a"]) == "a"
+    assert workflow_of(None) is None
+
+
+def test_sessions_are_their_keys_own_and_not_those_that_the_proxy_makes_up() -> None:
+    one, other = session_of({"session_id": "s"}, {}, "key-1"), session_of({"session_id": "s"}, {}, "key-2")
+    assert one is not None
+    assert one != other
+    assert session_of({"session_id": "s"}, {}, "key-1") == one
+    assert session_of({"prompt_cache_key": "s"}, {}, "key-1") == one
+    assert session_of({"proxy_server_request": {"headers": {"X-Claude-Code-Session-Id": "s"}}}, {}, "key-1") == one
+    assert session_of({}, {"requester_metadata": {"user_id": "user_1_account__session_s"}}, "key-1") == one
+    assert session_of({"litellm_session_id": "made"}, {"litellm_session_id_generated": True}, "key-1") is None
