@@ -19,7 +19,7 @@ BUNDLE ?= models/current
 PINNED := --constraint constraints.txt --editable '.[train,notebooks,dev]'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train serve test check notebook benchmark bench-serve mlflow clean
+.PHONY: help setup train serve test check notebook benchmark bench-serve bench-gateway mlflow clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -70,6 +70,9 @@ benchmark: $(READY) ## Measure on five seeds and write docs/benchmarks.md (BENCH
 
 bench-serve: $(READY) ## Measure serving with wrk and write docs/bench-serve.json (ARGS="--soak-minutes 10" for a long load)
 	$(BIN)/python -m benchmarks.serving.run $(ARGS)
+
+bench-gateway: $(READY) $(LITELLM_READY) ## Measure LiteLLM's proxy with the plug-in (ARGS="--requests 500 --calls 200 --no-loop" for less)
+	$(BIN)/python -m benchmarks.gateway.run $(ARGS)
 
 clean: ## Remove what was installed, cached and trained
 	rm -rf $(VENV) $(LITELLM) .cache mlruns $(filter-out models/README.md,$(wildcard models/*))

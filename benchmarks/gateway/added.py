@@ -1,7 +1,7 @@
 """What the plug-in adds to a call through LiteLLM's proxy: in its process and over HTTP, beside the same proxy without it.
 
-The three proxies run at the same time and get each request one after the other, in an order that is drawn, so that what else the
-machine does falls on all of them. What the plug-in's own hooks take is measured inside the proxy as well: a proxy's answers
+The three proxies run at the same time and get each request one after the other, in an order that is drawn, so that what else
+the machine does falls on all of them. What the plug-in's own hooks take is measured inside the proxy as well: a proxy's answers
 differ by milliseconds from call to call, the hooks do not.
 """
 
@@ -24,10 +24,14 @@ from serving.bundle.catalogue import Candidate
 
 WITHOUT, IN_PROCESS, OVER_HTTP = "without", "in process", "over HTTP"
 _WARM = 50
-_TEXT = "#{number}# Please tell me in two sentences what the sum of {number} theorems is, and why anybody would want it."
+_TEXT = (
+    "#{number}# Please tell me in two sentences what the sum of {number} theorems is, and why anybody would want it."
+)
 
 
-def added(folder: Path, bundle: Path, candidates: Sequence[Candidate], *, requests: int, seed: int = 0) -> dict[str, Any]:
+def added(
+    folder: Path, bundle: Path, candidates: Sequence[Candidate], *, requests: int, seed: int = 0
+) -> dict[str, Any]:
     """Milliseconds of a call, p50 and p99, by proxy; `added_ms` are the medians of the differences within a request."""
     draw = random.Random(seed)
     with ExitStack() as running:
@@ -66,15 +70,18 @@ def _call(client: httpx.Client, number: int) -> float:
     return taken
 
 
-def _hooks(proxy: Proxy, requests: int) -> Mapping[str, float]:
-    """What the hooks that a call waits for take together, in milliseconds: p50 and p99 of their sums, call by call."""
+def _hooks(proxy: Proxy, requests: int) -> Mapping[str, Mapping[str, float]]:
+    """What the hooks that a call waits for take together, call by call, in milliseconds: by the clock, and of the processor.
+
+    `clock` has what else the machine does in it, and a router's answer over HTTP; `processor` has the loop's own thread alone.
+    """
     lines = (proxy.folder / "costs.jsonl.times").read_text(encoding="utf-8").splitlines()
-    by_hook: dict[str, list[float]] = {name: [] for name in IN_THE_WAY}
-    for name, micros in map(json.loads, lines):
-        by_hook[name].append(micros / 1e3)
+    by_hook: dict[str, list[tuple[float, float]]] = {name: [] for name in IN_THE_WAY}
+    for name, clock, processor in map(json.loads, lines):
+        by_hook[name].append((clock, processor))
     # Calls came one after the other, and each calls every hook once.
     sums = np.sum([each[-requests:] for each in by_hook.values()], axis=0)
-    return {**_percentiles(sums), **{name: float(np.median(each[-requests:])) for name, each in by_hook.items()}}
+    return {"clock": _percentiles(sums[:, 0]), "processor": _percentiles(sums[:, 1])}
 
 
 def _percentiles(values: Any) -> dict[str, float]:

@@ -15,8 +15,8 @@ from typing import Any
 
 import httpx
 
-from benchmarks.serving.load import process, serve
 from benchmarks.gateway.proxy import GROUP, Proxy, free_port, upstream
+from benchmarks.serving.load import process, serve
 from serving.bundle.catalogue import Candidate
 
 _STREAMED, _FAILING, _AT_ONCE = 10, 17, 8

@@ -38,7 +38,7 @@ class Costs(CustomLogger):
 
 costs = Costs()
 """
-# Appends how long each hook of the plug-in took, in microseconds.
+# Appends how long each hook of the plug-in took, in milliseconds: by the clock, and of its thread's processor time.
 _TIMES = """
 import functools, json, os, time
 from litellm.integrations.custom_logger import CustomLogger
@@ -47,11 +47,12 @@ from serving.integrations.litellm.plugin import OutcomeRouter
 def timed(name, hook):
     @functools.wraps(hook)
     async def wrapped(*given, **named):
-        began = time.perf_counter()
+        began, busy = time.perf_counter(), time.thread_time()
         try:
             return await hook(*given, **named)
         finally:
-            taken.write(json.dumps([name, 1e6 * (time.perf_counter() - began)]) + "\\n")
+            line = [name, 1e3 * (time.perf_counter() - began), 1e3 * (time.thread_time() - busy)]
+            taken.write(json.dumps(line) + "\\n")
     return wrapped
 
 taken = open(os.environ["COSTS_FILE"] + ".times", "a", buffering=1)
@@ -159,7 +160,11 @@ class Proxy:
     def _config(self) -> dict[str, Any]:
         rows = [self._row(GROUP, one, one.name) for one in self.candidates]
         rows.append(self._row(PLAIN, self.candidates[0], "plain-row"))
-        callbacks = [*["costs.costs"] * self.costs, *["times.times"] * self.times, *["serving.integrations.litellm.router"] * self.routed]
+        callbacks = [
+            *["costs.costs"] * self.costs,
+            *["times.times"] * self.times,
+            *["serving.integrations.litellm.router"] * self.routed,
+        ]
         return {
             "model_list": rows,
             "router_settings": {"num_retries": len(self.candidates), "retry_after": 0, "disable_cooldowns": True},

@@ -130,7 +130,7 @@ def close_loop(
     served, later = (day(log, AFTER, rng) for log in logs[1:])
     stores = [folder / "decisions.db", folder / "later.db"]
     for store, one in zip(stores, (served, later), strict=True):
-        _serve_all(before, store, one, Policy(knob=knob), explore, rng)
+        serve_all(before, store, one, Policy(knob=knob), explore, rng)
     outcomes = reading.read([str(stores[0])])
     after = train(outcomes, params, catalogue, out=folder / "after", cache=cache).bundle
     return {
@@ -141,13 +141,14 @@ def close_loop(
         },
         "explored": float((outcomes.frame["propensity"] < 0.5).mean()),
         "knob": knob,
-        **_compared({"before": before, "after": after}, later, stores[1], knob),
+        **compared({"before": before, "after": after}, later, stores[1], knob),
     }
 
 
-def _serve_all(
+def serve_all(
     bundle: Bundle, store: Path, traffic: Day, policy: Policy, explore: float, rng: np.random.Generator
 ) -> None:
+    """Serves traffic in this process, every answer judged, into a store."""
     settings = Settings(bundle=str(bundle.folder), store=str(store), explore=explore, embed_wait_ms=60_000)
     service = Service(settings)
     service._random.seed(int(rng.integers(2**32)))
@@ -157,7 +158,8 @@ def _serve_all(
         service.close()
 
 
-def _compared(bundles: Mapping[str, Bundle], later: Day, store: Path, knob: float) -> dict[str, Any]:
+def compared(bundles: Mapping[str, Bundle], later: Day, store: Path, knob: float) -> dict[str, Any]:
+    """Each bundle on later traffic: by its truth, and by what the store alone, a log of it, can say."""
     estimates = {name: Router(bundle).estimate(later.requests) for name, bundle in bundles.items()}
     columns = {name: _choices(Router(bundle), later, knob) for name, bundle in bundles.items()}
     log = build_matrix(reading.read([str(store)]).frame, later.candidates)

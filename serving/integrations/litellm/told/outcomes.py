@@ -139,6 +139,8 @@ class Outcomes:
         body, due = Outcome(told, sure).to_json(), self._clock() + _WAIT[sure]
         rows = [Kept(one.name, told.decision_id, body, due) for one in self._destinations]
         done = self._put(rows, [(told.decision_id, key)] if isinstance(key, str) and key else [])
+        if done.done():
+            return
         try:
             await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(done)), _LONGEST_WRITE)
         except TimeoutError:

@@ -14,7 +14,6 @@ from serving.bundle.atomic_write import for_its_owner
 logger = logging.getLogger(__name__)
 
 _VERSION = 1
-_LOCKED_SECONDS = 5.0
 _TABLES = """
 create table told (
   id integer primary key autoincrement, destination text not null, name text not null, body blob not null,
@@ -41,13 +40,23 @@ class UnknownVersionError(sqlite3.DatabaseError):
 
 
 class SpoolFile:
-    """One process's connection to the file at `path`, or to its own memory where there can be no file; the log says so."""
+    """One process's connection to the file at `path`, or to its own memory where there can be no file; the log says so.
 
-    def __init__(self, path: Path) -> None:
+    One that is `near` is for whoever is in a hurry: it makes no checkpoints, and has no memory of its own.
+    """
+
+    def __init__(self, path: Path, *, lock_seconds: float = 5.0, near: bool = False) -> None:
         self.path = path
+        self._lock_seconds, self._near = lock_seconds, near
         self.in_memory = False
         self._connection: sqlite3.Connection | None = None
         self._inode = -1
+
+    def there(self) -> sqlite3.Connection | None:
+        """The connection to the file, None where there is none yet; for any thread, one at a time."""
+        if self._connection is None and not self.path.exists():
+            return None
+        return self.opened()
 
     def opened(self) -> sqlite3.Connection:
         """The connection to the file that is at the path now. Raises sqlite3.Error or OSError."""
@@ -63,14 +72,14 @@ class SpoolFile:
             with for_its_owner():  # what SQLite puts beside it has the file's mode
                 self.path.touch(mode=0o600)
             self._inode = self.path.stat().st_ino
-            self._connection = _connected(self.path)
+            self._connection = self._connected()
         except (OSError, sqlite3.OperationalError) as error:
             code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CANTOPEN) & 0xFF
-            if code not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+            if self._near or code not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
                 raise
             why = getattr(error, "sqlite_errorname", None) or type(error).__name__
             logger.error("the spool %s cannot be made (%s): a kill loses what is not delivered yet", self.path, why)
-            self._connection, self.in_memory = _connected(None), True
+            self._connection, self.in_memory = self._connected(memory=True), True
         return self._connection
 
     def close(self) -> None:
@@ -98,26 +107,28 @@ class SpoolFile:
             return True
         return False
 
-
-def _connected(path: Path | None) -> sqlite3.Connection:
-    file = sqlite3.connect(path or ":memory:", timeout=_LOCKED_SECONDS, isolation_level=None)
-    try:
-        # In WAL mode, NORMAL survives a killed process; what it risks is a power cut.
-        for pragma in ("journal_mode = wal", "synchronous = normal", f"journal_size_limit = {8 * 2**20}"):
-            file.execute(f"pragma {pragma}").fetchall()
-        file.execute("begin immediate")
-        version = int(file.execute("pragma user_version").fetchone()[0])
-        if version not in (0, _VERSION):
-            raise UnknownVersionError(f"user_version: expected {_VERSION}; arrived: {version}")
-        if version == 0:
-            for statement in _statements(_TABLES):
-                file.execute(statement)
-            file.execute(f"pragma user_version = {_VERSION}")
-        file.execute("commit")
-    except BaseException:
-        file.close()
-        raise
-    return file
+    def _connected(self, *, memory: bool = False) -> sqlite3.Connection:
+        place = ":memory:" if memory else self.path
+        file = sqlite3.connect(place, timeout=self._lock_seconds, isolation_level=None, check_same_thread=False)
+        try:
+            # In WAL mode, NORMAL survives a killed process; what it risks is a power cut.
+            for pragma in ("journal_mode = wal", "synchronous = normal", f"journal_size_limit = {8 * 2**20}"):
+                file.execute(f"pragma {pragma}").fetchall()
+            if self._near:
+                file.execute("pragma wal_autocheckpoint = 0").fetchall()
+            file.execute("begin immediate")
+            version = int(file.execute("pragma user_version").fetchone()[0])
+            if version not in (0, _VERSION):
+                raise UnknownVersionError(f"user_version: expected {_VERSION}; arrived: {version}")
+            if version == 0:
+                for statement in _statements(_TABLES):
+                    file.execute(statement)
+                file.execute(f"pragma user_version = {_VERSION}")
+            file.execute("commit")
+        except BaseException:
+            file.close()
+            raise
+        return file
 
 
 def _statements(script: str) -> list[str]:
