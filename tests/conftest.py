@@ -41,6 +41,7 @@ LONGEST = (
     "tests/training/dataset/test_encoders.py",
     "tests/training/publish/test_promote.py",
     "tests/serving/runtime",
+    "tests/serving/integrations/litellm",
     "tests/whole/test_kill.py",
     "tests/whole",
     "tests/benchmarks",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, MutableMapping, Sequence
+from functools import partial
 from typing import Any
 
 import litellm
@@ -176,7 +177,13 @@ class OutcomeRouter(CustomLogger):
         router = _router_of_proxy() or self._attached
         metadata = bucket(dict(request))
         tokens = await _tokens(router, deployments, messages)
-        return picked(deployments, decided, request, metadata, fitting(router, request, metadata, tokens))
+        fits = fitting(router, request, metadata, tokens)
+        before = _answered_before(request)
+        if before is not None and any(id_of(row) == before for row in deployments):
+            fits = partial(
+                _is_row, before
+            )  # while it is there: the answer that is gone on with is kept at its provider
+        return picked(deployments, decided, request, metadata, fits)
 
     # --- after the call ---
 
@@ -316,6 +323,20 @@ async def _tokens(router: Any, deployments: Sequence[Deployment], messages: Any)
     if characters <= _INLINE:
         return litellm.token_counter(messages=messages)
     return await asyncio.to_thread(litellm.token_counter, messages=messages)
+
+
+def _answered_before(request: Mapping[str, Any]) -> str | None:
+    """The deployment that gave the answer which a request of the Responses API goes on with."""
+    previous = request.get("previous_response_id")
+    if not isinstance(previous, str):
+        return None
+    from litellm.responses.utils import ResponsesAPIRequestUtils
+
+    return ResponsesAPIRequestUtils.get_model_id_from_response_id(previous)
+
+
+def _is_row(identifier: str, row: Deployment) -> bool:
+    return id_of(row) == identifier
 
 
 _OF_THE_TEXT = (

@@ -98,6 +98,7 @@ def test_what_else_is_used_of_litellm_is_there(version: str) -> None:
     )
     for key in ("previous_models", "deployment_id", "request_retry_count"):
         assert f'"{key}"' in retries, key
+    assert "get_model_id_from_response_id" in functions(source(version, "litellm/responses/utils.py"))
     requests = source(version, "litellm/proxy/litellm_pre_call_utils.py") or ""
     for key in ("requester_metadata", "spend_logs_metadata"):
         assert f'"{key}"' in requests, key

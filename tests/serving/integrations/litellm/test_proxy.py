@@ -214,6 +214,13 @@ def test_the_responses_api_is_routed_too(proxy: Proxy) -> None:
     proxy.record(answer.headers["x-router-decision-id"])
 
 
+def test_an_answer_is_gone_on_with_where_it_was_given(proxy: Proxy) -> None:
+    first = proxy.post("/v1/responses", {"model": GROUP, "input": "hello", "cost_quality": 0}).json()
+    body = {"model": GROUP, "input": "more", "previous_response_id": first["id"]}
+    assert proxy.post("/v1/responses", body).status_code == 200
+    assert proxy.upstreams.asked() == [SMALL, SMALL]
+
+
 def test_anthropics_messages_are_routed_too(proxy: Proxy) -> None:
     metadata = {"outcome_router": {"cost_quality": 0}}
     body = {"model": GROUP, "max_tokens": 50, "messages": [{"role": "user", "content": "hello"}], "metadata": metadata}
