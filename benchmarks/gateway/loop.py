@@ -32,14 +32,16 @@ from training.prices.catalogue import SHIPPED, load_catalogue
 from training.run import train
 from training.simulation.simulate import simulate
 
+# Two estimators are enough to see whether a router learns from what came back.
+_QUICK = ("fit.estimators=workflow-table,logistic", "evaluate.splits=false", "evaluate.resamples=10")
 THUMBS, _EXPLORED, _AT_ONCE, _SETTLED_SECONDS = 0.1, 0.2, 8, 60.0
 
 
 def close_loop(
-    folder: Path, cache: Path, *, requests: int = 12_000, params: Params | None = None, seed: int = 0
+    folder: Path, cache: Path, *, requests: int = 5_000, params: Params | None = None, seed: int = 0
 ) -> dict[str, Any]:
     """Everything once; figures by name, for a log of `requests` before each mix is drawn from it."""
-    params = params or load_params(overrides=("evaluate.splits=false", "evaluate.resamples=10"))
+    params = params or load_params(overrides=_QUICK)
     catalogue = load_catalogue(SHIPPED)
     candidates = [catalogue[name] for name in params.simulate.candidates]
     rng = np.random.default_rng(seed)
