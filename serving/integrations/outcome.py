@@ -6,7 +6,7 @@ It crosses processes and restarts as JSON. It has no text of a prompt or of an a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import orjson
@@ -44,7 +44,7 @@ class ToldOutcome:
 
     def to_json(self) -> bytes:
         """The outcome as one JSON object; numbers that are not finite are null."""
-        return orjson.dumps(asdict(self), option=orjson.OPT_NON_STR_KEYS)
+        return orjson.dumps(self, option=orjson.OPT_NON_STR_KEYS)
 
     @classmethod
     def from_json(cls, text: bytes | str) -> ToldOutcome:

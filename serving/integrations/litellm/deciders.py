@@ -142,6 +142,7 @@ class InProcess:
         self._settings = settings
         self._load = load or _service
         self._service: Any = None
+        self._known: tuple[Any, Catalogue] | None = None  # a manifest, and its candidates
         self._there = threading.Event()
         self._lock = threading.Lock()
         self._tried = float("-inf")
@@ -157,7 +158,10 @@ class InProcess:
     def catalogue(self) -> Catalogue:
         if self._service is None:
             return {}
-        return {one.name: one.model_dump() for one in self._service.live.current.router.manifest.candidates}
+        manifest = self._service.live.current.router.manifest
+        if self._known is None or self._known[0] is not manifest:
+            self._known = manifest, {one.name: one.model_dump() for one in manifest.candidates}
+        return self._known[1]
 
     async def decide(self, body: Mapping[str, Any]) -> Route:
         service = self._service or await self._loaded()

@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 MOST_ROWS, MOST_BYTES = 200_000, 64 * 2**20
 _SAY_AGAIN_SECONDS, _TRY_AGAIN_SECONDS = 60.0, 1.0
+# The bound is looked at once in so many rows; of a small one, each time.
+_BOUND_EACH = 50
 # Longest that whoever keeps something waits for the file to be unlocked itself.
 _NEAR_SECONDS = 0.005
 _MOST_IN_MEMORY, _MOST_OWNERS = 10_000, 200_000
@@ -93,6 +95,7 @@ class Spool:
         self._pid = os.getpid()
         self._work: queue.SimpleQueue[tuple[_Work, Future[Any]] | None] = queue.SimpleQueue()
         self._waiting: deque[Kept] = deque()
+        self._unbounded = 0  # rows since the bound was looked at
         self._thread: threading.Thread | None = None
         self._file = SpoolFile(self.path)
         self._near = SpoolFile(self.path, lock_seconds=_NEAR_SECONDS, near=True)
@@ -108,7 +111,10 @@ class Spool:
             file.executemany("insert or ignore into owner values (?, ?, ?)", [(*one, now) for one in owners])
             for row in rows:
                 self._keep(file, row, now)
-            self._bound(file)
+            self._unbounded += len(rows)
+            if self._unbounded >= min(_BOUND_EACH, self.most_rows // _BOUND_EACH):
+                self._unbounded = 0
+                self._bound(file)
             return True
 
         return self._written_now(work) or self._ask(work, list(rows))
@@ -265,20 +271,16 @@ class Spool:
         return _in_transaction(file, all_of_it)
 
     def _keep(self, file: sqlite3.Connection, row: Kept, now: float) -> None:
-        there = file.execute(
-            "select id, body from told where destination = ? and name = ?", (row.destination, row.name)
-        ).fetchone()
-        if there is None:
-            file.execute(
-                "insert into told (destination, name, body, at, due) values (?, ?, ?, ?, ?)",
-                (row.destination, row.name, row.body, now, row.due),
-            )
-            return
-        combined = self._combine(there[1], row.body)
-        file.execute(
-            "update told set body = ?, due = min(due, ?), revision = revision + 1 where id = ?",
-            (combined, row.due, there[0]),
+        new = file.execute(
+            "insert or ignore into told (destination, name, body, at, due) values (?, ?, ?, ?, ?)",
+            (row.destination, row.name, row.body, now, row.due),
         )
+        if new.rowcount:
+            return
+        asked = "select id, body from told where destination = ? and name = ?"
+        there = file.execute(asked, (row.destination, row.name)).fetchone()
+        update = "update told set body = ?, due = min(due, ?), revision = revision + 1 where id = ?"
+        file.execute(update, (self._combine(there[1], row.body), row.due, there[0]))
 
     def _bound(self, file: sqlite3.Connection) -> None:
         rows, size, owners = file.execute("select rows, bytes, owners from total").fetchone()

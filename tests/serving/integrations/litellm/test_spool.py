@@ -141,7 +141,7 @@ def test_above_its_bound_the_oldest_rows_go_and_are_counted(tmp_path: Path) -> N
 
 
 def test_above_its_bytes_the_oldest_rows_go(tmp_path: Path) -> None:
-    spool = _spool(tmp_path / "spool.db", most_bytes=5_000)
+    spool = _spool(tmp_path / "spool.db", most_rows=40, most_bytes=5_000)
     spool.put([_row(str(number), b"x" * 1_000) for number in range(8)]).result(10)
     assert [row.name for row in _taken(spool)] == ["3", "4", "5", "6", "7"]
     assert spool.counts["dropped"] == 3
