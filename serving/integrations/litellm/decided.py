@@ -20,7 +20,8 @@ class Decided(dict[str, Any]):
     """The record of a decision, as it is logged; beside it, what of this call has been tried.
 
     `ranks` are those who may answer, alone. `group` is whose rows they are about, `stays` whether the call is left on the
-    group that it asked for, `call` tells a call from the next one that is given the same metadata (None: of a proxy, where each call has its own).
+    group that it asked for, `call` tells a call from the next one that is given the same metadata (None: of a proxy, where
+    each call has its own).
     `offered` are the deployments that each pick was left with; `failed` is how many failures were known then.
     """
 
