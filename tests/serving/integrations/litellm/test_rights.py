@@ -61,6 +61,14 @@ class FakeRouter:
     def __init__(self, **groups: Sequence[str]) -> None:
         self.groups = {GROUP: [SMALL, OPEN, LARGE], OTHER: ["own"], **groups}
 
+    @property
+    def model_names(self) -> list[str]:
+        return list(self.groups)
+
+    def get_model_info(self, name: str) -> dict[str, Any] | None:
+        rows = [row for group in self.groups for row in self.get_model_list(group)]
+        return next((row for row in rows if row["model_info"]["id"] == name), None)
+
     def get_model_list(self, model_name: str) -> list[dict[str, Any]]:
         return [{"model_name": model_name, "model_info": {"id": one}} for one in self.groups.get(model_name, ())]
 
@@ -279,6 +287,16 @@ def test_a_name_that_litellm_has_no_rows_for_is_not_asked_about(monkeypatch: pyt
     decider = FakeDecider(answering(SMALL))
     assert served(monkeypatch, decider.says, key(SMALL), group=group, decider=decider) == []
     assert decider.bodies == []
+
+
+def test_a_row_that_is_called_by_its_id_is_its_keys_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for given in (key(SMALL), key(SMALL, LARGE, deny=[LARGE])):
+        with pytest.raises(HTTPException) as refused:
+            served(monkeypatch, answering(SMALL), given, group=LARGE)
+        assert refused.value.status_code == 403
+    assert served(monkeypatch, answering(SMALL), key(LARGE), group=LARGE) == []  # there is no group of that name
+    router = FakeRouter(**{LARGE: ["own"]})
+    assert served(monkeypatch, answering(SMALL), key(SMALL), group=LARGE, router=router) == ["own"]
 
 
 def test_metrics_name_groups_as_they_are_set() -> None:
