@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import orjson
 import pytest
 from fastapi import HTTPException
@@ -16,12 +17,13 @@ from litellm.exceptions import BadRequestError, ServiceUnavailableError
 from serving.client import Route, RouteRefusedError
 from serving.client.answers import route_of, unavailable
 from serving.client.errors import RouterFailedError
+from serving.client.exchange import MOST_ANSWER_BYTES, content_of
 from serving.integrations.litellm import plugin as plugins
 from serving.integrations.litellm.asking import strip
 from serving.integrations.litellm.decided import found
 from serving.integrations.litellm.plugin import OutcomeRouter
 from serving.integrations.litellm.refusals import RefusedError
-from serving.integrations.litellm.request.access import Access
+from serving.integrations.litellm.request.access import Access, _of_key
 from serving.integrations.litellm.request.constraints import demands
 from serving.integrations.litellm.settings import LiteLLMSettings
 from tests.fake_bundle import LARGE, OPEN, SMALL
@@ -330,3 +332,19 @@ def test_what_was_decided_for_an_own_group_names_those_alone_who_may_answer(monk
     decided = found(data)
     assert decided is not None
     assert (decided["ranks"], decided["model"], decided["expected_cost_usd"]) == ([SMALL], SMALL, None)
+
+
+def test_no_more_of_the_candidates_is_read_than_an_answer_may_have() -> None:
+    async def read(content: bytes) -> bytes:
+        transport = httpx.MockTransport(lambda _: httpx.Response(200, content=content))
+        async with httpx.AsyncClient(transport=transport, base_url="http://router") as http:
+            return await content_of(http, "/v1/candidates")
+
+    assert asyncio.run(read(b"{}")) == b"{}"
+    with pytest.raises(ValueError, match="longer than"):
+        asyncio.run(read(b" " * (MOST_ANSWER_BYTES + 1)))
+
+
+def test_rights_are_remembered_for_all_of_a_key_that_they_depend_on() -> None:
+    plain, configured = SimpleNamespace(token="t", config={}), SimpleNamespace(token="t", config={"model_list": []})
+    assert _of_key(plain) != _of_key(configured)
