@@ -101,6 +101,20 @@ class Exchange:
             await http.aclose()
 
 
+async def content_of(http: httpx.AsyncClient, path: str) -> bytes:
+    """What stands there; raises ValueError where it is compressed, or longer than an answer of the router may be."""
+    content = bytearray()
+    async with http.stream("GET", path, headers={"accept-encoding": "identity"}) as response:
+        response.raise_for_status()
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise ValueError("compressed, which was not asked for")
+        async for chunk in response.aiter_bytes():
+            content += chunk
+            if len(content) > MOST_ANSWER_BYTES:
+                raise ValueError(f"longer than {MOST_ANSWER_BYTES} bytes")
+    return bytes(content)
+
+
 def encoded(body: object) -> bytes:
     """A body as JSON; raises TypeError or ValueError where it cannot be written as that, NaN included."""
     return json.dumps(body, allow_nan=False, separators=(",", ":")).encode()
