@@ -12,7 +12,6 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 from training.dataset.label import judged_quality
 from training.logs.io import database, files
@@ -21,6 +20,7 @@ from training.logs.pairing import paired
 from training.logs.repeats import concat, unrepeated
 from training.logs.rescale import fitting
 from training.logs.sources import canonical, decisions, openai, openrouter
+from training.logs.sources.importer import Accompanied, Importer, UrlImporter
 from training.logs.sources.langfuse import export
 from training.logs.sources.litellm import payload, spend
 from training.logs.sources.mapped import Mapped
@@ -30,52 +30,6 @@ from training.logs.sources.propose import is_open, proposed_mapping
 from training.logs.sources.public import routellm, routerbench
 from training.logs.told import Told, overlap
 from training.logs.validate import refused
-
-
-class Importer(Protocol):
-    """What a module has to offer to import a kind of log."""
-
-    @property
-    def NAME(self) -> str:  # noqa: N802
-        """The name that `--format` takes."""
-
-    @property
-    def EXPECTS(self) -> str:  # noqa: N802
-        """What such a file looks like, in one line, for error messages."""
-
-    @property
-    def COMPANIONS(self) -> frozenset[str]:  # noqa: N802
-        """Names of files that belong to the format without being logs."""
-
-    def recognises(self, path: Path) -> bool:
-        """Whether the file is of this kind, from its name and its head only."""
-
-    def read(self, path: Path, options: ImportOptions, /) -> Iterator[Outcomes]:
-        """The outcomes of one file, a partition at a time (`partitions.outcomes_of`); raises OutcomeError."""
-
-
-@runtime_checkable
-class UrlImporter(Importer, Protocol):
-    """What a module has to offer to import from a URL as well."""
-
-    @property
-    def SCHEMES(self) -> frozenset[str]:  # noqa: N802
-        """The schemes of its URLs, without a driver: "postgresql" for postgresql+psycopg://…"""
-
-    def recognises_url(self, url: str) -> bool:
-        """Whether what the URL names is of this kind; asked only if several importers have its scheme."""
-
-    def read_url(self, url: str, options: ImportOptions, /) -> Iterator[Outcomes]:
-        """The outcomes behind the URL, a partition at a time, their source without secrets; raises OutcomeError."""
-
-
-@runtime_checkable
-class Accompanied(Protocol):
-    """What an importer adds if files of any name can belong to its format without being logs."""
-
-    def accompanies(self, path: Path) -> bool:
-        """Whether the file is read together with logs of this kind, from its head and the files beside it."""
-
 
 IMPORTERS: tuple[Importer, ...] = (
     canonical,
