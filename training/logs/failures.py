@@ -33,7 +33,7 @@ _EXPECTED: dict[str, str] = {
 }
 _SPECIAL = {
     "duplicate row": "each try once",
-    "outcome that an earlier log tells too": "each outcome of a decision in one log",
+    "outcome that another log tells too": "each outcome of a decision in one log",
     "request has two different prompts": "one prompt per request_id",
     "a bought answer without its propensity": "the probability with which the plan chose it, in (0, 1]",
 }

@@ -12,7 +12,6 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 from training.dataset.label import judged_quality
 from training.logs.io import database, files
@@ -21,6 +20,7 @@ from training.logs.pairing import paired
 from training.logs.repeats import concat, unrepeated
 from training.logs.rescale import fitting
 from training.logs.sources import canonical, decisions, openai, openrouter
+from training.logs.sources.importer import Accompanied, Importer, UrlImporter
 from training.logs.sources.langfuse import export
 from training.logs.sources.litellm import payload, spend
 from training.logs.sources.mapped import Mapped
@@ -28,53 +28,8 @@ from training.logs.sources.options import DEFAULT, ImportOptions
 from training.logs.sources.otel import genai
 from training.logs.sources.propose import is_open, proposed_mapping
 from training.logs.sources.public import routellm, routerbench
+from training.logs.told import Told, overlap
 from training.logs.validate import refused
-
-
-class Importer(Protocol):
-    """What a module has to offer to import a kind of log."""
-
-    @property
-    def NAME(self) -> str:  # noqa: N802
-        """The name that `--format` takes."""
-
-    @property
-    def EXPECTS(self) -> str:  # noqa: N802
-        """What such a file looks like, in one line, for error messages."""
-
-    @property
-    def COMPANIONS(self) -> frozenset[str]:  # noqa: N802
-        """Names of files that belong to the format without being logs."""
-
-    def recognises(self, path: Path) -> bool:
-        """Whether the file is of this kind, from its name and its head only."""
-
-    def read(self, path: Path, options: ImportOptions, /) -> Iterator[Outcomes]:
-        """The outcomes of one file, a partition at a time (`partitions.outcomes_of`); raises OutcomeError."""
-
-
-@runtime_checkable
-class UrlImporter(Importer, Protocol):
-    """What a module has to offer to import from a URL as well."""
-
-    @property
-    def SCHEMES(self) -> frozenset[str]:  # noqa: N802
-        """The schemes of its URLs, without a driver: "postgresql" for postgresql+psycopg://…"""
-
-    def recognises_url(self, url: str) -> bool:
-        """Whether what the URL names is of this kind; asked only if several importers have its scheme."""
-
-    def read_url(self, url: str, options: ImportOptions, /) -> Iterator[Outcomes]:
-        """The outcomes behind the URL, a partition at a time, their source without secrets; raises OutcomeError."""
-
-
-@runtime_checkable
-class Accompanied(Protocol):
-    """What an importer adds if files of any name can belong to its format without being logs."""
-
-    def accompanies(self, path: Path) -> bool:
-        """Whether the file is read together with logs of this kind, from its head and the files beside it."""
-
 
 IMPORTERS: tuple[Importer, ...] = (
     canonical,
@@ -108,7 +63,27 @@ def read(data: Sequence[Path | str], format: str = "auto", options: ImportOption
 
 def stream(data: Sequence[Path | str], format: str = "auto", options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
     """What `read` reads, a partition at a time; none holds a row that repeats or contradicts one of an earlier one."""
-    return unrepeated(paired(fitting(_partitions(data, format, options), _together(data))))
+    told = Told()
+    if overlap(_formats(data, format, options)):  # then every log is read once before
+        for part in paired(_partitions(data, format, options)):
+            told.learn(part)
+    yield from unrepeated(paired(fitting(_partitions(data, format, options), _together(data))), told)
+
+
+def _formats(data: Sequence[Path | str], format: str, options: ImportOptions) -> set[str]:
+    """What kinds of logs the data are, as far as their heads say; none where all are of the one that was named."""
+    found = set[str]()
+    if options.mapping or format != "auto":
+        return found
+    for named in data:
+        if scheme := "sqlite" if _is_database(Path(named)) else _scheme(named):
+            url = database.url_of(Path(named)) if scheme == "sqlite" and not _scheme(named) else str(named)
+            found.add(_of_url(url, scheme, IMPORTERS).NAME)
+        elif Path(named).is_dir():
+            found |= {importer.NAME for _, importer in _sort_folder(Path(named), IMPORTERS)[0]}
+        elif Path(named).is_file() and (importer := _recogniser(Path(named), IMPORTERS)):
+            found.add(importer.NAME)
+    return found
 
 
 def _together(data: Sequence[Path | str]) -> str:
@@ -294,6 +269,11 @@ def _is_database(path: Path) -> bool:
 
 
 def _read_url(url: str, scheme: str, importers: tuple[Importer, ...], options: ImportOptions) -> Iterator[Outcomes]:
+    shown, chosen = database.shown(url), _of_url(url, scheme, importers)
+    yield from _usable(fitting(chosen.read_url(url, options), shown), shown, chosen.NAME, COLUMNS)
+
+
+def _of_url(url: str, scheme: str, importers: tuple[Importer, ...]) -> UrlImporter:
     shown = database.shown(url)
     sources = [importer for importer in importers if isinstance(importer, UrlImporter)]
     able = [importer for importer in sources if scheme in importer.SCHEMES]
@@ -304,7 +284,7 @@ def _read_url(url: str, scheme: str, importers: tuple[Importer, ...], options: I
     if chosen is None:
         formats = "; ".join(f"{importer.NAME}: {importer.EXPECTS}" for importer in able)
         raise OutcomeError(f"{shown}: not recognised. Formats: {formats}.")
-    yield from _usable(fitting(chosen.read_url(url, options), shown), shown, chosen.NAME, COLUMNS)
+    return chosen
 
 
 def is_recognised(named: str) -> bool:

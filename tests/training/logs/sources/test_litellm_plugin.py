@@ -90,5 +90,5 @@ def test_an_outcome_that_the_routers_store_tells_too_counts_once(tmp_path: Path,
     )
     both = repeats.concat([store, log] if store_first else [log, store])
     assert sorted(both.frame["request_id"]) == ["d1", "d2"]
-    assert both.reasons["outcome that an earlier log tells too"] == 1
-    assert (0.5 in set(both.frame["cost_usd"])) is store_first
+    assert both.reasons["outcome that another log tells too"] == 1
+    assert 0.5 in set(both.frame["cost_usd"])

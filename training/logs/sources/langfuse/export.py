@@ -1,7 +1,7 @@
 """Langfuse's observations: the blob-storage export, the UI's export, and what `live` downloads.
 
-A generation is one try. Generations of one trace with the same input are tries of one request, whichever LLM
-they asked; its conversation is the session, else the trace. All other observations are counted and left out, and so is
+A generation is one try. Those of one of the router's decisions are tries of one request, which has the decision's id, and so
+are those of one trace with the same input, whichever LLM they asked; its conversation is the session, else the trace. All other observations are counted and left out, and so is
 a generation that is the same call as one around or within it (`otel.nesting`).
 """
 
@@ -24,6 +24,7 @@ from training.logs.io.partitions import outcomes_of
 from training.logs.outcomes import OutcomeError, Outcomes, Unreadable
 from training.logs.sources.chat_bodies import parameters_text
 from training.logs.sources.langfuse import live
+from training.logs.sources.langfuse.decided import Decisions
 from training.logs.sources.langfuse.fields import (
     Cells,
     both,
@@ -37,7 +38,7 @@ from training.logs.sources.langfuse.fields import (
     mapping,
     number,
 )
-from training.logs.sources.langfuse.nested import nested
+from training.logs.sources.langfuse.nested import surveyed
 from training.logs.sources.langfuse.prompt import Asked, answered, asked
 from training.logs.sources.langfuse.scores import (
     ENRICHED,
@@ -94,7 +95,10 @@ def _read(path: Path, options: ImportOptions, seen: set[str]) -> Iterator[Outcom
     """The generations of a file but those whose ids were `seen` before, to which its own are added."""
     twice = _exported_twice(path)
     judged = judgements(path, options)
-    reading = _Reading(judged, options.answers, twice, seen, parameters=options.parameters, nested=nested(path))
+    nested, decisions = surveyed(path)
+    reading = _Reading(
+        judged, options.answers, twice, seen, parameters=options.parameters, nested=nested, decisions=decisions
+    )
     more = ("output",) * options.answers + ("model_parameters",) * options.parameters
     wanted = both((*_FIELDS, *more))
     for part in outcomes_of(path, format=NAME, convert=reading.convert, wanted=wanted):
@@ -135,6 +139,7 @@ class _Reading:
     milliseconds: bool | None = None
     parameters: bool = False
     nested: Nested = field(default_factory=Nested)
+    decisions: Decisions = field(default_factory=Decisions)
 
     def __post_init__(self) -> None:
         judged = {key_of(id): quality for id, quality in self.judgements.by_observation.items()}
@@ -192,14 +197,19 @@ class _Reading:
         ids = [identifier(cell) for cell in column(table, "id")]
         traces = [identifier(cell) for cell in column(table, "trace_id")]
         inputs = [asked(cell) for cell in column(table, "input")]
-        sessions = column(table, "session_id")
+        sessions, models = column(table, "session_id"), column(table, "provided_model_name", "model")
+        decided = [self.decisions.of(*of, self.nested) for of in zip(ids, traces, strict=True)]
+        asked_for = [_request_id(*parts) for parts in zip(ids, traces, inputs, strict=True)]
         columns: dict[str, Cells] = {
-            "request_id": [_request_id(*parts) for parts in zip(ids, traces, inputs, strict=True)],
+            "request_id": [own if one is None else one.id for own, one in zip(asked_for, decided, strict=True)],
             "trace_id": list(traces),
             "try_id": list(ids),
             "prompt": [question.prompt for question in inputs],
             "messages": [question.messages for question in inputs],
-            "candidate": column(table, "provided_model_name", "model"),
+            "candidate": [
+                model if one is None or one.candidate is None else one.candidate
+                for model, one in zip(models, decided, strict=True)
+            ],
             "quality": [self._quality(id, trace) for id, trace in zip(ids, traces, strict=True)],
             "cost_usd": _costs(table),
             "input_tokens": _tokens(table, "input"),

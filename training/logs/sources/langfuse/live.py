@@ -36,7 +36,8 @@ DEFAULT_SERVER = "https://cloud.langfuse.com"
 # Those of the router's own scores that are downloaded with others: they say which decision a trace belongs to.
 _BELONGING = ("router_confidence", "router_cost_usd")
 _PARAMETERS = ("from", "to", "name", "environment")
-_FIELDS = "core,basic,io,model,usage,prompt,metrics,trace_context"
+_FIELDS = "core,basic,io,metadata,model,usage,prompt,metrics,trace_context"
+_WHOLE = "spend_logs_metadata,hidden_params"  # other metadata is cut after 200 characters
 # The API gives at most 1000 observations and 100 scores a page; a page of long conversations has to fit in memory.
 _OBSERVATIONS, _SCORES = 500, 100
 # How late a row may come in after the time by which it is found.
@@ -192,6 +193,7 @@ def _advice(status: int | None) -> str:
 def _observations(client: LangfuseAPI, query: Query, progress: Progress) -> Page:
     answer = client.observations.get_many(
         fields=_FIELDS,
+        expand_metadata=_WHOLE,
         type="GENERATION",
         limit=_OBSERVATIONS,
         cursor=progress.cursor,

@@ -15,6 +15,7 @@ from training.logs import typed
 from training.logs.cells import blank
 from training.logs.io import files
 from training.logs.outcomes import OutcomeError
+from training.logs.sources.langfuse.decided import SHAPE, Decisions
 from training.logs.sources.langfuse.fields import (
     Cells,
     both,
@@ -36,20 +37,26 @@ _SHAPE = ("id", _PARENT, "type", "environment", "start_time", "end_time", "provi
 
 def nested(path: Path) -> Nested:
     """Of all files of observations in the folder of `path`, which are read once more for it."""
+    return surveyed(path)[0]
+
+
+def surveyed(path: Path) -> tuple[Nested, Decisions]:
+    """The same, and which of the router's decisions they are about."""
     return _nested(signature(file for file in files.in_folder(path.parent) if file == path or is_observations(file)))
 
 
 @lru_cache(maxsize=2)  # every file of a folder asks for the same
-def _nested(observations: Signature) -> Nested:
+def _nested(observations: Signature) -> tuple[Nested, Decisions]:
     paths = [Path(name) for name, _, _ in observations]
-    spans = Spans()
-    for table in _tables(paths, _SHAPE):
+    spans, decisions = Spans(), Decisions()
+    for table in _tables(paths, (*_SHAPE, *SHAPE)):
         _add(spans, table)
+        decisions.add(table)
     pairs = spans.pairs()
     if not pairs:
-        return Nested()
+        return Nested(), decisions
     wanted = {key for pair in pairs for key in pair}
-    return spans.nested(pairs, dict(_digests(paths, wanted)))
+    return spans.nested(pairs, dict(_digests(paths, wanted))), decisions
 
 
 def _add(spans: Spans, table: pd.DataFrame) -> None:

@@ -177,7 +177,7 @@ def _outcome(record: Mapping[str, Any]) -> dict[str, Any]:
         "trace_id": trace,
         "prompt": messages if isinstance(messages, str) else None,
         "messages": None if isinstance(messages, str) else messages,
-        "candidate": first_of(_served(record), record.get("model"), record.get("model_group")),
+        "candidate": first_of(served(record), record.get("model"), record.get("model_group")),
         "quality": first_of(record.get("quality"), _own(metadata, "quality")),
         "quality_source": first_of(record.get("quality_source"), _own(metadata, "quality_source")),
         "cost_usd": _cost(record),
@@ -278,7 +278,7 @@ def _recorded(record: Mapping[str, Any]) -> dict[str, Any]:
     return fields(fields(fields(record.get("metadata")).get(_PLUGIN[0])).get(_PLUGIN[1]))
 
 
-def _served(record: Mapping[str, Any]) -> Any:
+def served(record: Mapping[str, Any]) -> Any:
     """The candidate that was called, by the row of the model list; None where the plug-in did not decide."""
     recorded = _recorded(record)
     row = record.get("model_id")
@@ -300,14 +300,14 @@ def _decision(record: Mapping[str, Any]) -> dict[str, Any]:
 def _propensity(record: Mapping[str, Any]) -> Any:
     decision = _decision(record)
     routed = decision.get("routed_model")
-    called = (_served(record), record.get("model"), record.get("model_group"))
+    called = (served(record), record.get("model"), record.get("model_group"))
     return decision.get("propensity") if blank(routed) or routed in called else None
 
 
 def _fell_back(record: Mapping[str, Any], decision: Mapping[str, Any]) -> bool:
     """Whether the call went to another LLM than was decided on, under a name that cannot be one of the same LLM's."""
     routed = decision.get("routed_model")
-    served = _served(record)
+    served = served(record)
     names = (record.get("model"), record.get("model_group")) if served is None else (served,)
     called = [name for name in names if isinstance(name, str) and name.strip()]
     if not isinstance(routed, str) or not routed.strip() or not called:
