@@ -26,7 +26,8 @@ from serving.integrations.litellm.told.log_events import (
     outcome_of_failure,
     outcome_of_log,
 )
-from serving.integrations.litellm.told.spool import Kept, Spool
+from serving.integrations.litellm.told.spool import Spool
+from serving.integrations.litellm.told.spool_rows import THUMBS, Kept, Thumb, thumb_row
 from serving.integrations.litellm.told.tally import Tally
 from serving.integrations.litellm.told.thumbs import thumbs_in
 from serving.integrations.litellm.told.to_router import ROUTER, to_router, to_sink
@@ -46,7 +47,8 @@ class Outcomes:
 
     `candidate_of` says whose a deployment is. `counts` has what came: `answered`, `failed`, `unpriced` (a cost of zero beside
     tokens), `cache_hits`, `internal_calls`, `silent_experiments`, `billed_retries`, `others` (no decision of ours), `streams`,
-    `thumbs`, `thumbs_refused`, `signals`, `faults`, and of each delivery what `delivery.Delivery` counts.
+    `thumbs`, `thumbs_refused` (not valid), `nobodys` (thumbs of a request without a key), `signals`, `faults`, and of each
+    delivery what `delivery.Delivery` counts.
     """
 
     def __init__(
@@ -62,7 +64,8 @@ class Outcomes:
         self.spool, self.counts = spool, Tally()
         self._watching, self._candidate_of, self._clock = watching, candidate_of, clock
         self._destinations = (
-            Destination(ROUTER, to_router(decider, spool, self.counts)),
+            Destination(ROUTER, feedback := to_router(decider, spool, self.counts)),
+            Destination(THUMBS, feedback),
             *(Destination(f"sink {type(sink).__name__}", to_sink(sink, self.counts)) for sink in sinks),
         )
         self._delivery: Delivery | None = None
@@ -77,8 +80,10 @@ class Outcomes:
             key = bucket_of(data).get("user_api_key_hash")
             self.counts.add("thumbs_refused", refused)
             self.counts.add("thumbs", len(found))
-            if found:
-                self._put([_row(f"{one['decision_id']} thumb", Said(one, str(key)), self._clock()) for one in found])
+            if found and not isinstance(key, str):
+                self.counts.add("nobodys", len(found))
+            elif found:
+                self._put([self._thumb(one, str(key)) for one in found])
             return len(found)
         except Exception as error:  # noqa: BLE001 - a call does not fail because of what is said of another
             self._failed("the thumbs of a request", error)
@@ -137,7 +142,7 @@ class Outcomes:
 
     async def _kept(self, told: ToldOutcome, sure: Sure, key: object) -> None:
         body, due = Outcome(told, sure).to_json(), self._clock() + _WAIT[sure]
-        rows = [Kept(one.name, told.decision_id, body, due) for one in self._destinations]
+        rows = [Kept(one.name, told.decision_id, body, due) for one in self._destinations if one.name != THUMBS]
         done = self._put(rows, [(told.decision_id, key)] if isinstance(key, str) and key else [])
         if done.done():
             return
@@ -153,6 +158,9 @@ class Outcomes:
             self._delivery = Delivery(self.spool, self._destinations, self.counts)  # after any fork, in this loop
         self._delivery.begin()
         return done
+
+    def _thumb(self, said: Mapping[str, Any], key: str) -> Kept:
+        return thumb_row(Thumb(said["decision_id"], key), Said(said, key).to_json(), self._clock())
 
     def _watch(self, find: Callable[[], Sequence[Mapping[str, Any]]]) -> None:
         """Keeps the weak signs that a call gives of how good its answer and earlier ones were."""

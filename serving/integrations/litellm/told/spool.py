@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from serving.integrations.litellm.told.spool_file import SpoolFile
+from serving.integrations.litellm.told.spool_rows import Kept, Leased, bound, keep
 from serving.integrations.litellm.told.tally import Tally
 
 logger = logging.getLogger(__name__)
@@ -34,41 +35,19 @@ MOST_ROWS, MOST_BYTES = 200_000, 64 * 2**20
 _SAY_AGAIN_SECONDS, _TRY_AGAIN_SECONDS = 60.0, 1.0
 # Longest that whoever keeps something waits for the file to be unlocked itself.
 _NEAR_SECONDS = 0.005
-_MOST_IN_MEMORY, _MOST_OWNERS = 10_000, 200_000
+_MOST_IN_MEMORY, _MOST_THUMBS_IN_MEMORY = 10_000, 1_000
 _Made = TypeVar("_Made")
 _Work = Callable[[sqlite3.Connection], Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """One row to keep: `name` is its own in its destination, `due` is when it may be delivered (epoch seconds)."""
-
-    destination: str
-    name: str
-    body: bytes
-    due: float
-
-
-@dataclass(frozen=True, slots=True)
-class Leased:
-    """A row that this process may deliver: it was told at `at`, and `tries` deliveries of it came to nothing."""
-
-    id: int
-    name: str
-    body: bytes
-    at: float
-    tries: int
-    revision: int
-    lease: str
 
 
 class Spool:
     """The file at `path`, made when something is first kept. Its methods may be called from several threads, and after a fork.
 
-    Of more than `most_rows` rows or `most_bytes` of bodies the oldest go. A row whose name is there is combined with it by
-    `combine(there, coming)`, and is due when the earlier of both was. `counts` has what became of rows: `kept`, `dropped` (the
-    oldest, at the bound), `lost` (not written, and more than memory holds), `spool_faults`, `aside` (files that
-    could not be read, moved aside).
+    Of more than `most_rows` rows or `most_bytes` of bodies the oldest go, thumbs before all others. A row whose name is there
+    is combined with it by `combine(there, coming)`, and is due when the earlier of both was. `counts` has what became of
+    rows: `kept`, `dropped` (the oldest, at the bound), `thumbs_dropped` (above their own bounds, or first where the file is
+    full), `nobodys` (thumbs on another key's decision), `lost` (not written, and more than memory holds), `unwaited` (puts
+    that were not waited for, as none before them succeeded), `spool_faults`, `aside` (unreadable files, moved aside).
     """
 
     def __init__(
@@ -93,6 +72,7 @@ class Spool:
         self._pid = os.getpid()
         self._work: queue.SimpleQueue[tuple[_Work, Future[Any]] | None] = queue.SimpleQueue()
         self._waiting: deque[Kept] = deque()
+        self._thumbs: deque[Kept] = deque()
         self._thread: threading.Thread | None = None
         self._file = SpoolFile(self.path)
         self._near = SpoolFile(self.path, lock_seconds=_NEAR_SECONDS, near=True)
@@ -107,7 +87,7 @@ class Spool:
             now = self._clock()
             file.executemany("insert or ignore into owner values (?, ?, ?)", [(*one, now) for one in owners])
             for row in rows:
-                self._keep(file, row, now)
+                keep(file, row, now, self._combine, self.counts)
             self._bound(file)
             return True
 
@@ -223,7 +203,7 @@ class Spool:
         while not ended:
             jobs: list[tuple[_Work, Future[Any]]] = []
             try:
-                job = work.get(timeout=_TRY_AGAIN_SECONDS if self._waiting else None)
+                job = work.get(timeout=_TRY_AGAIN_SECONDS if self._waiting or self._thumbs else None)
                 while job is not None:
                     jobs.append(job)
                     job = work.get_nowait()
@@ -235,7 +215,7 @@ class Spool:
 
     def _together(self, jobs: Sequence[tuple[_Work, Future[Any]]]) -> None:
         """Does everything in one transaction; where that fails nothing of it was done, and rows wait in memory."""
-        again = list(self._waiting)
+        again = [*self._waiting, *self._thumbs]
         try:
             made = self._transaction([job for job, _ in jobs], again)
         except Exception as error:  # noqa: BLE001  whatever it is, no call fails for it
@@ -249,6 +229,7 @@ class Spool:
                     done.set_exception(SpoolError(type(error).__name__))
         else:
             self._waiting.clear()
+            self._thumbs.clear()
             self.counts.add("kept", len(again) + sum(len(job.rows) for job, _ in jobs if isinstance(job, _Job)))
             for (_, done), one in zip(jobs, made, strict=True):
                 done.set_result(one)
@@ -259,48 +240,28 @@ class Spool:
         def all_of_it() -> list[Any]:
             now = self._clock()
             for row in again:
-                self._keep(file, row, now)
+                keep(file, row, now, self._combine, self.counts)
             return [each(file) for each in work]
 
         return _in_transaction(file, all_of_it)
 
-    def _keep(self, file: sqlite3.Connection, row: Kept, now: float) -> None:
-        there = file.execute(
-            "select id, body from told where destination = ? and name = ?", (row.destination, row.name)
-        ).fetchone()
-        if there is None:
-            file.execute(
-                "insert into told (destination, name, body, at, due) values (?, ?, ?, ?, ?)",
-                (row.destination, row.name, row.body, now, row.due),
-            )
-            return
-        combined = self._combine(there[1], row.body)
-        file.execute(
-            "update told set body = ?, due = min(due, ?), revision = revision + 1 where id = ?",
-            (combined, row.due, there[0]),
-        )
-
     def _bound(self, file: sqlite3.Connection) -> None:
-        rows, size, owners = file.execute("select rows, bytes, owners from total").fetchone()
-        if owners > _MOST_OWNERS:
-            oldest = "select decision_id from owner order by at limit ?"
-            file.execute(f"delete from owner where decision_id in ({oldest})", (owners - _MOST_OWNERS,))
-        dropped = 0
-        while rows > self.most_rows or (size > self.most_bytes and rows):
-            surplus = rows - self.most_rows if rows > self.most_rows else 1 + rows // 100
-            dropped += file.execute(
-                "delete from told where id in (select id from told order by id limit ?)", (surplus,)
-            ).rowcount
-            rows, size = file.execute("select rows, bytes from total").fetchone()
-        if dropped:
-            self.counts.add("dropped", dropped)
+        thumbs, others = bound(file, self.most_rows, self.most_bytes)
+        self.counts.add("thumbs_dropped", thumbs)
+        if others:
+            self.counts.add("dropped", others)
             self._say("the spool %s is full: its oldest %d rows were dropped", self.path, self.counts["dropped"])
 
     def _hold(self, rows: Sequence[Kept]) -> None:
-        self._waiting.extend(rows)
-        while len(self._waiting) > _MOST_IN_MEMORY:
-            self._waiting.popleft()
-            self.counts.add("lost")
+        for row in rows:
+            (self._waiting if row.thumb is None else self._thumbs).append(row)
+        for held, most, what in (
+            (self._waiting, _MOST_IN_MEMORY, "lost"),
+            (self._thumbs, _MOST_THUMBS_IN_MEMORY, "thumbs_dropped"),
+        ):
+            while len(held) > most:
+                held.popleft()
+                self.counts.add(what)
 
     def _failed(self, error: Exception) -> None:
         self.counts.add("spool_faults")

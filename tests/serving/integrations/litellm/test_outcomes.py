@@ -86,7 +86,7 @@ def _with_outcomes(
     async def run() -> None:
         await act(outcomes)
         for _ in range(int(PATIENCE / 0.02)):
-            names = ("router", *(f"sink {type(sink).__name__}" for sink in sinks))
+            names = ("router", "thumbs", *(f"sink {type(sink).__name__}" for sink in sinks))
             left = [await asyncio.wrap_future(spool.waiting(name)) for name in names]
             if not waits or not any(left):
                 break
@@ -372,8 +372,10 @@ def test_a_thumb_of_another_key_is_not_told(tmp_path: Path, monkeypatch: pytest.
     router, [event] = Router(), _events("plain")
 
     async def act(outcomes: Outcomes) -> None:
-        await outcomes.told(event["kwargs"], failed=False)
         outcomes.asked(_asking(_decision(event), key="another", accepted=False))
+        await outcomes.told(event["kwargs"], failed=False)
+        outcomes.asked(_asking(_decision(event), key="a third", accepted=False))
+        assert outcomes.spool.counts["nobodys"] == 1
 
     outcomes = _with_outcomes(tmp_path, router, act)
     assert [one for one in router.said if "quality" in one] == []
@@ -396,10 +398,20 @@ def test_a_thumb_that_is_not_valid_is_counted_and_told_nobody(tmp_path: Path, sa
     router = Router()
 
     async def act(outcomes: Outcomes) -> None:
-        assert outcomes.asked(_asking("d", **said)) == 0
+        assert outcomes.asked(_asking("0" * 32, **said)) == 0
 
     assert _with_outcomes(tmp_path, router, act).counts["thumbs_refused"] == 1
     assert router.said == []
+
+
+@pytest.mark.parametrize(
+    "decision", ["d", "0" * 31, "0" * 33, "0" * 31 + "G", "0" * 31 + "\ud800", "%" * 32, "0" * 32 + "\n"]
+)
+def test_a_thumb_on_what_is_no_decisions_id_is_refused(tmp_path: Path, decision: str) -> None:
+    async def act(outcomes: Outcomes) -> None:
+        assert outcomes.asked(_asking(decision, accepted=True)) == 0
+
+    assert _with_outcomes(tmp_path, Router(), act).counts["thumbs_refused"] == 1
 
 
 # --- nothing of it reaches a call ---
