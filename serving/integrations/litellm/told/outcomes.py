@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -91,27 +91,47 @@ class Outcomes:
 
     async def answered(self, data: Mapping[str, Any], response: object) -> None:
         """Keeps a plain answer's outcome before the client has it."""
+        await self._guarded("an answer", self._answered(data, response))
+
+    async def failed(self, data: Mapping[str, Any]) -> None:
+        """Keeps that a request came to nothing, retries and fallbacks included."""
+        await self._guarded("a failure", self._gave_up(data))
+
+    async def told(self, kwargs: Mapping[str, Any], response: object = None, *, failed: bool) -> None:
+        """Keeps what a log event tells: of a success the last word, of a failure one attempt's, for a retry may answer yet."""
+        await self._guarded("a log event", self._logged(kwargs, response, failed=failed))
+
+    async def close(self) -> None:
+        """Delivers what is due, within a few seconds, and stops. What is left is delivered after the next start."""
+        if self._delivery is not None:
+            await self._delivery.close()
+        await asyncio.to_thread(self.spool.close)
+
+    # --- what they do ---
+
+    async def _guarded(self, what: str, taking: Awaitable[None]) -> None:
+        """A call that was answered, and billed, does not fail because of what is told of it, whatever goes wrong there."""
+        try:
+            await taking
+        except Exception as error:  # noqa: BLE001 - as it says
+            self._failed(what, error)
+
+    async def _answered(self, data: Mapping[str, Any], response: object) -> None:
         try:
             told = outcome_of_answer(data, response, candidate_of=self._candidate_of)
         except NotOursError:
             return  # counted by its log event
-        except Exception as error:  # noqa: BLE001 - as in `asked`
-            return self._failed("an answer", error)
         await self._kept(told, Sure.ANSWERED, bucket_of(data).get("user_api_key_hash"))
 
-    async def failed(self, data: Mapping[str, Any]) -> None:
-        """Keeps that a request came to nothing, retries and fallbacks included."""
+    async def _gave_up(self, data: Mapping[str, Any]) -> None:
         try:
             told = outcome_of_failure(data, candidate_of=self._candidate_of)
         except NotOursError:
             return
-        except Exception as error:  # noqa: BLE001 - as in `asked`
-            return self._failed("a failure", error)
         self.counts.add("failed")
         await self._kept(told, Sure.FAILED, bucket_of(data).get("user_api_key_hash"))
 
-    async def told(self, kwargs: Mapping[str, Any], response: object = None, *, failed: bool) -> None:
-        """Keeps what a log event tells: of a success the last word, of a failure one attempt's, for a retry may answer yet."""
+    async def _logged(self, kwargs: Mapping[str, Any], response: object, *, failed: bool) -> None:
         try:
             told = outcome_of_log(kwargs, response, failed=failed, candidate_of=self._candidate_of)
         except NotOursError as error:
@@ -119,8 +139,6 @@ class Outcomes:
             if self._watching is not None and str(error) == "others" and not failed:
                 self._watch(partial(self._watching.named, kwargs))
             return
-        except Exception as error:  # noqa: BLE001 - as in `asked`
-            return self._failed("a log event", error)
         log = kwargs["standard_logging_object"]
         if not failed:
             self.counts.add("answered")
@@ -132,14 +150,6 @@ class Outcomes:
         if self._watching is not None and not failed:
             self._watch(partial(self._watching.answered, told, kwargs))
 
-    async def close(self) -> None:
-        """Delivers what is due, within a few seconds, and stops. What is left is delivered after the next start."""
-        if self._delivery is not None:
-            await self._delivery.close()
-        await asyncio.to_thread(self.spool.close)
-
-    # --- what they do ---
-
     async def _kept(self, told: ToldOutcome, sure: Sure, key: object) -> None:
         body, due = Outcome(told, sure).to_json(), self._clock() + _WAIT[sure]
         rows = [Kept(one.name, told.decision_id, body, due) for one in self._destinations if one.name != THUMBS]
@@ -150,6 +160,7 @@ class Outcomes:
             await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(done)), _LONGEST_WRITE)
         except TimeoutError:
             self.counts.add("slow")
+            self.spool.wait_no_more()
 
     def _put(self, rows: Sequence[Kept], owners: Sequence[tuple[str, str]] = ()) -> Future[bool]:
         done = self.spool.put(rows, owners)

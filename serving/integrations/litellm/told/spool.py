@@ -3,8 +3,9 @@
 What is kept is written at once by whoever keeps it, which takes a tenth of a millisecond; a thread that has to wait for its
 turn takes many. Where the file is locked for longer than a moment, and for all else, each process has a thread, which writes
 what has gathered in one transaction. Nothing that goes wrong with the file is raised: it is counted, and logged once a minute.
-What cannot be written waits in memory, within a bound. A worker that delivers rows leases them, so that no other delivers them
-at the same time; what is told again of a row meanwhile is not lost with it.
+What cannot be written waits in memory, within a bound, and nobody waits for the file then until a write succeeds. A worker that
+delivers rows leases them, so that no other delivers them at the same time; what is told again of a row meanwhile is not lost
+with it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -73,6 +74,9 @@ class Spool:
         self._work: queue.SimpleQueue[tuple[_Work, Future[Any]] | None] = queue.SimpleQueue()
         self._waiting: deque[Kept] = deque()
         self._thumbs: deque[Kept] = deque()
+        self._queued: Counter[bool] = Counter()  # rows that the thread has not taken yet, of thumbs and of others
+        # Whether the file was locked for whoever wrote last, and whether nobody waits for the thread either.
+        self._busy = self._unwaited = False
         self._thread: threading.Thread | None = None
         self._file = SpoolFile(self.path)
         self._near = SpoolFile(self.path, lock_seconds=_NEAR_SECONDS, near=True)
@@ -81,7 +85,13 @@ class Spool:
     # --- what others call ---
 
     def put(self, rows: Sequence[Kept], owners: Sequence[tuple[str, str]] = ()) -> Future[bool]:
-        """Keeps rows, and (decision, key) pairs; done when they are on disk, with whether they are."""
+        """Keeps rows, and (decision, key) pairs; done when they are on disk, with whether they are.
+
+        While the file cannot be written to it is done at once, and memory has them. Raises UnicodeEncodeError for names
+        that no file takes: one such row would keep all others from being written.
+        """
+        for text in (*(row.name for row in rows), *(part for one in owners for part in one)):
+            text.encode()
 
         def work(file: sqlite3.Connection) -> bool:
             now = self._clock()
@@ -91,11 +101,26 @@ class Spool:
             self._bound(file)
             return True
 
-        return self._written_now(work) or self._ask(work, list(rows))
+        done = self._written_now(work)
+        if done is not None:
+            return done
+        thumbs = any(row.thumb is not None for row in rows)
+        if self._queued[thumbs] >= (_MOST_THUMBS_IN_MEMORY if thumbs else _MOST_IN_MEMORY):
+            self.counts.add("thumbs_dropped" if thumbs else "lost", len(rows))
+            return _done(at_once=False)
+        asked = self._ask(work, list(rows))
+        if not self._unwaited:
+            return asked
+        self.counts.add("unwaited")
+        return _done(at_once=False)
+
+    def wait_no_more(self) -> None:
+        """Says that a write takes too long: none is waited for until one succeeds."""
+        self._busy = self._unwaited = True
 
     def _written_now(self, work: _Work) -> Future[bool] | None:
         """Done, if the file can be written to this moment; None where the thread has to."""
-        if self._pid != os.getpid() or self._waiting or not self._near_lock.acquire(blocking=False):
+        if self._pid != os.getpid() or self._busy or self._waiting or not self._near_lock.acquire(blocking=False):
             return None
         try:
             if self._file.in_memory:  # which is the thread's own
@@ -108,13 +133,12 @@ class Spool:
             self._near.close()
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
                 self.counts.add("waited")
+                self._busy = True
             return None
         finally:
             self._near_lock.release()
-        done: Future[bool] = Future()
-        done.set_result(True)
         self.counts.add("kept")
-        return done
+        return _done(at_once=True)
 
     def take(self, destination: str, most: int, lease_seconds: float) -> Future[list[Leased]]:
         """Up to so many rows that are due, the oldest first, which no other process gets for so long."""
@@ -195,6 +219,7 @@ class Spool:
                 self._thread = threading.Thread(target=self._run, args=(self._work,), name="spool", daemon=True)
                 self._thread.start()
                 atexit.register(self.close)
+            self._queued.update(row.thumb is not None for row in rows)
             self._work.put((job, done))
         return done
 
@@ -220,6 +245,7 @@ class Spool:
             made = self._transaction([job for job, _ in jobs], again)
         except Exception as error:  # noqa: BLE001  whatever it is, no call fails for it
             self._failed(error)
+            self.wait_no_more()
             for job, done in jobs:
                 assert isinstance(job, _Job)
                 self._hold(job.rows)
@@ -228,11 +254,14 @@ class Spool:
                 else:
                     done.set_exception(SpoolError(type(error).__name__))
         else:
+            self._busy = self._unwaited = False
             self._waiting.clear()
             self._thumbs.clear()
             self.counts.add("kept", len(again) + sum(len(job.rows) for job, _ in jobs if isinstance(job, _Job)))
             for (_, done), one in zip(jobs, made, strict=True):
                 done.set_result(one)
+        with self._lock:
+            self._queued.subtract(row.thumb is not None for job, _ in jobs if isinstance(job, _Job) for row in job.rows)
 
     def _transaction(self, work: Sequence[_Work], again: Sequence[Kept]) -> list[Any]:
         file = self._file.opened()
@@ -295,6 +324,13 @@ class _Job:
 
     def __call__(self, file: sqlite3.Connection) -> Any:
         return self.work(file)
+
+
+def _done(*, at_once: bool) -> Future[bool]:
+    """Nothing to wait for: whether the rows were written at once."""
+    done: Future[bool] = Future()
+    done.set_result(at_once)
+    return done
 
 
 def _in_transaction(file: sqlite3.Connection, work: Callable[[], _Made]) -> _Made:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from serving.integrations.litellm.told import spool_rows
-from serving.integrations.litellm.told.spool import Spool
+from serving.integrations.litellm.told.spool import Spool, SpoolError
 from serving.integrations.litellm.told.spool_file import SpoolFile
 from serving.integrations.litellm.told.spool_rows import Kept, Leased, Thumb, thumb_row
 from tests.conftest import ROOT
@@ -301,7 +301,7 @@ def test_while_the_disk_is_full_rows_wait_in_memory_and_the_log_says_so_once_a_m
     assert [spool.put([_row(str(number), b"x" * 9_000)]).result(10) for number in range(30)] == [False] * 30
     assert caplog.text.count("cannot be written to (SQLITE_FULL)") == 1
     spool._file.full = False
-    assert spool.put([_row("last")]).result(10)
+    spool.put([_row("last")]).result(10)
     assert {row.name for row in _taken(spool)} == {*map(str, range(30)), "last"}
     assert spool.counts["lost"] == 0
     spool.close()
@@ -327,6 +327,8 @@ def test_while_the_disk_is_full_thumbs_push_no_outcome_out_of_memory(
     spool._file = full = _Full(spool.path)
     assert spool.put([_row(str(number), b"x" * 9_000) for number in range(4)]).result(10) is False
     assert spool.put([_thumb(number) for number in range(9)]).result(10) is False
+    with pytest.raises(SpoolError):
+        spool.waiting("thumbs").result(10)
     assert (spool.counts["lost"], spool.counts["thumbs_dropped"]) == (0, 6)
     full.full = False
     spool.put([_row("last")]).result(10)
@@ -342,6 +344,56 @@ def test_where_there_can_be_no_file_rows_are_kept_in_memory_and_the_log_says_so(
     assert spool.put([_row("a"), _row("b")]).result(10)
     assert [row.name for row in _taken(spool)] == ["a", "b"]
     assert caplog.text.count("a kill loses what is not delivered yet") == 1
+    spool.close()
+
+
+def test_while_the_file_is_locked_one_put_waits_and_none_after_it_until_one_succeeds(tmp_path: Path) -> None:
+    spool = _spool(tmp_path / "spool.db")
+    spool.put([_row("first")]).result(10)
+    other = sqlite3.connect(spool.path, isolation_level=None)
+    other.execute("begin immediate")
+    assert not spool.put([_row("slow")]).done()
+    spool.wait_no_more()
+    began = time.perf_counter()
+    assert [spool.put([_row(str(number))]).result(0) for number in range(100)] == [False] * 100
+    assert time.perf_counter() - began < 1.0
+    other.execute("rollback")
+    other.close()
+    assert len(_taken(spool, most=200)) == 102
+    assert spool.put([_row("last")]).result(0) is True
+    assert (spool.counts["waited"], spool.counts["unwaited"], spool.counts["lost"]) == (1, 100, 0)
+    spool.close()
+
+
+def test_while_the_file_is_locked_memory_holds_so_many_rows_and_thumbs_take_none_of_its_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.integrations.litellm.told.spool._MOST_IN_MEMORY", 5)
+    monkeypatch.setattr("serving.integrations.litellm.told.spool._MOST_THUMBS_IN_MEMORY", 3)
+    spool = _spool(tmp_path / "spool.db")
+    spool.put([_row("first")]).result(10)
+    other = sqlite3.connect(spool.path, isolation_level=None)
+    other.execute("begin immediate")
+    spool.wait_no_more()
+    for number in range(10):
+        spool.put([_thumb(number)])
+    for number in range(10):
+        spool.put([_row(str(number))])
+    other.execute("rollback")
+    other.close()
+    assert (len(_taken(spool)), spool.waiting("thumbs").result(10)) == (6, 3)
+    assert (spool.counts["lost"], spool.counts["thumbs_dropped"]) == (5, 7)
+    spool.close()
+
+
+def test_a_name_that_no_file_takes_holds_up_no_other(tmp_path: Path) -> None:
+    spool = _spool(tmp_path / "spool.db")
+    with pytest.raises(UnicodeEncodeError):
+        spool.put([_row("a\ud800")])
+    with pytest.raises(UnicodeEncodeError):
+        spool.put([_row("a")], [("a", "key \ud800")])
+    assert spool.put([_row("b")]).result(10)
+    assert [row.name for row in _taken(spool)] == ["b"]
     spool.close()
 
 
