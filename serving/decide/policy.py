@@ -25,7 +25,8 @@ class Policy:
     `abstain_below`, the reference is used.
 
     `endpoints` and `preferences` are what OpenRouter's fields say of models and providers. With probability 1 - `share` the
-    decision is held back: `otherwise` answers (None: the reference), which need not be a candidate.
+    decision is held back: `otherwise` answers (None: the reference), which need not be a candidate. `store_prompt` is about
+    the store alone: it rules nobody out.
     """
 
     allow: tuple[tuple[str, ...], ...] = ()
@@ -46,6 +47,12 @@ class Policy:
     preferences: Preferences | None = None
     share: float = 1.0
     otherwise: str | None = None
+    store_prompt: bool = True
+
+    @property
+    def private(self) -> bool:
+        """Whether nothing of the request's text may be written anywhere."""
+        return self.zero_retention or self.no_training or not self.store_prompt
 
     def tightened(self, other: Policy) -> Policy:
         """What holds when both hold: it admits a candidate only if each of the two does.
@@ -72,6 +79,7 @@ class Policy:
             preferences=self.preferences or other.preferences,
             share=min(self.share, other.share),
             otherwise=self.otherwise or other.otherwise,
+            store_prompt=self.store_prompt and other.store_prompt,
         )
 
 

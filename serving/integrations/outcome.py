@@ -6,7 +6,7 @@ It crosses processes and restarts as JSON. It has no text of a prompt or of an a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import orjson
@@ -43,8 +43,11 @@ class ToldOutcome:
     decision: Mapping[str, Any] = field(default_factory=dict)  # model, ranks, confidence, reason, bundle, ...
 
     def to_json(self) -> bytes:
-        """The outcome as one JSON object; numbers that are not finite are null."""
-        return orjson.dumps(self, option=orjson.OPT_NON_STR_KEYS)
+        """The outcome as one JSON object. What JSON does not hold is null: numbers that are not finite, or above 2**53."""
+        try:
+            return orjson.dumps(self, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_STRICT_INTEGER)
+        except TypeError:
+            return orjson.dumps(_plain(asdict(self)))
 
     @classmethod
     def from_json(cls, text: bytes | str) -> ToldOutcome:
@@ -59,6 +62,25 @@ class ToldOutcome:
             for place, attempt in enumerate(known["attempts"] or ())
         )
         return cls(**{**known, "error": bool(known["error"]), "decision": known["decision"] or {}})
+
+
+MOST = 2**53  # of an integer: above it JSON's readers differ
+_DEEPEST = 8
+
+
+def _plain(value: object, depth: int = 0) -> object:
+    """What JSON can hold of a value: texts without halves of surrogate pairs, integers to 2**53; null for the rest."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if value is None or isinstance(value, bool | float):
+        return value
+    if isinstance(value, int):
+        return value if abs(value) <= MOST else None
+    if depth == _DEEPEST:
+        return None
+    if isinstance(value, Mapping):
+        return {str(_plain(str(name))): _plain(one, depth + 1) for name, one in value.items()}
+    return [_plain(one, depth + 1) for one in value] if isinstance(value, list | tuple) else None
 
 
 class Sink(Protocol):

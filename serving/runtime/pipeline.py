@@ -146,7 +146,7 @@ class Service:
             no_candidate = rules.no_candidate or no_candidate  # the key's before the workflow's
             if rules.tightening is not None:
                 policy = policy.tightened(rules.tightening)
-        session, private = None, policy.zero_retention or policy.no_training
+        session, private = None, policy.private
         with self.recorder.session:
             session = self.conversations.id_of(request, key, private=private)
         also = self.also.drawn(request.workflow, private=private)

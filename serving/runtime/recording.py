@@ -60,7 +60,7 @@ class Case:
     @property
     def private(self) -> bool:
         """Whether nothing of its text may be written anywhere."""
-        return self.policy.zero_retention or self.policy.no_training
+        return self.policy.private
 
 
 class _Part:

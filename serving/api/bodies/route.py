@@ -181,6 +181,12 @@ class RouteBody(BaseModel):
         description="Who answers where the decision is held back, a candidate or not. Null: the reference candidate.",
     )
 
+    store_prompt: bool | None = Field(
+        default=None,
+        description="False: the decision is stored without text, as under ROUTER_STORE_PROMPTS=false, and with a hash of "
+        "`session_id`. It rules no candidate out. Null: true.",
+    )
+
     @model_validator(mode="after")
     def _one_of_prompt_and_messages(self) -> Self:
         if (self.prompt is None) == (self.messages is None):
@@ -271,6 +277,7 @@ class RouteBody(BaseModel):
             objective=self.objective,
             share=1.0 if self.share is None else self.share,
             otherwise=self.otherwise,
+            store_prompt=self.store_prompt is not False,
         )
         if self.models is None and provider is None and self.plugins is None:
             return policy

@@ -31,13 +31,13 @@ class CallIds(NamedTuple):
 def hex_trace(identifier: str) -> str:
     """The trace that Langfuse has for an identifier: 32 hexadecimal digits as they are, else the hash."""
     plain = identifier.lower().replace("-", "")
-    return plain if _TRACE.fullmatch(plain) else sha256(identifier.encode()).hexdigest()[:32]
+    return plain if _TRACE.fullmatch(plain) else sha256(identifier.encode(errors="replace")).hexdigest()[:32]
 
 
 def hex_observation(identifier: str) -> str:
     """The observation that Langfuse has for an identifier: 16 hexadecimal digits as they are, else the hash."""
     plain = identifier.lower().replace("-", "")
-    return plain if _SPAN.fullmatch(plain) else sha256(identifier.encode()).hexdigest()[:16]
+    return plain if _SPAN.fullmatch(plain) else sha256(identifier.encode(errors="replace")).hexdigest()[:16]
 
 
 def span_of(decision_id: str) -> str:

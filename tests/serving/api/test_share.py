@@ -238,6 +238,24 @@ def test_private_text_is_not_written_of_one_that_is_held_back_either(client: Tes
     assert (row["prompt"], row["workflow"]) == ("hello", "hard")
 
 
+def test_a_prompt_is_not_stored_where_the_request_says_so_and_the_decision_is_the_same(
+    client: TestClient, path: str
+) -> None:
+    asked = {"quality_target": 0.8, "workflow": "somebody's own", "session_id": "my session"}
+    plain = routed(client, **asked)
+    unstored = routed(client, **asked, store_prompt=False)
+    alike = {"model", "fallbacks", "reason", "confidence", "certificate", "expected_cost_usd"}
+    assert unstored.model_dump(include=alike) == plain.model_dump(include=alike)
+    kept, bare = sorted(rows(client, path, 2), key=lambda row: row["prompt"] is None)
+    assert (kept["prompt"], kept["session_id"], kept["workflow"]) == ("hello", "my session", "somebody's own")
+    assert (bare["prompt"], bare["messages"], bare["workflow"]) == (None, None, None)
+    assert bare["session_id"] not in (None, "my session")
+    assert routed(client, store_prompt=None).model == routed(client, store_prompt=True).model
+    assert [row["prompt"] for row in rows(client, path, 4)].count("hello") == 3
+    response = client.post("/v1/route", json={"prompt": "hello", "store_prompt": "no"})
+    assert (response.status_code, response.json()["errors"][0]["field"]) == (422, "store_prompt")
+
+
 @pytest.mark.parametrize(
     ("body", "field"),
     [

@@ -10,6 +10,8 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from serving.integrations.litellm.request.unlogged import unlogged
+
 # The calls that complete text. Whatever else passes through a proxy is left alone.
 COMPLETIONS = frozenset(
     {"completion", "text_completion", "anthropic_messages", "responses"}
@@ -29,7 +31,7 @@ def shape(data: Mapping[str, Any]) -> dict[str, Any] | None:
     said = _said(data)
     if said is None:
         return None
-    body: dict[str, Any] = dict(said)
+    body: dict[str, Any] = {**said, "store_prompt": False} if unlogged(data) else dict(said)
     for name in ("tools", "functions"):
         rows = data.get(name)
         if isinstance(rows, list | tuple) and rows:

@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from serving.integrations.litellm.told.spool import Leased, Spool, SpoolError
+from serving.integrations.litellm.told.spool import Spool, SpoolError
+from serving.integrations.litellm.told.spool_rows import Leased
 from serving.integrations.litellm.told.tally import Tally
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from serving.integrations.langfuse import call_ids
-from serving.integrations.outcome import Attempt, ToldOutcome
+from serving.integrations.outcome import MOST, Attempt, ToldOutcome
 
 OURS = "outcome_router"
 _MOST_ATTEMPTS = 20
@@ -72,8 +72,8 @@ def outcome_of_answer(data: Mapping[str, Any], response: object, *, candidate_of
         raise NotOursError("cache_hits")
     usage = getattr(response, "usage", None)
     sent, got = (_count(_first(usage, names)) for names in (("prompt_tokens", "input_tokens"), _GOT))
-    taken = hidden.get("_response_ms")
-    latency = float(taken) if isinstance(taken, int | float) and math.isfinite(taken) and taken >= 0 else None
+    taken = _number(hidden.get("_response_ms"))
+    latency = taken if taken is not None and taken >= 0 else None
     ended = time.time()
     deployment = _name(hidden.get("model_id")) or _name(_mapping(bucket.get("model_info")).get("id"))
     return ToldOutcome(
@@ -143,9 +143,10 @@ def served_by(
 
 def cost_of(said: object, sent: int | None, got: int | None) -> float | None:
     """LiteLLM's cost in USD; None where it is none, or zero beside tokens: a model without a price is not a free one."""
-    if isinstance(said, bool) or not isinstance(said, int | float) or not math.isfinite(said) or said < 0:
+    cost = _number(said)
+    if cost is None or cost < 0:
         return None
-    return None if said == 0 and (sent or got) else float(said)
+    return None if cost == 0 and (sent or got) else cost
 
 
 # What LiteLLM marks calls with that are not the client's own, and what they are counted as.
@@ -162,7 +163,7 @@ def _decision(stamped: Mapping[str, Any], bucket: Mapping[str, Any]) -> Mapping[
     found = stamped.get(OURS) or _mapping(bucket.get("spend_logs_metadata")).get(OURS)
     if not isinstance(found, Mapping) or not isinstance(found.get("decision_id"), str) or not found["decision_id"]:
         raise NotOursError("others")
-    return dict(found)
+    return {**found, "decision_id": _name(found["decision_id"])}
 
 
 def _attempts(bucket: Mapping[str, Any], candidate_of: CandidateOf, decision: Mapping[str, Any]) -> tuple[Attempt, ...]:
@@ -190,14 +191,26 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 
 def _name(value: object) -> str | None:
-    return value[:_LONGEST_NAME] if isinstance(value, str) and value else None
+    """A name or an identifier, as text that can be written down: half a surrogate pair cannot."""
+    return value[:_LONGEST_NAME].encode("utf-8", "replace").decode() if isinstance(value, str) and value else None
 
 
 def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    good = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST
+    return value if good and isinstance(value, int) else None
+
+
+def _number(value: object) -> float | None:
+    """A finite number; one that no float holds, an integer of 400 digits, is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
 
 
 def _time(value: object) -> float:
     """Epoch seconds; now, where none is given."""
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if good and isinstance(value, int | float) else time.time()
+    given = _number(value)
+    return time.time() if given is None else given

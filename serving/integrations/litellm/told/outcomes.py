@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,8 @@ from serving.integrations.litellm.told.log_events import (
     outcome_of_failure,
     outcome_of_log,
 )
-from serving.integrations.litellm.told.spool import Kept, Spool
+from serving.integrations.litellm.told.spool import Spool
+from serving.integrations.litellm.told.spool_rows import THUMBS, Kept, Thumb, thumb_row
 from serving.integrations.litellm.told.tally import Tally
 from serving.integrations.litellm.told.thumbs import thumbs_in
 from serving.integrations.litellm.told.to_router import ROUTER, to_router, to_sink
@@ -46,7 +47,8 @@ class Outcomes:
 
     `candidate_of` says whose a deployment is. `counts` has what came: `answered`, `failed`, `unpriced` (a cost of zero beside
     tokens), `cache_hits`, `internal_calls`, `silent_experiments`, `billed_retries`, `others` (no decision of ours), `streams`,
-    `thumbs`, `thumbs_refused`, `signals`, `faults`, and of each delivery what `delivery.Delivery` counts.
+    `thumbs`, `thumbs_refused` (not valid), `nobodys` (thumbs of a request without a key), `signals`, `faults`, and of each
+    delivery what `delivery.Delivery` counts.
     """
 
     def __init__(
@@ -62,7 +64,8 @@ class Outcomes:
         self.spool, self.counts = spool, Tally()
         self._watching, self._candidate_of, self._clock = watching, candidate_of, clock
         self._destinations = (
-            Destination(ROUTER, to_router(decider, spool, self.counts)),
+            Destination(ROUTER, feedback := to_router(decider, spool, self.counts)),
+            Destination(THUMBS, feedback),
             *(Destination(f"sink {type(sink).__name__}", to_sink(sink, self.counts)) for sink in sinks),
         )
         self._delivery: Delivery | None = None
@@ -77,8 +80,10 @@ class Outcomes:
             key = bucket_of(data).get("user_api_key_hash")
             self.counts.add("thumbs_refused", refused)
             self.counts.add("thumbs", len(found))
-            if found:
-                self._put([_row(f"{one['decision_id']} thumb", Said(one, str(key)), self._clock()) for one in found])
+            if found and not isinstance(key, str):
+                self.counts.add("nobodys", len(found))
+            elif found:
+                self._put([self._thumb(one, str(key)) for one in found])
             return len(found)
         except Exception as error:  # noqa: BLE001 - a call does not fail because of what is said of another
             self._failed("the thumbs of a request", error)
@@ -86,27 +91,47 @@ class Outcomes:
 
     async def answered(self, data: Mapping[str, Any], response: object) -> None:
         """Keeps a plain answer's outcome before the client has it."""
+        await self._guarded("an answer", self._answered(data, response))
+
+    async def failed(self, data: Mapping[str, Any]) -> None:
+        """Keeps that a request came to nothing, retries and fallbacks included."""
+        await self._guarded("a failure", self._gave_up(data))
+
+    async def told(self, kwargs: Mapping[str, Any], response: object = None, *, failed: bool) -> None:
+        """Keeps what a log event tells: of a success the last word, of a failure one attempt's, for a retry may answer yet."""
+        await self._guarded("a log event", self._logged(kwargs, response, failed=failed))
+
+    async def close(self) -> None:
+        """Delivers what is due, within a few seconds, and stops. What is left is delivered after the next start."""
+        if self._delivery is not None:
+            await self._delivery.close()
+        await asyncio.to_thread(self.spool.close)
+
+    # --- what they do ---
+
+    async def _guarded(self, what: str, taking: Awaitable[None]) -> None:
+        """A call that was answered, and billed, does not fail because of what is told of it, whatever goes wrong there."""
+        try:
+            await taking
+        except Exception as error:  # noqa: BLE001 - as it says
+            self._failed(what, error)
+
+    async def _answered(self, data: Mapping[str, Any], response: object) -> None:
         try:
             told = outcome_of_answer(data, response, candidate_of=self._candidate_of)
         except NotOursError:
             return  # counted by its log event
-        except Exception as error:  # noqa: BLE001 - as in `asked`
-            return self._failed("an answer", error)
         await self._kept(told, Sure.ANSWERED, bucket_of(data).get("user_api_key_hash"))
 
-    async def failed(self, data: Mapping[str, Any]) -> None:
-        """Keeps that a request came to nothing, retries and fallbacks included."""
+    async def _gave_up(self, data: Mapping[str, Any]) -> None:
         try:
             told = outcome_of_failure(data, candidate_of=self._candidate_of)
         except NotOursError:
             return
-        except Exception as error:  # noqa: BLE001 - as in `asked`
-            return self._failed("a failure", error)
         self.counts.add("failed")
         await self._kept(told, Sure.FAILED, bucket_of(data).get("user_api_key_hash"))
 
-    async def told(self, kwargs: Mapping[str, Any], response: object = None, *, failed: bool) -> None:
-        """Keeps what a log event tells: of a success the last word, of a failure one attempt's, for a retry may answer yet."""
+    async def _logged(self, kwargs: Mapping[str, Any], response: object, *, failed: bool) -> None:
         try:
             told = outcome_of_log(kwargs, response, failed=failed, candidate_of=self._candidate_of)
         except NotOursError as error:
@@ -114,8 +139,6 @@ class Outcomes:
             if self._watching is not None and str(error) == "others" and not failed:
                 self._watch(partial(self._watching.named, kwargs))
             return
-        except Exception as error:  # noqa: BLE001 - as in `asked`
-            return self._failed("a log event", error)
         log = kwargs["standard_logging_object"]
         if not failed:
             self.counts.add("answered")
@@ -127,17 +150,9 @@ class Outcomes:
         if self._watching is not None and not failed:
             self._watch(partial(self._watching.answered, told, kwargs))
 
-    async def close(self) -> None:
-        """Delivers what is due, within a few seconds, and stops. What is left is delivered after the next start."""
-        if self._delivery is not None:
-            await self._delivery.close()
-        await asyncio.to_thread(self.spool.close)
-
-    # --- what they do ---
-
     async def _kept(self, told: ToldOutcome, sure: Sure, key: object) -> None:
         body, due = Outcome(told, sure).to_json(), self._clock() + _WAIT[sure]
-        rows = [Kept(one.name, told.decision_id, body, due) for one in self._destinations]
+        rows = [Kept(one.name, told.decision_id, body, due) for one in self._destinations if one.name != THUMBS]
         done = self._put(rows, [(told.decision_id, key)] if isinstance(key, str) and key else [])
         if done.done():
             return
@@ -145,6 +160,7 @@ class Outcomes:
             await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(done)), _LONGEST_WRITE)
         except TimeoutError:
             self.counts.add("slow")
+            self.spool.wait_no_more()
 
     def _put(self, rows: Sequence[Kept], owners: Sequence[tuple[str, str]] = ()) -> Future[bool]:
         done = self.spool.put(rows, owners)
@@ -153,6 +169,9 @@ class Outcomes:
             self._delivery = Delivery(self.spool, self._destinations, self.counts)  # after any fork, in this loop
         self._delivery.begin()
         return done
+
+    def _thumb(self, said: Mapping[str, Any], key: str) -> Kept:
+        return thumb_row(Thumb(said["decision_id"], key), Said(said, key).to_json(), self._clock())
 
     def _watch(self, find: Callable[[], Sequence[Mapping[str, Any]]]) -> None:
         """Keeps the weak signs that a call gives of how good its answer and earlier ones were."""

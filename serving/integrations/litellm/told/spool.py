@@ -3,8 +3,9 @@
 What is kept is written at once by whoever keeps it, which takes a tenth of a millisecond; a thread that has to wait for its
 turn takes many. Where the file is locked for longer than a moment, and for all else, each process has a thread, which writes
 what has gathered in one transaction. Nothing that goes wrong with the file is raised: it is counted, and logged once a minute.
-What cannot be written waits in memory, within a bound. A worker that delivers rows leases them, so that no other delivers them
-at the same time; what is told again of a row meanwhile is not lost with it.
+What cannot be written waits in memory, within a bound, and nobody waits for the file then until a write succeeds. A worker that
+delivers rows leases them, so that no other delivers them at the same time; what is told again of a row meanwhile is not lost
+with it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from serving.integrations.litellm.told.spool_file import SpoolFile
+from serving.integrations.litellm.told.spool_rows import Kept, Leased, bound, keep
 from serving.integrations.litellm.told.tally import Tally
 
 logger = logging.getLogger(__name__)
@@ -36,41 +38,19 @@ _SAY_AGAIN_SECONDS, _TRY_AGAIN_SECONDS = 60.0, 1.0
 _BOUND_EACH = 50
 # Longest that whoever keeps something waits for the file to be unlocked itself.
 _NEAR_SECONDS = 0.005
-_MOST_IN_MEMORY, _MOST_OWNERS = 10_000, 200_000
+_MOST_IN_MEMORY, _MOST_THUMBS_IN_MEMORY = 10_000, 1_000
 _Made = TypeVar("_Made")
 _Work = Callable[[sqlite3.Connection], Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """One row to keep: `name` is its own in its destination, `due` is when it may be delivered (epoch seconds)."""
-
-    destination: str
-    name: str
-    body: bytes
-    due: float
-
-
-@dataclass(frozen=True, slots=True)
-class Leased:
-    """A row that this process may deliver: it was told at `at`, and `tries` deliveries of it came to nothing."""
-
-    id: int
-    name: str
-    body: bytes
-    at: float
-    tries: int
-    revision: int
-    lease: str
 
 
 class Spool:
     """The file at `path`, made when something is first kept. Its methods may be called from several threads, and after a fork.
 
-    Of more than `most_rows` rows or `most_bytes` of bodies the oldest go. A row whose name is there is combined with it by
-    `combine(there, coming)`, and is due when the earlier of both was. `counts` has what became of rows: `kept`, `dropped` (the
-    oldest, at the bound), `lost` (not written, and more than memory holds), `spool_faults`, `aside` (files that
-    could not be read, moved aside).
+    Of more than `most_rows` rows or `most_bytes` of bodies the oldest go, thumbs before all others. A row whose name is there
+    is combined with it by `combine(there, coming)`, and is due when the earlier of both was. `counts` has what became of
+    rows: `kept`, `dropped` (the oldest, at the bound), `thumbs_dropped` (above their own bounds, or first where the file is
+    full), `nobodys` (thumbs on another key's decision), `lost` (not written, and more than memory holds), `unwaited` (puts
+    that were not waited for, as none before them succeeded), `spool_faults`, `aside` (unreadable files, moved aside).
     """
 
     def __init__(
@@ -96,6 +76,10 @@ class Spool:
         self._work: queue.SimpleQueue[tuple[_Work, Future[Any]] | None] = queue.SimpleQueue()
         self._waiting: deque[Kept] = deque()
         self._unbounded = 0  # rows since the bound was looked at
+        self._thumbs: deque[Kept] = deque()
+        self._queued: Counter[bool] = Counter()  # rows that the thread has not taken yet, of thumbs and of others
+        # Whether the file was locked for whoever wrote last, and whether nobody waits for the thread either.
+        self._busy = self._unwaited = False
         self._thread: threading.Thread | None = None
         self._file = SpoolFile(self.path)
         self._near = SpoolFile(self.path, lock_seconds=_NEAR_SECONDS, near=True)
@@ -104,24 +88,45 @@ class Spool:
     # --- what others call ---
 
     def put(self, rows: Sequence[Kept], owners: Sequence[tuple[str, str]] = ()) -> Future[bool]:
-        """Keeps rows, and (decision, key) pairs; done when they are on disk, with whether they are."""
+        """Keeps rows, and (decision, key) pairs; done when they are on disk, with whether they are.
+
+        While the file cannot be written to it is done at once, and memory has them. Raises UnicodeEncodeError for names
+        that no file takes: one such row would keep all others from being written.
+        """
+        for text in (*(row.name for row in rows), *(part for one in owners for part in one)):
+            text.encode()
 
         def work(file: sqlite3.Connection) -> bool:
             now = self._clock()
             file.executemany("insert or ignore into owner values (?, ?, ?)", [(*one, now) for one in owners])
             for row in rows:
-                self._keep(file, row, now)
+                keep(file, row, now, self._combine, self.counts)
             self._unbounded += len(rows)
             if self._unbounded >= min(_BOUND_EACH, self.most_rows // _BOUND_EACH):
                 self._unbounded = 0
                 self._bound(file)
             return True
 
-        return self._written_now(work) or self._ask(work, list(rows))
+        done = self._written_now(work)
+        if done is not None:
+            return done
+        thumbs = any(row.thumb is not None for row in rows)
+        if self._queued[thumbs] >= (_MOST_THUMBS_IN_MEMORY if thumbs else _MOST_IN_MEMORY):
+            self.counts.add("thumbs_dropped" if thumbs else "lost", len(rows))
+            return _done(at_once=False)
+        asked = self._ask(work, list(rows))
+        if not self._unwaited:
+            return asked
+        self.counts.add("unwaited")
+        return _done(at_once=False)
+
+    def wait_no_more(self) -> None:
+        """Says that a write takes too long: none is waited for until one succeeds."""
+        self._busy = self._unwaited = True
 
     def _written_now(self, work: _Work) -> Future[bool] | None:
         """Done, if the file can be written to this moment; None where the thread has to."""
-        if self._pid != os.getpid() or self._waiting or not self._near_lock.acquire(blocking=False):
+        if self._pid != os.getpid() or self._busy or self._waiting or not self._near_lock.acquire(blocking=False):
             return None
         try:
             if self._file.in_memory:  # which is the thread's own
@@ -134,13 +139,12 @@ class Spool:
             self._near.close()
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
                 self.counts.add("waited")
+                self._busy = True
             return None
         finally:
             self._near_lock.release()
-        done: Future[bool] = Future()
-        done.set_result(True)
         self.counts.add("kept")
-        return done
+        return _done(at_once=True)
 
     def take(self, destination: str, most: int, lease_seconds: float) -> Future[list[Leased]]:
         """Up to so many rows that are due, the oldest first, which no other process gets for so long."""
@@ -221,6 +225,7 @@ class Spool:
                 self._thread = threading.Thread(target=self._run, args=(self._work,), name="spool", daemon=True)
                 self._thread.start()
                 atexit.register(self.close)
+            self._queued.update(row.thumb is not None for row in rows)
             self._work.put((job, done))
         return done
 
@@ -229,7 +234,7 @@ class Spool:
         while not ended:
             jobs: list[tuple[_Work, Future[Any]]] = []
             try:
-                job = work.get(timeout=_TRY_AGAIN_SECONDS if self._waiting else None)
+                job = work.get(timeout=_TRY_AGAIN_SECONDS if self._waiting or self._thumbs else None)
                 while job is not None:
                     jobs.append(job)
                     job = work.get_nowait()
@@ -241,11 +246,12 @@ class Spool:
 
     def _together(self, jobs: Sequence[tuple[_Work, Future[Any]]]) -> None:
         """Does everything in one transaction; where that fails nothing of it was done, and rows wait in memory."""
-        again = list(self._waiting)
+        again = [*self._waiting, *self._thumbs]
         try:
             made = self._transaction([job for job, _ in jobs], again)
         except Exception as error:  # noqa: BLE001  whatever it is, no call fails for it
             self._failed(error)
+            self.wait_no_more()
             for job, done in jobs:
                 assert isinstance(job, _Job)
                 self._hold(job.rows)
@@ -254,10 +260,14 @@ class Spool:
                 else:
                     done.set_exception(SpoolError(type(error).__name__))
         else:
+            self._busy = self._unwaited = False
             self._waiting.clear()
+            self._thumbs.clear()
             self.counts.add("kept", len(again) + sum(len(job.rows) for job, _ in jobs if isinstance(job, _Job)))
             for (_, done), one in zip(jobs, made, strict=True):
                 done.set_result(one)
+        with self._lock:
+            self._queued.subtract(row.thumb is not None for job, _ in jobs if isinstance(job, _Job) for row in job.rows)
 
     def _transaction(self, work: Sequence[_Work], again: Sequence[Kept]) -> list[Any]:
         file = self._file.opened()
@@ -265,44 +275,28 @@ class Spool:
         def all_of_it() -> list[Any]:
             now = self._clock()
             for row in again:
-                self._keep(file, row, now)
+                keep(file, row, now, self._combine, self.counts)
             return [each(file) for each in work]
 
         return _in_transaction(file, all_of_it)
 
-    def _keep(self, file: sqlite3.Connection, row: Kept, now: float) -> None:
-        new = file.execute(
-            "insert or ignore into told (destination, name, body, at, due) values (?, ?, ?, ?, ?)",
-            (row.destination, row.name, row.body, now, row.due),
-        )
-        if new.rowcount:
-            return
-        asked = "select id, body from told where destination = ? and name = ?"
-        there = file.execute(asked, (row.destination, row.name)).fetchone()
-        update = "update told set body = ?, due = min(due, ?), revision = revision + 1 where id = ?"
-        file.execute(update, (self._combine(there[1], row.body), row.due, there[0]))
-
     def _bound(self, file: sqlite3.Connection) -> None:
-        rows, size, owners = file.execute("select rows, bytes, owners from total").fetchone()
-        if owners > _MOST_OWNERS:
-            oldest = "select decision_id from owner order by at limit ?"
-            file.execute(f"delete from owner where decision_id in ({oldest})", (owners - _MOST_OWNERS,))
-        dropped = 0
-        while rows > self.most_rows or (size > self.most_bytes and rows):
-            surplus = rows - self.most_rows if rows > self.most_rows else 1 + rows // 100
-            dropped += file.execute(
-                "delete from told where id in (select id from told order by id limit ?)", (surplus,)
-            ).rowcount
-            rows, size = file.execute("select rows, bytes from total").fetchone()
-        if dropped:
-            self.counts.add("dropped", dropped)
+        thumbs, others = bound(file, self.most_rows, self.most_bytes)
+        self.counts.add("thumbs_dropped", thumbs)
+        if others:
+            self.counts.add("dropped", others)
             self._say("the spool %s is full: its oldest %d rows were dropped", self.path, self.counts["dropped"])
 
     def _hold(self, rows: Sequence[Kept]) -> None:
-        self._waiting.extend(rows)
-        while len(self._waiting) > _MOST_IN_MEMORY:
-            self._waiting.popleft()
-            self.counts.add("lost")
+        for row in rows:
+            (self._waiting if row.thumb is None else self._thumbs).append(row)
+        for held, most, what in (
+            (self._waiting, _MOST_IN_MEMORY, "lost"),
+            (self._thumbs, _MOST_THUMBS_IN_MEMORY, "thumbs_dropped"),
+        ):
+            while len(held) > most:
+                held.popleft()
+                self.counts.add(what)
 
     def _failed(self, error: Exception) -> None:
         self.counts.add("spool_faults")
@@ -336,6 +330,13 @@ class _Job:
 
     def __call__(self, file: sqlite3.Connection) -> Any:
         return self.work(file)
+
+
+def _done(*, at_once: bool) -> Future[bool]:
+    """Nothing to wait for: whether the rows were written at once."""
+    done: Future[bool] = Future()
+    done.set_result(at_once)
+    return done
 
 
 def _in_transaction(file: sqlite3.Connection, work: Callable[[], _Made]) -> _Made:

@@ -14,7 +14,7 @@ from typing import Any
 FIELD = "outcome_router_feedback"
 MOST = 50
 _BUCKETS = ("litellm_metadata", "metadata")
-_DECISION = re.compile(r"[!-~]{1,64}")
+_DECISION = re.compile(r"[0-9a-f]{32}")  # as the router makes them
 
 
 def thumbs_in(data: MutableMapping[str, Any]) -> tuple[list[Mapping[str, Any]], int]:

@@ -11,7 +11,8 @@ from serving.client import FeedbackError
 from serving.integrations.litellm.deciders import Decider
 from serving.integrations.litellm.told.delivery import Came, Deliver
 from serving.integrations.litellm.told.envelopes import Outcome, Said, read
-from serving.integrations.litellm.told.spool import Leased, Spool
+from serving.integrations.litellm.told.spool import Spool
+from serving.integrations.litellm.told.spool_rows import Leased
 from serving.integrations.litellm.told.tally import Tally
 from serving.integrations.outcome import OutcomeFormatError, Sink, ToldOutcome
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -86,7 +87,7 @@ def _with_outcomes(
     async def run() -> None:
         await act(outcomes)
         for _ in range(int(PATIENCE / 0.02)):
-            names = ("router", *(f"sink {type(sink).__name__}" for sink in sinks))
+            names = ("router", "thumbs", *(f"sink {type(sink).__name__}" for sink in sinks))
             left = [await asyncio.wrap_future(spool.waiting(name)) for name in names]
             if not waits or not any(left):
                 break
@@ -372,8 +373,10 @@ def test_a_thumb_of_another_key_is_not_told(tmp_path: Path, monkeypatch: pytest.
     router, [event] = Router(), _events("plain")
 
     async def act(outcomes: Outcomes) -> None:
-        await outcomes.told(event["kwargs"], failed=False)
         outcomes.asked(_asking(_decision(event), key="another", accepted=False))
+        await outcomes.told(event["kwargs"], failed=False)
+        outcomes.asked(_asking(_decision(event), key="a third", accepted=False))
+        assert outcomes.spool.counts["nobodys"] == 1
 
     outcomes = _with_outcomes(tmp_path, router, act)
     assert [one for one in router.said if "quality" in one] == []
@@ -396,10 +399,20 @@ def test_a_thumb_that_is_not_valid_is_counted_and_told_nobody(tmp_path: Path, sa
     router = Router()
 
     async def act(outcomes: Outcomes) -> None:
-        assert outcomes.asked(_asking("d", **said)) == 0
+        assert outcomes.asked(_asking("0" * 32, **said)) == 0
 
     assert _with_outcomes(tmp_path, router, act).counts["thumbs_refused"] == 1
     assert router.said == []
+
+
+@pytest.mark.parametrize(
+    "decision", ["d", "0" * 31, "0" * 33, "0" * 31 + "G", "0" * 31 + "\ud800", "%" * 32, "0" * 32 + "\n"]
+)
+def test_a_thumb_on_what_is_no_decisions_id_is_refused(tmp_path: Path, decision: str) -> None:
+    async def act(outcomes: Outcomes) -> None:
+        assert outcomes.asked(_asking(decision, accepted=True)) == 0
+
+    assert _with_outcomes(tmp_path, Router(), act).counts["thumbs_refused"] == 1
 
 
 # --- nothing of it reaches a call ---
@@ -410,6 +423,124 @@ def test_an_event_of_another_shape_raises_nothing(tmp_path: Path, kwargs: Mappin
     router = Router()
     _with_outcomes(tmp_path, router, lambda outcomes: outcomes.told(kwargs, failed=False))
     assert router.said == []
+
+
+def _answer(event: Mapping[str, Any], **usage: Any) -> tuple[dict[str, Any], Any]:
+    log = event["kwargs"]["standard_logging_object"]
+    stamped = json.loads(json.dumps(log["metadata"]["spend_logs_metadata"]))
+    hidden = {"model_id": "cand-b", "response_cost": 0.0001, "_response_ms": 80.0}
+    data = {"metadata": {"spend_logs_metadata": stamped, "user_api_key_hash": KEY}}
+    return data, SimpleNamespace(_hidden_params=hidden, usage=usage)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        json.JSONDecodeError("no", "{", 0),
+        TypeError("Integer exceeds 64-bit range"),
+        sqlite3.OperationalError("database is locked"),
+        OverflowError("int too large"),
+        UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed"),
+        RecursionError(),
+    ],
+)
+@pytest.mark.parametrize(
+    "inner",
+    [
+        "outcomes.outcome_of_answer",
+        "outcomes.outcome_of_failure",
+        "outcomes.outcome_of_log",
+        "outcomes.bucket_of",
+        "outcomes.thumbs_in",
+        "outcomes.thumb_row",
+        "outcomes.Delivery",
+        "outcomes.Kept",
+        "outcomes.Outcome.to_json",
+        "outcomes.Said.to_json",
+        "outcomes.Outcomes._put",
+        "outcomes.Outcomes._kept",
+        "spool.Spool.put",
+        "spool.Spool._ask",
+        "spool.Spool._written_now",
+        "spool._in_transaction",
+        "spool.keep",
+        "log_events.served_by",
+        "log_events.cost_of",
+        "delivery.Delivery.begin",
+    ],
+)
+def test_whatever_goes_wrong_inside_no_hook_raises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inner: str, error: Exception
+) -> None:
+    def fails(*_: Any, **__: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(f"serving.integrations.litellm.told.{inner}", fails)
+    event = _events("plain")[0]
+
+    async def run() -> None:
+        outcomes = Outcomes(Router(), Spool(tmp_path / "spool.db", combine=combined), candidate_of=CANDIDATES.get)
+        data, response = _answer(event, prompt_tokens=10)
+        await outcomes.answered(data, response)
+        await outcomes.failed(data)
+        await outcomes.told(event["kwargs"], failed=False)
+        await outcomes.told(event["kwargs"], failed=True)
+        outcomes.asked(_asking(_decision(event), accepted=True))
+        if inner != "spool.Spool._ask":
+            await outcomes.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("tokens", [2**70, 10**400, -1, 2**53 + 1])
+def test_a_count_that_no_counter_gives_is_not_known_and_the_outcome_is_kept(tmp_path: Path, tokens: int) -> None:
+    router, [event] = Router(), _events("plain")
+    log = event["kwargs"]["standard_logging_object"]
+    log.update(prompt_tokens=tokens, completion_tokens=7, response_cost=0.25, startTime=tokens)
+    outcomes = _with_outcomes(tmp_path, router, _telling(event))
+    [said] = router.said
+    assert (said.get("input_tokens"), said["output_tokens"], said["cost_usd"]) == (None, 7, 0.25)
+    assert outcomes.counts["faults"] == 0
+    log.update(response_cost=10**400)
+    assert _told(event).cost_usd is None
+
+
+def test_half_a_surrogate_pair_in_what_a_router_says_loses_no_outcome(tmp_path: Path) -> None:
+    router, [event] = Router(), _events("plain")
+    data, response = _answer(event, prompt_tokens=2**70, completion_tokens=5)
+    decision = data["metadata"]["spend_logs_metadata"]["outcome_router"]
+    decision |= {"decision_id": "a\ud800", "reason": "\udfff", "ranks": ["\ud800", 2**70], "\ud800": {1, 2}}
+
+    async def act(outcomes: Outcomes) -> None:
+        await outcomes.answered(data, response)
+        assert await asyncio.wrap_future(outcomes.spool.waiting("router")) == 1
+        await outcomes.failed(data)
+
+    outcomes = _with_outcomes(tmp_path, router, act)
+    assert [one["decision_id"] for one in router.said] == ["a?"]
+    assert outcomes.counts["faults"] == 0
+
+
+def test_while_the_spool_is_locked_one_answer_waits_and_none_after_it(tmp_path: Path) -> None:
+    router, [event] = Router(), _events("plain")
+    took = []
+
+    async def act(outcomes: Outcomes) -> None:
+        await outcomes.told(event["kwargs"], failed=True)
+        other = sqlite3.connect(outcomes.spool.path, isolation_level=None)
+        other.execute("begin immediate")
+        for _ in range(20):
+            began = time.perf_counter()
+            await outcomes.answered(*_answer(event, prompt_tokens=10))
+            took.append(time.perf_counter() - began)
+        other.execute("rollback")
+        other.close()
+        await outcomes.told(event["kwargs"], failed=False)
+
+    outcomes = _with_outcomes(tmp_path, router, act)
+    assert took[0] >= 0.2
+    assert sum(took[1:]) < 0.2
+    assert (outcomes.counts["slow"], outcomes.counts["faults"], len(router.said)) == (1, 0, 1)
 
 
 def test_where_the_spool_cannot_be_made_outcomes_are_delivered_all_the_same(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -40,6 +42,34 @@ def admin(**fields: Any) -> dict[str, Any]:
 def test_every_api_says_the_same(data: dict[str, Any], expected: dict[str, Any]) -> None:
     assert shape(data) == expected
     RouteBody.model_validate(expected)
+
+
+@pytest.mark.parametrize(
+    ("said", "stored"),
+    [
+        ({}, True),
+        ({"turn_off_message_logging": False, "no-log": False, "metadata": None}, True),
+        ({"metadata": {"headers": {"x-litellm-enable-message-redaction": ""}, "logging": 5}}, True),
+        ({"turn_off_message_logging": True}, False),
+        ({"turn_off_message_logging": "True"}, False),
+        ({"no-log": True}, False),
+        ({"metadata": {"requester_metadata": {"turn_off_message_logging": True}}}, False),
+        ({"litellm_metadata": {"user_api_key_metadata": {"turn_off_message_logging": True}}}, False),
+        ({"metadata": {"user_api_key_team_metadata": {"logging": [
+            5, {"callback_name": "langfuse", "callback_vars": {"turn_off_message_logging": "true"}}]}}}, False),
+        ({"proxy_server_request": {"headers": {"LiteLLM-Enable-Message-Redaction": "true"}}}, False),
+        ({"metadata": {"headers": {"x-litellm-enable-message-redaction": "1"}}}, False),
+    ],
+)  # fmt: skip
+def test_what_litellm_is_not_to_log_is_not_stored(said: dict[str, Any], stored: bool) -> None:
+    body = shape({"prompt": "hello", **said})
+    assert body == ({"prompt": "hello"} if stored else {"prompt": "hello", "store_prompt": False})
+    assert RouteBody.model_validate(body).policy().store_prompt is stored
+
+
+def test_what_litellm_logs_of_nobody_is_stored_of_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "litellm", SimpleNamespace(turn_off_message_logging=True))
+    assert shape({"prompt": "hello"}) == {"prompt": "hello", "store_prompt": False}
 
 
 @pytest.mark.parametrize("data", [{}, {"prompt": [1, 2]}, {"prompt": ["a", "b"]}, {"messages": []}, {"input": 5}])

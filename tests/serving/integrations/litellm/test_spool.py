@@ -12,15 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from serving.integrations.litellm.told.spool import Kept, Leased, Spool
+from serving.integrations.litellm.told import spool_rows
+from serving.integrations.litellm.told.spool import Spool, SpoolError
 from serving.integrations.litellm.told.spool_file import SpoolFile
+from serving.integrations.litellm.told.spool_rows import Kept, Leased, Thumb, thumb_row
 from tests.conftest import ROOT
 
 # Keeps rows one after the other, and says each number once its row is on disk.
 _WRITER = """
 import sys
 from pathlib import Path
-from serving.integrations.litellm.told.spool import Kept, Spool
+from serving.integrations.litellm.told.spool import Spool
+from serving.integrations.litellm.told.spool_rows import Kept
 spool, name = Spool(Path(sys.argv[1]), combine=lambda there, coming: coming), sys.argv[2]
 for number in range(int(sys.argv[3])):
     assert spool.put([Kept("router", f"{name} {number}", b"x" * 300, 0.0)]).result(30)
@@ -148,6 +151,53 @@ def test_above_its_bytes_the_oldest_rows_go(tmp_path: Path) -> None:
     spool.close()
 
 
+def _thumb(decision: int, key: str = "key 1") -> Kept:
+    return thumb_row(Thumb(f"{decision:032x}", key), b"thumb", 0.0)
+
+
+def test_thumbs_have_a_bound_of_their_own_and_each_key_has_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool_rows, "MOST_THUMBS", 8)
+    monkeypatch.setattr(spool_rows, "MOST_OF_A_KEY", 5)
+    spool = _spool(tmp_path / "spool.db", most_rows=10)
+    assert spool.put([_row(str(number)) for number in range(10)]).result(10)
+    spool.delivered(_taken(spool, most=4)).result(10)
+    assert spool.put([_thumb(number) for number in range(9)]).result(10)
+    assert (spool.waiting("thumbs").result(10), spool.counts["thumbs_dropped"]) == (4, 5)
+    assert spool.put([_thumb(number, "key 2") for number in range(2)]).result(10)
+    spool.put([_row(str(number)) for number in range(10, 14)]).result(10)
+    assert [row.name for row in _taken(spool)] == [str(number) for number in range(4, 14)]
+    assert (spool.waiting("thumbs").result(10), spool.counts["dropped"]) == (0, 0)
+    spool.close()
+
+
+def test_more_keys_than_fit_have_together_so_many_thumbs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool_rows, "MOST_THUMBS", 8)
+    spool = _spool(tmp_path / "spool.db")
+    spool.put([_thumb(number, f"key {number % 3}") for number in range(20)]).result(10)
+    assert (spool.waiting("thumbs").result(10), spool.counts["thumbs_dropped"]) == (8, 12)
+    spool.close()
+
+
+def test_a_thumb_on_another_keys_decision_is_not_put_and_takes_no_other_thumbs_place(tmp_path: Path) -> None:
+    spool = _spool(tmp_path / "spool.db")
+    spool.put([_row("a")], [(f"{1:032x}", "key 1")]).result(10)
+    spool.put([_thumb(1, "key 2"), _thumb(1), _thumb(2), _thumb(2, "key 2")]).result(10)
+    names = [row.name for row in _taken(spool, destination="thumbs")]
+    assert names == [f"key 1 {1:032x}", f"key 1 {2:032x}", f"key 2 {2:032x}"]
+    assert spool.counts["nobodys"] == 1
+    spool.close()
+
+
+def test_a_row_that_cannot_be_combined_is_taken_by_what_comes(tmp_path: Path) -> None:
+    def combine(there: bytes, coming: bytes) -> bytes:
+        raise OverflowError
+
+    spool = Spool(tmp_path / "spool.db", combine=combine)
+    assert [spool.put([_row("a", body)]).result(10) for body in (b"one", b"two")] == [True, True]
+    assert [row.body for row in _taken(spool)] == [b"two"]
+    spool.close()
+
+
 def test_the_file_and_what_sqlite_puts_beside_it_are_their_owners_alone(tmp_path: Path) -> None:
     spool = _spool(tmp_path / "new" / "spool.db")
     spool.put([_row("a")]).result(10)
@@ -251,7 +301,7 @@ def test_while_the_disk_is_full_rows_wait_in_memory_and_the_log_says_so_once_a_m
     assert [spool.put([_row(str(number), b"x" * 9_000)]).result(10) for number in range(30)] == [False] * 30
     assert caplog.text.count("cannot be written to (SQLITE_FULL)") == 1
     spool._file.full = False
-    assert spool.put([_row("last")]).result(10)
+    spool.put([_row("last")]).result(10)
     assert {row.name for row in _taken(spool)} == {*map(str, range(30)), "last"}
     assert spool.counts["lost"] == 0
     spool.close()
@@ -268,6 +318,24 @@ def test_while_the_disk_is_full_memory_holds_so_many_rows_and_the_rest_is_counte
     spool.close()
 
 
+def test_while_the_disk_is_full_thumbs_push_no_outcome_out_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.integrations.litellm.told.spool._MOST_IN_MEMORY", 5)
+    monkeypatch.setattr("serving.integrations.litellm.told.spool._MOST_THUMBS_IN_MEMORY", 3)
+    spool = _spool(tmp_path / "spool.db")
+    spool._file = full = _Full(spool.path)
+    assert spool.put([_row(str(number), b"x" * 9_000) for number in range(4)]).result(10) is False
+    assert spool.put([_thumb(number) for number in range(9)]).result(10) is False
+    with pytest.raises(SpoolError):
+        spool.waiting("thumbs").result(10)
+    assert (spool.counts["lost"], spool.counts["thumbs_dropped"]) == (0, 6)
+    full.full = False
+    spool.put([_row("last")]).result(10)
+    assert (len(_taken(spool)), spool.waiting("thumbs").result(10)) == (5, 3)
+    spool.close()
+
+
 def test_where_there_can_be_no_file_rows_are_kept_in_memory_and_the_log_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -276,6 +344,56 @@ def test_where_there_can_be_no_file_rows_are_kept_in_memory_and_the_log_says_so(
     assert spool.put([_row("a"), _row("b")]).result(10)
     assert [row.name for row in _taken(spool)] == ["a", "b"]
     assert caplog.text.count("a kill loses what is not delivered yet") == 1
+    spool.close()
+
+
+def test_while_the_file_is_locked_one_put_waits_and_none_after_it_until_one_succeeds(tmp_path: Path) -> None:
+    spool = _spool(tmp_path / "spool.db")
+    spool.put([_row("first")]).result(10)
+    other = sqlite3.connect(spool.path, isolation_level=None)
+    other.execute("begin immediate")
+    assert not spool.put([_row("slow")]).done()
+    spool.wait_no_more()
+    began = time.perf_counter()
+    assert [spool.put([_row(str(number))]).result(0) for number in range(100)] == [False] * 100
+    assert time.perf_counter() - began < 1.0
+    other.execute("rollback")
+    other.close()
+    assert len(_taken(spool, most=200)) == 102
+    assert spool.put([_row("last")]).result(0) is True
+    assert (spool.counts["waited"], spool.counts["unwaited"], spool.counts["lost"]) == (1, 100, 0)
+    spool.close()
+
+
+def test_while_the_file_is_locked_memory_holds_so_many_rows_and_thumbs_take_none_of_its_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.integrations.litellm.told.spool._MOST_IN_MEMORY", 5)
+    monkeypatch.setattr("serving.integrations.litellm.told.spool._MOST_THUMBS_IN_MEMORY", 3)
+    spool = _spool(tmp_path / "spool.db")
+    spool.put([_row("first")]).result(10)
+    other = sqlite3.connect(spool.path, isolation_level=None)
+    other.execute("begin immediate")
+    spool.wait_no_more()
+    for number in range(10):
+        spool.put([_thumb(number)])
+    for number in range(10):
+        spool.put([_row(str(number))])
+    other.execute("rollback")
+    other.close()
+    assert (len(_taken(spool)), spool.waiting("thumbs").result(10)) == (6, 3)
+    assert (spool.counts["lost"], spool.counts["thumbs_dropped"]) == (5, 7)
+    spool.close()
+
+
+def test_a_name_that_no_file_takes_holds_up_no_other(tmp_path: Path) -> None:
+    spool = _spool(tmp_path / "spool.db")
+    with pytest.raises(UnicodeEncodeError):
+        spool.put([_row("a\ud800")])
+    with pytest.raises(UnicodeEncodeError):
+        spool.put([_row("a")], [("a", "key \ud800")])
+    assert spool.put([_row("b")]).result(10)
+    assert [row.name for row in _taken(spool)] == ["b"]
     spool.close()
 
 
