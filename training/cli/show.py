@@ -203,6 +203,8 @@ def print_import(account: ImportAccount, out: Path, rate: str) -> None:
         f"{_used(account.rows_read, account.formats, account.rows_used, sum(account.skipped.values()))} ({rate})\n"
         f"cost {account.cost_usd:,.2f} USD · {account.input_tokens:,} input tokens · {account.output_tokens:,} output tokens"
     )
+    for note in account.notes:
+        say(note)
     print_rows(("skipped because", "rows"), ((reason, f"{count:,}") for reason, count in account.skipped.items()))
     print_masked(account.redacted)
     say(f"{len(account.files):,} files in {out}")

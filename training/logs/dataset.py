@@ -53,7 +53,7 @@ class ImportAccount:
     """What an import read and wrote: always `rows_read` = `rows_used` + the sum of `skipped`, which is by reason.
 
     `cost_usd`, `input_tokens` and `output_tokens` are sums over the rows used. `files` has the rows of each. `redacted`
-    says how much of each kind was masked; None where nothing was looked for.
+    says how much of each kind was masked; None where nothing was looked for. `notes`: what importers had to decide.
     """
 
     sources: list[str]
@@ -66,11 +66,13 @@ class ImportAccount:
     output_tokens: int = 0
     redacted: Mapping[str, int] | None = None
     files: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     format_version: int = FORMAT_VERSION
 
     def add(self, part: Outcomes) -> None:
         """Counts a partition."""
         self.formats += [name for name in part.formats if name not in self.formats]
+        self.notes += [note for note in part.notes if note not in self.notes]
         self.rows_read += part.rows_read
         self.rows_used += len(part.frame)
         self.skipped = dict((Counter(self.skipped) + Counter(part.reasons)).most_common())

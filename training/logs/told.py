@@ -94,7 +94,7 @@ class Told:
         if rank != _LANGFUSE or not self._undecided or not self._store:
             return ()
         return (
-            f"langfuse: {self._undecided} rows have no decision id; those that the router's store has too are counted twice",
+            f"langfuse: {self._undecided} rows have no decision id; those that the router's store has too may be counted twice",
         )
 
     def _filled_in(self, frame: pd.DataFrame, outcomes: Hashes, kept: Mask, rank: int) -> pd.DataFrame:

@@ -1,8 +1,9 @@
 """Langfuse's observations: the blob-storage export, the UI's export, and what `live` downloads.
 
-A generation is one try. Those of one of the router's decisions are tries of one request, which has the decision's id, and so
-are those of one trace with the same input, whichever LLM they asked; its conversation is the session, else the trace. All other observations are counted and left out, and so is
-a generation that is the same call as one around or within it (`otel.nesting`).
+A generation is one try. Those of one of the router's decisions are tries of one request, which has the decision's id, and
+so are those of one trace with the same input, whichever LLM they asked; its conversation is the session, else the trace. All
+other observations are counted and left out, and so is a generation that is the same call as one around or within it
+(`otel.nesting`).
 """
 
 from __future__ import annotations

@@ -307,8 +307,8 @@ def _propensity(record: Mapping[str, Any]) -> Any:
 def _fell_back(record: Mapping[str, Any], decision: Mapping[str, Any]) -> bool:
     """Whether the call went to another LLM than was decided on, under a name that cannot be one of the same LLM's."""
     routed = decision.get("routed_model")
-    served = served(record)
-    names = (record.get("model"), record.get("model_group")) if served is None else (served,)
+    answered = served(record)
+    names = (record.get("model"), record.get("model_group")) if answered is None else (answered,)
     called = [name for name in names if isinstance(name, str) and name.strip()]
     if not isinstance(routed, str) or not routed.strip() or not called:
         return False
