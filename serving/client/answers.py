@@ -114,9 +114,12 @@ def _number(said: Mapping[str, Any], name: str) -> float | None:
     value = said.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
-        raise RouterFailedError(f"{name}: expected a number or null, got {_shown(value)}")
-    return float(value)
+    try:
+        if not isinstance(value, bool) and isinstance(value, int | float) and isfinite(value):
+            return float(value)
+    except OverflowError:  # an integer beyond every float
+        pass
+    raise RouterFailedError(f"{name}: expected a number or null, got {_shown(value)}")
 
 
 def _names(said: Mapping[str, Any], name: str) -> tuple[str, ...]:

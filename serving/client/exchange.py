@@ -101,6 +101,18 @@ class Exchange:
             await http.aclose()
 
 
+async def content_of(http: httpx.AsyncClient, path: str) -> bytes:
+    """What stands there; raises ValueError where it is longer than an answer of the router may be."""
+    content = bytearray()
+    async with http.stream("GET", path, headers={"accept-encoding": "identity"}) as response:
+        response.raise_for_status()
+        async for chunk in response.aiter_raw():
+            content += chunk
+            if len(content) > MOST_ANSWER_BYTES:
+                raise ValueError(f"longer than {MOST_ANSWER_BYTES} bytes")
+    return bytes(content)
+
+
 def encoded(body: object) -> bytes:
     """A body as JSON; raises TypeError or ValueError where it cannot be written as that, NaN included."""
     return json.dumps(body, allow_nan=False, separators=(",", ":")).encode()

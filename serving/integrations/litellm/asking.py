@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from serving.client import Route
+from serving.client import Route, RouteRefusedError
+from serving.client.answers import UNAVAILABLE, unavailable
 from serving.integrations.litellm import counters
+from serving.integrations.litellm.counters import UNMAPPED, UNREADABLE
 from serving.integrations.litellm.decided import Decided, bucket, put, record
 from serving.integrations.litellm.deciders import NOBODY, Decider
+from serving.integrations.litellm.refusals import RefusedError, is_about_the_text
 from serving.integrations.litellm.request.access import Access
 from serving.integrations.litellm.request.body import label, session_of, shape, workflow_of
-from serving.integrations.litellm.request.constraints import OPENROUTER, STRIPPED, Demands, demands
+from serving.integrations.litellm.request.constraints import (
+    LONGEST_LISTED,
+    MOST_LISTED,
+    OPENROUTER,
+    STRIPPED,
+    Demands,
+    demands,
+    keeps,
+)
 from serving.integrations.litellm.rows import candidates_of, rows_of
 from serving.integrations.litellm.settings import LiteLLMSettings
-
-_MOST_ALLOWED, _LONGEST_GLOB = 64, 128
-UNREADABLE = "unreadable"  # a prompt of tokens, which has no text
-
-
-class RefusedError(Exception):
-    """Nobody may answer: by the rights of the key (403), or because what is demanded cannot be checked now (503)."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 @dataclass(frozen=True)
@@ -45,89 +45,184 @@ class Call:
         return token if isinstance(token, str) else None
 
 
+@dataclass(frozen=True)
+class _Rights:
+    """Who may answer a call, by its key and by names; the candidates that its rows serve; and what else is demanded."""
+
+    may: tuple[str, ...]
+    permitted: frozenset[str]
+    candidates: tuple[str, ...]
+    demanded: Demands
+
+
 class Asking:
-    """Asks the decider about calls, and leaves the decision in their metadata."""
+    """Asks the decider about calls, and leaves the decision in their metadata.
+
+    Who may answer is found first, and apart: a decision orders those and adds nobody, and where there is none, they answer.
+    """
 
     def __init__(self, settings: LiteLLMSettings, decider: Decider) -> None:
         self.settings, self.decider = settings, decider
         self._access = Access(settings.access_seconds)
+        self._complaints = counters.Complaints()
 
     async def about(self, call: Call, rows: Sequence[Mapping[str, Any]] | None = None) -> Decided | None:
-        """The decision, left in the call's metadata; None where the call is left as it is. `rows`: the group's, if known.
+        """The decision, left in the call's metadata. None: an existing group's call is left as it is. `rows`: if known.
 
         Raises RefusedError, and RouteRefusedError where the router's rules refuse.
         """
         own = self.settings.own(call.group)
-        target = call.group if own else self.settings.group
-        demanded = _demands(call)
-        candidates = candidates_of(rows_of(call.router, target) if rows is None else rows)
-        share = self.settings.share if own or candidates else 0.0
-        permitted = await self._access.permitted(call.key, call.router, target, candidates)
-        may = demanded.allowed([name for name in candidates if name in permitted])
-        if own and candidates and not self._mapped(candidates):
-            counters.UNROUTED.labels("unmapped").inc()
-            return None
-        if candidates and not may:
-            counters.DENIED.labels(call.group).inc()
+        rights = await self._rights_or_refusal(call, rows, own=own)
+        if not rights.may and (own or rights.candidates):
+            counters.DENIED.labels(self.settings.label(call.group)).inc()
             if own:
-                raise RefusedError(403, _nobody(permitted))
+                raise RefusedError(403, _nobody(rights.permitted))
             return None
-        session = session_of(call.data, bucket(call.data), call.key_hash)
-        body = shape(call.data)
-        started = time.perf_counter()
-        if body is None:
-            route = Route(None, NOBODY, None, (), UNREADABLE, None, None, None, None, {}, failed=True)
-        else:
-            body.update(demanded.fields)
-            body.update(_asked(may, len(candidates), demanded, share, None if own else call.group, session))
-            route = await self.decider.decide(body)
-        counters.SECONDS.observe(time.perf_counter() - started)
-        decided = self._decided(call, route, may, demanded, session, own=own)
+        try:
+            decided = await self._asked(call, rights, own=own)
+        except (RefusedError, RouteRefusedError):
+            raise
+        except Exception as error:
+            if not own:
+                raise
+            counters.FAULTS.labels("decision").inc()
+            self._complaints.say("decision", "a decision failed, whoever may answers in the order of the rows", error)
+            decided = self._decided(call, _nothing(UNAVAILABLE), rights, None, own=own)
         if decided is not None:
             put(call.data, decided)
         return decided
+
+    async def _rights_or_refusal(self, call: Call, rows: Sequence[Mapping[str, Any]] | None, *, own: bool) -> _Rights:
+        try:
+            return await self._rights(call, rows, own=own)
+        except RefusedError:
+            raise
+        except Exception as error:
+            if not own:
+                raise
+            counters.FAULTS.labels("rights").inc()
+            self._complaints.say("rights", "who may answer could not be found, so nobody does", error)
+            raise RefusedError(503, "it cannot be told at present who may answer this request") from None
+
+    async def _rights(self, call: Call, rows: Sequence[Mapping[str, Any]] | None, *, own: bool) -> _Rights:
+        target = call.group if own else self.settings.group
+        demanded = _demands(call)
+        candidates = candidates_of(rows_of(call.router, target) if rows is None else rows)
+        permitted = await self._access.permitted(call.key, call.router, target, candidates)
+        may = demanded.allowed([name for name in candidates if name in permitted])
+        return _Rights(may, permitted, candidates, demanded)
+
+    async def _asked(self, call: Call, rights: _Rights, *, own: bool) -> Decided | None:
+        session = session_of(call.data, bucket(call.data), call.key_hash)
+        if own and not self._mapped(rights.candidates):
+            counters.UNROUTED.labels("unmapped").inc()
+            return self._decided(call, _nothing(UNMAPPED), rights, session, own=own)
+        body = shape(call.data)
+        started = time.perf_counter()
+        if body is None:
+            route = _nothing(UNREADABLE)
+        else:
+            share = self.settings.share if own or rights.candidates else 0.0
+            body.update(self._said(rights, share, None if own else call.group, session))
+            try:
+                route = await self.decider.decide(body)
+            except RouteRefusedError as error:
+                if not own or not is_about_the_text(error):
+                    raise
+                route = _nothing(UNREADABLE)
+        counters.SECONDS.observe(time.perf_counter() - started)
+        return self._decided(call, route, rights, session, own=own)
 
     def _mapped(self, candidates: Sequence[str]) -> bool:
         """Whether any row names a candidate, as far as the candidates are known."""
         return not self.decider.catalogue or any(name in self.decider.catalogue for name in candidates)
 
-    def _decided(
-        self, call: Call, route: Route, may: Sequence[str], demanded: Demands, session: str | None, *, own: bool
-    ) -> Decided | None:
+    def _said(self, rights: _Rights, share: float, otherwise: str | None, session: str | None) -> dict[str, Any]:
+        """What is demanded, and what the plug-in itself says in the body."""
+        said = dict(rights.demanded.fields)
+        if rights.candidates:
+            said.update(self._names(rights))
+        elif rights.demanded.allow:
+            said["allow"] = list(rights.demanded.allow[0])
+        if share < 1:
+            said["share"] = share
+        if otherwise is not None:
+            said["otherwise"] = otherwise
+        if session is not None:
+            said["session_id"] = session
+        return said
+
+    def _names(self, rights: _Rights) -> dict[str, Any]:
+        """Whom the router may choose, as far as its lists have room. Its answer is held to all of them in any case."""
+        catalogue, reference = self.decider.catalogue, self.decider.reference
+        known = [name for name in rights.may if name in catalogue] or list(rights.may)
+        fitting = [name for name in known if len(_literal(name)) <= LONGEST_LISTED]
+        others = [_literal(name) for name in catalogue if name not in rights.may]
+        few = len(others) <= MOST_LISTED and all(len(name) <= LONGEST_LISTED for name in others)
+        if (len(fitting) > MOST_LISTED or len(fitting) < len(known)) and catalogue and few:
+            return {"deny": others}
+        first = sorted(fitting, key=lambda name: name != reference)[:MOST_LISTED]
+        denied = _denied(rights.demanded.fields)  # nobody in `may` is; kept for the record while there is room
+        return {"allow": [_literal(name) for name in first], **({"deny": denied} if denied else {})}
+
+    def _decided(self, call: Call, route: Route, rights: _Rights, session: str | None, *, own: bool) -> Decided | None:
+        label, may = self.settings.label(call.group), rights.may
         if route.failed:
-            counters.FAILED_OPEN.labels(call.group).inc()
+            counters.FAILED_OPEN.labels(label).inc()
             if not own:
                 return None
-            route = self._without_router(route, may, demanded)
+            route = self._without_router(route.reason, rights)
         held_back = route.document.get("held_back")
         held = held_back.get("model") if isinstance(held_back, Mapping) else None
+        held = held if isinstance(held, str) else None
+        stays = not own and (held is not None or route.model == call.group)
+        if not stays and not {route.model, *route.fallbacks} <= set(may):
+            kept = _within(route, may)
+            if kept is None:
+                counters.FAILED_OPEN.labels(label).inc()
+                if not own:
+                    return None
+            route = kept or self._without_router(UNAVAILABLE, rights)
         values = record(route, call.group, self.decider.reference, held, session)
-        counters.DECISIONS.labels(call.group, route.reason).inc()
+        counters.DECISIONS.labels(label, counters.reason_of(route.reason)).inc()
         if held is not None:
-            counters.HELD_BACK.labels(call.group).inc()
+            counters.HELD_BACK.labels(label).inc()
         elif route.model in may:
             counters.CHOSEN.labels(route.model).inc()
         cost, reference = values["expected_cost_usd"], values["reference_cost_usd"]
         if cost is not None and reference is not None:
             counters.EXPECTED_USD.inc(cost)
             counters.REFERENCE_USD.inc(reference)
-        stays = not own and (held is not None or route.model == call.group)
         values["picked"] = call.group if stays else None
         return Decided(values, call.group if own or stays else self.settings.group, stays=stays)
 
-    def _without_router(self, route: Route, may: Sequence[str], demanded: Demands) -> Route:
+    def _without_router(self, reason: str, rights: _Rights) -> Route:
         """The reference, then the others; raises RefusedError where a demand on privacy cannot be checked."""
+        may, demanded = rights.may, rights.demanded
         if demanded.private:
-            may = [name for name in may if keeps(self.decider.catalogue.get(name), demanded.fields)]
+            may = tuple(name for name in may if keeps(self.decider.catalogue.get(name), demanded.fields))
             if not may:
                 raise RefusedError(
                     503, "the router is away, and what this request demands of privacy cannot be checked without it"
                 )
-        reference = self.decider.reference
-        others = [name for name in may if name != reference]
-        ranks = [*([reference] if reference in may else []), *others]
-        first, *rest = [one for one in ranks if one is not None] or [NOBODY]
-        return Route(None, first, None, tuple(rest), route.reason, None, None, None, None, {}, failed=True)
+        first, *rest = sorted(may, key=lambda name: name != self.decider.reference)
+        return replace(_nothing(reason), model=first, fallbacks=tuple(rest))
+
+
+def _nothing(reason: str) -> Route:
+    """The route where nobody decided."""
+    return replace(unavailable(NOBODY), reason=reason)
+
+
+def _within(route: Route, may: Sequence[str]) -> Route | None:
+    """The route to those alone who may answer; None where it names none of them."""
+    ranks = [name for name in (route.model, *route.fallbacks) if name in may]
+    if not ranks:
+        return None
+    first, *rest = ranks
+    if first == route.model:
+        return replace(route, fallbacks=tuple(rest))
+    return replace(route, model=first, fallbacks=tuple(rest), expected_cost_usd=None, propensity=None)
 
 
 def _demands(call: Call) -> Demands:
@@ -141,23 +236,8 @@ def _demands(call: Call) -> Demands:
     return Demands({**fields, "workflow": named} if named else fields, demanded.allow)
 
 
-def _asked(
-    may: Sequence[str], rows: int, demanded: Demands, share: float, otherwise: str | None, session: str | None
-) -> dict[str, Any]:
-    """What the plug-in itself says in the body."""
-    said: dict[str, Any] = {}
-    names = [name for name in may if len(name) <= _LONGEST_GLOB][:_MOST_ALLOWED]
-    if rows:
-        said["allow"] = [_literal(name) for name in names]
-    elif demanded.allow:
-        said["allow"] = list(demanded.allow[0])
-    if share < 1:
-        said["share"] = share
-    if otherwise is not None:
-        said["otherwise"] = otherwise
-    if session is not None:
-        said["session_id"] = session
-    return said
+def _denied(fields: Mapping[str, Any]) -> list[str]:
+    return list(fields.get("deny") or ())[:MOST_LISTED]
 
 
 def _literal(name: str) -> str:
@@ -166,9 +246,16 @@ def _literal(name: str) -> str:
 
 
 def strip(data: MutableMapping[str, Any], *, routed: bool) -> None:
-    """Takes the router's own fields out of a body, and OpenRouter's where it goes to a candidate."""
+    """Takes the router's own fields out of a body, and OpenRouter's where it goes to a candidate.
+
+    There out of `extra_body` too, which is laid over the body that is sent: its `model` would be another than the candidate's.
+    """
     for name in (*STRIPPED, *(OPENROUTER if routed else ())):
         data.pop(name, None)
+    extra = data.get("extra_body")
+    if routed and isinstance(extra, Mapping):
+        taken = (*STRIPPED, *OPENROUTER, "model")
+        data["extra_body"] = {name: value for name, value in extra.items() if name not in taken}
 
 
 def strip_metadata(data: MutableMapping[str, Any]) -> None:
@@ -176,25 +263,6 @@ def strip_metadata(data: MutableMapping[str, Any]) -> None:
     metadata = data.get("metadata")
     if isinstance(metadata, MutableMapping):
         metadata.pop("outcome_router", None)
-
-
-def keeps(candidate: Mapping[str, Any] | None, fields: Mapping[str, Any]) -> bool:
-    """Whether a candidate is known to keep to what the fields demand of privacy: unknown counts as no."""
-    if candidate is None:
-        return False
-    privacy, provider = fields.get("privacy"), fields.get("provider")
-    asked = privacy if isinstance(privacy, Mapping) else {}
-    router = provider if isinstance(provider, Mapping) else {}
-    regions = asked.get("regions")
-    return not (
-        ((asked.get("zero_retention") or router.get("zdr")) and candidate.get("zero_retention") is not True)
-        or (asked.get("self_hosted") and candidate.get("hosting") != "self")
-        or (
-            (asked.get("no_training") or router.get("data_collection") == "deny")
-            and candidate.get("trains_on_data") is not False
-        )
-        or (regions and not (candidate.get("regions") and set(candidate["regions"]) <= set(regions)))
-    )
 
 
 def _nobody(permitted: frozenset[str]) -> str:

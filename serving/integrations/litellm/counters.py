@@ -11,9 +11,17 @@ import time
 
 from prometheus_client import Counter, Histogram
 
+from serving.client.answers import UNAVAILABLE
+from serving.decide.decision import Reason
+
 logger = logging.getLogger(__name__)
 
+# Reasons of the plug-in's own: a request without a text that the router reads, and rows that name no candidate.
+UNREADABLE, UNMAPPED = "unreadable", "unmapped"
+
 _LOG_SECONDS = 60.0
+# The reasons of decisions; a router over HTTP may be another version, and what it says is not taken for a label.
+_REASONS = frozenset(Reason) | {UNAVAILABLE, UNREADABLE, UNMAPPED}
 
 HOOKS = Counter("router_litellm_hook", "Calls of each hook of the plug-in: one that stays 0 is not called.", ["hook"])
 FAULTS = Counter("router_litellm_fault", "Errors inside a hook; the call went on without it.", ["hook"])
@@ -37,6 +45,11 @@ SECONDS = Histogram(
     "Time that a call waited for its decision.",
     buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0),
 )
+
+
+def reason_of(said: str) -> str:
+    """A reason as a label."""
+    return said if said in _REASONS else "other"
 
 
 class Complaints:

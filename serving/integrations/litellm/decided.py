@@ -13,13 +13,15 @@ from serving.client import Route
 
 BUCKETS = ("litellm_metadata", "metadata")
 LOGGED, KEY = "spend_logs_metadata", "outcome_router"
+_MOST_USD = 1e9  # of one call
 
 
 class Decided(dict[str, Any]):
     """The record of a decision, as it is logged; beside it, what of this call has been tried.
 
-    `group` is whose rows the ranks are about, `stays` whether the call is left on the group that it asked for, `call` tells a
-    call from the next one that is given the same metadata (None: of a proxy, where each call has its own).
+    `ranks` are those who may answer, alone. `group` is whose rows they are about, `stays` whether the call is left on the
+    group that it asked for, `call` tells a call from the next one that is given the same metadata (None: of a proxy, where
+    each call has its own).
     `offered` are the deployments that each pick was left with; `failed` is how many failures were known then.
     """
 
@@ -46,6 +48,12 @@ def bucket(data: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     made: dict[str, Any] = {}
     data["metadata"] = made
     return made
+
+
+def key_of(request: Mapping[str, Any]) -> Any:
+    """The key (UserAPIKeyAuth) that the proxy left with a request; None where it left none. What is JSON a client wrote."""
+    keys = (metadata.get("user_api_key_auth") for metadata in _metadata(request))
+    return next((key for key in keys if hasattr(key, "model_copy")), None)
 
 
 def put(data: MutableMapping[str, Any], decided: Decided) -> None:
@@ -79,7 +87,7 @@ def record(
         "confidence": route.confidence,
         "reason": route.reason,
         "bundle": route.bundle,
-        "expected_cost_usd": route.expected_cost_usd,
+        "expected_cost_usd": _amount(route.expected_cost_usd),
         "reference": reference,
         "reference_cost_usd": _cost(route.document, reference),
         "propensity": route.propensity,
@@ -91,9 +99,15 @@ def record(
 
 
 def _cost(document: Mapping[str, Any], candidate: str | None) -> float | None:
-    rows = document.get("candidates") or ()
-    cost = next((row.get("expected_cost_usd") for row in rows if row.get("model") == candidate), None)
-    return cost if isinstance(cost, float | int) else None
+    listed = document.get("candidates")
+    rows = [row for row in listed if isinstance(row, Mapping)] if isinstance(listed, list | tuple) else []
+    return _amount(next((row.get("expected_cost_usd") for row in rows if row.get("model") == candidate), None))
+
+
+def _amount(value: object) -> float | None:
+    """An amount of USD; None for what is none."""
+    known = isinstance(value, float | int) and not isinstance(value, bool) and 0 <= value < _MOST_USD
+    return float(value) if known and isinstance(value, float | int) else None
 
 
 def _metadata(data: Mapping[str, Any]) -> Iterator[MutableMapping[str, Any]]:

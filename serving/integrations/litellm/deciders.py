@@ -15,13 +15,15 @@ import orjson
 from serving.api.bounds import is_small
 from serving.client import AsyncRouterClient, FeedbackError, Route, RouteRefusedError
 from serving.client.answers import unavailable
+from serving.client.exchange import content_of
 from serving.integrations.litellm.settings import LiteLLMSettings
 from serving.integrations.outcome import ToldOutcome
 
 logger = logging.getLogger(__name__)
 
 Catalogue = Mapping[str, Mapping[str, Any]]
-NOBODY = "(no reference)"  # the fallback's name where none is known; the filter then leaves every permitted row
+NOBODY = "(no reference)"  # the fallback's name where none is known
+_LEARN_SECONDS = 5.0
 _RELOAD_SECONDS = 30.0
 
 
@@ -97,9 +99,10 @@ class OverHttp:
 
         assert self._settings.url is not None
         try:
-            async with httpx.AsyncClient(base_url=self._settings.url, timeout=5.0) as http:
-                said = (await http.get("/v1/candidates")).raise_for_status().json()
-            self._catalogue = {one["name"]: one for one in said["candidates"]}
+            async with asyncio.timeout(_LEARN_SECONDS), httpx.AsyncClient(base_url=self._settings.url) as http:
+                said = orjson.loads(await content_of(http, "/v1/candidates"))
+            catalogue = {str(one["name"]): one for one in said["candidates"] if isinstance(one, Mapping)}
+            self._catalogue = catalogue
             self._reference = self._settings.reference or str(said["reference"])
             self._learnt = bundle
         except Exception as error:  # noqa: BLE001 - it is asked again, and no call waits for it

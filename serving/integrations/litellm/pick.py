@@ -102,19 +102,24 @@ def fitting(router: Any, request: Mapping[str, Any], metadata: Mapping[str, Any]
     order = request.get("_target_order")
     if tokens is None and not tagged and order is None:
         return anything_fits
-    asked = {tag for tag in metadata.get("tags") or () if isinstance(tag, str)}
+    asked = _tags(metadata)
 
     def fits(row: Deployment) -> bool:
         parameters = row.get("litellm_params")
         parameters = parameters if isinstance(parameters, Mapping) else {}
         if order is not None and parameters.get("order") != order:
             return False
-        if tagged and not _tags_match(asked, {tag for tag in parameters.get("tags") or () if isinstance(tag, str)}):
+        if tagged and not _tags_match(asked, _tags(parameters)):
             return False
         window = window_of(row)
         return tokens is None or window is None or tokens <= window
 
     return fits
+
+
+def _tags(of: Mapping[str, Any]) -> set[str]:
+    tags = of.get("tags")
+    return {tag for tag in tags if isinstance(tag, str)} if isinstance(tags, list | tuple | set | frozenset) else set()
 
 
 def _tags_match(asked: set[str], tags: set[str]) -> bool:

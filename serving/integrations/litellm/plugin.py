@@ -1,7 +1,7 @@
 """The callback that LiteLLM calls: every hook is defined on the class itself, for LiteLLM skips inherited ones.
 
-A hook never fails a call: what goes wrong in it is counted and logged, and the call goes on. The one exception is a call that
-the rules let nobody answer, which is refused.
+What goes wrong in a hook is counted and logged, and the call goes on: to those who may answer it, whatever fails. A call that
+nobody may answer, or of which that cannot be told, is refused.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from litellm.integrations.custom_logger import CustomLogger
 
 from serving.client import RouteRefusedError
 from serving.integrations.litellm import counters
-from serving.integrations.litellm.asking import Asking, Call, RefusedError, strip, strip_metadata
-from serving.integrations.litellm.decided import Decided, bucket, drop_claimed, found
-from serving.integrations.litellm.deciders import NOBODY, Decider, InProcess, decider_of
-from serving.integrations.litellm.pick import fitting, picked, window_of
+from serving.integrations.litellm.asking import Asking, Call, strip, strip_metadata
+from serving.integrations.litellm.decided import Decided, bucket, drop_claimed, found, key_of
+from serving.integrations.litellm.deciders import Decider, InProcess, decider_of
+from serving.integrations.litellm.pick import anything_fits, fitting, picked, window_of
+from serving.integrations.litellm.refusals import RefusedError, http_error, said
 from serving.integrations.litellm.request.body import COMPLETIONS
 from serving.integrations.litellm.rows import Deployment, candidate_of, id_of, rows_of, unmapped
 from serving.integrations.litellm.settings import LiteLLMSettings
@@ -80,7 +81,7 @@ class OutcomeRouter(CustomLogger):
             self.outcomes.asked(data)
             await self._before(user_api_key_dict, data, call_type)
         except (RefusedError, RouteRefusedError) as error:
-            raise _http_error(error) from None
+            raise http_error(error) from None
         except Exception as error:  # noqa: BLE001 - the call goes on
             self._fault("pre_call", error)
         return None
@@ -90,8 +91,11 @@ class OutcomeRouter(CustomLogger):
         if not isinstance(group, str) or call_type not in COMPLETIONS or not self._concerns(group):
             return
         decided: Decided | None = None
+        router = _router_of_proxy() or self._attached
         try:
-            decided = await self._ask(Call(data, group, key, _router_of_proxy() or self._attached))
+            # A name that LiteLLM has no rows for is nobody's: it refuses the call itself, or the filter has what it serves.
+            if router is None or rows_of(router, group):
+                decided = await self._ask(Call(data, group, key, router))
         finally:
             own = self.settings.own(group)
             routed = own or (decided is not None and not decided.stays)
@@ -107,12 +111,12 @@ class OutcomeRouter(CustomLogger):
         try:
             decided = await self._asking.about(call, rows)
         except (RefusedError, RouteRefusedError) as error:
-            if self.settings.own(call.group) and not _is_about_the_text(error):
+            if self.settings.own(call.group):
                 counters.REFUSED.labels(str(error.status)).inc()
                 raise
-            counters.FAILED_OPEN.labels(call.group).inc()
+            counters.FAILED_OPEN.labels(self.settings.label(call.group)).inc()
             self._complaints.say(
-                "unread", f"no decision on a call of {call.group} ({error.status}), it goes on without", error
+                "unread", f"no decision on a call of an existing group ({error.status}), it goes on without", error
             )
             return None
         self._report(call.router)
@@ -128,47 +132,47 @@ class OutcomeRouter(CustomLogger):
         request_kwargs: dict[str, Any] | None = None,
         parent_otel_span: Any | None = None,  # noqa: ARG002
     ) -> list[Any]:
-        """Leaves the deployments of the best candidate that is healthy and untried. The list comes without cooled-down ones."""
+        """Leaves the deployments of the best candidate that is healthy and untried. The list comes without cooled-down ones.
+
+        Of a group of candidates never a row of one that may not answer, whatever fails. Other groups are left alone.
+        """
+        counters.HOOKS.labels("filter").inc()
+        if not self.settings.own(model) or not healthy_deployments:
+            return healthy_deployments
+        rows = healthy_deployments if isinstance(healthy_deployments, list) else [healthy_deployments]
+        request = {} if request_kwargs is None else request_kwargs
         try:
-            counters.HOOKS.labels("filter").inc()
-            if not isinstance(healthy_deployments, list) or not healthy_deployments or request_kwargs is None:
-                return healthy_deployments
-            decided = await self._decided(model, healthy_deployments, messages, request_kwargs)
-            if decided is None or decided.stays or decided["model"] == NOBODY:
-                return healthy_deployments
-            left = await self._left(healthy_deployments, messages, request_kwargs, decided)
+            decided = await self._decided(model, rows, messages, request)
+            left = await self._left(rows, messages, request, decided)
         except (RefusedError, RouteRefusedError) as error:
             raise BadRequestError(
-                f"outcome-router: {_said(error)}", model=model, llm_provider="outcome-router"
+                f"outcome-router: {said(error)}", model=model, llm_provider="outcome-router"
             ) from None
-        except Exception as error:  # noqa: BLE001 - the call goes on
+        except Exception as error:  # noqa: BLE001 - its text may be a prompt
             self._fault("filter", error)
-            return healthy_deployments
+            raise _unavailable(model, "it cannot be told at present who may answer this request") from None
         if not left:
-            raise ServiceUnavailableError(
-                "outcome-router: none of the candidates that may answer this request is healthy at present",
-                model=model,
-                llm_provider="outcome-router",
-            )
+            raise _unavailable(model, "none of the candidates that may answer this request is healthy at present")
         return left
 
     async def _decided(
         self, model: str, deployments: Sequence[Deployment], messages: Any, request: dict[str, Any]
-    ) -> Decided | None:
-        """The decision on this call; made here where there is none: on a bare Router, and for a fallback into the group."""
+    ) -> Decided:
+        """The decision on this call; made here where there is none: on a bare Router, and for what no hook was asked about."""
         known = found(request)
         call = (request.get("litellm_trace_id"), id(messages) if messages is not None else None)
-        if known is not None and known.group == model and known.call in (None, call):
+        if known is not None and known.group == model and not known.stays and known.call in (None, call):
             return known
-        if not self.settings.own(model) or not _has_text(request, messages):
-            return None
         data = request if messages is None else {**request, "messages": messages}
-        router = _router_of_proxy() or self._attached
-        rows = rows_of(router, model) or deployments
-        decided = await self._ask(Call(data, model, bucket(request).get("user_api_key_auth"), router), rows)
-        if decided is not None:
-            decided.call = call
-            strip(request, routed=True)
+        proxy, key = _router_of_proxy(), key_of(request)
+        if proxy is not None and key is None:
+            raise RefusedError(403, "this request does not say whose key it is by, so nobody may answer it")
+        router = proxy or self._attached
+        decided = await self._ask(Call(data, model, key, router), rows_of(router, model) or deployments)
+        if decided is None:
+            raise RefusedError(503, "it cannot be told at present who may answer this request")
+        decided.call = call
+        strip(request, routed=True)
         return decided
 
     async def _left(
@@ -176,14 +180,16 @@ class OutcomeRouter(CustomLogger):
     ) -> list[Deployment]:
         router = _router_of_proxy() or self._attached
         metadata = bucket(dict(request))
-        tokens = await _tokens(router, deployments, messages)
-        fits = fitting(router, request, metadata, tokens)
-        before = _answered_before(request)
-        if before is not None and any(id_of(row) == before for row in deployments):
-            fits = partial(
-                _is_row, before
-            )  # while it is there: the answer that is gone on with is kept at its provider
-        return picked(deployments, decided, request, metadata, fits)
+        try:
+            tokens = await _tokens(router, deployments, messages)
+            fits = fitting(router, request, metadata, tokens)
+            before = _answered_before(request)
+            if before is not None and any(id_of(row) == before for row in deployments):
+                fits = partial(_is_row, before)  # while it is there: an answer is gone on with at its provider
+            return picked(deployments, decided, request, metadata, fits)
+        except Exception as error:  # noqa: BLE001 - the ranks hold without what LiteLLM would check later
+            self._fault("filter", error)
+            return picked(deployments, decided, {}, {}, anything_fits)
 
     # --- after the call ---
 
@@ -307,11 +313,6 @@ def _router_of_proxy() -> Any:
     return getattr(server, "llm_router", None)
 
 
-def _has_text(request: Mapping[str, Any], messages: Any) -> bool:
-    """Whether a request on a bare Router is one for text: embeddings have an `input` without instructions or turns."""
-    return messages is not None or request.get("prompt") is not None or isinstance(request.get("input"), list | str)
-
-
 async def _tokens(router: Any, deployments: Sequence[Deployment], messages: Any) -> int | None:
     """The prompt's tokens as LiteLLM counts them, where its pre-call checks hold them against a window; else None."""
     if messages is None or not getattr(router, "enable_pre_call_checks", False):
@@ -339,33 +340,5 @@ def _is_row(identifier: str, row: Deployment) -> bool:
     return id_of(row) == identifier
 
 
-_OF_THE_TEXT = (
-    "prompt",
-    "messages",
-    "tools",
-    "functions",
-    "response_format",
-    "max_tokens",
-    "max_completion_tokens",
-    "",
-)
-
-
-def _is_about_the_text(error: RefusedError | RouteRefusedError) -> bool:
-    """Whether the router could not read the request itself: an LLM may, so that is no reason to refuse it."""
-    if not isinstance(error, RouteRefusedError):
-        return False
-    wrong = error.problem.get("errors")
-    fields = [str(one.get("field", "")) for one in wrong if isinstance(one, Mapping)] if isinstance(wrong, list) else []
-    return bool(fields) and all(field.partition(".")[0] in _OF_THE_TEXT for field in fields)
-
-
-def _said(error: RefusedError | RouteRefusedError) -> str:
-    return str(error.problem.get("detail") or error) if isinstance(error, RouteRefusedError) else str(error)
-
-
-def _http_error(error: RefusedError | RouteRefusedError) -> Exception:
-    """The refusal as the proxy's client gets it."""
-    from fastapi import HTTPException
-
-    return HTTPException(error.status, {"error": f"outcome-router: {_said(error)}"})
+def _unavailable(model: str, why: str) -> ServiceUnavailableError:
+    return ServiceUnavailableError(f"outcome-router: {why}", model=model, llm_provider="outcome-router")

@@ -81,6 +81,12 @@ class LiteLLMSettings(BaseSettings):
         """Whether it is another group that is shadowed or routed."""
         return any(matches(group, glob) for glob in self.groups) and not matches(group, OWN_GROUPS)
 
+    def label(self, group: str) -> str:
+        """A group as metrics have it: as it is set, for a client may ask for names that it makes up."""
+        if group == self.group:
+            return group
+        return next((glob for glob in (OWN_GROUPS, *self.groups) if matches(group, glob)), "other")
+
     @classmethod
     def variables(cls) -> frozenset[str]:
         """The names of the environment that are read here."""

@@ -43,7 +43,12 @@ def _of_key(key: Any) -> tuple[Any, ...]:
     """All of a key that its rights may depend on."""
     names = ("token", "api_key", "team_id", "project_id", "end_user_id", "user_id", "org_id")
     lists = ("models", "team_models", "access_group_ids")
-    return (*(getattr(key, name, None) for name in names), *(tuple(getattr(key, name, None) or ()) for name in lists))
+    settled = (
+        bool(getattr(key, "config", None)),
+        *(str(getattr(key, name, None)) for name in ("aliases", "team_model_aliases")),
+    )
+    ids = (getattr(key, name, None) for name in names)
+    return (*ids, *(tuple(getattr(key, name, None) or ()) for name in lists), *settled)
 
 
 _Check = Callable[[str], Awaitable[object]]

@@ -16,6 +16,7 @@ COMPLETIONS = frozenset(
     | {"acompletion", "atext_completion", "aresponses"}
 )
 _LONGEST_LABEL = 256
+_MOST_TOKENS = 1_000_000_000  # more than any LLM writes, and the most that the router takes
 _ROOM = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 # Tags that the proxy adds to those of the sender.
 _MADE_TAGS = ("User-Agent:", "Credential:")
@@ -39,7 +40,7 @@ def shape(data: Mapping[str, Any]) -> dict[str, Any] | None:
     for name in _ROOM:
         room = data.get(name)
         if isinstance(room, int) and not isinstance(room, bool) and room >= 1:
-            body[name] = room
+            body[name] = min(room, _MOST_TOKENS)
     return body
 
 

@@ -4,6 +4,7 @@ In metadata the demands stand under `outcome_router`, as fields of POST /v1/rout
 every `allow`, of limits the lower holds and of demands both. Of the aims the stricter holds if they are of one kind; of
 different kinds the administrator's (key's or team's) holds, and among those `quality_target`, the certified one. `workflow` and
 `objective` are the administrator's if they say it. So a client narrows what its key and team say, and never widens it.
+What is no such demand is refused here, as the router would: it is not there at all times.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from serving.decide.globs import matches
+from serving.integrations.litellm.refusals import RefusedError
 
 # Fields of /v1/route that no LLM knows; each would be a 400 there.
 OWN = (
@@ -30,6 +32,10 @@ _READ_OF_OPENROUTER = ("models", "provider", "plugins")
 _LOWER, _HIGHER = ("max_cost_usd", "max_latency_ms"), ("quality_target", "cost_quality")
 _UNITED = ("deny", "requires")
 _PRIVATE = ("zero_retention", "self_hosted", "no_training")
+_IN_PRIVACY = (*_PRIVATE, "regions", "zdr", "data_collection")
+# As in a body of /v1/route.
+MOST_LISTED, LONGEST_LISTED = 64, 128
+_LONGEST_REGION, _LARGEST = 256, 1e15
 
 
 @dataclass(frozen=True)
@@ -54,14 +60,19 @@ class Demands:
         """Whether anything is demanded of how the data is treated."""
         provider = self.fields.get("provider")
         asked = provider if isinstance(provider, Mapping) else {}
-        return bool(self.fields.get("privacy")) or bool(asked.get("zdr")) or asked.get("data_collection") == "deny"
+        return bool(self.fields.get("privacy")) or bool(asked.get("zdr")) or _denies_collection(asked)
 
 
 def demands(data: Mapping[str, Any], metadata: object, administrators: Sequence[object]) -> Demands:
-    """Of a request with this body, with what its client wrote into its metadata, and with key's and team's metadata."""
+    """Of a request with this body, with what its client wrote into its metadata, and with key's and team's metadata.
+
+    Raises RefusedError where what somebody says is no demand.
+    """
     body = {name: data[name] for name in (*OWN, *_READ_OF_OPENROUTER) if data.get(name) is not None}
     client = [body, _said_in(metadata)]
     admin = [_said_in(one) for one in administrators]
+    for one in (*client, *admin):
+        _check(one)
     fields: dict[str, Any] = {name: body.pop(name) for name in _READ_OF_OPENROUTER if name in body}
     fields.update(_of_one_side(client))
     fields.pop("session_id", None)
@@ -110,7 +121,7 @@ def _tighten(fields: dict[str, Any], other: Mapping[str, Any]) -> None:
                 fields[name] = _chosen(choose, fields.get(name), other[name])
     for name in _UNITED:
         if name in other:
-            fields[name] = list(dict.fromkeys([*_list(fields.get(name)), *_list(other[name])]))
+            fields[name] = list(dict.fromkeys(str(one) for one in (*_list(fields.get(name)), *_list(other[name]))))
     if "privacy" in other:
         fields["privacy"] = _both(fields.get("privacy"), other["privacy"])
 
@@ -123,14 +134,14 @@ def _chosen(choose: Callable[[Any, Any], Any], first: Any, second: Any) -> Any:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST  # not NaN either
 
 
 def _both(first: Any, second: Any) -> Any:
     """The demands on privacy of two sides; regions are those that both accept."""
     if not isinstance(first, Mapping) or not isinstance(second, Mapping):
-        return second if first is None or isinstance(first, Mapping) else first
-    both: dict[str, Any] = {**first, **second}
+        return first if isinstance(first, Mapping) else second
+    both: dict[str, Any] = {**first, **{name: value for name, value in second.items() if value is not None}}
     for name in _PRIVATE:
         if first.get(name) or second.get(name):
             both[name] = first.get(name) or second.get(name)
@@ -145,3 +156,59 @@ def _list(value: Any) -> list[Any]:
     if value is None:
         return []
     return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _check(said: Mapping[str, Any]) -> None:
+    """Raises RefusedError where one side says what is no demand. It looks at no more than a demand may be long."""
+    for name in ("allow", *_UNITED):
+        listed = said.get(name)
+        if listed is not None and not _are_texts(listed if isinstance(listed, list) else [listed], LONGEST_LISTED):
+            raise _no_demand(name, f"at most {MOST_LISTED} texts of at most {LONGEST_LISTED} characters")
+    for name in (*_LOWER, *_HIGHER):
+        if said.get(name) is not None and not _number(said[name]):
+            raise _no_demand(name, "a number")
+    for name in _IN_PRIVACY:
+        if said.get(name) not in (None, "allow"):
+            raise RefusedError(
+                422,
+                f"{name}: this goes into privacy: {{...}}, or where OpenRouter has it into provider: {{...}}",
+            )
+    privacy = said.get("privacy")
+    if privacy is None:
+        return
+    if not isinstance(privacy, Mapping) or not set(privacy) <= {*_PRIVATE, "regions"}:
+        raise _no_demand("privacy", f"an object of {', '.join(_PRIVATE)} and regions")
+    for name in _PRIVATE:
+        if not isinstance(privacy.get(name, False), bool):
+            raise _no_demand(f"privacy.{name}", "true or false")
+    regions = privacy.get("regions")
+    if regions is not None and not (isinstance(regions, list) and _are_texts(regions, _LONGEST_REGION)):
+        raise _no_demand("privacy.regions", f"a list of at most {MOST_LISTED} texts")
+
+
+def _are_texts(values: list[Any], longest: int) -> bool:
+    return len(values) <= MOST_LISTED and all(isinstance(one, str) and 0 < len(one) <= longest for one in values)
+
+
+def _no_demand(name: str, expected: str) -> RefusedError:
+    return RefusedError(422, f"{name}: expected {expected}")
+
+
+def _denies_collection(provider: Mapping[str, Any]) -> bool:
+    return provider.get("data_collection") not in (None, "allow")
+
+
+def keeps(candidate: Mapping[str, Any] | None, fields: Mapping[str, Any]) -> bool:
+    """Whether a candidate is known to keep to what the fields demand of privacy: unknown counts as no."""
+    if candidate is None:
+        return False
+    privacy, provider = fields.get("privacy"), fields.get("provider")
+    asked = privacy if isinstance(privacy, Mapping) else {}
+    router = provider if isinstance(provider, Mapping) else {}
+    regions, own = asked.get("regions"), candidate.get("regions")
+    return not (
+        ((asked.get("zero_retention") or router.get("zdr")) and candidate.get("zero_retention") is not True)
+        or (asked.get("self_hosted") and candidate.get("hosting") != "self")
+        or ((asked.get("no_training") or _denies_collection(router)) and candidate.get("trains_on_data") is not False)
+        or (regions and not (isinstance(own, list | tuple) and own and all(one in regions for one in own)))
+    )
