@@ -25,7 +25,8 @@ class Policy:
     `abstain_below`, the reference is used.
 
     `endpoints` and `preferences` are what OpenRouter's fields say of models and providers. With probability 1 - `share` the
-    decision is held back: `otherwise` answers (None: the reference), which need not be a candidate.
+    decision is held back: `otherwise` answers (None: the reference), which need not be a candidate. `otherwise_candidate` is the
+    candidate that is known to stand behind such a name.
     """
 
     allow: tuple[tuple[str, ...], ...] = ()
@@ -46,6 +47,7 @@ class Policy:
     preferences: Preferences | None = None
     share: float = 1.0
     otherwise: str | None = None
+    otherwise_candidate: str | None = None
 
     def tightened(self, other: Policy) -> Policy:
         """What holds when both hold: it admits a candidate only if each of the two does.
@@ -72,6 +74,7 @@ class Policy:
             preferences=self.preferences or other.preferences,
             share=min(self.share, other.share),
             otherwise=self.otherwise or other.otherwise,
+            otherwise_candidate=self.otherwise_candidate if self.otherwise else other.otherwise_candidate,
         )
 
 

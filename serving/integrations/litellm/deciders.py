@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
@@ -41,6 +42,9 @@ class Decider(Protocol):
     async def decide(self, body: Mapping[str, Any]) -> Route:
         """The route; one with `failed` where there is no decision. Raises RouteRefusedError alone."""
 
+    async def known(self) -> None:
+        """Waits a little for the catalogue, where it is not known yet and can be had."""
+
     async def feedback(self, said: Sequence[Mapping[str, Any]]) -> list[str | Mapping[str, Any]]:
         """What became of each; raises FeedbackError where it is not known to be stored."""
 
@@ -73,6 +77,7 @@ class OverHttp:
         self._apart = _LoopApart()
         self._learnt: str | None = None
         self._learning: asyncio.Task[None] | None = None
+        self._not_asked_until = float("-inf")
 
     @property
     def reference(self) -> str | None:
@@ -89,9 +94,23 @@ class OverHttp:
             route = await self._apart.run(lambda: self._client.route(without_pictures(body)))
         if route.failed:
             return unavailable(self.reference or NOBODY)
-        if route.bundle != self._learnt and (self._learning is None or self._learning.done()):
-            self._learning = asyncio.create_task(self._learn(route.bundle))
+        if route.bundle != self._learnt:
+            self._begin_to_learn(route.bundle)
         return route
+
+    async def known(self) -> None:
+        if self._catalogue or time.monotonic() < self._not_asked_until:
+            return
+        task = self._begin_to_learn(None)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(task), self._settings.timeout_seconds)
+        if not self._catalogue:
+            self._not_asked_until = time.monotonic() + self._settings.retry_after_seconds
+
+    def _begin_to_learn(self, bundle: str | None) -> asyncio.Task[None]:
+        if self._learning is None or self._learning.done():
+            self._learning = asyncio.create_task(self._learn(bundle))
+        return self._learning
 
     async def _learn(self, bundle: str | None) -> None:
         """Takes over the candidates and the reference of the bundle that decides now; tried again if it fails."""
@@ -179,6 +198,10 @@ class InProcess:
         except Exception:  # the call goes on without a decision
             logger.exception("a decision failed, the reference answers")
             return unavailable(self.reference or NOBODY)
+
+    async def known(self) -> None:
+        if self._service is None:
+            await self._loaded()
 
     async def feedback(self, said: Sequence[Mapping[str, Any]]) -> list[str | Mapping[str, Any]]:
         service = self._service or await self._loaded()
