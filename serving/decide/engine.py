@@ -113,13 +113,10 @@ class Engine:
 
     def _shared(self, made: Made, policy: Policy, situation: Situation) -> Decision:
         named = policy.otherwise or self.manifest.reference
-        column = self._columns.get(named)
-        if column is not None:
-            return shared(made, policy, situation, Otherwise(column))
-        behind = self._columns.get(policy.otherwise_candidate or "")
-        known = None if behind is None else self.manifest.candidates[behind]
-        barred = not self._eligibility.admits(named, policy, situation.asked, known)
-        return shared(made, policy, situation, Otherwise(behind, apart=True, barred=barred))
+        apart = named not in self._columns
+        column = self._columns.get((policy.otherwise_candidate or "") if apart else named)
+        barred = apart and not self._eligibility.admits(named, policy, situation.asked, column)
+        return shared(made, policy, situation, Otherwise(column, apart=apart, barred=barred))
 
     def _own(
         self,

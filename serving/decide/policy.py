@@ -25,8 +25,8 @@ class Policy:
     `abstain_below`, the reference is used.
 
     `endpoints` and `preferences` are what OpenRouter's fields say of models and providers. With probability 1 - `share` the
-    decision is held back: `otherwise` answers (None: the reference), which need not be a candidate. `otherwise_candidate` is the
-    candidate that is known to stand behind such a name.
+    decision is held back: `otherwise` answers (None: the reference), which need not be a candidate. `otherwise_candidate` is
+    the candidate that is known to stand behind such a name.
     """
 
     allow: tuple[tuple[str, ...], ...] = ()

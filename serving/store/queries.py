@@ -40,7 +40,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Spent:
-    """What calls that were held back cost by feedback, and were expected to cost had they been routed: sums over the same calls."""
+    """What calls that were held back cost by feedback, and were expected to cost had they been routed: of the same calls."""
 
     decisions: int
     cost_usd: float

@@ -144,9 +144,7 @@ class Asking:
         candidate = behind(rows_of(call.router, call.group), self.decider.catalogue)
         return {"otherwise": call.group, **({} if candidate is None else {"otherwise_candidate": candidate})}
 
-    def _said(
-        self, rights: _Rights, share: float, otherwise: Mapping[str, Any], session: str | None
-    ) -> dict[str, Any]:
+    def _said(self, rights: _Rights, share: float, otherwise: Mapping[str, Any], session: str | None) -> dict[str, Any]:
         """What is demanded, and what the plug-in itself says in the body."""
         said = dict(rights.demanded.fields)
         if rights.candidates:
@@ -183,7 +181,9 @@ class Asking:
         held_back = route.document.get("held_back")
         held_back = held_back if isinstance(held_back, Mapping) and isinstance(held_back.get("model"), str) else None
         stays = not own and (route.reason == Reason.HELD_BACK or route.model == call.group)
-        if not own and not stays and self.settings.share == 0:  # in shadow mode nothing moves, whatever the rules exclude
+        if (
+            not own and not stays and self.settings.share == 0
+        ):  # in shadow mode nothing moves, whatever the rules exclude
             counters.FAILED_OPEN.labels(label).inc()
             return None
         if not stays and not {route.model, *route.fallbacks} <= set(may):

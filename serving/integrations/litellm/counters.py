@@ -39,7 +39,9 @@ UNROUTED = Counter("router_litellm_unrouted", "Calls of a routed group that the 
 EXPECTED_USD = Counter("router_litellm_expected_cost_usd", "Expected cost of what was chosen.")
 REFERENCE_USD = Counter("router_litellm_reference_cost_usd", "Expected cost had the reference answered the same calls.")
 # Of calls that were held back, over those alone of which all three are known.
-HELD_BACK_PRICED = Counter("router_litellm_held_back_priced", "Calls held back whose cost is known, and what was expected.")
+HELD_BACK_PRICED = Counter(
+    "router_litellm_held_back_priced", "Calls held back whose cost is known, and what was expected."
+)
 HELD_BACK_SPENT_USD = Counter("router_litellm_held_back_cost_usd", "What these calls cost, by LiteLLM.")
 HELD_BACK_EXPECTED_USD = Counter(
     "router_litellm_held_back_expected_cost_usd", "Expected cost of these calls, had they been routed."

@@ -77,10 +77,15 @@ def _known(row: Deployment, names: Mapping[str, str], bare: Mapping[str, set[str
     return None
 
 
-def unmapped(group: str, rows: Sequence[Deployment], catalogue: Mapping[str, Any]) -> str | None:
-    """What is wrong between a group's rows and the bundle's candidates, as a sentence; None where they match."""
-    served = set(candidates_of(rows))
-    strange = [_shown(row) for row in rows if candidate_of(row) not in catalogue]
+def unmapped(
+    group: str, rows: Sequence[Deployment], catalogue: Mapping[str, Any], reference: str | None = None
+) -> str | None:
+    """What is wrong between a group's rows, the bundle's candidates, where they are known, and the reference, as a sentence.
+
+    None where they match.
+    """
+    served = candidates_of(rows)
+    strange = [_shown(row) for row in rows if catalogue and candidate_of(row) not in catalogue]
     missing = [name for name in catalogue if name not in served]
     said = []
     if strange:
@@ -90,6 +95,9 @@ def unmapped(group: str, rows: Sequence[Deployment], catalogue: Mapping[str, Any
         )
     if missing:
         said.append(f"candidates without a row, which are never chosen: {_listed(missing)}")
+    if reference is not None and reference not in served:
+        first = served[0] if served else "nobody"
+        said.append(f"the reference {reference} has no row: while the router does not answer, {first} does")
     return f"{group}: {'; '.join(said)}" if said else None
 
 

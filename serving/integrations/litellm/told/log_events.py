@@ -132,7 +132,9 @@ def served_by(
 ) -> str | None:
     """The candidate that answered: whom the deployment is of, or the group it was reached by; None if that is not known."""
     if decision.get("stays") is True and group is not None and group == decision.get("group"):
-        return str(decision.get("model"))  # an existing group that answered itself: whoever of it did is what was recorded
+        return str(
+            decision.get("model")
+        )  # an existing group that answered itself: whoever of it did is what was recorded
     candidate = candidate_of(deployment) if deployment else None
     ranks = decision.get("ranks")
     known = {decision.get("model"), *(ranks if isinstance(ranks, list | tuple) else ())}
