@@ -31,7 +31,7 @@ from serving.runtime.pipeline import Service
 from serving.runtime.reloading import Reloading
 from serving.settings import Settings, hand_on, share_metrics, unknown_variables
 from serving.state.rulebook import RulesError, digest_of
-from serving.store.engine import StoreError, looked_at, shown
+from serving.store.engine import StoreError, kept, looked_at
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (SettingsError, BundleError, RulesError, StoreError) as error:
         _give_up(str(error).removeprefix("error parsing CLI: "))
     configure_logging(settings.log_level)
-    logger.info(_kept(settings))
+    logger.info(kept(settings.store, prompts=settings.store_prompts))
     if service is not None:
         gc.freeze()  # what is loaded now stays: looking through it again and again would make some decisions slow
         uvicorn.run(create_app(settings, service), **server_options(settings))
@@ -98,7 +98,7 @@ def _check(settings: Settings) -> None:
         if settings.policies is None
         else f"rules: {settings.policies}: {len(parts.rules.workflows)} workflows, {len(parts.rules.keys)} API keys",
         f"store: {looked_at(settings.store)}" if settings.store else "no store",
-        _kept(settings),
+        kept(settings.store, prompts=settings.store_prompts),
     ]
     sys.stdout.write("".join(f"{line}\n" for line in [*lines, *refusing, "ready to serve"]))
 
@@ -112,16 +112,6 @@ def _new_key(arguments: Sequence[str]) -> None:
     key = f"or-{secrets.token_urlsafe(32)}"
     sys.stderr.write(f"The key, which is not shown again: {key}\n")
     sys.stdout.write(f'\n[keys.{arguments[0]}]\nsha256 = "{digest_of(key)}"\n')
-
-
-def _kept(settings: Settings) -> str:
-    """Whether and where prompts are stored, for the one who starts it."""
-    if not settings.store:
-        return "prompts are not stored, and neither are decisions (ROUTER_STORE is empty)"
-    where = shown(settings.store)
-    if not settings.store_prompts:
-        return f"prompts are not stored (ROUTER_STORE_PROMPTS is false); decisions are, in {where}"
-    return f"prompts are stored in {where}, except where a policy has zero_retention or no_training"
 
 
 def server_options(settings: Settings) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,7 +18,14 @@ _METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 # What Kubernetes sets in the pods beside a Service that is called router, or router-something.
 _OF_KUBERNETES = re.compile(r"ROUTER_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?)")
 # What the plug-ins and the client's examples read beside the service's settings.
-_OF_PLUGINS = re.compile(r"ROUTER_(LITELLM_\w+|URL|API_KEY)")
+OF_PLUGINS = frozenset(
+    f"ROUTER_{name}"
+    for name in (
+        "URL", "API_KEY", "LITELLM_GROUP", "LITELLM_GROUPS", "LITELLM_SHARE", "LITELLM_REFERENCE", "LITELLM_TIMEOUT_SECONDS",
+        "LITELLM_RETRY_AFTER_SECONDS", "LITELLM_LOAD_SECONDS", "LITELLM_ACCESS_SECONDS", "LITELLM_SPOOL", "LITELLM_SIGNALS",
+        "LITELLM_HEADERS", "LITELLM_LANGFUSE",
+    )
+)  # fmt: skip
 _LONGEST_NAME = 64
 LogLevel = Literal["critical", "error", "warning", "info", "debug"]
 
@@ -177,14 +185,13 @@ class LangfuseSettings(BaseSettings):
     )
 
 
-def unknown_variables() -> list[str]:
-    """Each ROUTER_* variable that is no setting, with the setting that may be meant."""
-    known = [f"ROUTER_{name.upper()}" for name in Settings.model_fields]
+def unknown_variables(others: Collection[str] = ()) -> list[str]:
+    """Each ROUTER_* variable that is no setting, nor one of `others`, with the setting that may be meant."""
+    known = [*(f"ROUTER_{name.upper()}" for name in Settings.model_fields), *sorted(OF_PLUGINS)]
     found = []
     for arrived in sorted(os.environ):
         name = arrived.upper()  # a setting is read in any case
-        others = _OF_KUBERNETES.fullmatch(name) or _OF_PLUGINS.fullmatch(name)
-        if name.startswith("ROUTER_") and name not in known and not others:
+        if name.startswith("ROUTER_") and name not in (*known, *others) and not _OF_KUBERNETES.fullmatch(name):
             meant = get_close_matches(name[:_LONGEST_NAME], known, 1)
             shown = arrived[:_LONGEST_NAME].encode("unicode_escape").decode()
             found.append(f"{shown} is no setting" + (f"; did you mean {meant[0]}?" if meant else ""))

@@ -167,14 +167,34 @@ class ShadowComparison(_Document):
     shadow_confidence: float | None
 
 
+class SpentResponse(_Document):
+    """What calls cost that were held back, and what they would have: sums over the same decisions.
+
+    What is left between the two is what routing would have saved.
+    """
+
+    decisions: int = Field(description="Decisions whose cost feedback has told, and where the other is known.")
+    cost_usd: float = Field(description="What they cost, by feedback.")
+    expected_cost_usd: float = Field(description="What was expected of whom the router would have chosen.")
+
+
+class HeldBackComparison(ShadowComparison):
+    """Who answered (live) against whom the router would have chosen (shadow)."""
+
+    agreement: float | None = Field(  # type: ignore[assignment]
+        description="Share of them where the router would have chosen the same; null where no answerer is a candidate."
+    )
+    spent: SpentResponse | None = Field(description="Null while the cost of none is known.")
+
+
 class HeldBackComparisons(_Document):
     """Who answered the decisions that were held back (live) against whom the router would have chosen (shadow).
 
-    Who answers otherwise need be no candidate: means are over the decisions where they are known.
+    Who answers otherwise need be no candidate: means and agreement are over the decisions where they are known.
     """
 
-    total: ShadowComparison | None = Field(description="Null while none was held back.")
-    workflows: list[ShadowComparison] = Field(description="The busiest first.")
+    total: HeldBackComparison | None = Field(description="Null while none was held back.")
+    workflows: list[HeldBackComparison] = Field(description="The busiest first.")
 
 
 class ShadowResponse(_Document):

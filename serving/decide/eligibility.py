@@ -96,13 +96,16 @@ class Eligibility:
                 found.append(_limit_rule(policy, demand, column))
         return found
 
-    def admits(self, name: str, policy: Policy, asked: Policy | None) -> bool:
+    def admits(self, name: str, policy: Policy, asked: Policy | None, behind: int | None = None) -> bool:
         """Whether an LLM that is no candidate may be named: by the rules that need no knowledge of it, or allow no want of it.
 
         What the rules of the server `allow` and whatever is denied goes by its name, and a demand on privacy rules it out,
-        as nothing is known of it. What the caller `asked` itself to be allowed is about candidates.
+        as nothing is known of it but what is of the candidate `behind` it, by its column. What the caller `asked` itself to be
+        allowed is about candidates.
         """
         stranger = Candidate(name=name)
+        if behind is not None:
+            stranger = self._candidates[behind].model_copy(update={"name": name})
         private = policy.zero_retention, policy.self_hosted, policy.no_training
         if _privacy_rule(stranger, private, policy.regions) is not None:
             return False

@@ -16,7 +16,7 @@ from serving.bundle.manifest import ALWAYS_REFERENCE, NO_WORKFLOW, Certificate, 
 from serving.bundle.request import ReadRequest
 from serving.decide.decision import Alternative, Decision, Estimates, Reason, Row, Situation, known_or_none
 from serving.decide.eligibility import Demand, Eligibility, NoEligibleCandidateError, Rule
-from serving.decide.exploration import Choice, Made, explored, first, rate_of, shared
+from serving.decide.exploration import Choice, Made, Otherwise, explored, first, rate_of, shared
 from serving.decide.policy import Policy
 from serving.decide.pricing import Pricing
 from serving.decide.value import Setting, Weighed, dominating, knob_for, rank
@@ -106,12 +106,17 @@ class Engine:
         """
         made = self._own(request, policy, situation, estimates, row, without)
         if policy.share < 1.0 or situation.share < 1.0:
-            column = self._columns.get(policy.otherwise or self.manifest.reference)
-            barred = column is None and not self._eligibility.admits(policy.otherwise or "", policy, situation.asked)
-            return shared(made, policy, situation, column, barred=barred)
+            return self._shared(made, policy, situation)
         if made.refused is not None:
             raise made.refused
         return made.decision
+
+    def _shared(self, made: Made, policy: Policy, situation: Situation) -> Decision:
+        named = policy.otherwise or self.manifest.reference
+        apart = named not in self._columns
+        column = self._columns.get((policy.otherwise_candidate or "") if apart else named)
+        barred = apart and not self._eligibility.admits(named, policy, situation.asked, column)
+        return shared(made, policy, situation, Otherwise(column, apart=apart, barred=barred))
 
     def _own(
         self,

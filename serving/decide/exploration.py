@@ -6,7 +6,7 @@ What is explored is never more than a certificate has paid for.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from serving.bundle.manifest import Certificate, OperatingPoint
@@ -80,15 +80,27 @@ class Made(NamedTuple):
     refused: NoEligibleCandidateError | None = None
 
 
-def shared(made: Made, policy: Policy, situation: Situation, column: int | None, *, barred: bool) -> Decision:
+@dataclass(frozen=True, slots=True)
+class Otherwise:
+    """Who answers where a decision is held back: its candidate's column, None for one that is not known to be a candidate.
+
+    `apart` is one that is called by a name of its own, as a model group that is there already: the rules' limits are not held
+    against it, and `barred` says that they exclude it by what is known.
+    """
+
+    column: int | None
+    apart: bool = False
+    barred: bool = False
+
+
+def shared(made: Made, policy: Policy, situation: Situation, otherwise: Otherwise) -> Decision:
     """The decision where not every one is followed: the router's own, or that of who answers otherwise.
 
-    `column` is who answers otherwise, None for one that is no candidate; `barred` says that the rules exclude that one. A
-    candidate obeys the rules and the budgets as well: where these exclude it the router's own decision is followed, whatever
+    A candidate obeys the rules and the budgets as well: where these exclude it the router's own decision is followed, whatever
     was drawn. Raises NoEligibleCandidateError where there is none to follow.
     """
-    own, share = made.decision, min(policy.share, situation.share)
-    if column is not None:
+    own, share, column, barred = made.decision, min(policy.share, situation.share), otherwise.column, otherwise.barred
+    if column is not None and not otherwise.apart:
         barred = own.alternatives[column].ruled_out is not None or not made.limit[column] <= situation.most_usd
     held = situation.hold > share and not barred
     if made.refused is not None and not held:

@@ -25,8 +25,8 @@ class Policy:
     `abstain_below`, the reference is used.
 
     `endpoints` and `preferences` are what OpenRouter's fields say of models and providers. With probability 1 - `share` the
-    decision is held back: `otherwise` answers (None: the reference), which need not be a candidate. `store_prompt` is about
-    the store alone: it rules nobody out.
+    decision is held back: `otherwise` answers (None: the reference), which need not be a candidate; `otherwise_candidate` is
+    the candidate that is known to stand behind such a name. `store_prompt` is about the store alone: it rules nobody out.
     """
 
     allow: tuple[tuple[str, ...], ...] = ()
@@ -47,6 +47,7 @@ class Policy:
     preferences: Preferences | None = None
     share: float = 1.0
     otherwise: str | None = None
+    otherwise_candidate: str | None = None
     store_prompt: bool = True
 
     @property
@@ -80,6 +81,7 @@ class Policy:
             share=min(self.share, other.share),
             otherwise=self.otherwise or other.otherwise,
             store_prompt=self.store_prompt and other.store_prompt,
+            otherwise_candidate=self.otherwise_candidate if self.otherwise else other.otherwise_candidate,
         )
 
 

@@ -151,3 +151,12 @@ def _pragmas(connection: Any, _: object) -> None:
     for pragma in ("busy_timeout = 5000", "journal_mode = wal", "synchronous = normal"):
         cursor.execute(f"pragma {pragma}")
     cursor.close()
+
+
+def kept(store: str | None, *, prompts: bool) -> str:
+    """Whether and where prompts are stored, for the one who starts it."""
+    if not store:
+        return "prompts are not stored, and neither are decisions (ROUTER_STORE is empty)"
+    if not prompts:
+        return f"prompts are not stored (ROUTER_STORE_PROMPTS is false); decisions are, in {shown(store)}"
+    return f"prompts are stored in {shown(store)}, except where a policy has zero_retention or no_training"

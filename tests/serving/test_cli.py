@@ -16,6 +16,7 @@ from serving import cli
 from serving.connections import BoundedHttp
 from serving.settings import Settings
 from serving.state.rulebook import load_rules
+from serving.store.engine import kept
 from tests import fake_bundle
 
 
@@ -229,7 +230,7 @@ def test_it_says_whether_and_where_prompts_are_stored(
 
 
 def test_where_prompts_are_stored_is_said_without_a_password() -> None:
-    said = cli._kept(Settings(store="postgresql://me:secret@db.example/router?sslpassword=hidden"))
+    said = kept("postgresql://me:secret@db.example/router?sslpassword=hidden", prompts=True)
     assert "postgresql" in said
     assert "db.example/router" in said
     assert "secret" not in said

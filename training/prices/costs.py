@@ -56,7 +56,8 @@ def fill_costs(
         raise CostError(
             f"no cost is known for {', '.join(hopeless)}: their rows have no cost_usd (or 0 in spite of tokens), and neither "
             "the catalogue nor LiteLLM's price map has a price. Add input_usd_per_mtok and output_usd_per_mtok to "
-            "candidates.toml, both 0 for what is free, or log cost_usd."
+            "candidates.toml, both 0 for what is free, or log cost_usd. A name that a gateway gives a "
+            "candidate, as a model group's, belongs into that candidate's aliases there."
         )
     unknown = missing & np.isnan(matrix.input_tokens)
     entries = [catalogue.get(name, Candidate(name=name)) for name in matrix.candidates]

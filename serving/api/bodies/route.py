@@ -180,6 +180,11 @@ class RouteBody(BaseModel):
         default=None,
         description="Who answers where the decision is held back, a candidate or not. Null: the reference candidate.",
     )
+    otherwise_candidate: Name | None = Field(
+        default=None,
+        description="The candidate behind an `otherwise` that is none itself, as a model group's name is: the decision then "
+        "says that candidate, and what is known of it. Of no account where it is no candidate.",
+    )
 
     store_prompt: bool | None = Field(
         default=None,
@@ -278,6 +283,7 @@ class RouteBody(BaseModel):
             share=1.0 if self.share is None else self.share,
             otherwise=self.otherwise,
             store_prompt=self.store_prompt is not False,
+            otherwise_candidate=self.otherwise_candidate,
         )
         if self.models is None and provider is None and self.plugins is None:
             return policy

@@ -9,6 +9,7 @@ from typing import Any
 
 from serving.client import Route, RouteRefusedError
 from serving.client.answers import UNAVAILABLE, unavailable
+from serving.decide.decision import Reason
 from serving.integrations.litellm import counters
 from serving.integrations.litellm.counters import UNMAPPED, UNREADABLE
 from serving.integrations.litellm.decided import Decided, bucket, put, record
@@ -25,7 +26,7 @@ from serving.integrations.litellm.request.constraints import (
     demands,
     keeps,
 )
-from serving.integrations.litellm.rows import candidate_of, candidates_of, rows_of
+from serving.integrations.litellm.rows import behind, candidate_of, candidates_of, rows_of
 from serving.integrations.litellm.settings import LiteLLMSettings
 
 
@@ -137,7 +138,7 @@ class Asking:
             route = _nothing(UNREADABLE)
         else:
             share = self.settings.share if own or rights.candidates else 0.0
-            body.update(self._said(rights, share, None if own else call.group, session))
+            body.update(self._said(rights, share, {} if own else await self._otherwise(call), session))
             try:
                 route = await self.decider.decide(body)
             except RouteRefusedError as error:
@@ -151,7 +152,13 @@ class Asking:
         """Whether any row names a candidate, as far as the candidates are known."""
         return not self.decider.catalogue or any(name in self.decider.catalogue for name in candidates)
 
-    def _said(self, rights: _Rights, share: float, otherwise: str | None, session: str | None) -> dict[str, Any]:
+    async def _otherwise(self, call: Call) -> dict[str, Any]:
+        """Who answers an existing group's calls that are not routed: its name, and the candidate behind it."""
+        await self.decider.known()
+        candidate = behind(rows_of(call.router, call.group), self.decider.catalogue)
+        return {"otherwise": call.group, **({} if candidate is None else {"otherwise_candidate": candidate})}
+
+    def _said(self, rights: _Rights, share: float, otherwise: Mapping[str, Any], session: str | None) -> dict[str, Any]:
         """What is demanded, and what the plug-in itself says in the body."""
         said = dict(rights.demanded.fields)
         if rights.candidates:
@@ -160,8 +167,7 @@ class Asking:
             said["allow"] = list(rights.demanded.allow[0])
         if share < 1:
             said["share"] = share
-        if otherwise is not None:
-            said["otherwise"] = otherwise
+        said.update(otherwise)
         if session is not None:
             said["session_id"] = session
         return said
@@ -187,9 +193,13 @@ class Asking:
                 return None
             route = self._without_router(route.reason, rights)
         held_back = route.document.get("held_back")
-        held = held_back.get("model") if isinstance(held_back, Mapping) else None
-        held = held if isinstance(held, str) else None
-        stays = not own and (held is not None or route.model == call.group)
+        held_back = held_back if isinstance(held_back, Mapping) and isinstance(held_back.get("model"), str) else None
+        stays = not own and (route.reason == Reason.HELD_BACK or route.model == call.group)
+        if (
+            not own and not stays and self.settings.share == 0
+        ):  # in shadow mode nothing moves, whatever the rules exclude
+            counters.FAILED_OPEN.labels(label).inc()
+            return None
         if not stays and not {route.model, *route.fallbacks} <= set(may):
             kept = _within(route, may)
             if kept is None:
@@ -197,9 +207,9 @@ class Asking:
                 if not own:
                     return None
             route = kept or self._without_router(UNAVAILABLE, rights)
-        values = record(route, call.group, self.decider.reference, held, session)
+        values = record(route, call.group, self.decider.reference, held_back, session)
         counters.DECISIONS.labels(label, counters.reason_of(route.reason)).inc()
-        if held is not None:
+        if held_back is not None:
             counters.HELD_BACK.labels(label).inc()
         elif route.model in may:
             counters.CHOSEN.labels(route.model).inc()
@@ -207,7 +217,8 @@ class Asking:
         if cost is not None and reference is not None:
             counters.EXPECTED_USD.inc(cost)
             counters.REFERENCE_USD.inc(reference)
-        values["picked"] = call.group if stays else None
+        if stays:
+            values["picked"], values["stays"] = route.model, True
         return Decided(values, call.group if own or stays else self.settings.group, stays=stays)
 
     def _without_router(self, reason: str, rights: _Rights) -> Route:

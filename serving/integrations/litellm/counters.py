@@ -38,6 +38,17 @@ DENIED = Counter("router_litellm_denied", "Calls whose key may not use any candi
 UNROUTED = Counter("router_litellm_unrouted", "Calls of a routed group that the plug-in was not asked about.", ["why"])
 EXPECTED_USD = Counter("router_litellm_expected_cost_usd", "Expected cost of what was chosen.")
 REFERENCE_USD = Counter("router_litellm_reference_cost_usd", "Expected cost had the reference answered the same calls.")
+# Of calls that were held back, over those alone of which all three are known.
+HELD_BACK_PRICED = Counter(
+    "router_litellm_held_back_priced", "Calls held back whose cost is known, and what was expected."
+)
+HELD_BACK_SPENT_USD = Counter("router_litellm_held_back_cost_usd", "What these calls cost, by LiteLLM.")
+HELD_BACK_EXPECTED_USD = Counter(
+    "router_litellm_held_back_expected_cost_usd", "Expected cost of these calls, had they been routed."
+)
+HELD_BACK_REFERENCE_USD = Counter(
+    "router_litellm_held_back_reference_cost_usd", "Expected cost of these calls, had the reference answered them."
+)
 OUTCOMES = Counter("router_litellm_outcomes", "What became of calls and of what is told of them.", ["what"])
 COST_USD = Counter("router_litellm_cost_usd", "What the calls that were decided on cost, by LiteLLM.")
 SECONDS = Histogram(
@@ -45,6 +56,16 @@ SECONDS = Histogram(
     "Time that a call waited for its decision.",
     buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0),
 )
+
+
+def count_held_back(spent: float | None, expected: object, reference: object) -> None:
+    """Counts what a call that was held back cost beside what it was expected to cost elsewhere, where all of it is known."""
+    if spent is None or not isinstance(expected, float) or not isinstance(reference, float):
+        return
+    HELD_BACK_PRICED.inc()
+    HELD_BACK_SPENT_USD.inc(spent)
+    HELD_BACK_EXPECTED_USD.inc(expected)
+    HELD_BACK_REFERENCE_USD.inc(reference)
 
 
 def reason_of(said: str) -> str:

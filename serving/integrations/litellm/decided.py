@@ -77,9 +77,10 @@ def drop_claimed(data: Mapping[str, Any]) -> None:
 
 
 def record(
-    route: Route, group: str, reference: str | None, held_back: str | None, session: str | None
+    route: Route, group: str, reference: str | None, held_back: Mapping[str, Any] | None, session: str | None
 ) -> dict[str, Any]:
-    """What is logged of a decision; costs are expected ones, in USD. `picked` is whom the last pick was for."""
+    """What is logged of a decision; costs are expected ones, in USD. `picked` is whom the last pick was for,
+    `stays` whether the call is left on the group that it asked for."""
     return {
         "decision_id": route.id,
         "model": route.model,
@@ -91,10 +92,12 @@ def record(
         "reference": reference,
         "reference_cost_usd": _cost(route.document, reference),
         "propensity": route.propensity,
-        "held_back": held_back,
+        "held_back": None if held_back is None else held_back["model"],
+        "held_back_cost_usd": None if held_back is None else _amount(held_back.get("expected_cost_usd")),
         "session": session,
         "group": group,
         "picked": None,
+        "stays": False,
     }
 
 

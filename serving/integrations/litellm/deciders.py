@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
@@ -16,13 +17,14 @@ from serving.api.bounds import is_small
 from serving.client import AsyncRouterClient, FeedbackError, Route, RouteRefusedError
 from serving.client.answers import unavailable
 from serving.client.exchange import content_of
+from serving.integrations.litellm.request.sizes import is_short, without_pictures
 from serving.integrations.litellm.settings import LiteLLMSettings
 from serving.integrations.outcome import ToldOutcome
 
 logger = logging.getLogger(__name__)
 
 Catalogue = Mapping[str, Mapping[str, Any]]
-NOBODY = "(no reference)"  # the fallback's name where none is known
+NOBODY = "(the first row)"  # the fallback's name where no reference is known
 _LEARN_SECONDS = 5.0
 _RELOAD_SECONDS = 30.0
 
@@ -40,6 +42,9 @@ class Decider(Protocol):
 
     async def decide(self, body: Mapping[str, Any]) -> Route:
         """The route; one with `failed` where there is no decision. Raises RouteRefusedError alone."""
+
+    async def known(self) -> None:
+        """Waits a little for the catalogue, where it is not known yet and can be had."""
 
     async def feedback(self, said: Sequence[Mapping[str, Any]]) -> list[str | Mapping[str, Any]]:
         """What became of each; raises FeedbackError where it is not known to be stored."""
@@ -73,6 +78,7 @@ class OverHttp:
         self._apart = _LoopApart()
         self._learnt: str | None = None
         self._learning: asyncio.Task[None] | None = None
+        self._not_asked_until = float("-inf")
 
     @property
     def reference(self) -> str | None:
@@ -83,15 +89,29 @@ class OverHttp:
         return self._catalogue
 
     async def decide(self, body: Mapping[str, Any]) -> Route:
-        if _characters(body) <= _INLINE:
+        if is_short(body):
             route = await self._client.route(without_pictures(body))
         else:  # writing it as JSON would hold up the other calls
             route = await self._apart.run(lambda: self._client.route(without_pictures(body)))
         if route.failed:
             return unavailable(self.reference or NOBODY)
-        if route.bundle != self._learnt and (self._learning is None or self._learning.done()):
-            self._learning = asyncio.create_task(self._learn(route.bundle))
+        if route.bundle != self._learnt:
+            self._begin_to_learn(route.bundle)
         return route
+
+    async def known(self) -> None:
+        if self._catalogue or time.monotonic() < self._not_asked_until:
+            return
+        task = self._begin_to_learn(None)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(task), self._settings.timeout_seconds)
+        if not self._catalogue:
+            self._not_asked_until = time.monotonic() + self._settings.retry_after_seconds
+
+    def _begin_to_learn(self, bundle: str | None) -> asyncio.Task[None]:
+        if self._learning is None or self._learning.done():
+            self._learning = asyncio.create_task(self._learn(bundle))
+        return self._learning
 
     async def _learn(self, bundle: str | None) -> None:
         """Takes over the candidates and the reference of the bundle that decides now; tried again if it fails."""
@@ -171,14 +191,18 @@ class InProcess:
         if service is None:
             return unavailable(self.reference or NOBODY)
         try:
-            if _characters(body) <= _INLINE:
+            if is_short(body):
                 return await _decided(service, self._settings.api_key, orjson.dumps(body, default=str))
             return await asyncio.to_thread(lambda: asyncio.run(_long(service, self._settings.api_key, body)))
         except RouteRefusedError:
             raise
         except Exception:  # the call goes on without a decision
-            logger.exception("a decision failed, the reference answers")
+            logger.exception("a decision failed, %s", self._instead())
             return unavailable(self.reference or NOBODY)
+
+    async def known(self) -> None:
+        if self._service is None:
+            await self._loaded()
 
     async def feedback(self, said: Sequence[Mapping[str, Any]]) -> list[str | Mapping[str, Any]]:
         service = self._service or await self._loaded()
@@ -220,17 +244,18 @@ class InProcess:
             self._loading = threading.Thread(target=self._try, name="router-load", daemon=True)
             self._loading.start()
 
+    def _instead(self) -> str:
+        if self.reference is None:
+            return "the first row of the group that may answer does (ROUTER_LITELLM_REFERENCE names another)"
+        return f"{self.reference} answers, or the first row of the group that may where that has none"
+
     def _try(self) -> None:
         try:
             self._service = self._load()
         except Exception as error:  # noqa: BLE001 - the calls go to the reference until it can be loaded
-            logger.error("no decisions, the reference answers: %s (tried again every %g s)", error, _RELOAD_SECONDS)
+            logger.error("no decisions, %s: %s (tried again every %g s)", self._instead(), error, _RELOAD_SECONDS)
         finally:
             self._there.set()
-
-
-# A body of more characters is written and read in a thread.
-_INLINE = 32 * 1024
 
 
 def _service() -> Any:
@@ -299,44 +324,3 @@ async def _fed_back(
         else problem_of(one, "/v1/feedback")
         for one in results
     ]
-
-
-def _characters(body: Mapping[str, Any]) -> int:
-    """The characters of a body's texts, about, counted until there are more than may be handled at once."""
-    total, waiting = 0, list(body.values())
-    while waiting and total <= _INLINE:
-        one = waiting.pop()
-        if isinstance(one, str):
-            total += len(one)
-        elif isinstance(one, Mapping):
-            waiting.extend(one.values())
-        elif isinstance(one, list | tuple):
-            waiting.extend(one)
-        total += 8
-    return total
-
-
-def without_pictures(body: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The body with pictures as empty ones: they count as one picture each whatever is in them, and are megabytes."""
-    messages = body.get("messages")
-    if not isinstance(messages, list) or not any(isinstance(_content(one), list) for one in messages):
-        return body
-    return {**body, "messages": [_bare(one) for one in messages]}
-
-
-def _content(message: Any) -> Any:
-    return message.get("content") if isinstance(message, Mapping) else None
-
-
-def _bare(message: Any) -> Any:
-    content = _content(message)
-    if not isinstance(content, list):
-        return message
-    return {**message, "content": [_bare_part(part) for part in content]}
-
-
-_PICTURES = ("image_url", "input_image", "image")
-
-
-def _bare_part(part: Any) -> Any:
-    return {"type": part["type"]} if isinstance(part, Mapping) and part.get("type") in _PICTURES else part

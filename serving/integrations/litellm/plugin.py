@@ -25,6 +25,7 @@ from serving.integrations.litellm.refusals import RefusedError, http_error, said
 from serving.integrations.litellm.request.body import COMPLETIONS
 from serving.integrations.litellm.rows import Deployment, candidate_of, id_of, rows_of, unmapped
 from serving.integrations.litellm.settings import LiteLLMSettings
+from serving.integrations.litellm.starting import announce, settings_of_environment
 from serving.integrations.litellm.told.envelopes import combined
 from serving.integrations.litellm.told.outcomes import Outcomes, sinks_of, watching_of
 from serving.integrations.litellm.told.spool import Spool
@@ -43,7 +44,7 @@ class OutcomeRouter(CustomLogger):
 
     def __init__(self, settings: LiteLLMSettings | None = None, decider: Decider | None = None) -> None:
         super().__init__()
-        self.settings = settings or LiteLLMSettings()
+        self.settings = settings or settings_of_environment()
         self.decider = decider or decider_of(self.settings)
         self._asking = Asking(self.settings, self.decider)
         self._complaints = counters.Complaints()
@@ -58,6 +59,8 @@ class OutcomeRouter(CustomLogger):
         self._reported: tuple[object, ...] = ()
         if isinstance(self.decider, InProcess):
             self.decider.start()
+        if settings is None:
+            announce(self.settings)
 
     def attach(self, router: Any) -> None:
         """Tells of the `litellm.Router` whose calls are routed, where there is no proxy."""
@@ -282,11 +285,12 @@ class OutcomeRouter(CustomLogger):
         """Says once, for each bundle and model list, which rows and candidates do not match."""
         catalogue = self.decider.catalogue
         rows = rows_of(router, self.settings.group)
-        state = (tuple(catalogue), tuple(id_of(row) for row in rows))
-        if not catalogue or not rows or state == self._reported:
+        reference = self.decider.reference
+        state = (tuple(catalogue), reference, tuple(id_of(row) for row in rows))
+        if not rows or state == self._reported:
             return
         self._reported = state
-        wrong = unmapped(self.settings.group, rows, catalogue)
+        wrong = unmapped(self.settings.group, rows, catalogue, reference)
         if wrong is not None:
             self._complaints.say(f"rows {hash(state)}", wrong)
 

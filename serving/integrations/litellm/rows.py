@@ -40,10 +40,52 @@ def candidates_of(rows: Sequence[Deployment]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for row in rows if (name := candidate_of(row)) is not None))
 
 
-def unmapped(group: str, rows: Sequence[Deployment], catalogue: Mapping[str, Any]) -> str | None:
-    """What is wrong between a group's rows and the bundle's candidates, as a sentence; None where they match."""
-    served = set(candidates_of(rows))
-    strange = [_shown(row) for row in rows if candidate_of(row) not in catalogue]
+def behind(rows: Sequence[Deployment], catalogue: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The candidate that all rows of a group call, None where they call several, or one that is not known.
+
+    A row says it by `model_info.outcome_router`, `model_info.id` or `litellm_params.model`: the candidate's name or an alias of
+    it, with or without a provider in front.
+    """
+    names: dict[str, str] = {}
+    for name, candidate in catalogue.items():
+        listed = candidate.get("aliases")
+        for alias in listed if isinstance(listed, list | tuple) else ():
+            names.setdefault(str(alias).lower(), name)
+    names |= {name.lower(): name for name in catalogue}
+    bare: dict[str, set[str]] = {}
+    for said, name in names.items():
+        bare.setdefault(said.rpartition("/")[2], set()).add(name)
+    found = {_known(row, names, bare) for row in rows}
+    return found.pop() if len(found) == 1 else None
+
+
+def _known(row: Deployment, names: Mapping[str, str], bare: Mapping[str, set[str]]) -> str | None:
+    info, parameters = row.get("model_info"), row.get("litellm_params")
+    info = info if isinstance(info, Mapping) else {}
+    model = parameters.get("model") if isinstance(parameters, Mapping) else None
+    said = [one.lower() for one in (info.get("outcome_router"), info.get("id"), model) if isinstance(one, str)]
+    for one in said:
+        if one in names:
+            return names[one]
+    for one in said:
+        without = one.partition("/")[2] or one
+        if without in names:
+            return names[without]
+        # A candidate of the same name at one provider; at several it is not known which.
+        if len(at := bare.get(one.rpartition("/")[2], set())) == 1:
+            return next(iter(at))
+    return None
+
+
+def unmapped(
+    group: str, rows: Sequence[Deployment], catalogue: Mapping[str, Any], reference: str | None = None
+) -> str | None:
+    """What is wrong between a group's rows, the bundle's candidates, where they are known, and the reference, as a sentence.
+
+    None where they match.
+    """
+    served = candidates_of(rows)
+    strange = [_shown(row) for row in rows if catalogue and candidate_of(row) not in catalogue]
     missing = [name for name in catalogue if name not in served]
     said = []
     if strange:
@@ -53,6 +95,9 @@ def unmapped(group: str, rows: Sequence[Deployment], catalogue: Mapping[str, Any
         )
     if missing:
         said.append(f"candidates without a row, which are never chosen: {_listed(missing)}")
+    if reference is not None and reference not in served:
+        first = served[0] if served else "nobody"
+        said.append(f"the reference {reference} has no row: while the router does not answer, {first} does")
     return f"{group}: {'; '.join(said)}" if said else None
 
 

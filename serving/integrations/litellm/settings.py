@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from serving.decide.globs import matches
@@ -64,14 +64,23 @@ class LiteLLMSettings(BaseSettings):
     @classmethod
     def _is_http(cls, url: str | None) -> str | None:
         if url is not None and not url.startswith(("http://", "https://")):
-            raise ValueError(f"expected an address with http:// or https://, got {url!r} (ROUTER_URL)")
+            raise ValueError(f"expected an address with http:// or https://, as http://{url.rpartition('/')[2]}")
         return url
 
-    @model_validator(mode="after")
-    def _routes_no_group_into_itself(self) -> Self:
-        if self.existing(self.group):
-            raise ValueError(f"groups: {self.group!r} is the group of the candidates itself; expected other groups")
-        return self
+    @field_validator("groups")
+    @classmethod
+    def _routes_no_group_into_itself(cls, groups: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        own = str(info.data.get("group", ""))
+        wrong = [
+            glob
+            for glob in groups
+            if glob.startswith(OWN_GROUPS[:-1]) or (matches(own, glob) and not matches(own, OWN_GROUPS))
+        ]
+        if wrong:
+            raise ValueError(
+                f"expected existing groups; {wrong[0]} is the candidates' own group, which is decided on anyway"
+            )
+        return groups
 
     def own(self, group: str) -> bool:
         """Whether a group's rows are candidates."""
@@ -89,6 +98,6 @@ class LiteLLMSettings(BaseSettings):
 
     @classmethod
     def variables(cls) -> frozenset[str]:
-        """The names of the environment that are read here."""
-        own = {f"ROUTER_LITELLM_{name.upper()}" for name in cls.model_fields}
+        """The names of the environment that the plug-in reads."""
+        own = {f"ROUTER_LITELLM_{name.upper()}" for name in cls.model_fields} | {"ROUTER_LITELLM_LANGFUSE"}
         return frozenset(own - {"ROUTER_LITELLM_URL", "ROUTER_LITELLM_API_KEY"} | {"ROUTER_URL", "ROUTER_API_KEY"})

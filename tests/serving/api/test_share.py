@@ -142,12 +142,43 @@ def test_held_back_decisions_are_compared_without_a_shadow(client: TestClient, p
     assert (found.bundle, found.shadow, found.total, found.workflows) == (fake_bundle.VERSION, None, None, [])
     total = found.held_back.total
     assert total is not None
-    assert (total.decisions, total.agreement) == (3, pytest.approx(1 / 3))
+    assert (total.decisions, total.agreement, total.spent) == (3, 0.5, None)
     assert total.live_cost_usd == pytest.approx((0.00601 + 0.001) / 2, rel=1e-3)
     assert [(one.workflow, one.decisions) for one in found.held_back.workflows] == [(None, 2), ("hard", 1)]
     existing = found.held_back.workflows[1]
-    assert (existing.live_cost_usd, existing.live_confidence) == (None, None)
+    assert (existing.live_cost_usd, existing.live_confidence, existing.agreement) == (None, None, None)
     assert existing.shadow_confidence is not None
+
+
+def test_what_was_spent_stands_beside_what_was_expected_of_the_same_decisions(client: TestClient, path: str) -> None:
+    first, second, unpriced = (routed(client, **SHADOW, otherwise=EXISTING) for _ in range(3))
+    for answer, said in ((first, {"cost_usd": 0.5}), (second, {"cost_usd": 0.25}), (unpriced, {"quality": 1.0})):
+        assert client.post("/v1/feedback", json={"decision_id": answer.id, **said}).status_code == 200
+    total = ShadowResponse.model_validate_json(client.get("/v1/shadow").content).held_back.total
+    assert total is not None
+    assert total.spent is not None
+    expected = sum(one.held_back.expected_cost_usd or 0 for one in (first, second) if one.held_back is not None)
+    assert (total.spent.decisions, total.spent.cost_usd) == (2, 0.75)
+    assert total.spent.expected_cost_usd == pytest.approx(expected)
+    assert expected > 0
+
+
+def test_a_group_is_recorded_as_the_candidate_behind_it(client: TestClient, path: str) -> None:
+    """The decision, its probability and what is stored are the candidate's; the rules go by what is known, not by limits."""
+    asked = {"quality_target": 0.8, "otherwise": EXISTING, "otherwise_candidate": LARGE}
+    held = routed(client, **asked, share=0)
+    assert (held.model, held.reason, held.propensity) == (LARGE, "held_back", 1.0)
+    assert held.expected_cost_usd is not None
+    half = [routed(client, **asked, share=0.25, session_id=f"s{k}") for k in range(40)]
+    assert {(one.model, one.propensity) for one in half} == {(LARGE, 0.75), (OPEN, 0.25)}
+    same = [routed(client, **{**asked, "otherwise_candidate": OPEN}, share=0.25, session_id=f"s{k}") for k in range(40)]
+    assert {(one.model, one.propensity) for one in same} == {(OPEN, 1.0)}
+    assert {one.reason for one in same} > {"held_back"}
+    # What keeps the candidate itself from answering moves nobody off the group.
+    assert routed(client, **asked, share=0, allow=[SMALL, OPEN]).model == LARGE
+    assert routed(client, **asked, share=0, max_cost_usd=0.002).model == LARGE
+    # One that is unknown is of no account.
+    assert routed(client, **{**asked, "otherwise_candidate": "nobody"}, share=0).model == EXISTING
 
 
 @pytest.mark.parametrize("client", [{"share": 0.0}], indirect=True)

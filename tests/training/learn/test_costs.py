@@ -97,7 +97,7 @@ def test_what_was_not_attempted_has_no_cost() -> None:
 
 @pytest.mark.parametrize("name", ["open", "unheard-of"])
 def test_a_candidate_without_cost_and_price_is_named(name: str) -> None:
-    with pytest.raises(CostError, match=rf"no cost is known for {name}: .*candidates\.toml"):
+    with pytest.raises(CostError, match=rf"no cost is known for {name}: .*candidates\.toml.*aliases"):
         fill_costs(matrix({"candidate": name, "cost_usd": 0.1}, {"candidate": name}), CATALOGUE, 250.0)
     filled, _ = fill_costs(matrix({"candidate": name, "cost_usd": 0.1}), CATALOGUE, 250.0)
     assert filled.cost_usd.tolist() == [[0.1]]

@@ -25,7 +25,7 @@ OWN = (
 # OpenRouter's, which would route behind the router's back where a candidate is served there. Of clients alone.
 OPENROUTER = ("models", "provider", "plugins", "route", "transforms")
 # What a client may not say: how much is routed is the proxy's to set.
-_NOT_CLIENTS = ("share", "otherwise")
+_NOT_CLIENTS = ("share", "otherwise", "otherwise_candidate")
 STRIPPED = (*OWN, *_NOT_CLIENTS)
 KEY = "outcome_router"
 _READ_OF_OPENROUTER = ("models", "provider", "plugins")

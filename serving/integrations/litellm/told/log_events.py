@@ -131,13 +131,15 @@ def served_by(
     decision: Mapping[str, Any], deployment: str | None, group: str | None, candidate_of: CandidateOf
 ) -> str | None:
     """The candidate that answered: whom the deployment is of, or the group it was reached by; None if that is not known."""
+    if decision.get("stays") is True and group is not None and group == decision.get("group"):
+        return str(
+            decision.get("model")
+        )  # an existing group that answered itself: whoever of it did is what was recorded
     candidate = candidate_of(deployment) if deployment else None
     ranks = decision.get("ranks")
     known = {decision.get("model"), *(ranks if isinstance(ranks, list | tuple) else ())}
     if candidate in known or group is None:
         return candidate
-    if group == decision.get("model"):
-        return group  # an existing group that is watched: whoever of it answers is what was chosen
     return candidate or group[:_LONGEST_NAME]
 
 

@@ -145,6 +145,8 @@ class Outcomes:
             self.counts.add("streams", bool(log.get("stream")))
             self.counts.add("unpriced", told.cost_usd is None)
             counters.COST_USD.inc(told.cost_usd or 0.0)
+            left = told.decision
+            counters.count_held_back(told.cost_usd, left.get("held_back_cost_usd"), left.get("reference_cost_usd"))
         key = log.get("metadata", {}).get("user_api_key_hash")
         await self._kept(told, Sure.ATTEMPT_FAILED if failed else Sure.LOGGED, key)
         if self._watching is not None and not failed:

@@ -50,6 +50,9 @@ class FakeDecider:
             raise self.says
         return self.says
 
+    async def known(self) -> None:
+        pass
+
     async def feedback(self, said: Sequence[Mapping[str, Any]]) -> list[str | Mapping[str, Any]]:
         return ["recorded"] * len(said)
 

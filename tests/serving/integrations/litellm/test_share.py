@@ -16,12 +16,14 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from serving.store.queries import held_back
 from tests import fake_bundle, processes
 from tests.conftest import ROOT
 from tests.fake_bundle import LARGE, OPEN, SMALL
 from tests.patience import reserved_port, until
 from tests.serving.integrations.litellm.proxy import EXISTING, GROUP, ROWS, Proxy, configuration, needs_proxy, running
 from tests.serving.integrations.litellm.upstreams import Upstreams, serving
+from training.logs.sources import reading
 
 pytestmark = needs_proxy
 TIMEOUT = (
@@ -82,6 +84,37 @@ def test_in_shadow_mode_nothing_changes_and_everything_is_recorded(
         # The candidates' own group is held back to the reference.
         assert proxy.ask("hello", cost_quality=0).status_code == 200
         assert upstreams.asked().count(LARGE) == 1
+
+
+def test_what_is_shadowed_is_priced_and_trained_on_as_the_candidate_behind_the_group(
+    bundle: Path, upstreams: Upstreams, tmp_path: Path
+) -> None:
+    store = tmp_path / "decisions.db"
+    config = configuration(upstreams)
+    config["model_list"][3]["model_info"] = {"outcome_router": LARGE}
+    settings = {"ROUTER_LITELLM_SHARE": "0", "ROUTER_LITELLM_GROUPS": EXISTING, "ROUTER_STORE": str(store)}
+    upstreams.forget()
+    with running(tmp_path / "proxy", config, upstreams, ROUTER_BUNDLE=str(bundle), **settings) as proxy:
+        answers = [proxy.ask(f"hello number {number}", model=EXISTING, cost_quality=0) for number in range(4)]
+        assert [answer.status_code for answer in answers] == [200] * 4
+        assert {answer.headers["x-router-model"] for answer in answers} == {LARGE}
+        assert {answer.headers["x-router-held-back"] for answer in answers} == {SMALL}
+        assert upstreams.asked() == [EXISTING] * 4
+        until(lambda: "router_litellm_held_back_priced_total 4.0" in proxy.metrics(), "their costs are counted")
+        until(lambda: len(reading.read([str(store)]).frame["cost_usd"].dropna()) == 4, "their costs in the store")
+        log = (proxy.folder / "proxy.log").read_text()
+        assert f"outcome-router: bundle {bundle} in this process" in log
+    frame = reading.read([str(store)]).frame
+    assert frame[["candidate", "propensity", "status"]].drop_duplicates().to_numpy().tolist() == [
+        [LARGE, 1.0, "success"]
+    ]
+    engine = sa.create_engine(f"sqlite:///{store}")
+    (total, *_) = held_back(engine, fake_bundle.VERSION, 0.0)
+    engine.dispose()
+    assert total.spent is not None
+    assert total.spent.decisions == 4
+    assert total.spent.cost_usd == pytest.approx(frame["cost_usd"].sum())
+    assert total.agreement == 0.0
 
 
 def test_a_share_splits_the_traffic_and_a_conversation_keeps_its_side(
