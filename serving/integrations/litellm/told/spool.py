@@ -34,8 +34,7 @@ logger = logging.getLogger(__name__)
 
 MOST_ROWS, MOST_BYTES = 200_000, 64 * 2**20
 _SAY_AGAIN_SECONDS, _TRY_AGAIN_SECONDS = 60.0, 1.0
-# The bound is looked at once in so many rows; of a small one, each time.
-_BOUND_EACH = 50
+_BOUND_EACH = 50  # rows between two looks at the bound; of a small one, each
 # Longest that whoever keeps something waits for the file to be unlocked itself.
 _NEAR_SECONDS = 0.005
 _MOST_IN_MEMORY, _MOST_THUMBS_IN_MEMORY = 10_000, 1_000
