@@ -237,8 +237,8 @@ def pseudo_outcomes(outcome: Floats, propensity: Floats, model: Floats, clip: fl
     """(n, m) doubly robust pseudo-outcomes, complete: model + w (y - model) where observed, model elsewhere.
 
     The mean of any policy's choices among them is that policy's doubly robust value, not normalised, so that whatever
-    compares policies on complete outcomes can use them in their place. A single one may lie outside [0, 1]. Shapes (n, m); `model` must not
-    have seen the outcomes. Source: Dudík, Langford & Li 2011.
+    compares policies on complete outcomes can use them in their place. A single one may lie outside [0, 1]. Shapes (n, m);
+    `model` must not have seen the outcomes. Source: Dudík, Langford & Li 2011.
     """
     observed = np.isfinite(outcome) & np.isfinite(propensity)
     weight = 1.0 / np.maximum(np.where(observed, propensity, 1.0), 1.0 / clip)
