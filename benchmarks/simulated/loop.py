@@ -162,7 +162,8 @@ def serve_all(
 def compared(bundles: Mapping[str, Bundle], later: Day, store: Path, knob: float) -> dict[str, Any]:
     """Each bundle on later traffic: by its truth, and by what the store alone, a log of it, can say.
 
-    `gain` is the true difference of worth, after less before, with its 95% interval: paired, bootstrapped over the requests.
+    `gain` is the true difference of worth, after less before, with its 95% interval: paired, bootstrapped over the
+    requests.
     """
     estimates = {name: Router(bundle).estimate(later.requests) for name, bundle in bundles.items()}
     columns = {name: _choices(Router(bundle), later, knob) for name, bundle in bundles.items()}

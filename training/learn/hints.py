@@ -1,10 +1,11 @@
 """What weak sources say of answers that nobody judged, as labels to fit on beside the judged ones.
 
-A weak source tells of bad answers alone: what it adds is where and whose answers fail, not how often any do. What was judged
-keeps its weight, and all hints together weigh no more than the answers that were judged bad: where they would, each is scaled
-down by as much. So hints that say nothing, of users who ask again whatever came, never outweigh what is known of bad answers.
-The level that they move is put right by the calibration. And nothing is measured on hints. Which estimator is taken, how they
-are mixed, calibrated and certified, and who the reference is, rests on what was judged.
+A weak source tells of bad answers alone: what it adds is where and whose answers fail, not how often any do. What was
+judged keeps its weight, and all hints together weigh no more than the answers that were judged bad: where they would,
+each is scaled down by as much. So hints that say nothing, of users who ask again whatever came, never outweigh what
+is known of bad answers. The level that they move is put right by the calibration. And nothing is measured on hints.
+Which estimator is taken, how they are mixed, calibrated and certified, and who the reference is, rests on what was
+judged.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Hints:
     weights: Floats
 
     def beside(self, labels: Floats, weights: Floats) -> tuple[Floats, Floats]:
-        """The judged labels with their weights and these, which weigh no more together than the bad ones judged; (n, m) all."""
+        """The judged labels as they weigh, and these, which weigh no more together than those judged bad; (n, m) all."""
         used = np.isnan(labels) & np.isfinite(self.labels)
         both, weight = np.where(used, self.labels, labels), np.where(used, self.weights, weights)
         bad = np.where(np.isfinite(both), (1.0 - both) * weight, 0.0)

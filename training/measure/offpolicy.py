@@ -28,7 +28,7 @@ _SUPPORT = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A target policy's mean outcome with its 95% interval, from `n` requests worth `effective_sample` independent ones.
+    """A target policy's mean outcome with its 95% interval, from `n` requests worth `effective_sample` of its own.
 
     Where the log cannot bear it, `refused` says why, and value, low and high are NaN.
     """
@@ -82,9 +82,9 @@ def ips(
 ) -> Estimate:
     """Inverse propensity scoring, mean(w y): unbiased where the propensities are right, of high variance.
 
-    Where a group is drawn as one and has more rows on one side than on the other, the weights do not average 1 and this is
-    not right: `snips` is. Source: Horvitz & Thompson 1952. Interval: normal approximation; it may reach past the range of
-    the outcomes.
+    Where a group is drawn as one and has more rows on one side than on the other, the weights do not average 1 and
+    this is not right: `snips` is. Source: Horvitz & Thompson 1952. Interval: normal approximation; it may reach past
+    the range of the outcomes.
     """
     rows, weights, y = _chosen(outcome, propensity, columns, clip)
     return _estimate("ips", weights * y, weights, minimum_effective, _of(groups, rows))
@@ -120,9 +120,10 @@ def doubly_robust(
 ) -> Estimate:
     """mean(f) + sum(w (y - f)) / sum(w) with f the model's prediction for the chosen candidate.
 
-    Right where either the propensities or the model are, biased by O(1/n) as `snips`: normalised, it does not take a group
-    that has more rows on one side for more weight. `model` (n, m) must not have seen the outcomes it predicts: out of fold,
-    or fitted on other requests. Source: Dudík, Langford & Li 2011; normalised: Thomas & Brunskill 2016. Interval: delta method.
+    Right where either the propensities or the model are, biased by O(1/n) as `snips`: normalised, it does not take a
+    group that has more rows on one side for more weight. `model` (n, m) must not have seen the outcomes it predicts:
+    out of fold, or fitted on other requests. Source: Dudík, Langford & Li 2011; normalised: Thomas & Brunskill 2016.
+    Interval: delta method.
     """
     rows, weights, y = _chosen(outcome, propensity, columns, clip)
     if model.shape != outcome.shape:
@@ -237,8 +238,8 @@ def pseudo_outcomes(outcome: Floats, propensity: Floats, model: Floats, clip: fl
     """(n, m) doubly robust pseudo-outcomes, complete: model + w (y - model) where observed, model elsewhere.
 
     The mean of any policy's choices among them is that policy's doubly robust value, not normalised, so that whatever
-    compares policies on complete outcomes can use them in their place. A single one may lie outside [0, 1]. Shapes (n, m);
-    `model` must not have seen the outcomes. Source: Dudík, Langford & Li 2011.
+    compares policies on complete outcomes can use them in their place. A single one may lie outside [0, 1]. Shapes
+    (n, m); `model` must not have seen the outcomes. Source: Dudík, Langford & Li 2011.
     """
     observed = np.isfinite(outcome) & np.isfinite(propensity)
     weight = 1.0 / np.maximum(np.where(observed, propensity, 1.0), 1.0 / clip)

@@ -99,10 +99,11 @@ def compare(
     are the candidates that both bundles know and the log has, on the requests of which all of these were judged and
     costed. Each bundle maximises its own objective over its own knobs.
 
-    Where there are fewer than `minimum` such requests, `propensity` (n, m), with which each outcome was seen, gives every
-    request doubly robust pseudo-outcomes in their place, by the mean of what both bundles expect. They are right whatever
-    is expected only where the log tried enough of it, so each candidate has to have an effective sample of at least `minimum`,
-    in which requests that may have been `drawn` (n,) together, as those of a conversation are, count as one.
+    Where there are fewer than `minimum` such requests, `propensity` (n, m), with which each outcome was seen, gives
+    every request doubly robust pseudo-outcomes in their place, by the mean of what both bundles expect. They are
+    right whatever is expected only where the log tried enough of it, so each candidate has to have an effective
+    sample of at least `minimum`, in which requests that may have been `drawn` (n,) together, as those of a
+    conversation are, count as one.
 
     Neither bundle is chosen on these requests. The new one was not trained on them, while the champion may have been,
     where its log's training part overlaps with this one's test part. That flatters the champion, so it can hold back a

@@ -259,10 +259,10 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
 
 
 def sessions(seed: int, turns: tuple[int, int]) -> tuple[Floats, Floats, Columns]:
-    """400 conversations that keep their side, the second with probability .3; outcomes correlate by about .3 within them.
+    """400 conversations that keep their side, the second with probability .3; outcomes correlate within them.
 
-    Conversations on either side have so many `turns`; answers are good with probability .8 and .6. The outcomes and their
-    propensities (n, 2), and the conversations (n,).
+    Conversations on either side have so many `turns`; answers are good with probability .8 and .6. The outcomes and
+    their propensities (n, 2), and the conversations (n,).
     """
     generator = np.random.default_rng(seed)
     side = (generator.random(400) < 0.3).astype(np.intp)
