@@ -1,11 +1,10 @@
 """What weak sources say of answers that nobody judged, as labels to fit on beside the judged ones.
 
 A weak source tells of bad answers alone: what it adds is where and whose answers fail, not how often any do. What was
-judged keeps its weight, and all hints together weigh no more than the answers that were judged bad: where they would,
-each is scaled down by as much. So hints that say nothing, of users who ask again whatever came, never outweigh what
-is known of bad answers. The level that they move is put right by the calibration. And nothing is measured on hints.
-Which estimator is taken, how they are mixed, calibrated and certified, and who the reference is, rests on what was
-judged.
+judged keeps its weight, and a candidate's hints together weigh no more than what was judged of it: where they would, each
+is scaled down. So hints that say nothing, of users who ask again whatever came, never outweigh what is known. The level
+that they move is put right by the calibration. And nothing is measured on hints. Which estimator is taken, how they are
+mixed, calibrated and certified, and who the reference is, rests on what was judged.
 """
 
 from __future__ import annotations
@@ -28,12 +27,13 @@ class Hints:
     weights: Floats
 
     def beside(self, labels: Floats, weights: Floats) -> tuple[Floats, Floats]:
-        """The judged labels as they weigh, and these, which weigh no more together than those judged bad; (n, m) all."""
+        """The judged labels as they weigh, and these, by candidate no heavier together than they are; (n, m) all."""
         used = np.isnan(labels) & np.isfinite(self.labels)
         both, weight = np.where(used, self.labels, labels), np.where(used, self.weights, weights)
-        bad = np.where(np.isfinite(both), (1.0 - both) * weight, 0.0)
-        judged, hinted = float(bad[~used].sum()), float(weight[used].sum())
-        return both, np.where(used, weight * (min(1.0, judged / hinted) if hinted > 0 else 1.0), weight)
+        mass = np.where(np.isfinite(both), weight, 0.0)
+        judged, hinted = (np.where(which, mass, 0.0).sum(axis=0) for which in (~used, used))
+        share = np.minimum(1.0, judged / np.where(hinted > 0, hinted, 1.0))
+        return both, np.where(used, weight * share, weight)
 
 
 def hints_of(matrix: OutcomeMatrix, weights: Floats, params: Params) -> tuple[Hints | None, Hints | None]:
