@@ -20,6 +20,7 @@ import numpy as np
 
 from benchmarks.gateway.kill import served
 from benchmarks.gateway.proxy import GROUP, IN_THE_WAY, Proxy
+from benchmarks.paired import interval
 from serving.bundle.catalogue import Candidate
 
 WITHOUT, IN_PROCESS, OVER_HTTP = "without", "in process", "over HTTP"
@@ -32,7 +33,10 @@ _TEXT = (
 def added(
     folder: Path, bundle: Path, candidates: Sequence[Candidate], *, requests: int, seed: int = 0
 ) -> dict[str, Any]:
-    """Milliseconds of a call, p50 and p99, by proxy; `added_ms` are the medians of the differences within a request."""
+    """Milliseconds of a call, p50 and p99, by proxy; `added_ms` are the medians of the differences within a request.
+
+    `added_95` are the 95% intervals of these medians, bootstrapped over the requests.
+    """
     draw = random.Random(seed)
     with ExitStack() as running:
         proxies: dict[str, Proxy] = {}
@@ -51,12 +55,12 @@ def added(
                 taken[name].append(_call(clients[name], number))
         hooks = {name: _hooks(one, requests) for name, one in proxies.items() if name != WITHOUT}
     measured = {name: np.array(each[_WARM:]) for name, each in taken.items()}
+    gaps = {name: each - measured[WITHOUT] for name, each in measured.items() if name != WITHOUT}
     return {
         "requests": requests,
         "ms": {name: _percentiles(each) for name, each in measured.items()},
-        "added_ms": {
-            name: float(np.median(each - measured[WITHOUT])) for name, each in measured.items() if name != WITHOUT
-        },
+        "added_ms": {name: float(np.median(each)) for name, each in gaps.items()},
+        "added_95": {name: interval(each, np.median) for name, each in gaps.items()},
         "hooks_ms": hooks,
     }
 

@@ -75,6 +75,7 @@ def close_loop(
             "later": len(later.requests),
         },
         "thumbs": thumbs,
+        # With a call that failed, which needs no thumb.
         "judged": int(stored.frame["quality"].notna().sum()),
         "billed_usd": billed,
         "stored_usd": float(stored.frame["cost_usd"].sum()),

@@ -31,6 +31,7 @@ def main(
     requests: Annotated[int, typer.Option(help="Requests in each mode, with a kill after half; 0: none.")] = 5_000,
     calls: Annotated[int, typer.Option(help="Calls of each proxy whose latency is measured; 0: none.")] = 1_000,
     loop: Annotated[bool, typer.Option(help="Close the loop on simulated candidates.")] = True,
+    seeds: Annotated[int, typer.Option(min=1, help="How often the loop is closed, each time on logs of its own.")] = 1,
 ) -> None:
     """Measure the plug-in in LiteLLM's proxy."""
     path = out / SERVE
@@ -55,7 +56,8 @@ def main(
                 save(out, found)
         if loop:
             _console.print("the loop")
-            gateway["loop"] = close_loop(folder / "loop", cache.parent)
+            closed = [close_loop(folder / f"loop-{seed}", cache.parent, seed=3 * seed) for seed in range(seeds)]
+            gateway["loop"] = {**closed[0], "gains": [one["gain"] for one in closed]}
             save(out, found)
 
 

@@ -151,8 +151,10 @@ class Service:
             session = self.conversations.id_of(request, key, private=private)
         also = self.also.drawn(request.workflow, private=private)
         # Drawn once, for a request may be decided several times until its budgets hold it.
-        hold = self._hold(session) if policy.share < 1.0 or self.settings.share < 1.0 else 0.0
-        return Case(read(request), policy, asked, key, scopes, no_candidate, session, also, hold)
+        draw = self._random.random() if self.settings.explore else 0.0
+        named = session if request.session_id is not None else None
+        hold = self._hold(named) if policy.share < 1.0 or self.settings.share < 1.0 else 0.0
+        return Case(read(request), policy, asked, key, scopes, no_candidate, session, also, hold, draw)
 
     async def route(self, case: Case) -> tuple[str, Decision]:
         """The decision's id and the decision; raises NoEligibleCandidateError or BudgetSpentError.
@@ -299,7 +301,7 @@ class Service:
             pace=allowance.pace,
             most_usd=allowance.most_usd,
             explore=self.settings.explore,
-            draw=self._random.random() if self.settings.explore else 0.0,
+            draw=case.draw,
             no_candidate=case.no_candidate,
             asked=case.asked,
             share=self.settings.share,
@@ -307,7 +309,10 @@ class Service:
         )
 
     def _hold(self, session: str | None) -> float:
-        """The number in (0, 1] that says whether a decision is held back: one for a conversation, which keeps its side."""
+        """The number in (0, 1] that says whether a decision is held back: one for a `session`, which keeps its side.
+
+        One that the caller names: what only begins alike may be many conversations, all of which would be on one side.
+        """
         if session is None:
             return 1.0 - self._random.random()
         return 1.0 - int.from_bytes(blake2b(session.encode(), digest_size=7).digest()) / 2**56

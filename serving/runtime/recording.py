@@ -42,9 +42,10 @@ _PASSING = frozenset({Reason.EXPLORE, Reason.HELD_BACK})
 class Case:
     """One request to decide under the rules: `policy` is what it asks itself (`asked`), tightened by them.
 
-    `key` is the name of the caller's API key, `scopes` are the names of the rules that it is under, and `no_candidate` is
-    who answers by these when nobody is eligible. `session` is the id of its conversation, a keyed hash, and `also` is there
-    where another candidate may be asked too. `hold` is the number in (0, 1] that says whether its decision is held back.
+    `key` is the name of the caller's API key, `scopes` are the names of the rules that it is under, and
+    `no_candidate` is who answers by these when nobody is eligible. `session` is the id of its conversation, a keyed
+    hash, and `also` is there where another candidate may be asked too. `hold` is the number in (0, 1] that says
+    whether its decision is held back, `draw` the one in [0, 1) that says whether it is explored.
     """
 
     request: ReadRequest
@@ -56,6 +57,7 @@ class Case:
     session: str | None = None
     also: Drawn | None = None
     hold: float = 0.0
+    draw: float = 0.0
 
     @property
     def private(self) -> bool:

@@ -78,6 +78,14 @@ def group_requests(texts: Sequence[str], sessions: Sequence[str | None]) -> Colu
     return np.asarray(pd.factorize(labels[:n])[0], dtype=np.intp)
 
 
+def conversations(sessions: Sequence[str | None]) -> Columns:
+    """Group ids, shape (n,), 0 to g-1: one for each session, and one for each request without a session."""
+    group = pd.factorize(np.array(list(sessions), dtype=object))[0].astype(np.intp)
+    alone = group < 0
+    group[alone] = group.max(initial=-1) + 1 + np.arange(int(alone.sum()))
+    return group
+
+
 def split_requests(
     groups: Columns,
     timestamps: npt.NDArray[np.datetime64],

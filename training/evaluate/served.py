@@ -20,7 +20,7 @@ from training.dataset.fingerprints import seen_by
 from training.dataset.inputs import Inputs
 from training.dataset.label import acceptable
 from training.dataset.matrix import OutcomeMatrix, build_matrix
-from training.dataset.split import group_requests
+from training.dataset.split import conversations, group_requests
 from training.evaluate.baselines import Truth, direct_choice, fixed_points, learned_baselines
 from training.evaluate.confidence import calibration_figures, confidence_figures
 from training.evaluate.evaluation import ONLY, ROUTER, Evaluation, OffPolicyLine, PointLine
@@ -268,7 +268,7 @@ def _off_policy(
     """What the log's single outcomes say of the operating point and of the reference; empty for a full matrix.
 
     `propensity` (n, m) is that of the outcomes, `routed` (n,) where the router sends the requests. The model inside the
-    doubly robust estimate is the served one, which never saw the test part.
+    doubly robust estimate is the served one, which never saw the test part. A conversation may have been drawn as one.
     """
     matrix = log.matrix
     if matrix.attempted.all():
@@ -278,13 +278,14 @@ def _off_policy(
     cost = served.cost_usd.astype(np.float64)
     reference = np.full(len(matrix), matrix.candidates.index(manifest.reference))
     seen_cost = np.where(np.isfinite(labels), matrix.cost_usd, np.nan)
+    groups = conversations(list(matrix.session_id))
     return tuple(
         OffPolicyLine(
             name,
-            doubly_robust(labels, propensity, columns, value),
-            ips(labels, propensity, columns),
-            snips(labels, propensity, columns),
-            doubly_robust(seen_cost, propensity, columns, cost),
+            doubly_robust(labels, propensity, columns, value, groups=groups),
+            ips(labels, propensity, columns, groups=groups),
+            snips(labels, propensity, columns, groups=groups),
+            doubly_robust(seen_cost, propensity, columns, cost, groups=groups),
         )
         for name, columns in ((ROUTER, routed), (f"{ONLY}{manifest.reference}", reference))
     )

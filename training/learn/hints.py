@@ -1,9 +1,9 @@
 """What weak sources say of answers that nobody judged, as labels to fit on beside the judged ones.
 
-A weak source tells of bad answers alone: what it adds is where and whose answers fail, not how often any do. So bad answers,
-judged or hinted at, together weigh as much as the judged ones of them do: the share of bad ones stays what was judged, and the
-weight of a source says how far its hints move that share from some requests and candidates to others (sampling by outcome; the
-correction of the share is that of King & Zeng 2001). And nothing is measured on hints. Which estimator is taken, how they are
+A weak source tells of bad answers alone: what it adds is where and whose answers fail, not how often any do. What was
+judged keeps its weight, and a candidate's hints together weigh no more than what was judged of it: where they would, each
+is scaled down. So hints that say nothing, of users who ask again whatever came, never outweigh what is known. The level
+that they move is put right by the calibration. And nothing is measured on hints. Which estimator is taken, how they are
 mixed, calibrated and certified, and who the reference is, rests on what was judged.
 """
 
@@ -27,13 +27,13 @@ class Hints:
     weights: Floats
 
     def beside(self, labels: Floats, weights: Floats) -> tuple[Floats, Floats]:
-        """The judged labels and these, and their weights, with as many bad ones among them as were judged; (n, m) all."""
+        """The judged labels as they weigh, and these, by candidate no heavier together than they are; (n, m) all."""
         used = np.isnan(labels) & np.isfinite(self.labels)
         both, weight = np.where(used, self.labels, labels), np.where(used, self.weights, weights)
-        bad = np.where(np.isfinite(both), (1.0 - both) * weight, 0.0)
-        judged, hinted = float(bad[~used].sum()), float(bad[used].sum())
-        share = judged / (judged + hinted) if hinted > 0 else 1.0
-        return both, np.where(np.isfinite(both), weight * (both + (1.0 - both) * share), weight)
+        mass = np.where(np.isfinite(both), weight, 0.0)
+        judged, hinted = (np.where(which, mass, 0.0).sum(axis=0) for which in (~used, used))
+        share = np.minimum(1.0, judged / np.where(hinted > 0, hinted, 1.0))
+        return both, np.where(used, weight * share, weight)
 
 
 def hints_of(matrix: OutcomeMatrix, weights: Floats, params: Params) -> tuple[Hints | None, Hints | None]:

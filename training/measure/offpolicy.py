@@ -4,7 +4,9 @@ n requests, m candidates. A target policy is `columns` (n,), the candidate it wo
 is quality, acceptability or cost, NaN where it was not observed. `propensity` (n, m) is the probability with which the
 logging policy observed that cell, 1 on a request on which every candidate was run, NaN where there was no attempt.
 
-Rows count as independent. A row counts if its propensities are known: at least one is, and none is missing where an
+Rows count as independent, unless `groups` (n,) says which belong together, as the requests of a conversation that keeps
+its side of a share do: errors are then robust to whatever correlates within a group, and the effective sample counts
+groups (Liang & Zeger 1986). A row counts if its propensities are known: at least one is, and none is missing where an
 outcome was observed. A row that counts but has no outcome of the chosen candidate is not left out: its weight is 0.
 """
 
@@ -59,8 +61,12 @@ def importance_weights(observed: Bools, propensity: Floats, columns: Columns, cl
     return weights
 
 
-def effective_sample_size(weights: Floats) -> float:
-    """(sum w)^2 / sum w^2: how many rows of equal weight say as much; 0 without weights. Source: Kish 1965."""
+def effective_sample_size(weights: Floats, groups: Columns | None = None) -> float:
+    """(sum w)^2 / sum w^2: how many rows of equal weight say as much; 0 without weights. Source: Kish 1965.
+
+    With `groups` (n,) of a group's weights together, as if its rows said the same: how many groups of equal weight.
+    """
+    weights = _summed(weights, groups)
     squares = float((weights**2).sum())
     return float(weights.sum()) ** 2 / squares if squares > 0 else 0.0
 
@@ -72,13 +78,16 @@ def ips(
     *,
     clip: float = CLIP,
     minimum_effective: float = MINIMUM_EFFECTIVE,
+    groups: Columns | None = None,
 ) -> Estimate:
     """Inverse propensity scoring, mean(w y): unbiased where the propensities are right, of high variance.
 
-    Source: Horvitz & Thompson 1952. Interval: normal approximation; it may reach past the range of the outcomes.
+    Where a group is drawn as one and has more rows on one side than on the other, the weights do not average 1 and
+    this is not right: `snips` is. Source: Horvitz & Thompson 1952. Interval: normal approximation; it may reach past
+    the range of the outcomes.
     """
-    _, weights, y = _chosen(outcome, propensity, columns, clip)
-    return _estimate("ips", weights * y, weights, minimum_effective)
+    rows, weights, y = _chosen(outcome, propensity, columns, clip)
+    return _estimate("ips", weights * y, weights, minimum_effective, _of(groups, rows))
 
 
 def snips(
@@ -88,17 +97,15 @@ def snips(
     *,
     clip: float = CLIP,
     minimum_effective: float = MINIMUM_EFFECTIVE,
+    groups: Columns | None = None,
 ) -> Estimate:
     """Self-normalised inverse propensity scoring, sum(w y) / sum(w): stays within the outcomes' range, biased by O(1/n).
 
     Source: Swaminathan & Joachims 2015. Interval: delta method, of width zero when all weighted outcomes are equal; for
     failures that are rare, `bounds.weighted_upper` says more.
     """
-    _, weights, y = _chosen(outcome, propensity, columns, clip)
-    total = weights.sum()
-    value = float((weights * y).sum() / total) if total > 0 else float("nan")
-    linear = value + weights * (y - value) / weights.mean() if total > 0 else weights
-    return _estimate("snips", linear, weights, minimum_effective)
+    rows, weights, y = _chosen(outcome, propensity, columns, clip)
+    return _estimate("snips", _normalised(weights, y), weights, minimum_effective, _of(groups, rows))
 
 
 def doubly_robust(
@@ -109,17 +116,21 @@ def doubly_robust(
     *,
     clip: float = CLIP,
     minimum_effective: float = MINIMUM_EFFECTIVE,
+    groups: Columns | None = None,
 ) -> Estimate:
-    """mean(f + w (y - f)) with f the model's prediction for the chosen candidate.
+    """mean(f) + sum(w (y - f)) / sum(w) with f the model's prediction for the chosen candidate.
 
-    Right where either the propensities or the model are. `model` (n, m) must not have seen the outcomes it predicts: out
-    of fold, or fitted on other requests. Source: Dudík, Langford & Li 2011. Interval: normal approximation.
+    Right where either the propensities or the model are, biased by O(1/n) as `snips`: normalised, it does not take a
+    group that has more rows on one side for more weight. `model` (n, m) must not have seen the outcomes it predicts:
+    out of fold, or fitted on other requests. Source: Dudík, Langford & Li 2011; normalised: Thomas & Brunskill 2016.
+    Interval: delta method.
     """
     rows, weights, y = _chosen(outcome, propensity, columns, clip)
     if model.shape != outcome.shape:
         raise ValueError(f"expected predictions of shape {outcome.shape}, got {model.shape}")
     predicted = model[np.arange(len(columns)), columns][rows]
-    return _estimate("doubly robust", predicted + weights * (y - predicted), weights, minimum_effective)
+    linear = predicted + _normalised(weights, y - predicted)
+    return _estimate("doubly robust", linear, weights, minimum_effective, _of(groups, rows))
 
 
 def mask_to_one(quality: Floats, propensities: Floats, seed: int) -> tuple[Floats, Floats]:
@@ -163,25 +174,52 @@ def _chosen(outcome: Floats, propensity: Floats, columns: Columns, clip: float) 
     return rows, weights, np.where(np.isfinite(y), y, 0.0)
 
 
-def _estimate(method: str, linear: Floats, weights: Floats, minimum_effective: float) -> Estimate:
+def _of(groups: Columns | None, rows: Bools) -> Columns | None:
+    """The groups of the rows that count."""
+    if groups is None:
+        return None
+    if groups.shape != rows.shape:
+        raise ValueError(f"expected groups of shape {rows.shape}, got {groups.shape}")
+    return groups[rows]
+
+
+def _summed(values: Floats, groups: Columns | None) -> Floats:
+    """(g,) the sum of each group's values; the values themselves where every row is one."""
+    if groups is None:
+        return values
+    return np.bincount(np.unique(groups, return_inverse=True)[1], weights=values).astype(np.float64)
+
+
+def _normalised(weights: Floats, values: Floats) -> Floats:
+    """(n,) the linear terms of sum(w v) / sum(w): their mean is that, and their spread its error; 0 without weights."""
+    total = float(weights.sum())
+    if not total > 0:
+        return np.zeros_like(weights)
+    mean = float((weights * values).sum()) / total
+    return np.asarray(mean + weights * (values - mean) * len(weights) / total)
+
+
+def _estimate(
+    method: str, linear: Floats, weights: Floats, minimum_effective: float, groups: Columns | None
+) -> Estimate:
     """Mean of the estimator's linear terms (n,): the value plus each row's influence, whose spread is the error."""
-    n, effective = len(weights), effective_sample_size(weights)
-    refused = _refusal(weights, effective, minimum_effective)
+    n, effective = len(weights), effective_sample_size(weights, groups)
+    refused = _refusal(weights, effective, minimum_effective, groups)
     if refused is not None:
         nan = float("nan")
         return Estimate(nan, nan, nan, effective, n, method, refused)
-    value, error = float(linear.mean()), _standard_error(linear)
+    value, error = float(linear.mean()), _standard_error(linear, groups)
     return Estimate(value, value - _Z * error, value + _Z * error, effective, n, method)
 
 
-def _refusal(weights: Floats, effective: float, minimum_effective: float) -> str | None:
+def _refusal(weights: Floats, effective: float, minimum_effective: float, groups: Columns | None) -> str | None:
     if effective < max(minimum_effective, 2.0):
         return (
             f"{len(weights)} requests hold an effective sample of {effective:.1f} for these choices, "
             f"at least {minimum_effective:g} are needed"
         )
     mean = float(weights.mean())
-    if mean + 3 * _standard_error(weights) < _SUPPORT:
+    if mean + 3 * _standard_error(weights, groups) < _SUPPORT:
         return (
             f"the weights average {mean:.2f} instead of 1: the log has next to no outcomes where these choices "
             "differ from its own"
@@ -189,16 +227,19 @@ def _refusal(weights: Floats, effective: float, minimum_effective: float) -> str
     return None
 
 
-def _standard_error(values: Floats) -> float:
-    return float(values.std(ddof=1) / np.sqrt(len(values)))
+def _standard_error(values: Floats, groups: Columns | None) -> float:
+    """Of the mean of rows (n,), of which only groups are independent: from the spread of the groups' sums."""
+    sums = _summed(values - values.mean(), groups)
+    count = len(sums)
+    return float(np.sqrt((sums**2).sum() * count / (count - 1)) / len(values))
 
 
 def pseudo_outcomes(outcome: Floats, propensity: Floats, model: Floats, clip: float = CLIP) -> Floats:
     """(n, m) doubly robust pseudo-outcomes, complete: model + w (y - model) where observed, model elsewhere.
 
-    The mean of any policy's choices among them is that policy's doubly robust value, so that whatever compares policies
-    on complete outcomes can use them in their place. A single one may lie outside [0, 1]. Shapes (n, m); `model` must not
-    have seen the outcomes. Source: Dudík, Langford & Li 2011.
+    The mean of any policy's choices among them is that policy's doubly robust value, not normalised, so that whatever
+    compares policies on complete outcomes can use them in their place. A single one may lie outside [0, 1]. Shapes
+    (n, m); `model` must not have seen the outcomes. Source: Dudík, Langford & Li 2011.
     """
     observed = np.isfinite(outcome) & np.isfinite(propensity)
     weight = 1.0 / np.maximum(np.where(observed, propensity, 1.0), 1.0 / clip)

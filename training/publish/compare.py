@@ -14,6 +14,7 @@ from serving.bundle.request import RouteRequest
 from serving.decide.policy import Policy
 from serving.decide.router import Router
 from training.config import Params
+from training.dataset.split import conversations
 from training.errors import TrainingError
 from training.learn.prepare import Prepared
 from training.measure.frontier import bootstrap_aiq, bootstrap_weights, frontier, singles
@@ -89,6 +90,7 @@ def compare(
     resamples: int,
     seed: int,
     propensity: Floats | None = None,
+    drawn: Columns | None = None,
 ) -> Comparison:
     """Runs both bundles, as served, on the same test requests; raises NotComparableError.
 
@@ -97,9 +99,11 @@ def compare(
     are the candidates that both bundles know and the log has, on the requests of which all of these were judged and
     costed. Each bundle maximises its own objective over its own knobs.
 
-    Where there are fewer than `minimum` such requests, `propensity` (n, m), with which each outcome was seen, gives every
-    request doubly robust pseudo-outcomes in their place, by the mean of what both bundles expect. They are right whatever
-    is expected only where the log tried enough of it, so each candidate has to have an effective sample of at least `minimum`.
+    Where there are fewer than `minimum` such requests, `propensity` (n, m), with which each outcome was seen, gives
+    every request doubly robust pseudo-outcomes in their place, by the mean of what both bundles expect. They are
+    right whatever is expected only where the log tried enough of it, so each candidate has to have an effective
+    sample of at least `minimum`, in which requests that may have been `drawn` (n,) together, as those of a
+    conversation are, count as one.
 
     Neither bundle is chosen on these requests. The new one was not trained on them, while the champion may have been,
     where its log's training part overlaps with this one's test part. That flatters the champion, so it can hold back a
@@ -125,7 +129,7 @@ def compare(
             raise NotComparableError(why)
         method, rows = "doubly robust", np.arange(len(quality))
         try:
-            quality, cost_usd = _pseudo(quality, cost_usd, propensity[:, columns], served, shared, minimum)
+            quality, cost_usd = _pseudo(quality, cost_usd, propensity[:, columns], served, shared, minimum, drawn)
         except NotComparableError as error:
             raise NotComparableError(f"{why}; from requests with one outcome neither: {error}") from error
     outcome = quality[rows], cost_usd[rows]
@@ -170,6 +174,7 @@ def _pseudo(
     served: Sequence[_Served],
     candidates: Sequence[str],
     minimum: int,
+    drawn: Columns | None,
 ) -> tuple[Floats, Floats]:
     """Doubly robust quality and cost (n, m); raises NotComparableError where the log has too little of a candidate.
 
@@ -179,7 +184,7 @@ def _pseudo(
     seen_cost = np.where(np.isfinite(quality), cost_usd, np.nan)
     for column, name in enumerate(candidates):
         always = np.full(len(quality), column, dtype=np.intp)
-        found = doubly_robust(quality, propensity, always, value, minimum_effective=minimum)
+        found = doubly_robust(quality, propensity, always, value, minimum_effective=minimum, groups=drawn)
         if found.refused is not None:
             raise NotComparableError(f"of {name}, {found.refused}")
     return pseudo_outcomes(quality, propensity, value), pseudo_outcomes(seen_cost, propensity, cost)
@@ -206,6 +211,7 @@ def compare_on_test_part(
         resamples=params.evaluate.resamples,
         seed=params.evaluate.seed,
         propensity=propensity[tested],
+        drawn=conversations(list(prepared.matrix.session_id[tested])),
     )
 
 

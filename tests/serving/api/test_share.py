@@ -12,8 +12,11 @@ from starlette.testclient import TestClient
 
 from serving.api.app import create_app
 from serving.api.documents import RouteResponse, ShadowResponse
+from serving.bundle.request import RouteRequest
+from serving.decide.policy import Policy
 from serving.runtime.pipeline import Service
 from serving.settings import Settings
+from serving.state.budgets import Allowance
 from serving.store.tables import DECISIONS
 from tests import fake_bundle
 from tests.fake_bundle import LARGE, OPEN, SMALL
@@ -112,6 +115,37 @@ def test_the_setting_holds_back_and_a_request_only_more(client: TestClient, path
         assert one["propensity"] == 0.5
         assert (one["model"] == LARGE) is (one["reason"] == "held_back")
     assert routed(client, quality_target=0.8, share=0).reason == "held_back"
+
+
+@pytest.mark.parametrize("client", [{"share": 0.3}], indirect=True)
+def test_what_begins_alike_is_drawn_afresh_and_a_session_that_is_named_keeps_its_side(client: TestClient) -> None:
+    service_of(client)._random.seed(5)
+
+    def held(count: int, **said: Any) -> int:
+        body = {"messages": [{"role": "user", "content": "hello"}], "quality_target": 0.8, **said}
+        answers: list[Any] = []
+        for start in range(0, count, 200):
+            bodies = [body] * min(200, count - start)
+            answers += client.post("/v1/route/batch", json={"requests": bodies}).json()["results"]
+        return Counter(one["reason"] for one in answers)["held_back"]
+
+    # 700 in 1,000 with a standard deviation of 14.5: seven of these to either side.
+    assert 600 < held(1_000) < 800
+    sides = [held(50, session_id=f"s{number}") for number in range(30)]
+    assert set(sides) == {0, 50}
+
+
+@pytest.mark.parametrize("client", [{"explore": 0.2}], indirect=True)
+def test_what_is_drawn_stays_however_often_a_request_is_decided(client: TestClient) -> None:
+    service = service_of(client)
+    service._random.seed(6)
+    drawn = set()
+    for _ in range(50):
+        case = service.case(RouteRequest(prompt="hello"), Policy(), None)
+        situations = [service._situation(case, Allowance()) for _ in range(3)]
+        assert {one.draw for one in situations} == {case.draw}
+        drawn.add(case.draw)
+    assert len(drawn) == 50
 
 
 def test_half_of_it_is_logged_with_the_probability_of_who_answered(client: TestClient, path: str) -> None:

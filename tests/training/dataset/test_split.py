@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.examples import examples
-from training.dataset.split import SplitError, folds, group_requests, split_requests, workflow_folds
+from training.dataset.split import SplitError, conversations, folds, group_requests, split_requests, workflow_folds
 
 NO_TIME = np.datetime64("NaT", "us")
 
@@ -43,9 +43,9 @@ def test_what_everybody_says_does_not_glue_conversations_together() -> None:
     # Requests of their own are tied by any text, conversations of several requests by a telling one.
     assert group_requests(texts, sessions).tolist() == [0, 0, 1, 1, 2, 2, 2]
     button = "please sum up for me what was said so far"
-    for conversations, groups in ((10, 1), (11, 11)):
-        texts = [text for n in range(conversations) for text in (button, f"question {n}")]
-        assert len(set(group_requests(texts, [f"s{n // 2}" for n in range(2 * conversations)]).tolist())) == groups
+    for count, groups in ((10, 1), (11, 11)):
+        texts = [text for n in range(count) for text in (button, f"question {n}")]
+        assert len(set(group_requests(texts, [f"s{n // 2}" for n in range(2 * count)]).tolist())) == groups
 
 
 def test_a_split_by_time_puts_the_newest_in_test() -> None:
@@ -195,3 +195,9 @@ def test_with_few_workflows_there_is_a_fold_for_each_and_with_one_there_are_the_
     assert sorted(np.bincount(workflow_folds(groups, two, 5)).tolist()) == [20, 20]
     one = np.array(["a", None] * 20, dtype=object)
     assert workflow_folds(groups, one, 5, seed=4).tolist() == folds(groups, 5, 4).tolist()
+
+
+def test_conversations_are_sessions_and_each_request_without_one() -> None:
+    assert conversations(["b", None, "a", "b", None]).tolist() == [0, 2, 1, 0, 3]
+    assert conversations([None, None]).tolist() == [0, 1]
+    assert conversations([]).tolist() == []

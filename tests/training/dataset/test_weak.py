@@ -168,15 +168,16 @@ def test_with_a_weight_estimators_are_fitted_on_that_source_alone() -> None:
     assert (labels[added] == 0.0).all()
 
 
-def test_hints_move_where_answers_are_bad_and_not_how_often() -> None:
+def test_a_candidates_hints_weigh_no_more_than_what_was_judged_of_it() -> None:
     labels = np.array([[1.0, 0.0], [1.0, NAN], [NAN, NAN]])
     weights = np.array([[1.0, 1.0], [2.0, 1.0], [1.0, 1.0]])
-    hints = Hints(np.array([[0.0, NAN], [NAN, NAN], [0.0, NAN]]), np.full((3, 2), 0.5))
-    both, weight = hints.beside(labels, weights)
-    assert same(both, [[1.0, 0.0], [1.0, NAN], [0.0, NAN]]), "what was judged stays"
-    known = np.isfinite(both)
-    assert same(weight[known], [1.0, 2 / 3, 2.0, 1 / 3])
-    assert weight[both == 0].sum() == pytest.approx(weights[labels == 0].sum())
+    said = np.array([[0.0, NAN], [NAN, 0.0], [0.0, NAN]])
+    labels[0, 0], weights[1, 0] = NAN, 0.5  # the first has one of weight .5, and two hints
+    for given, each in ((0.125, 0.125), (0.25, 0.25), (1.0, 0.25)):
+        both, weight = Hints(said, np.full((3, 2), given)).beside(labels, weights)
+        assert same(both, [[0.0, 0.0], [1.0, 0.0], [0.0, NAN]]), "what was judged stays"
+        known = np.isfinite(both)
+        assert same(weight[known], [each, 1.0, 0.5, given, each]), "and weighs what it did"
 
 
 def test_a_router_learns_from_hints_and_says_so() -> None:

@@ -258,6 +258,74 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     assert min(held.values()) >= 0.9 * repeats, held
 
 
+def sessions(seed: int, turns: tuple[int, int]) -> tuple[Floats, Floats, Columns]:
+    """400 conversations that keep their side, the second with probability .3; outcomes correlate within them.
+
+    Conversations on either side have so many `turns`; answers are good with probability .8 and .6. The outcomes and
+    their propensities (n, 2), and the conversations (n,).
+    """
+    generator = np.random.default_rng(seed)
+    side = (generator.random(400) < 0.3).astype(np.intp)
+    groups = np.repeat(np.arange(400), np.array(turns)[side])
+    went = side[groups]
+    mood = np.sqrt(0.3) * generator.standard_normal(400)[groups] + np.sqrt(0.7) * generator.standard_normal(len(groups))
+    good = mood < np.array([0.8416, 0.2533])[went]
+    seen = np.arange(2) == went[:, None]
+    return (
+        np.where(seen, good[:, None], NAN),
+        np.where(seen, np.where(went == 1, 0.3, 0.7)[:, None], NAN),
+        np.asarray(groups, dtype=np.intp),
+    )
+
+
+def test_intervals_hold_the_truth_where_conversations_keep_their_side() -> None:
+    held, blind, repeats = {"ips": 0, "snips": 0, "doubly robust": 0}, 0, 300
+    for seed in range(repeats):
+        outcome, propensity, groups = sessions(seed, (5, 5))
+        columns, model = np.ones(len(groups), dtype=np.intp), np.full(outcome.shape, 0.7)
+        for estimate in (
+            ips(outcome, propensity, columns, groups=groups),
+            snips(outcome, propensity, columns, groups=groups),
+            doubly_robust(outcome, propensity, columns, model, groups=groups),
+        ):
+            held[estimate.method] += estimate.low <= 0.6 <= estimate.high
+            assert estimate.effective_sample <= 400
+        alone = ips(outcome, propensity, columns)
+        blind += alone.low <= 0.6 <= alone.high
+    assert min(held.values()) >= 0.9 * repeats, held
+    assert blind < 0.85 * repeats, "as if each request were independent it does not"
+
+
+def test_where_one_side_s_conversations_are_longer_what_is_normalised_is_right() -> None:
+    found = []
+    for seed in range(40):
+        outcome, propensity, groups = sessions(1_000 + seed, (2, 6))
+        columns, model = np.ones(len(groups), dtype=np.intp), np.full(outcome.shape, 0.7)
+        found.append(
+            (
+                snips(outcome, propensity, columns, groups=groups).value,
+                doubly_robust(outcome, propensity, columns, model, groups=groups).value,
+            )
+        )
+    assert np.mean(found, axis=0) == pytest.approx([0.6, 0.6], abs=0.02)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_groups_of_one_change_nothing(seed: int) -> None:
+    _, probability, logged, columns = world(300, seed)
+    masked, propensity = mask_to_one(outcomes(probability, seed), logged, seed)
+    for one, other in zip(
+        (ips(masked, propensity, columns), snips(masked, propensity, columns)),
+        (estimator(masked, propensity, columns, groups=np.arange(300)[::-1]) for estimator in (ips, snips)),
+        strict=True,
+    ):
+        assert [other.low, other.high, other.effective_sample] == pytest.approx(
+            [one.low, one.high, one.effective_sample], nan_ok=True
+        )
+    with pytest.raises(ValueError, match=r"groups of shape \(300,\), got \(2,\)"):
+        ips(masked, propensity, columns, groups=np.arange(2))
+
+
 def test_a_good_model_narrows_the_interval() -> None:
     _, probability, logged, columns = world(2_000, seed=31)
     masked, propensity = mask_to_one(outcomes(probability, seed=32), logged, seed=33)
