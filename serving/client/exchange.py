@@ -102,11 +102,13 @@ class Exchange:
 
 
 async def content_of(http: httpx.AsyncClient, path: str) -> bytes:
-    """What stands there; raises ValueError where it is longer than an answer of the router may be."""
+    """What stands there; raises ValueError where it is compressed, or longer than an answer of the router may be."""
     content = bytearray()
     async with http.stream("GET", path, headers={"accept-encoding": "identity"}) as response:
         response.raise_for_status()
-        async for chunk in response.aiter_raw():
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise ValueError("compressed, which was not asked for")
+        async for chunk in response.aiter_bytes():
             content += chunk
             if len(content) > MOST_ANSWER_BYTES:
                 raise ValueError(f"longer than {MOST_ANSWER_BYTES} bytes")

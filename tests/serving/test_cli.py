@@ -15,8 +15,8 @@ from starlette.testclient import TestClient
 from serving import cli
 from serving.connections import BoundedHttp
 from serving.settings import Settings
-from serving.store.engine import kept
 from serving.state.rulebook import load_rules
+from serving.store.engine import kept
 from tests import fake_bundle
 
 

@@ -26,7 +26,7 @@ from serving.integrations.litellm.request.constraints import (
     demands,
     keeps,
 )
-from serving.integrations.litellm.rows import behind, candidates_of, rows_of
+from serving.integrations.litellm.rows import behind, candidate_of, candidates_of, rows_of
 from serving.integrations.litellm.settings import LiteLLMSettings
 
 
@@ -92,6 +92,20 @@ class Asking:
         if decided is not None:
             put(call.data, decided)
         return decided
+
+    async def by_id(self, name: str, key: Any, router: Any) -> None:
+        """Raises RefusedError where a call names a row of a candidates' group that is not its key's: no filter is asked there.
+
+        A name that is a group's too is the group's.
+        """
+        row = None if router is None or name in router.model_names else router.get_model_info(name)
+        if row is None or not self.settings.own(str(row.get("model_name"))):
+            return
+        group = str(row["model_name"])
+        rights = await self._rights_or_refusal(Call({}, group, key, router), None, own=True)
+        if (candidate_of(row) or "") not in rights.may:
+            counters.DENIED.labels(self.settings.label(group)).inc()
+            raise RefusedError(403, "the key may not use the candidate of this deployment")
 
     async def _rights_or_refusal(self, call: Call, rows: Sequence[Mapping[str, Any]] | None, *, own: bool) -> _Rights:
         try:
@@ -214,7 +228,7 @@ class Asking:
             may = tuple(name for name in may if keeps(self.decider.catalogue.get(name), demanded.fields))
             if not may:
                 raise RefusedError(
-                    503, "the router is away, and what this request demands of privacy cannot be checked without it"
+                    503, "nobody decided, and of those who may answer none is known to keep what is demanded of privacy"
                 )
         first, *rest = sorted(may, key=lambda name: name != self.decider.reference)
         return replace(_nothing(reason), model=first, fallbacks=tuple(rest))

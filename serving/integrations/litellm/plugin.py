@@ -91,10 +91,12 @@ class OutcomeRouter(CustomLogger):
 
     async def _before(self, key: Any, data: MutableMapping[str, Any], call_type: str) -> None:
         group = data.get("model")
+        router = _router_of_proxy() or self._attached
+        if isinstance(group, str) and not self._concerns(group):
+            await self._asking.by_id(group, key, router)
         if not isinstance(group, str) or call_type not in COMPLETIONS or not self._concerns(group):
             return
         decided: Decided | None = None
-        router = _router_of_proxy() or self._attached
         try:
             # A name that LiteLLM has no rows for is nobody's: it refuses the call itself, or the filter has what it serves.
             if router is None or rows_of(router, group):

@@ -230,6 +230,47 @@ def test_anthropics_messages_are_routed_too(proxy: Proxy) -> None:
     assert answer.headers["x-router-model"] == SMALL
 
 
+_PART = {"type": "text", "text": "a"}
+_GEMINI = {"contents": [{"role": "user", "parts": [{"text": "hello"}]}]}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"max_tokens": 10**12}),
+        ("/v1/chat/completions", {"tools": [TOOL] * 1100}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": [_PART] * 1001}]}),
+        ("/v1/chat/completions", {"messages": [{"role": 5, "content": "x"}]}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": {}}]}),
+        ("/v1/chat/completions", {"metadata": {"outcome_router": {"deny": [{"a": 1}]}}}),
+        ("/v1/chat/completions", {"metadata": {"outcome_router": {"requires": [[1]]}}}),
+        ("/v1/chat/completions", {"metadata": {"tags": 5}, "enable_tag_filtering": True}),
+        ("/v1/chat/completions", {"allow": ["*"] * 70}),
+        ("/v1/chat/completions", {"model": LARGE}),
+        ("/v1/responses", {"input": "hello", "max_output_tokens": 10**12}),
+        ("/v1/messages", {"max_tokens": 5, "metadata": {"outcome_router": {"deny": [{}]}}}),
+        (f"/v1beta/models/{GROUP}:generateContent", _GEMINI),
+        (f"/v1beta/models/{GROUP}:streamGenerateContent", _GEMINI),
+        (f"/models/{GROUP}:generateContent", _GEMINI),
+    ],
+    ids=lambda one: repr(one)[:50],
+)
+def test_no_body_gets_a_key_what_it_may_not_use(proxy: Proxy, path: str, body: dict[str, Any]) -> None:
+    proxy.keys(**{"sk-one": {"models": [GROUP, SMALL]}})
+    messages = [] if "input" in body or "contents" in body else [("messages", [{"role": "user", "content": "hello"}])]
+    for _ in range(4):
+        proxy.post(path, {"model": GROUP, **dict(messages), **body}, key="sk-one")
+    assert set(proxy.upstreams.asked()) <= {SMALL}
+
+
+def test_openrouters_fields_do_not_pass_in_extra_body(proxy: Proxy) -> None:
+    extra = {"models": ["else"], "model": "else", "provider": {"order": ["x"]}, "top_k": 5}
+    assert proxy.ask("hello", cost_quality=0, extra_body=extra).status_code == 200
+    sent = proxy.upstreams[SMALL].bodies[0]
+    assert sent["model"] != "else"
+    assert not {"models", "provider"} & (set(sent) | set(sent.get("extra_body") or ()))
+
+
 def test_litellms_metrics_say_that_every_hook_is_called(proxy: Proxy) -> None:
     assert proxy.ask("hello").status_code == 200
     counted = dict(line.rsplit(" ", 1) for line in proxy.metrics().splitlines() if line.startswith("router_litellm_"))

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import orjson
 import pytest
 from fastapi import HTTPException
@@ -16,12 +17,13 @@ from litellm.exceptions import BadRequestError, ServiceUnavailableError
 from serving.client import Route, RouteRefusedError
 from serving.client.answers import route_of, unavailable
 from serving.client.errors import RouterFailedError
+from serving.client.exchange import MOST_ANSWER_BYTES, content_of
 from serving.integrations.litellm import plugin as plugins
 from serving.integrations.litellm.asking import strip
 from serving.integrations.litellm.decided import found
 from serving.integrations.litellm.plugin import OutcomeRouter
 from serving.integrations.litellm.refusals import RefusedError
-from serving.integrations.litellm.request.access import Access
+from serving.integrations.litellm.request.access import Access, _of_key
 from serving.integrations.litellm.request.constraints import demands
 from serving.integrations.litellm.settings import LiteLLMSettings
 from tests.fake_bundle import LARGE, OPEN, SMALL
@@ -63,6 +65,14 @@ class FakeRouter:
 
     def __init__(self, **groups: Sequence[str]) -> None:
         self.groups = {GROUP: [SMALL, OPEN, LARGE], OTHER: ["own"], **groups}
+
+    @property
+    def model_names(self) -> list[str]:
+        return list(self.groups)
+
+    def get_model_info(self, name: str) -> dict[str, Any] | None:
+        rows = [row for group in self.groups for row in self.get_model_list(group)]
+        return next((row for row in rows if row["model_info"]["id"] == name), None)
 
     def get_model_list(self, model_name: str) -> list[dict[str, Any]]:
         return [{"model_name": model_name, "model_info": {"id": one}} for one in self.groups.get(model_name, ())]
@@ -284,6 +294,16 @@ def test_a_name_that_litellm_has_no_rows_for_is_not_asked_about(monkeypatch: pyt
     assert decider.bodies == []
 
 
+def test_a_row_that_is_called_by_its_id_is_its_keys_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for given in (key(SMALL), key(SMALL, LARGE, deny=[LARGE])):
+        with pytest.raises(HTTPException) as refused:
+            served(monkeypatch, answering(SMALL), given, group=LARGE)
+        assert refused.value.status_code == 403
+    assert served(monkeypatch, answering(SMALL), key(LARGE), group=LARGE) == []  # there is no group of that name
+    router = FakeRouter(**{LARGE: ["own"]})
+    assert served(monkeypatch, answering(SMALL), key(SMALL), group=LARGE, router=router) == ["own"]
+
+
 def test_metrics_name_groups_as_they_are_set() -> None:
     settings = LiteLLMSettings(groups=("gpt-*",))
     said = [settings.label(one) for one in (GROUP, "outcome-router/zz1", "gpt-zz1")]
@@ -315,3 +335,19 @@ def test_what_was_decided_for_an_own_group_names_those_alone_who_may_answer(monk
     decided = found(data)
     assert decided is not None
     assert (decided["ranks"], decided["model"], decided["expected_cost_usd"]) == ([SMALL], SMALL, None)
+
+
+def test_no_more_of_the_candidates_is_read_than_an_answer_may_have() -> None:
+    async def read(content: bytes) -> bytes:
+        transport = httpx.MockTransport(lambda _: httpx.Response(200, content=content))
+        async with httpx.AsyncClient(transport=transport, base_url="http://router") as http:
+            return await content_of(http, "/v1/candidates")
+
+    assert asyncio.run(read(b"{}")) == b"{}"
+    with pytest.raises(ValueError, match="longer than"):
+        asyncio.run(read(b" " * (MOST_ANSWER_BYTES + 1)))
+
+
+def test_rights_are_remembered_for_all_of_a_key_that_they_depend_on() -> None:
+    plain, configured = SimpleNamespace(token="t", config={}), SimpleNamespace(token="t", config={"model_list": []})
+    assert _of_key(plain) != _of_key(configured)
