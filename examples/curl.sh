@@ -3,6 +3,7 @@
 #   ROUTER_URL=http://localhost:8080 OPENAI_BASE_URL=https://openrouter.ai/api/v1 OPENAI_API_KEY=... \
 #       sh curl.sh '[{"role": "user", "content": "Monthly revenue per region, last year, as SQL."}]'
 set -eu
+: "${ROUTER_URL:?the address of the router, as http://localhost:8080}" "${1:?the messages, as JSON}"
 
 field() { # the field of a JSON document that $1 names, or $2
     python3 -c 'import json, sys; print(json.load(sys.stdin).get(sys.argv[1], sys.argv[2]))' "$1" "$2"

@@ -17,6 +17,8 @@ import litellm
 
 from serving.client import AsyncRouterClient, FeedbackError
 
+if len(sys.argv) != 2 or any(name not in os.environ for name in ("ROUTER_URL", "CANDIDATES")):
+    sys.exit(__doc__)  # how it is called
 logging.basicConfig(level=logging.WARNING)
 # Their names are the candidates'; what a provider needs stands in litellm_params, as ever.
 GROUPS = [

@@ -16,6 +16,8 @@ import openai
 
 from serving.client import FeedbackError, RouterClient
 
+if len(sys.argv) != 2 or any(name not in os.environ for name in ("ROUTER_URL",)):
+    sys.exit(__doc__)  # how it is called
 logging.basicConfig(level=logging.WARNING)
 router = RouterClient(
     os.environ["ROUTER_URL"], fallback=os.environ.get("MODEL", "gpt-4o"), api_key=os.environ.get("ROUTER_API_KEY")

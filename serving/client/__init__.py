@@ -10,6 +10,12 @@
 It needs httpx alone (extra `client`), and loads nothing of the service. `AsyncRouterClient` is the same with `await`.
 """
 
+try:
+    import httpx as _  # noqa: F401 - looked for before what needs it
+except ModuleNotFoundError as error:
+    needed = "the client needs outcome-router's extra `client`: pip install '.[client]'"
+    raise ModuleNotFoundError(f"{error}; {needed}", name="httpx") from None
+
 from serving.client.answers import Also, Route
 from serving.client.asynchronous import AsyncRouterClient
 from serving.client.errors import ClientError, FeedbackError, RouteRefusedError

@@ -22,6 +22,7 @@ from kubernetes_validate import validate
 
 from docs.first_hour import write_harness
 from serving.api.app import create_app
+from serving.client import RouteRefusedError
 from serving.settings import Settings
 from tests import fake_bundle
 from tests.conftest import QUICK, ROOT, Trained, router_train_here, setting
@@ -121,6 +122,8 @@ def test_in_front_of_litellm(service: Attacked, monkeypatch: pytest.MonkeyPatch)
     usual["judged"](None, answer, 0.5)
     away, nobody = scope_of("http://127.0.0.1:9")["completion"](MESSAGES)
     assert (away.choices[0].message.content, nobody) == ("I am gpt-4o", None)
+    with pytest.raises(RouteRefusedError):
+        usual["completion"](MESSAGES, privacy={"regions": ["moon"]})
 
     def told() -> list[tuple[str, str]]:
         with sqlite3.connect(service.store) as store:
@@ -128,7 +131,7 @@ def test_in_front_of_litellm(service: Attacked, monkeypatch: pytest.MonkeyPatch)
 
     until(lambda: len(told()) == 2, "feedback is stored")
     for scope in scopes:
-        scope["asking"].close()
+        scope["router"].close()
     assert set(told()) == {(decision, names[0]), (other, names[1])}
 
 

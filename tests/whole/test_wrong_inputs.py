@@ -20,6 +20,7 @@ from starlette.testclient import TestClient
 from serving.api.app import create_app
 from serving.integrations.langfuse import langfuse_sink_of
 from serving.integrations.litellm.rows import unmapped
+from serving.integrations.litellm.starting import StartError, settings_of_environment
 from serving.settings import LangfuseSettings, Settings
 from serving.state.rulebook import digest_of
 from tests import fake_bundle
@@ -237,6 +238,28 @@ def _(folder: Path) -> str:
     with pytest.raises(ValueError, match="is on and") as raised:
         langfuse_sink_of(LangfuseSettings(write_back=True, public_key=None, secret_key=None))
     return str(raised.value)
+
+
+def plugged(name: str, value: str) -> str:
+    """What LiteLLM's plug-in says of this variable at its start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(name, value)
+        with pytest.raises(StartError) as raised:
+            settings_of_environment()
+    return str(raised.value)
+
+
+case("a misspelt setting of LiteLLM's plug-in")(lambda _: plugged("ROUTER_LITELM_SHARE", "0"))
+case("a share of the plug-in in percent")(lambda _: plugged("ROUTER_LITELLM_SHARE", "10"))
+
+
+@case("a gateway's name for a candidate, as one without a price")
+def _(folder: Path) -> str:
+    found = rows()
+    for one in found:
+        if one["candidate"] == "b":
+            one |= {"candidate": "chat", "cost_usd": None}
+    return trained(folder, found)
 
 
 def said_in(folder: Path, what: str) -> str:
