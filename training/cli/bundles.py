@@ -111,7 +111,7 @@ def compare(
     from training.cli.reading import priced, read
     from training.dataset.fingerprints import seen_by
     from training.logs.outcomes import OutcomeError
-    from training.logs.repeats import texts
+    from training.logs.repeated.repeats import texts
     from training.publish.side_by_side import side_by_side
 
     if not log.given:

@@ -13,14 +13,15 @@ from serving.bundle.catalogue import Candidate
 from training.cli.options import LogOptions, load_prices
 from training.cli.show import Tell, errors, say
 from training.config import Judge, Params
-from training.logs import aliases, repeats, rescale
+from training.logs import aliases, rescale
 from training.logs.outcomes import OutcomeError, Outcomes
 from training.logs.pairing import by_prompt, paired
+from training.logs.repeated import repeats
 from training.logs.sources import reading as sources
+from training.logs.sources.importer import ImportOptions
 from training.logs.sources.langfuse import live as langfuse
 from training.logs.sources.listed import load_sources
 from training.logs.sources.mapped import parse_mapping
-from training.logs.sources.options import ImportOptions
 from training.logs.sources.public import hub
 from training.prices.found import with_found_prices
 from training.quality import checks, llm_grader, llm_prices, scores

@@ -18,7 +18,7 @@ import pandas as pd
 from serving.bundle.arrays import Bools
 from training.logs import typed
 from training.logs.outcomes import Outcomes
-from training.logs.repeats import row_hashes
+from training.logs.repeated.repeats import row_hashes
 
 # What an importer gives as id to a row that has none, for `paired` to tell the requests with one prompt apart.
 _BY_PROMPT = re.compile(r"p-[0-9a-f]{24}")

@@ -24,7 +24,7 @@ from training.logs.outcomes import (
     require_usable,
     unreadable_rows,
 )
-from training.logs.repeats import unrepeated
+from training.logs.repeated.repeats import unrepeated
 from training.logs.rescale import OUTSIDE
 from training.logs.typed import Mask
 

@@ -19,7 +19,7 @@ from training.cli.main import app
 from training.logs.dataset import ACCOUNT, SKIPPED, ImportAccount, store
 from training.logs.io import files
 from training.logs.outcomes import OutcomeError
-from training.logs.repeats import Known
+from training.logs.repeated.repeats import Known
 from training.logs.sources import reading
 from training.logs.validate import validate
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.examples import examples
 from training.logs.outcomes import COLUMNS, OutcomeError, Outcomes, Unreadable
-from training.logs.repeats import concat
+from training.logs.repeated.repeats import concat
 from training.logs.validate import validate
 
 GOOD: dict[str, Any] = {"request_id": "r", "prompt": "hello", "candidate": "a", "quality": 1.0}

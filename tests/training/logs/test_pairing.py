@@ -9,7 +9,7 @@ from typing import Any
 from training.dataset.matrix import build_matrix
 from training.logs.outcomes import Outcomes
 from training.logs.sources import reading
-from training.logs.sources.options import ImportOptions
+from training.logs.sources.importer import ImportOptions
 
 
 def written(path: Path, *rows: dict[str, Any]) -> Path:

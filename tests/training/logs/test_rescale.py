@@ -10,8 +10,8 @@ import pytest
 from tests.conftest import router_train_here
 from training.logs.outcomes import OutcomeError
 from training.logs.sources import reading
+from training.logs.sources.importer import ImportOptions
 from training.logs.sources.mapped import parse_mapping
-from training.logs.sources.options import ImportOptions
 
 
 def table(path: Path, grades: list[object], name: str = "quality") -> Path:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from training.logs.outcomes import OutcomeError, Outcomes
 from training.logs.sources import reading
-from training.logs.sources.options import ImportOptions
+from training.logs.sources.importer import ImportOptions
 from training.logs.validate import validate
 from training.quality.checks import apply_checks, check, last_number
 

@@ -14,7 +14,7 @@ from training.logs.io.partitions import outcomes_of
 from training.logs.outcomes import ALIASES, COLUMNS, Outcomes
 from training.logs.pairing import prompt_ids
 from training.logs.sources.chat_bodies import PARAMETER_FIELDS, with_parameters
-from training.logs.sources.options import DEFAULT, ImportOptions
+from training.logs.sources.importer import DEFAULT, ImportOptions
 
 NAME = "canonical"
 EXPECTS = (

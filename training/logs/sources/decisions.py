@@ -29,7 +29,7 @@ from training.logs.io import database
 from training.logs.io.files import Records
 from training.logs.io.partitions import checked
 from training.logs.outcomes import COLUMNS, OutcomeError, Outcomes, Unreadable
-from training.logs.sources.options import DEFAULT, ImportOptions
+from training.logs.sources.importer import DEFAULT, ImportOptions
 
 NAME = "decisions"
 EXPECTS = "the store of router-serve (an SQLite file, sqlite:///decisions.db or postgresql://…)"

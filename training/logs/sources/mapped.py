@@ -29,7 +29,7 @@ from training.logs.outcomes import ALIASES, BESIDE, COLUMNS, OutcomeError, Outco
 from training.logs.pairing import prompt_ids
 from training.logs.rescale import MISFIT
 from training.logs.sources.chat_bodies import PARAMETER_FIELDS, with_parameters
-from training.logs.sources.options import DEFAULT, ImportOptions
+from training.logs.sources.importer import DEFAULT, ImportOptions
 from training.logs.validate import status_words
 
 _TARGETS = (*COLUMNS, *BESIDE)

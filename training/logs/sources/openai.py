@@ -24,7 +24,7 @@ from training.logs.io.files import Row
 from training.logs.io.partitions import outcomes_of
 from training.logs.outcomes import COLUMNS, OutcomeError, Outcomes
 from training.logs.sources import chat_bodies
-from training.logs.sources.options import DEFAULT, ImportOptions
+from training.logs.sources.importer import DEFAULT, ImportOptions
 from training.logs.sources.tries import Signature, Skip, beside, gather, remembered, signature
 
 NAME = "openai"

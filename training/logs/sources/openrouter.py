@@ -22,7 +22,7 @@ from training.logs.io.partitions import outcomes_of
 from training.logs.outcomes import OutcomeError, Outcomes, Unreadable
 from training.logs.sources import openai
 from training.logs.sources.chat_bodies import billed
-from training.logs.sources.options import DEFAULT, ImportOptions
+from training.logs.sources.importer import DEFAULT, ImportOptions
 from training.logs.sources.tries import Signature, Skip, beside, gather, remembered, signature
 from training.logs.validate import refused
 

@@ -17,18 +17,17 @@ from training.dataset.label import judged_quality
 from training.logs.io import database, files
 from training.logs.outcomes import COLUMNS, OutcomeError, Outcomes, Unreadable, require_usable
 from training.logs.pairing import paired
-from training.logs.repeats import concat, unrepeated
+from training.logs.repeated.repeats import concat, unrepeated
+from training.logs.repeated.told import Told, overlap
 from training.logs.rescale import fitting
 from training.logs.sources import canonical, decisions, openai, openrouter
-from training.logs.sources.importer import Accompanied, Importer, UrlImporter
+from training.logs.sources.importer import DEFAULT, Accompanied, Importer, ImportOptions, UrlImporter
 from training.logs.sources.langfuse import export
 from training.logs.sources.litellm import payload, spend
 from training.logs.sources.mapped import Mapped
-from training.logs.sources.options import DEFAULT, ImportOptions
 from training.logs.sources.otel import genai
 from training.logs.sources.propose import is_open, proposed_mapping
 from training.logs.sources.public import routellm, routerbench
-from training.logs.told import Told, overlap
 from training.logs.validate import refused
 
 IMPORTERS: tuple[Importer, ...] = (

@@ -34,7 +34,7 @@ from serving.integrations.litellm.told.to_router import ROUTER, to_router, to_si
 from serving.integrations.outcome import Sink, ToldOutcome
 
 if TYPE_CHECKING:
-    from serving.integrations.litellm.told.watching import Watching
+    from serving.integrations.litellm.signals.watching import Watching
 
 # For how long what is not sure yet waits for better, in seconds.
 _WAIT = {Sure.ATTEMPT_FAILED: 900.0, Sure.ANSWERED: 30.0, Sure.FAILED: 2.0, Sure.LOGGED: 0.0}
@@ -198,8 +198,8 @@ def watching_of(settings: LiteLLMSettings, decider: Decider) -> Watching | None:
     """What watches for weak signs, where that is switched on."""
     if not settings.signals:
         return None
-    from serving.integrations.litellm.signals import Signals
-    from serving.integrations.litellm.told.watching import Watching
+    from serving.integrations.litellm.signals.found import Signals
+    from serving.integrations.litellm.signals.watching import Watching
 
     return Watching(Signals(), lambda: decider.catalogue)
 

@@ -9,8 +9,8 @@ from typing import Any, get_args
 import pytest
 
 from serving.api.bodies.feedback import Source
-from serving.integrations.litellm.schema import fits
-from serving.integrations.litellm.signals import Signal, Signals, prompt_digest
+from serving.integrations.litellm.signals.found import Signal, Signals, prompt_digest
+from serving.integrations.litellm.signals.schema import fits
 from serving.store.feedback import JUDGEMENTS, WEAK
 from training import config
 
@@ -127,7 +127,7 @@ def test_an_answer(signals: Signals, text: str | None, reason: str, more: Any, s
 
 
 def test_without_the_library_json_is_parsed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.integrations.litellm.schema.find_spec", lambda _: None)
+    monkeypatch.setattr("serving.integrations.litellm.signals.schema.find_spec", lambda _: None)
     assert (fits('{"b": 1}', OBJECT), fits("{", OBJECT)) == (True, False)
 
 

@@ -28,14 +28,14 @@ from serving.integrations.langfuse import payload
 from tests.conftest import QUICK, router_train_here, setting
 from tests.examples import examples
 from training.logs.outcomes import OutcomeError, Outcomes
-from training.logs.repeats import concat
+from training.logs.repeated.repeats import concat
 from training.logs.sources import reading
+from training.logs.sources.importer import ImportOptions
 from training.logs.sources.langfuse import export as langfuse_export
 from training.logs.sources.langfuse import live as langfuse_live
 from training.logs.sources.langfuse import scores as langfuse_scores
 from training.logs.sources.langfuse.fields import camel
 from training.logs.sources.langfuse.live import Project, Query
-from training.logs.sources.options import ImportOptions
 
 Row = dict[str, Any]
 START = datetime(2026, 5, 29, 13, 46, 19, 963000)

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from tests.training.logs.sources.test_litellm import payload
-from training.logs import repeats
 from training.logs.outcomes import Outcomes
+from training.logs.repeated import repeats
 from training.logs.sources.litellm import payload as litellm_payload
 
 DECIDED = {

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from tests.examples import examples
 from training.logs.outcomes import OutcomeError, Outcomes
-from training.logs.repeats import concat
+from training.logs.repeated.repeats import concat
 from training.logs.sources import reading
+from training.logs.sources.importer import ImportOptions
 from training.logs.sources.mapped import Mapped, parse_mapping
-from training.logs.sources.options import ImportOptions
 
 RECORDS: list[dict[str, Any]] = [
     {

@@ -18,7 +18,7 @@ from tests.training.logs.sources.test_langfuse import CONVERSATION, export, obse
 from tests.training.logs.sources.test_otel import START, evaluation, event, line, span
 from training.logs.outcomes import Outcomes
 from training.logs.sources import reading
-from training.logs.sources.options import ImportOptions
+from training.logs.sources.importer import ImportOptions
 from training.logs.sources.otel.nesting import REASON, Pair, Spans, digest, key_of
 
 BARE = {"usage_details": {}, "cost_details": {}, "total_cost": None}

@@ -17,9 +17,9 @@ from openai.types.responses.response_usage import InputTokensDetails, OutputToke
 
 from tests.examples import examples
 from training.logs.outcomes import OutcomeError
-from training.logs.repeats import concat
+from training.logs.repeated.repeats import concat
 from training.logs.sources import openai, reading
-from training.logs.sources.options import ImportOptions
+from training.logs.sources.importer import ImportOptions
 
 
 def completion(number: int, model: str = "gpt-4o-mini-2024-07-18", **usage: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.examples import examples
 from training.logs.outcomes import OutcomeError
-from training.logs.repeats import concat
+from training.logs.repeated.repeats import concat
 from training.logs.sources import openai, openrouter, reading
 
 

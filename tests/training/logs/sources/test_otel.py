@@ -21,9 +21,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 
 from tests.examples import examples
 from training.logs.outcomes import OutcomeError, Outcomes
-from training.logs.repeats import concat
+from training.logs.repeated.repeats import concat
 from training.logs.sources import reading
-from training.logs.sources.options import ImportOptions
+from training.logs.sources.importer import ImportOptions
 from training.logs.sources.otel import genai
 
 TRACE = bytes(range(16))

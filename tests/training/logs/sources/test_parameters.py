@@ -12,7 +12,7 @@ import pytest
 
 from training.logs.redact import Redactor
 from training.logs.sources import reading
-from training.logs.sources.options import DEFAULT, ImportOptions
+from training.logs.sources.importer import DEFAULT, ImportOptions
 from training.logs.validate import validate
 
 FUNCTION = {"name": "look_up", "parameters": {"type": "object"}}

@@ -13,9 +13,9 @@ import pytest
 from tests.conftest import router_train_here
 from training.logs.outcomes import OutcomeError
 from training.logs.rescale import graded_by
+from training.logs.sources.importer import ImportOptions
 from training.logs.sources.listed import load_sources, proposal
 from training.logs.sources.mapped import parse_mapping
-from training.logs.sources.options import ImportOptions
 from training.logs.sources.propose import proposed_mapping
 from training.logs.sources.reading import read
 

@@ -24,6 +24,7 @@ from training.logs.io.files import Records
 from training.logs.io.partitions import outcomes_of
 from training.logs.outcomes import OutcomeError, Outcomes, Unreadable
 from training.logs.sources.chat_bodies import parameters_text
+from training.logs.sources.importer import DEFAULT, ImportOptions
 from training.logs.sources.langfuse import live
 from training.logs.sources.langfuse.decided import Decisions
 from training.logs.sources.langfuse.fields import (
@@ -47,7 +48,6 @@ from training.logs.sources.langfuse.scores import (
     Judgements,
     judgements,
 )
-from training.logs.sources.options import DEFAULT, ImportOptions
 from training.logs.sources.otel.nesting import Nested, key_of, passed_over
 
 NAME = "langfuse"

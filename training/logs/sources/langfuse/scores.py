@@ -21,6 +21,7 @@ from training.logs import typed
 from training.logs.cells import first_of, parsed
 from training.logs.io import files
 from training.logs.outcomes import OutcomeError
+from training.logs.sources.importer import ImportOptions
 from training.logs.sources.langfuse.fields import (
     JSON,
     Cells,
@@ -37,7 +38,6 @@ from training.logs.sources.langfuse.fields import (
 )
 from training.logs.sources.langfuse.nested import nested
 from training.logs.sources.langfuse.scores_rule import ScoreRule, Tally, choose
-from training.logs.sources.options import ImportOptions
 from training.logs.sources.otel.nesting import key_of
 from training.logs.sources.tries import Signature, signature
 

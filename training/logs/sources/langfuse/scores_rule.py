@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from training.logs.cells import shown
 from training.logs.outcomes import OutcomeError
-from training.logs.sources.options import ImportOptions
+from training.logs.sources.importer import ImportOptions
 
 _SHOWN = 40
 _LISTED = 20

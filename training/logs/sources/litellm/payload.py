@@ -37,7 +37,7 @@ from training.logs.io.files import Records
 from training.logs.io.partitions import outcomes_of
 from training.logs.outcomes import OutcomeError, Outcomes, Unreadable
 from training.logs.sources.chat_bodies import parameters_text
-from training.logs.sources.options import DEFAULT, ImportOptions
+from training.logs.sources.importer import DEFAULT, ImportOptions
 
 NAME = "litellm"
 EXPECTS = "LiteLLM's StandardLoggingPayload records (id, trace_id, call_type, model, response_cost, messages, …)"

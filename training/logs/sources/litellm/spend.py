@@ -20,8 +20,8 @@ from training.logs.io import database, files
 from training.logs.io.files import Records
 from training.logs.io.partitions import checked, outcomes_of
 from training.logs.outcomes import Outcomes
+from training.logs.sources.importer import DEFAULT, ImportOptions
 from training.logs.sources.litellm import payload
-from training.logs.sources.options import DEFAULT, ImportOptions
 
 NAME = "litellm-spend"
 EXPECTS = "rows of LiteLLM_SpendLogs (request_id, call_type, model, spend, startTime, proxy_server_request, …)"

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from training.logs.cells import first_of, shown
 from training.logs.io.files import Row
 from training.logs.outcomes import OutcomeError
-from training.logs.sources.options import ImportOptions
+from training.logs.sources.importer import ImportOptions
 from training.logs.sources.otel import otlp
 from training.logs.sources.tries import Signature, signature
 

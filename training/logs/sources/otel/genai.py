@@ -26,7 +26,7 @@ from training.logs.io.files import Row
 from training.logs.io.partitions import checked, outcomes_of
 from training.logs.outcomes import OutcomeError, Outcomes
 from training.logs.sources.chat_bodies import parameters_text
-from training.logs.sources.options import DEFAULT, ImportOptions
+from training.logs.sources.importer import DEFAULT, ImportOptions
 from training.logs.sources.otel import otlp
 from training.logs.sources.otel.evaluations import GENERATIONS, Quality, quality_of
 from training.logs.sources.otel.messages import answer_text, prompt_cells

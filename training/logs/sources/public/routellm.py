@@ -19,7 +19,7 @@ from training.logs.io import files
 from training.logs.io.files import Records
 from training.logs.io.partitions import Convert, outcomes_of
 from training.logs.outcomes import OutcomeError, Outcomes
-from training.logs.sources.options import DEFAULT, ImportOptions
+from training.logs.sources.importer import DEFAULT, ImportOptions
 
 NAME = "routellm"
 EXPECTS = "a CSV with prompt and a True/False column per candidate, or judgements.jsonl beside question.jsonl"

@@ -18,7 +18,7 @@ from training.logs.io import files
 from training.logs.io.files import Records
 from training.logs.io.partitions import outcomes_of
 from training.logs.outcomes import OutcomeError, Outcomes
-from training.logs.sources.options import DEFAULT, ImportOptions
+from training.logs.sources.importer import DEFAULT, ImportOptions
 
 NAME = "routerbench"
 EXPECTS = "a CSV with sample_id, prompt, eval_name and, per candidate X, the columns X and X|total_cost"

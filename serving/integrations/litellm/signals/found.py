@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
-from serving.integrations.litellm.schema import fits
+from serving.integrations.litellm.signals.schema import fits
 
 # The last requests of a session that one may repeat: some run in parallel.
 _REMEMBERED = 4

@@ -16,8 +16,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from training.dataset.label import judged_quality
-from training.logs.known import Hashes, Known, hashes_of
 from training.logs.outcomes import Outcomes
+from training.logs.repeated.known import Hashes, Known, hashes_of
 from training.logs.typed import Mask
 
 _STORE, _LITELLM, _LANGFUSE, _OTHER = 3, 2, 1, 0

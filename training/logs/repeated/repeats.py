@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 from training.logs.failures import Failure, failed, report
-from training.logs.known import Hashes, Known, hashes_of
 from training.logs.outcomes import OutcomeError, Outcomes
-from training.logs.told import Told, told_by
+from training.logs.repeated.known import Hashes, Known, hashes_of
+from training.logs.repeated.told import Told, told_by
 from training.logs.typed import Mask, messages_key
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from serving.integrations.litellm.request.body import session_of
-from serving.integrations.litellm.signals import Signal, Signals, prompt_digest
+from serving.integrations.litellm.signals.found import Signal, Signals, prompt_digest
 from serving.integrations.litellm.told.log_events import bucket_of
 from serving.integrations.outcome import ToldOutcome
 

@@ -15,8 +15,8 @@ from tests.serving.store.rows import decision, feedback
 from tests.training.logs.sources.test_decisions import fill
 from tests.training.logs.sources.test_langfuse import export, observation, score
 from tests.training.logs.sources.test_litellm_plugin import call
-from training.logs import repeats
 from training.logs.outcomes import Outcomes
+from training.logs.repeated import repeats
 from training.logs.sources import reading
 
 Row = dict[str, Any]

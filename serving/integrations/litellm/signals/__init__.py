@@ -1,0 +1,1 @@
+"""Weak signals: what passes a gateway and hints at a bad answer."""
