@@ -164,8 +164,11 @@ def test_the_proxys_variables_and_callback_are_the_plug_ins() -> None:
     assert named <= settings.variables()
     config = yaml.safe_load((FOLDER / "litellm.yaml").read_text(encoding="utf-8"))
     assert config["litellm_settings"]["callbacks"][0] == "serving.integrations.litellm.router"
-    rows = config["model_list"]
-    assert {row["model_name"] for row in rows} == {settings.model_fields["group"].default}
+    group = settings.model_fields["group"].default
+    rows = [row for row in config["model_list"] if row["model_name"] == group]
+    (existing,) = (row for row in config["model_list"] if row["model_name"] != group)
+    assert SERVICES["litellm"]["environment"]["ROUTER_LITELLM_GROUPS"].endswith(f":-{existing['model_name']}}}")
+    assert existing["model_info"]["outcome_router"] in {row["model_info"]["id"] for row in rows}
     assert len({row["model_info"]["id"] for row in rows}) == len(rows) == config["router_settings"]["num_retries"] + 1
 
 

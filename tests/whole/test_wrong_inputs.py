@@ -20,7 +20,7 @@ from starlette.testclient import TestClient
 from serving.api.app import create_app
 from serving.integrations.langfuse import langfuse_sink_of
 from serving.integrations.litellm.rows import unmapped
-from serving.integrations.litellm.starting import StartError, settings_of_environment
+from serving.integrations.litellm.settings import StartError, settings_of_environment
 from serving.settings import LangfuseSettings, Settings
 from serving.state.rulebook import digest_of
 from tests import fake_bundle

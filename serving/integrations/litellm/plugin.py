@@ -24,8 +24,7 @@ from serving.integrations.litellm.pick import anything_fits, fitting, picked, wi
 from serving.integrations.litellm.refusals import RefusedError, http_error, said
 from serving.integrations.litellm.request.body import COMPLETIONS
 from serving.integrations.litellm.rows import Deployment, candidate_of, id_of, rows_of, unmapped
-from serving.integrations.litellm.settings import LiteLLMSettings
-from serving.integrations.litellm.starting import announce, settings_of_environment
+from serving.integrations.litellm.settings import LiteLLMSettings, announce, settings_of_environment
 from serving.integrations.litellm.told.envelopes import combined
 from serving.integrations.litellm.told.outcomes import Outcomes, sinks_of, watching_of
 from serving.integrations.litellm.told.spool import Spool

@@ -10,8 +10,7 @@ import pytest
 
 from serving.integrations.litellm.deciders import InProcess
 from serving.integrations.litellm.plugin import OutcomeRouter
-from serving.integrations.litellm.settings import LiteLLMSettings
-from serving.integrations.litellm.starting import StartError, said_of, settings_of_environment
+from serving.integrations.litellm.settings import LiteLLMSettings, StartError, said_of, settings_of_environment
 from serving.settings import OF_PLUGINS
 
 
