@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import random
+import select
 import socket
 import threading
 import time
@@ -114,6 +115,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         query = parse_qs(urlparse(self.path).query)
+        assert isinstance(self.server, _Server)
+        self.server.wait_for_earlier(self.connection)
         self._answer(lambda path: self.project.page(query) if path == "/api/public/v2/observations" else (404, {}))
 
     def _answer(self, take: Callable[[str], tuple[int, Row]]) -> None:
@@ -150,12 +153,49 @@ class _Handler(BaseHTTPRequestHandler):
         return
 
 
+class _Server(ThreadingHTTPServer):
+    """Answers a question after all that was sent before it: what a sender has given up may still be on its way here."""
+
+    daemon_threads = True
+    disable_nagle_algorithm = True
+
+    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
+        self._connections: list[socket.socket] = []
+        super().__init__(("127.0.0.1", 0), handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._connections.append(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._connections.remove(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A sender that has given up takes no answer."""
+
+    def wait_for_earlier(self, asking: socket.socket) -> None:
+        """Until no connection that was made before this one holds anything that is not read; a quarter of a minute at most."""
+        until = time.monotonic() + 15.0
+        while time.monotonic() < until:
+            earlier = self._connections[: self._connections.index(asking)]
+            if not any(_readable(one) for one in earlier):
+                return
+            time.sleep(0.002)
+
+
+def _readable(connection: socket.socket) -> bool:
+    try:
+        return bool(select.select([connection], [], [], 0)[0])
+    except (OSError, ValueError):  # closed meanwhile
+        return False
+
+
 @contextmanager
 def langfuse_server(project: Project) -> Iterator[str]:
     """The URL of a server that has this project."""
     handler = type("Handler", (_Handler,), {"project": project})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
+    server = _Server(handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

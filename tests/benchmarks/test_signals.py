@@ -17,7 +17,7 @@ CACHE = Path(".cache")
 def found() -> list[dict[str, Figures]]:
     params = load_params(overrides=list(SPLIT))
     arms = {"unused": weights_of(0.0), "fitted on": weights_of(0.3)}
-    return [figures(WORLDS["5% judged"], arms, params, CACHE, seed, requests=3_000) for seed in (20, 21, 22)]
+    return [figures(WORLDS["5% judged"], arms, params, CACHE, seed, requests=6_000) for seed in range(20, 26)]
 
 
 def test_where_few_answers_are_judged_weak_signals_help_by_the_truth(found: list[dict[str, Figures]]) -> None:

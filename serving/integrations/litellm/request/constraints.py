@@ -29,6 +29,11 @@ _NOT_CLIENTS = ("share", "otherwise", "otherwise_candidate")
 STRIPPED = (*OWN, *_NOT_CLIENTS)
 KEY = "outcome_router"
 _READ_OF_OPENROUTER = ("models", "provider", "plugins")
+# What may stand under the key in metadata, and how much is said of a name that may not.
+_DEMANDS = tuple(name for name in OWN if name != "session_id")
+_LONGEST_SHOWN = 40
+# Of no account there: the proxy's settings, and a session, which the request names itself.
+_PASSED_OVER = (*_NOT_CLIENTS, "session_id")
 _LOWER, _HIGHER = ("max_cost_usd", "max_latency_ms"), ("quality_target", "cost_quality")
 _UNITED = ("deny", "requires")
 _PRIVATE = ("zero_retention", "self_hosted", "no_training")
@@ -92,15 +97,27 @@ def demands(data: Mapping[str, Any], metadata: object, administrators: Sequence[
 
 
 def _said_in(metadata: object) -> dict[str, Any]:
-    """The demands in some metadata. OpenAI's holds text alone, so text is read as JSON."""
+    """The demands in some metadata. OpenAI's holds text alone, so text is read as JSON.
+
+    Raises RefusedError where it is none, or a name there is no demand: it would be passed over, and not be kept.
+    """
     said = metadata.get(KEY) if isinstance(metadata, Mapping) else None
+    if said is None:
+        return {}
     if isinstance(said, str):
         try:
             said = json.loads(said)
-        except ValueError:
-            return {}
-    known = (*OWN, "allow")
-    return {name: said[name] for name in known if said.get(name) is not None} if isinstance(said, Mapping) else {}
+        except (ValueError, RecursionError):
+            raise _no_demand(KEY, "an object, or one as JSON text, and what arrived is no JSON") from None
+    if not isinstance(said, Mapping):
+        raise _no_demand(KEY, "an object, or one as JSON text")
+    unknown = [name for name in said if name not in (*_DEMANDS, *_PASSED_OVER)]
+    if unknown:
+        shown = "".join(one if " " <= one <= "~" else "?" for one in str(unknown[0])[:_LONGEST_SHOWN])
+        raise _no_demand(
+            f"{KEY}.{shown}", f"one of {', '.join(_DEMANDS)} (OpenRouter's fields are read in the body alone)"
+        )
+    return {name: said[name] for name in _DEMANDS if said.get(name) is not None}
 
 
 def _of_one_side(sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.api.bodies.route import RouteBody
+from serving.integrations.litellm.refusals import RefusedError
 from serving.integrations.litellm.request.body import session_of, shape, workflow_of
 from serving.integrations.litellm.request.constraints import demands
 from tests.fake_bundle import LARGE, OPEN, SMALL
@@ -139,3 +140,20 @@ def test_sessions_are_their_keys_own_and_not_those_that_the_proxy_makes_up() -> 
     assert session_of({"proxy_server_request": {"headers": {"X-Claude-Code-Session-Id": "s"}}}, {}, "key-1") == one
     assert session_of({}, {"requester_metadata": {"user_id": "user_1_account__session_s"}}, "key-1") == one
     assert session_of({"litellm_session_id": "made"}, {"litellm_session_id_generated": True}, "key-1") is None
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        ({"privcy": {"no_training": True}}, "outcome_router.privcy"),
+        ({"alow": ["small*"]}, "outcome_router.alow"),
+        ('{"deny": ["*"]', "no JSON"),
+        (["deny"], "expected an object"),
+    ],
+)
+def test_what_is_no_demand_where_demands_stand_is_refused(said: Any, named: str) -> None:
+    """Passed over, it would not be kept: of a client, and of an administrator."""
+    for client, key in ((said, {}), (None, {"outcome_router": said})):
+        with pytest.raises(RefusedError, match=named) as refused:
+            demands({"messages": [USER]}, {"outcome_router": client}, [key])
+        assert refused.value.status == 422
