@@ -22,6 +22,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlparse
 
 PUBLIC, SECRET = "pk-lf-stand-in", "sk-lf-stand-in"
+# Answered when all that was sent before has been taken in: before a clock of one's own is moved.
+SETTLED = "/settled"
 Row = dict[str, Any]
 # A fault: the status to answer, or "lost" (taken in, no answer), "slow" (the same, and late), "broken" (500, taken in).
 Fault = int | str | None
@@ -117,6 +119,8 @@ class _Handler(BaseHTTPRequestHandler):
         query = parse_qs(urlparse(self.path).query)
         assert isinstance(self.server, _Server)
         self.server.wait_for_earlier(self.connection)
+        if self.path == SETTLED:
+            return self._say(200, {})
         self._answer(lambda path: self.project.page(query) if path == "/api/public/v2/observations" else (404, {}))
 
     def _answer(self, take: Callable[[str], tuple[int, Row]]) -> None:
