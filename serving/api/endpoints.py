@@ -44,7 +44,8 @@ async def route(request: Request) -> Response:
     key = caller(request, service)
     body = await request.body()
     if is_small(body):
-        identifier, decision, content = await decided(service, key, body)
+        identifier, decision, document = await decided(service, key, body)
+        content = orjson.dumps(document)
     else:
         apart = to_thread.run_sync(_decided_apart, service, key, body, limiter=request.app.state.bodies)
         identifier, decision, content = await apart
@@ -55,16 +56,17 @@ async def route(request: Request) -> Response:
     return _json(content)
 
 
-async def decided(service: Service, key: str | None, body: bytes) -> tuple[str, Decision, bytes]:
+async def decided(service: Service, key: str | None, body: bytes) -> tuple[str, Decision, dict[str, object]]:
     """The decision on a body: its id, itself, and its document."""
     asked = parse(RouteBody, body, service.settings.max_values)
     identifier, decision = await service.route(service.case(asked.request(), asked.policy(), key))
-    return identifier, decision, orjson.dumps(decision_document(identifier, decision, asked.misspelt))
+    return identifier, decision, decision_document(identifier, decision, asked.misspelt)
 
 
 def _decided_apart(service: Service, key: str | None, body: bytes) -> tuple[str, Decision, bytes]:
     """The same in a thread with an event loop of its own: nothing that a large body takes holds up the other requests."""
-    return asyncio.run(decided(service, key, body))
+    identifier, decision, document = asyncio.run(decided(service, key, body))
+    return identifier, decision, orjson.dumps(document)
 
 
 async def route_batch(request: Request) -> Response:

@@ -53,8 +53,12 @@ def unavailable(fallback: str) -> Route:
 
 
 def route_of(content: bytes) -> Route:
-    """A decision's document; raises RouterFailedError where it is none."""
-    said = _object(content)
+    """A decision's document, as it came; raises RouterFailedError where it is none."""
+    return route_from(_object(content))
+
+
+def route_from(said: Mapping[str, Any]) -> Route:
+    """A decision's document, read; raises RouterFailedError where it is none."""
     return Route(
         id=_text(said, "id"),
         model=_text(said, "model"),
@@ -124,7 +128,7 @@ def _number(said: Mapping[str, Any], name: str) -> float | None:
 
 def _names(said: Mapping[str, Any], name: str) -> tuple[str, ...]:
     value = said.get(name)
-    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+    if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
         raise RouterFailedError(f"{name}: expected a list of strings, got {_shown(value)}")
     return tuple(value)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from serving.client import Route, RouteRefusedError
@@ -177,10 +178,10 @@ class Asking:
         catalogue, reference = self.decider.catalogue, self.decider.reference
         known = [name for name in rights.may if name in catalogue] or list(rights.may)
         fitting = [name for name in known if len(_literal(name)) <= LONGEST_LISTED]
-        others = [_literal(name) for name in catalogue if name not in rights.may]
-        few = len(others) <= MOST_LISTED and all(len(name) <= LONGEST_LISTED for name in others)
-        if (len(fitting) > MOST_LISTED or len(fitting) < len(known)) and catalogue and few:
-            return {"deny": others}
+        if (len(fitting) > MOST_LISTED or len(fitting) < len(known)) and catalogue:
+            others = [_literal(name) for name in catalogue if name not in rights.may]
+            if len(others) <= MOST_LISTED and all(len(name) <= LONGEST_LISTED for name in others):
+                return {"deny": others}
         first = sorted(fitting, key=lambda name: name != reference)[:MOST_LISTED]
         denied = _denied(rights.demanded.fields)  # nobody in `may` is; kept for the record while there is room
         return {"allow": [_literal(name) for name in first], **({"deny": denied} if denied else {})}
@@ -265,6 +266,7 @@ def _denied(fields: Mapping[str, Any]) -> list[str]:
     return list(fields.get("deny") or ())[:MOST_LISTED]
 
 
+@lru_cache(maxsize=1024)
 def _literal(name: str) -> str:
     """A glob that this name alone matches."""
     return "".join(f"[{one}]" if one in "*?[" else one for one in name)

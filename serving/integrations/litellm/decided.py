@@ -6,6 +6,7 @@ write there too: a record is believed by its class alone, which no JSON can have
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
@@ -14,6 +15,9 @@ from serving.client import Route
 BUCKETS = ("litellm_metadata", "metadata")
 LOGGED, KEY = "spend_logs_metadata", "outcome_router"
 _MOST_USD = 1e9  # of one call
+_PREFIX = "x-router-"
+_LONGEST_HEADER = 200
+_NOT_PRINTABLE = re.compile("[^ -~]")
 
 
 class Decided(dict[str, Any]):
@@ -66,6 +70,22 @@ def put(data: MutableMapping[str, Any], decided: Decided) -> None:
 def found(data: Mapping[str, Any]) -> Decided | None:
     """The record of a request, None where the plug-in left none."""
     return next((one for one in _standing(data) if isinstance(one, Decided)), None)
+
+
+def headers_of(decided: Decided) -> dict[str, str]:
+    """x-router-*: printable ASCII, bounded."""
+    values = {
+        "model": decided["model"],
+        "confidence": decided["confidence"],
+        "reason": decided["reason"],
+        "decision-id": decided["decision_id"],
+        "held-back": decided["held_back"],
+    }
+    return {
+        f"{_PREFIX}{name}": _NOT_PRINTABLE.sub("?", str(value)[:_LONGEST_HEADER])
+        for name, value in values.items()
+        if value is not None
+    }
 
 
 def drop_claimed(data: Mapping[str, Any]) -> None:

@@ -276,7 +276,7 @@ async def _decided(service: Any, secret: str | None, content: bytes) -> Route:
     """What POST /v1/route would answer; raises RouteRefusedError."""
     from serving.api.endpoints import decided
     from serving.api.problems import problem_of
-    from serving.client.answers import route_of
+    from serving.client.answers import route_from
 
     key = None if secret is None else service.rules.key_of(secret)
     try:
@@ -285,7 +285,7 @@ async def _decided(service: Any, secret: str | None, content: bytes) -> Route:
         else:
             decide = partial(decided, service, key, content)
             _, _, document = await asyncio.to_thread(lambda: asyncio.run(decide()))
-        return route_of(document)
+        return route_from(document)
     except Exception as error:
         problem = problem_of(error, "/v1/route")
         if problem["status"] in (402, 403, 422):

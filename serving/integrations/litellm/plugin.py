@@ -18,7 +18,7 @@ from litellm.integrations.custom_logger import CustomLogger
 from serving.client import RouteRefusedError
 from serving.integrations.litellm import counters
 from serving.integrations.litellm.asking import Asking, Call, strip, strip_metadata
-from serving.integrations.litellm.decided import Decided, bucket, drop_claimed, found, key_of
+from serving.integrations.litellm.decided import Decided, bucket, drop_claimed, found, headers_of, key_of
 from serving.integrations.litellm.deciders import Decider, InProcess, decider_of
 from serving.integrations.litellm.pick import anything_fits, fitting, picked, window_of
 from serving.integrations.litellm.refusals import RefusedError, http_error, said
@@ -30,8 +30,6 @@ from serving.integrations.litellm.told.outcomes import Outcomes, sinks_of, watch
 from serving.integrations.litellm.told.spool import Spool
 
 _INLINE = 32 * 1024
-_PREFIX = "x-router-"
-_LONGEST_HEADER = 200
 
 
 class OutcomeRouter(CustomLogger):
@@ -98,8 +96,9 @@ class OutcomeRouter(CustomLogger):
         decided: Decided | None = None
         try:
             # A name that LiteLLM has no rows for is nobody's: it refuses the call itself, or the filter has what it serves.
-            if router is None or rows_of(router, group):
-                decided = await self._ask(Call(data, group, key, router))
+            rows = None if router is None else rows_of(router, group)
+            if rows is None or rows:
+                decided = await self._ask(Call(data, group, key, router), rows if self.settings.own(group) else None)
         finally:
             own = self.settings.own(group)
             routed = own or (decided is not None and not decided.stays)
@@ -292,22 +291,6 @@ class OutcomeRouter(CustomLogger):
         wrong = unmapped(self.settings.group, rows, catalogue, reference)
         if wrong is not None:
             self._complaints.say(f"rows {hash(state)}", wrong)
-
-
-def headers_of(decided: Decided) -> dict[str, str]:
-    """x-router-*: printable ASCII, bounded."""
-    values = {
-        "model": decided["model"],
-        "confidence": decided["confidence"],
-        "reason": decided["reason"],
-        "decision-id": decided["decision_id"],
-        "held-back": decided["held_back"],
-    }
-    said = {name: str(value).encode("ascii", "replace").decode() for name, value in values.items() if value is not None}
-    return {
-        f"{_PREFIX}{name}": "".join(one if " " <= one <= "~" else "?" for one in text)[:_LONGEST_HEADER]
-        for name, text in said.items()
-    }
 
 
 def _router_of_proxy() -> Any:

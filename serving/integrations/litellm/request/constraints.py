@@ -76,6 +76,8 @@ def demands(data: Mapping[str, Any], metadata: object, administrators: Sequence[
     body = {name: data[name] for name in (*OWN, *_READ_OF_OPENROUTER) if data.get(name) is not None}
     client = [body, _said_in(metadata)]
     admin = [_said_in(one) for one in administrators]
+    if not any((*client, *admin)):
+        return Demands({}, ())
     for one in (*client, *admin):
         _check(one)
     fields: dict[str, Any] = {name: body.pop(name) for name in _READ_OF_OPENROUTER if name in body}

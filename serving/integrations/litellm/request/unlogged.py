@@ -29,7 +29,7 @@ def _all_that_say(data: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     yield data
     for name in _BUCKETS:
         bucket = _mapping(data.get(name))
-        for said in (bucket, *(_mapping(bucket.get(one)) for one in _SAID_IN)):
+        for said in filter(None, (bucket, *(_mapping(bucket.get(one)) for one in _SAID_IN if bucket))):
             yield said
             logging = said.get("logging")  # a key's or team's callbacks, with their variables
             for callback in logging if isinstance(logging, list) else ():
