@@ -13,7 +13,7 @@ from serving.client.answers import UNAVAILABLE, unavailable
 from serving.decide.decision import Reason
 from serving.integrations.litellm import counters
 from serving.integrations.litellm.counters import UNMAPPED, UNREADABLE
-from serving.integrations.litellm.decided import Decided, bucket, put, record
+from serving.integrations.litellm.decided import Decided, bucket, owner_of, put, record
 from serving.integrations.litellm.deciders import NOBODY, Decider
 from serving.integrations.litellm.refusals import RefusedError, is_about_the_text
 from serving.integrations.litellm.request.access import Access
@@ -43,8 +43,7 @@ class Call:
     @property
     def key_hash(self) -> str | None:
         """What sessions of the key are told apart by."""
-        token = getattr(self.key, "token", None) or getattr(self.key, "api_key", None)
-        return token if isinstance(token, str) else None
+        return owner_of(self.key)
 
 
 @dataclass(frozen=True)
@@ -91,6 +90,7 @@ class Asking:
             self._complaints.say("decision", "a decision failed, whoever may answers in the order of the rows", error)
             decided = self._decided(call, _nothing(UNAVAILABLE), rights, None, own=own)
         if decided is not None:
+            decided.owner = call.key_hash
             put(call.data, decided)
         return decided
 

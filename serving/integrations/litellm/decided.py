@@ -6,6 +6,7 @@ write there too: a record is believed by its class alone, which no JSON can have
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
@@ -25,7 +26,7 @@ class Decided(dict[str, Any]):
 
     `ranks` are those who may answer, alone. `group` is whose rows they are about, `stays` whether the call is left on the
     group that it asked for, `call` tells a call from the next one that is given the same metadata (None: of a proxy, where
-    each call has its own).
+    each call has its own), `owner` whose call it is (`owner_of` its key; None without a key).
     `offered` are the deployments that each pick was left with; `failed` is how many failures were known then.
     """
 
@@ -33,6 +34,7 @@ class Decided(dict[str, Any]):
         super().__init__(values)
         self.group, self.stays = group, stays
         self.call: object = None
+        self.owner: str | None = None
         self.offered: list[tuple[str, ...]] = []
         self.failed = 0
 
@@ -58,6 +60,23 @@ def key_of(request: Mapping[str, Any]) -> Any:
     """The key (UserAPIKeyAuth) that the proxy left with a request; None where it left none. What is JSON a client wrote."""
     keys = (metadata.get("user_api_key_auth") for metadata in _metadata(request))
     return next((key for key in keys if hasattr(key, "model_copy")), None)
+
+
+def owner_of(key: Any) -> str | None:
+    """Whom sessions and decisions of a key (UserAPIKeyAuth) are told apart by: its hash.
+
+    Where a request has no virtual key (JWT, SSO) a hash of its organisation, team, user and end user; None where it says none.
+    """
+    token, secret = getattr(key, "token", None), getattr(key, "api_key", None)
+    if isinstance(token, str) and token:
+        return token
+    known: object = secret if isinstance(secret, str) and secret else None
+    if known is None:
+        said = tuple(getattr(key, name, None) for name in ("org_id", "team_id", "user_id", "end_user_id"))
+        known = said if any(said) else None
+    if known is None:
+        return None
+    return hashlib.blake2b(repr(known).encode("utf-8", "surrogatepass"), digest_size=32).hexdigest()
 
 
 def put(data: MutableMapping[str, Any], decided: Decided) -> None:

@@ -16,6 +16,7 @@ import orjson
 from serving.api.bounds import is_small
 from serving.client import AsyncRouterClient, FeedbackError, Route, RouteRefusedError
 from serving.client.answers import unavailable
+from serving.client.breaker import MOST_WAIT_SECONDS
 from serving.client.exchange import content_of
 from serving.integrations.litellm.request.sizes import is_short, without_pictures
 from serving.integrations.litellm.settings import LiteLLMSettings
@@ -61,7 +62,11 @@ def decider_of(settings: LiteLLMSettings) -> Decider:
 
 
 class OverHttp:
-    """A router over HTTP, behind the client's circuit breaker; its catalogue is asked for beside the calls."""
+    """A router over HTTP, behind the client's circuit breaker; its catalogue is asked for beside the calls.
+
+    The first call that needs it waits for it, once; where that was in vain nobody waits again. It is asked for again after
+    `retry_after_seconds`, and each time that fails after twice as long, up to a minute.
+    """
 
     def __init__(self, settings: LiteLLMSettings) -> None:
         assert settings.url is not None
@@ -78,7 +83,9 @@ class OverHttp:
         self._apart = _LoopApart()
         self._learnt: str | None = None
         self._learning: asyncio.Task[None] | None = None
+        self._waited = False  # in vain: the next call does not
         self._not_asked_until = float("-inf")
+        self._wait = self._first_wait = min(settings.retry_after_seconds, MOST_WAIT_SECONDS)
 
     @property
     def reference(self) -> str | None:
@@ -103,10 +110,11 @@ class OverHttp:
         if self._catalogue or time.monotonic() < self._not_asked_until:
             return
         task = self._begin_to_learn(None)
+        if self._waited or self._client.is_open:
+            return
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(task), self._settings.timeout_seconds)
-        if not self._catalogue:
-            self._not_asked_until = time.monotonic() + self._settings.retry_after_seconds
+        self._waited = not self._catalogue
 
     def _begin_to_learn(self, bundle: str | None) -> asyncio.Task[None]:
         if self._learning is None or self._learning.done():
@@ -125,7 +133,10 @@ class OverHttp:
             self._catalogue = catalogue
             self._reference = self._settings.reference or str(said["reference"])
             self._learnt = bundle
+            self._wait = self._first_wait
         except Exception as error:  # noqa: BLE001 - it is asked again, and no call waits for it
+            self._not_asked_until = time.monotonic() + self._wait
+            self._wait = min(2 * self._wait, MOST_WAIT_SECONDS)
             logger.warning("the router's candidates could not be read (%s)", type(error).__name__)
 
     async def feedback(self, said: Sequence[Mapping[str, Any]]) -> list[str | Mapping[str, Any]]:

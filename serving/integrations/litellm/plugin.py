@@ -78,7 +78,7 @@ class OutcomeRouter(CustomLogger):
             counters.HOOKS.labels("pre_call").inc()
             drop_claimed(data)
             self._stand_last()
-            self.outcomes.asked(data)
+            self.outcomes.asked(data, user_api_key_dict)
             await self._before(user_api_key_dict, data, call_type)
         except (RefusedError, RouteRefusedError) as error:
             raise http_error(error) from None

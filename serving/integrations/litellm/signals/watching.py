@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from serving.integrations.litellm.decided import key_of, owner_of
 from serving.integrations.litellm.request.body import session_of
 from serving.integrations.litellm.signals.found import Signal, Signals, prompt_digest
 from serving.integrations.litellm.told.log_events import bucket_of
@@ -41,7 +42,7 @@ class Watching:
         request = parameters.get("proxy_server_request") or {}
         bucket = bucket_of(parameters)
         data = {**(request.get("body") or {}), "proxy_server_request": request}
-        session = session_of(data, bucket, bucket.get("user_api_key_hash"))
+        session = session_of(data, bucket, owner_of(key_of(parameters)))
         model = str(log.get("model_id") if log.get("model_id") in self._catalogue() else log.get("model_group"))
         return _documents(self._signals.asked(session, None, prompt_digest(log.get("messages")), model, self._strength))
 

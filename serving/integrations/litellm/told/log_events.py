@@ -1,4 +1,9 @@
-"""LiteLLM's log events and hooks, read as outcomes of decisions. No text of a prompt, answer or error is taken from them."""
+"""LiteLLM's log events and hooks, read as outcomes of decisions. No text of a prompt, answer or error is taken from them.
+
+What was decided is taken from a `Decided` alone, which LiteLLM hands on as the object that it is, through retries, fallbacks
+and streams. What is a mere mapping in its place may be a client's own writing: LiteLLM calls the hook of failures for a
+request without a valid key too, with the body as it came, before any other hook.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from serving.integrations.langfuse import call_ids
+from serving.integrations.litellm.decided import KEY, LOGGED, Decided, found
 from serving.integrations.outcome import MOST, Attempt, ToldOutcome
 
-OURS = "outcome_router"
 _MOST_ATTEMPTS = 20
+_MOST_LISTED = 32
 _LONGEST_NAME = 256
 # A deployment's candidate by its id in LiteLLM, None where it is nobody's.
 CandidateOf = Callable[[str], str | None]
@@ -31,7 +37,7 @@ def outcome_of_log(
     """
     said = _mapping(kwargs.get("standard_logging_object"))
     bucket = bucket_of(_mapping(kwargs.get("litellm_params")))
-    decision = _decision(_mapping(_mapping(said.get("metadata")).get("spend_logs_metadata")), bucket)
+    decision = _decision(decided_of(kwargs))
     if said.get("cache_hit") or kwargs.get("cache_hit"):
         raise NotOursError("cache_hits")
     for mark, counted in _NOT_THE_CALL.items():
@@ -65,8 +71,8 @@ def outcome_of_answer(data: Mapping[str, Any], response: object, *, candidate_of
 
     Its latency has LiteLLM's own time in it, which the log event tells apart later.
     """
+    decision = _decision(found(data))
     bucket = bucket_of(data)
-    decision = _decision(_mapping(bucket.get("spend_logs_metadata")), {})
     hidden = _mapping(getattr(response, "_hidden_params", None))
     if hidden.get("cache_hit"):
         raise NotOursError("cache_hits")
@@ -96,8 +102,8 @@ def outcome_of_answer(data: Mapping[str, Any], response: object, *, candidate_of
 
 def outcome_of_failure(data: Mapping[str, Any], *, candidate_of: CandidateOf) -> ToldOutcome:
     """The outcome of a request that LiteLLM gives up, its retries and fallbacks spent; raises NotOursError."""
+    decision = _decision(found(data))
     bucket = bucket_of(data)
-    decision = _decision(_mapping(bucket.get("spend_logs_metadata")), {})
     ended = time.time()
     received = bucket.get("litellm_received_at")
     began = received if isinstance(received, int | float) and 0 < received <= ended else ended
@@ -122,9 +128,17 @@ def outcome_of_failure(data: Mapping[str, Any], *, candidate_of: CandidateOf) ->
 def bucket_of(data: Mapping[str, Any]) -> Mapping[str, Any]:
     """LiteLLM's own metadata of a request: `litellm_metadata` on the routes where `metadata` is the provider's."""
     own, other = _mapping(data.get("litellm_metadata")), _mapping(data.get("metadata"))
-    if OURS in _mapping(own.get("spend_logs_metadata")) or (own and "user_api_key_hash" in own):
+    if isinstance(_mapping(own.get(LOGGED)).get(KEY), Decided) or (own and "user_api_key_hash" in own):
         return own
     return other or own
+
+
+def decided_of(kwargs: Mapping[str, Any]) -> Decided | None:
+    """The record that the plug-in left with the call of a log event; LiteLLM may be set to log none, but it still has it."""
+    left = found(_mapping(kwargs.get("litellm_params")))
+    if left is not None:
+        return left
+    return found(_mapping(kwargs.get("standard_logging_object")))
 
 
 def served_by(
@@ -160,12 +174,29 @@ _NOT_THE_CALL = {
 _GOT = ("completion_tokens", "output_tokens")
 
 
-def _decision(stamped: Mapping[str, Any], bucket: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the decision left with the call; LiteLLM may be set to log no such key, but it still has it."""
-    found = stamped.get(OURS) or _mapping(bucket.get("spend_logs_metadata")).get(OURS)
-    if not isinstance(found, Mapping) or not isinstance(found.get("decision_id"), str) or not found["decision_id"]:
+# What is kept of a record, and handed on.
+_FIELDS = (
+    "decision_id", "model", "ranks", "confidence", "reason", "bundle", "expected_cost_usd", "reference",
+    "reference_cost_usd", "propensity", "held_back", "held_back_cost_usd", "session", "group", "picked", "stays",
+)  # fmt: skip
+
+
+def _decision(left: Decided | None) -> Mapping[str, Any]:
+    """The record's fields, of bounded length."""
+    if left is None or _name(left.get("decision_id")) is None:
         raise NotOursError("others")
-    return {**found, "decision_id": _name(found["decision_id"])}
+    return {name: _bounded(left[name]) for name in _FIELDS if name in left}
+
+
+def _bounded(value: object) -> object:
+    """A text, a number, a truth value or a list of texts, no longer than is handed on; None for all else."""
+    if isinstance(value, str):
+        return _name(value)
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, list | tuple):
+        return [name for one in value[:_MOST_LISTED] if (name := _name(one)) is not None]
+    return _number(value)
 
 
 def _attempts(bucket: Mapping[str, Any], candidate_of: CandidateOf, decision: Mapping[str, Any]) -> tuple[Attempt, ...]:

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from serving.integrations.litellm import counters
+from serving.integrations.litellm.decided import Decided, found, owner_of
 from serving.integrations.litellm.deciders import Decider
 from serving.integrations.litellm.settings import LiteLLMSettings
 from serving.integrations.litellm.told.delivery import Delivery, Destination
@@ -21,7 +22,7 @@ from serving.integrations.litellm.told.envelopes import Outcome, Said, Sure
 from serving.integrations.litellm.told.log_events import (
     CandidateOf,
     NotOursError,
-    bucket_of,
+    decided_of,
     outcome_of_answer,
     outcome_of_failure,
     outcome_of_log,
@@ -73,18 +74,18 @@ class Outcomes:
 
     # --- hooks ---
 
-    def asked(self, data: MutableMapping[str, Any]) -> int:
-        """Takes the thumbs out of a request's metadata; how many there were. They are about earlier decisions of its key."""
+    def asked(self, data: MutableMapping[str, Any], key: Any) -> int:
+        """Takes the thumbs out of a request's metadata; how many there were. They are about earlier decisions of its `key`."""
         try:
-            found, refused = thumbs_in(data)
-            key = bucket_of(data).get("user_api_key_hash")
+            thumbs, refused = thumbs_in(data)
+            owner = owner_of(key) if thumbs else None
             self.counts.add("thumbs_refused", refused)
-            self.counts.add("thumbs", len(found))
-            if found and not isinstance(key, str):
-                self.counts.add("nobodys", len(found))
-            elif found:
-                self._put([self._thumb(one, str(key)) for one in found])
-            return len(found)
+            self.counts.add("thumbs", len(thumbs))
+            if thumbs and owner is None:
+                self.counts.add("nobodys", len(thumbs))
+            elif owner is not None:
+                self._put([self._thumb(one, owner) for one in thumbs])
+            return len(thumbs)
         except Exception as error:  # noqa: BLE001 - a call does not fail because of what is said of another
             self._failed("the thumbs of a request", error)
             return 0
@@ -94,7 +95,10 @@ class Outcomes:
         await self._guarded("an answer", self._answered(data, response))
 
     async def failed(self, data: Mapping[str, Any]) -> None:
-        """Keeps that a request came to nothing, retries and fallbacks included."""
+        """Keeps that a request came to nothing, retries and fallbacks included; nothing of one that was not decided.
+
+        Among those are all that were refused for their key: whatever they hold is a stranger's writing.
+        """
         await self._guarded("a failure", self._gave_up(data))
 
     async def told(self, kwargs: Mapping[str, Any], response: object = None, *, failed: bool) -> None:
@@ -121,7 +125,7 @@ class Outcomes:
             told = outcome_of_answer(data, response, candidate_of=self._candidate_of)
         except NotOursError:
             return  # counted by its log event
-        await self._kept(told, Sure.ANSWERED, bucket_of(data).get("user_api_key_hash"))
+        await self._kept(told, Sure.ANSWERED, found(data))
 
     async def _gave_up(self, data: Mapping[str, Any]) -> None:
         try:
@@ -129,7 +133,7 @@ class Outcomes:
         except NotOursError:
             return
         self.counts.add("failed")
-        await self._kept(told, Sure.FAILED, bucket_of(data).get("user_api_key_hash"))
+        await self._kept(told, Sure.FAILED, found(data))
 
     async def _logged(self, kwargs: Mapping[str, Any], response: object, *, failed: bool) -> None:
         try:
@@ -147,15 +151,15 @@ class Outcomes:
             counters.COST_USD.inc(told.cost_usd or 0.0)
             left = told.decision
             counters.count_held_back(told.cost_usd, left.get("held_back_cost_usd"), left.get("reference_cost_usd"))
-        key = log.get("metadata", {}).get("user_api_key_hash")
-        await self._kept(told, Sure.ATTEMPT_FAILED if failed else Sure.LOGGED, key)
+        await self._kept(told, Sure.ATTEMPT_FAILED if failed else Sure.LOGGED, decided_of(kwargs))
         if self._watching is not None and not failed:
             self._watch(partial(self._watching.answered, told, kwargs))
 
-    async def _kept(self, told: ToldOutcome, sure: Sure, key: object) -> None:
+    async def _kept(self, told: ToldOutcome, sure: Sure, decided: Decided | None) -> None:
         body, due = Outcome(told, sure).to_json(), self._clock() + _WAIT[sure]
         rows = [Kept(one.name, told.decision_id, body, due) for one in self._destinations if one.name != THUMBS]
-        done = self._put(rows, [(told.decision_id, key)] if isinstance(key, str) and key else [])
+        owner = None if decided is None else decided.owner
+        done = self._put(rows, [] if owner is None else [(told.decision_id, owner)])
         if done.done():
             return
         try:
@@ -178,10 +182,10 @@ class Outcomes:
     def _watch(self, find: Callable[[], Sequence[Mapping[str, Any]]]) -> None:
         """Keeps the weak signs that a call gives of how good its answer and earlier ones were."""
         try:
-            found = find()
-            self.counts.add("signals", len(found))
-            if found:
-                self._put([_row(f"{one['decision_id']} {one['source']}", Said(one), self._clock()) for one in found])
+            signs = find()
+            self.counts.add("signals", len(signs))
+            if signs:
+                self._put([_row(f"{one['decision_id']} {one['source']}", Said(one), self._clock()) for one in signs])
         except Exception as error:  # noqa: BLE001 - as in `asked`
             self._failed("the signals of a call", error)
 

@@ -1,4 +1,7 @@
-"""Decisions that a killed process had not stored yet, stored from what their outcomes carry: everything but the text."""
+"""Decisions that a killed process had not stored yet, stored from what their outcomes carry: everything but the text.
+
+An outcome's `decision` was copied from a `Decided` of the plug-in's own (`log_events`), never from what a client wrote.
+"""
 
 from __future__ import annotations
 

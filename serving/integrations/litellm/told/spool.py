@@ -18,7 +18,6 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -29,15 +28,17 @@ from typing import Any, TypeVar
 from serving.integrations.litellm.told.spool_file import SpoolFile
 from serving.integrations.litellm.told.spool_rows import Kept, Leased, bound, keep
 from serving.integrations.litellm.told.tally import Tally
+from serving.integrations.litellm.told.waiting import Load, Waiting
 
 logger = logging.getLogger(__name__)
 
 MOST_ROWS, MOST_BYTES = 200_000, 64 * 2**20
 _SAY_AGAIN_SECONDS, _TRY_AGAIN_SECONDS = 60.0, 1.0
-_BOUND_EACH = 50  # rows between two looks at the bound; of a small one, each
+MOST_BODY = 64 * 2**10
+# Rows and bytes between two looks at the bound; of a small one, each.
+_BOUND_EACH, _BOUND_EACH_BYTES = 50, 2**20
 # Longest that whoever keeps something waits for the file to be unlocked itself.
 _NEAR_SECONDS = 0.005
-_MOST_IN_MEMORY, _MOST_THUMBS_IN_MEMORY = 10_000, 1_000
 _Made = TypeVar("_Made")
 _Work = Callable[[sqlite3.Connection], Any]
 
@@ -49,7 +50,8 @@ class Spool:
     is combined with it by `combine(there, coming)`, and is due when the earlier of both was. `counts` has what became of
     rows: `kept`, `dropped` (the oldest, at the bound), `thumbs_dropped` (above their own bounds, or first where the file is
     full), `nobodys` (thumbs on another key's decision), `lost` (not written, and more than memory holds), `unwaited` (puts
-    that were not waited for, as none before them succeeded), `spool_faults`, `aside` (unreadable files, moved aside).
+    that were not waited for, as none before them succeeded), `too_large` (bodies above 64 KiB, which are not kept),
+    `spool_faults`, `aside` (unreadable files, moved aside).
     """
 
     def __init__(
@@ -73,10 +75,9 @@ class Spool:
         """Anew: nothing of a connection or a thread goes through a fork."""
         self._pid = os.getpid()
         self._work: queue.SimpleQueue[tuple[_Work, Future[Any]] | None] = queue.SimpleQueue()
-        self._waiting: deque[Kept] = deque()
-        self._unbounded = 0  # rows since the bound was looked at
-        self._thumbs: deque[Kept] = deque()
-        self._queued: Counter[bool] = Counter()  # rows that the thread has not taken yet, of thumbs and of others
+        self._waiting = Waiting(self.counts)
+        self._unbounded = self._unbounded_bytes = 0  # what was kept since the bound was looked at
+        self._queued = Load()  # rows that the thread has not taken yet
         # Whether the file was locked for whoever wrote last, and whether nobody waits for the thread either.
         self._busy = self._unwaited = False
         self._thread: threading.Thread | None = None
@@ -89,9 +90,15 @@ class Spool:
     def put(self, rows: Sequence[Kept], owners: Sequence[tuple[str, str]] = ()) -> Future[bool]:
         """Keeps rows, and (decision, key) pairs; done when they are on disk, with whether they are.
 
-        While the file cannot be written to it is done at once, and memory has them. Raises UnicodeEncodeError for names
-        that no file takes: one such row would keep all others from being written.
+        While the file cannot be written to it is done at once, and memory has them. Rows whose body is above `MOST_BODY`
+        are left out, and counted. Raises UnicodeEncodeError for names that no file takes: one such row would keep all others
+        from being written.
         """
+        size = sum(len(row.body) for row in rows)
+        if size > MOST_BODY:
+            kept = [row for row in rows if len(row.body) <= MOST_BODY]
+            self.counts.add("too_large", len(rows) - len(kept))
+            rows = kept
         for text in (*(row.name for row in rows), *(part for one in owners for part in one)):
             text.encode()
 
@@ -100,9 +107,11 @@ class Spool:
             file.executemany("insert or ignore into owner values (?, ?, ?)", [(*one, now) for one in owners])
             for row in rows:
                 keep(file, row, now, self._combine, self.counts)
-            self._unbounded += len(rows)
-            if self._unbounded >= min(_BOUND_EACH, self.most_rows // _BOUND_EACH):
-                self._unbounded = 0
+            self._unbounded, self._unbounded_bytes = self._unbounded + len(rows), self._unbounded_bytes + size
+            if self._unbounded >= min(_BOUND_EACH, self.most_rows // _BOUND_EACH) or self._unbounded_bytes >= min(
+                _BOUND_EACH_BYTES, self.most_bytes // _BOUND_EACH
+            ):
+                self._unbounded = self._unbounded_bytes = 0
                 self._bound(file)
             return True
 
@@ -110,7 +119,7 @@ class Spool:
         if done is not None:
             return done
         thumbs = any(row.thumb is not None for row in rows)
-        if self._queued[thumbs] >= (_MOST_THUMBS_IN_MEMORY if thumbs else _MOST_IN_MEMORY):
+        if self._queued.is_full(thumbs=thumbs):
             self.counts.add("thumbs_dropped" if thumbs else "lost", len(rows))
             return _done(at_once=False)
         asked = self._ask(work, list(rows))
@@ -224,7 +233,7 @@ class Spool:
                 self._thread = threading.Thread(target=self._run, args=(self._work,), name="spool", daemon=True)
                 self._thread.start()
                 atexit.register(self.close)
-            self._queued.update(row.thumb is not None for row in rows)
+            self._queued.add(rows)
             self._work.put((job, done))
         return done
 
@@ -233,7 +242,7 @@ class Spool:
         while not ended:
             jobs: list[tuple[_Work, Future[Any]]] = []
             try:
-                job = work.get(timeout=_TRY_AGAIN_SECONDS if self._waiting or self._thumbs else None)
+                job = work.get(timeout=_TRY_AGAIN_SECONDS if self._waiting else None)
                 while job is not None:
                     jobs.append(job)
                     job = work.get_nowait()
@@ -245,7 +254,7 @@ class Spool:
 
     def _together(self, jobs: Sequence[tuple[_Work, Future[Any]]]) -> None:
         """Does everything in one transaction; where that fails nothing of it was done, and rows wait in memory."""
-        again = [*self._waiting, *self._thumbs]
+        again = self._waiting.all()
         try:
             made = self._transaction([job for job, _ in jobs], again)
         except Exception as error:  # noqa: BLE001  whatever it is, no call fails for it
@@ -253,7 +262,7 @@ class Spool:
             self.wait_no_more()
             for job, done in jobs:
                 assert isinstance(job, _Job)
-                self._hold(job.rows)
+                self._waiting.hold(job.rows)
                 if job.rows:
                     done.set_result(False)
                 else:
@@ -261,12 +270,12 @@ class Spool:
         else:
             self._busy = self._unwaited = False
             self._waiting.clear()
-            self._thumbs.clear()
             self.counts.add("kept", len(again) + sum(len(job.rows) for job, _ in jobs if isinstance(job, _Job)))
             for (_, done), one in zip(jobs, made, strict=True):
                 done.set_result(one)
         with self._lock:
-            self._queued.subtract(row.thumb is not None for job, _ in jobs if isinstance(job, _Job) for row in job.rows)
+            for job, _ in jobs:
+                self._queued.add(job.rows if isinstance(job, _Job) else (), -1)
 
     def _transaction(self, work: Sequence[_Work], again: Sequence[Kept]) -> list[Any]:
         file = self._file.opened()
@@ -285,17 +294,6 @@ class Spool:
         if others:
             self.counts.add("dropped", others)
             self._say("the spool %s is full: its oldest %d rows were dropped", self.path, self.counts["dropped"])
-
-    def _hold(self, rows: Sequence[Kept]) -> None:
-        for row in rows:
-            (self._waiting if row.thumb is None else self._thumbs).append(row)
-        for held, most, what in (
-            (self._waiting, _MOST_IN_MEMORY, "lost"),
-            (self._thumbs, _MOST_THUMBS_IN_MEMORY, "thumbs_dropped"),
-        ):
-            while len(held) > most:
-                held.popleft()
-                self.counts.add(what)
 
     def _failed(self, error: Exception) -> None:
         self.counts.add("spool_faults")

@@ -13,12 +13,12 @@ from serving.bundle.atomic_write import for_its_owner
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 1
+_VERSION = 2
 _TABLES = """
 create table told (
   id integer primary key autoincrement, destination text not null, name text not null, body blob not null,
   at real not null, due real not null, tries integer not null default 0, revision integer not null default 0,
-  leased_until real not null default 0, lease text, unique (destination, name));
+  leased_until real not null default 0, lease text, key text, known integer not null default 0, unique (destination, name));
 create index told_due on told (destination, due);
 create table owner (decision_id text primary key, key text not null, at real not null) without rowid;
 create index owner_at on owner (at);
@@ -28,6 +28,13 @@ create trigger told_in after insert on told begin update total set rows = rows +
 create trigger told_out after delete on told begin update total set rows = rows - 1, bytes = bytes - length(old.body); end;
 create trigger told_other after update of body on told begin
   update total set bytes = bytes + length(new.body) - length(old.body); end;
+create table thumbs_of (
+  key text not null, known integer not null, rows integer not null, primary key (key, known)) without rowid;
+create trigger thumb_in after insert on told when new.key is not null begin
+  insert into thumbs_of values (new.key, new.known, 1), ('', new.known, 1) on conflict do update set rows = rows + 1; end;
+create trigger thumb_out after delete on told when old.key is not null begin
+  update thumbs_of set rows = rows - 1 where key in (old.key, '') and known = old.known;
+  delete from thumbs_of where key = old.key and known = old.known and rows <= 0; end;
 create trigger owner_in after insert on owner begin update total set owners = owners + 1; end;
 create trigger owner_out after delete on owner begin update total set owners = owners - 1; end;
 """

@@ -1,6 +1,8 @@
 """The rows of a spool, and what is done with them in a transaction: kept, combined, and the oldest let go above the bounds.
 
-Clients write thumbs as they like, so these have bounds of their own, and go before anything else does.
+Clients write thumbs as they like, so these have bounds of their own, and go before anything else does. What costs a client
+nothing, a thumb on a decision that is not known here, has a smaller one apart: it takes no place of a thumb on a key's own
+decision, of which each was a call.
 """
 
 from __future__ import annotations
@@ -16,6 +18,12 @@ logger = logging.getLogger(__name__)
 
 THUMBS = "thumbs"
 MOST_THUMBS, MOST_OF_A_KEY = 10_000, 500
+MOST_UNKNOWN, MOST_UNKNOWN_OF_A_KEY = 1_000, 50
+# How many thumbs of a key there are, and of all keys, which are counted under no key's name.
+ROOM = (
+    "select coalesce((select rows from thumbs_of where key = ? and known = ?), 0),"
+    " coalesce((select rows from thumbs_of where key = '' and known = ?), 0)"
+)
 _MOST_OWNERS = 200_000
 
 
@@ -60,7 +68,8 @@ def keep(
     file: sqlite3.Connection, row: Kept, now: float, combine: Callable[[bytes, bytes], bytes], counts: Tally
 ) -> None:
     """Writes a row, or combines it with the one of its name. A thumb may be let go instead, which is counted."""
-    if row.thumb is not None and not _is_its_own(file, row.thumb):
+    owner = None if row.thumb is None else _owner(file, row.thumb.decision)
+    if row.thumb is not None and owner not in (None, row.thumb.key):
         return counts.add("nobodys")
     there = file.execute(
         "select id, body from told where destination = ? and name = ?", (row.destination, row.name)
@@ -71,12 +80,13 @@ def keep(
             "update told set body = ?, due = min(due, ?), revision = revision + 1 where id = ?",
             (body, row.due, there[0]),
         )
-    elif row.thumb is not None and not _has_room(file, row.thumb):
+    elif row.thumb is not None and not _has_room(file, row.thumb.key, known=owner is not None):
         counts.add("thumbs_dropped")
     else:
+        key = None if row.thumb is None else row.thumb.key
         file.execute(
-            "insert into told (destination, name, body, at, due) values (?, ?, ?, ?, ?)",
-            (row.destination, row.name, row.body, now, row.due),
+            "insert into told (destination, name, body, at, due, key, known) values (?, ?, ?, ?, ?, ?, ?)",
+            (row.destination, row.name, row.body, now, row.due, key, owner is not None),
         )
 
 
@@ -88,19 +98,17 @@ def _combined(combine: Callable[[bytes, bytes], bytes], there: bytes, coming: by
         return coming
 
 
-def _is_its_own(file: sqlite3.Connection, thumb: Thumb) -> bool:
-    """Whether the decision was made for the thumb's key, or for whom is not known here yet."""
-    owner = file.execute("select key from owner where decision_id = ?", (thumb.decision,)).fetchone()
-    return owner is None or owner[0] == thumb.key
+def _owner(file: sqlite3.Connection, decision: str) -> str | None:
+    """For which key a decision was made; None where that is not known here yet."""
+    owner = file.execute("select key from owner where decision_id = ?", (decision,)).fetchone()
+    return None if owner is None else str(owner[0])
 
 
-def _has_room(file: sqlite3.Connection, thumb: Thumb) -> bool:
-    """Whether one more thumb of its key is within the bounds."""
-    of_key = "select count(*) from told where destination = ? and name > ? and name < ?"
-    own = file.execute(of_key, (THUMBS, f"{thumb.key} ", f"{thumb.key}!")).fetchone()[0]
-    if own >= MOST_OF_A_KEY:
-        return False
-    return int(file.execute("select count(*) from told where destination = ?", (THUMBS,)).fetchone()[0]) < MOST_THUMBS
+def _has_room(file: sqlite3.Connection, key: str, *, known: bool) -> bool:
+    """Whether one more thumb of the key, on a decision that is known or on one that is not, is within the bounds."""
+    most, of_a_key = (MOST_THUMBS, MOST_OF_A_KEY) if known else (MOST_UNKNOWN, MOST_UNKNOWN_OF_A_KEY)
+    own, all_of_them = file.execute(ROOM, (key, known, known)).fetchone()
+    return bool(own < of_a_key and all_of_them < most)
 
 
 def bound(file: sqlite3.Connection, most_rows: int, most_bytes: int) -> tuple[int, int]:

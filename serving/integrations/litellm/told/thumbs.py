@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, MutableMapping
 from typing import Any
@@ -46,9 +45,9 @@ def _document(said: object) -> Mapping[str, Any] | None:
         return None
     if accepted is not None:
         return _thumb(decision, float(accepted)) if isinstance(accepted, bool) else None
-    if isinstance(quality, bool) or not isinstance(quality, int | float) or not math.isfinite(quality):
+    if isinstance(quality, bool) or not isinstance(quality, int | float) or not 0 <= quality <= 1:
         return None
-    return _thumb(decision, float(quality)) if 0 <= quality <= 1 else None
+    return _thumb(decision, float(quality))
 
 
 def _thumb(decision: str, quality: float) -> Mapping[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from prometheus_client import REGISTRY
 
@@ -91,10 +92,11 @@ def settings() -> LiteLLMSettings:
 def logged(decided: Decided, deployment: str = "0f3a", cost: float = 0.5) -> dict[str, Any]:
     """LiteLLM's log event of the call."""
     payload = {
-        "metadata": {"spend_logs_metadata": {"outcome_router": decided}}, "model_id": deployment, "model_group": "chat",
+        "metadata": {"spend_logs_metadata": {"outcome_router": dict(decided)}}, "model_id": deployment, "model_group": "chat",
         "response_cost": cost, "prompt_tokens": 10, "completion_tokens": 20, "startTime": 1.0, "endTime": 2.0,
     }  # fmt: skip
-    return {"standard_logging_object": payload, "litellm_params": {}}
+    left = {"metadata": {"spend_logs_metadata": {"outcome_router": decided}}}
+    return {"standard_logging_object": payload, "litellm_params": left}
 
 
 def test_what_is_shadowed_is_a_row_of_the_candidate_that_served_and_can_be_trained_on(
@@ -163,25 +165,67 @@ def test_what_was_spent_is_counted_beside_what_was_expected() -> None:
     assert [now - then for now, then in zip(sums(), before, strict=True)] == pytest.approx([1, 0.5, 0.1, 0.4])
 
 
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
 def test_over_http_the_candidates_are_known_before_the_first_decision(monkeypatch: pytest.MonkeyPatch) -> None:
-    decider = OverHttp(LiteLLMSettings(ROUTER_URL="http://127.0.0.1:9"))  # type: ignore[call-arg]
-    asked = []
+    decider, clock = OverHttp(LiteLLMSettings(ROUTER_URL="http://127.0.0.1:9")), Clock()  # type: ignore[call-arg]
+    asked: list[float] = []
 
-    async def learn(bundle: str | None) -> None:
-        asked.append(bundle)
-        if len(asked) > 1:
-            decider._catalogue = {LARGE: {}}
+    async def content(*_: Any) -> bytes:
+        asked.append(clock.now)
+        if len(asked) < 6:
+            raise OSError("away")
+        return orjson.dumps({"candidates": [{"name": LARGE}], "reference": LARGE})
 
-    monkeypatch.setattr(decider, "_learn", learn)
+    monkeypatch.setattr("serving.integrations.litellm.deciders.content_of", content)
+    monkeypatch.setattr("serving.integrations.litellm.deciders.time", clock)
 
     async def calls() -> None:
-        await decider.known()
-        await decider.known()  # a router that failed is not asked again at once
-        assert (asked, decider.catalogue) == ([None], {})
-        decider._not_asked_until = 0.0
-        await decider.known()
-        await decider.known()
-        assert (asked, decider.catalogue) == ([None, None], {LARGE: {}})
+        for _ in range(300):
+            await decider.known()
+            await asyncio.sleep(0)
+            clock.now += 1.0
         await decider.close()
 
     asyncio.run(calls())
+    assert [then - asked[0] for then in asked] == [0, 5, 15, 35, 75, 135]  # twice as long each time, up to a minute
+    assert list(decider.catalogue) == [LARGE]
+
+
+def test_over_http_a_router_that_hangs_is_waited_for_once_and_not_at_all_while_the_breaker_is_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = LiteLLMSettings(ROUTER_URL="http://127.0.0.1:9")  # type: ignore[call-arg]
+    waits: list[float] = []
+
+    async def wait_for(*_: Any) -> None:
+        waits.append(1.0)
+        raise TimeoutError
+
+    async def hangs(*_: Any) -> bytes:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr("serving.integrations.litellm.deciders.content_of", hangs)
+    monkeypatch.setattr("serving.integrations.litellm.deciders.asyncio.wait_for", wait_for)
+
+    async def calls(decider: OverHttp) -> None:
+        for _ in range(10):
+            await decider.known()
+            decider._not_asked_until = float("-inf")
+        await decider.close()
+
+    asyncio.run(calls(OverHttp(settings)))
+    assert waits == [1.0]
+    opened = OverHttp(settings)
+    with opened._client._breaker.attempt() as attempt:
+        assert attempt is not None
+        attempt.alive = False
+    asyncio.run(calls(opened))
+    assert waits == [1.0]

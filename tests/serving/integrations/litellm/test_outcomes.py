@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from serving.client import FeedbackError
+from serving.integrations.litellm.decided import Decided, owner_of
 from serving.integrations.litellm.told import delivery
 from serving.integrations.litellm.told.envelopes import Outcome, Sure, combined, read
 from serving.integrations.litellm.told.log_events import NotOursError, outcome_of_log
@@ -28,7 +29,20 @@ KEY = "litellm_proxy_master_key"
 
 
 def _events(case: str) -> list[dict[str, Any]]:
-    return [json.loads(json.dumps(one)) for one in EVENTS if one["case"] == case]
+    """The events of a case, with the decision as the object that LiteLLM hands on."""
+    found = [json.loads(json.dumps(one)) for one in EVENTS if one["case"] == case]
+    for event in found:
+        kwargs = event["kwargs"]
+        logged = kwargs["standard_logging_object"]["metadata"]
+        decided = Decided(logged["spend_logs_metadata"]["outcome_router"], "auto")
+        decided.owner = KEY
+        logged["spend_logs_metadata"] = {"outcome_router": decided}
+        kwargs["litellm_params"]["metadata"]["spend_logs_metadata"] = logged["spend_logs_metadata"]
+    return found
+
+
+def _key(token: str = KEY) -> Any:
+    return SimpleNamespace(token=token)
 
 
 def _told(event: Mapping[str, Any]) -> ToldOutcome:
@@ -133,8 +147,8 @@ def test_a_failure_and_then_an_answer_is_one_outcome_of_who_answered() -> None:
 
 
 def test_no_text_of_an_error_is_taken() -> None:
-    for event in EVENTS:
-        if event["case"] not in ("silent", "cache2"):
+    for case in {event["case"] for event in EVENTS} - {"silent", "cache2"}:
+        for event in _events(case):
             assert b"boom" not in _told(event).to_json()
 
 
@@ -169,12 +183,60 @@ def test_what_litellm_marks_as_its_own_is_no_outcome(mark: str) -> None:
         _told(event)
 
 
-@pytest.mark.parametrize("left", [None, {}, {"outcome_router": "x"}, {"outcome_router": {"decision_id": 7}}])
+@pytest.mark.parametrize(
+    "left",
+    [
+        None,
+        {},
+        {"outcome_router": "x"},
+        {"outcome_router": {"decision_id": "0" * 32, "model": "a", "propensity": 1.0}},
+        {"outcome_router": Decided({"decision_id": 7}, "auto")},
+    ],
+)
 def test_a_call_without_a_decision_of_ours_is_no_outcome(left: Any) -> None:
     [event] = _events("plain")
     event["kwargs"]["standard_logging_object"]["metadata"]["spend_logs_metadata"] = left
+    event["kwargs"]["litellm_params"]["metadata"]["spend_logs_metadata"] = left
     with pytest.raises(NotOursError, match="others"):
         _told(event)
+
+
+def test_what_is_decided_is_read_from_the_call_where_litellm_logs_none_of_it() -> None:
+    [event] = _events("plain")
+    expected = _told(event)
+    event["kwargs"]["standard_logging_object"]["metadata"]["spend_logs_metadata"] = {
+        "outcome_router": {**expected.decision, "decision_id": "f" * 32}
+    }
+    assert _told(event) == expected
+
+
+@pytest.mark.parametrize("place", ["metadata", "litellm_metadata"])
+def test_of_a_claim_no_hook_takes_anything(tmp_path: Path, place: str) -> None:
+    claim = {"decision_id": "ab" * 16, "model": "a", "propensity": 1e-9, "ranks": ["a"], "text": "x" * 1000}
+    data = {place: {"user_api_key_hash": "another", "spend_logs_metadata": {"outcome_router": claim}}}
+    response = SimpleNamespace(_hidden_params={"response_cost": 1.0, "model_id": "cand-b"}, usage=None)
+    log = {"metadata": {**data[place]}, "response_cost": 1.0, "model_id": "cand-b"}
+    router = Router()
+
+    async def act(outcomes: Outcomes) -> None:
+        await outcomes.failed(data)
+        await outcomes.answered(data, response)
+        for failed in (False, True):
+            await outcomes.told({"standard_logging_object": log, "litellm_params": data}, failed=failed)
+        assert await asyncio.wrap_future(outcomes.spool.owners(["ab" * 16])) == {}
+
+    outcomes = _with_outcomes(tmp_path, router, act)
+    assert (router.said, outcomes.counts.as_dict()) == ([], {"others": 2})
+
+
+def test_of_a_record_its_own_fields_are_handed_on_and_of_each_so_much() -> None:
+    [event] = _events("plain")
+    long = "x" * 100_000
+    decided = event["kwargs"]["litellm_params"]["metadata"]["spend_logs_metadata"]["outcome_router"]
+    decided |= {"reason": long, "ranks": [long] * 1_000, "bundle": {"a": long}, "propensity": 10**400, "text": long}
+    told = _told(event)
+    assert (len(told.decision["reason"]), len(told.decision["ranks"]), len(told.to_json()) < 12_000) == (256, 32, True)
+    assert (told.decision["bundle"], told.decision["propensity"], "text" in told.decision) == (None, None, False)
 
 
 # --- one decision, one outcome ---
@@ -265,7 +327,7 @@ def test_of_a_killed_proxy_the_answer_that_was_not_logged_is_delivered_by_the_ne
 def test_a_request_that_came_to_nothing_is_an_error_of_who_was_chosen(tmp_path: Path) -> None:
     router, [event] = Router(), _events("dieall")
     log = event["kwargs"]["standard_logging_object"]
-    data = {"metadata": {"spend_logs_metadata": log["metadata"]["spend_logs_metadata"], "user_api_key_hash": KEY}}
+    data = {"metadata": {"spend_logs_metadata": log["metadata"]["spend_logs_metadata"]}}
 
     async def act(outcomes: Outcomes) -> None:
         await outcomes.told(event["kwargs"], failed=True)
@@ -350,8 +412,8 @@ def test_a_sink_that_is_away_gets_everything_later_and_holds_up_nobody(tmp_path:
 # --- thumbs ---
 
 
-def _asking(decision: str, key: str = KEY, **said: Any) -> dict[str, Any]:
-    return {"metadata": {"user_api_key_hash": key, "outcome_router_feedback": {"decision_id": decision, **said}}}
+def _asking(decision: str, **said: Any) -> dict[str, Any]:
+    return {"metadata": {"tag": "t", "outcome_router_feedback": {"decision_id": decision, **said}}}
 
 
 def test_a_thumb_in_the_next_requests_metadata_is_feedback_and_is_not_sent_on(tmp_path: Path) -> None:
@@ -360,8 +422,8 @@ def test_a_thumb_in_the_next_requests_metadata_is_feedback_and_is_not_sent_on(tm
     async def act(outcomes: Outcomes) -> None:
         await outcomes.told(event["kwargs"], failed=False)
         data = _asking(_decision(event), accepted=True)
-        assert outcomes.asked(data) == 1
-        assert data == {"metadata": {"user_api_key_hash": KEY}}
+        assert outcomes.asked(data, _key()) == 1
+        assert data == {"metadata": {"tag": "t"}}
 
     _with_outcomes(tmp_path, router, act)
     thumb = {"decision_id": _decision(event), "quality": 1.0, "source": "thumb"}
@@ -373,9 +435,11 @@ def test_a_thumb_of_another_key_is_not_told(tmp_path: Path, monkeypatch: pytest.
     router, [event] = Router(), _events("plain")
 
     async def act(outcomes: Outcomes) -> None:
-        outcomes.asked(_asking(_decision(event), key="another", accepted=False))
+        outcomes.asked(_asking(_decision(event), accepted=False), _key("another"))
         await outcomes.told(event["kwargs"], failed=False)
-        outcomes.asked(_asking(_decision(event), key="a third", accepted=False))
+        spoofed = _asking(_decision(event), accepted=False)
+        spoofed["metadata"]["user_api_key_hash"] = KEY
+        outcomes.asked(spoofed, _key("a third"))
         assert outcomes.spool.counts["nobodys"] == 1
 
     outcomes = _with_outcomes(tmp_path, router, act)
@@ -388,6 +452,8 @@ def test_a_thumb_of_another_key_is_not_told(tmp_path: Path, monkeypatch: pytest.
     [
         {"quality": 1.5},
         {"quality": float("nan")},
+        {"quality": 10**400},
+        {"quality": -(10**400)},
         {"quality": True},
         {"accepted": 1},
         {},
@@ -399,10 +465,40 @@ def test_a_thumb_that_is_not_valid_is_counted_and_told_nobody(tmp_path: Path, sa
     router = Router()
 
     async def act(outcomes: Outcomes) -> None:
-        assert outcomes.asked(_asking("0" * 32, **said)) == 0
+        assert outcomes.asked(_asking("0" * 32, **said), _key()) == 0
 
     assert _with_outcomes(tmp_path, router, act).counts["thumbs_refused"] == 1
     assert router.said == []
+
+
+def test_one_thumb_that_is_not_valid_takes_no_others_with_it(tmp_path: Path) -> None:
+    router, [event] = Router(), _events("plain")
+    good, bad = ({"decision_id": _decision(event), "quality": value} for value in (1, 10**400))
+
+    async def act(outcomes: Outcomes) -> None:
+        await outcomes.told(event["kwargs"], failed=False)
+        assert outcomes.asked({"metadata": {"outcome_router_feedback": [bad, good]}}, _key()) == 1
+
+    outcomes = _with_outcomes(tmp_path, router, act)
+    assert [one["quality"] for one in router.said if "quality" in one] == [1.0]
+    assert (outcomes.counts["thumbs_refused"], outcomes.counts["faults"]) == (1, 0)
+
+
+def test_whoever_has_no_key_judges_its_own_decisions_and_no_others(tmp_path: Path) -> None:
+    router, [event] = Router(), _events("plain")
+    users = [SimpleNamespace(token=None, api_key=None, user_id=user, team_id="t") for user in ("u1", "u2", "u1")]
+    decided = event["kwargs"]["litellm_params"]["metadata"]["spend_logs_metadata"]["outcome_router"]
+    decided.owner = owner_of(users[0])
+
+    async def act(outcomes: Outcomes) -> None:
+        await outcomes.told(event["kwargs"], failed=False)
+        outcomes.asked(_asking(_decision(event), quality=0.25), users[1])
+        outcomes.asked(_asking(_decision(event), quality=0.75), users[2])
+        outcomes.asked(_asking(_decision(event), quality=0.5), SimpleNamespace())
+
+    outcomes = _with_outcomes(tmp_path, router, act)
+    assert [one["quality"] for one in router.said if "quality" in one] == [0.75]
+    assert (outcomes.spool.counts["nobodys"], outcomes.counts["nobodys"]) == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -410,7 +506,7 @@ def test_a_thumb_that_is_not_valid_is_counted_and_told_nobody(tmp_path: Path, sa
 )
 def test_a_thumb_on_what_is_no_decisions_id_is_refused(tmp_path: Path, decision: str) -> None:
     async def act(outcomes: Outcomes) -> None:
-        assert outcomes.asked(_asking(decision, accepted=True)) == 0
+        assert outcomes.asked(_asking(decision, accepted=True), _key()) == 0
 
     assert _with_outcomes(tmp_path, Router(), act).counts["thumbs_refused"] == 1
 
@@ -427,9 +523,8 @@ def test_an_event_of_another_shape_raises_nothing(tmp_path: Path, kwargs: Mappin
 
 def _answer(event: Mapping[str, Any], **usage: Any) -> tuple[dict[str, Any], Any]:
     log = event["kwargs"]["standard_logging_object"]
-    stamped = json.loads(json.dumps(log["metadata"]["spend_logs_metadata"]))
     hidden = {"model_id": "cand-b", "response_cost": 0.0001, "_response_ms": 80.0}
-    data = {"metadata": {"spend_logs_metadata": stamped, "user_api_key_hash": KEY}}
+    data = {"metadata": {"spend_logs_metadata": log["metadata"]["spend_logs_metadata"]}}
     return data, SimpleNamespace(_hidden_params=hidden, usage=usage)
 
 
@@ -450,7 +545,9 @@ def _answer(event: Mapping[str, Any], **usage: Any) -> tuple[dict[str, Any], Any
         "outcomes.outcome_of_answer",
         "outcomes.outcome_of_failure",
         "outcomes.outcome_of_log",
-        "outcomes.bucket_of",
+        "outcomes.decided_of",
+        "outcomes.owner_of",
+        "log_events.bucket_of",
         "outcomes.thumbs_in",
         "outcomes.thumb_row",
         "outcomes.Delivery",
@@ -485,7 +582,7 @@ def test_whatever_goes_wrong_inside_no_hook_raises(
         await outcomes.failed(data)
         await outcomes.told(event["kwargs"], failed=False)
         await outcomes.told(event["kwargs"], failed=True)
-        outcomes.asked(_asking(_decision(event), accepted=True))
+        outcomes.asked(_asking(_decision(event), accepted=True), _key())
         if inner != "spool.Spool._ask":
             await outcomes.close()
 

@@ -8,12 +8,13 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from serving.integrations.litellm.told import spool_rows
-from serving.integrations.litellm.told.spool import Spool, SpoolError
+from serving.integrations.litellm.told.spool import MOST_BODY, Spool, SpoolError
 from serving.integrations.litellm.told.spool_file import SpoolFile
 from serving.integrations.litellm.told.spool_rows import Kept, Leased, Thumb, thumb_row
 from tests.conftest import ROOT
@@ -151,6 +152,10 @@ def test_above_its_bytes_the_oldest_rows_go(tmp_path: Path) -> None:
     spool.close()
 
 
+def _own(decisions: Iterable[int], key: str = "key 1") -> list[tuple[str, str]]:
+    return [(f"{decision:032x}", key) for decision in decisions]
+
+
 def _thumb(decision: int, key: str = "key 1") -> Kept:
     return thumb_row(Thumb(f"{decision:032x}", key), b"thumb", 0.0)
 
@@ -161,9 +166,9 @@ def test_thumbs_have_a_bound_of_their_own_and_each_key_has_one(tmp_path: Path, m
     spool = _spool(tmp_path / "spool.db", most_rows=10)
     assert spool.put([_row(str(number)) for number in range(10)]).result(10)
     spool.delivered(_taken(spool, most=4)).result(10)
-    assert spool.put([_thumb(number) for number in range(9)]).result(10)
+    assert spool.put([_thumb(number) for number in range(9)], _own(range(9))).result(10)
     assert (spool.waiting("thumbs").result(10), spool.counts["thumbs_dropped"]) == (4, 5)
-    assert spool.put([_thumb(number, "key 2") for number in range(2)]).result(10)
+    assert spool.put([_thumb(number, "key 2") for number in range(10, 12)], _own(range(10, 12), "key 2")).result(10)
     spool.put([_row(str(number)) for number in range(10, 14)]).result(10)
     assert [row.name for row in _taken(spool)] == [str(number) for number in range(4, 14)]
     assert (spool.waiting("thumbs").result(10), spool.counts["dropped"]) == (0, 0)
@@ -173,8 +178,72 @@ def test_thumbs_have_a_bound_of_their_own_and_each_key_has_one(tmp_path: Path, m
 def test_more_keys_than_fit_have_together_so_many_thumbs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool_rows, "MOST_THUMBS", 8)
     spool = _spool(tmp_path / "spool.db")
-    spool.put([_thumb(number, f"key {number % 3}") for number in range(20)]).result(10)
+    for number in range(20):
+        key = f"key {number % 3}"
+        spool.put([_thumb(number, key)], _own([number], key)).result(10)
     assert (spool.waiting("thumbs").result(10), spool.counts["thumbs_dropped"]) == (8, 12)
+    spool.delivered(_taken(spool, most=6, destination="thumbs")).result(10)
+    spool.put([_thumb(number, "key 0") for number in range(100, 110)], _own(range(100, 110), "key 0")).result(10)
+    assert (spool.waiting("thumbs").result(10), spool.counts["thumbs_dropped"]) == (8, 16)
+    spool.close()
+
+
+def test_thumbs_on_decisions_that_are_not_known_take_no_place_of_those_on_a_keys_own(tmp_path: Path) -> None:
+    spool = _spool(tmp_path / "spool.db")
+    for key in range(40):
+        spool.put([_thumb(1_000 * key + number, f"key {key}") for number in range(60)]).result(10)
+    assert (spool.waiting("thumbs").result(10), spool.counts["thumbs_dropped"]) == (1_000, 40 * 60 - 1_000)
+    spool.put([_thumb(10**6 + number, "key 1") for number in range(500)], _own(range(10**6, 10**6 + 500))).result(10)
+    assert spool.waiting("thumbs").result(10) == 1_500
+    spool.delivered(_taken(spool, most=100, destination="thumbs")).result(10)
+    spool.put([_thumb(10**7 + number, "key 99") for number in range(60)]).result(10)
+    assert spool.waiting("thumbs").result(10) == 1_450
+    spool.close()
+
+
+def test_whether_a_thumb_has_room_is_told_by_counts_that_are_kept(tmp_path: Path) -> None:
+    spool = _spool(tmp_path / "spool.db")
+    spool.put([_row("a")]).result(10)
+    with sqlite3.connect(spool.path) as file:
+        how = file.execute("explain query plan " + spool_rows.ROOM, ("key", True, True)).fetchall()
+    assert [row[3] for row in how if "told" in row[3] or (row[3].startswith("SCAN") and "CONSTANT" not in row[3])] == []
+    spool.close()
+
+
+def test_a_body_that_is_too_long_is_not_kept_and_takes_no_other_with_it(tmp_path: Path) -> None:
+    spool = _spool(tmp_path / "spool.db")
+    assert spool.put([_row("a", b"x" * (MOST_BODY + 1)), _row("b", b"x" * MOST_BODY)]).result(10)
+    assert [row.name for row in _taken(spool)] == ["b"]
+    assert spool.counts["too_large"] == 1
+    spool.close()
+
+
+def test_of_long_bodies_the_file_holds_never_much_more_than_its_bound(tmp_path: Path) -> None:
+    spool = _spool(tmp_path / "spool.db", most_bytes=2**20)
+    spool.put([_row("first")]).result(10)
+    for number in range(100):
+        spool.put([_row(str(number), b"x" * 60_000)]).result(10)
+        with sqlite3.connect(spool.path) as file:
+            assert file.execute("select bytes from total").fetchone()[0] <= 2**20 + 60_000
+    spool.close()
+
+
+def test_while_the_file_is_locked_memory_holds_so_many_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.integrations.litellm.told.waiting.MOST_BYTES", 100_000)
+    spool = _spool(tmp_path / "spool.db")
+    spool._file = full = _Full(spool.path)
+    assert spool.put([_row(f"full {number}", b"x" * 9_000) for number in range(20)]).result(10) is False
+    assert spool.counts["lost"] == 9
+    full.full = False
+    spool.put([_row("last")]).result(10)
+    other = sqlite3.connect(spool.path, isolation_level=None)
+    other.execute("begin immediate")
+    spool.wait_no_more()
+    for number in range(20):
+        spool.put([_row(f"locked {number}", b"x" * 9_000)])
+    other.execute("rollback")
+    other.close()
+    assert 11 + 11 <= len(_taken(spool)) <= 1 + 11 + 13
     spool.close()
 
 
@@ -310,7 +379,7 @@ def test_while_the_disk_is_full_rows_wait_in_memory_and_the_log_says_so_once_a_m
 def test_while_the_disk_is_full_memory_holds_so_many_rows_and_the_rest_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.integrations.litellm.told.spool._MOST_IN_MEMORY", 5)
+    monkeypatch.setattr("serving.integrations.litellm.told.waiting.MOST_ROWS", 5)
     spool = _spool(tmp_path / "spool.db")
     spool._file = _Full(spool.path)
     assert spool.put([_row(str(number), b"x" * 9_000) for number in range(8)]).result(10) is False
@@ -321,8 +390,8 @@ def test_while_the_disk_is_full_memory_holds_so_many_rows_and_the_rest_is_counte
 def test_while_the_disk_is_full_thumbs_push_no_outcome_out_of_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.integrations.litellm.told.spool._MOST_IN_MEMORY", 5)
-    monkeypatch.setattr("serving.integrations.litellm.told.spool._MOST_THUMBS_IN_MEMORY", 3)
+    monkeypatch.setattr("serving.integrations.litellm.told.waiting.MOST_ROWS", 5)
+    monkeypatch.setattr("serving.integrations.litellm.told.waiting.MOST_THUMBS", 3)
     spool = _spool(tmp_path / "spool.db")
     spool._file = full = _Full(spool.path)
     assert spool.put([_row(str(number), b"x" * 9_000) for number in range(4)]).result(10) is False
@@ -367,8 +436,8 @@ def test_while_the_file_is_locked_one_put_waits_and_none_after_it_until_one_succ
 def test_while_the_file_is_locked_memory_holds_so_many_rows_and_thumbs_take_none_of_its_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.integrations.litellm.told.spool._MOST_IN_MEMORY", 5)
-    monkeypatch.setattr("serving.integrations.litellm.told.spool._MOST_THUMBS_IN_MEMORY", 3)
+    monkeypatch.setattr("serving.integrations.litellm.told.waiting.MOST_ROWS", 5)
+    monkeypatch.setattr("serving.integrations.litellm.told.waiting.MOST_THUMBS", 3)
     spool = _spool(tmp_path / "spool.db")
     spool.put([_row("first")]).result(10)
     other = sqlite3.connect(spool.path, isolation_level=None)
