@@ -48,7 +48,7 @@ async def user_api_key_auth(request, api_key):
     keys = json.loads(KEYS.read_text())
     if api_key not in keys:
         raise HTTPException(401, "no such key")
-    return UserAPIKeyAuth(api_key=api_key, **keys[api_key])
+    return UserAPIKeyAuth(**{"api_key": api_key, **keys[api_key]})
 '''
 _CAPTURE = '''"""Writes what LiteLLM logs of each call to calls.jsonl."""
 import json
