@@ -271,9 +271,8 @@ def open_bundle(folder: Path) -> Bundle:
             raise BundleError(f"{folder} is not a bundle, it holds some: give one of them, as {folder / inside[0]}")
         near = get_close_matches(folder.name, [one.parent.name for one in folder.parent.glob(f"*/{MANIFEST}")], 1)
         meant = f" Did you mean {folder.parent / near[0]}?" if near else ""
-        raise BundleError(
-            f"{folder} is not a bundle: it has no {MANIFEST}.{meant} `make train` writes one to models/current."
-        )
+        no = f"{folder} is not a bundle: it has no {MANIFEST}."
+        raise BundleError(f"{no}{meant} `make train` writes one to models/current.")
     document = path.read_bytes()
     try:
         manifest = Manifest.model_validate_json(document)
