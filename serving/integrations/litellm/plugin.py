@@ -56,10 +56,10 @@ class OutcomeRouter(CustomLogger):
         self._attached: Any = None
         self._reported: tuple[object, ...] = ()
         self._standing = Standing(self.settings, self.decider, self._complaints)
+        if settings is None:
+            announce(self.settings)  # imports what the thread that loads does: two at once may see half a module
         if isinstance(self.decider, InProcess):
             self.decider.start()
-        if settings is None:
-            announce(self.settings)
 
     def attach(self, router: Any) -> None:
         """Tells of the `litellm.Router` whose calls are routed, where there is no proxy."""
