@@ -15,7 +15,7 @@ import time
 
 import litellm
 
-from serving.client import AsyncRouterClient, FeedbackError
+from serving.client import AsyncRouterClient, FeedbackError, RouteRefusedError
 
 if len(sys.argv) != 2 or any(name not in os.environ for name in ("ROUTER_URL", "CANDIDATES")):
     sys.exit(__doc__)  # how it is called
@@ -31,9 +31,15 @@ async def main(question: str) -> None:
     fallback, key = os.environ.get("MODEL", GROUPS[-1]["model_name"]), os.environ.get("ROUTER_API_KEY")
     messages = [{"role": "user", "content": question}]
     async with AsyncRouterClient(os.environ["ROUTER_URL"], fallback=fallback, api_key=key) as router:
-        route = await router.route(
-            {"messages": messages, "workflow": "sql", "allow": os.environ["CANDIDATES"].split(",")}
-        )
+        names = [group["model_name"] for group in GROUPS]
+        try:
+            route = await router.route({"messages": messages, "workflow": "sql", "allow": names})
+        except RouteRefusedError as refused:
+            sys.exit(str(refused))  # who is ruled out by what; no fallback goes round it
+        there = [one["model"] for one in route.document.get("candidates", ())]
+        for name in names:
+            if there and name not in (*there, fallback):
+                print(f"CANDIDATES: {name} matches no candidate; there are {', '.join(there)}", file=sys.stderr)
         started = time.perf_counter()
         answer = await llms.acompletion(
             model=route.model, messages=messages, fallbacks=[{route.model: list(route.fallbacks)}]

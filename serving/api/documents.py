@@ -161,10 +161,10 @@ class ShadowComparison(_Document):
     workflow: str | None = Field(description="Null: requests without a workflow, and in `total` all of them.")
     decisions: int
     agreement: float = Field(description="Share of decisions where the shadow would have chosen the same candidate.")
-    live_cost_usd: float | None = Field(description="Expected cost of what was chosen.")
-    shadow_cost_usd: float | None = Field(description="Expected cost of what the shadow would have chosen.")
-    live_confidence: float | None
-    shadow_confidence: float | None
+    live_cost_usd: float | None = Field(description="Mean expected cost of what was chosen.")
+    shadow_cost_usd: float | None = Field(description="Mean expected cost of what the shadow would have chosen.")
+    live_confidence: float | None = Field(description="Mean confidence.")
+    shadow_confidence: float | None = Field(description="Mean confidence of the shadow.")
 
 
 class SpentResponse(_Document):
@@ -174,8 +174,8 @@ class SpentResponse(_Document):
     """
 
     decisions: int = Field(description="Decisions whose cost feedback has told, and where the other is known.")
-    cost_usd: float = Field(description="What they cost, by feedback.")
-    expected_cost_usd: float = Field(description="What was expected of whom the router would have chosen.")
+    cost_usd: float = Field(description="What they cost together, by feedback.")
+    expected_cost_usd: float = Field(description="What was expected of whom the router would have chosen, summed.")
 
 
 class HeldBackComparison(ShadowComparison):

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
-from serving.api.bodies.chat import BRANCH
+from serving.api.bodies.chat import BRANCH, resembling
 from serving.api.bodies.feedback import FeedbackBody, FeedbackOneOrMany
 from serving.api.bodies.route import BatchBody, RouteBody
 from serving.api.bounds import too_large
@@ -21,6 +22,7 @@ Body = TypeVar("Body", bound=BaseModel)
 # So many things that are wrong are named, and of a name so many characters: the answer to a bad body is a short one.
 MOST_ERRORS = 20
 _LONGEST_STEP = 64
+_TOLD = tuple(FeedbackBody.model_fields)
 # JSON that is too much for the parser, and not wrong.
 _BEYOND = ("recursion limit", "number out of range")
 # What it says of half a surrogate pair.
@@ -60,8 +62,16 @@ class BodyError(ValueError):
         if found[0]["type"] == "json_invalid":
             message = found[0]["msg"]
             return cls.on("", message) if any(one in message for one in _BEYOND) else cls(message)
-        first, *others = [(dotted(one["loc"]), one["msg"]) for one in found[:MOST_ERRORS]]
+        first, *others = [(dotted(one["loc"]), _message(one)) for one in found[:MOST_ERRORS]]
         return cls.on(*first, others, more=len(found) - 1)
+
+
+def _message(error: ErrorDetails) -> str:
+    """What pydantic says, and of a field that there is not in feedback, which one may be meant."""
+    if error["type"] != "extra_forbidden":
+        return error["msg"]
+    meant = resembling(str(error["loc"][-1])[:_LONGEST_STEP], _TOLD)
+    return error["msg"] + (f"; did you mean {meant}?" if meant else "")
 
 
 def dotted(location: Sequence[int | str]) -> str:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -268,7 +269,10 @@ def open_bundle(folder: Path) -> Bundle:
         inside = sorted(one.parent.name for one in folder.glob(f"*/{MANIFEST}"))
         if inside:
             raise BundleError(f"{folder} is not a bundle, it holds some: give one of them, as {folder / inside[0]}")
-        raise BundleError(f"{folder} is not a bundle: it has no {MANIFEST}. `make train` writes one to models/current.")
+        near = get_close_matches(folder.name, [one.parent.name for one in folder.parent.glob(f"*/{MANIFEST}")], 1)
+        meant = f" Did you mean {folder.parent / near[0]}?" if near else ""
+        no = f"{folder} is not a bundle: it has no {MANIFEST}."
+        raise BundleError(f"{no}{meant} `make train` writes one to models/current.")
     document = path.read_bytes()
     try:
         manifest = Manifest.model_validate_json(document)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -64,20 +64,20 @@ class AsyncRouterClient:
         self._feedback_seconds = feedback_timeout_seconds
         self._exchange = Exchange(url, api_key, http)
         self._breaker = Breaker(retry_after_seconds)
-        self._fallbacks = _Fallbacks(self._exchange.where, fallback)
+        self._fallbacks = _Fallbacks(self._exchange.where, fallback, self._instead)
 
     @property
     def is_open(self) -> bool:
         """Whether the router has failed and is not asked at present, except to see whether it is back."""
         return self._breaker.is_open
 
-    async def route(self, body: Mapping[str, Any]) -> Route:
-        """Where the request of this body (of POST /v1/route, or of a chat completion) should go.
+    async def route(self, body: Mapping[str, Any] | str) -> Route:
+        """Where the request of this body (of POST /v1/route, or of a chat completion) should go; a text is a prompt.
 
         Raises RouteRefusedError where the router says that the rules let nobody answer, or that the body is not valid;
         TypeError or ValueError where the body cannot be written as JSON.
         """
-        content = encoded(body)
+        content = encoded({"prompt": body} if isinstance(body, str) else body)
         with self._breaker.attempt() as attempt:
             if attempt is None:
                 return self._fallbacks.given("it failed a moment ago")
@@ -125,6 +125,10 @@ class AsyncRouterClient:
                 raise
         return results
 
+    def _instead(self) -> str:
+        """Who answers where the router does not, as the log has it."""
+        return f"{self.fallback} answers instead"
+
     async def close(self) -> None:
         """Closes the connections of the running event loop."""
         await self._exchange.close()
@@ -156,9 +160,10 @@ def _taken(answer: Answer, sent: int) -> list[str | Mapping[str, Any]]:
 class _Fallbacks:
     """Gives the fallback, and says why, at most once a minute."""
 
-    def __init__(self, where: str, fallback: str) -> None:
+    def __init__(self, where: str, fallback: str, instead: Callable[[], str]) -> None:
         self._where = where
         self._fallback = fallback
+        self._instead = instead
         self._lock = threading.Lock()
         self._silent_until = float("-inf")
         self._unsaid = 0
@@ -172,7 +177,7 @@ class _Fallbacks:
                 self._silent_until, self._unsaid = now + _LOG_SECONDS, 0
         if count:
             logger.warning(
-                "the router at %s gave no decision (%s): %s answers instead, %d requests since the last such line",
-                self._where, why, self._fallback, count,
+                "outcome-router: the router at %s gave no decision (%s): %s, %d request%s since the last such line",
+                self._where, why, self._instead(), count, "" if count == 1 else "s",
             )  # fmt: skip
         return unavailable(self._fallback)

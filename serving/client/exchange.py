@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -15,6 +16,8 @@ from serving.client.errors import RouterFailedError
 MOST_ANSWER_BYTES = 4 * 1024 * 1024
 # Less than servers keep a connection that nothing comes on, so that none is closed as it is used again.
 _KEPT_SECONDS = 2.0
+# A host and its port, which are read as a scheme and a path. What stands before an @ may be a password.
+_WITHOUT_SCHEME = re.compile(r"[\w.-]+(:\d{1,5})?(/[\w./-]*)?", re.ASCII)
 _FAILURES = (httpx.HTTPError, httpx.StreamError, OSError, RuntimeError, ValueError)
 
 
@@ -126,7 +129,8 @@ def _checked(url: str) -> httpx.URL:
     except httpx.InvalidURL as error:
         raise ValueError(f"url: expected http://host:port, and what arrived is no URL: {error}") from None
     if parsed.scheme not in ("http", "https") or not parsed.host:
+        near = f", as http://{url}" if _WITHOUT_SCHEME.fullmatch(url) else ""
         raise ValueError(
-            f"url: expected http://host:port, got the scheme {parsed.scheme!r} and the host {parsed.host!r}"
+            f"url: expected http://host:port{near}, got the scheme {parsed.scheme!r} and the host {parsed.host!r}"
         )
     return parsed

@@ -70,7 +70,7 @@ class RouterClient:
         """Whether the router has failed and is not asked at present, except to see whether it is back."""
         return self._client.is_open
 
-    def route(self, body: Mapping[str, Any]) -> Route:
+    def route(self, body: Mapping[str, Any] | str) -> Route:
         """As `AsyncRouterClient.route`."""
         return self._waited(lambda client: client.route(body))
 

@@ -16,6 +16,8 @@ from serving.decide.policy import Policy
 
 # How many policies' fixed rules are kept; one that is made to be new each time costs what it cost without.
 _KEPT = 512
+# Of so many misspelt names it is told.
+_MOST_TOLD = 20
 
 
 class Rule(StrEnum):
@@ -114,10 +116,20 @@ class Eligibility:
         denied = bool(Directory([stranger]).of_any_provider(ignored))
         return not denied and _name_rule(stranger, groups, policy.deny) is None
 
-    def why(self, rules: Sequence[Rule | None], policy: Policy) -> str:
-        """Why these rules leave nobody, as far as more than their names is to be said; "" where there is no more."""
+    def why(self, rules: Sequence[Rule | None], policy: Policy, asked: Policy | None = None) -> str:
+        """Why these rules leave nobody, as far as more than their names is to be said; "" where there is no more.
+
+        What the caller `asked` itself to be allowed may be misspelt; the rules of the server are looked at when they are read.
+        """
         unmet = "" if policy.endpoints is None else self.directory.unmet(policy.endpoints)
-        return "; ".join(one for one in (unmet, self.unknown(rules)) if one)
+        return "; ".join(one for one in (unmet, self._misspelt(asked), self.unknown(rules)) if one)
+
+    def _misspelt(self, asked: Policy | None) -> str:
+        globs = [] if asked is None else dict.fromkeys(glob for group in asked.allow for glob in group)
+        found = [glob for glob in globs if not any(matches(one.name, glob) for one in self._candidates)]
+        more = f" and {len(found) - _MOST_TOLD} more" if len(found) > _MOST_TOLD else ""
+        verb = "matches" if len(found) == 1 else "match"
+        return f"{', '.join(found[:_MOST_TOLD])}{more} {verb} no candidate" if found else ""
 
     def unknown(self, rules: Sequence[Rule | None]) -> str:
         """Whom these rules exclude for want of knowledge, as a sentence; "" where there is nobody."""

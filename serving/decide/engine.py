@@ -147,7 +147,7 @@ class Engine:
             made = self._decision(usual, limit, rules, choice, 0.0, None, _uncertified)
             if default is not None:
                 return made
-            why = self._eligibility.why(rules, policy)
+            why = self._eligibility.why(rules, policy, situation.asked)
             return made._replace(refused=NoEligibleCandidateError(self.candidates, rules, why))
         # One that is left for want of knowledge looks like a choice, and is none.
         missing = self._eligibility.unknown(rules) if len(eligible) == 1 else ""

@@ -37,6 +37,14 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
 
 def run(example: str, router: str, provider: Provider) -> str:
     """What it prints."""
+    done = ended(example, router, provider)
+    assert done.returncode == 0, done.stderr
+    assert "feedback" not in done.stderr
+    return done.stdout
+
+
+def ended(example: str, router: str, provider: Provider, names: str = "") -> subprocess.CompletedProcess[str]:
+    """The example, run with these candidates."""
     asked = json.dumps([{"role": "user", "content": QUESTION}]) if example.endswith(".sh") else QUESTION
     program = "sh" if example.endswith(".sh") else sys.executable
     candidates = ",".join(one.name for one in fake_bundle.CANDIDATES)
@@ -47,15 +55,12 @@ def run(example: str, router: str, provider: Provider) -> str:
         "OPENAI_BASE_URL": provider.url,
         "OPENAI_API_BASE": provider.url,
         "OPENAI_API_KEY": "sk-example",
-        "CANDIDATES": f"{candidates},{USUAL}",
+        "CANDIDATES": names or f"{candidates},{USUAL}",
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         "LANGSMITH_TRACING": "false",
     }
     command = [program, str(EXAMPLES / example), asked]
-    done = subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "feedback" not in done.stderr
-    return done.stdout
+    return subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, timeout=300, check=False)
 
 
 def told(service: Attacked, columns: str) -> list[tuple[Any, ...]]:
@@ -116,6 +121,17 @@ def test_without_a_router_the_usual_model_answers(example: str, tmp_path: Path) 
     with serving() as provider:
         assert f"re: {QUESTION}" in run(example, AWAY, provider)
     assert [body["model"] for body in provider.bodies] == [USUAL]
+
+
+def test_a_misspelt_candidate_of_litellms_router_is_told(service: Attacked) -> None:
+    names = ", ".join(one.name for one in fake_bundle.CANDIDATES)
+    with serving() as provider:
+        one = ended("litellm_router.py", service.url, provider, f"acme/smal,{fake_bundle.SMALL},{USUAL}")
+        assert f"CANDIDATES: acme/smal matches no candidate; there are {names}" in one.stderr
+        assert f"re: {QUESTION}" in one.stdout
+        none = ended("litellm_router.py", service.url, provider, "acme/smal,acme/larg")
+    assert none.returncode == 1
+    assert none.stderr.strip().endswith("acme/smal, acme/larg match no candidate")
 
 
 def test_the_client_of_the_documentation(service: Attacked, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,8 @@ from starlette.testclient import TestClient
 from serving.api.app import create_app
 from serving.integrations.langfuse import langfuse_sink_of
 from serving.integrations.litellm.rows import unmapped
-from serving.integrations.litellm.settings import StartError, settings_of_environment
+from serving.integrations.litellm.settings import LiteLLMSettings, StartError, settings_of_environment
+from serving.integrations.litellm.standing import strange_groups
 from serving.settings import LangfuseSettings, Settings
 from serving.state.rulebook import digest_of
 from tests import fake_bundle
@@ -105,6 +106,7 @@ case("one with a wrong key")(lambda folder: asked(folder, b'{"prompt": "hello"}'
 case("an empty body")(lambda folder: asked(folder, b""))
 case("`promt` for `prompt`")(lambda folder: asked(folder, b'{"promt": "hello"}'))
 case("no bundle")(lambda folder: checked(folder, bundle="elsewhere"))
+case("a bundle's folder, misspelt")(lambda folder: checked(folder, bundle="models/curent"))
 case("the folder of all bundles")(lambda folder: checked(folder, bundle="models"))
 
 
@@ -251,6 +253,16 @@ def plugged(name: str, value: str) -> str:
 
 case("a misspelt setting of LiteLLM's plug-in")(lambda _: plugged("ROUTER_LITELM_SHARE", "0"))
 case("a share of the plug-in in percent")(lambda _: plugged("ROUTER_LITELLM_SHARE", "10"))
+
+
+def strange(settings: LiteLLMSettings) -> str:
+    """What the plug-in says at the first call, of LiteLLM's model groups prod-chat and outcome-router/auto."""
+    (said,) = strange_groups(settings, SimpleNamespace(model_names=["prod-chat", "outcome-router/auto"]))
+    return said
+
+
+case("a group of LiteLLM's plug-in that LiteLLM has not")(lambda _: strange(LiteLLMSettings(groups=("prod-caht",))))
+case("the candidates' group, misspelt")(lambda _: strange(LiteLLMSettings(group="outcome-router/atuo")))
 
 
 @case("a gateway's name for a candidate, as one without a price")

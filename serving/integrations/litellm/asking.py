@@ -27,8 +27,10 @@ from serving.integrations.litellm.request.constraints import (
     demands,
     keeps,
 )
-from serving.integrations.litellm.rows import behind, candidate_of, candidates_of, rows_of
+from serving.integrations.litellm.rows import behind, candidate_of, candidates_of, listed, rows_of
 from serving.integrations.litellm.settings import LiteLLMSettings
+
+_RARELY_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,9 @@ class Asking:
         if not rights.may and (own or rights.candidates):
             counters.DENIED.labels(self.settings.label(call.group)).inc()
             if own:
-                raise RefusedError(403, _nobody(rights.permitted))
+                raise RefusedError(403, _nobody(rights))
+            if not rights.permitted:
+                self._undecided(call.group)
             return None
         try:
             decided = await self._asked(call, rights, own=own)
@@ -93,6 +97,15 @@ class Asking:
             decided.owner = call.key_hash
             put(call.data, decided)
         return decided
+
+    def _undecided(self, group: str) -> None:
+        """Says of an existing group, once and then rarely, that some of its calls are not decided on."""
+        self._complaints.say(
+            f"undecided {self.settings.label(group)}",
+            f"{group}: calls of keys that may use no candidate are served and not decided on, in shadow mode too; "
+            f"give those keys {self.settings.group} as well",
+            seconds=_RARELY_SECONDS,
+        )
 
     async def by_id(self, name: str, key: Any, router: Any) -> None:
         """Raises RefusedError where a call names a row of a candidates' group that is not its key's: no filter is asked there.
@@ -292,7 +305,13 @@ def strip_metadata(data: MutableMapping[str, Any]) -> None:
         metadata.pop("outcome_router", None)
 
 
-def _nobody(permitted: frozenset[str]) -> str:
-    if not permitted:
+def _nobody(rights: _Rights) -> str:
+    if not rights.permitted:
         return "the key may use none of the candidates of this model group"
-    return "allow and deny, of the request and of its key and team, leave none of the candidates that the key may use"
+    said = "allow and deny, of the request and of its key and team, leave none of the candidates that the key may use"
+    strangers = rights.demanded.strangers(rights.candidates)
+    if not strangers:
+        return said
+    there = [name for name in rights.candidates if name in rights.permitted]
+    verb = "matches" if len(strangers) == 1 else "match"
+    return f"{said}; {listed(strangers)} {verb} no candidate; there are {listed(there)}"

@@ -80,17 +80,17 @@ class Complaints:
         self._lock = threading.Lock()
         self._kinds: dict[str, tuple[float, int]] = {}
 
-    def say(self, kind: str, message: str, error: BaseException | None = None) -> None:
-        """Logs the message, or counts it until a minute has passed. `error`'s text is not told: it may be a prompt."""
+    def say(self, kind: str, message: str, error: BaseException | None = None, seconds: float = _LOG_SECONDS) -> None:
+        """Logs the message, or counts it until so many seconds have passed. `error`'s text is not told: it may be a prompt."""
         now = time.monotonic()
         with self._lock:
             silent_until, unsaid = self._kinds.get(kind, (float("-inf"), 0))
             speaks = now >= silent_until
-            self._kinds[kind] = (now + _LOG_SECONDS, 0) if speaks else (silent_until, unsaid + 1)
+            self._kinds[kind] = (now + seconds, 0) if speaks else (silent_until, unsaid + 1)
         if speaks:
             more = f" ({unsaid} more since the last such line)" if unsaid else ""
             where = "" if error is None else f" [{_place(error)}]"
-            logger.error("%s%s%s", message, where, more)
+            logger.error("outcome-router: %s%s%s", message, where, more)
 
 
 def _place(error: BaseException) -> str:

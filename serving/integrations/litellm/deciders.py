@@ -20,6 +20,7 @@ from serving.client.breaker import MOST_WAIT_SECONDS
 from serving.client.exchange import content_of
 from serving.integrations.litellm.request.sizes import is_short, without_pictures
 from serving.integrations.litellm.settings import LiteLLMSettings
+from serving.integrations.litellm.standing import Instead
 from serving.integrations.outcome import ToldOutcome
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,9 @@ class OverHttp:
         self._catalogue: Catalogue = {}
         self._reference = settings.reference
         self._settings = settings
-        self._client = AsyncRouterClient(
+        self.instead = Instead(settings)
+        self._client = _Client(
+            lambda: self.instead.said(self.reference),
             settings.url,
             fallback=settings.reference or NOBODY,
             api_key=settings.api_key,
@@ -137,7 +140,7 @@ class OverHttp:
         except Exception as error:  # noqa: BLE001 - it is asked again, and no call waits for it
             self._not_asked_until = time.monotonic() + self._wait
             self._wait = min(2 * self._wait, MOST_WAIT_SECONDS)
-            logger.warning("the router's candidates could not be read (%s)", type(error).__name__)
+            logger.warning("outcome-router: the router's candidates could not be read (%s)", type(error).__name__)
 
     async def feedback(self, said: Sequence[Mapping[str, Any]]) -> list[str | Mapping[str, Any]]:
         return await self._client.feedback(said)
@@ -147,6 +150,17 @@ class OverHttp:
             self._learning.cancel()
         self._apart.close()
         await self._client.close()
+
+
+class _Client(AsyncRouterClient):
+    """The client, whose line in the log says who answers instead by LiteLLM's rows."""
+
+    def __init__(self, instead: Callable[[], str], url: str, **options: Any) -> None:
+        self._said_instead = instead
+        super().__init__(url, **options)
+
+    def _instead(self) -> str:
+        return self._said_instead()
 
 
 class _LoopApart:
@@ -176,6 +190,7 @@ class InProcess:
         self._settings = settings
         self._load = load or _service
         self._service: Any = None
+        self.instead = Instead(settings)
         self._known: tuple[Any, Catalogue] | None = None  # a manifest, and its candidates
         self._there = threading.Event()
         self._lock = threading.Lock()
@@ -208,7 +223,7 @@ class InProcess:
         except RouteRefusedError:
             raise
         except Exception:  # the call goes on without a decision
-            logger.exception("a decision failed, %s", self._instead())
+            logger.exception("outcome-router: a decision failed: %s", self.instead.said(self.reference))
             return unavailable(self.reference or NOBODY)
 
     async def known(self) -> None:
@@ -255,16 +270,14 @@ class InProcess:
             self._loading = threading.Thread(target=self._try, name="router-load", daemon=True)
             self._loading.start()
 
-    def _instead(self) -> str:
-        if self.reference is None:
-            return "the first row of the group that may answer does (ROUTER_LITELLM_REFERENCE names another)"
-        return f"{self.reference} answers, or the first row of the group that may where that has none"
-
     def _try(self) -> None:
         try:
             self._service = self._load()
         except Exception as error:  # noqa: BLE001 - the calls go to the reference until it can be loaded
-            logger.error("no decisions, %s: %s (tried again every %g s)", self._instead(), error, _RELOAD_SECONDS)
+            instead = self.instead.said(self.reference)
+            logger.error(
+                "outcome-router: no decisions: %s (tried again every %g s); %s", error, _RELOAD_SECONDS, instead
+            )
         finally:
             self._there.set()
 

@@ -21,10 +21,11 @@ from serving.integrations.litellm.asking import Asking, Call, strip, strip_metad
 from serving.integrations.litellm.decided import Decided, bucket, drop_claimed, found, headers_of, key_of
 from serving.integrations.litellm.deciders import Decider, InProcess, decider_of
 from serving.integrations.litellm.pick import anything_fits, fitting, picked, window_of
-from serving.integrations.litellm.refusals import RefusedError, http_error, said
+from serving.integrations.litellm.refusals import RefusedError, http_error, said, undecided
 from serving.integrations.litellm.request.body import COMPLETIONS
 from serving.integrations.litellm.rows import Deployment, candidate_of, id_of, rows_of, unmapped
 from serving.integrations.litellm.settings import LiteLLMSettings, announce, settings_of_environment
+from serving.integrations.litellm.standing import Standing
 from serving.integrations.litellm.told.envelopes import combined
 from serving.integrations.litellm.told.outcomes import Outcomes, sinks_of, watching_of
 from serving.integrations.litellm.told.spool import Spool
@@ -54,14 +55,16 @@ class OutcomeRouter(CustomLogger):
         )
         self._attached: Any = None
         self._reported: tuple[object, ...] = ()
+        self._standing = Standing(self.settings, self.decider, self._complaints)
+        if settings is None:
+            announce(self.settings)  # imports what the thread that loads does: two at once may see half a module
         if isinstance(self.decider, InProcess):
             self.decider.start()
-        if settings is None:
-            announce(self.settings)
 
     def attach(self, router: Any) -> None:
         """Tells of the `litellm.Router` whose calls are routed, where there is no proxy."""
         self._attached = router
+        self._standing.look(router)
 
     # --- before the call ---
     # LiteLLM names every argument, so the hooks have to have those that they do not look at.
@@ -78,6 +81,7 @@ class OutcomeRouter(CustomLogger):
             counters.HOOKS.labels("pre_call").inc()
             drop_claimed(data)
             self._stand_last()
+            self._standing.look(_router_of_proxy())
             self.outcomes.asked(data, user_api_key_dict)
             await self._before(user_api_key_dict, data, call_type)
         except (RefusedError, RouteRefusedError) as error:
@@ -118,9 +122,7 @@ class OutcomeRouter(CustomLogger):
                 counters.REFUSED.labels(str(error.status)).inc()
                 raise
             counters.FAILED_OPEN.labels(self.settings.label(call.group)).inc()
-            self._complaints.say(
-                "unread", f"no decision on a call of an existing group ({error.status}), it goes on without", error
-            )
+            self._complaints.say(*undecided(error, call.key))
             return None
         self._report(call.router)
         return decided

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from serving.integrations.litellm.refusals import meant
+
 logger = logging.getLogger(__name__)
 
 Deployment = Mapping[str, Any]
@@ -90,14 +92,17 @@ def unmapped(
     said = []
     if strange:
         said.append(
-            f"rows that name no candidate of the bundle and are never used: {_listed(strange)} "
+            f"rows that name no candidate of the bundle and are never used: {listed(strange)} "
             "(model_info.id, or model_info.outcome_router, has to be the candidate's name)"
         )
     if missing:
-        said.append(f"candidates without a row, which are never chosen: {_listed(missing)}")
+        said.append(f"candidates without a row, which are never chosen: {listed(missing)}")
     if reference is not None and reference not in served:
         first = served[0] if served else "nobody"
-        said.append(f"the reference {reference} has no row: while the router does not answer, {first} does")
+        said.append(
+            f"the reference {reference} has no row: while the router does not answer, {first} does"
+            + meant(reference, served)
+        )
     return f"{group}: {'; '.join(said)}" if said else None
 
 
@@ -107,6 +112,7 @@ def _shown(row: Deployment) -> str:
     return f"{candidate_of(row)} ({model})"
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Names as a sentence has them, so many at most."""
     more = len(names) - _MOST_TOLD
     return ", ".join(names[:_MOST_TOLD]) + (f" and {more} more" if more > 0 else "")

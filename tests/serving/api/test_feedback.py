@@ -234,3 +234,13 @@ def test_a_source_says_where_a_quality_is_from(client: TestClient) -> None:
         assert response.status_code == 422
         assert "source" in response.text
     assert client.post("/v1/feedback", json={**body, "error": True}).status_code == 200
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_misspelt_field_is_told_with_the_one_that_may_be_meant(client: TestClient, several: bool) -> None:
+    one = {"decision_id": "d", "acepted": True}
+    refused = client.post("/v1/feedback", json={"feedback": [one]} if several else one)
+    assert refused.status_code == 422
+    assert "acepted: Extra inputs are not permitted; did you mean accepted?" in refused.json()["detail"]
+    strange = client.post("/v1/feedback", json={"decision_id": "d", "colour": 1})
+    assert strange.json()["detail"].endswith("colour: Extra inputs are not permitted")

@@ -197,15 +197,17 @@ def test_why_it_falls_back_is_said_once_a_minute_and_without_secrets(caplog: pyt
         for _ in range(5):
             router.route(BODY)
     (line,) = caplog.messages
-    assert "the router at http://127.0.0.1:9 gave no decision (ConnectError" in line
-    assert f"{USUAL} answers instead" in line
+    assert line.startswith("outcome-router: the router at http://127.0.0.1:9 gave no decision (ConnectError")
+    assert line.endswith(f"{USUAL} answers instead, 1 request since the last such line")
     assert "hidden" not in line
 
 
 @pytest.mark.parametrize(
     ("url", "options", "said"),
     [
-        ("localhost:8080", {}, "expected http://host:port"),
+        ("localhost:1", {}, "expected http://host:port, as http://localhost:1, got the scheme 'localhost'"),
+        ("router/v1", {}, "expected http://host:port, as http://router/v1, got"),
+        ("me:secret@host:1", {}, "expected http://host:port, got the scheme 'me'"),
         ("ftp://localhost", {}, "expected http://host:port, got the scheme 'ftp'"),
         ("http://\n", {}, "expected http://host:port"),
         (CLOSED, {"fallback": ""}, "fallback: expected the name"),
@@ -218,6 +220,12 @@ def test_a_wrong_option_is_said_at_the_start(url: str, options: dict[str, Any], 
     with pytest.raises(ValueError, match=said) as refused:
         AsyncRouterClient(url, **{"fallback": USUAL, **options})
     assert "secret" not in str(refused.value)
+
+
+def test_a_text_is_a_prompt() -> None:
+    with answering() as stub, client(stub.url) as router:
+        assert router.route("hello").model == "acme/small"
+    assert stub.asked == [("/v1/route", {"prompt": "hello"})]
 
 
 @pytest.mark.parametrize("body", [{"x": float("nan")}, {"x": object()}])

@@ -189,6 +189,19 @@ def test_what_a_policy_excludes_is_worked_out_once_and_the_request_s_own_length_
     assert eligibility._fixed.cache_info().currsize <= 512
 
 
+def test_a_name_that_the_caller_misspelt_is_told_and_no_rule_of_the_server() -> None:
+    eligibility = Eligibility([Candidate(name="acme/small"), Candidate(name="acme/large")])
+    asked = Policy(allow=(("swift-minni", "acme/*"),))
+    rules = [Rule.NOT_ALLOWED, Rule.NOT_ALLOWED]
+    assert (
+        eligibility.why(rules, asked.tightened(Policy(allow=(("its-own",),))), asked)
+        == "swift-minni matches no candidate"
+    )
+    assert eligibility.why(rules, asked) == ""
+    many = Policy(allow=(tuple(f"no-{number}" for number in range(30)),))
+    assert eligibility.why(rules, many, many).endswith("no-19 and 10 more match no candidate")
+
+
 def test_no_eligible_candidate_says_what_excludes_each() -> None:
     error = NoEligibleCandidateError(["a", "b"], [Rule.DENIED, Rule.TOOLS])
     assert error.rules == {"a": Rule.DENIED, "b": Rule.TOOLS}

@@ -86,7 +86,7 @@ async def _passes(check: _Check, model: str) -> bool:
     except (ProxyException, HTTPException):
         return False
     except Exception:  # what cannot be checked is not granted
-        logger.exception("whether a key may use a model could not be checked, so it may not")
+        logger.exception("outcome-router: whether a key may use a model could not be checked, so it may not")
         return False
     return True
 

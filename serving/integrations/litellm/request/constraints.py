@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from serving.decide.globs import matches
-from serving.integrations.litellm.refusals import RefusedError
+from serving.integrations.litellm.refusals import AdministratorsError, RefusedError, meant
 
 # Fields of /v1/route that no LLM knows; each would be a 400 there.
 OWN = (
@@ -28,6 +28,8 @@ OPENROUTER = ("models", "provider", "plugins", "route", "transforms")
 _NOT_CLIENTS = ("share", "otherwise", "otherwise_candidate")
 STRIPPED = (*OWN, *_NOT_CLIENTS)
 KEY = "outcome_router"
+# Whose metadata `demands` is given, in this order.
+ADMINISTRATORS = ("key", "team")
 _READ_OF_OPENROUTER = ("models", "provider", "plugins")
 # What may stand under the key in metadata, and how much is said of a name that may not.
 _DEMANDS = tuple(name for name in OWN if name != "session_id")
@@ -60,6 +62,13 @@ class Demands:
             and not any(matches(name, glob) for glob in deny)
         )
 
+    def strangers(self, candidates: Sequence[str]) -> tuple[str, ...]:
+        """The globs that match none of the candidates, misspelt perhaps."""
+        globs = [*(glob for group in self.allow for glob in group), *_list(self.fields.get("deny"))]
+        return tuple(
+            glob for glob in dict.fromkeys(map(str, globs)) if not any(matches(name, glob) for name in candidates)
+        )
+
     @property
     def private(self) -> bool:
         """Whether anything is demanded of how the data is treated."""
@@ -75,10 +84,10 @@ def demands(data: Mapping[str, Any], metadata: object, administrators: Sequence[
     """
     body = {name: data[name] for name in (*OWN, *_READ_OF_OPENROUTER) if data.get(name) is not None}
     client = [body, _said_in(metadata)]
-    admin = [_said_in(one) for one in administrators]
+    admin = [_said_by(who, one) for who, one in zip(ADMINISTRATORS, administrators, strict=False)]
     if not any((*client, *admin)):
         return Demands({}, ())
-    for one in (*client, *admin):
+    for one in client:
         _check(one)
     fields: dict[str, Any] = {name: body.pop(name) for name in _READ_OF_OPENROUTER if name in body}
     fields.update(_of_one_side(client))
@@ -96,6 +105,17 @@ def demands(data: Mapping[str, Any], metadata: object, administrators: Sequence[
             fields[name] = stricter[name]
     groups = [_list(one["allow"]) for one in (*client, *admin) if one.get("allow")]
     return Demands(fields, tuple(tuple(str(glob) for glob in group) for group in groups))
+
+
+def _said_by(administrator: str, metadata: object) -> dict[str, Any]:
+    """The demands in the metadata of a key or a team; raises AdministratorsError, for its client wrote nothing wrong."""
+    try:
+        said = _said_in(metadata)
+        if said:
+            _check(said)
+    except RefusedError as error:
+        raise AdministratorsError(error.status, f"in the metadata of the {administrator}: {error}") from None
+    return said
 
 
 def _said_in(metadata: object) -> dict[str, Any]:
@@ -117,7 +137,8 @@ def _said_in(metadata: object) -> dict[str, Any]:
     if unknown:
         shown = "".join(one if " " <= one <= "~" else "?" for one in str(unknown[0])[:_LONGEST_SHOWN])
         raise _no_demand(
-            f"{KEY}.{shown}", f"one of {', '.join(_DEMANDS)} (OpenRouter's fields are read in the body alone)"
+            f"{KEY}.{shown}",
+            f"one of {', '.join(_DEMANDS)} (OpenRouter's fields are read in the body alone)" + meant(shown, _DEMANDS),
         )
     return {name: said[name] for name in _DEMANDS if said.get(name) is not None}
 

@@ -85,3 +85,12 @@ def test_it_says_once_who_decides_on_what_and_what_is_kept(
 def test_over_http_it_names_the_router() -> None:
     said = said_of(LiteLLMSettings(ROUTER_URL="http://router:8080", share=0.1))  # type: ignore[call-arg]
     assert "router at http://router:8080; candidates in outcome-router/auto, no existing groups; share 0.1;" in said
+
+
+def test_it_says_so_before_it_begins_to_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line needs modules that loading needs: imported by two threads at once, one of them may see half of one."""
+    order: list[str] = []
+    monkeypatch.setattr(InProcess, "start", lambda _: order.append("load"))
+    monkeypatch.setattr("serving.integrations.litellm.plugin.announce", lambda _: order.append("said"))
+    OutcomeRouter()
+    assert order == ["said", "load"]
