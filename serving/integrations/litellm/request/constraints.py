@@ -28,7 +28,7 @@ OPENROUTER = ("models", "provider", "plugins", "route", "transforms")
 _NOT_CLIENTS = ("share", "otherwise", "otherwise_candidate")
 STRIPPED = (*OWN, *_NOT_CLIENTS)
 KEY = "outcome_router"
-_READ_OF_OPENROUTER = ("models", "provider", "plugins")
+READ_OF_OPENROUTER = ("models", "provider", "plugins")
 # What may stand under the key in metadata, and how much is said of a name that may not.
 _DEMANDS = tuple(name for name in OWN if name != "session_id")
 _LONGEST_SHOWN = 40
@@ -68,19 +68,22 @@ class Demands:
         return bool(self.fields.get("privacy")) or bool(asked.get("zdr")) or _denies_collection(asked)
 
 
-def demands(data: Mapping[str, Any], metadata: object, administrators: Sequence[object]) -> Demands:
-    """Of a request with this body, with what its client wrote into its metadata, and with key's and team's metadata.
+def demands(
+    bodies: Sequence[Mapping[str, Any]], metadata: Sequence[object], administrators: Sequence[object]
+) -> Demands:
+    """Of a request with these bodies, with what its client wrote into its metadata, and with key's and team's metadata.
 
     Raises RefusedError where what somebody says is no demand.
     """
-    body = {name: data[name] for name in (*OWN, *_READ_OF_OPENROUTER) if data.get(name) is not None}
-    client = [body, _said_in(metadata)]
+    read = (*OWN, *READ_OF_OPENROUTER)
+    said = [{name: one[name] for name in read if one.get(name) is not None} for one in bodies]
+    client = [*said, *(_said_in(one) for one in metadata)]
     admin = [_said_in(one) for one in administrators]
     if not any((*client, *admin)):
         return Demands({}, ())
     for one in (*client, *admin):
         _check(one)
-    fields: dict[str, Any] = {name: body.pop(name) for name in _READ_OF_OPENROUTER if name in body}
+    fields = _of_openrouter(said)
     fields.update(_of_one_side(client))
     fields.pop("session_id", None)
     stricter = _of_one_side(admin)
@@ -96,6 +99,18 @@ def demands(data: Mapping[str, Any], metadata: object, administrators: Sequence[
             fields[name] = stricter[name]
     groups = [_list(one["allow"]) for one in (*client, *admin) if one.get("allow")]
     return Demands(fields, tuple(tuple(str(glob) for glob in group) for group in groups))
+
+
+def _of_openrouter(bodies: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Its fields, taken out of the bodies. Raises RefusedError where two of them say different things."""
+    fields: dict[str, Any] = {}
+    for body in bodies:
+        for name in READ_OF_OPENROUTER:
+            if name in body and fields.setdefault(name, body[name]) != body.pop(name):
+                raise RefusedError(
+                    422, f"{name}: it arrived twice, in the body and in extra_body; leave one of them out"
+                )
+    return fields
 
 
 def _said_in(metadata: object) -> dict[str, Any]:
@@ -186,6 +201,8 @@ def _check(said: Mapping[str, Any]) -> None:
     for name in (*_LOWER, *_HIGHER):
         if said.get(name) is not None and not _number(said[name]):
             raise _no_demand(name, "a number")
+    if not isinstance(said.get("provider"), Mapping | str | None):
+        raise _no_demand("provider", "an object")
     for name in _IN_PRIVACY:
         if said.get(name) not in (None, "allow"):
             raise RefusedError(
