@@ -26,6 +26,7 @@ from serving.integrations.litellm.request.constraints import (
     keeps,
 )
 from serving.integrations.litellm.request.said import bodies_of, metadata_of
+from serving.integrations.litellm.request.slips import slips
 from serving.integrations.litellm.rows import behind, candidate_of, candidates_of, rows_of
 from serving.integrations.litellm.settings import LiteLLMSettings
 
@@ -73,6 +74,8 @@ class Asking:
         Raises RefusedError, and RouteRefusedError where the router's rules refuse.
         """
         own = self.settings.own(call.group)
+        if own:
+            self._tell_slips(call)
         rights = await self._rights_or_refusal(call, rows, own=own)
         if not rights.may and (own or rights.candidates):
             counters.DENIED.labels(self.settings.label(call.group)).inc()
@@ -92,6 +95,10 @@ class Asking:
         if decided is not None:
             put(call.data, decided)
         return decided
+
+    def _tell_slips(self, call: Call) -> None:
+        for meant in slips(call.data):
+            self._complaints.say(f"slip {meant}", f"a field that is spelt nearly like {meant} is read by nobody")
 
     async def by_name(self, call: Call, rows: Sequence[Mapping[str, Any]]) -> None:
         """Raises RefusedError where one of the rows that a call names may not answer it: no filter is asked there."""

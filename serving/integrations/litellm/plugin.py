@@ -57,10 +57,10 @@ class OutcomeRouter(CustomLogger):
         )
         self._attached: Any = None
         self._reported: tuple[object, ...] = ()
+        if settings is None:  # before the bundle's thread, which imports the same modules
+            announce(self.settings)
         if isinstance(self.decider, InProcess):
             self.decider.start()
-        if settings is None:
-            announce(self.settings)
 
     def attach(self, router: Any) -> None:
         """Tells of the `litellm.Router` whose calls are routed, where there is no proxy."""

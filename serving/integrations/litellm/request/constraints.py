@@ -36,8 +36,8 @@ _LONGEST_SHOWN = 40
 _PASSED_OVER = (*_NOT_CLIENTS, "session_id")
 _LOWER, _HIGHER = ("max_cost_usd", "max_latency_ms"), ("quality_target", "cost_quality")
 _UNITED = ("deny", "requires")
-_PRIVATE = ("zero_retention", "self_hosted", "no_training")
-_IN_PRIVACY = (*_PRIVATE, "regions", "zdr", "data_collection")
+PRIVATE = ("zero_retention", "self_hosted", "no_training")
+IN_PRIVACY = (*PRIVATE, "regions", "zdr", "data_collection")
 # As in a body of /v1/route.
 MOST_LISTED, LONGEST_LISTED = 64, 128
 _LONGEST_REGION, _LARGEST = 256, 1e15
@@ -176,7 +176,7 @@ def _both(first: Any, second: Any) -> Any:
     if not isinstance(first, Mapping) or not isinstance(second, Mapping):
         return first if isinstance(first, Mapping) else second
     both: dict[str, Any] = {**first, **{name: value for name, value in second.items() if value is not None}}
-    for name in _PRIVATE:
+    for name in PRIVATE:
         if first.get(name) or second.get(name):
             both[name] = first.get(name) or second.get(name)
     named = [one["regions"] for one in (first, second) if isinstance(one.get("regions"), list)]
@@ -203,7 +203,7 @@ def _check(said: Mapping[str, Any]) -> None:
             raise _no_demand(name, "a number")
     if not isinstance(said.get("provider"), Mapping | str | None):
         raise _no_demand("provider", "an object")
-    for name in _IN_PRIVACY:
+    for name in IN_PRIVACY:
         if said.get(name) not in (None, "allow"):
             raise RefusedError(
                 422,
@@ -212,9 +212,9 @@ def _check(said: Mapping[str, Any]) -> None:
     privacy = said.get("privacy")
     if privacy is None:
         return
-    if not isinstance(privacy, Mapping) or not set(privacy) <= {*_PRIVATE, "regions"}:
-        raise _no_demand("privacy", f"an object of {', '.join(_PRIVATE)} and regions")
-    for name in _PRIVATE:
+    if not isinstance(privacy, Mapping) or not set(privacy) <= {*PRIVATE, "regions"}:
+        raise _no_demand("privacy", f"an object of {', '.join(PRIVATE)} and regions")
+    for name in PRIVATE:
         if not isinstance(privacy.get(name, False), bool):
             raise _no_demand(f"privacy.{name}", "true or false")
     regions = privacy.get("regions")

@@ -18,12 +18,12 @@ from serving.client.answers import route_of, unavailable
 from serving.client.errors import RouterFailedError
 from serving.client.exchange import MOST_ANSWER_BYTES, content_of
 from serving.integrations.litellm import plugin as plugins
-from serving.integrations.litellm.asking import strip
 from serving.integrations.litellm.decided import found
 from serving.integrations.litellm.plugin import OutcomeRouter
 from serving.integrations.litellm.refusals import RefusedError
 from serving.integrations.litellm.request.access import Access, _of_key
 from serving.integrations.litellm.request.constraints import demands
+from serving.integrations.litellm.request.said import strip
 from serving.integrations.litellm.settings import LiteLLMSettings
 from tests.fake_bundle import LARGE, OPEN, SMALL
 
@@ -59,6 +59,11 @@ class FakeDecider:
         pass
 
 
+def called(row: str) -> str:
+    """The LLM that a row calls."""
+    return f"openai/{row.replace('/', '-')}"
+
+
 class FakeRouter:
     """LiteLLM's Router as the plug-in asks it."""
 
@@ -69,12 +74,19 @@ class FakeRouter:
     def model_names(self) -> list[str]:
         return list(self.groups)
 
+    @property
+    def model_list(self) -> list[dict[str, Any]]:
+        return [row for group in self.groups for row in self.get_model_list(group)]
+
     def get_model_info(self, name: str) -> dict[str, Any] | None:
-        rows = [row for group in self.groups for row in self.get_model_list(group)]
-        return next((row for row in rows if row["model_info"]["id"] == name), None)
+        return next((row for row in self.model_list if row["model_info"]["id"] == name), None)
 
     def get_model_list(self, model_name: str) -> list[dict[str, Any]]:
-        return [{"model_name": model_name, "model_info": {"id": one}} for one in self.groups.get(model_name, ())]
+        named = self.groups.get(model_name, ())
+        return [
+            {"model_name": model_name, "model_info": {"id": one}, "litellm_params": {"model": called(one)}}
+            for one in named
+        ]
 
 
 def key(*names: str, **demanded: Any) -> Any:
@@ -215,10 +227,10 @@ def test_no_client_takes_back_what_an_administrator_demands_of_privacy(monkeypat
     assert refused.value.status_code == 503
     for said in ({}, {"no_training": False}, {"regions": None}, {"regions": ["eu", "us"]}):
         both = demands(
-            {"privacy": said}, None, [{"outcome_router": {"privacy": {"no_training": True, "regions": ["eu"]}}}]
+            [{"privacy": said}], [], [{"outcome_router": {"privacy": {"no_training": True, "regions": ["eu"]}}}]
         )
         assert both.fields["privacy"] == {"no_training": True, "regions": ["eu"]}
-    kept = demands({"privacy": {"regions": ["eu"]}}, None, [{"outcome_router": {"privacy": {"regions": None}}}])
+    kept = demands([{"privacy": {"regions": ["eu"]}}], [], [{"outcome_router": {"privacy": {"regions": None}}}])
     assert kept.fields["privacy"]["regions"] == ["eu"]
 
 
@@ -232,7 +244,7 @@ class Unread(list[str]):
 @pytest.mark.parametrize("name", ["allow", "deny"])
 def test_lists_are_measured_before_they_are_read(name: str) -> None:
     with pytest.raises(RefusedError, match="at most 64"):
-        demands({name: Unread(["[a-z]*x"] * 65)}, None, [])
+        demands([{name: Unread(["[a-z]*x"] * 65)}], [], [])
 
 
 def test_more_candidates_than_a_list_takes_are_all_held_to_the_keys_rights(monkeypatch: pytest.MonkeyPatch) -> None:
