@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +24,7 @@ from serving.integrations.litellm.plugin import OutcomeRouter
 from serving.integrations.litellm.refusals import RefusedError
 from serving.integrations.litellm.request.access import Access, _of_key
 from serving.integrations.litellm.request.constraints import demands
-from serving.integrations.litellm.request.said import strip
+from serving.integrations.litellm.request.said import bodies_of, keep, metadata_of, strip, strip_metadata
 from serving.integrations.litellm.settings import LiteLLMSettings
 from tests.fake_bundle import LARGE, OPEN, SMALL
 
@@ -367,3 +368,29 @@ def test_no_more_of_the_candidates_is_read_than_an_answer_may_have() -> None:
 def test_rights_are_remembered_for_all_of_a_key_that_they_depend_on() -> None:
     plain, configured = SimpleNamespace(token="t", config={}), SimpleNamespace(token="t", config={"model_list": []})
     assert _of_key(plain) != _of_key(configured)
+
+
+def test_where_another_group_calls_the_same_llm_its_row_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its callers' key says nothing of the candidate, and gets no row of it."""
+    there = FakeRouter()
+    there.get_model_list = lambda model_name: [  # type: ignore[method-assign]
+        {"model_name": model_name, "model_info": {"id": one}, "litellm_params": {"model": called(LARGE)}}
+        for one in there.groups.get(model_name, ())
+    ]
+    monkeypatch.setattr(plugins, "_router_of_proxy", lambda: there)
+    plugin = OutcomeRouter(LiteLLMSettings(), FakeDecider(answering(LARGE)))
+    data = {"model": called(LARGE), "messages": HELLO, "metadata": {}}
+    asyncio.run(plugin.async_pre_call_hook(key(SMALL), None, data, "acompletion"))
+    left = asyncio.run(plugin.async_filter_deployments(called(LARGE), there.model_list, HELLO, data))
+    assert [row["model_info"]["id"] for row in left] == ["own"]
+
+
+def test_what_is_kept_of_demands_is_an_empty_object_to_a_log() -> None:
+    data: dict[str, Any] = {"deny": [LARGE], "metadata": {"outcome_router": {"allow": [SMALL]}}}
+    keep(data)
+    strip(data, routed=True)
+    strip_metadata(data)
+    assert orjson.loads(orjson.dumps(data, default=str)) == {"metadata": {"outcome_router_demands": {}}}
+    held = copy.deepcopy(data)
+    read = demands(bodies_of(held), metadata_of(held), [])
+    assert (read.fields["deny"], read.allow) == ([LARGE], ((SMALL,),))

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from tests import fake_bundle
@@ -187,7 +186,7 @@ def test_the_routers_own_rules_hold_for_a_body_that_it_cannot_read(
     assert answer.status_code == 200, answer.text
     assert set(proxy.upstreams.asked()) == {OPEN}
     proxy.upstreams.forget()
-    refused: httpx.Response = proxy.post(path, {**asked, "allow": [SMALL]})
+    refused = proxy.post(path, {**asked, "allow": [SMALL]})
     assert refused.status_code in (400, 422)
     assert "no candidate is eligible" in refused.text
     assert proxy.upstreams.asked() == []
