@@ -1,6 +1,7 @@
 """OpenRouter's request fields, as far as they are read: `provider` and the plug-in `auto-router`.
 
-What is not read of them is passed over, and so is what has their name and another shape. Their lists are bounded as all are.
+What is not read of them is passed over, and so is a `provider` that is a text, as other gateways have it. Their lists are
+bounded as all are.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic_core import PydanticCustomError
 
 from serving.api.bodies.chat import resembling
 from serving.api.bodies.fields import Name, refused
@@ -134,11 +136,19 @@ class AutoRouter(_Read):
 
 
 def _object(value: Any) -> Any:
-    return value if isinstance(value, dict) else None
+    """A text is another gateway's name of a provider; what is neither would be demanded of nobody."""
+    if value is None or isinstance(value, str):
+        return None
+    if not isinstance(value, dict):
+        raise PydanticCustomError("provider_type", "expected an object, as OpenRouter has it")
+    return value
 
 
 def _auto_router(value: Any) -> Any:
-    return value if isinstance(value, dict) and value.get("id") == AUTO_ROUTER else None
+    named = value.get("id") if isinstance(value, dict) else None
+    if not isinstance(named, str) or named.strip().lower().replace("_", "-") != AUTO_ROUTER:
+        return None
+    return {**value, "id": AUTO_ROUTER}
 
 
 AnyProvider = Annotated[Provider | None, BeforeValidator(_object)]

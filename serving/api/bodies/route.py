@@ -164,7 +164,7 @@ class RouteBody(BaseModel):
         description="OpenRouter's: only these models, by name or alias, and in this order as fallbacks. Empty: all.",
     )
     provider: AnyProvider = Field(
-        default=None, description="OpenRouter's: what is asked of providers. What is no object is ignored."
+        default=None, description="OpenRouter's: what is asked of providers. A text is ignored."
     )
     plugins: Plugins | None = Field(
         default=None, description="OpenRouter's: of these `auto-router` is read, others are ignored."

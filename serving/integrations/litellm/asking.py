@@ -17,16 +17,16 @@ from serving.integrations.litellm.decided import Decided, bucket, owner_of, put,
 from serving.integrations.litellm.deciders import NOBODY, Decider
 from serving.integrations.litellm.refusals import RefusedError, is_about_the_text
 from serving.integrations.litellm.request.access import Access
-from serving.integrations.litellm.request.body import label, session_of, shape, workflow_of
+from serving.integrations.litellm.request.body import label, neutral, session_of, shape, workflow_of
 from serving.integrations.litellm.request.constraints import (
     LONGEST_LISTED,
     MOST_LISTED,
-    OPENROUTER,
-    STRIPPED,
     Demands,
     demands,
     keeps,
 )
+from serving.integrations.litellm.request.said import bodies_of, metadata_of
+from serving.integrations.litellm.request.slips import slips
 from serving.integrations.litellm.rows import behind, candidate_of, candidates_of, listed, rows_of
 from serving.integrations.litellm.settings import LiteLLMSettings
 
@@ -75,6 +75,8 @@ class Asking:
         Raises RefusedError, and RouteRefusedError where the router's rules refuse.
         """
         own = self.settings.own(call.group)
+        if own:
+            self._tell_slips(call)
         rights = await self._rights_or_refusal(call, rows, own=own)
         if not rights.may and (own or rights.candidates):
             counters.DENIED.labels(self.settings.label(call.group)).inc()
@@ -107,19 +109,27 @@ class Asking:
             seconds=_RARELY_SECONDS,
         )
 
-    async def by_id(self, name: str, key: Any, router: Any) -> None:
-        """Raises RefusedError where a call names a row of a candidates' group that is not its key's: no filter is asked there.
+    def _tell_slips(self, call: Call) -> None:
+        for meant in slips(call.data):
+            self._complaints.say(f"slip {meant}", f"a field that is spelt nearly like {meant} is read by nobody")
 
-        A name that is a group's too is the group's.
-        """
-        row = None if router is None or name in router.model_names else router.get_model_info(name)
-        if row is None or not self.settings.own(str(row.get("model_name"))):
-            return
-        group = str(row["model_name"])
-        rights = await self._rights_or_refusal(Call({}, group, key, router), None, own=True)
-        if (candidate_of(row) or "") not in rights.may:
-            counters.DENIED.labels(self.settings.label(group)).inc()
-            raise RefusedError(403, "the key may not use the candidate of this deployment")
+    async def by_name(self, call: Call, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Raises RefusedError where one of the rows that a call names may not answer it: no filter is asked there."""
+        for group in dict.fromkeys(str(row["model_name"]) for row in rows):
+            rights = await self._rights_or_refusal(replace(call, group=group), None, own=True)
+            named = {candidate_of(row) or "" for row in rows if row["model_name"] == group}
+            if not named <= set(rights.may):
+                counters.DENIED.labels(self.settings.label(group)).inc()
+                raise RefusedError(
+                    403, "the key may not use the candidate of this deployment, or what is demanded denies it"
+                )
+            if rights.demanded.private:
+                await self.decider.known()
+                if not all(keeps(self.decider.catalogue.get(name), rights.demanded.fields) for name in named):
+                    status, known = (403, "is not") if self.decider.catalogue else (503, "is not at present")
+                    raise RefusedError(
+                        status, f"the candidate of this deployment {known} known to keep what is demanded of privacy"
+                    )
 
     async def _rights_or_refusal(self, call: Call, rows: Sequence[Mapping[str, Any]] | None, *, own: bool) -> _Rights:
         try:
@@ -146,21 +156,32 @@ class Asking:
         if own and not self._mapped(rights.candidates):
             counters.UNROUTED.labels("unmapped").inc()
             return self._decided(call, _nothing(UNMAPPED), rights, session, own=own)
-        body = shape(call.data)
+        body, route = shape(call.data), _nothing(UNREADABLE)
         started = time.perf_counter()
-        if body is None:
-            route = _nothing(UNREADABLE)
-        else:
+        if body is not None or own:
             share = self.settings.share if own or rights.candidates else 0.0
-            body.update(self._said(rights, share, {} if own else await self._otherwise(call), session))
+            said = self._said(rights, share, {} if own else await self._otherwise(call), session)
+            route = await self._routed(call, body, said, own=own)
+        counters.SECONDS.observe(time.perf_counter() - started)
+        return self._decided(call, route, rights, session, own=own)
+
+    async def _routed(self, call: Call, body: Mapping[str, Any] | None, said: Mapping[str, Any], *, own: bool) -> Route:
+        """The router's answer. Of an own group's call whose text it cannot read, that on a text that it can.
+
+        For whom its own rules let answer, and what they have spent, does not depend on the text.
+        """
+        if body is not None:
             try:
-                route = await self.decider.decide(body)
+                return await self.decider.decide({**body, **said})
             except RouteRefusedError as error:
                 if not own or not is_about_the_text(error):
                     raise
-                route = _nothing(UNREADABLE)
-        counters.SECONDS.observe(time.perf_counter() - started)
-        return self._decided(call, route, rights, session, own=own)
+        try:
+            return await self.decider.decide({**neutral(call.data), **said})
+        except RouteRefusedError as error:
+            if not is_about_the_text(error):
+                raise
+            return _nothing(UNREADABLE)
 
     def _mapped(self, candidates: Sequence[str]) -> bool:
         """Whether any row names a candidate, as far as the candidates are known."""
@@ -265,11 +286,9 @@ def _within(route: Route, may: Sequence[str]) -> Route | None:
 
 
 def _demands(call: Call) -> Demands:
-    metadata = bucket(call.data)
     administrators = (getattr(call.key, "metadata", None), getattr(call.key, "team_metadata", None))
-    client = metadata.get("requester_metadata") if call.key is not None else metadata
-    demanded = demands(call.data, client, administrators)
-    workflow = demanded.fields.get("workflow") or workflow_of(metadata.get("tags"))
+    demanded = demands(bodies_of(call.data), metadata_of(call.data), administrators)
+    workflow = demanded.fields.get("workflow") or workflow_of(bucket(call.data).get("tags"))
     fields = {name: value for name, value in demanded.fields.items() if name != "workflow"}
     named = label(workflow)
     return Demands({**fields, "workflow": named} if named else fields, demanded.allow)
@@ -283,26 +302,6 @@ def _denied(fields: Mapping[str, Any]) -> list[str]:
 def _literal(name: str) -> str:
     """A glob that this name alone matches."""
     return "".join(f"[{one}]" if one in "*?[" else one for one in name)
-
-
-def strip(data: MutableMapping[str, Any], *, routed: bool) -> None:
-    """Takes the router's own fields out of a body, and OpenRouter's where it goes to a candidate.
-
-    There out of `extra_body` too, which is laid over the body that is sent: its `model` would be another than the candidate's.
-    """
-    for name in (*STRIPPED, *(OPENROUTER if routed else ())):
-        data.pop(name, None)
-    extra = data.get("extra_body")
-    if routed and isinstance(extra, Mapping):
-        taken = (*STRIPPED, *OPENROUTER, "model")
-        data["extra_body"] = {name: value for name, value in extra.items() if name not in taken}
-
-
-def strip_metadata(data: MutableMapping[str, Any]) -> None:
-    """Takes the demands out of a request's metadata: on some routes it is the provider's, which gets it."""
-    metadata = data.get("metadata")
-    if isinstance(metadata, MutableMapping):
-        metadata.pop("outcome_router", None)
 
 
 def _nobody(rights: _Rights) -> str:

@@ -17,12 +17,15 @@ from litellm.integrations.custom_logger import CustomLogger
 
 from serving.client import RouteRefusedError
 from serving.integrations.litellm import counters
-from serving.integrations.litellm.asking import Asking, Call, strip, strip_metadata
+from serving.integrations.litellm.asking import Asking, Call
 from serving.integrations.litellm.decided import Decided, bucket, drop_claimed, found, headers_of, key_of
 from serving.integrations.litellm.deciders import Decider, InProcess, decider_of
+from serving.integrations.litellm.named import goes_by_name
 from serving.integrations.litellm.pick import anything_fits, fitting, picked, window_of
 from serving.integrations.litellm.refusals import RefusedError, http_error, said, undecided
 from serving.integrations.litellm.request.body import COMPLETIONS
+from serving.integrations.litellm.request.names import without_candidates
+from serving.integrations.litellm.request.said import keep, strip, strip_metadata
 from serving.integrations.litellm.rows import Deployment, candidate_of, id_of, rows_of, unmapped
 from serving.integrations.litellm.settings import LiteLLMSettings, announce, settings_of_environment
 from serving.integrations.litellm.standing import Standing
@@ -93,9 +96,9 @@ class OutcomeRouter(CustomLogger):
     async def _before(self, key: Any, data: MutableMapping[str, Any], call_type: str) -> None:
         group = data.get("model")
         router = _router_of_proxy() or self._attached
-        if isinstance(group, str) and not self._concerns(group):
-            await self._asking.by_id(group, key, router)
-        if not isinstance(group, str) or call_type not in COMPLETIONS or not self._concerns(group):
+        if not isinstance(group, str) or await goes_by_name(self._asking, Call(data, group, key, router)):
+            return
+        if call_type not in COMPLETIONS or not self._concerns(group):
             return
         decided: Decided | None = None
         try:
@@ -104,8 +107,8 @@ class OutcomeRouter(CustomLogger):
             if rows is None or rows:
                 decided = await self._ask(Call(data, group, key, router), rows if self.settings.own(group) else None)
         finally:
-            own = self.settings.own(group)
-            routed = own or (decided is not None and not decided.stays)
+            routed = self.settings.own(group) or (decided is not None and not decided.stays)
+            keep(data)
             strip(data, routed=routed)
             strip_metadata(data)
         if decided is not None and not decided.stays:
@@ -142,8 +145,11 @@ class OutcomeRouter(CustomLogger):
         Of a group of candidates never a row of one that may not answer, whatever fails. Other groups are left alone.
         """
         counters.HOOKS.labels("filter").inc()
-        if not self.settings.own(model) or not healthy_deployments:
+        if not healthy_deployments:
             return healthy_deployments
+        if not self.settings.own(model):
+            listed = isinstance(healthy_deployments, list)
+            return without_candidates(healthy_deployments, model, self.settings.own) if listed else healthy_deployments
         rows = healthy_deployments if isinstance(healthy_deployments, list) else [healthy_deployments]
         request = {} if request_kwargs is None else request_kwargs
         try:
@@ -167,6 +173,7 @@ class OutcomeRouter(CustomLogger):
         known = found(request)
         call = (request.get("litellm_trace_id"), id(messages) if messages is not None else None)
         if known is not None and known.group == model and not known.stays and known.call in (None, call):
+            strip(request, routed=True)
             return known
         data = request if messages is None else {**request, "messages": messages}
         proxy, key = _router_of_proxy(), key_of(request)
@@ -177,6 +184,8 @@ class OutcomeRouter(CustomLogger):
         if decided is None:
             raise RefusedError(503, "it cannot be told at present who may answer this request")
         decided.call = call
+        if proxy is not None:  # on a bare Router the next call may be given the same metadata
+            keep(request)
         strip(request, routed=True)
         return decided
 

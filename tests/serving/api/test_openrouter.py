@@ -85,7 +85,6 @@ def test_a_price_that_is_too_high_or_not_known_rules_out(client: TestClient) -> 
         ({"max_latency": 1}, ["x", "x", "x"]),
         ({"sort": "price", "quantizations": ["int4"], "require_parameters": True}, [None, None, None]),
         ("azure", [None, None, None]),
-        (["azure"], [None, None, None]),
         (None, [None, None, None]),
     ],
 )
@@ -186,6 +185,8 @@ def test_a_batch_has_them_for_each(client: TestClient) -> None:
         ({"models": [""]}, "models.0"),
         ({"models": ["x" * 257]}, "models.0"),
         ({"models": ["x"] * 65}, "models"),
+        ({"provider": [{"zdr": True}]}, "provider"),
+        ({"provider": True}, "provider"),
         ({"provider": {"only": "acme"}}, "provider.only"),
         ({"provider": {"order": ["x" * 129]}}, "provider.order.0"),
         ({"provider": {"ignore": ["x"] * 65}}, "provider.ignore"),

@@ -20,6 +20,8 @@ COMPLETIONS = frozenset(
 _LONGEST_LABEL = 256
 _MOST_TOKENS = 1_000_000_000  # more than any LLM writes, and the most that the router takes
 _ROOM = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+# Of a body that cannot be read.
+_LONGEST_BEGINNING, _MOST_LOOKED_AT = 4096, 512
 # Tags that the proxy adds to those of the sender.
 _MADE_TAGS = ("User-Agent:", "Credential:")
 _WORKFLOW_TAG = "workflow:"
@@ -39,11 +41,48 @@ def shape(data: Mapping[str, Any]) -> dict[str, Any] | None:
     response_format = _response_format(data)
     if response_format is not None:
         body["response_format"] = response_format
-    for name in _ROOM:
-        room = data.get(name)
-        if isinstance(room, int) and not isinstance(room, bool) and room >= 1:
-            body[name] = min(room, _MOST_TOKENS)
+    body.update(_room(data))
     return body
+
+
+def _room(data: Mapping[str, Any]) -> dict[str, int]:
+    given = {name: data.get(name) for name in _ROOM}
+    return {
+        name: min(room, _MOST_TOKENS)
+        for name, room in given.items()
+        if isinstance(room, int) and not isinstance(room, bool) and room >= 1
+    }
+
+
+def neutral(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A body that can be read, of a call whose own cannot: the beginning of its text, a tool if it has any, and its room.
+
+    Nothing of it is stored, for the text is not the call's.
+    """
+    body: dict[str, Any] = {"prompt": _beginning(data), "store_prompt": False, **_room(data)}
+    if any(data.get(name) for name in ("tools", "functions")):
+        body["tools"] = [{"type": "function", "function": {"name": "tool"}}]
+    response_format = _response_format(data)
+    if response_format is not None and response_format["type"].startswith("json"):
+        body["response_format"] = {"type": response_format["type"]}
+    return body
+
+
+def _beginning(data: Mapping[str, Any]) -> str:
+    """The first texts of a request, whatever holds them."""
+    waiting = [
+        data[name] for name in ("prompt", "input", "contents", "messages", "instructions", "system") if data.get(name)
+    ]
+    texts, looked_at = list[str](), 0
+    while waiting and looked_at < _MOST_LOOKED_AT:
+        one, looked_at = waiting.pop(), looked_at + 1
+        if isinstance(one, str):
+            texts.append(one[:_LONGEST_BEGINNING].encode("utf-8", "replace").decode())
+        elif isinstance(one, Mapping):
+            waiting += [one[name] for name in ("parts", "text", "content") if name in one]
+        elif isinstance(one, list | tuple):
+            waiting += reversed(one[:_MOST_LOOKED_AT])
+    return "\n".join(texts)[:_LONGEST_BEGINNING]
 
 
 def _said(data: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -30,7 +30,7 @@ STRIPPED = (*OWN, *_NOT_CLIENTS)
 KEY = "outcome_router"
 # Whose metadata `demands` is given, in this order.
 ADMINISTRATORS = ("key", "team")
-_READ_OF_OPENROUTER = ("models", "provider", "plugins")
+READ_OF_OPENROUTER = ("models", "provider", "plugins")
 # What may stand under the key in metadata, and how much is said of a name that may not.
 _DEMANDS = tuple(name for name in OWN if name != "session_id")
 _LONGEST_SHOWN = 40
@@ -38,8 +38,8 @@ _LONGEST_SHOWN = 40
 _PASSED_OVER = (*_NOT_CLIENTS, "session_id")
 _LOWER, _HIGHER = ("max_cost_usd", "max_latency_ms"), ("quality_target", "cost_quality")
 _UNITED = ("deny", "requires")
-_PRIVATE = ("zero_retention", "self_hosted", "no_training")
-_IN_PRIVACY = (*_PRIVATE, "regions", "zdr", "data_collection")
+PRIVATE = ("zero_retention", "self_hosted", "no_training")
+IN_PRIVACY = (*PRIVATE, "regions", "zdr", "data_collection")
 # As in a body of /v1/route.
 MOST_LISTED, LONGEST_LISTED = 64, 128
 _LONGEST_REGION, _LARGEST = 256, 1e15
@@ -77,19 +77,22 @@ class Demands:
         return bool(self.fields.get("privacy")) or bool(asked.get("zdr")) or _denies_collection(asked)
 
 
-def demands(data: Mapping[str, Any], metadata: object, administrators: Sequence[object]) -> Demands:
-    """Of a request with this body, with what its client wrote into its metadata, and with key's and team's metadata.
+def demands(
+    bodies: Sequence[Mapping[str, Any]], metadata: Sequence[object], administrators: Sequence[object]
+) -> Demands:
+    """Of a request with these bodies, with what its client wrote into its metadata, and with key's and team's metadata.
 
     Raises RefusedError where what somebody says is no demand.
     """
-    body = {name: data[name] for name in (*OWN, *_READ_OF_OPENROUTER) if data.get(name) is not None}
-    client = [body, _said_in(metadata)]
+    read = (*OWN, *READ_OF_OPENROUTER)
+    said = [{name: one[name] for name in read if one.get(name) is not None} for one in bodies]
+    client = [*said, *(_said_in(one) for one in metadata)]
     admin = [_said_by(who, one) for who, one in zip(ADMINISTRATORS, administrators, strict=False)]
     if not any((*client, *admin)):
         return Demands({}, ())
     for one in client:
         _check(one)
-    fields: dict[str, Any] = {name: body.pop(name) for name in _READ_OF_OPENROUTER if name in body}
+    fields = _of_openrouter(said)
     fields.update(_of_one_side(client))
     fields.pop("session_id", None)
     stricter = _of_one_side(admin)
@@ -116,6 +119,18 @@ def _said_by(administrator: str, metadata: object) -> dict[str, Any]:
     except RefusedError as error:
         raise AdministratorsError(error.status, f"in the metadata of the {administrator}: {error}") from None
     return said
+
+
+def _of_openrouter(bodies: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Its fields, taken out of the bodies. Raises RefusedError where two of them say different things."""
+    fields: dict[str, Any] = {}
+    for body in bodies:
+        for name in READ_OF_OPENROUTER:
+            if name in body and fields.setdefault(name, body[name]) != body.pop(name):
+                raise RefusedError(
+                    422, f"{name}: it arrived twice, in the body and in extra_body; leave one of them out"
+                )
+    return fields
 
 
 def _said_in(metadata: object) -> dict[str, Any]:
@@ -182,7 +197,7 @@ def _both(first: Any, second: Any) -> Any:
     if not isinstance(first, Mapping) or not isinstance(second, Mapping):
         return first if isinstance(first, Mapping) else second
     both: dict[str, Any] = {**first, **{name: value for name, value in second.items() if value is not None}}
-    for name in _PRIVATE:
+    for name in PRIVATE:
         if first.get(name) or second.get(name):
             both[name] = first.get(name) or second.get(name)
     named = [one["regions"] for one in (first, second) if isinstance(one.get("regions"), list)]
@@ -207,7 +222,9 @@ def _check(said: Mapping[str, Any]) -> None:
     for name in (*_LOWER, *_HIGHER):
         if said.get(name) is not None and not _number(said[name]):
             raise _no_demand(name, "a number")
-    for name in _IN_PRIVACY:
+    if not isinstance(said.get("provider"), Mapping | str | None):
+        raise _no_demand("provider", "an object")
+    for name in IN_PRIVACY:
         if said.get(name) not in (None, "allow"):
             raise RefusedError(
                 422,
@@ -216,9 +233,9 @@ def _check(said: Mapping[str, Any]) -> None:
     privacy = said.get("privacy")
     if privacy is None:
         return
-    if not isinstance(privacy, Mapping) or not set(privacy) <= {*_PRIVATE, "regions"}:
-        raise _no_demand("privacy", f"an object of {', '.join(_PRIVATE)} and regions")
-    for name in _PRIVATE:
+    if not isinstance(privacy, Mapping) or not set(privacy) <= {*PRIVATE, "regions"}:
+        raise _no_demand("privacy", f"an object of {', '.join(PRIVATE)} and regions")
+    for name in PRIVATE:
         if not isinstance(privacy.get(name, False), bool):
             raise _no_demand(f"privacy.{name}", "true or false")
     regions = privacy.get("regions")

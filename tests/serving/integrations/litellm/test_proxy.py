@@ -264,7 +264,7 @@ def test_no_body_gets_a_key_what_it_may_not_use(proxy: Proxy, path: str, body: d
 
 
 def test_openrouters_fields_do_not_pass_in_extra_body(proxy: Proxy) -> None:
-    extra = {"models": ["else"], "model": "else", "provider": {"order": ["x"]}, "top_k": 5}
+    extra = {"models": [SMALL, "else"], "model": "else", "provider": {"order": ["x"]}, "top_k": 5}
     assert proxy.ask("hello", cost_quality=0, extra_body=extra).status_code == 200
     sent = proxy.upstreams[SMALL].bodies[0]
     assert sent["model"] != "else"

@@ -82,7 +82,7 @@ def test_limits_of_all_sides_tighten() -> None:
     client = {"max_cost_usd": 0.5, "quality_target": 0.8, "deny": ["a/*"], "privacy": {"regions": ["eu", "us"]}}
     key = admin(max_cost_usd=0.1, quality_target=0.9, deny=["b/*"], privacy={"zero_retention": True, "regions": ["eu"]})
     team = admin(max_cost_usd=0.3, quality_target=0.7)
-    found = demands(client, None, [key, team]).fields
+    found = demands([client], [], [key, team]).fields
     assert found["max_cost_usd"] == 0.1
     assert found["quality_target"] == 0.9
     assert set(found["deny"]) == {"a/*", "b/*"}
@@ -90,25 +90,25 @@ def test_limits_of_all_sides_tighten() -> None:
 
 
 def test_a_client_cannot_trade_the_administrators_aim_for_another_kind() -> None:
-    assert demands({"cost_quality": 0}, None, [admin(quality_target=0.9)]).fields == {"quality_target": 0.9}
-    assert demands({"quality_target": 0.1}, None, [admin(cost_quality=8)]).fields == {"cost_quality": 8}
-    assert demands({}, None, [admin(cost_quality=8), admin(quality_target=0.9)]).fields == {"quality_target": 0.9}
+    assert demands([{"cost_quality": 0}], [], [admin(quality_target=0.9)]).fields == {"quality_target": 0.9}
+    assert demands([{"quality_target": 0.1}], [], [admin(cost_quality=8)]).fields == {"cost_quality": 8}
+    assert demands([{}], [], [admin(cost_quality=8), admin(quality_target=0.9)]).fields == {"quality_target": 0.9}
 
 
 def test_regions_that_two_sides_accept_apart_leave_none() -> None:
     client = {"privacy": {"regions": ["us"]}}
-    assert demands(client, None, [admin(privacy={"regions": ["eu"]})]).fields["privacy"]["regions"] == ["(none)"]
+    assert demands([client], [], [admin(privacy={"regions": ["eu"]})]).fields["privacy"]["regions"] == ["(none)"]
 
 
 def test_a_candidate_has_to_match_every_allow() -> None:
     asked = demands(
-        {"allow": ["acme/*"]}, admin(allow=["*/small", "*/large"]), [admin(allow=[LARGE]), admin(deny=[SMALL])]
+        [{"allow": ["acme/*"]}], [admin(allow=["*/small", "*/large"])], [admin(allow=[LARGE]), admin(deny=[SMALL])]
     )
     assert asked.allowed(ALL) == (LARGE,)
 
 
 def test_the_share_is_not_the_clients_to_set() -> None:
-    assert demands({"share": 0, "otherwise": LARGE}, admin(share=0), []).fields == {}
+    assert demands([{"share": 0, "otherwise": LARGE}], [admin(share=0)], []).fields == {}
 
 
 @given(
@@ -120,9 +120,9 @@ def test_the_share_is_not_the_clients_to_set() -> None:
     ),
 )
 def test_no_client_widens_what_its_key_leaves(client: dict[str, Any], key: dict[str, Any]) -> None:
-    alone = set(demands({}, None, [{"outcome_router": key}]).allowed(ALL))
-    assert set(demands(client, None, [{"outcome_router": key}]).allowed(ALL)) <= alone
-    assert set(demands({}, {"outcome_router": client}, [{"outcome_router": key}]).allowed(ALL)) <= alone
+    alone = set(demands([{}], [], [{"outcome_router": key}]).allowed(ALL))
+    assert set(demands([client], [], [{"outcome_router": key}]).allowed(ALL)) <= alone
+    assert set(demands([{}], [{"outcome_router": client}], [{"outcome_router": key}]).allowed(ALL)) <= alone
 
 
 def test_the_workflow_is_read_of_tags_as_the_importer_reads_it() -> None:
@@ -155,5 +155,5 @@ def test_what_is_no_demand_where_demands_stand_is_refused(said: Any, named: str)
     """Passed over, it would not be kept: of a client, and of an administrator."""
     for client, key in ((said, {}), (None, {"outcome_router": said})):
         with pytest.raises(RefusedError, match=named) as refused:
-            demands({"messages": [USER]}, {"outcome_router": client}, [key])
+            demands([{"messages": [USER]}], [{"outcome_router": client}], [key])
         assert refused.value.status == 422

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -18,12 +19,12 @@ from serving.client.answers import route_of, unavailable
 from serving.client.errors import RouterFailedError
 from serving.client.exchange import MOST_ANSWER_BYTES, content_of
 from serving.integrations.litellm import plugin as plugins
-from serving.integrations.litellm.asking import strip
 from serving.integrations.litellm.decided import found
 from serving.integrations.litellm.plugin import OutcomeRouter
 from serving.integrations.litellm.refusals import RefusedError
 from serving.integrations.litellm.request.access import Access, _of_key
 from serving.integrations.litellm.request.constraints import demands
+from serving.integrations.litellm.request.said import bodies_of, keep, metadata_of, strip, strip_metadata
 from serving.integrations.litellm.settings import LiteLLMSettings
 from tests.fake_bundle import LARGE, OPEN, SMALL
 
@@ -59,6 +60,11 @@ class FakeDecider:
         pass
 
 
+def called(row: str) -> str:
+    """The LLM that a row calls."""
+    return f"openai/{row.replace('/', '-')}"
+
+
 class FakeRouter:
     """LiteLLM's Router as the plug-in asks it."""
 
@@ -69,12 +75,19 @@ class FakeRouter:
     def model_names(self) -> list[str]:
         return list(self.groups)
 
+    @property
+    def model_list(self) -> list[dict[str, Any]]:
+        return [row for group in self.groups for row in self.get_model_list(group)]
+
     def get_model_info(self, name: str) -> dict[str, Any] | None:
-        rows = [row for group in self.groups for row in self.get_model_list(group)]
-        return next((row for row in rows if row["model_info"]["id"] == name), None)
+        return next((row for row in self.model_list if row["model_info"]["id"] == name), None)
 
     def get_model_list(self, model_name: str) -> list[dict[str, Any]]:
-        return [{"model_name": model_name, "model_info": {"id": one}} for one in self.groups.get(model_name, ())]
+        named = self.groups.get(model_name, ())
+        return [
+            {"model_name": model_name, "model_info": {"id": one}, "litellm_params": {"model": called(one)}}
+            for one in named
+        ]
 
 
 def key(*names: str, **demanded: Any) -> Any:
@@ -215,10 +228,10 @@ def test_no_client_takes_back_what_an_administrator_demands_of_privacy(monkeypat
     assert refused.value.status_code == 503
     for said in ({}, {"no_training": False}, {"regions": None}, {"regions": ["eu", "us"]}):
         both = demands(
-            {"privacy": said}, None, [{"outcome_router": {"privacy": {"no_training": True, "regions": ["eu"]}}}]
+            [{"privacy": said}], [], [{"outcome_router": {"privacy": {"no_training": True, "regions": ["eu"]}}}]
         )
         assert both.fields["privacy"] == {"no_training": True, "regions": ["eu"]}
-    kept = demands({"privacy": {"regions": ["eu"]}}, None, [{"outcome_router": {"privacy": {"regions": None}}}])
+    kept = demands([{"privacy": {"regions": ["eu"]}}], [], [{"outcome_router": {"privacy": {"regions": None}}}])
     assert kept.fields["privacy"]["regions"] == ["eu"]
 
 
@@ -232,7 +245,7 @@ class Unread(list[str]):
 @pytest.mark.parametrize("name", ["allow", "deny"])
 def test_lists_are_measured_before_they_are_read(name: str) -> None:
     with pytest.raises(RefusedError, match="at most 64"):
-        demands({name: Unread(["[a-z]*x"] * 65)}, None, [])
+        demands([{name: Unread(["[a-z]*x"] * 65)}], [], [])
 
 
 def test_more_candidates_than_a_list_takes_are_all_held_to_the_keys_rights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,3 +368,29 @@ def test_no_more_of_the_candidates_is_read_than_an_answer_may_have() -> None:
 def test_rights_are_remembered_for_all_of_a_key_that_they_depend_on() -> None:
     plain, configured = SimpleNamespace(token="t", config={}), SimpleNamespace(token="t", config={"model_list": []})
     assert _of_key(plain) != _of_key(configured)
+
+
+def test_where_another_group_calls_the_same_llm_its_row_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its callers' key says nothing of the candidate, and gets no row of it."""
+    there = FakeRouter()
+    there.get_model_list = lambda model_name: [  # type: ignore[method-assign]
+        {"model_name": model_name, "model_info": {"id": one}, "litellm_params": {"model": called(LARGE)}}
+        for one in there.groups.get(model_name, ())
+    ]
+    monkeypatch.setattr(plugins, "_router_of_proxy", lambda: there)
+    plugin = OutcomeRouter(LiteLLMSettings(), FakeDecider(answering(LARGE)))
+    data = {"model": called(LARGE), "messages": HELLO, "metadata": {}}
+    asyncio.run(plugin.async_pre_call_hook(key(SMALL), None, data, "acompletion"))
+    left = asyncio.run(plugin.async_filter_deployments(called(LARGE), there.model_list, HELLO, data))
+    assert [row["model_info"]["id"] for row in left] == ["own"]
+
+
+def test_what_is_kept_of_demands_is_an_empty_object_to_a_log() -> None:
+    data: dict[str, Any] = {"deny": [LARGE], "metadata": {"outcome_router": {"allow": [SMALL]}}}
+    keep(data)
+    strip(data, routed=True)
+    strip_metadata(data)
+    assert orjson.loads(orjson.dumps(data, default=str)) == {"metadata": {"outcome_router_demands": {}}}
+    held = copy.deepcopy(data)
+    read = demands(bodies_of(held), metadata_of(held), [])
+    assert (read.fields["deny"], read.allow) == ([LARGE], ((SMALL,),))
