@@ -117,9 +117,7 @@ def train(
     progress("compare with the champion", None, None)
     new = Router(bundle, threads=params.embed.threads)
     # The heads that are served have seen the test part: on it, those that have not stand for them.
-    promotion = consider(
-        out, new, lambda champion: compare_on_test_part(tested, champion, prepared, learned.propensity, params)
-    )
+    promotion = consider(out, new, lambda champion: compare_on_test_part(tested, champion, prepared, learned, params))
     contradiction = evaluation.contradiction(tested.manifest.default)
     if contradiction is not None and promotion.promoted:
         promotion = replace(promotion, promoted=False, reason=f"{contradiction} {_all_the_same(version, out)}")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.paired import interval
+from benchmarks.paired import RESAMPLES
 from serving.bundle.arrays import Bools, Columns, Floats
 from serving.bundle.catalogue import Candidate
 from serving.bundle.manifest import Bundle
@@ -32,10 +32,11 @@ from serving.store.feedback import Feedback
 from serving.store.writer import DecisionStore
 from training.config import Params
 from training.dataset.matrix import OutcomeMatrix, build_matrix
+from training.dataset.split import conversations
 from training.evaluate.baselines import Truth
 from training.logs.sources import reading
 from training.logs.validate import validate
-from training.measure.frontier import frontier, knob_grid, singles
+from training.measure.frontier import bootstrap_weights, frontier, knob_grid, singles
 from training.measure.offpolicy import Estimate, doubly_robust, snips
 from training.run import train
 from training.simulation.simulate import ACCEPTABLE_SCORE, SimulatedLog, simulate
@@ -162,8 +163,8 @@ def serve_all(
 def compared(bundles: Mapping[str, Bundle], later: Day, store: Path, knob: float) -> dict[str, Any]:
     """Each bundle on later traffic: by its truth, and by what the store alone, a log of it, can say.
 
-    `gain` is the true difference of worth, after less before, with its 95% interval: paired, bootstrapped over the
-    requests.
+    `gain` is the true difference of worth, after less before, with its 95% interval: paired by request, whole
+    conversations resampled.
     """
     estimates = {name: Router(bundle).estimate(later.requests) for name, bundle in bundles.items()}
     columns = {name: _choices(Router(bundle), later, knob) for name, bundle in bundles.items()}
@@ -180,12 +181,17 @@ def compared(bundles: Mapping[str, Bundle], later: Day, store: Path, knob: float
             "aiq": singles(later.acceptable, later.cost_usd).aiq(curve.cost, curve.quality),
             "where_explored": {
                 **_truth(later, columns[name], knob, explored),
-                **_estimated(log, columns[name], model, knob, explored),
+                **estimated(log, columns[name], model, knob, explored),
             },
         }
     gaps = _worth(later, columns["after"], knob) - _worth(later, columns["before"], knob)
-    low, high = interval(gaps, np.mean)
-    return {**found, "gain": {"worth": float(gaps.mean()), "low": low, "high": high}}
+    return {**found, "gain": gain(gaps, conversations([request.session_id for request in later.requests]))}
+
+
+def gain(gaps: Floats, groups: Columns) -> dict[str, float]:
+    """The mean of differences (n,) and its 95% percentile bootstrap interval: `groups` (n,) are drawn as one."""
+    low, high = np.quantile(bootstrap_weights(groups, RESAMPLES, 0) @ gaps, [0.025, 0.975]).tolist()
+    return {"worth": float(gaps.mean()), "low": low, "high": high}
 
 
 def _in_order(router: Router, candidates: Sequence[str], seen: Estimates) -> tuple[Floats, Floats]:
@@ -219,16 +225,20 @@ def _truth(later: Day, columns: Columns, knob: float, among: Bools) -> dict[str,
     return {"requests": len(rows), "acceptable": share, "cost_usd": cost, "worth": share - knob * cost}
 
 
-def _estimated(
+def estimated(
     log: OutcomeMatrix, columns: Columns, model: tuple[Floats, Floats], knob: float, among: Bools
 ) -> dict[str, Any]:
-    """What the log alone says of the choices on the requests `among` (n,): doubly robust and SNIPS, with 95% intervals."""
+    """What the log alone says of the choices on the requests `among` (n,): doubly robust and SNIPS, with 95% intervals.
+
+    Requests of a conversation are not independent of each other.
+    """
     label = np.where(np.isfinite(log.quality), (log.quality >= ACCEPTABLE_SCORE).astype(float), np.nan)
     worth, propensity = (label - knob * log.cost_usd)[among], log.propensity[among]
     predicted = np.where(model[1] < _NEVER_USD, model[0] - knob * model[1], 0.0)[among]
+    groups = conversations(list(log.session_id))[among]
     return {
-        "doubly_robust": _shown(doubly_robust(worth, propensity, columns[among], predicted)),
-        "snips": _shown(snips(worth, propensity, columns[among])),
+        "doubly_robust": _shown(doubly_robust(worth, propensity, columns[among], predicted, groups=groups)),
+        "snips": _shown(snips(worth, propensity, columns[among], groups=groups)),
     }
 
 

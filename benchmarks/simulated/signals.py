@@ -7,6 +7,7 @@ routing gives on the test part.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,7 +41,8 @@ RESTLESS = {"creative-writing": 0.25, "translation": 0.25, "summarising": 0.25}
 # Who asks again whatever came: then nothing is said of the answer.
 IMPATIENT = Behaviour(showing={name: Showing(0.15, 0.15) if name == "retried" else Showing(0.0) for name in WEAK})
 SPLIT = ("split.method=random", "split.train=0.7", "split.calibration=0.05")
-_BEGIN, _END = "<!-- python -m benchmarks.simulated.signals writes this -->", "<!-- until here -->"
+_COMMAND = "python -m benchmarks.simulated.signals"
+_BEGIN, _END = re.compile(rf"<!-- {re.escape(_COMMAND)}[^\n]* writes this -->"), "<!-- until here -->"
 
 
 @dataclass(frozen=True)
@@ -160,12 +162,13 @@ def table(found: Mapping[str, Sequence[Mapping[str, Figures]]]) -> str:
     return "\n".join(lines)
 
 
-def write(path: Path, text: str) -> None:
-    """Puts the table into a page, in the place that is marked for it."""
+def write(path: Path, text: str, seeds: int) -> None:
+    """Puts the table into a page, in the place that is marked for it, and into the mark the command that makes it again."""
     page = path.read_text(encoding="utf-8")
-    before, _, rest = page.partition(_BEGIN)
+    before, rest = _BEGIN.split(page, maxsplit=1)
     after = rest.partition(_END)[2]
-    path.write_text(f"{before}{_BEGIN}\n\n{text}\n\n{_END}{after}", encoding="utf-8")
+    begin = f"<!-- {_COMMAND} --seeds {seeds} writes this -->"
+    path.write_text(f"{before}{begin}\n\n{text}\n\n{_END}{after}", encoding="utf-8")
 
 
 def main(
@@ -178,7 +181,7 @@ def main(
     found = {
         name: [figures(world, ARMS, params, cache, seed) for seed in range(seeds)] for name, world in WORLDS.items()
     }
-    write(page, f"Means of {seeds} seeds:\n\n{table(found)}")
+    write(page, f"Means of {seeds} seeds:\n\n{table(found)}", seeds)
 
 
 if __name__ == "__main__":

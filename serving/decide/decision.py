@@ -135,11 +135,12 @@ class Also(NamedTuple):
 
 
 class HeldBack(NamedTuple):
-    """Whom the router would have chosen where the decision was held back."""
+    """Whom the router would have chosen where the decision was held back, and whether that would have been to explore."""
 
     candidate: str
     confidence: float | None
     expected_cost_usd: float | None
+    explored: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,7 +121,9 @@ def shared(made: Made, policy: Policy, situation: Situation, otherwise: Otherwis
         fallbacks=tuple(name for name in fallbacks if name != instead.candidate),
         reason=Reason.HELD_BACK,
         propensity=share * chance + 1.0 - share,
-        held_back=None if none else HeldBack(own.candidate, own.confidence, own.expected_cost_usd),
+        held_back=None
+        if none
+        else HeldBack(own.candidate, own.confidence, own.expected_cost_usd, own.reason is Reason.EXPLORE),
     )
 
 

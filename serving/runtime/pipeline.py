@@ -139,22 +139,22 @@ class Service:
 
     def case(self, request: RouteRequest, asked: Policy, key: str | None) -> Case:
         """The request, read, under the server's rules, which only tighten what it asks itself."""
-        policy = asked
-        scopes, no_candidate = [], None
+        policy, scopes, no_candidate = asked, [], None
         for name, rules in self._reloading.rules_for(key).scopes(key, request.workflow):
             scopes.append(name)
             no_candidate = rules.no_candidate or no_candidate  # the key's before the workflow's
             if rules.tightening is not None:
                 policy = policy.tightened(rules.tightening)
-        session, private = None, policy.private
+        session = None
         with self.recorder.session:
-            session = self.conversations.id_of(request, key, private=private)
-        also = self.also.drawn(request.workflow, private=private)
+            session = self.conversations.id_of(request, key, private=policy.private)
+        also = self.also.drawn(request.workflow, private=policy.private)
         # Drawn once, for a request may be decided several times until its budgets hold it.
         draw = self._random.random() if self.settings.explore else 0.0
-        named = session if request.session_id is not None else None
-        hold = self._hold(named) if policy.share < 1.0 or self.settings.share < 1.0 else 0.0
-        return Case(read(request), policy, asked, key, scopes, no_candidate, session, also, hold, draw)
+        given, share = request.session_id is not None, min(policy.share, self.settings.share)
+        hold = self._hold(session if given else None) if share < 1.0 else 0.0
+        kept = self.conversations.kept(session, aside=given and hold > share)
+        return Case(read(request), policy, asked, key, scopes, no_candidate, session, also, hold, draw, kept)
 
     async def route(self, case: Case) -> tuple[str, Decision]:
         """The decision's id and the decision; raises NoEligibleCandidateError or BudgetSpentError.
@@ -293,7 +293,9 @@ class Service:
     def _situation(self, case: Case, allowance: Allowance) -> Situation:
         before = Before()
         with self.recorder.session:
-            before = self.conversations.before(case.session, case.request, self.live.current.router.manifest.candidates)
+            before = self.conversations.before(
+                case.conversation, case.request, self.live.current.router.manifest.candidates
+            )
         return Situation(
             session=before.candidate,
             cached=before.cached,
@@ -309,10 +311,8 @@ class Service:
         )
 
     def _hold(self, session: str | None) -> float:
-        """The number in (0, 1] that says whether a decision is held back: one for a `session`, which keeps its side.
-
-        One that the caller names: what only begins alike may be many conversations, all of which would be on one side.
-        """
+        """The number in (0, 1] that says whether a decision is held back: one for a `session`, which keeps its side, if the
+        caller names it: what only begins alike may be many conversations, all of which would be on one side."""
         if session is None:
             return 1.0 - self._random.random()
         return 1.0 - int.from_bytes(blake2b(session.encode(), digest_size=7).digest()) / 2**56

@@ -34,8 +34,6 @@ from serving.store.writer import DecisionStore
 logger = logging.getLogger(__name__)
 
 _SAY_AGAIN_SECONDS = 60.0
-# Decisions that move no conversation.
-_PASSING = frozenset({Reason.EXPLORE, Reason.HELD_BACK})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +43,9 @@ class Case:
     `key` is the name of the caller's API key, `scopes` are the names of the rules that it is under, and
     `no_candidate` is who answers by these when nobody is eligible. `session` is the id of its conversation, a keyed
     hash, and `also` is there where another candidate may be asked too. `hold` is the number in (0, 1] that says
-    whether its decision is held back, `draw` the one in [0, 1) that says whether it is explored.
+    whether its decision is held back, `draw` the one in [0, 1) that says whether it is explored. `conversation` is the id
+    that it is remembered by where its session is, another one where all of its decisions are held back: what the router would
+    have decided of a turn depends on what it would have decided of those before.
     """
 
     request: ReadRequest
@@ -58,11 +58,27 @@ class Case:
     also: Drawn | None = None
     hold: float = 0.0
     draw: float = 0.0
+    conversation: str | None = None
 
     @property
     def private(self) -> bool:
         """Whether nothing of its text may be written anywhere."""
         return self.policy.private
+
+
+def _lasting(case: Case, decision: Decision) -> str | None:
+    """The candidate that a decision moves a conversation to; None where it moves none.
+
+    One decision made in haste does not take a conversation away from its candidate's cache, nor does one that was explored:
+    what a certificate has set aside for exploring is for one request, not for all that follow it. Of what was held back the
+    router's own choice is remembered, where that is kept apart, and no other.
+    """
+    if decision.reason is not Reason.HELD_BACK:
+        return decision.candidate if decision.confidence is not None and decision.reason is not Reason.EXPLORE else None
+    own = decision.held_back
+    if own is None or own.explored or own.confidence is None or case.conversation == case.session:
+        return None
+    return own.candidate
 
 
 class _Part:
@@ -125,12 +141,9 @@ class Recorder:
         """
         decided = time.perf_counter()
         with self.session:
-            # One decision made in haste does not take a conversation away from its candidate's cache, nor does one that was
-            # explored: what a certificate has set aside for exploring is for one request, not for all that follow it. What
-            # was held back is no decision of the router's.
-            lasting = decision.confidence is not None and decision.reason not in _PASSING
-            if case.session is not None and lasting:
-                self._conversations.went(case.session, case.request.data, decision.candidate, private=case.private)
+            went = _lasting(case, decision)
+            if case.conversation is not None and went is not None:
+                self._conversations.went(case.conversation, case.request.data, went, private=case.private)
         with self._stored:
             self._store_row(identifier, case, decision)
         with self._shadowed:

@@ -71,6 +71,14 @@ class Conversations:
             return None
         return derived_id(self._key, caller, request.messages, request.definitions)
 
+    @staticmethod
+    def kept(session: str | None, *, aside: bool) -> str | None:
+        """The id under which it is remembered where a conversation is or, `aside`, would be if it were not held back.
+
+        Apart, so that a prompt counts for read by nobody who was not asked once it is held back no more.
+        """
+        return f"{session}~" if aside and session is not None else session
+
     def before(self, session: str | None, request: ReadRequest, candidates: Sequence[Candidate]) -> Before:
         """Where the conversation was, and what of this prompt is cached; nothing where it begins and has no `session_id`."""
         asked = request.request

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -36,12 +37,15 @@ def test_the_page_holds_what_was_measured_of_every_world_and_arm(tmp_path: Path)
     page = Path("docs/logs.md").read_text(encoding="utf-8")
     for world in WORLDS:
         assert sum(line.startswith(f"| {world} | ") for line in page.splitlines()) == len(ARMS)
+    (seeds,) = re.findall(r"^Means of (\d+) seeds:$", page.partition("## Weak signals")[2], re.MULTILINE)
+    assert f"<!-- python -m benchmarks.simulated.signals --seeds {seeds} writes this -->" in page
     copy = tmp_path / "logs.md"
     copy.write_text(page, encoding="utf-8")
     for captured in (0.25, 0.5):
-        write(copy, table({"w": [{"a": Figures(captured, 0.1)}]}))
+        write(copy, table({"w": [{"a": Figures(captured, 0.1)}]}), seeds=7)
     text = copy.read_text(encoding="utf-8")
     assert text.count("| w | a | 0.500 |  | 0.1000 |  |") == 1
     assert "0.250" not in text
+    assert text.count("<!-- python -m benchmarks.simulated.signals --seeds 7 writes this -->") == 1
     assert text.partition("## Weak signals")[0] == page.partition("## Weak signals")[0]
     assert text.partition("## Answers that")[2] == page.partition("## Answers that")[2]

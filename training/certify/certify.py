@@ -106,6 +106,7 @@ def _observed(learned: Learned, prepared: Prepared, rows: Bools | Columns) -> di
         "labels": prepared.fair_labels[rows],
         "cost": part.cost_usd,
         "propensity": learned.propensity[rows],
+        "judged": learned.judged[rows],
         "complete": part.complete(),
         "drawn": part.drawn,
         "groups": prepared.groups[rows],

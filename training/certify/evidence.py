@@ -44,8 +44,9 @@ class CalibrationData:
 
     `acceptable`, `violation` and `expected_cost` (n, m) are the served estimates; where they are those of heads that were
     learned without the request, by folds, `served` is what the heads that are served expect. `labels`, `cost` and `propensity`
-    (n, m) are observed, NaN elsewhere; `complete` (n,) marks requests with every outcome known, `groups` (n,) conversations.
-    `drawn` (n,) marks those that were drawn at random to buy outcomes for, each with the propensity of being bought then.
+    (n, m) are observed, NaN elsewhere; `judged` (n, m) is the share of a propensity that is being judged (None: 1); `complete`
+    (n,) marks requests with every outcome known, `groups` (n,) conversations. `drawn` (n,) marks those that were drawn at
+    random to buy outcomes for, each with the propensity of being bought then.
     """
 
     acceptable: Floats
@@ -59,13 +60,20 @@ class CalibrationData:
     workflow: NDArray[np.object_]
     drawn: Bools
     served: Expected | None = None
+    judged: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, rows: Bools | Columns) -> CalibrationData:
-        taken = {one.name: getattr(self, one.name)[rows] for one in fields(self) if one.name != "served"}
-        return CalibrationData(**taken, served=None if self.served is None else self.served.take(rows))
+        taken = {
+            one.name: getattr(self, one.name)[rows] for one in fields(self) if one.name not in ("served", "judged")
+        }
+        return CalibrationData(
+            **taken,
+            served=None if self.served is None else self.served.take(rows),
+            judged=None if self.judged is None else self.judged[rows],
+        )
 
     @property
     def asked(self) -> Bools:
@@ -74,7 +82,8 @@ class CalibrationData:
 
     def certain(self) -> CalibrationData:
         """These requests, of which every outcome is known, as such: none was drawn, and nothing was left to chance."""
-        return replace(self, propensity=np.ones(self.labels.shape), drawn=np.zeros(len(self), dtype=np.bool_))
+        ones = np.ones(self.labels.shape)
+        return replace(self, propensity=ones, judged=None, drawn=np.zeros(len(self), dtype=np.bool_))
 
     def usable(self) -> CalibrationData:
         """Those with a propensity for every outcome that was observed, and for at least one; and those that were drawn.
@@ -90,7 +99,8 @@ class CalibrationData:
         seen = judged[everywhere].sum(axis=0).min(initial=len(self))
         if complete.sum() >= seen / 2:
             certain = np.where(complete[:, None], 1.0, self.propensity)
-            return replace(self, propensity=certain).take(rows & (self.asked | ~everywhere))
+            share = None if self.judged is None else np.where(complete[:, None], 1.0, self.judged)
+            return replace(self, propensity=certain, judged=share).take(rows & (self.asked | ~everywhere))
         return replace(self, complete=everywhere | self.complete).take(rows)
 
 

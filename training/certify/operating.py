@@ -131,8 +131,8 @@ def operating_points(
     judged_cost = np.where(np.isfinite(used.labels), used.cost, np.nan)
     outcomes = _Outcomes(
         used,
-        quality=pseudo_outcomes(used.labels, used.propensity, used.acceptable),
-        cost=pseudo_outcomes(judged_cost, used.propensity, used.expected_cost),
+        quality=pseudo_outcomes(used.labels, used.propensity, used.acceptable, judged=used.judged),
+        cost=pseudo_outcomes(judged_cost, used.propensity, used.expected_cost, judged=used.judged),
         reference=reference,
     )
     points = []
@@ -174,12 +174,12 @@ def estimate(data: CalibrationData, knobs: Floats, target: float, reference: int
     seen = np.isfinite(used.labels)
     same = np.full(len(used), reference, dtype=np.intp)
     known = [
-        effective_sample_size(importance_weights(seen, used.propensity, chosen, clip=CLIP))
+        effective_sample_size(importance_weights(seen, used.propensity, chosen, clip=CLIP, judged=used.judged))
         for chosen in (columns, same)
     ]
     if min(known) < MINIMUM_EFFECTIVE:
         return Estimated(knob=found[0], violation_rate=found[1])
-    cost = pseudo_outcomes(np.where(seen, used.cost, np.nan), used.propensity, used.expected_cost)
+    cost = pseudo_outcomes(np.where(seen, used.cost, np.nan), used.propensity, used.expected_cost, judged=used.judged)
     spent, base = cost[np.arange(len(used)), columns], cost[:, reference]
     resampled = bootstrap_weights(used.groups, _RESAMPLES, seed)
     low, high = np.quantile(1.0 - (resampled @ spent) / (resampled @ base), [0.025, 0.975]).tolist()

@@ -97,7 +97,7 @@ def evaluate_router(
         chosen,
         learned.acceptable.raw(inputs.take(rows)),
         rivals,
-        off_policy=_off_policy(router.manifest, log, learned.propensity[rows], served, chosen),
+        off_policy=_off_policy(router.manifest, log, (learned.propensity[rows], learned.judged[rows]), served, chosen),
         points=tuple(points),
         quality_target=params.policy.quality_target,
         resamples=params.evaluate.resamples,
@@ -263,12 +263,13 @@ def _rivals(
 
 
 def _off_policy(
-    manifest: Manifest, log: _Log, propensity: Floats, served: Estimates, routed: Columns
+    manifest: Manifest, log: _Log, known_by: tuple[Floats, Floats], served: Estimates, routed: Columns
 ) -> tuple[OffPolicyLine, ...]:
     """What the log's single outcomes say of the operating point and of the reference; empty for a full matrix.
 
-    `propensity` (n, m) is that of the outcomes, `routed` (n,) where the router sends the requests. The model inside the
-    doubly robust estimate is the served one, which never saw the test part. A conversation may have been drawn as one.
+    `known_by` are the propensities of the outcomes and the share judged, both (n, m); `routed` (n,) where the router sends the
+    requests. The model inside the doubly robust estimate is the served one, which never saw the test part. A conversation may
+    have been drawn as one.
     """
     matrix = log.matrix
     if matrix.attempted.all():
@@ -279,13 +280,14 @@ def _off_policy(
     reference = np.full(len(matrix), matrix.candidates.index(manifest.reference))
     seen_cost = np.where(np.isfinite(labels), matrix.cost_usd, np.nan)
     groups = conversations(list(matrix.session_id))
+    propensity, judged = known_by
     return tuple(
         OffPolicyLine(
             name,
-            doubly_robust(labels, propensity, columns, value, groups=groups),
-            ips(labels, propensity, columns, groups=groups),
-            snips(labels, propensity, columns, groups=groups),
-            doubly_robust(seen_cost, propensity, columns, cost, groups=groups),
+            doubly_robust(labels, propensity, columns, value, judged=judged, groups=groups),
+            ips(labels, propensity, columns, judged=judged, groups=groups),
+            snips(labels, propensity, columns, judged=judged, groups=groups),
+            doubly_robust(seen_cost, propensity, columns, cost, judged=judged, groups=groups),
         )
         for name, columns in ((ROUTER, routed), (f"{ONLY}{manifest.reference}", reference))
     )

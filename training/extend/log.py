@@ -24,7 +24,7 @@ from training.dataset.split import folds, group_requests, split_requests
 from training.errors import TrainingError
 from training.learn.prepare import fingerprint
 from training.learn.refit import keeps_nothing_aside
-from training.learn.training_data import cell_propensity
+from training.learn.training_data import cell_judged, cell_propensity
 from training.logs.outcomes import Outcomes
 from training.measure.propensity import judged_share
 from training.prices.costs import fill_costs
@@ -42,12 +42,14 @@ class Known:
     """n requests. Outcomes (n, m + 1) have the champion's candidates as columns, in its order, and the new one behind.
 
     `fresh` (n,) marks requests that the champion's heads were not learned from, `tested` those of the log's test part, on which
-    later bundles are compared. `labels` are 0, 1 or NaN; `propensity` is that of a judged outcome.
+    later bundles are compared. `labels` are 0, 1 or NaN; `propensity` is that of a judged outcome, `judged` the share of it
+    that is being judged.
     """
 
     matrix: OutcomeMatrix
     labels: Floats
     propensity: Floats
+    judged: Floats
     groups: Columns
     inputs: Inputs
     fresh: Bools
@@ -68,7 +70,7 @@ class Known:
         return self.inputs.workflows
 
     def take(self, rows: Bools | Columns) -> Known:
-        taken = ("labels", "propensity", "groups", "fresh", "tested")
+        taken = ("labels", "propensity", "judged", "groups", "fresh", "tested")
         parts = {name: getattr(self, name)[rows] for name in taken}
         return replace(self, matrix=self.matrix.take(rows), inputs=self.inputs.take(rows), **parts)
 
@@ -124,10 +126,12 @@ def known_of(
     aside = not keeps_nothing_aside(known, labels[:, :-1], groups, split, params)
     if aside and fingerprint(others) == champion.manifest.data_fingerprint:
         fresh = fresh | split.calibration
+    propensity, judged = _propensity(matrix, labels, groups, inputs, params)
     return Known(
         matrix=matrix,
         labels=labels,
-        propensity=_propensity(matrix, labels, groups, inputs, params),
+        propensity=propensity,
+        judged=judged,
         groups=groups,
         inputs=inputs,
         fresh=np.asarray(fresh),
@@ -150,18 +154,23 @@ def _encoded(champion: Router, matrix: OutcomeMatrix, params: Params, cache: Pat
     return Inputs(embedding, features, len(SURFACE), counted)
 
 
-def _propensity(matrix: OutcomeMatrix, labels: Floats, groups: Columns, inputs: Inputs, params: Params) -> Floats:
+def _propensity(
+    matrix: OutcomeMatrix, labels: Floats, groups: Columns, inputs: Inputs, params: Params
+) -> tuple[Floats, Floats]:
     """(n, m + 1) that of the known candidates as if there were no other, and of the new one's answers as it is logged.
 
-    An answer of the new candidate without a propensity, as of a request that somebody sent there, stays without.
+    And (n, m + 1) the share of it that is being judged. An answer of the new candidate without a propensity, as of a request
+    that somebody sent there, stays without.
     """
     known = matrix.first(len(matrix.candidates) - 1)
+    fair = np.where(known.learning, np.nan, labels[:, :-1])
     found, _ = cell_propensity(
         known,
-        np.where(known.learning, np.nan, labels[:, :-1]),
+        fair,
         inputs.features,
         lambda among: folds(groups[among], params.fit.folds, params.fit.seed),
     )
     asked, error, judged = matrix.attempted[:, -1:], matrix.error[:, -1:], labels[:, -1:]
     share = judged_share(asked, error, judged)
-    return np.hstack([found, np.where(asked, matrix.propensity[:, -1:] * share, np.nan)])
+    new = np.where(asked, matrix.propensity[:, -1:] * share, np.nan)
+    return np.hstack([found, new]), np.hstack([cell_judged(known, fair), share])

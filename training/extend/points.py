@@ -44,11 +44,13 @@ class Widened(CalibrationData):
         """Of data whose `complete` are about the known candidates."""
         places = np.arange(len(data))
         known = {name: getattr(data, name)[:, :-1] for name in _CELLS}
-        kept = replace(data, **known, groups=places).usable()
+        share = np.ones(data.labels.shape) if data.judged is None else data.judged
+        kept = replace(data, **known, judged=share[:, :-1], groups=places).usable()
         rows = kept.groups  # which of them are left
         found = data.take(rows)
         propensity = np.column_stack([kept.propensity, found.propensity[:, -1]])
-        return cls(**{**vars(found), "propensity": propensity, "complete": kept.complete})
+        judged = np.column_stack([kept.judged, share[rows][:, -1]]) if kept.judged is not None else None
+        return cls(**{**vars(found), "propensity": propensity, "judged": judged, "complete": kept.complete})
 
 
 def calibration_data(
@@ -91,6 +93,7 @@ def calibration_data(
         labels=labels,
         cost=cost,
         propensity=part.propensity,
+        judged=part.judged,
         complete=np.asarray((np.isfinite(labels) & np.isfinite(cost))[:, :-1].all(axis=1)),
         groups=part.groups,
         workflow=part.matrix.workflow,
@@ -124,8 +127,8 @@ class Used:
         judged_cost = np.where(np.isfinite(data.labels), data.cost, np.nan)
         return cls(
             data,
-            pseudo_outcomes(data.labels, data.propensity, data.acceptable),
-            pseudo_outcomes(judged_cost, data.propensity, data.expected_cost),
+            pseudo_outcomes(data.labels, data.propensity, data.acceptable, judged=data.judged),
+            pseudo_outcomes(judged_cost, data.propensity, data.expected_cost, judged=data.judged),
         )
 
     def saving(self, setting: Setting, reference: int, candidates: int) -> float:

@@ -21,7 +21,7 @@ from training.learn.heads.violation import Violation, independent, learn_violati
 from training.learn.hints import hints_said
 from training.learn.novelty import Spread, prompt_clusters, spread_of
 from training.learn.prepare import Prepared, PrepareError
-from training.learn.training_data import TrainingData, cost_model, propensities, training_data
+from training.learn.training_data import TrainingData, cost_model, judged_shares, propensities, training_data
 
 # Complete requests, or effective outcomes of a candidate, that a reference takes; and the share of the outcomes of the
 # candidate that has most.
@@ -38,8 +38,9 @@ class Learned:
     `violation` is None where too few requests tell of a candidate and the reference both: see `violations`.
     `learned_from` says which rows the heads and the figures rest on, and `kinds` are what stands for workflows where the log
     names none. `data` are the rows that the heads were learned from.
-    `propensity` (n, m) is of all requests, not of the training part alone, each part's found within it. `centres`
-    (clusters, dim) are unit vectors, the middle of each cluster of training prompts; `spread` is how they lie as a whole.
+    `propensity` (n, m) is of all requests, not of the training part alone, each part's found within it, and `judged` (n, m) the
+    share of it that is being judged. `centres` (clusters, dim) are unit vectors, the middle of each cluster of training
+    prompts; `spread` is how they lie as a whole.
     """
 
     acceptable: Pair
@@ -49,6 +50,7 @@ class Learned:
     reference: int
     reference_note: str
     propensity: Floats
+    judged: Floats
     propensity_note: str
     data: TrainingData
     centres: Floats32
@@ -112,6 +114,7 @@ def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress
         reference=reference,
         reference_note=note,
         propensity=propensity,
+        judged=judged_shares(prepared),
         propensity_note=propensity_note,
         data=data,
         centres=prompt_clusters(train.embedding, params.fit.novelty_clusters, params.fit.seed),

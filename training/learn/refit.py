@@ -120,4 +120,5 @@ def _rows_of(learned: Learned, prepared: Prepared, inputs: Inputs, params: Param
         folds=np.zeros(len(propensity), dtype=np.intp),
         hints=hints,
         grade_hints=grade_hints,
+        judged=learned.judged[rows],
     )

@@ -25,7 +25,8 @@ class TrainingData:
 
     `labels` were judged; `hints` are fitted on beside them, and never measured on, those at a graded quality as `grade_hints`.
     `weights` (n, m) are what each cell counts for in fitting; `propensity` the probability with which it was observed
-    and judged. `expected_cost` is out of fold too, so that a score never rests on a cost model that has seen the row.
+    and judged, `judged` that of being judged once it was tried (None: 1). `expected_cost` is out of fold too, so that a score
+    never rests on a cost model that has seen the row.
     """
 
     inputs: Inputs
@@ -39,6 +40,7 @@ class TrainingData:
     folds: Columns
     hints: Hints | None = None
     grade_hints: Hints | None = None
+    judged: Floats | None = None
 
     def taught(self) -> tuple[Floats, Floats]:
         """The labels and weights (n, m) that estimators are fitted on: those judged, and the hints."""
@@ -99,6 +101,24 @@ def cell_propensity(
     return found, note
 
 
+def judged_shares(prepared: Prepared) -> Floats:
+    """(n, m) `cell_judged` of all requests, each part's found within it, NaN for those in no part."""
+    found = np.full(prepared.labels.shape, np.nan)
+    for rows in (prepared.split.train, prepared.split.calibration, prepared.split.test):
+        found[rows] = cell_judged(prepared.matrix.take(rows), prepared.fair_labels[rows])
+    return found
+
+
+def cell_judged(matrix: OutcomeMatrix, labels: Floats) -> Floats:
+    """(n, m) the share of `cell_propensity` that is being judged; 1 of what the log knew of a drawn request."""
+    found, drawn = np.full(labels.shape, np.nan), matrix.drawn
+    logged = matrix.attempted & ~matrix.learning
+    found[~drawn] = judged_share(logged[~drawn], matrix.error[~drawn], labels[~drawn])
+    share = judged_share(matrix.certifying[drawn], matrix.error[drawn], labels[drawn], together=True)
+    found[drawn] = np.where(matrix.certifying[drawn], share, np.where(logged[drawn], 1.0, np.nan))
+    return found
+
+
 def cell_weights(matrix: OutcomeMatrix, labels: Floats, propensity: Floats, clip: float) -> Floats:
     """(n, m) what each cell counts for in fitting; `propensity` (n, m) is `part_propensity`'s.
 
@@ -140,6 +160,7 @@ def training_data(prepared: Prepared, inputs: Inputs, propensity: Floats, params
         folds=fold,
         hints=hints,
         grade_hints=grade_hints,
+        judged=cell_judged(matrix, prepared.fair_labels[rows]),
     )
 
 

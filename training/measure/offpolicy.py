@@ -4,6 +4,12 @@ n requests, m candidates. A target policy is `columns` (n,), the candidate it wo
 is quality, acceptability or cost, NaN where it was not observed. `propensity` (n, m) is the probability with which the
 logging policy observed that cell, 1 on a request on which every candidate was run, NaN where there was no attempt.
 
+Where answers are observed only if somebody judged them, `propensity` is that of the choice and of being judged together,
+and `judged` (n, m) the second alone, as `propensity.judged_share` has it; without `judged` whatever was chosen was observed.
+A highest weight is one of the choice, 1 / max(propensity, judged / clip) in all: a choice's probability varies from request
+to request, where a share of 5% judged is the same for all answers, and to clip it would count errors, which are always
+known, for more than they are.
+
 Rows count as independent, unless `groups` (n,) says which belong together, as the requests of a conversation that keeps
 its side of a share do: errors are then robust to whatever correlates within a group, and the effective sample counts
 groups (Liang & Zeger 1986). A row counts if its propensities are known: at least one is, and none is missing where an
@@ -42,22 +48,25 @@ class Estimate:
     refused: str | None = None
 
 
-def importance_weights(observed: Bools, propensity: Floats, columns: Columns, clip: float) -> Floats:
-    """(n,) 1 / max(propensity, 1 / clip) of the chosen cell where it was observed, else 0.
+def importance_weights(
+    observed: Bools, propensity: Floats, columns: Columns, clip: float, judged: Floats | None = None
+) -> Floats:
+    """(n,) 1 / max(propensity, judged / clip) of the chosen cell where it was observed, else 0.
 
-    `observed` and `propensity` are (n, m); `clip` >= 1 is the highest weight, which trades bias for variance (Ionides
-    2008). Raises ValueError when a chosen, observed cell has no propensity in [0, 1].
+    `observed`, `propensity` and `judged` are (n, m); `clip` >= 1 is the highest weight of a choice, which trades bias for
+    variance (Ionides 2008). Raises ValueError when a chosen, observed cell has no propensity in [0, 1].
     """
     _check(observed, propensity, columns, clip)
     rows = np.arange(len(columns))
     seen, p = observed[rows, columns], propensity[rows, columns]
+    least = _least(propensity, judged, clip)[rows, columns]
     wrong = seen & ~((p >= 0) & (p <= 1))
     if wrong.any():
         raise ValueError(
             f"{wrong.sum()} observed outcomes have no propensity in [0, 1], the first {p[wrong][0]}; "
             "propensity.estimate_propensities gives one where none was logged"
         )
-    weights: Floats = np.where(seen, 1.0 / np.maximum(np.where(seen, p, 1.0), 1.0 / clip), 0.0)
+    weights: Floats = np.where(seen, 1.0 / np.maximum(np.where(seen, p, 1.0), least), 0.0)
     return weights
 
 
@@ -76,6 +85,7 @@ def ips(
     propensity: Floats,
     columns: Columns,
     *,
+    judged: Floats | None = None,
     clip: float = CLIP,
     minimum_effective: float = MINIMUM_EFFECTIVE,
     groups: Columns | None = None,
@@ -86,7 +96,7 @@ def ips(
     this is not right: `snips` is. Source: Horvitz & Thompson 1952. Interval: normal approximation; it may reach past
     the range of the outcomes.
     """
-    rows, weights, y = _chosen(outcome, propensity, columns, clip)
+    rows, weights, y = _chosen(outcome, propensity, columns, judged, clip)
     return _estimate("ips", weights * y, weights, minimum_effective, _of(groups, rows))
 
 
@@ -95,6 +105,7 @@ def snips(
     propensity: Floats,
     columns: Columns,
     *,
+    judged: Floats | None = None,
     clip: float = CLIP,
     minimum_effective: float = MINIMUM_EFFECTIVE,
     groups: Columns | None = None,
@@ -104,7 +115,7 @@ def snips(
     Source: Swaminathan & Joachims 2015. Interval: delta method, of width zero when all weighted outcomes are equal; for
     failures that are rare, `bounds.weighted_upper` says more.
     """
-    rows, weights, y = _chosen(outcome, propensity, columns, clip)
+    rows, weights, y = _chosen(outcome, propensity, columns, judged, clip)
     return _estimate("snips", _normalised(weights, y), weights, minimum_effective, _of(groups, rows))
 
 
@@ -114,6 +125,7 @@ def doubly_robust(
     columns: Columns,
     model: Floats,
     *,
+    judged: Floats | None = None,
     clip: float = CLIP,
     minimum_effective: float = MINIMUM_EFFECTIVE,
     groups: Columns | None = None,
@@ -125,7 +137,7 @@ def doubly_robust(
     out of fold, or fitted on other requests. Source: Dudík, Langford & Li 2011; normalised: Thomas & Brunskill 2016.
     Interval: delta method.
     """
-    rows, weights, y = _chosen(outcome, propensity, columns, clip)
+    rows, weights, y = _chosen(outcome, propensity, columns, judged, clip)
     if model.shape != outcome.shape:
         raise ValueError(f"expected predictions of shape {outcome.shape}, got {model.shape}")
     predicted = model[np.arange(len(columns)), columns][rows]
@@ -164,12 +176,24 @@ def _check(outcome: Bools | Floats, propensity: Floats, columns: Columns, clip: 
         raise ValueError(f"expected a highest weight of at least 1, got {clip}")
 
 
-def _chosen(outcome: Floats, propensity: Floats, columns: Columns, clip: float) -> tuple[Bools, Floats, Floats]:
+def _least(propensity: Floats, judged: Floats | None, clip: float) -> Floats:
+    """(n, m) the lowest probability that a cell's weight is of: 1 / clip for its choice, times the share judged."""
+    if judged is None:
+        return np.full(propensity.shape, 1.0 / clip)
+    if judged.shape != propensity.shape:
+        raise ValueError(f"expected shares judged of shape {propensity.shape}, got {judged.shape}")
+    return np.where(np.isfinite(judged), judged, 1.0) / clip
+
+
+def _chosen(
+    outcome: Floats, propensity: Floats, columns: Columns, judged: Floats | None, clip: float
+) -> tuple[Bools, Floats, Floats]:
     """The rows that count (n,), and of these the weight and the chosen candidate's outcome, 0 where not observed."""
     _check(outcome, propensity, columns, clip)
     known, observed = np.isfinite(propensity), np.isfinite(outcome)
     rows: Bools = np.asarray(known.any(axis=1) & ~(observed & ~known).any(axis=1))
-    weights = importance_weights(observed[rows], propensity[rows], columns[rows], clip)
+    share = None if judged is None else judged[rows]
+    weights = importance_weights(observed[rows], propensity[rows], columns[rows], clip, share)
     y = outcome[np.arange(len(columns)), columns][rows]
     return rows, weights, np.where(np.isfinite(y), y, 0.0)
 
@@ -234,7 +258,9 @@ def _standard_error(values: Floats, groups: Columns | None) -> float:
     return float(np.sqrt((sums**2).sum() * count / (count - 1)) / len(values))
 
 
-def pseudo_outcomes(outcome: Floats, propensity: Floats, model: Floats, clip: float = CLIP) -> Floats:
+def pseudo_outcomes(
+    outcome: Floats, propensity: Floats, model: Floats, clip: float = CLIP, judged: Floats | None = None
+) -> Floats:
     """(n, m) doubly robust pseudo-outcomes, complete: model + w (y - model) where observed, model elsewhere.
 
     The mean of any policy's choices among them is that policy's doubly robust value, not normalised, so that whatever
@@ -242,5 +268,5 @@ def pseudo_outcomes(outcome: Floats, propensity: Floats, model: Floats, clip: fl
     (n, m); `model` must not have seen the outcomes. Source: Dudík, Langford & Li 2011.
     """
     observed = np.isfinite(outcome) & np.isfinite(propensity)
-    weight = 1.0 / np.maximum(np.where(observed, propensity, 1.0), 1.0 / clip)
+    weight = 1.0 / np.maximum(np.where(observed, propensity, 1.0), _least(propensity, judged, clip))
     return np.asarray(model + np.where(observed, weight * (np.where(observed, outcome, 0.0) - model), 0.0))

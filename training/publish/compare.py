@@ -16,6 +16,7 @@ from serving.decide.router import Router
 from training.config import Params
 from training.dataset.split import conversations
 from training.errors import TrainingError
+from training.learn.learn import Learned
 from training.learn.prepare import Prepared
 from training.measure.frontier import bootstrap_aiq, bootstrap_weights, frontier, singles
 from training.measure.offpolicy import doubly_robust, pseudo_outcomes
@@ -90,6 +91,7 @@ def compare(
     resamples: int,
     seed: int,
     propensity: Floats | None = None,
+    judged: Floats | None = None,
     drawn: Columns | None = None,
 ) -> Comparison:
     """Runs both bundles, as served, on the same test requests; raises NotComparableError.
@@ -99,11 +101,11 @@ def compare(
     are the candidates that both bundles know and the log has, on the requests of which all of these were judged and
     costed. Each bundle maximises its own objective over its own knobs.
 
-    Where there are fewer than `minimum` such requests, `propensity` (n, m), with which each outcome was seen, gives
-    every request doubly robust pseudo-outcomes in their place, by the mean of what both bundles expect. They are
-    right whatever is expected only where the log tried enough of it, so each candidate has to have an effective
-    sample of at least `minimum`, in which requests that may have been `drawn` (n,) together, as those of a
-    conversation are, count as one.
+    Where there are fewer than `minimum` such requests, `propensity` (n, m), with which each outcome was seen, and the
+    share of that which is being `judged` (n, m; None: 1) give every request doubly robust pseudo-outcomes in their place, by
+    the mean of what both bundles expect. They are right whatever is expected only where the log tried enough of it, so each
+    candidate has to have an effective sample of at least `minimum`, in which requests that may have been `drawn` (n,) together,
+    as those of a conversation are, count as one.
 
     Neither bundle is chosen on these requests. The new one was not trained on them, while the champion may have been,
     where its log's training part overlaps with this one's test part. That flatters the champion, so it can hold back a
@@ -129,7 +131,9 @@ def compare(
             raise NotComparableError(why)
         method, rows = "doubly robust", np.arange(len(quality))
         try:
-            quality, cost_usd = _pseudo(quality, cost_usd, propensity[:, columns], served, shared, minimum, drawn)
+            share = np.ones(quality.shape) if judged is None else judged[:, columns]
+            known_by = propensity[:, columns], share
+            quality, cost_usd = _pseudo(quality, cost_usd, known_by, served, shared, minimum, drawn)
         except NotComparableError as error:
             raise NotComparableError(f"{why}; from requests with one outcome neither: {error}") from error
     outcome = quality[rows], cost_usd[rows]
@@ -170,7 +174,7 @@ class _Served:
 def _pseudo(
     quality: Floats,
     cost_usd: Floats,
-    propensity: Floats,
+    known_by: tuple[Floats, Floats],
     served: Sequence[_Served],
     candidates: Sequence[str],
     minimum: int,
@@ -178,22 +182,29 @@ def _pseudo(
 ) -> tuple[Floats, Floats]:
     """Doubly robust quality and cost (n, m); raises NotComparableError where the log has too little of a candidate.
 
-    What only one bundle expects would be in its favour, so it is the mean of both.
+    `known_by` are the propensities and the share judged, (n, m). What only one bundle expects would be in its favour, so it is
+    the mean of both.
     """
     value, cost = (np.mean([getattr(one, name) for one in served], axis=0) for name in ("value", "cost_usd"))
     seen_cost = np.where(np.isfinite(quality), cost_usd, np.nan)
+    propensity, judged = known_by
     for column, name in enumerate(candidates):
         always = np.full(len(quality), column, dtype=np.intp)
-        found = doubly_robust(quality, propensity, always, value, minimum_effective=minimum, groups=drawn)
+        found = doubly_robust(
+            quality, propensity, always, value, judged=judged, minimum_effective=minimum, groups=drawn
+        )
         if found.refused is not None:
             raise NotComparableError(f"of {name}, {found.refused}")
-    return pseudo_outcomes(quality, propensity, value), pseudo_outcomes(seen_cost, propensity, cost)
+    return (
+        pseudo_outcomes(quality, propensity, value, judged=judged),
+        pseudo_outcomes(seen_cost, propensity, cost, judged=judged),
+    )
 
 
 def compare_on_test_part(
-    new: Router, champion: Router, prepared: Prepared, propensity: Floats, params: Params
+    new: Router, champion: Router, prepared: Prepared, learned: Learned, params: Params
 ) -> Comparison:
-    """Both bundles on the test part of the new one's log, `propensity` (n, m) that of all its outcomes.
+    """Both bundles on the test part of the new one's log, whose outcomes' propensities `learned` has.
 
     Raises NotComparableError.
     """
@@ -210,7 +221,8 @@ def compare_on_test_part(
         minimum=params.tracking.minimum_requests,
         resamples=params.evaluate.resamples,
         seed=params.evaluate.seed,
-        propensity=propensity[tested],
+        propensity=learned.propensity[tested],
+        judged=learned.judged[tested],
         drawn=conversations(list(prepared.matrix.session_id[tested])),
     )
 

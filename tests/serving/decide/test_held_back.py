@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from itertools import product
+from math import sqrt
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +17,8 @@ from serving.decide.eligibility import NoEligibleCandidateError
 from serving.decide.endpoints import Endpoints, Preferences
 from serving.decide.policy import Policy
 from serving.decide.router import Router
+from serving.runtime.pipeline import Service
+from serving.settings import Settings
 from tests import fake_bundle
 from tests.fake_bundle import LARGE, OPEN, SMALL
 
@@ -22,9 +27,14 @@ EXISTING = "gpt-4o-prod"
 
 
 @pytest.fixture(scope="module")
-def router(tmp_path_factory: pytest.TempPathFactory) -> Router:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fake_bundle.build(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def router(folder: Path) -> Router:
     """Every point has a certificate, made on requests with the tag "easy" and without a tag, and 0.05 to explore."""
-    opened = open_bundle(fake_bundle.build(tmp_path_factory.mktemp("models")))
+    opened = open_bundle(folder)
     points = tuple(
         one.model_copy(update={"certificate": fake_bundle.certificate(), "explore": 0.05})
         for one in opened.manifest.operating_points
@@ -66,6 +76,36 @@ def test_the_propensity_is_the_frequency(
     assert sum(one.reason is Reason.HELD_BACK for one in decisions) == round((1 - share) * len(decisions))
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_the_propensity_is_the_frequency_of_later_turns_too(folder: Path, share: float) -> None:
+    """600 conversations of two turns that keep their side; of the second turn each stays by its first one's candidate."""
+    policy = Policy(knob=46.0).tightened(Policy(share=share, otherwise=LARGE))
+    service = Service(Settings(bundle=str(folder), embed_wait_ms=60_000, hash_secret="sides"))
+    service._random.seed(1)
+
+    async def turns(session: str) -> list[Decision]:
+        asked = [RouteRequest(text, None, None, session) for text in ("hello", "prove")]
+        found = []
+        for one in asked:
+            found.append((await service.route(service.case(one, policy, None)))[1])
+            await asyncio.sleep(0)  # the turn is remembered behind its answer
+        return found
+
+    async def conversations() -> list[list[Decision]]:
+        return [await turns(f"s{number}") for number in range(600)]
+
+    for turn in zip(*asyncio.run(conversations()), strict=True):
+        told: dict[str, float] = {}
+        for one in turn:
+            assert told.setdefault(one.candidate, one.propensity) == pytest.approx(one.propensity, abs=1e-12)
+        assert sum(told.values()) == pytest.approx(1.0)
+        for name, count in Counter(one.candidate for one in turn).items():
+            error = sqrt(told[name] * (1.0 - told[name]) / len(turn))
+            assert count / len(turn) == pytest.approx(told[name], abs=4 * error)
+    assert {one.reason for one in turn} >= {Reason.SESSION, Reason.HELD_BACK}
+    service.close()
+
+
 def test_of_two_shares_the_lower_one_holds(router: Router) -> None:
     for setting, asked in ((0.5, 0.75), (0.75, 0.5), (0.5, 1.0)):
         decisions = over_draws(router, Policy(share=asked, otherwise=SMALL), share=setting)
@@ -81,7 +121,7 @@ def test_a_decision_that_is_held_back_by_hand(router: Router) -> None:
     assert (found.candidate, found.reason, found.propensity) == (SMALL, Reason.HELD_BACK, 1.0)
     assert (own.candidate, own.fallbacks) == (OPEN, (LARGE, SMALL))
     assert found.fallbacks == (OPEN, LARGE)
-    assert found.held_back == (OPEN, own.confidence, own.expected_cost_usd)
+    assert found.held_back == (OPEN, own.confidence, own.expected_cost_usd, False)
     small = found.alternatives[0]
     assert (found.confidence, found.expected_cost_usd) == (small.confidence, small.expected_cost_usd)
     assert found.held_usd == small.expected_cost_usd
@@ -105,7 +145,7 @@ def test_one_that_is_no_candidate_answers_and_nothing_is_expected_of_it(router: 
     assert (found.confidence, found.expected_cost_usd, found.held_usd, found.certificate) == (None, None, None, None)
     assert found.alternatives == own.alternatives
     assert found.fallbacks == (own.candidate, *own.fallbacks)
-    assert found.held_back == (own.candidate, own.confidence, own.expected_cost_usd)
+    assert found.held_back == (own.candidate, own.confidence, own.expected_cost_usd, False)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from serving.bundle.manifest import OperatingPoint
 from training.certify.evidence import CalibrationData
-from training.certify.operating import operating_points, violations
+from training.certify.operating import estimate, operating_points, violations
 from training.learn.heads.violation import independent
 from training.measure.bounds import clopper_pearson_upper
 
@@ -219,6 +219,38 @@ def test_requests_with_one_outcome_are_weighted() -> None:
 def test_a_failure_that_nobody_compared_counts_as_a_violation() -> None:
     (point,) = points(logged(0.0), 0.5, knobs=[0.0, 1.0])
     assert (point.always, point.certificate) == ("d", None)
+
+
+def test_what_a_point_saves_is_right_where_few_answers_are_judged() -> None:
+    """A twentieth goes to the cheap one and a tenth is judged: one outcome in 200, which stands for 200 requests."""
+    n, rows = 40_000, np.arange(40_000)
+    tried = np.column_stack([rows % 20 == 0, rows % 20 > 0])
+    seen = tried & (rows % 200 < 20)[:, None]
+    labels = np.where(seen, 1.0, NAN)
+    data = replace(
+        calibration([0.89, 0.9], [1.0, 5.0], labels),
+        expected_cost=np.tile([3.0, 6.0], (n, 1)),
+        violation=np.tile([0.05, 0.0], (n, 1)),
+        cost=np.where(seen, [1.0, 5.0], NAN),
+        propensity=np.where(tried, [0.005, 0.095], NAN),
+        judged=np.where(tried, 0.1, NAN),
+        complete=np.zeros(n, dtype=np.bool_),
+    )
+    found = estimate(data, KNOBS, 0.9, DEAR, seed=0)
+    assert found is not None
+    assert found.saving == pytest.approx(0.8)
+    (point,) = points(data, 0.5, knobs=[0.0, 1.0])
+    assert point.saving == pytest.approx(0.8)
+    assert point.quality == pytest.approx(1.0)
+
+
+def test_requests_that_are_taken_keep_the_share_that_was_judged() -> None:
+    data = replace(logged(1.0), judged=np.tile([0.1, 0.2], (200, 1)))
+    assert data.judged is not None
+    for part in (data.take(np.arange(3)), data.usable().take(np.arange(3))):
+        np.testing.assert_array_equal(part.judged, data.judged[:3])
+    assert replace(data, complete=np.ones(200, dtype=np.bool_)).usable().judged.max() == 1.0
+    assert data.certain().judged is None
 
 
 @st.composite

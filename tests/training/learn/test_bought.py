@@ -13,7 +13,7 @@ from training.config import Params, load_params
 from training.dataset.inputs import Inputs
 from training.learn.prepare import Prepared, prepare
 from training.learn.refit import is_small
-from training.learn.training_data import cell_weights, part_propensity
+from training.learn.training_data import cell_judged, cell_weights, judged_shares, part_propensity
 from training.logs.validate import validate
 
 NAN = float("nan")
@@ -90,6 +90,24 @@ def test_answers_that_nobody_graded_count_by_the_share_of_bought_ones_that_were(
     found, _ = part_propensity(prepared, inputs_of(prepared), everything, params)
     judged = prepared.matrix.certifying[:, 0] & np.isfinite(prepared.labels[:, 0])
     assert found[judged, 0] == pytest.approx(0.5, abs=0.05)
+
+
+def test_the_share_judged_and_the_choice_make_up_a_propensity(params: Params) -> None:
+    frame = log(1_000, propensities=True)
+    bought = frame.index[(frame["purpose"] == "certify") & (frame["candidate"] == "a")]
+    frame.loc[bought[::2], "quality"] = NAN
+    prepared = prepare(frame, params, CATALOGUE)
+    matrix, everything = prepared.matrix, np.ones(len(prepared.labels), dtype=np.bool_)
+    found, _ = part_propensity(prepared, inputs_of(prepared), everything, params)
+    judged = cell_judged(matrix, prepared.fair_labels)
+    choice, logged = found / judged, ~matrix.certifying & ~matrix.learning & ~matrix.drawn[:, None]
+    assert set(choice[logged & np.isfinite(found)].round(9)) == {0.3, 0.7}
+    assert set(choice[matrix.certifying & np.isfinite(found)].round(9)) == {0.5, 1.0}
+    assert (np.isfinite(judged) >= np.isfinite(found)).all()
+    # Each part's is found within it, as the propensities are.
+    shares, split = judged_shares(prepared), prepared.split
+    for rows in (split.train, split.calibration, split.test):
+        np.testing.assert_array_equal(shares[rows], cell_judged(matrix.take(rows), prepared.fair_labels[rows]))
 
 
 def test_each_kind_of_outcome_counts_one_on_average(params: Params) -> None:

@@ -13,7 +13,7 @@ from training.config import Params, load_params
 from training.dataset.inputs import Inputs
 from training.learn.encode import encoder_lead
 from training.learn.prepare import Prepared, PrepareError, prepare
-from training.learn.training_data import part_propensity, propensities, training_data
+from training.learn.training_data import judged_shares, part_propensity, propensities, training_data
 from training.logs.validate import validate
 from training.prices.catalogue import SHIPPED, load_catalogue
 from training.simulation.simulate import simulate
@@ -56,6 +56,7 @@ def test_training_data_is_the_training_part_alone(prepared: Prepared, params: Pa
     propensity, note = propensities(prepared, no_inputs(n), params)
     data = training_data(prepared, no_inputs(n), propensity, params)
     assert len(data.labels) == prepared.split.train.sum()
+    np.testing.assert_array_equal(data.judged, judged_shares(prepared)[prepared.split.train])
     assert set(data.groups).isdisjoint(prepared.groups[prepared.split.test])
     assert set(data.groups).isdisjoint(prepared.groups[prepared.split.calibration])
     assert (data.expected_cost > 0).all()

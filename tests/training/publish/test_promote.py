@@ -216,16 +216,16 @@ def test_a_reference_that_the_log_lacks_is_not_chosen(bundle: Bundle) -> None:
 # Where no request is complete
 
 
-def one_outcome_each(tried: tuple[float, float] = (0.5, 0.5)) -> dict[str, Any]:
-    """800 requests, of which each was sent to one of the two candidates, with the given probabilities."""
-    quality, cost = np.tile(QUALITY, (20, 1)), np.tile(COST, (20, 1))
-    masked, propensity = mask_to_one(quality, np.tile(tried, (800, 1)), seed=1)
+def one_outcome_each(tried: tuple[float, float] = (0.5, 0.5), rounds: int = 20) -> dict[str, Any]:
+    """40 requests a round, of which each was sent to one of the two candidates, with the given probabilities."""
+    quality, cost = np.tile(QUALITY, (rounds, 1)), np.tile(COST, (rounds, 1))
+    masked, propensity = mask_to_one(quality, np.tile(tried, (40 * rounds, 1)), seed=1)
     return {
-        "requests": REQUESTS * 20,
+        "requests": REQUESTS * rounds,
         "quality": masked,
         "cost_usd": np.where(np.isfinite(masked), cost, np.nan),
         "propensity": propensity,
-        "groups": np.arange(800),
+        "groups": np.arange(40 * rounds),
         "candidates": PAIR,
         "margin": 0.01,
         "minimum": 30,
@@ -247,6 +247,16 @@ def test_bundles_are_compared_by_single_outcomes_where_no_request_is_complete(bu
     promotion = consider(bundle.folder.parent, Router(bundle), lambda champion: result)
     assert promotion.promoted
     assert "On 800 simulated test requests, doubly robust estimates from the outcomes" in promotion.reason
+
+
+def test_few_thumbs_are_no_reason_to_refuse_a_comparison(bundle: Bundle) -> None:
+    """A twentieth goes to the dear one, and a tenth is judged: what it answers is seen with probability .005."""
+    log, thumbs = one_outcome_each((0.95, 0.05), rounds=1000), np.random.default_rng(0).random((40_000, 1)) < 0.1
+    log |= {"quality": np.where(thumbs, log["quality"], np.nan), "propensity": log["propensity"] * 0.1}
+    log["judged"] = np.where(np.isfinite(log["propensity"]), 0.1, np.nan)
+    result = compare(knowing(bundle), ignorant(bundle), **log)
+    assert result.method == "doubly robust"
+    assert result.low < 0.125 < result.high
 
 
 def test_what_both_bundles_only_expect_decides_nothing(bundle: Bundle) -> None:

@@ -292,8 +292,10 @@ def _ground(predictions: Mapping[str, Floats], data: TrainingData) -> _Ground | 
         model = np.mean(list(predictions.values()), axis=0)
         return _Ground(
             np.ones(len(complete), dtype=np.bool_),
-            pseudo_outcomes(data.labels, data.propensity, model),
-            pseudo_outcomes(np.where(observed, data.cost, np.nan), data.propensity, data.expected_cost),
+            pseudo_outcomes(data.labels, data.propensity, model, judged=data.judged),
+            pseudo_outcomes(
+                np.where(observed, data.cost, np.nan), data.propensity, data.expected_cost, judged=data.judged
+            ),
         )
     if complete.sum() >= ENOUGH:
         return _Ground(complete, data.labels[complete], data.cost[complete])

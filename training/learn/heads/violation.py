@@ -89,6 +89,7 @@ def learn_violation(
         weights=weights,
         hints=None,
         propensity=np.full(target.shape, np.nan),
+        judged=None,
         complete=np.zeros(len(target), dtype=np.bool_),
         cost=data.cost[:, columns],
         expected_cost=data.expected_cost[:, columns],

@@ -27,6 +27,7 @@ from training.learn.heads.select import (
     effective_outcomes,
     fit_head,
     out_of_fold,
+    out_of_fold_aiq,
     select,
 )
 from training.learn.onnx_graph import Graph
@@ -205,6 +206,22 @@ def test_few_complete_requests_are_compared_by_brier_score(complete: int, propen
     assert head.selected_by == by
     assert all(np.isnan(s.aiq) == (by == "Brier score") for s in head.scores)
     assert all(np.isfinite([s.brier, s.ece]).all() for s in head.scores)
+
+
+def test_estimators_are_compared_at_what_few_thumbs_stand_for() -> None:
+    """Of both candidates' answers every two hundredth is judged; the dear one is better than anyone expects."""
+    data = training(n=60_000)
+    thumbs = np.random.default_rng(0).random((60_000, 2)) < 0.005
+    few = replace(
+        data,
+        labels=np.where(thumbs, data.labels, NAN),
+        complete=np.zeros(60_000, dtype=np.bool_),
+        propensity=np.full((60_000, 2), 0.005),
+        judged=np.full((60_000, 2), 0.005),
+    )
+    expected = np.column_stack([1 / (1 + np.exp(-4 * data.inputs.embedding[:, 0])), np.full(60_000, 0.3)])
+    (truth, _), (found, _) = (out_of_fold_aiq(expected, one, 20, 0) for one in (data, few))
+    assert found == pytest.approx(truth, abs=0.05)
 
 
 def test_blend_weights_by_hand() -> None:
