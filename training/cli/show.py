@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from serving.bundle.catalogue import Candidate
     from training.logs.dataset import ImportAccount
-    from training.logs.outcomes import Outcomes
+    from training.logs.outcomes import AliasUse, Outcomes
     from training.prices.fill import Proposal
     from training.publish.promote import Promotion
     from training.publish.side_by_side import Part, SideBySide
@@ -95,9 +95,18 @@ def print_log(table: Outcomes, quality: Sequence[QualityReport], masked: Mapping
         say(note)
     _print_reasons("skipped because", table.reasons, table.skipped)
     for use in table.aliases:
-        say(f"{use.rows:,} rows of {use.alias} read as {use.candidate}")
+        say(f"{use.rows:,} rows of {use.alias} read as {use.candidate}{_lost(use)}")
     print_quality(quality)
     print_masked(masked)
+
+
+def _lost(use: AliasUse) -> str:
+    if not use.without_propensity:
+        return ""
+    return (
+        f"; it was drawn under both names, so the propensities of {use.without_propensity:,} of its rows are not known: "
+        "record it under its own name from the start"
+    )
 
 
 def print_quality(reports: Sequence[QualityReport]) -> None:

@@ -67,7 +67,8 @@ def _skipped(report: LogReport) -> Table:
 def _aliases(uses: Sequence[AliasUse]) -> Table:
     grid = _grid("logged as", "rows", "read as")
     for use in uses:
-        grid.add_row(Text(use.alias), f"{use.rows:,}", Text(use.candidate))
+        lost = f" ({use.without_propensity:,} rows without a propensity: drawn under both names)"
+        grid.add_row(Text(use.alias), f"{use.rows:,}", Text(use.candidate + (lost if use.without_propensity else "")))
     return grid
 
 

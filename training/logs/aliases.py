@@ -11,6 +11,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
+import pandas as pd
+
 from serving.bundle.catalogue import Candidate
 from training.logs.outcomes import AliasUse, Outcomes
 
@@ -36,19 +38,30 @@ def alias_names(catalogue: Mapping[str, Candidate]) -> dict[str, str]:
 def resolve(table: Outcomes, catalogue: Mapping[str, Candidate]) -> Outcomes:
     """The same outcomes, each under its candidate's name; `aliases` says which rows were logged under another.
 
-    Two outcomes of one request that now are of one candidate are two tries of it.
+    Two outcomes of one request that now are of one candidate are two tries of it. A propensity that is not 1 is of one name: of
+    a candidate that was drawn under two names nobody knows with which probability it was drawn at all, so its rows lose theirs.
     """
     names = alias_names(catalogue)
     logged = table.frame["candidate"]
     renamed = logged[logged.isin(list(names))]
     if renamed.empty:
         return table
+    candidate = logged.replace(names).astype(logged.dtype)
+    unknown = _drawn_under_two_names(table.frame["propensity"], logged, candidate)
+    lost = candidate[unknown].value_counts()
     uses = tuple(
-        AliasUse(str(alias), names[str(alias)], int(rows))
+        AliasUse(str(alias), names[str(alias)], int(rows), int(lost.get(names[str(alias)], 0)))
         for alias, rows in renamed.value_counts().sort_index().items()
     )
-    candidate = logged.replace(names).astype(logged.dtype)
-    return replace(table, frame=table.frame.assign(candidate=candidate), aliases=uses)
+    propensity = table.frame["propensity"].mask(unknown)
+    return replace(table, frame=table.frame.assign(candidate=candidate, propensity=propensity), aliases=uses)
+
+
+def _drawn_under_two_names(propensity: pd.Series, logged: pd.Series, candidate: pd.Series) -> pd.Series:
+    """Which rows have a propensity that is of a name alone, while their candidate was drawn under another name as well."""
+    drawn = propensity.notna() & (propensity < 1)
+    names = logged[drawn].groupby(candidate[drawn], observed=True).nunique()
+    return propensity.notna() & candidate.isin(names.index[names > 1])
 
 
 def alike(rows: Mapping[str, int], catalogue: Collection[str]) -> list[Alike]:

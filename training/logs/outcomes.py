@@ -42,11 +42,15 @@ class Unreadable(NamedTuple):
 
 
 class AliasUse(NamedTuple):
-    """How many rows were logged under an alias of a candidate."""
+    """How many rows were logged under an alias of a candidate.
+
+    `without_propensity` is how many rows of the candidate, under any name, lost their logged propensity.
+    """
 
     alias: str
     candidate: str
     rows: int
+    without_propensity: int = 0
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -35,6 +36,20 @@ def test_rows_are_renamed_and_counted() -> None:
     assert resolved.aliases == (AliasUse("azure/gpt-4o", "gpt-4o", 2), AliasUse("prod-chat", "gpt-4o", 1))
     assert resolved.frame.dtypes.equals(table.frame.dtypes)
     assert (resolved.rows_read, resolved.origin is table.origin) == (6, True)
+
+
+def test_what_was_drawn_under_two_names_has_no_propensity_any_more() -> None:
+    table = logged("gpt-4o", "prod-chat", "other", "prod-chat")
+    drawn = replace(table, frame=table.frame.assign(propensity=[0.5, 0.5, 0.5, 1.0]))
+    resolved = resolve(drawn, CATALOGUE)
+    assert resolved.frame["propensity"].isna().tolist() == [True, True, False, True]
+    assert resolved.aliases == (AliasUse("prod-chat", "gpt-4o", 2, without_propensity=3),)
+
+
+def test_what_was_drawn_under_one_name_keeps_its_propensity() -> None:
+    table = logged("prod-chat", "prod-chat", "gpt-4o")
+    drawn = replace(table, frame=table.frame.assign(propensity=[0.5, 0.4, 1.0]))
+    assert resolve(drawn, CATALOGUE).frame["propensity"].tolist() == [0.5, 0.4, 1.0]
 
 
 def test_without_an_alias_in_the_log_nothing_changes() -> None:
