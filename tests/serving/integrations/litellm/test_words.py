@@ -169,9 +169,9 @@ def test_an_administrators_slip_is_told_as_his(caplog: pytest.LogCaptureFixture)
 def test_a_teams_slip_and_a_clients_are_told_apart() -> None:
     wrong = {"outcome_router": {"max_cost_usd": "much"}}
     with pytest.raises(Exception, match=r"^in the metadata of the team: max_cost_usd: expected a number$"):
-        demands({}, None, [None, wrong])
+        demands([{}], [], [None, wrong])
     with pytest.raises(Exception, match=r"^max_cost_usd: expected a number$"):
-        demands({}, wrong, [None, None])
+        demands([{}], [wrong], [None, None])
 
 
 @pytest.mark.parametrize("said", [{"allow": ["swift-minni"]}, {"allow": [SMALL], "deny": ["*", "swift-minni"]}])
