@@ -9,17 +9,18 @@ READY  := $(VENV)/.ready
 LITELLM          := .venv-litellm
 LITELLM_READY    := $(LITELLM)/.ready
 LITELLM_VERSIONS := 1.106.12 1.108.7 1.110.2
-# DATA: one or more logs (files or folders). TEST: a held-out log. ARGS: any other router-train option.
+# DATA: one or more logs (files or folders). TEST: a held-out log. LOG: one for the notebooks. ARGS: any other option.
 DATA   ?=
 TEST   ?=
 ARGS   ?=
+LOG    ?=
 HOST   ?= 127.0.0.1
 PORT   ?= 8080
 BUNDLE ?= models/current
-PINNED := --constraint constraints.txt --editable '.[train,notebooks,dev]'
+PINNED := --constraint constraints.txt --editable '.[train,notebooks,docs,dev]'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train serve test check notebook benchmark bench-serve bench-gateway mlflow clean
+.PHONY: help setup train serve test check notebooks docs pictures benchmark bench-serve bench-gateway mlflow clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -58,9 +59,15 @@ check: $(READY) ## Lint and type-check
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-notebook: $(READY) ## Run the notebook on the current bundle, top to bottom
-	@if [ ! -e models/current ]; then $(MAKE) --no-print-directory train; fi
-	$(BIN)/jupyter-execute --inplace notebooks/cost_quality_frontier.ipynb
+notebooks: $(READY) ## Run the notebooks on a bundle and a log, top to bottom, into out/ as HTML (BUNDLE=folder, LOG=path)
+	@if [ ! -e $(BUNDLE) ] && [ "$(BUNDLE)" = models/current ]; then $(MAKE) --no-print-directory train; fi
+	BUNDLE=$(abspath $(BUNDLE)) LOG=$(if $(LOG),$(abspath $(LOG))) $(BIN)/jupyter-nbconvert --execute --to html --output-dir out notebooks/*.ipynb
+
+docs: $(READY) ## Build the documentation into site/; a warning is an error
+	$(BIN)/mkdocs build --strict
+
+pictures: $(READY) ## Take the pictures of the page and the frontier that README.md shows (needs Chromium)
+	$(BIN)/python -m docs.pictures
 
 mlflow: $(READY) ## Open MLflow's pages on http://127.0.0.1:5000
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db --host 127.0.0.1 --port 5000
@@ -75,4 +82,4 @@ bench-gateway: $(READY) $(LITELLM_READY) ## Measure LiteLLM's proxy with the plu
 	$(BIN)/python -m benchmarks.gateway.run $(ARGS)
 
 clean: ## Remove what was installed, cached and trained
-	rm -rf $(VENV) $(LITELLM) .cache mlruns $(filter-out models/README.md,$(wildcard models/*))
+	rm -rf $(VENV) $(LITELLM) .cache mlruns out site $(filter-out models/README.md,$(wildcard models/*))

@@ -58,6 +58,9 @@ class Settings(BaseSettings):
         description="Threads that embed with a transformer encoder, at best one a core. A static one needs none.",
     )
     watch_seconds: float = Field(default=2.0, gt=0, description="How often to look for a new bundle.")
+    page: bool = Field(default=True, description="Whether / shows the page.")
+    live_seconds: float = Field(default=1.0, ge=0.2, description="How often the page's live figures are taken anew.")
+    live_streams: int = Field(default=32, ge=1, description="Pages that may watch one worker live at a time.")
     policies: Path | None = Field(default=None, description="The rule file (policies.toml): rules, budgets, API keys.")
     store: str | None = Field(
         default=_STORE,

@@ -147,6 +147,12 @@ class PolicyParams:
 @dataclass(frozen=True, config=_CONFIG)
 class Export:
     tolerance: StrictFloat
+    neighbours: Annotated[StrictInt, _between(0, 1_000_000)]
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class Report:
+    requests_a_month: Annotated[StrictFloat, _between(0, 1e12)]
 
 
 @dataclass(frozen=True, config=_CONFIG)
@@ -206,6 +212,7 @@ class Params:
     calibrate: Calibrate
     policy: PolicyParams
     export: Export
+    report: Report
     evaluate: Evaluate
     tracking: Tracking
     judge: Judge

@@ -31,6 +31,7 @@ from serving.api.documents import (
 )
 from serving.api.openapi import TAGS, document_bodies, problem_responses, request_body
 from serving.api.problems import install
+from serving.api.views import VIEWS
 from serving.runtime.pipeline import Service
 from serving.settings import Settings
 
@@ -155,6 +156,16 @@ def _add_routes(app: FastAPI) -> None:
             response_model=None,
             responses={200: {"model": answer}, **problem_responses(*always, *errors)},
             openapi_extra=request_body(body) if body is not None else None,
+        )
+    for view in VIEWS:
+        media = {} if view.media is None else {"content": {view.media: {}}}
+        app.add_api_route(
+            view.path,
+            view.endpoint,
+            methods=["GET"],
+            tags=[view.tag],
+            response_model=None,
+            responses={200: {"model": view.answer, **media}, **problem_responses(failed, unready, *view.errors)},
         )
     app.add_api_route("/", endpoints.root, methods=["GET"], include_in_schema=False)
     app.add_api_route("/metrics", endpoints.metrics, methods=["GET"], tags=["health"], response_class=PlainTextResponse)

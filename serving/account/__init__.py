@@ -1,0 +1,1 @@
+"""What routing saved, by arithmetic alone: sums of decisions and feedback -> lines with intervals."""

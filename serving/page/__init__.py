@@ -1,0 +1,1 @@
+"""The page: static files that a browser needs, and the headers they are sent with."""

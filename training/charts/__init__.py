@@ -1,0 +1,1 @@
+"""Charts as Vega-Lite documents, each with the table behind it."""

@@ -1,0 +1,1 @@
+"""Commands that show what a bundle or a store holds."""
