@@ -110,8 +110,8 @@ class Neighbours:
         if texts is not None:
             kept = _read(NEIGHBOURS_TEXTS, _Texts, texts).texts
             _same_rows(NEIGHBOURS_TEXTS, "texts", len(kept), about.kept)
-        known = {"ids": about.ids, "workflows": about.workflows, "at": about.at, "texts": kept}
-        return cls(tuple(about.candidates), about.total, **known, **arrays)
+        listed = about.ids, about.workflows, about.at
+        return cls(tuple(about.candidates), about.total, *listed, **arrays, texts=kept)
 
     @classmethod
     def in_bundle(cls, bundle: Bundle) -> Self | None:

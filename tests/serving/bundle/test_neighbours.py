@@ -192,7 +192,7 @@ def _without_arrays() -> bytes:
         (_npz(error=np.array([[object()]], dtype=object)), "cannot be read.*allow_pickle"),
         (_npz(embedding=np.zeros((24, 3), np.int8)), "embeddings of 3 numbers, the bundle's encoder makes 9"),
     ],
-    ids="empty cut not_arrays compressed missing odd type rows axes columns infinite pickled dim".split(),
+    ids=lambda value: "" if isinstance(value, bytes) else value[:24],
 )
 def test_broken_arrays_are_a_clear_error(folder: Path, content: bytes, said: str) -> None:
     (folder / NEIGHBOURS).write_bytes(content)
@@ -216,7 +216,7 @@ def _drop(document: dict[str, Any], *names: str) -> None:
         (lambda d: _drop(d, "ids"), "ids is of 23 requests, kept says 24"),
         (lambda d: d["ids"].__setitem__(3, 5), "ids.3: Input should be a valid string"),
         (lambda d: d.update(candidates=["a", "b", "c"]), "is about the candidates a, b, c"),
-        (lambda d: (d.update(kept=23), _drop(d, "ids", "workflows", "at")), r"embedding is int8 \(24, 9\)"),
+        (lambda d: d.update(kept=23) or _drop(d, "ids", "workflows", "at"), r"embedding is int8 \(24, 9\)"),
     ],
 )
 def test_a_broken_document_is_a_clear_error(folder: Path, edit: Callable[[dict[str, Any]], object], said: str) -> None:
