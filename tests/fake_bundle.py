@@ -99,6 +99,7 @@ POINTS = (
     OperatingPoint(name="q0.9", quality_target=0.9, knob=10.0, calibration_requests=100, quality=0.91),
     OperatingPoint(name="cheapest", knob=float("inf"), calibration_requests=100, quality=0.7),
 )
+KNOBS = (0.0, 1.0, 10.0, 100.0, 1_000.0, 10_000.0, float("inf"))
 
 
 def certificate(**changes: Any) -> Certificate:
@@ -185,7 +186,7 @@ def manifest(version: str = VERSION) -> Manifest:
         ),
         operating_points=POINTS,
         default_point="balanced",
-        knobs=tuple(point.knob for point in POINTS),
+        knobs=KNOBS,
         novelty=Novelty(threshold=2.0, shares=(1.0 / DIM,) * DIM),
         metrics={"aiq": 0.8},
         files=dict.fromkeys(REQUIRED_FILES, ""),

@@ -132,6 +132,18 @@ class Router:
         """As `route`, for a request whose text is embedded already, as (1, dim)."""
         return self._engine.decide(request, policy, situation, self._estimate([request], embedding))
 
+    def decide_each(
+        self, request: ReadRequest, policies: Sequence[Policy], situation: Situation, estimates: Estimates
+    ) -> list[Decision | NoEligibleCandidateError]:
+        """What each of several policies makes of one request, whose `estimates_of` are at hand; errors as in `route_each`."""
+        decisions: list[Decision | NoEligibleCandidateError] = []
+        for policy in policies:
+            try:
+                decisions.append(self._engine.decide(request, policy, situation, estimates))
+            except NoEligibleCandidateError as error:
+                decisions.append(error)
+        return decisions
+
     def decide_without_estimates(
         self, request: ReadRequest, policy: Policy, situation: Situation, reason: Reason
     ) -> Decision:
