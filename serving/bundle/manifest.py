@@ -21,11 +21,8 @@ MANIFEST = "manifest.json"
 # What serving reads beside the manifest; a bundle may hold more (a report, a card).
 REQUIRED_FILES = ("encoder.onnx", "head.onnx", "tokenizer.json")
 # What it reads too, where it is there.
-OPTIONAL_FILES = NEIGHBOURS, NEIGHBOURS_ABOUT, NEIGHBOURS_TEXTS = (
-    "neighbours.npz",
-    "neighbours.json",
-    "neighbours_texts.json",
-)
+NEIGHBOURS, NEIGHBOURS_ABOUT, NEIGHBOURS_TEXTS = "neighbours.npz", "neighbours.json", "neighbours_texts.json"
+OPTIONAL_FILES = (NEIGHBOURS, NEIGHBOURS_ABOUT, NEIGHBOURS_TEXTS)
 # What a certificate's `workflows` call the requests without a tag.
 NO_WORKFLOW = "(none)"
 # The operating point that sends every request to the reference candidate.
