@@ -40,6 +40,8 @@ from serving.bundle.manifest import (
     seal,
     switch_current,
 )
+from serving.bundle.neighbours import Neighbours, quantised
+from serving.bundle.neighbours import write as write_neighbours
 
 VERSION = "fake-1"
 WORKFLOWS = ("easy", "hard")
@@ -97,6 +99,7 @@ POINTS = (
     OperatingPoint(name="q0.9", quality_target=0.9, knob=10.0, calibration_requests=100, quality=0.91),
     OperatingPoint(name="cheapest", knob=float("inf"), calibration_requests=100, quality=0.7),
 )
+KNOBS = (0.0, 1.0, 10.0, 100.0, 1_000.0, 10_000.0, float("inf"))
 
 
 def certificate(**changes: Any) -> Certificate:
@@ -117,16 +120,49 @@ def certificate(**changes: Any) -> Certificate:
     return made.model_copy(update=changes)
 
 
-def build(root: Path, version: str = VERSION) -> Path:
-    """Writes the bundle to `root/version`, points `root/current` at it and gives its folder."""
+def build(root: Path, version: str = VERSION, *, neighbours: bool = False) -> Path:
+    """Writes the bundle to `root/version`, points `root/current` at it and gives its folder.
+
+    With `neighbours` it has some logged requests, and their texts.
+    """
 
     with new_bundle(root, version) as folder:
         _tokenizer().save(str(folder / "tokenizer.json"))
         onnx.save(_encoder(), folder / "encoder.onnx")
         onnx.save(_head(), folder / "head.onnx")
+        if neighbours:
+            write_neighbours(folder, logged())
         seal(folder, manifest(version))
     switch_current(root, version)
     return (root / version).resolve()
+
+
+def logged() -> Neighbours:
+    """Logged requests: for each word one that is "easy", one that is "hard", and one without a workflow.
+
+    The small one was tried on all and answered the easy ones well, the large one on those without a workflow, where it
+    failed; the open one on none.
+    """
+    rows = [(word, workflow) for word in WORDS[1:] for workflow in ("easy", "hard", None)]
+    easy = np.array([workflow == "easy" for _, workflow in rows], dtype=np.float32)
+    untagged = np.array([workflow is None for _, workflow in rows])
+    nan = np.full(len(rows), np.nan, dtype=np.float32)
+    cost = np.float32(1e-4)
+    embedding, scale = quantised(np.eye(DIM, dtype=np.float32)[[WORDS.index(word) for word, _ in rows]])
+    return Neighbours(
+        candidates=tuple(one.name for one in CANDIDATES),
+        total=100,
+        ids=[f"{word}-{workflow}" for word, workflow in rows],
+        workflows=[workflow for _, workflow in rows],
+        at=["2025-12-01T00:00:00Z"] * len(rows),
+        embedding=embedding,
+        scale=scale,
+        quality=np.stack([easy, nan, nan], axis=1),
+        cost_usd=np.stack([np.full_like(nan, cost), nan, np.where(untagged, np.float32(0.01), nan)], axis=1),
+        error=np.stack([nan > 0, nan > 0, untagged], axis=1),
+        logged=np.stack([nan != 0, nan > 0, untagged], axis=1).astype(np.uint8),
+        texts=[f"the text of {word}, {workflow}" for word, workflow in rows],
+    )
 
 
 def manifest(version: str = VERSION) -> Manifest:
@@ -150,7 +186,7 @@ def manifest(version: str = VERSION) -> Manifest:
         ),
         operating_points=POINTS,
         default_point="balanced",
-        knobs=tuple(point.knob for point in POINTS),
+        knobs=KNOBS,
         novelty=Novelty(threshold=2.0, shares=(1.0 / DIM,) * DIM),
         metrics={"aiq": 0.8},
         files=dict.fromkeys(REQUIRED_FILES, ""),

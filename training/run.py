@@ -33,6 +33,7 @@ from training.logs.outcomes import Outcomes
 from training.publish import report
 from training.publish.bundle import draft_manifest, write_test_requests
 from training.publish.compare import compare_on_test_part
+from training.publish.neighbours import write_neighbours
 from training.publish.promote import TESTED_HEAD, Promotion, consider, make_current, on_less_evidence
 
 
@@ -63,7 +64,7 @@ def train(
     without `promote` it never is.
 
     `truth` is given for a simulated log only, and marks every figure as simulated. No file that is written holds text of
-    a request, unless `keep_text` puts the test requests into the bundle.
+    a request, unless `keep_text` puts the test requests, and the texts of those shown beside decisions, into the bundle.
     """
     prepared = prepare(table.frame, params, catalogue)
     if params.evaluate.splits:  # a misspelt name is told now, not after the training
@@ -110,6 +111,7 @@ def train(
         progress("report", None, None)
         report.write(folder, manifest, evaluation, prepared, served, table)
         write_fingerprints(folder, prepared.matrix.texts)
+        write_neighbours(folder, prepared, inputs.embedding, params.export.neighbours, keep_text=keep_text)
         if keep_text:
             write_test_requests(folder, tested, prepared)
         seal(folder, manifest)

@@ -71,12 +71,14 @@ def prompts(tokenizer: Path, tokens: int, count: int, seed: int = 0) -> list[str
     return [whole[offsets[start][0] : offsets[start + tokens - 1][1]] for start in starts]
 
 
-def bodies(texts: Sequence[str], *, distinct: bool, batch: int = 0) -> list[str]:
+def bodies(
+    texts: Sequence[str], *, distinct: bool, batch: int = 0, fields: Mapping[str, object] | None = None
+) -> list[str]:
     """Request bodies of these texts; `distinct` puts the mark into each that the load makes a new number of.
 
-    With `batch`, each body is a batch of so many requests.
+    With `batch`, each body is a batch of so many requests. `fields` stand in each request beside its prompt.
     """
-    requests = [{"prompt": f"@@ {text}" if distinct else text} for text in texts]
+    requests = [{"prompt": f"@@ {text}" if distinct else text, **(fields or {})} for text in texts]
     if not batch:
         return [json.dumps(one) for one in requests]
     return [json.dumps({"requests": requests[at : at + batch]}) for at in range(0, len(requests) - batch + 1, batch)]

@@ -43,6 +43,8 @@ SHORT = 32
 CONNECTIONS = (1, 16, 64)
 BATCH = 32
 KINDS = ("static", "transformer")
+# Requests that ask what their decisions rest on, to be read beside the distinct ones that do not.
+SHOWN: Mapping[str, Mapping[str, bool]] = {"explained": {"explain": True}, "tried": {"explain": True, "dry_run": True}}
 # Few estimators and a small log: the encoder and the size of the head are what takes time, not how good they are.
 _QUICK = (
     "fit.estimators=table+low-rank,hierarchical-ridge", "fit.blend=false", "evaluate.splits=false",
@@ -168,6 +170,9 @@ def _cells(tokenizer: Path) -> Iterator[dict[str, Any]]:
         for connections in CONNECTIONS:
             row = {"tokens": tokens, "connections": connections}
             yield {**row, "prompts": "distinct", "bodies": bodies(texts, distinct=True), "endpoints": endpoints}
+        for shown, fields in SHOWN.items():
+            sent = bodies(texts, distinct=True, fields=fields)
+            yield {"tokens": tokens, "connections": 1, "prompts": shown, "bodies": sent, "endpoints": KINDS}
         row = {"tokens": tokens, "connections": 16}
         again = bodies(texts[:64], distinct=False)
         yield {**row, "prompts": "repeated", "bodies": again, "endpoints": ("static", "transformer")}

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from serving.api.evidence.documents import Explanation
 from serving.api.examples import DECISION, PROBLEM
 from serving.bundle.catalogue import Candidate
 from serving.bundle.manifest import Certificate
@@ -95,6 +96,11 @@ class RouteResponse(_Document):
         description="Null, or whom the router would have chosen: a share below 1 has `otherwise` answer instead."
     )
     candidates: list[CandidateEstimate] = Field(description="Every candidate, in the bundle's order.")
+    explanation: Explanation | None = Field(
+        default=None,
+        description="Only if `explain` asks for it: what this rests on; null where that could not be found out.",
+    )
+    dry_run: bool | None = Field(default=None, description="Only if `dry_run` asks for it: nothing was recorded.")
 
 
 class FieldError(_Document):
@@ -273,23 +279,23 @@ class HealthResponse(_Document):
 _CERTIFIED = tuple(CertificateResponse.model_fields)
 
 
-def _said(value: float | None) -> float | None:
+def said(value: float | None) -> float | None:
     """With six significant digits: an estimate has no more, and float32 looks as if it had seventeen."""
     return None if value is None else float("%.6g" % value)  # noqa: UP031 - in half the time
 
 
 def _certified(certificate: Certificate) -> dict[str, object]:
     values = {name: getattr(certificate, name) for name in _CERTIFIED}
-    return values | {"bound": _said(certificate.bound)}
+    return values | {"bound": said(certificate.bound)}
 
 
 def _asked_too(also: Also) -> dict[str, object]:
-    cost = _said(also.expected_cost_usd)
+    cost = said(also.expected_cost_usd)
     return {"model": also.candidate, "propensity": also.propensity, "expected_cost_usd": cost}
 
 
 def _would_have_been(own: HeldBack) -> dict[str, object]:
-    known = {"confidence": _said(own.confidence), "expected_cost_usd": _said(own.expected_cost_usd)}
+    known = {"confidence": said(own.confidence), "expected_cost_usd": said(own.expected_cost_usd)}
     return {"model": own.candidate, **known}
 
 
@@ -299,16 +305,16 @@ def decision_document(identifier: str, decision: Decision, misspelt: tuple[str, 
     return {
         "id": identifier,
         "model": decision.candidate,
-        "confidence": _said(decision.confidence),
-        "expected_cost_usd": _said(decision.expected_cost_usd),
+        "confidence": said(decision.confidence),
+        "expected_cost_usd": said(decision.expected_cost_usd),
         "fallbacks": decision.fallbacks,
         "reason": decision.reason,
         "operating_point": decision.operating_point,
         "quality_target": decision.quality_target,
         "certificate": None if certificate is None else _certified(certificate),
-        "knob": _said(decision.knob),
+        "knob": said(decision.knob),
         "propensity": decision.propensity,
-        "novelty": _said(decision.novelty),
+        "novelty": said(decision.novelty),
         "bundle": decision.bundle,
         "warnings": (*decision.warnings, *misspelt),
         "also": None if also is None else _asked_too(also),
@@ -316,11 +322,11 @@ def decision_document(identifier: str, decision: Decision, misspelt: tuple[str, 
         "candidates": [
             {
                 "model": seen.candidate,
-                "confidence": _said(seen.confidence),
-                "expected_cost_usd": _said(seen.expected_cost_usd),
-                "expected_quality": _said(seen.expected_quality),
-                "expected_latency_ms": _said(seen.expected_latency_ms),
-                "expected_latency_p95_ms": _said(seen.expected_latency_p95_ms),
+                "confidence": said(seen.confidence),
+                "expected_cost_usd": said(seen.expected_cost_usd),
+                "expected_quality": said(seen.expected_quality),
+                "expected_latency_ms": said(seen.expected_latency_ms),
+                "expected_latency_p95_ms": said(seen.expected_latency_p95_ms),
                 "ruled_out": seen.ruled_out,
             }
             for seen in decision.alternatives

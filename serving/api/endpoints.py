@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Annotated
 
 import orjson
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from fastapi import Query, Request, Response
 from starlette.exceptions import HTTPException
 
@@ -17,6 +17,7 @@ from serving.api.auth import caller, count_all, may_see, sees_keys
 from serving.api.bodies.route import RouteBody
 from serving.api.bounds import is_small
 from serving.api.documents import BundleResponse, decision_document
+from serving.api.evidence.explain import shown
 from serving.api.parsing import parse, parse_batch, parse_feedback
 from serving.api.problems import problem_of
 from serving.bundle.manifest import Manifest
@@ -44,7 +45,7 @@ async def route(request: Request) -> Response:
     key = caller(request, service)
     body = await request.body()
     if is_small(body):
-        identifier, decision, document = await decided(service, key, body)
+        identifier, decision, document = await decided(service, key, body, request.app.state.bodies)
         content = orjson.dumps(document)
     else:
         apart = to_thread.run_sync(_decided_apart, service, key, body, limiter=request.app.state.bodies)
@@ -56,9 +57,13 @@ async def route(request: Request) -> Response:
     return _json(content)
 
 
-async def decided(service: Service, key: str | None, body: bytes) -> tuple[str, Decision, dict[str, object]]:
-    """The decision on a body: its id, itself, and its document."""
+async def decided(
+    service: Service, key: str | None, body: bytes, limiter: CapacityLimiter | None = None
+) -> tuple[str, Decision, dict[str, object]]:
+    """The decision on a body: its id, itself, and its document. What it rests on is found in a thread, as `limiter` lets."""
     asked = parse(RouteBody, body, service.settings.max_values)
+    if asked.shows:
+        return await shown(service, key, asked, limiter)
     identifier, decision = await service.route(service.case(asked.request(), asked.policy(), key))
     return identifier, decision, decision_document(identifier, decision, asked.misspelt)
 

@@ -21,6 +21,9 @@ FORMAT_VERSION = 8
 MANIFEST = "manifest.json"
 # What serving reads beside the manifest; a bundle may hold more (a report, a card).
 REQUIRED_FILES = ("encoder.onnx", "head.onnx", "tokenizer.json")
+# What it reads too, where it is there.
+NEIGHBOURS, NEIGHBOURS_ABOUT, NEIGHBOURS_TEXTS = "neighbours.npz", "neighbours.json", "neighbours_texts.json"
+OPTIONAL_FILES = (NEIGHBOURS, NEIGHBOURS_ABOUT, NEIGHBOURS_TEXTS)
 # What a certificate's `workflows` call the requests without a tag.
 NO_WORKFLOW = "(none)"
 # The operating point that sends every request to the reference candidate.
@@ -291,7 +294,7 @@ def open_bundle(folder: Path) -> Bundle:
         if not file.is_file():
             raise BundleError(f"{file} is missing from the bundle. Copy the whole folder, or train again.")
         data = file.read_bytes()
-        if name in REQUIRED_FILES:
+        if name in REQUIRED_FILES + OPTIONAL_FILES:
             content[name] = data
         if (arrived := hashlib.sha256(data).hexdigest()) != expected:
             raise BundleError(

@@ -13,6 +13,7 @@ from serving.bundle.encoder import Encoder, onnx_session
 from serving.bundle.features import SURFACE, feature_matrix
 from serving.bundle.layout import ESTIMATES, Layout
 from serving.bundle.manifest import Bundle, BundleError, Manifest, OperatingPoint, open_bundle
+from serving.bundle.neighbours import Neighbours
 from serving.bundle.request import ReadRequest, RouteRequest, read
 from serving.decide.decision import Decision, Estimates, Reason, Situation
 from serving.decide.eligibility import NoEligibleCandidateError
@@ -29,7 +30,7 @@ class Router:
     """Decides with one bundle. Immutable and safe to share between threads.
 
     `candidates` are the candidates' names, in the order of every array's columns. A counted prompt has to fit a context
-    window `context_margin` times over.
+    window `context_margin` times over. `neighbours` are the logged requests that the bundle has, None where it has none.
     """
 
     def __init__(self, bundle: Bundle, threads: int = 1, context_margin: float = 1.1) -> None:
@@ -51,6 +52,7 @@ class Router:
                 f"was trained with, or train again."
             ) from error
         self._layout = self._checked_layout()
+        self.neighbours = Neighbours.in_bundle(bundle)
         self._engine = Engine(manifest, context_margin)
         self.candidates = self._engine.candidates
         self._pricing = Pricing(manifest.candidates, manifest.cost_from, manifest.usual)
@@ -84,6 +86,10 @@ class Router:
     def estimate(self, requests: Sequence[str | RouteRequest]) -> Estimates:
         """What is expected of every candidate on each of n requests."""
         return self._estimate([read(request) for request in requests])
+
+    def estimates_of(self, request: ReadRequest, embedding: Floats32) -> Estimates:
+        """As `estimate`, of one request whose text is embedded already, as (1, dim)."""
+        return self._estimate([request], embedding)
 
     def estimate_embedded(self, embeddings: Floats32, features: Floats32, counted: AnyFloats) -> Estimates:
         """As `estimate`, from embeddings (n, dim), features (n, k) and counted tokens (n,) already at hand."""
@@ -125,6 +131,18 @@ class Router:
     def decide(self, request: ReadRequest, policy: Policy, situation: Situation, embedding: Floats32) -> Decision:
         """As `route`, for a request whose text is embedded already, as (1, dim)."""
         return self._engine.decide(request, policy, situation, self._estimate([request], embedding))
+
+    def decide_each(
+        self, request: ReadRequest, policies: Sequence[Policy], situation: Situation, estimates: Estimates
+    ) -> list[Decision | NoEligibleCandidateError]:
+        """What each of several policies makes of one request, whose `estimates_of` are at hand; errors as in `route_each`."""
+        decisions: list[Decision | NoEligibleCandidateError] = []
+        for policy in policies:
+            try:
+                decisions.append(self._engine.decide(request, policy, situation, estimates))
+            except NoEligibleCandidateError as error:
+                decisions.append(error)
+        return decisions
 
     def decide_without_estimates(
         self, request: ReadRequest, policy: Policy, situation: Situation, reason: Reason

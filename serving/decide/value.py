@@ -59,6 +59,34 @@ def knob_for(cost_quality: float, knobs: Sequence[float]) -> float:
     return float(np.exp(np.interp(place, np.arange(len(inside)), inside)))
 
 
+def cost_quality_for(knob: float, knobs: Sequence[float]) -> float:
+    """The place from 0 to 10 at which `knob_for` gives a knob; 0 for one above the sweep, 10 for one below it."""
+    inside = np.log([one for one in knobs if 0 < one < float("inf")])
+    if len(inside) < 2 or knob <= 0:
+        return 10.0
+    place = float(np.interp(np.log(knob), inside, np.arange(len(inside))))
+    return 10.0 * (1.0 - place / (len(inside) - 1))
+
+
+def crossings(worth: Sequence[float], cost: Sequence[float], eligible: Sequence[int]) -> list[float]:
+    """The knobs above 0 at which the best of the eligible columns becomes another one, rising; `worth` and `cost` (m,).
+
+    At a knob k each column is a line, `worth - k * cost`: from one knob to the next the best is on their upper envelope.
+    """
+    columns = [one for one in eligible if np.isfinite(worth[one]) and np.isfinite(cost[one])]
+    if not columns:
+        return []
+    knobs: list[float] = []
+    best, knob = max(columns, key=lambda one: (worth[one], -cost[one])), 0.0
+    while cheaper := [one for one in columns if cost[one] < cost[best]]:
+        # The next best is the cheaper one that overtakes first; of several the cheapest, for it goes on as the best.
+        overtaking = {one: (worth[best] - worth[one]) / (cost[best] - cost[one]) for one in cheaper}
+        best = min(cheaper, key=lambda one: (overtaking[one], cost[one]))
+        knob = max(knob, overtaking[best])
+        knobs.append(knob)
+    return knobs
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """How one operating point decides; candidates are columns.

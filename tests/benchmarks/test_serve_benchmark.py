@@ -68,6 +68,7 @@ def test_a_cell_is_the_median_of_its_turns_and_all_of_their_errors() -> None:
 def test_bodies_are_distinct_or_not_and_batches_have_their_size() -> None:
     assert bodies(["a"], distinct=True) == ['{"prompt": "@@ a"}']
     assert bodies(["a"], distinct=False) == ['{"prompt": "a"}']
+    assert bodies(["a"], distinct=False, fields={"explain": True}) == ['{"prompt": "a", "explain": true}']
     batches = [json.loads(one) for one in bodies(["a"] * 7, distinct=True, batch=3)]
     assert [len(one["requests"]) for one in batches] == [3, 3]
 

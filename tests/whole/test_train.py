@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from serving.api.app import create_app
-from serving.bundle.manifest import open_bundle
+from serving.bundle.manifest import NEIGHBOURS_TEXTS, open_bundle
 from serving.decide.router import Router
 from serving.settings import Settings
 from tests.conftest import QUICK, ROOT, Trained, router_train, router_train_here, setting, tracked_in
@@ -40,8 +40,8 @@ def test_the_default_run_ends_with_the_table_and_a_sentence(trained: Trained) ->
 
 def test_the_bundle_holds_what_its_readme_says(trained: Trained) -> None:
     files = {path.name for path in trained.bundle.iterdir()}
-    described = set(re.findall(r"`([\w.]+\.(?:json|onnx|html|md|npy))`", (ROOT / "models/README.md").read_text()))
-    assert files == described
+    described = set(re.findall(r"`([\w.]+\.(?:json|onnx|html|md|npy|npz))`", (ROOT / "models/README.md").read_text()))
+    assert files == described - {NEIGHBOURS_TEXTS}, "texts are there only with --keep-text"
     assert set(open_bundle(trained.bundle).manifest.files) == files - {"manifest.json"}
 
 

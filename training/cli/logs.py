@@ -54,7 +54,11 @@ def run(
         typer.Option(help="Make the bundle out/current if it is not worse than what is there; else only write it."),
     ] = True,
     keep_text: Annotated[
-        bool, typer.Option(help="Put the test requests, as text, into the bundle (test_requests.csv).")
+        bool,
+        typer.Option(
+            help="Put the test requests, as text, into the bundle (test_requests.csv), and the texts of the logged requests "
+            "that are shown beside decisions (neighbours_texts.json)."
+        ),
     ] = False,
 ) -> None:
     """Train a router on a log, through all stages, and write its bundle. Without --data the log is simulated."""

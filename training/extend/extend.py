@@ -15,7 +15,7 @@ import onnx
 from serving.bundle.arrays import Bools
 from serving.bundle.catalogue import Candidate
 from serving.bundle.features import SURFACE
-from serving.bundle.manifest import Bundle, Manifest, OperatingPoint, new_bundle, open_bundle, seal
+from serving.bundle.manifest import OPTIONAL_FILES, Bundle, Manifest, OperatingPoint, new_bundle, open_bundle, seal
 from serving.decide.router import Router
 from training.config import Params
 from training.dataset.fingerprints import SEEN, write_fingerprints
@@ -27,11 +27,13 @@ from training.extend.graph import NewColumn, check_extension, extended
 from training.extend.log import LEAST, ExtendError, Known, known_of
 from training.extend.points import Used, calibration_data, points_of
 from training.logs.outcomes import Outcomes
+from training.publish.neighbours import write_neighbours_and
 from training.publish.promote import CURRENT, TESTED_HEAD, Promotion, make_current
 
 _HEAD = "head.onnx"
-# What tells of the champion's own test part, which the new candidate has no outcome of.
-_NOT_COPIED = (_HEAD, TESTED_HEAD, SEEN, "report.html", "card.md", "frontier.json", "test_requests.csv")
+# What is written anew, and what tells of the champion's own test part, which the new candidate has no outcome of.
+_OF_TEST_PART = ("report.html", "card.md", "frontier.json", "test_requests.csv")
+_NOT_COPIED = (_HEAD, TESTED_HEAD, SEEN, *OPTIONAL_FILES, *_OF_TEST_PART)
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,8 @@ def add(asked: Asked, params: Params, *, promote: bool = True, progress: Progres
             _write_head(folder / file, head, column, asked, params)
         write_fingerprints(folder, log.matrix.texts)
         _with_fingerprints_of(champion.bundle, folder)
+        added = log.matrix, log.inputs.embedding, params.export.neighbours
+        write_neighbours_and(folder, champion.neighbours, *added)
         manifest = _manifest(asked, version, started, found, points)
         (folder / "frontier.json").write_text(json.dumps({"curves": []}), encoding="utf-8")
         (folder / "card.md").write_text(card(manifest, champion.manifest, asked), encoding="utf-8")

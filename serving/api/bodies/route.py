@@ -17,6 +17,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    ValidationError,
     model_validator,
 )
 from pydantic.config import JsonDict
@@ -24,6 +25,7 @@ from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 from serving.api.bodies.chat import Messages, ResponseFormat, Tools, demands_of, may_resemble, resembling
+from serving.api.bodies.explain import SHOWN, Shown
 from serving.api.bodies.fields import MOST_IN_A_BATCH, Name, refused
 from serving.api.bodies.openrouter import AnyProvider, Asked, Models, Plugins
 from serving.bundle.catalogue import Capability
@@ -85,7 +87,7 @@ def _in_privacy(value: Any) -> None:
 InPrivacy = SkipJsonSchema[Annotated[Any, AfterValidator(_in_privacy)]]
 
 
-class RouteBody(BaseModel):
+class RouteBody(Shown):
     """One request to route: exactly one of `prompt` and `messages`. Unknown fields are ignored."""
 
     model_config = ConfigDict(
@@ -322,5 +324,14 @@ class BatchBody(BaseModel):
         """What is demanded of all of them would be ignored like any unknown field."""
         for field, value in (self.__pydantic_extra__ or {}).items():
             if field in _FIELDS and value is not None and value is not False:
+                if field in SHOWN:
+                    raise _shown_alone(field)
                 raise refused(field, "misplaced", "this goes into each of the requests, where alone it is looked for")
+        for place, one in enumerate(self.requests):
+            if one.shows:
+                raise _shown_alone(f"requests.{place}.{next(name for name in SHOWN if getattr(one, name))}")
         return self
+
+
+def _shown_alone(field: str) -> ValidationError:
+    return refused(field, "misplaced", "a batch has no place for this: send the request by itself, to /v1/route")

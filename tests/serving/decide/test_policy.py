@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from math import inf
 
 import numpy as np
@@ -14,7 +15,7 @@ from serving.bundle.catalogue import Candidate, Capability
 from serving.bundle.request import RouteRequest, read
 from serving.decide.eligibility import Demand, Eligibility, NoEligibleCandidateError, Rule
 from serving.decide.policy import Policy
-from serving.decide.value import Setting, choose, knob_for, rank
+from serving.decide.value import Setting, choose, cost_quality_for, crossings, knob_for, rank
 
 # Eighths and 64ths add and multiply exactly, so that a tie is a tie whatever the order of the sums.
 values = st.integers(0, 64).map(lambda n: n / 64)
@@ -252,6 +253,49 @@ def test_from_cheap_to_good_by_hand() -> None:
     assert [knob_for(place, knobs) for place in range(11)] == sorted(
         (knob_for(p, knobs) for p in range(11)), reverse=True
     )
+
+
+@given(st.floats(0.001, 9.999), st.lists(st.floats(1e-3, 1e9), min_size=2, max_size=62, unique=True))
+def test_a_knob_has_the_place_that_gives_it(place: float, inside: list[float]) -> None:
+    knobs = [0.0, *sorted(inside), inf]
+    found = cost_quality_for(knob_for(place, knobs), knobs)
+    # Where knobs are close to each other many places give nearly the same one.
+    assert knob_for(found, knobs) == pytest.approx(knob_for(place, knobs), rel=1e-9)
+
+
+def test_a_knob_outside_of_the_sweep_is_at_its_end() -> None:
+    knobs = [0.0, 1.0, 10.0, 100.0, inf]
+    assert [cost_quality_for(knob, knobs) for knob in (inf, 100.0, 10.0, 1.0, 0.5, 0.0)] == [0, 0, 5, 10, 10, 10]
+    assert cost_quality_for(3.0, [0.0]) == 10.0
+
+
+def test_crossings_by_hand() -> None:
+    worth, cost = [0.6, 0.8, 0.9], [0.05, 0.1, 0.4]
+    # From the dearest to the middle one at .1 / .3, from that to the cheapest at .2 / .05.
+    assert crossings(worth, cost, [0, 1, 2]) == pytest.approx([1 / 3, 4.0])
+    assert crossings(worth, cost, [0, 2]) == pytest.approx([0.3 / 0.35])
+    assert crossings(worth, cost, [1]) == []
+    assert crossings(worth, cost, []) == []
+    # One that is dearer and no better is never the best; one of which nothing is known is in no choice.
+    assert crossings([0.6, 0.5, float("nan")], [0.05, 0.1, 0.2], [0, 1, 2]) == []
+
+
+@given(rows())
+def test_between_two_crossings_the_best_stays_and_at_each_it_changes(
+    row: tuple[np.ndarray, np.ndarray, np.ndarray],
+) -> None:
+    value, cost, eligible = row
+    columns = np.flatnonzero(eligible[0]).tolist()
+    found = crossings(value[0], cost[0], columns)
+    assert found == sorted(found)
+    apart = [0.0, *dict.fromkeys(knob for knob in found if knob > 0), max([*found, 0.0]) + 1.0]
+    best = []
+    for low, high in pairwise(apart):
+        inside = {rank(value[0], cost[0], low + (high - low) * part, columns)[0] for part in (0.1, 0.5, 0.9)}
+        assert len(inside) == 1
+        best.append(inside.pop())
+    assert len(set(best)) == len(best)
+    assert cost[0][best[-1]] == min(cost[0][columns])
 
 
 def test_a_guarded_setting_at_knob_0_is_the_reference_and_then_gives_up_the_least_first() -> None:

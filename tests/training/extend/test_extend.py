@@ -317,3 +317,21 @@ def test_the_command_plans_then_adds(made: World, tmp_path: Path) -> None:
     assert refused.returncode == 2
     assert "--budget-usd" in refused.stderr
     assert not (tmp_path / "none.jsonl").exists()
+
+
+# The logged requests that go along
+
+
+def test_the_logged_requests_know_the_new_candidate_s_answers(made: World, extended: Extended) -> None:
+    before, after = extended.champion.neighbours, extended.router.neighbours
+    assert before is not None
+    assert after is not None
+    assert after.candidates == (*before.candidates, world.NEW)
+    assert set(before.ids) <= set(after.ids)
+    assert len(after) == len(set(after.ids)) <= made.params.export.neighbours
+    answered = {pair.request_id for pair in made.plan.pairs}
+    known = {identifier for identifier, tried in zip(after.ids, after.logged[:, -1], strict=True) if tried}
+    assert known == answered
+    assert after.texts is None
+    champion = extended.champion.bundle.path("neighbours.npz").read_bytes()
+    assert extended.added.bundle.path("neighbours.npz").read_bytes() != champion

@@ -80,7 +80,7 @@ def test_no_artefact_holds_text(tmp_path: Path, cache: Path) -> None:
 
 def test_kept_text_is_where_it_was_asked_for_and_masked_if_that_was(tmp_path: Path, cache: Path) -> None:
     train(tmp_path, "--keep-text", "--redact", "--cache", str(cache))
-    assert holding(tmp_path, CANARY) == {"test_requests.csv"}
+    assert holding(tmp_path, CANARY) == {"test_requests.csv", "neighbours_texts.json"}
     assert holding(tmp_path, EMAIL, PHONE, KEY) == set()
 
 

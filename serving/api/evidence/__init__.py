@@ -1,0 +1,1 @@
+"""What one decision rests on: the answer to `explain`, and how it is found."""
