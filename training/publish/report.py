@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from training.evaluate.evaluation import SPLIT, Evaluation, OffPolicyLine, Split
 from training.learn.learn import Learned
 from training.learn.prepare import Prepared
 from training.logs.outcomes import Outcomes
-from training.publish.document import frontier_document
+from training.publish.document import frontier_document, write_document
 from training.publish.figures import figures
 
 # What goes to a candidate at least to be named.
@@ -45,7 +44,7 @@ def write(
     page = templates.get_template("report.html.j2").render(**context, figures=figures(evaluation, manifest, document))
     (folder / "report.html").write_text(page, encoding="utf-8")
     (folder / "card.md").write_text(templates.get_template("card.md.j2").render(**context), encoding="utf-8")
-    (folder / "frontier.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
+    write_document(folder, document)
     if len(table.skipped):
         table.skipped.to_csv(folder / "skipped.csv", index=False)
 
