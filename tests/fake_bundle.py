@@ -137,9 +137,9 @@ def build(root: Path, version: str = VERSION, *, frontier: bool = False) -> Path
 
 
 def _measured(folder: Path, made: Manifest) -> Manifest:
-    """The manifest with a certified default point, a sweep that rises and the month's figures, after writing `frontier.json`."""
+    """The manifest with a certified default point, a sweep that rises and the month's figures; writes `frontier.json`."""
     from tests import fake_frontier
-    from training.publish.document import month_metrics, write_document
+    from training.publish.document import with_month, write_document
 
     certified = fake_frontier.CERTIFIED
     points = (certified, *(point for point in made.operating_points if point.name != certified.name))
@@ -154,7 +154,7 @@ def _measured(folder: Path, made: Manifest) -> Manifest:
     document = fake_frontier.document(folder)
     (folder / MANIFEST).unlink()
     write_document(folder, document)
-    return made.model_copy(update={"metrics": {**made.metrics, **month_metrics(document)}})
+    return made.model_copy(update={"metrics": with_month(made.metrics, document)})
 
 
 def manifest(version: str = VERSION) -> Manifest:

@@ -28,7 +28,7 @@ from training.extend.graph import NewColumn, check_extension, extended
 from training.extend.log import LEAST, ExtendError, Known, known_of
 from training.extend.points import Used, calibration_data, points_of
 from training.logs.outcomes import Outcomes
-from training.publish.document import frontier_document, month_metrics, read_document, write_document
+from training.publish.document import frontier_document, read_document, with_month, write_document
 from training.publish.promote import CURRENT, TESTED_HEAD, Promotion, make_current
 
 _HEAD = "head.onnx"
@@ -136,7 +136,7 @@ def add(asked: Asked, params: Params, *, promote: bool = True, progress: Progres
         manifest = _manifest(asked, version, started, found, points)
         document = frontier_document(manifest, _nothing_measured(asked))
         write_document(folder, document)
-        manifest = manifest.model_copy(update={"metrics": month_metrics(document)})
+        manifest = manifest.model_copy(update={"metrics": with_month({}, document)})
         (folder / "card.md").write_text(card(manifest, champion.manifest, asked), encoding="utf-8")
         seal(folder, manifest)
     bundle = open_bundle(asked.root / version)

@@ -151,8 +151,8 @@ def month_of(manifest: Manifest, log: Volume, reference_cost_usd: float | None =
     }
 
 
-def month_metrics(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The log's dates and volume, and the month's saving, as they go into the manifest; no key for what is not known."""
+def with_month(metrics: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest's metrics with the log's dates and volume and the month's saving; no key for what is not known."""
     log, month = document.get("log") or {}, document.get("month") or {}
     figures = {
         "log_first": log.get("first"),
@@ -168,7 +168,8 @@ def month_metrics(document: Mapping[str, Any]) -> dict[str, Any]:
         "month_saved_high": month.get("saved_high"),
         "month_saved_against_log_usd": month.get("saved_against_logged_usd"),
     }
-    return {name: value for name, value in figures.items() if value is not None}
+    others = {name: value for name, value in metrics.items() if name not in figures}
+    return others | {name: value for name, value in figures.items() if value is not None}
 
 
 def at_another_point(document: Mapping[str, Any], manifest: Manifest) -> dict[str, Any]:

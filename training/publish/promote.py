@@ -24,7 +24,7 @@ from serving.bundle.manifest import (
 from serving.decide.router import Router
 from training.errors import TrainingError
 from training.publish.compare import Comparison, NotComparableError
-from training.publish.document import at_another_point, month_metrics, read_document, write_document
+from training.publish.document import at_another_point, read_document, with_month, write_document
 
 CURRENT = "current"
 # The head that was learned from the training part alone, beside the one that is served: what comparing two bundles takes.
@@ -217,8 +217,7 @@ def set_point(root: Path, name: str) -> Bundle:
             if (document := read_document(before.folder)) is not None:
                 document = at_another_point(document, manifest)
                 write_document(folder, document)
-                metrics = {**manifest.metrics, **month_metrics(document)}
-                manifest = manifest.model_copy(update={"metrics": metrics})
+                manifest = manifest.model_copy(update={"metrics": with_month(manifest.metrics, document)})
             seal(folder, manifest)
     make_current(root, version)
     return open_bundle(root / version)
