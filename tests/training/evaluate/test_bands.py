@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -17,17 +19,17 @@ from training.evaluate.served import evaluate_bundle
 from training.logs.outcomes import Outcomes
 
 
-def evaluated(folder: object, log: Outcomes) -> Evaluation:
-    return evaluate_bundle(open_bundle(folder), log, {}, assumed_output_tokens=100.0, resamples=200, seed=0)  # type: ignore[arg-type]
+def evaluated(folder: Path, log: Outcomes) -> Evaluation:
+    return evaluate_bundle(open_bundle(folder), log, {}, assumed_output_tokens=100.0, resamples=200, seed=0)
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> object:
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fake_bundle.build(tmp_path_factory.mktemp("bands"), frontier=True)
 
 
 @pytest.fixture(scope="module")
-def complete(bundle: object) -> Evaluation:
+def complete(bundle: Path) -> Evaluation:
     return evaluated(bundle, log_with_dates(1))
 
 
@@ -39,8 +41,8 @@ def contained(mark: Mark) -> bool:
     )
 
 
-def test_a_mark_is_what_its_choices_came_to(bundle: object, complete: Evaluation) -> None:
-    router = Router(open_bundle(bundle))  # type: ignore[arg-type]
+def test_a_mark_is_what_its_choices_came_to(bundle: Path, complete: Evaluation) -> None:
+    router = Router(open_bundle(bundle))
     matrix = build_matrix(log_with_dates(1).frame, router.candidates)
     expected = router.estimate(list(matrix.requests))
     rows, found = np.arange(len(matrix)), complete.tradeoff
@@ -80,7 +82,7 @@ def test_the_default_point_is_what_the_table_says_of_the_router(complete: Evalua
     assert (mark.quality, mark.cost_usd, mark.saving) == pytest.approx((line.quality, line.cost_usd, line.saving))
 
 
-def test_one_answer_a_request_gives_a_doubly_robust_frontier(bundle: object, complete: Evaluation) -> None:
+def test_one_answer_a_request_gives_a_doubly_robust_frontier(bundle: Path, complete: Evaluation) -> None:
     """The log whose every outcome is known says whether the bands of the one with a third of them hold."""
     found = evaluated(bundle, log_with_dates(2, 900, everybody=False)).tradeoff
     assert found.basis == "doubly robust"
@@ -93,7 +95,7 @@ def test_one_answer_a_request_gives_a_doubly_robust_frontier(bundle: object, com
     assert len(found.sweep) > 10
 
 
-def test_what_the_log_cannot_bear_is_not_told(bundle: object) -> None:
+def test_what_the_log_cannot_bear_is_not_told(bundle: Path) -> None:
     found = evaluated(bundle, log_with_dates(3, 40, everybody=False)).tradeoff
     assert (found.basis, found.sweep, found.points) == (None, (), {})
     assert found.why_not is not None
@@ -108,8 +110,8 @@ def test_each_knob_of_a_sweep_has_its_place() -> None:
         assert knob_for(place, knobs) == pytest.approx(knob)
 
 
-def test_a_points_knob_takes_the_place_of_the_nearest(bundle: object) -> None:
-    manifest = open_bundle(bundle).manifest  # type: ignore[arg-type]
+def test_a_points_knob_takes_the_place_of_the_nearest(bundle: Path) -> None:
+    manifest = open_bundle(bundle).manifest
     knobs = guarded_knobs(manifest)
     assert 40.0 in knobs
     assert len(knobs) == len(manifest.knobs)
