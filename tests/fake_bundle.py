@@ -26,6 +26,7 @@ from serving.bundle.features import SURFACE
 from serving.bundle.layout import BY_CANDIDATE, ESTIMATES, Layout
 from serving.bundle.manifest import (
     FORMAT_VERSION,
+    MANIFEST,
     REQUIRED_FILES,
     Certificate,
     EncoderSpec,
@@ -120,10 +121,11 @@ def certificate(**changes: Any) -> Certificate:
     return made.model_copy(update=changes)
 
 
-def build(root: Path, version: str = VERSION, *, neighbours: bool = False) -> Path:
+def build(root: Path, version: str = VERSION, *, neighbours: bool = False, frontier: bool = False) -> Path:
     """Writes the bundle to `root/version`, points `root/current` at it and gives its folder.
 
-    With `neighbours` it has some logged requests, and their texts.
+    With `neighbours` it has some logged requests, and their texts. With `frontier`, it has a certified default point and what a
+    small log says of it.
     """
 
     with new_bundle(root, version) as folder:
@@ -132,7 +134,10 @@ def build(root: Path, version: str = VERSION, *, neighbours: bool = False) -> Pa
         onnx.save(_head(), folder / "head.onnx")
         if neighbours:
             write_neighbours(folder, logged())
-        seal(folder, manifest(version))
+        made = manifest(version)
+        if frontier:
+            made = _measured(folder, made)
+        seal(folder, made)
     switch_current(root, version)
     return (root / version).resolve()
 
@@ -163,6 +168,27 @@ def logged() -> Neighbours:
         logged=np.stack([nan != 0, nan > 0, untagged], axis=1).astype(np.uint8),
         texts=[f"the text of {word}, {workflow}" for word, workflow in rows],
     )
+
+
+def _measured(folder: Path, made: Manifest) -> Manifest:
+    """The manifest with a certified default point, a sweep that rises and the month's figures; writes `frontier.json`."""
+    from tests import fake_frontier
+    from training.publish.document import with_month, write_document
+
+    certified = fake_frontier.CERTIFIED
+    points = (certified, *(point for point in made.operating_points if point.name != certified.name))
+    made = made.model_copy(
+        update={
+            "operating_points": points,
+            "default_point": certified.name,
+            "knobs": (0.0, *np.geomspace(0.1, 1e4, 24).tolist(), 1e9),
+        }
+    )
+    seal(folder, made)
+    document = fake_frontier.document(folder)
+    (folder / MANIFEST).unlink()
+    write_document(folder, document)
+    return made.model_copy(update={"metrics": with_month(made.metrics, document)})
 
 
 def manifest(version: str = VERSION) -> Manifest:

@@ -33,6 +33,7 @@ from training.logs.outcomes import Outcomes
 from training.publish import report
 from training.publish.bundle import draft_manifest, write_test_requests
 from training.publish.compare import compare_on_test_part
+from training.publish.document import frontier_document, with_month
 from training.publish.neighbours import write_neighbours
 from training.publish.promote import TESTED_HEAD, Promotion, consider, make_current, on_less_evidence
 
@@ -108,6 +109,8 @@ def train(
         # The sweep stays the one that was measured, so that a champion's tested heads are compared on their own knobs.
         known = {"metrics": evaluation.summary(), "knobs": tested.manifest.knobs}
         manifest = exported(folder, served, part.train | part.calibration | part.test).manifest.model_copy(update=known)
+        figures = with_month(manifest.metrics, frontier_document(manifest, evaluation))
+        manifest = manifest.model_copy(update={"metrics": figures})
         progress("report", None, None)
         report.write(folder, manifest, evaluation, prepared, served, table)
         write_fingerprints(folder, prepared.matrix.texts)

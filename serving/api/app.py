@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 from anyio import CapacityLimiter
 from fastapi import FastAPI, Response
@@ -158,7 +159,7 @@ def _add_routes(app: FastAPI) -> None:
             openapi_extra=request_body(body) if body is not None else None,
         )
     for view in VIEWS:
-        media = {} if view.media is None else {"content": {view.media: {}}}
+        media: dict[str, Any] = {} if view.media is None else {"content": {view.media: {}}}
         app.add_api_route(
             view.path,
             view.endpoint,

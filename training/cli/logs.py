@@ -234,6 +234,7 @@ def evaluate(
     from training.cli.reading import priced, read
     from training.evaluate.served import evaluate_bundle
     from training.publish import report
+    from training.publish.document import frontier_document
 
     params, prices = settings.load(), load_prices(log.catalogue)
     opened = open_bundle(bundle)
@@ -249,7 +250,7 @@ def evaluate(
     )
     show.print_log(found.outcomes, found.quality, found.masked)
     show.console.print(report.terminal(opened.manifest, result))
-    show.write_json(json_file, report.frontier_document(opened.manifest, result))
+    show.write_json(json_file, frontier_document(opened.manifest, result))
 
 
 @app.command()

@@ -9,6 +9,10 @@ from typing import Any
 import numpy as np
 
 from serving.bundle.manifest import OperatingPoint
+from training.dataset.volume import Volume
+from training.evaluate.bands import Tradeoff
+from training.evaluate.profiles import Profile
+from training.evaluate.reliability import Reliability, Risk
 from training.measure.offpolicy import Estimate
 
 ROUTER = "outcome-router"
@@ -41,7 +45,10 @@ class Line:
 
 @dataclass(frozen=True)
 class WorkflowLine:
-    """One workflow at the operating point, against sending all of it to the reference candidate."""
+    """One workflow at the operating point, against sending all of it to the reference candidate.
+
+    Where no request is complete, the figures are doubly robust estimates.
+    """
 
     workflow: str
     requests: int
@@ -153,7 +160,8 @@ class Evaluation:
 
     `contradicted` says how they contradict what the bundle is certified for. Of the test requests `seen` are among those
     that the bundle was made from, where that is not what was asked for. `shares` says where the test requests go, by candidate,
-    the largest share first.
+    the largest share first. `novel` is the share of them that the router abstains on, as unlike what it was trained on.
+    `volume` and `profiles` are of the whole log, and not of the test part alone.
     """
 
     test_requests: int
@@ -171,6 +179,12 @@ class Evaluation:
     why_not: str | None = None
     contradicted: str | None = None
     seen: int = 0
+    tradeoff: Tradeoff = field(default_factory=Tradeoff)
+    profiles: tuple[Profile, ...] = ()
+    reliability: Reliability | None = None
+    risk_coverage: tuple[Risk, ...] = ()
+    novel: float | None = None
+    volume: Volume | None = None
 
     def line(self, name: str = ROUTER) -> Line:
         return next(line for line in self.lines if line.name == name)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from serving.bundle.arrays import Bools, Columns, Floats
 from serving.bundle.catalogue import Candidate
+from serving.bundle.features import feature_matrix
 from serving.bundle.manifest import Bundle, Manifest, Objective
 from serving.decide.decision import Estimates
 from serving.decide.router import Router
@@ -20,19 +22,28 @@ from training.dataset.fingerprints import seen_by
 from training.dataset.inputs import Inputs
 from training.dataset.label import acceptable
 from training.dataset.matrix import OutcomeMatrix, build_matrix
-from training.dataset.split import conversations, group_requests
+from training.dataset.split import SplitError, conversations, folds, group_requests
+from training.dataset.volume import volume
+from training.evaluate.bands import Outcomes as Known
+from training.evaluate.bands import tradeoff
 from training.evaluate.baselines import Truth, direct_choice, fixed_points, learned_baselines
 from training.evaluate.confidence import calibration_figures, confidence_figures
+from training.evaluate.estimated import estimated_workflows
 from training.evaluate.evaluation import ONLY, ROUTER, Evaluation, OffPolicyLine, PointLine
+from training.evaluate.profiles import profiles
+from training.evaluate.reliability import reliability, risk_coverage
 from training.evaluate.sweep import CompleteOutcomes, Contender, Contest, by_workflow, sweep
 from training.learn.learn import Learned
 from training.learn.prepare import Prepared, PrepareError
+from training.learn.training_data import cell_propensity
 from training.logs.aliases import alike
 from training.logs.outcomes import Outcomes
 from training.measure.bounds import RateBound, clopper_pearson_upper
 from training.measure.offpolicy import doubly_robust, ips, snips
 from training.prices.costs import fill_costs
 
+# Folds in which the chance that a log tried a candidate is estimated, where it was not logged.
+_FOLDS = 5
 _NOT_COMPLETE = (
     "no test request has a judged, costed outcome of every candidate, so no routing can be compared exactly. Send a share "
     "of the traffic to all candidates (shadow requests), or give an evaluation run (`router-train run --test`)."
@@ -90,18 +101,24 @@ def evaluate_router(
     if complete.any():
         cost = served.cost_usd[complete].astype(np.float64)
         rivals = _rivals(router, prepared, inputs, learned, params, truth, cost)
-    return _evaluation(
+    measured = _evaluation(
         router.manifest,
         log,
         served,
         chosen,
         learned.acceptable.raw(inputs.take(rows)),
         rivals,
+        propensity=learned.propensity[rows],
         off_policy=_off_policy(router.manifest, log, (learned.propensity[rows], learned.judged[rows]), served, chosen),
         points=tuple(points),
         quality_target=params.policy.quality_target,
         resamples=params.evaluate.resamples,
         seed=params.evaluate.seed,
+    )
+    return replace(
+        measured,
+        profiles=profiles(prepared.matrix, prepared.fair_labels, prepared.groups),
+        volume=volume(prepared.matrix, params.report.requests_a_month),
     )
 
 
@@ -138,6 +155,13 @@ def evaluate_bundle(
     fair = np.where(matrix.learning, np.nan, matrix.quality)
     log = _Log(matrix, acceptable(fair, manifest.acceptable), groups)
     served = router.estimate(list(matrix.requests))
+    propensity = None
+    if not matrix.complete().any():
+        features = feature_matrix(list(matrix.requests), manifest.head.workflows)
+        with suppress(SplitError):  # too few requests to estimate it, and then to estimate anything by it
+            propensity, _ = cell_propensity(
+                matrix, log.labels, features, lambda among: folds(groups[among], _FOLDS, seed)
+            )
     found = _evaluation(
         manifest,
         log,
@@ -145,11 +169,17 @@ def evaluate_bundle(
         router.chosen(list(matrix.requests), served),
         served.acceptable.astype(np.float64),
         _Rivals(),
+        propensity=propensity,
         quality_target=manifest.default.quality_target or 1.0,
         resamples=resamples,
         seed=seed,
     )
-    return replace(found, seen=int(seen_by(bundle, matrix.texts).sum()))
+    return replace(
+        found,
+        seen=int(seen_by(bundle, matrix.texts).sum()),
+        profiles=profiles(matrix, log.labels, groups),
+        volume=volume(matrix),
+    )
 
 
 def _evaluation(
@@ -160,6 +190,7 @@ def _evaluation(
     raw: Floats,
     rivals: _Rivals,
     *,
+    propensity: Floats | None,
     quality_target: float,
     resamples: int,
     seed: int,
@@ -168,20 +199,26 @@ def _evaluation(
 ) -> Evaluation:
     """The figures from what was `served` for the log's n requests, and where they went, `columns` (n,).
 
-    `raw` (n, m) is P(acceptable) before calibration.
+    `raw` (n, m) is P(acceptable) before calibration, `propensity` (n, m) that of the outcomes.
     """
     matrix, objective = log.matrix, manifest.objective
-    complete = matrix.complete()
+    complete, chance = matrix.complete(), served.acceptable.astype(np.float64)
+    known = Known(log.value(objective), matrix.cost_usd, log.labels, propensity, complete, log.groups, matrix.workflow)
     found = Evaluation(
         test_requests=len(matrix),
         complete_requests=int(complete.sum()),
         shares=_shares(columns, matrix.candidates),
-        calibration=calibration_figures(raw, served.acceptable.astype(np.float64), log.labels, columns),
+        calibration=calibration_figures(raw, chance, log.labels, columns),
         off_policy=off_policy,
         points=tuple(points),
+        tradeoff=tradeoff(manifest, served, columns, known, resamples=resamples, seed=seed),
+        reliability=reliability(chance, log.labels, columns, matrix.candidates),
+        risk_coverage=risk_coverage(chance, log.labels, columns),
+        novel=float((served.novelty[:, 0] > manifest.novelty.threshold).mean()) if len(matrix) else None,
     )
     if not complete.any():
-        return replace(found, why_not=_NOT_COMPLETE)
+        workflows = estimated_workflows(manifest, served, columns, known)
+        return replace(found, why_not=_NOT_COMPLETE, workflows=workflows)
     outcome, columns = log.complete(objective), columns[complete]
     expected = served.of(objective)[complete].astype(np.float64), served.cost_usd[complete].astype(np.float64)
     reference = matrix.candidates.index(manifest.reference)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +19,8 @@ from serving.decide.router import Router
 from training.config import Params
 from training.dataset.fingerprints import SEEN, write_fingerprints
 from training.dataset.inputs import Progress, silent
+from training.dataset.volume import Volume, volume
+from training.evaluate.evaluation import Evaluation
 from training.extend.amounts import Amounts
 from training.extend.fit import Ground, amounts, ground_of, new_column
 from training.extend.gate import decided
@@ -27,6 +28,7 @@ from training.extend.graph import NewColumn, check_extension, extended
 from training.extend.log import LEAST, ExtendError, Known, known_of
 from training.extend.points import Used, calibration_data, points_of
 from training.logs.outcomes import Outcomes
+from training.publish.document import frontier_document, read_document, with_month, write_document
 from training.publish.neighbours import write_neighbours_and
 from training.publish.promote import CURRENT, TESTED_HEAD, Promotion, make_current
 
@@ -136,7 +138,9 @@ def add(asked: Asked, params: Params, *, promote: bool = True, progress: Progres
         added = log.matrix, log.inputs.embedding, params.export.neighbours
         write_neighbours_and(folder, champion.neighbours, *added)
         manifest = _manifest(asked, version, started, found, points)
-        (folder / "frontier.json").write_text(json.dumps({"curves": []}), encoding="utf-8")
+        document = frontier_document(manifest, _nothing_measured(asked))
+        write_document(folder, document)
+        manifest = manifest.model_copy(update={"metrics": with_month({}, document)})
         (folder / "card.md").write_text(card(manifest, champion.manifest, asked), encoding="utf-8")
         seal(folder, manifest)
     bundle = open_bundle(asked.root / version)
@@ -193,6 +197,17 @@ def _manifest(
             "metrics": {},  # of the champion's test part the new candidate has no outcome
         }
     )
+
+
+def _nothing_measured(asked: Asked) -> Evaluation:
+    """What is known of the new bundle without a test part: the volume of the champion's log, or else of this one."""
+    before = read_document(asked.champion.bundle.folder) or {}
+    log = volume(asked.log.matrix) if before.get("log") is None else Volume(**before["log"])
+    why_not = (
+        f"{asked.entry.name} was added without learning anew, and no test request of "
+        f"{asked.champion.manifest.version} has an outcome of it. `router-train run` on a log with its answers measures."
+    )
+    return Evaluation(test_requests=0, complete_requests=0, why_not=why_not, volume=log)
 
 
 def card(manifest: Manifest, champion: Manifest, asked: Asked) -> str:

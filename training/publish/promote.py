@@ -24,6 +24,7 @@ from serving.bundle.manifest import (
 from serving.decide.router import Router
 from training.errors import TrainingError
 from training.publish.compare import Comparison, NotComparableError
+from training.publish.document import at_another_point, read_document, with_month, write_document
 
 CURRENT = "current"
 # The head that was learned from the training part alone, beside the one that is served: what comparing two bundles takes.
@@ -213,6 +214,10 @@ def set_point(root: Path, name: str) -> Bundle:
         with new_bundle(root, version) as folder:
             for file in before.manifest.files:
                 shutil.copy2(before.path(file), folder / file)
+            if (document := read_document(before.folder)) is not None:
+                document = at_another_point(document, manifest)
+                write_document(folder, document)
+                manifest = manifest.model_copy(update={"metrics": with_month(manifest.metrics, document)})
             seal(folder, manifest)
     make_current(root, version)
     return open_bundle(root / version)

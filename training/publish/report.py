@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from training.evaluate.evaluation import SPLIT, Evaluation, OffPolicyLine, Split
 from training.learn.learn import Learned
 from training.learn.prepare import Prepared
 from training.logs.outcomes import Outcomes
+from training.publish.document import frontier_document, write_document
 from training.publish.figures import figures
 
 # What goes to a candidate at least to be named.
@@ -44,7 +44,7 @@ def write(
     page = templates.get_template("report.html.j2").render(**context, figures=figures(evaluation, manifest, document))
     (folder / "report.html").write_text(page, encoding="utf-8")
     (folder / "card.md").write_text(templates.get_template("card.md.j2").render(**context), encoding="utf-8")
-    (folder / "frontier.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
+    write_document(folder, document)
     if len(table.skipped):
         table.skipped.to_csv(folder / "skipped.csv", index=False)
 
@@ -264,35 +264,3 @@ def _context(
         "reference_note": learned.reference_note,
         "propensity_note": learned.propensity_note,
     }
-
-
-def frontier_document(manifest: Manifest, evaluation: Evaluation) -> dict[str, Any]:
-    """Everything the notebook and other tools need to redraw the frontier; no figure that could not be measured."""
-    return {
-        "version": manifest.version,
-        "simulated": manifest.simulated,
-        "test_requests": evaluation.test_requests,
-        "complete_requests": evaluation.complete_requests,
-        "why_not": evaluation.why_not,
-        "operating_point": manifest.default_point,
-        "reference": manifest.reference,
-        "curves": {
-            name: {"cost_usd": list(cost), "quality": list(quality)}
-            for name, (cost, quality) in (evaluation.curves or {}).items()
-        },
-        "routers": [_clean(vars(line)) for line in evaluation.lines],
-        "workflows": [_clean(vars(line)) for line in evaluation.workflows],
-        "splits": [_clean(vars(line)) for line in evaluation.splits],
-        "calibration": None if evaluation.calibration is None else _clean(vars(evaluation.calibration)),
-    }
-
-
-def _clean(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN: what does not apply is null."""
-
-    def clean(value: Any) -> Any:
-        if isinstance(value, tuple | list):
-            return [clean(item) for item in value]
-        return None if isinstance(value, float) and math.isnan(value) else value
-
-    return {key: clean(value) for key, value in values.items()}

@@ -1,0 +1,84 @@
+"""What a log says of its traffic: dates, requests a month, and what they cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from training.dataset.matrix import OutcomeMatrix, build_matrix
+from training.dataset.volume import volume
+from training.logs.validate import validate
+
+
+def matrix_of(rows: list[dict[str, Any]]) -> OutcomeMatrix:
+    return build_matrix(validate(pd.DataFrame(rows), source="test", format="test").frame)
+
+
+def row(number: int, candidate: str, cost: float | None = 1.0, day: int | None = None, **more: Any) -> dict[str, Any]:
+    stamp = None if day is None else f"2026-03-{day:02}T12:00:00Z"
+    return {
+        "request_id": f"r{number}",
+        "prompt": f"prompt {number}",
+        "candidate": candidate,
+        "quality": 1.0,
+        "cost_usd": cost,
+        "timestamp": stamp,
+        **more,
+    }
+
+
+def test_a_month_is_reckoned_from_the_first_day_to_the_last() -> None:
+    found = volume(matrix_of([row(0, "a", day=1), row(1, "b", day=11), row(2, "a", day=11)]))
+    assert (found.first, found.last, found.days) == ("2026-03-01T12:00:00Z", "2026-03-11T12:00:00Z", 10.0)
+    assert found.requests_a_month == pytest.approx(3 / 10 * 30.4375)
+    assert found.requests_a_month_from == "dates"
+
+
+def test_a_log_of_an_hour_counts_as_a_day() -> None:
+    found = volume(matrix_of([row(0, "a", day=1), row(1, "b", day=1)]))
+    assert found.days == 1.0
+    assert found.requests_a_month == pytest.approx(2 * 30.4375)
+
+
+def test_without_dates_only_a_setting_gives_a_volume() -> None:
+    matrix = matrix_of([row(0, "a"), row(1, "b")])
+    found = volume(matrix)
+    assert (found.first, found.days, found.requests_a_month, found.requests_a_month_from) == (None, None, None, None)
+    told = volume(matrix, 5000.0)
+    assert (told.requests_a_month, told.requests_a_month_from) == (5000.0, "setting")
+
+
+def test_requests_without_a_date_are_in_no_month() -> None:
+    found = volume(matrix_of([row(0, "a", day=1), row(1, "b", day=3), row(2, "a")]))
+    assert (found.requests, found.dated) == (3, 2)
+    assert found.requests_a_month == pytest.approx(2 / 2 * 30.4375)
+
+
+def test_what_was_put_to_everybody_is_not_what_traffic_costs() -> None:
+    found = volume(
+        matrix_of(
+            [
+                row(0, "a", 2.0),
+                row(1, "b", 4.0),
+                row(2, "a", 100.0),
+                row(2, "b", 100.0),
+                row(3, "a", None),
+                row(4, "a", 3.0),
+            ]
+        )
+    )
+    assert found.cost_usd == 209.0
+    assert found.cost_known_share == pytest.approx(5 / 6)
+    assert found.cost_usd_per_request == pytest.approx(3.0)  # requests 0, 1 and 4
+    assert found.candidates_logged == {"a": 0.75, "b": 0.25}
+    evaluated = volume(matrix_of([row(0, "a"), row(0, "b")]))
+    assert evaluated.cost_usd_per_request is None
+    assert evaluated.candidates_logged == {"a": 0.5, "b": 0.5}
+
+
+def test_bought_answers_are_no_traffic() -> None:
+    bought = {"propensity": 0.5, "purpose": "certify"}
+    found = volume(matrix_of([row(0, "a", 2.0), row(0, "b", 50.0, **bought), row(1, "c", 4.0)]))
+    assert found.cost_usd_per_request == pytest.approx(3.0)

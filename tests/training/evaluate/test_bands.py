@@ -1,0 +1,145 @@
+"""The sweep with its bands: what it rests on, and that it says what the choices came to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serving.bundle.manifest import Objective, open_bundle
+from serving.decide.router import Router
+from serving.decide.value import choose, knob_for
+from tests import fake_bundle
+from tests.fake_frontier import log_with_dates
+from training.dataset.matrix import build_matrix
+from training.evaluate.bands import Mark, guarded_knobs, places, repeats
+from training.evaluate.evaluation import Evaluation
+from training.evaluate.served import evaluate_bundle
+from training.logs.outcomes import Outcomes
+
+
+def evaluated(folder: Path, log: Outcomes) -> Evaluation:
+    return evaluate_bundle(open_bundle(folder), log, {}, assumed_output_tokens=100.0, resamples=200, seed=0)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fake_bundle.build(tmp_path_factory.mktemp("bands"), frontier=True)
+
+
+@pytest.fixture(scope="module")
+def complete(bundle: Path) -> Evaluation:
+    return evaluated(bundle, log_with_dates(1))
+
+
+def contained(mark: Mark) -> bool:
+    return (
+        mark.cost_low <= mark.cost_usd <= mark.cost_high
+        and mark.quality_low <= mark.quality <= mark.quality_high
+        and mark.saving_low <= mark.saving <= mark.saving_high
+    )
+
+
+def test_a_mark_is_what_its_choices_came_to(bundle: Path, complete: Evaluation) -> None:
+    router = Router(open_bundle(bundle))
+    matrix = build_matrix(log_with_dates(1).frame, router.candidates)
+    expected = router.estimate(list(matrix.requests))
+    rows, found = np.arange(len(matrix)), complete.tradeoff
+    assert (found.basis, found.requests, found.effective_requests) == ("complete", len(matrix), len(matrix))
+    assert [mark.knob for mark in found.sweep] == list(router.manifest.knobs)
+    reference = router.candidates.index(router.manifest.reference)
+    for mark in found.sweep:
+        value = expected.of(Objective.ACCEPTABLE).astype(np.float64)
+        columns = choose(value, expected.cost_usd.astype(np.float64), mark.knob)
+        assert mark.quality == pytest.approx(matrix.quality[rows, columns].mean())
+        assert mark.cost_usd == pytest.approx(matrix.cost_usd[rows, columns].mean())
+        base = matrix.cost_usd[:, reference].mean()
+        assert mark.saving == pytest.approx(1 - matrix.cost_usd[rows, columns].mean() / base)
+        failed = (matrix.quality[rows, columns] == 0) & (matrix.quality[:, reference] == 1)
+        assert mark.violation_rate == pytest.approx(failed.mean())
+        assert sum(mark.shares.values()) == pytest.approx(1.0)
+
+
+def test_bands_contain_what_they_are_about(complete: Evaluation) -> None:
+    found = complete.tradeoff
+    marks = [*found.sweep, *found.guarded, *found.singles.values(), *found.points.values()]
+    assert len(marks) > 50
+    assert all(contained(mark) for mark in marks)
+    assert any(mark.quality_low < mark.quality < mark.quality_high for mark in marks)
+
+
+def test_the_guarded_sweep_begins_at_the_reference_and_passes_each_point(complete: Evaluation) -> None:
+    first = complete.tradeoff.guarded[0]
+    assert (first.knob, first.violation_rate, first.saving) == (0.0, 0.0, 0.0)
+    point = complete.tradeoff.points["quality-0.9"]
+    on = next(mark for mark in complete.tradeoff.guarded if mark.knob == point.knob)
+    assert (on.cost_usd, on.quality) == pytest.approx((point.cost_usd, point.quality))
+
+
+def test_the_default_point_is_what_the_table_says_of_the_router(complete: Evaluation) -> None:
+    line, mark = complete.line(), complete.tradeoff.points["quality-0.9"]
+    assert (mark.quality, mark.cost_usd, mark.saving) == pytest.approx((line.quality, line.cost_usd, line.saving))
+
+
+def test_one_answer_a_request_gives_a_doubly_robust_frontier(bundle: Path, complete: Evaluation) -> None:
+    """The log whose every outcome is known says whether the bands of the one with a third of them hold."""
+    found = evaluated(bundle, log_with_dates(2, 900, everybody=False)).tradeoff
+    assert found.basis == "doubly robust"
+    assert 30 < found.effective_requests < found.requests == 900
+    truth = complete.tradeoff.singles
+    for name, mark in found.singles.items():
+        assert contained(mark)
+        assert abs(mark.quality - truth[name].quality) < 0.1
+        assert mark.violation_rate is None
+    assert len(found.sweep) > 10
+
+
+def test_workflows_of_one_answer_a_request_are_near_the_truth(bundle: Path) -> None:
+    everything = {line.workflow: line for line in evaluated(bundle, log_with_dates(4, 1800)).workflows}
+    some = evaluated(bundle, log_with_dates(5, 1800, everybody=False)).workflows
+    assert {line.workflow for line in some} == {"easy", "hard", "(none)"}
+    for line in some:
+        truth = everything[line.workflow]
+        assert line.requests == truth.requests
+        assert line.quality == pytest.approx(truth.quality, abs=0.1)
+        assert line.reference_quality == pytest.approx(truth.reference_quality, abs=0.1)
+        assert line.cost_usd == pytest.approx(truth.cost_usd, rel=0.15)
+        assert line.reference_cost_usd == pytest.approx(truth.reference_cost_usd, rel=0.15)
+
+
+def test_what_the_log_cannot_bear_is_not_told(bundle: Path) -> None:
+    found = evaluated(bundle, log_with_dates(3, 40, everybody=False)).tradeoff
+    assert (found.basis, found.sweep, found.points) == (None, (), {})
+    assert found.why_not is not None
+    assert "effective sample" in found.why_not
+
+
+def test_each_knob_of_a_sweep_has_its_place() -> None:
+    knobs = [0.0, *np.geomspace(0.1, 1000.0, 9).tolist()]
+    found = places(knobs)
+    assert (found[0], found[1], found[-1]) == (10.0, 10.0, 0.0)
+    for knob, place in zip(knobs[2:-1], found[2:-1], strict=True):
+        assert knob_for(place, knobs) == pytest.approx(knob)
+
+
+def test_a_points_knob_takes_the_place_of_the_nearest(bundle: Path) -> None:
+    manifest = open_bundle(bundle).manifest
+    knobs = guarded_knobs(manifest)
+    assert 40.0 in knobs
+    assert len(knobs) == len(manifest.knobs)
+    assert 0.0 in knobs
+
+
+def test_a_large_log_is_resampled_less_often() -> None:
+    assert repeats(1000, 7_000) == 1000
+    assert repeats(1000, 100_000) == 400
+    assert repeats(1000, 10_000_000) == 100
+    assert repeats(50, 10_000_000) == 50
+
+
+def test_a_handful_of_requests_is_no_error(bundle: Path) -> None:
+    found = evaluated(bundle, log_with_dates(6, 3, everybody=False))
+    assert found.tradeoff.basis is None
+    assert found.tradeoff.why_not
+    assert found.workflows == ()

@@ -1,0 +1,59 @@
+"""What candidates are good and bad at."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from training.dataset.matrix import OutcomeMatrix, build_matrix
+from training.evaluate.profiles import profiles
+from training.logs.validate import validate
+
+
+def matrix_of(requests: int = 40) -> OutcomeMatrix:
+    """a is right about everything in "code", b about everything in "poems", of 20 requests each."""
+    rows = [
+        {
+            "request_id": f"r{number}",
+            "prompt": f"prompt {number}",
+            "workflow": "code" if number % 2 else "poems",
+            "candidate": name,
+            "quality": float((number % 2 == 1) == (name == "a")),
+            "cost_usd": 0.5,
+            "latency_ms": None if name == "b" else 100.0,
+        }
+        for number in range(requests)
+        for name in ("a", "b")
+    ]
+    return build_matrix(validate(pd.DataFrame(rows), source="test", format="test").frame)
+
+
+def test_each_is_best_where_it_beats_the_others() -> None:
+    matrix = matrix_of()
+    first, second = profiles(matrix, matrix.quality, np.arange(40))
+    assert [one.workflow for one in first.best] == ["code"]
+    assert [one.workflow for one in first.worst] == ["poems"]
+    assert [one.workflow for one in second.best] == ["poems"]
+    (code,) = first.best
+    assert (code.quality, code.gap, code.low, code.high, code.n) == (1.0, 0.5, 0.5, 0.5, 20)
+    assert (first.judged, first.quality, first.cost_usd, first.latency_ms) == (40, 0.5, 0.5, 100.0)
+    assert second.latency_ms is None
+
+
+def test_of_a_handful_nothing_is_said() -> None:
+    matrix = matrix_of(18)
+    assert all(one.best == one.worst == () for one in profiles(matrix, matrix.quality, np.arange(18)))
+
+
+def test_the_interval_is_that_of_the_paired_difference() -> None:
+    """With two candidates, half the difference of a request's outcomes is each one's gap."""
+    draw = np.random.default_rng(0)
+    matrix = matrix_of(400)
+    labels = (draw.random((400, 2)) < np.array([0.8, 0.5])).astype(np.float64)
+    code = matrix.workflow == "code"
+    half = (labels[code, 0] - labels[code, 1]) / 2
+    found = next(one for one in profiles(matrix, labels, np.arange(400))[0].best if one.workflow == "code")
+    error = half.std(ddof=1) / np.sqrt(len(half))
+    assert found.gap == pytest.approx(half.mean())
+    assert found.high - found.low == pytest.approx(2 * 1.959964 * error, rel=1e-6)

@@ -1,0 +1,74 @@
+"""Bins with intervals, and risk against coverage."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from training.evaluate.reliability import LEAST_IN_BIN, MOST_BINS, bins, reliability, risk_coverage, wilson
+
+
+def test_wilsons_interval_as_published() -> None:
+    """Newcombe 1998, table I: 81 of 263, and 0 of 20."""
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
+
+
+def test_few_outcomes_are_one_bin_with_a_wide_interval() -> None:
+    (only,) = bins(np.linspace(0.2, 0.8, 10), np.array([0, 1] * 5, dtype=np.float64))
+    assert (only.n, only.y, only.low, only.high) == (10, 0.5, 0.2, 0.8)
+    assert only.y_high - only.y_low > 0.4
+    assert bins(np.array([]), np.array([])) == ()
+
+
+@given(st.integers(1, 2000), st.integers(0, 2**32 - 1), st.booleans())
+def test_bins_are_large_enough_rise_and_hold_everything(n: int, seed: int, few_levels: bool) -> None:
+    draw = np.random.default_rng(seed)
+    p = draw.random(n)
+    if few_levels:
+        p = np.round(p * 3) / 3
+    y = (draw.random(n) < p).astype(np.float64)
+    found = bins(p, y)
+    assert sum(one.n for one in found) == n
+    assert 1 <= len(found) <= MOST_BINS
+    assert len(found) == 1 or all(one.n >= LEAST_IN_BIN for one in found)
+    for one in found:
+        assert one.low <= one.p + 1e-12
+        assert one.p <= one.high + 1e-12
+        assert one.y_low - 1e-12 <= one.y <= one.y_high + 1e-12
+    for before, after in pairwise(found):
+        assert before.high < after.low
+        assert before.y <= after.y
+
+
+def test_a_calibrated_chance_lies_in_its_intervals() -> None:
+    draw = np.random.default_rng(0)
+    p = draw.random(4000)
+    found = bins(p, (draw.random(4000) < p).astype(np.float64))
+    assert len(found) > 10
+    assert sum(one.y_low <= one.p <= one.y_high for one in found) >= len(found) - 2
+
+
+def test_reliability_is_told_of_all_of_the_chosen_and_by_candidate() -> None:
+    p = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]])
+    labels = np.array([[1.0, np.nan], [0.0, 0.0], [np.nan, np.nan]])
+    found = reliability(p, labels, np.array([0, 1, 0]), ("a", "b"))
+    assert [one.n for one in found.all] == [3]
+    assert [one.n for one in found.chosen] == [2]
+    assert {name: sum(one.n for one in parts) for name, parts in found.by_candidate.items()} == {"a": 2, "b": 1}
+
+
+def test_the_most_confident_are_risked_first() -> None:
+    n = 200
+    p = np.column_stack([np.linspace(1, 0, n), np.zeros(n)])
+    labels = np.column_stack([(np.arange(n) < 100).astype(np.float64), np.full(n, np.nan)])
+    found = risk_coverage(p, labels, np.zeros(n, dtype=np.intp))
+    assert [one.coverage for one in found] == pytest.approx([step / 20 for step in range(1, 21)])
+    assert [one.risk for one in found[:10]] == [0.0] * 10
+    assert found[-1].risk == pytest.approx(0.5)
+    assert all(one.low - 1e-12 <= one.risk <= one.high for one in found)
+    assert risk_coverage(p[:10], labels[:10], np.zeros(10, dtype=np.intp)) == ()

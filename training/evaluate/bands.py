@@ -1,0 +1,246 @@
+"""What each place of the knob gives, with 95% bands: on requests of which every outcome is known, or is estimated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.bundle.arrays import Bools, Columns, Floats
+from serving.bundle.manifest import Manifest
+from serving.decide.decision import Estimates
+from serving.decide.value import Setting
+from training.measure.frontier import bootstrap_weights
+from training.measure.offpolicy import MINIMUM_EFFECTIVE, doubly_robust, effective_sample_size, pseudo_outcomes
+
+COMPLETE: Literal["complete"] = "complete"
+# 320 MB of weights; and as many resamples as a 95% interval takes at least.
+_MOST_WEIGHTS, _LEAST_REPEATS = 40_000_000, 100
+DOUBLY_ROBUST: Literal["doubly robust"] = "doubly robust"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Where n requests went, by candidate, and what came of it: means with 95% intervals.
+
+    `saving` is against sending everything to the reference. `violation_rate` is the share of requests that failed where the
+    reference did not, None where that is not known. `cost_quality` is the place from 0 to 10 that stands for the knob.
+    """
+
+    knob: float
+    cost_usd: float
+    cost_low: float
+    cost_high: float
+    quality: float
+    quality_low: float
+    quality_high: float
+    saving: float
+    saving_low: float
+    saving_high: float
+    shares: dict[str, float] = field(default_factory=dict)
+    violation_rate: float | None = None
+    cost_quality: float | None = None
+
+
+@dataclass(frozen=True)
+class Tradeoff:
+    """The knob's sweep by what is expected (`sweep`), by what is expected to be broken (`guarded`), and single candidates and
+    operating points by name. It rests on `requests`, worth `effective_requests` independent ones at the default point.
+
+    `basis` says how outcomes are known; None where they are not, and `why_not` says why.
+    """
+
+    basis: Literal["complete", "doubly robust"] | None = None
+    requests: int = 0
+    effective_requests: float = 0.0
+    sweep: tuple[Mark, ...] = ()
+    guarded: tuple[Mark, ...] = ()
+    singles: dict[str, Mark] = field(default_factory=dict)
+    points: dict[str, Mark] = field(default_factory=dict)
+    why_not: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What is known of n requests and m candidates: `value` and `cost_usd` (n, m), NaN where not observed; `labels` (n, m) 1
+    acceptable, 0 not; `propensity` (n, m) of what was observed; `complete` (n,) where everything is known; `groups` (n,) what
+    belongs together, and `workflow` (n,)."""
+
+    value: Floats
+    cost_usd: Floats
+    labels: Floats
+    propensity: Floats | None
+    complete: Bools
+    groups: Columns
+    workflow: NDArray[np.object_]
+
+
+def places(knobs: Sequence[float]) -> list[float]:
+    """The place from 0 (the cheapest) to 10 (quality alone) of each knob of a sweep that rises from 0, as `knob_for` has it."""
+    steps = max(len(knobs) - 2, 1)
+    return [10.0 if knob == 0 else 10.0 * (1.0 - (place - 1) / steps) for place, knob in enumerate(knobs)]
+
+
+def guarded_knobs(manifest: Manifest) -> list[float]:
+    """The bundle's sweep, with the knobs of its operating points in place of the nearest ones of the sweep."""
+    knobs = set(manifest.knobs)
+    own = {point.knob for point in manifest.operating_points if point.guard is not None and np.isfinite(point.knob)}
+    for knob in sorted(own - knobs):
+        if near := [one for one in knobs - own if 0 < one < np.inf]:
+            knobs.remove(min(near, key=lambda one: abs(np.log(one) - np.log(knob))) if knob > 0 else near[0])
+        knobs.add(knob)
+    return sorted(knobs)
+
+
+def repeats(resamples: int, n: int) -> int:
+    """So many resamples of n requests, or fewer, so that their weights fit into memory."""
+    return min(resamples, max(_MOST_WEIGHTS // max(n, 1), _LEAST_REPEATS))
+
+
+def tradeoff(
+    manifest: Manifest, expected: Estimates, columns: Columns, known: Outcomes, *, resamples: int, seed: int
+) -> Tradeoff:
+    """What `expected` of n requests, and where the default point sends them, `columns` (n,), come to.
+
+    On complete requests where there are any; else by doubly robust pseudo-outcomes, for the places that the log can bear.
+    Bands: 2.5% and 97.5% quantiles of the bootstrap of whole conversations (`frontier.bootstrap_weights`).
+    """
+    basis: Literal["complete", "doubly robust"] = COMPLETE if known.complete.any() else DOUBLY_ROBUST
+    rows = known.complete
+    if basis == DOUBLY_ROBUST:
+        if known.propensity is None:
+            return Tradeoff(why_not="how likely the log was to try each candidate is not known")
+        seen, drawn = np.isfinite(known.value), np.isfinite(known.propensity)
+        rows = np.asarray(drawn.any(axis=1) & ~(seen & ~drawn).any(axis=1))
+        if not rows.any():
+            return Tradeoff(why_not="no request has a propensity of each of its judged outcomes")
+    board = _Board.of(manifest, expected, known, rows, basis, resamples, seed)
+    columns, settings = columns[rows], {}
+    for point in manifest.operating_points:
+        chosen = board.choices(Setting.of(manifest, point))
+        settings[point.name] = columns if point.name == manifest.default_point else chosen
+    effective, refused = board.support(columns)
+    if refused is not None:
+        return Tradeoff(requests=int(rows.sum()), effective_requests=effective, why_not=refused)
+    knobs = list(manifest.knobs)
+    sweep = [
+        replace(mark, cost_quality=place)
+        for knob, place in zip(knobs, places(knobs), strict=True)
+        if (mark := board.mark(board.choices(Setting(knob)), knob)) is not None
+    ]
+    guarded = [board.mark(board.choices(Setting(knob, guarded=True)), knob) for knob in guarded_knobs(manifest)]
+    points = {point.name: board.mark(settings[point.name], point.knob) for point in manifest.operating_points}
+    alone = {
+        name: board.mark(np.full(int(rows.sum()), column, dtype=np.intp), 0.0)
+        for column, name in enumerate(board.candidates)
+    }
+    return Tradeoff(
+        basis,
+        int(rows.sum()),
+        effective,
+        tuple(sweep),
+        tuple(mark for mark in guarded if mark is not None),
+        {name: mark for name, mark in alone.items() if mark is not None},
+        {name: mark for name, mark in points.items() if mark is not None},
+    )
+
+
+@dataclass(frozen=True)
+class _Board:
+    """The n requests that count, complete or completed, and `weights` (resamples, n) of the bootstrap."""
+
+    candidates: tuple[str, ...]
+    reference: int
+    expected: tuple[Floats, Floats, Floats]  # value, violation, cost in USD
+    known: Outcomes
+    value: Floats
+    cost: Floats
+    broken: Floats | None
+    weights: Floats
+    base: Floats  # (resamples,) what sending everything to the reference costs
+
+    @classmethod
+    def of(
+        cls,
+        manifest: Manifest,
+        expected: Estimates,
+        known: Outcomes,
+        rows: Bools,
+        basis: str,
+        resamples: int,
+        seed: int,
+    ) -> _Board:
+        value, violation, usd = (
+            np.asarray(part, dtype=np.float64)[rows]
+            for part in (expected.of(manifest.objective), expected.violation, expected.cost_usd)
+        )
+        names = tuple(candidate.name for candidate in manifest.candidates)
+        reference = names.index(manifest.reference)
+        propensity = None if known.propensity is None else known.propensity[rows]
+        part = Outcomes(
+            known.value[rows],
+            known.cost_usd[rows],
+            known.labels[rows],
+            propensity,
+            known.complete[rows],
+            known.groups[rows],
+            known.workflow[rows],
+        )
+        found, cost, broken = part.value, part.cost_usd, None
+        if basis == COMPLETE:
+            broken = ((part.labels == 0) & (part.labels[:, [reference]] == 1)).astype(np.float64)
+        else:
+            assert propensity is not None
+            judged_cost = np.where(np.isfinite(part.value), part.cost_usd, np.nan)
+            found = pseudo_outcomes(part.value, propensity, value)
+            cost = pseudo_outcomes(judged_cost, propensity, usd)
+        weights = bootstrap_weights(part.groups, repeats(resamples, len(found)), seed, part.workflow)
+        base = np.asarray(weights @ cost[:, reference])
+        return cls(names, reference, (value, violation, usd), part, found, cost, broken, weights, base)
+
+    def choices(self, setting: Setting) -> Columns:
+        value, violation, usd = self.expected
+        return setting.choose(value, violation, usd)
+
+    def support(self, columns: Columns) -> tuple[float, str | None]:
+        """How many independent requests the choices `columns` (n,) are known by, and why that is too few."""
+        if self.broken is not None:
+            return effective_sample_size(np.ones(len(columns)), self.known.groups), None
+        assert self.known.propensity is not None
+        found = doubly_robust(
+            self.known.value,
+            self.known.propensity,
+            columns,
+            self.expected[0],
+            minimum_effective=MINIMUM_EFFECTIVE,
+            groups=self.known.groups,
+        )
+        return found.effective_sample, found.refused
+
+    def mark(self, columns: Columns, knob: float) -> Mark | None:
+        """What the choices `columns` (n,) come to; None where the log cannot bear it."""
+        if self.support(columns)[1] is not None:
+            return None
+        rows = np.arange(len(columns))
+        cost, quality = self.cost[rows, columns], self.value[rows, columns]
+        base = float(self.cost[:, self.reference].mean())
+        spent = self.weights @ cost
+        share = np.bincount(columns, minlength=len(self.candidates)) / len(columns)
+        saving = 1.0 - float(cost.mean()) / base if base > 0 else 0.0
+        savings = 1.0 - spent / self.base if (self.base > 0).all() else np.zeros_like(spent)
+        return Mark(
+            knob,
+            *_with_band(float(cost.mean()), spent),
+            *_with_band(float(quality.mean()), self.weights @ quality),
+            *_with_band(saving, savings),
+            shares={name: float(part) for name, part in zip(self.candidates, share, strict=True)},
+            violation_rate=None if self.broken is None else float(self.broken[rows, columns].mean()),
+        )
+
+
+def _with_band(value: float, resampled: Floats) -> tuple[float, float, float]:
+    low, high = np.quantile(resampled, [0.025, 0.975]).tolist()
+    return value, min(low, value), max(high, value)

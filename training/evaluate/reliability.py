@@ -1,0 +1,125 @@
+"""Whether a stated chance comes true: reliability in bins with intervals, and what is risked by answering more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+from scipy.stats import binomtest
+
+from serving.bundle.arrays import Columns, Floats
+
+# A bin of fewer outcomes says next to nothing.
+LEAST_IN_BIN = 25
+MOST_BINS = 15
+_COVERAGES = 20
+
+
+@dataclass(frozen=True)
+class Bin:
+    """`n` outcomes that were given a chance between `low` and `high`, `p` on average, and the share `y` of them that came true,
+    with its 95% interval."""
+
+    low: float
+    high: float
+    p: float
+    y: float
+    y_low: float
+    y_high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Risk:
+    """Of the most confident `coverage` of the decisions, the share that failed, with its 95% interval."""
+
+    coverage: float
+    risk: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Bins of all judged outcomes, of those of the chosen candidates, and of each candidate."""
+
+    all: tuple[Bin, ...] = ()
+    chosen: tuple[Bin, ...] = ()
+    by_candidate: dict[str, tuple[Bin, ...]] = field(default_factory=dict)
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """The 95% score interval of a share. Source: Wilson 1927."""
+    found = binomtest(successes, n).proportion_ci(confidence_level=0.95, method="wilson")
+    return float(found.low), float(found.high)
+
+
+def bins(probability: Floats, outcome: Floats) -> tuple[Bin, ...]:
+    """Bins of equal size, of 25 outcomes at least and 15 bins at most; neighbours whose shares fall are pooled.
+
+    `outcome` (n,) is 0 or 1. A calibrated chance gives shares that rise, so that pooling adjacent violators takes out the
+    zigzag of small bins and nothing else. Source: Dimitriadis, Gneiting & Jordan 2021 (isotonic pooling); equal size: Nguyen &
+    O'Connor 2015. Equal chances are never parted.
+    """
+    n = len(probability)
+    if n == 0:
+        return ()
+    order = np.argsort(probability, kind="stable")
+    p, y = probability[order], outcome[order]
+    count = min(MOST_BINS, max(n // LEAST_IN_BIN, 1))
+    ends = np.searchsorted(p, p[np.arange(1, count) * n // count], side="left")
+    edges = [0, *sorted({int(end) for end in ends} - {0, n}), n]
+    parts: list[tuple[int, int]] = []
+    for begin, end in pairwise(edges):
+        parts.append((begin, end))
+        while len(parts) > 1 and (_share(y, parts[-2]) > _share(y, parts[-1]) or _small(parts[-2], parts[-1])):
+            last = parts.pop()
+            parts[-1] = (parts[-1][0], last[1])
+    return tuple(_bin(p[begin:end], y[begin:end]) for begin, end in parts)
+
+
+def _share(outcome: Floats, part: tuple[int, int]) -> float:
+    return float(outcome[part[0] : part[1]].mean())
+
+
+def _small(*parts: tuple[int, int]) -> bool:
+    return any(end - begin < LEAST_IN_BIN for begin, end in parts)
+
+
+def _bin(p: Floats, y: Floats) -> Bin:
+    low, high = wilson(round(float(y.sum())), len(y))
+    return Bin(float(p[0]), float(p[-1]), float(p.mean()), float(y.mean()), low, high, len(y))
+
+
+def reliability(probability: Floats, labels: Floats, columns: Columns, candidates: Sequence[str]) -> Reliability:
+    """Of (n, m) chances and labels, NaN where not judged; `columns` (n,) is what was chosen."""
+    seen = np.isfinite(labels)
+    rows = np.flatnonzero(seen[np.arange(len(columns)), columns])
+    at = rows, columns[rows]
+    return Reliability(
+        all=bins(probability[seen], labels[seen]),
+        chosen=bins(probability[at], labels[at]),
+        by_candidate={
+            name: bins(probability[seen[:, column], column], labels[seen[:, column], column])
+            for column, name in enumerate(candidates)
+            if seen[:, column].any()
+        },
+    )
+
+
+def risk_coverage(probability: Floats, labels: Floats, columns: Columns) -> tuple[Risk, ...]:
+    """What is risked by deciding on the most confident 5%, 10% … 100% of requests whose chosen answer was judged, and sending
+    the rest elsewhere. Arguments as of `reliability`. Source: Geifman & El-Yaniv 2017."""
+    rows = np.flatnonzero(np.isfinite(labels[np.arange(len(columns)), columns]))
+    n = len(rows)
+    if n < LEAST_IN_BIN:
+        return ()
+    at = rows, columns[rows]
+    failed = 1.0 - labels[at][np.argsort(-probability[at], kind="stable")]
+    found = []
+    for k in sorted({max(round(n * step / _COVERAGES), 1) for step in range(1, _COVERAGES + 1)}):
+        count = round(float(failed[:k].sum()))
+        found.append(Risk(k / n, count / k, *wilson(count, k)))
+    return tuple(found)
