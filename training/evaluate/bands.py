@@ -66,13 +66,15 @@ class Tradeoff:
 @dataclass(frozen=True)
 class Outcomes:
     """What is known of n requests and m candidates: `value` and `cost_usd` (n, m), NaN where not observed; `labels` (n, m) 1
-    acceptable, 0 not; `propensity` (n, m) of what was observed; `complete` (n,) where everything is known; `groups` (n,) what
+    acceptable, 0 not; `propensity` (n, m) of what was observed, and `judged` (n, m) the part of it that is judging's, as
+    `measure.offpolicy` has both; `complete` (n,) where everything is known; `groups` (n,) what
     belongs together, and `workflow` (n,)."""
 
     value: Floats
     cost_usd: Floats
     labels: Floats
     propensity: Floats | None
+    judged: Floats | None
     complete: Bools
     groups: Columns
     workflow: NDArray[np.object_]
@@ -180,11 +182,13 @@ class _Board:
         names = tuple(candidate.name for candidate in manifest.candidates)
         reference = names.index(manifest.reference)
         propensity = None if known.propensity is None else known.propensity[rows]
+        judged = None if known.judged is None else known.judged[rows]
         part = Outcomes(
             known.value[rows],
             known.cost_usd[rows],
             known.labels[rows],
             propensity,
+            judged,
             known.complete[rows],
             known.groups[rows],
             known.workflow[rows],
@@ -195,8 +199,8 @@ class _Board:
         else:
             assert propensity is not None
             judged_cost = np.where(np.isfinite(part.value), part.cost_usd, np.nan)
-            found = pseudo_outcomes(part.value, propensity, value)
-            cost = pseudo_outcomes(judged_cost, propensity, usd)
+            found = pseudo_outcomes(part.value, propensity, value, judged=judged)
+            cost = pseudo_outcomes(judged_cost, propensity, usd, judged=judged)
         weights = bootstrap_weights(part.groups, repeats(resamples, len(found)), seed, part.workflow)
         base = np.asarray(weights @ cost[:, reference])
         return cls(names, reference, (value, violation, usd), part, found, cost, broken, weights, base)
@@ -215,6 +219,7 @@ class _Board:
             self.known.propensity,
             columns,
             self.expected[0],
+            judged=self.known.judged,
             minimum_effective=MINIMUM_EFFECTIVE,
             groups=self.known.groups,
         )

@@ -55,6 +55,11 @@ def estimated_workflows(
 def _mean(outcome: Floats, known: Outcomes, model: Floats, columns: Columns, inside: Bools) -> float | None:
     assert known.propensity is not None
     found = doubly_robust(
-        outcome[inside], known.propensity[inside], columns[inside], model[inside], groups=known.groups[inside]
+        outcome[inside],
+        known.propensity[inside],
+        columns[inside],
+        model[inside],
+        judged=None if known.judged is None else known.judged[inside],
+        groups=known.groups[inside],
     )
     return None if found.refused is not None else found.value

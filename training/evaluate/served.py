@@ -35,7 +35,7 @@ from training.evaluate.reliability import reliability, risk_coverage
 from training.evaluate.sweep import CompleteOutcomes, Contender, Contest, by_workflow, sweep
 from training.learn.learn import Learned
 from training.learn.prepare import Prepared, PrepareError
-from training.learn.training_data import cell_propensity
+from training.learn.training_data import cell_judged, cell_propensity
 from training.logs.aliases import alike
 from training.logs.outcomes import Outcomes
 from training.measure.bounds import RateBound, clopper_pearson_upper
@@ -108,7 +108,7 @@ def evaluate_router(
         chosen,
         learned.acceptable.raw(inputs.take(rows)),
         rivals,
-        propensity=learned.propensity[rows],
+        known_by=(learned.propensity[rows], learned.judged[rows]),
         off_policy=_off_policy(router.manifest, log, (learned.propensity[rows], learned.judged[rows]), served, chosen),
         points=tuple(points),
         quality_target=params.policy.quality_target,
@@ -155,13 +155,14 @@ def evaluate_bundle(
     fair = np.where(matrix.learning, np.nan, matrix.quality)
     log = _Log(matrix, acceptable(fair, manifest.acceptable), groups)
     served = router.estimate(list(matrix.requests))
-    propensity = None
+    known_by = None
     if not matrix.complete().any():
         features = feature_matrix(list(matrix.requests), manifest.head.workflows)
         with suppress(SplitError):  # too few requests to estimate it, and then to estimate anything by it
             propensity, _ = cell_propensity(
                 matrix, log.labels, features, lambda among: folds(groups[among], _FOLDS, seed)
             )
+            known_by = propensity, cell_judged(matrix, log.labels)
     found = _evaluation(
         manifest,
         log,
@@ -169,7 +170,7 @@ def evaluate_bundle(
         router.chosen(list(matrix.requests), served),
         served.acceptable.astype(np.float64),
         _Rivals(),
-        propensity=propensity,
+        known_by=known_by,
         quality_target=manifest.default.quality_target or 1.0,
         resamples=resamples,
         seed=seed,
@@ -190,7 +191,7 @@ def _evaluation(
     raw: Floats,
     rivals: _Rivals,
     *,
-    propensity: Floats | None,
+    known_by: tuple[Floats, Floats] | None,
     quality_target: float,
     resamples: int,
     seed: int,
@@ -199,11 +200,15 @@ def _evaluation(
 ) -> Evaluation:
     """The figures from what was `served` for the log's n requests, and where they went, `columns` (n,).
 
-    `raw` (n, m) is P(acceptable) before calibration, `propensity` (n, m) that of the outcomes.
+    `raw` (n, m) is P(acceptable) before calibration; `known_by` the propensity of the outcomes, and the part of it that is
+    judging's, (n, m) both.
     """
     matrix, objective = log.matrix, manifest.objective
     complete, chance = matrix.complete(), served.acceptable.astype(np.float64)
-    known = Known(log.value(objective), matrix.cost_usd, log.labels, propensity, complete, log.groups, matrix.workflow)
+    propensity, judged = known_by or (None, None)
+    known = Known(
+        log.value(objective), matrix.cost_usd, log.labels, propensity, judged, complete, log.groups, matrix.workflow
+    )
     found = Evaluation(
         test_requests=len(matrix),
         complete_requests=int(complete.sum()),
