@@ -179,6 +179,9 @@ def _answers(rows: Subquery) -> sa.Select[Any]:
         func.sum(c.told * c.told),
         func.sum(c.told * c.expected),
         func.sum(c.expected * c.expected),
+        func.sum(c.told * c.told * c.expected),
+        func.sum(c.told * c.expected * c.expected),
+        func.sum(c.expected * c.expected * c.expected),
     ).group_by(c.candidate)
 
 

@@ -43,6 +43,9 @@ class Answers(NamedTuple):
     told_squared: float
     product: float
     expected_squared: float
+    told_squared_expected: float
+    told_expected_squared: float
+    expected_cubed: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,13 +299,22 @@ def _residual(one: Answers) -> float:
     return max(one.told_squared - 2 * ratio * one.product + ratio * ratio * one.expected_squared, 0.0)
 
 
+def _leverage(one: Answers) -> float:
+    """The factor by which residuals are too small, for a conversation of much expected cost draws the ratio to itself (HC3)."""
+    ratio, plain = one.told / one.expected, _residual(one)
+    if plain <= 0:
+        return 1.0
+    drawn = one.told_squared_expected - 2 * ratio * one.told_expected_squared + ratio * ratio * one.expected_cubed
+    return 1.0 + 2.0 * max(drawn, 0.0) / (one.expected * plain)
+
+
 def _interval(one: Answers) -> tuple[float, float]:
     """The 95% interval of a candidate's ratio."""
     ratio = one.told / one.expected
     if ratio <= 0:
         return 0.0, 0.0
     counted = one.conversations / (one.conversations - 1)
-    half = _t(one.conversations - 1) * sqrt(counted * _residual(one)) / one.told
+    half = _t(one.conversations - 1) * sqrt(counted * _leverage(one) * _residual(one)) / one.told
     return ratio * exp(-min(half, _FURTHEST)), ratio * exp(min(half, _FURTHEST))
 
 

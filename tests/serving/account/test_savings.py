@@ -24,7 +24,16 @@ SEEDS = range(40)
 def answers(candidate: str, told: list[float], expected: list[float], decisions: int | None = None) -> Answers:
     """The sums over conversations, one of each list's entries for each."""
     a, e = np.array(told), np.array(expected)
-    sums = a.sum(), e.sum(), (a * a).sum(), (a * e).sum(), (e * e).sum()
+    sums = (
+        a.sum(),
+        e.sum(),
+        (a * a).sum(),
+        (a * e).sum(),
+        (e * e).sum(),
+        (a * a * e).sum(),
+        (a * e * e).sum(),
+        (e**3).sum(),
+    )
     return Answers(candidate, len(told), decisions or len(told), *map(float, sums))
 
 
