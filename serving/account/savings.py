@@ -16,8 +16,9 @@ from enum import StrEnum
 from math import exp, hypot, log, sqrt
 from typing import NamedTuple
 
+from serving.account.intervals import student, wilson
+
 ENOUGH = 30  # conversations, from which on a ratio or a variance is taken from them
-_Z = 1.959964  # of a normal distribution, two-sided 95%
 _FURTHEST = 20.0  # a limit is no more than so many times e away, whatever costs were told
 
 
@@ -257,15 +258,6 @@ def ratio_of(reference: str, answers: Iterable[Answers]) -> Ratio:
     return Ratio(reference, Method.OTHERS, pooled, min(lows), max(highs), spread, conversations, decisions)
 
 
-def wilson(successes: float, trials: float) -> tuple[float, float]:
-    """The 95% interval of a rate; `trials` need be no whole number. Without any trial nothing is known: (0, 1)."""
-    if trials <= 0:
-        return 0.0, 1.0
-    rate, square = successes / trials, _Z * _Z / trials
-    centre, half = rate + square / 2, _Z * sqrt(rate * (1 - rate) / trials + square / (4 * trials))
-    return max((centre - half) / (1 + square), 0.0), min((centre + half) / (1 + square), 1.0)
-
-
 def _reference(parts: Mapping[str, Part], ratios: Mapping[str, Ratio]) -> tuple[float, float, float | None]:
     """What the references would have cost, and between what; the limits of several are added, as if they erred alike."""
     usd = low = 0.0
@@ -288,7 +280,7 @@ def _limits(one: Ratio, part: Part) -> tuple[float, float]:
     """The factors between which the sum is, by the ratio's interval and by what single conversations stray from it."""
     if not (part.expected_usd > 0 and one.ratio > 0 and one.low > 0 and one.high):
         return 1.0, 1.0
-    strays = _t(one.conversations - 1) * sqrt(one.spread * part.squared) / part.expected_usd
+    strays = student(one.conversations - 1) * sqrt(one.spread * part.squared) / part.expected_usd
     down, up = (hypot(log(away), strays) for away in (one.ratio / one.low, one.high / one.ratio))
     return exp(-min(down, _FURTHEST)), exp(min(up, _FURTHEST))
 
@@ -314,7 +306,7 @@ def _interval(one: Answers) -> tuple[float, float]:
     if ratio <= 0:
         return 0.0, 0.0
     counted = one.conversations / (one.conversations - 1)
-    half = _t(one.conversations - 1) * sqrt(counted * _leverage(one) * _residual(one)) / one.told
+    half = student(one.conversations - 1) * sqrt(counted * _leverage(one) * _residual(one)) / one.told
     return ratio * exp(-min(half, _FURTHEST)), ratio * exp(min(half, _FURTHEST))
 
 
@@ -346,9 +338,3 @@ def _worth(sums: Sums, mean: float) -> float:
     strayed = sums.quality_squared - 2 * mean * sums.quality_product + mean * mean * sums.judged_squared
     variance = max(strayed, 0.0) * conversations / (conversations - 1) / (judged * judged)
     return judged if variance <= 0 else min(mean * (1 - mean) / variance, judged)
-
-
-def _t(freedom: float) -> float:
-    """The two-sided 95% quantile of Student's t, to four digits from `ENOUGH` on (Cornish and Fisher)."""
-    z, n = _Z, max(freedom, 1.0)
-    return z + (z**3 + z) / (4 * n) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n * n)

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from serving.account.savings import ENOUGH, Answers, Line, Method, Part, Ratio, Sums, account, line, ratio_of, wilson
-from serving.account.savings import _t as quantile
+from serving.account.intervals import student, wilson
+from serving.account.savings import ENOUGH, Answers, Line, Method, Part, Ratio, Sums, account, line, ratio_of
 from serving.account.shown import as_csv, document
 from serving.account.window import By, Window, WindowError
 from tests.serving.account.simulated import OTHERS, REFERENCE, account_of, simulate
@@ -195,7 +195,7 @@ def test_a_rates_interval_is_wilsons(successes: int, trials: int) -> None:
 
 @pytest.mark.parametrize("freedom", [29, 40, 100, 10_000])
 def test_the_quantile_is_students(freedom: int) -> None:
-    assert quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-4)
+    assert student(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@x", "\tx", '=HYPERLINK("http://x","y")'])

@@ -9,7 +9,8 @@ import pytest
 import sqlalchemy as sa
 
 from serving.account import asked
-from serving.account.savings import Account, Line, Method, wilson
+from serving.account.intervals import wilson
+from serving.account.savings import Account, Line, Method
 from serving.account.window import DAY, By, Window
 from serving.integrations.litellm.told.restored import restore
 from serving.integrations.outcome import ToldOutcome
