@@ -212,8 +212,7 @@ class Engine:
         """Without estimates the reference is used, else the cheapest: nothing tells how good the others would be."""
         bare = Situation(most_usd=situation.most_usd)
         none, always = [0.0] * len(seen.cost), self._settings[ALWAYS_REFERENCE]
-        limit = list(demand.cost_usd)
-        return Weighed(policy, bare, always, none, none, seen.cost, limit, seen)
+        return Weighed(policy, bare, always, none, none, seen.cost, list(demand.cost_usd), seen)
 
     def _choose(
         self, weighed: Weighed, point: OperatingPoint | None, eligible: list[int], apart: Sequence[int] = ()
@@ -342,6 +341,7 @@ class Engine:
             bundle=self.manifest.version,
             warnings=(missing,) if missing else (),
             held_usd=known_or_none(limit[choice.order[0]]),
+            instead=None if choice.instead is None else self.candidates[choice.instead],
         )
         return Made(decision, choice, limit, certified)
 
