@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 from anyio import CapacityLimiter
 from fastapi import FastAPI, Response
@@ -32,6 +33,7 @@ from serving.api.documents import (
 from serving.api.openapi import TAGS, document_bodies, problem_responses, request_body
 from serving.api.problems import install
 from serving.api.views import VIEWS
+from serving.api.views.live.feed import LiveFeed
 from serving.runtime.pipeline import Service
 from serving.settings import Settings
 
@@ -57,10 +59,12 @@ def create_app(settings: Settings | None = None, service: Service | None = None)
         sys.setswitchinterval(_SWITCH_SECONDS)
         made.start()
         app.state.service, app.state.bodies = made, CapacityLimiter(_BODIES_AT_ONCE)
+        app.state.live = LiveFeed(made)
         router = made.live.current.router
         logger.info("serving bundle %s with %d candidates", router.manifest.version, len(router.candidates))
         yield
         app.state.service = None
+        app.state.live.close()
         made.close()
 
     app = FastAPIOffline(
@@ -158,7 +162,7 @@ def _add_routes(app: FastAPI) -> None:
             openapi_extra=request_body(body) if body is not None else None,
         )
     for view in VIEWS:
-        media = {} if view.media is None else {"content": {view.media: {}}}
+        media: dict[str, Any] = {} if view.media is None else {"content": {view.media: {}}}
         app.add_api_route(
             view.path,
             view.endpoint,

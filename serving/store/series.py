@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Integer, Select, and_, case, cast, func, select
 
@@ -15,6 +15,7 @@ from serving.decide.decision import OTHER, Reason
 from serving.store.tables import DECISIONS, FEEDBACK
 
 MINUTE, DAY = 60.0, 86_400.0
+Asked = TypeVar("Asked", bound=Select[*tuple[Any, ...]])
 _MOST_LABELS = 1_000  # candidates of one time and their reasons; bundles' names alone are told apart
 
 
@@ -65,11 +66,11 @@ def minutes(connection: Connection, now: float, count: int, key: str | None = No
     summed = (d.expected_cost_usd, FEEDBACK.c.cost_usd, d.reference_expected_cost_usd)
     asked = select(whole, func.count(), *(func.sum(one) for one in summed)).select_from(_told())
     asked = _own(asked, key).where(d.at >= begins, d.at < (last + 1) * MINUTE).group_by(whole)
-    known = {place: (decisions, costs) for place, decisions, *costs in connection.execute(asked)}
+    known: dict[int, list[Any]] = {place: sums for place, *sums in connection.execute(asked)}
     found = []
     for place in range(int(last) - count + 1, int(last) + 1):
-        decisions, costs = known.get(place, (0, (0.0, 0.0, 0.0)))
-        found.append(Minute(place * MINUTE, decisions, *(float(one or 0.0) for one in costs)))
+        decisions, *usd = known.get(place, (0, 0.0, 0.0, 0.0))
+        found.append(Minute(place * MINUTE, int(decisions), *(float(one or 0.0) for one in usd)))
     return found
 
 
@@ -77,8 +78,8 @@ def made(connection: Connection, since: float, until: float, key: str | None = N
     """How many decisions were made between two times, and when the first of them was."""
     d = DECISIONS.c
     asked = select(func.count(), func.min(d.at)).where(d.at >= since, d.at < until)
-    decisions, first = connection.execute(_own(asked, key)).one()
-    return int(decisions), first
+    row: Sequence[Any] = connection.execute(_own(asked, key)).one()
+    return int(row[0]), row[1]
 
 
 def total(connection: Connection, key: str | None = None) -> int:
@@ -137,7 +138,7 @@ def _told() -> Any:
     return DECISIONS.outerjoin(FEEDBACK, FEEDBACK.c.decision_id == DECISIONS.c.id)
 
 
-def _own(asked: Select[Any], key: str | None) -> Select[Any]:
+def _own(asked: Asked, key: str | None) -> Asked:
     return asked if key is None else asked.where(DECISIONS.c.key == key)
 
 

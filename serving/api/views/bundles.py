@@ -22,7 +22,7 @@ from serving.runtime.pipeline import Service
 MOST = 50  # bundles that are shown
 _MOST_LOOKED_AT = 5_000  # entries of the folder
 _LARGEST = 16 * 2**20  # bytes of a manifest
-_LINKS = ("current", "previous")
+_PREVIOUS = "previous"  # the link that training leaves to the champion before
 
 
 class _Document(BaseModel):
@@ -98,19 +98,18 @@ def _document(service: Service, admin: bool) -> dict[str, Any]:
     live = service.live.current.router.manifest
     shadow = service.shadow.live.current.router.manifest if service.shadow is not None and admin else None
     shown: dict[str, dict[str, Any]] = {}
-    links: dict[str, str] = {}
     if admin and not service.live.source.startswith(MLFLOW):
         folder = beside(service)
-        links = {name: (folder / name).resolve().name for name in _LINKS if (folder / name).is_symlink()}
+        previous = (folder / _PREVIOUS).resolve().name if (folder / _PREVIOUS).is_symlink() else None
         for found in folders(folder):
             manifest = read_manifest(found)
             entry = entry_of(manifest, live) if isinstance(manifest, Manifest) else _broken(found.name, manifest)
-            entry["previous"] = found.name == links.get("previous")
+            entry["previous"] = found.name == previous
             shown.setdefault(entry["version"], entry)
-    for manifest in (live, shadow):  # what is loaded is known by heart, wherever its folder is now
-        if manifest is not None:
-            before = shown.get(manifest.version, {}).get("previous", False)
-            shown[manifest.version] = entry_of(manifest, live) | {"previous": before}
+    for one in (live, shadow):  # what is loaded is known by heart, wherever its folder is now
+        if one is not None:
+            before = shown.get(one.version, {}).get("previous", False)
+            shown[one.version] = entry_of(one, live) | {"previous": before}
     shown[live.version]["current"] = True
     if shadow is not None:
         shown[shadow.version]["shadow"] = True

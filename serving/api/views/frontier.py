@@ -8,7 +8,6 @@ from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 import orjson
-from anyio import to_thread
 from fastapi import Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import SQLAlchemyError
@@ -17,13 +16,14 @@ from starlette.exceptions import HTTPException
 from serving.api.auth import caller, may_administer
 from serving.api.endpoints import service_of
 from serving.api.views.bundles import beside, folders, read_manifest
+from serving.api.views.live.feed import LiveFeed
+from serving.api.views.live.figures import Figures
 from serving.api.views.table import OPERATORS, REFUSED, View
 from serving.bundle.manifest import BundleError, Manifest
 from serving.runtime.live import MLFLOW, frontier_of
 from serving.runtime.pipeline import Service
-from serving.store.series import DAY, seen
+from serving.store.series import DAY
 
-DAYS = 28.0  # of decisions that say what the volume is
 _MONTH_DAYS = 30.4375
 _LONGEST_VERSION = 256
 # What in the document is of single workflows, and how.
@@ -66,11 +66,12 @@ async def frontier(
     key = caller(request, service)
     if version is not None and version != service.live.version and not may_administer(service, key):
         raise HTTPException(403, "Another bundle than the served one is for a key that may administer.")
-    document = await to_thread.run_sync(_document, service, key, version)
+    feed: LiveFeed = request.app.state.live
+    document = await feed.ask(lambda: _document(service, feed.figures, key, version))
     return Response(orjson.dumps(document), media_type="application/json")
 
 
-def _document(service: Service, key: str | None, version: str | None) -> dict[str, Any]:
+def _document(service: Service, figures: Figures, key: str | None, version: str | None) -> dict[str, Any]:
     manifest, content = _found(service, version)
     if content is None:
         raise HTTPException(404, f"The bundle {manifest.version} has no frontier.json: train again, and it has.")
@@ -84,7 +85,7 @@ def _document(service: Service, key: str | None, version: str | None) -> dict[st
     if bound and not may_administer(service, key):
         document = _of_workflows(document, bound)
     named = {"version": manifest.version, "simulated": manifest.simulated}
-    return document | named | {"seen": _seen(service, key, document)}
+    return {**document, **named, "seen": _seen(service, figures, key, document)}
 
 
 def _found(service: Service, version: str | None) -> tuple[Manifest, bytes | None]:
@@ -119,20 +120,25 @@ def _of_workflows(document: dict[str, Any], bound: Collection[str]) -> dict[str,
     return kept
 
 
-def _seen(service: Service, key: str | None, document: dict[str, Any]) -> dict[str, Any]:
+def _seen(service: Service, figures: Figures, key: str | None, document: dict[str, Any]) -> dict[str, Any]:
     """How much traffic there is; of a key that may not administer its own alone."""
     own = None if may_administer(service, key) else key
     scope = "all" if own is None else "key"
     if service.store is not None:
         now = time.time()
         try:
-            decisions, first = seen(service.store.engine, now - DAYS * DAY, now, own)
+            decisions, first = figures.volume(own)
         except SQLAlchemyError:  # the rest of the answer is as good without it
             decisions, first = 0, None
         if first is not None:
             days = max((now - first) / DAY, 1.0)
-            a_month = decisions / days * _MONTH_DAYS
-            return {"requests_a_month": a_month, "days": days, "decisions": decisions, "from": "store", "scope": scope}
+            return {
+                "requests_a_month": decisions / days * _MONTH_DAYS,
+                "days": days,
+                "decisions": decisions,
+                "from": "store",
+                "scope": scope,
+            }
     log = document.get("log")
     known = log if isinstance(log, dict) and own is None else {}
     a_month = known.get("requests_a_month")

@@ -33,7 +33,7 @@ class Paced(Generic[T]):
             if started >= self._again:
                 try:
                     self._known = self._find()
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001 - it is raised below
                     self._known = error
                 ended = self._clock()
                 self._again = ended + min(max(self._seconds, _REST * (ended - started)), _LONGEST)
