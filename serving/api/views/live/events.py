@@ -126,6 +126,12 @@ _ERRORS = (
     (503, "Too many watch already, the store cannot be read, or no bundle is loaded yet."),
 )
 STREAM = View(
-    "/v1/live", live, LiveResponse, "operations", ((400, "A body arrived."), *_ERRORS), media="text/event-stream"
+    "/v1/live",
+    live,
+    LiveResponse,
+    "operations",
+    ((400, "A body arrived."), *_ERRORS),
+    media="text/event-stream",
+    streams=True,
 )
 SNAPSHOT = View("/v1/live/snapshot", snapshot, LiveResponse, "operations", _ERRORS)
