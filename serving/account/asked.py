@@ -7,40 +7,19 @@ session, or a decision of its own.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection, Subquery, Table, and_, case, func, select
 
 from serving.account.savings import Account, Answers, Part, Sums, account
+from serving.account.window import DAY, By, Window
 from serving.decide.decision import Reason
 
 MOST_LINES = 1_000  # anybody may make up tags
 JUDGEMENTS = ("judged", "thumb")  # where a quality is from that is no mere hint; without a source it was judged
-DAY = 86_400.0
 _BATCH = 1_000
-
-
-class By(StrEnum):
-    """What there is a line for."""
-
-    WORKFLOW = "workflow"
-    KEY = "key"
-    CANDIDATE = "candidate"
-    DAY = "day"
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Which decisions, made from `since` to before `until` (epoch seconds), of one `key` or of all, and a line for what."""
-
-    by: By
-    since: float
-    until: float
-    key: str | None = None
 
 
 class Tables(NamedTuple):

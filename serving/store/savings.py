@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from sqlalchemy import Engine
 
-from serving.account.asked import Tables, Window, asked
+from serving.account.asked import Tables, asked
 from serving.account.savings import Account
+from serving.account.window import Window
 from serving.store.tables import ALSO_FEEDBACK, DECISIONS, FEEDBACK
 from serving.store.transaction import STATEMENT_SECONDS
 
