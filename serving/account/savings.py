@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 ENOUGH = 30  # conversations, from which on a ratio or a variance is taken from them
 _Z = 1.959964  # of a normal distribution, two-sided 95%
+_FURTHEST = 20.0  # a limit is no more than so many times e away, whatever costs were told
 
 
 class Method(StrEnum):
@@ -285,7 +286,8 @@ def _limits(one: Ratio, part: Part) -> tuple[float, float]:
     if not (part.expected_usd > 0 and one.ratio > 0 and one.low > 0 and one.high):
         return 1.0, 1.0
     strays = _t(one.conversations - 1) * sqrt(one.spread * part.squared) / part.expected_usd
-    return exp(-hypot(log(one.ratio / one.low), strays)), exp(hypot(log(one.high / one.ratio), strays))
+    down, up = (hypot(log(away), strays) for away in (one.ratio / one.low, one.high / one.ratio))
+    return exp(-min(down, _FURTHEST)), exp(min(up, _FURTHEST))
 
 
 def _residual(one: Answers) -> float:
@@ -301,7 +303,7 @@ def _interval(one: Answers) -> tuple[float, float]:
         return 0.0, 0.0
     counted = one.conversations / (one.conversations - 1)
     half = _t(one.conversations - 1) * sqrt(counted * _residual(one)) / one.told
-    return ratio * exp(-half), ratio * exp(half)
+    return ratio * exp(-min(half, _FURTHEST)), ratio * exp(min(half, _FURTHEST))
 
 
 def _spread(one: Answers) -> float:
@@ -335,6 +337,6 @@ def _worth(sums: Sums, mean: float) -> float:
 
 
 def _t(freedom: float) -> float:
-    """The two-sided 95% quantile of Student's t, from 10 degrees of freedom on to four digits (Cornish and Fisher)."""
+    """The two-sided 95% quantile of Student's t, to four digits from `ENOUGH` on (Cornish and Fisher)."""
     z, n = _Z, max(freedom, 1.0)
     return z + (z**3 + z) / (4 * n) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n * n)

@@ -22,7 +22,7 @@ from tests import fake_bundle
 
 PATHS = [
     "/healthz", "/metrics", "/readyz", "/v1/admin/reload", "/v1/budgets", "/v1/bundle", "/v1/bundles", "/v1/candidates",
-    "/v1/feedback", "/v1/frontier", "/v1/live/snapshot", "/v1/me", "/v1/route", "/v1/route/batch",
+    "/v1/feedback", "/v1/frontier", "/v1/live/snapshot", "/v1/me", "/v1/route", "/v1/route/batch", "/v1/savings",
 ]  # fmt: skip
 # /v1/live is not asked here, for its answer has no end, and this client reads answers to their end. Its document is that of
 # /v1/live/snapshot, and its tests are in views/live.
