@@ -12,8 +12,8 @@ from cachetools import LRUCache
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Connection
 
-from serving.account.asked import By, Window
 from serving.account.savings import Line, Method
+from serving.account.window import By, Window
 from serving.api.endpoints import budget_lines
 from serving.api.views.live.paced import Paced
 from serving.decide.decision import Reason

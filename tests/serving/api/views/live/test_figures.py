@@ -19,7 +19,7 @@ from tests.serving.store.conftest import url
 
 __all__ = ["url"]  # a fixture
 
-NO_CANDIDATE = "[default]\nno_candidate = 'acme/large'\n"
+NO_CANDIDATE = "[default]\nno_candidate = 'acme/large'\n[workflows.hard]\nmax_latency_ms = 1\n"
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_what_was_decided_is_told(bundle: Path, url: str, tmp_path: Path) -> Non
     with serving(bundle, tmp_path, rules=NO_CANDIDATE, store=url, live_seconds=0.2) as client:
         plain = [routed(client, allow=[SMALL]) for _ in range(2)]
         held = routed(client, share=0.0, otherwise="made-up")
-        nobody = routed(client, workflow="hard", max_latency_ms=1)
+        nobody = routed(client, workflow="hard")
         costs = {"cost_usd": 0.004}
         for one in plain:
             client.post("/v1/feedback", json={"decision_id": one["id"], **costs}).raise_for_status()
