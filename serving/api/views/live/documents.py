@@ -35,6 +35,7 @@ class LiveSaved(_Document):
     low: float | None
     high: float | None = Field(description="Between these with 95% confidence; null: nothing says how much.")
     counterfactual: str = Field(description="Against what, and by what that is known.")
+    as_of: float = Field(description="When it was summed: seldom, where summing takes long.")
 
 
 class LiveThresholds(_Document):
@@ -95,11 +96,13 @@ class LiveResponse(_Document):
     scope: Literal["all", "key"] = Field(description="`key`: the decisions of the caller's own key alone.")
     window_seconds: float = Field(description="What decisions_per_minute is over.")
     decisions_per_minute: float | None = Field(description="Null until two looks at the metrics tell.")
-    total_decisions: int
+    total_decisions: int | None = Field(description="Null while it is counted for the first time.")
     shares: dict[str, float] = Field(description="Of each candidate, over the last 15 minutes.")
     reasons: dict[str, int] = Field(description="Decisions of each reason, over the same time.")
-    cost: LiveCosts
-    saved: LiveSaved | None
+    cost: LiveCosts | None = Field(description="Over the last day; null while it is summed for the first time.")
+    saved: LiveSaved | None = Field(
+        description="Null while nothing can be compared, or it is summed for the first time."
+    )
     budgets: list[BudgetLine]
     drift: LiveDrift | None
     abstentions: list[LiveDecision] = Field(description="The latest 10 of the last day in which the router held back.")

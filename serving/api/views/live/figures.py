@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from serving.account.savings import Line, Method
 from serving.account.window import By, Window
 from serving.api.endpoints import budget_lines
-from serving.api.views.live.paced import Paced
+from serving.api.views.live.paced import Behind, Paced, Worker
 from serving.decide.decision import Reason
 from serving.runtime.pipeline import Service
 from serving.store import series
@@ -33,6 +33,7 @@ LATEST = 10
 ABSTENTIONS = (Reason.NOVEL, Reason.LOW_CONFIDENCE, Reason.REFERENCE, Reason.NO_CANDIDATE)
 FAULTS = (Reason.TIMEOUT, Reason.FAULT)
 _VOLUME_SECONDS = 60.0
+_WAIT_SECONDS = 0.25  # for each part that is being summed; what is not there then is shown later
 _MOST_VIEWERS = 256  # keys whose figures are remembered, each for as long as it is looked at
 _BY = {
     Method.OWN: "the reference's own answers",
@@ -43,6 +44,7 @@ _UNSTORED = (
     "Nothing is stored (ROUTER_STORE is empty): shares, reasons and costs are since this server was started, and there is "
     "nothing by minute, of single decisions, or of what calls really cost."
 )
+_UNFINISHED = "Some of the figures are still being summed for the first time: there are many decisions."
 # One sample of the metrics: the values of each name, by the values of its labels.
 Sample = dict[str, dict[tuple[str, ...], float]]
 
@@ -59,10 +61,15 @@ class _Recent:
 class _Day:
     total: int
     costs: series.Costs
+    since: float
+    as_of: float
+
+
+@dataclass(frozen=True)
+class _Account:
     line: Line
     reference: str
     method: Method | None
-    since: float
     as_of: float
 
 
@@ -75,11 +82,12 @@ class _Odd:
 class _Stored:
     """What the store says to one viewer: the decisions of `key`, or of all where that is None."""
 
-    def __init__(self, service: Service, key: str | None, seconds: float) -> None:
+    def __init__(self, service: Service, key: str | None, seconds: float, quick: Worker, slow: Worker) -> None:
         self._service, self._key = service, key
-        self.recent = Paced(lambda: self._read(self._recent), seconds)
-        self.day = Paced(self._day, seconds)
-        self.odd = Paced(lambda: self._read(self._odd), seconds)
+        self.recent = Behind(Paced(lambda: self._read(self._recent), seconds), quick)
+        self.day = Behind(Paced(lambda: self._read(self._day), seconds), quick)
+        self.odd = Behind(Paced(lambda: self._read(self._odd), seconds), slow)
+        self.account = Behind(Paced(self._account, seconds), slow)
         self.volume = Paced(lambda: self._read(self._volume), _VOLUME_SECONDS)
 
     def _read(self, ask: Callable[[Connection], T]) -> T:
@@ -98,18 +106,18 @@ class _Stored:
         minutes = series.minutes(connection, now, MINUTES, self._key)
         return _Recent(a_minute, by_candidate, by_reason, minutes)
 
-    def _day(self) -> _Day:
-        assert self._service.store is not None
+    def _day(self, connection: Connection) -> _Day:
         now = time.time()
         since = now - ACCOUNT_SECONDS
-        account = savings(self._service.store.engine, Window(By.DAY, since, now, self._key))
-        references = ", ".join(one.reference for one in account.ratios)
+        costs = series.costs(connection, since, self._key)
+        return _Day(series.total(connection, self._key), costs, since, now)
 
-        def rest(connection: Connection) -> tuple[int, series.Costs]:
-            return series.total(connection, self._key), series.costs(connection, since, self._key)
-
-        total, costs = self._read(rest)
-        return _Day(total, costs, account.total, references, account.method, since, now)
+    def _account(self) -> _Account:
+        assert self._service.store is not None
+        now = time.time()
+        window = Window(By.DAY, now - ACCOUNT_SECONDS, now, self._key)
+        account = savings(self._service.store.engine, window)
+        return _Account(account.total, ", ".join(one.reference for one in account.ratios), account.method, now)
 
     def _odd(self, connection: Connection) -> _Odd:
         since = time.time() - series.DAY
@@ -127,6 +135,8 @@ class Figures:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._seconds = service.settings.live_seconds
+        # What takes long is not in the way of what does not.
+        self._workers = Worker("live-counts"), Worker("live-sums")
         self._stored: LRUCache[str | None, _Stored] = LRUCache(_MOST_VIEWERS)
         self._sample = Paced(lambda: (time.monotonic(), _sample(service.metrics.document())), self._seconds)
         self._before: list[tuple[float, float]] = []
@@ -162,24 +172,24 @@ class Figures:
         with self._lock:
             stored = self._stored.get(viewer)
             if stored is None:
-                stored = self._stored[viewer] = _Stored(self._service, viewer, self._seconds)
+                stored = self._stored[viewer] = _Stored(self._service, viewer, self._seconds, *self._workers)
         return stored
 
     def _from_store(self, viewer: str | None) -> dict[str, Any]:
         stored = self._of(viewer)
-        recent, day, odd = stored.recent.value(), stored.day.value(), stored.odd.value()
-        costs = asdict(day.costs)
-        costs.pop("decisions")
+        recent, day = stored.recent.value(_WAIT_SECONDS), stored.day.value(_WAIT_SECONDS)
+        odd, account = stored.odd.value(_WAIT_SECONDS), stored.account.value(_WAIT_SECONDS)
         return {
-            "decisions_per_minute": float(recent.a_minute),
-            "total_decisions": day.total,
-            "shares": _shares(recent.by_candidate),
-            "reasons": recent.by_reason,
-            "cost": {**costs, "since": day.since, "as_of": day.as_of},
-            "saved": _saved(day),
-            "abstentions": [asdict(one) for one in odd.abstentions],
-            "faults": [asdict(one) for one in odd.faults],
-            "series": [_minute(one) for one in recent.minutes],
+            "note": _UNFINISHED if None in (recent, day, odd, account) else None,
+            "decisions_per_minute": None if recent is None else float(recent.a_minute),
+            "total_decisions": None if day is None else day.total,
+            "shares": {} if recent is None else _shares(recent.by_candidate),
+            "reasons": {} if recent is None else recent.by_reason,
+            "cost": None if day is None else _cost(day),
+            "saved": None if account is None else _saved(account),
+            "abstentions": [] if odd is None else [asdict(one) for one in odd.abstentions],
+            "faults": [] if odd is None else [asdict(one) for one in odd.faults],
+            "series": [] if recent is None else [_minute(one) for one in recent.minutes],
         }
 
     def _without_store(self) -> dict[str, Any]:
@@ -217,6 +227,7 @@ class Figures:
                 "low": None,
                 "high": None,
                 "counterfactual": f"all to {named}, expected: what calls really cost is not known",
+                "as_of": time.time(),
             }
             if total
             else None,
@@ -270,13 +281,24 @@ def _shares(counts: dict[str, int] | dict[str, float]) -> dict[str, float]:
     return {name: count / total for name, count in counts.items()}
 
 
-def _saved(day: _Day) -> dict[str, Any] | None:
+def _cost(day: _Day) -> dict[str, Any]:
+    costs = asdict(day.costs)
+    costs.pop("decisions")
+    return {**costs, "since": day.since, "as_of": day.as_of}
+
+
+def _saved(account: _Account) -> dict[str, Any] | None:
     """What was saved, None where no decision can be compared yet."""
-    line = day.line
-    if not line.compared or day.method is None:
+    line = account.line
+    if not line.compared or account.method is None:
         return None
-    against = f"all to {day.reference}, by {_BY[day.method]}"
-    return {"usd": line.saved_usd, "low": line.saved_low, "high": line.saved_high, "counterfactual": against}
+    return {
+        "usd": line.saved_usd,
+        "low": line.saved_low,
+        "high": line.saved_high,
+        "counterfactual": f"all to {account.reference}, by {_BY[account.method]}",
+        "as_of": account.as_of,
+    }
 
 
 def _minute(one: series.Minute) -> dict[str, Any]:
