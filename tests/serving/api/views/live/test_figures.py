@@ -34,13 +34,14 @@ def routed(client: TestClient, key: str | None = None, **body: Any) -> dict[str,
     return document
 
 
-def settled(client: TestClient, decisions: int, key: str | None = None) -> dict[str, Any]:
-    """A snapshot with so many decisions, each part of it as new."""
+def settled(client: TestClient, decisions: int, key: str | None = None, *, saved: bool = False) -> dict[str, Any]:
+    """A snapshot with so many decisions, and what was `saved`: its parts need not be of one moment."""
     found: dict[str, Any] = {}
 
     def there() -> bool:
         found.update(get(client, "/v1/live/snapshot", key))
-        return (found["total_decisions"], sum(found["reasons"].values())) == (decisions, decisions)
+        known = found["note"] is None and (found["saved"] is not None or not saved)
+        return known and (found["total_decisions"], sum(found["reasons"].values())) == (decisions, decisions)
 
     until(there, "the decisions are told")
     LiveResponse.model_validate(found)
@@ -55,6 +56,7 @@ def test_what_was_decided_is_told(bundle: Path, url: str, tmp_path: Path) -> Non
         costs = {"cost_usd": 0.004}
         for one in plain:
             client.post("/v1/feedback", json={"decision_id": one["id"], **costs}).raise_for_status()
+        until(lambda: get(client, "/v1/live/snapshot")["abstentions"], "the abstention")
         shown = settled(client, 4)
     assert (held["reason"], nobody["reason"]) == ("held_back", "no_candidate")
     assert shown["shares"] == {SMALL: 0.5, "(other)": 0.25, LARGE: 0.25}
@@ -76,7 +78,7 @@ def test_what_was_saved_says_against_what(bundle: Path, url: str, tmp_path: Path
         assert settled(client, 0)["saved"] is None
         one = routed(client, allow=[OPEN])
         client.post("/v1/feedback", json={"decision_id": one["id"], "cost_usd": 0.001}).raise_for_status()
-        shown = settled(client, 1)
+        shown = settled(client, 1, saved=True)
     assert shown["cost"]["reference_expected_usd"] == pytest.approx(0.00601, rel=0.01)
     assert shown["saved"]["counterfactual"] == f"all to {LARGE}, by its prompts alone"
     # Nothing tells what the reference's answers cost, so that nothing bounds what was saved from above.
@@ -93,6 +95,7 @@ def test_faults_are_told(bundle: Path, tmp_path: Path, monkeypatch: pytest.Monke
 
         monkeypatch.setattr(router, "decide", broken)
         one = routed(client, workflow="w")
+        until(lambda: get(client, "/v1/live/snapshot")["faults"], "the fault")
         shown = settled(client, 1)
     assert one["reason"] == "fault"
     assert [(fault["id"], fault["reason"], fault["model"]) for fault in shown["faults"]] == [
