@@ -17,10 +17,11 @@ from fastapi import FastAPI
 from serving.api.app import create_app
 from serving.api.views.live import events
 from serving.api.views.live.feed import LiveFeed
+from serving.api.views.live.figures import Figures
 from serving.runtime.pipeline import Service
 from serving.settings import Settings
 from tests import fake_bundle
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, until
 from tests.serving.api.views.rules import get, serving
 
 Message = MutableMapping[str, Any]
@@ -102,6 +103,19 @@ def test_all_who_watch_get_the_same_looks(service: Service) -> None:
         await gone(feed)
 
     asyncio.run(run())
+
+
+def test_who_looks_without_end_asks_the_store_no_oftener(bundle: Path, tmp_path: Path) -> None:
+    made = Service(Settings(bundle=str(bundle), store=str(tmp_path / "decisions.db"), live_seconds=3_600.0))
+    figures = Figures(made)
+    until(lambda: figures.snapshot("app")["note"] is None, "everything is summed")
+    figures.volume("app")
+    with statements(made) as asked:
+        for _ in range(200):
+            figures.snapshot("app")
+            figures.volume("app")
+    made.close()
+    assert asked == []
 
 
 def test_a_slow_one_gets_the_newest_and_misses_those_between(service: Service) -> None:
