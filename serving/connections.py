@@ -10,6 +10,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from serving.api.views.live.events import STOPPING
+
 # As much as most servers and proxies take; a chunk that is read at once may hold somewhat more.
 MOST_HEAD_BYTES = 64 * 1024
 HEAD_SECONDS = 30.0
@@ -18,13 +20,17 @@ MOST_PIPELINED = 64
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """Closes a connection whose next request has a head that is too long (431), or not whole in time."""
+    """Closes a connection whose next request has a head that is too long (431), or not whole in time.
+
+    What answers is told when the server is about to stop: an answer that never ends by itself would be waited for.
+    """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._head_bytes = 0
         self._in_head = True
         self._late: asyncio.TimerHandle | None = None
+        self._stopping = asyncio.Event()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -46,6 +52,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self.scope["extensions"] = {STOPPING: self._stopping}  # type: ignore[dict-item]
         self._in_head = True
         if self._late is None:
             self._wait_for_head()
@@ -57,6 +64,10 @@ class BoundedHttp(HttpToolsProtocol):
             # What the parser's callback raises ends the parsing of this chunk, and uvicorn closes the connection.
             raise OverflowError(f"more than {MOST_PIPELINED} requests wait on one connection")
         super().on_headers_complete()
+
+    def shutdown(self) -> None:
+        self._stopping.set()
+        super().shutdown()
 
     def _wait_for_head(self) -> None:
         self._late = self.loop.call_later(HEAD_SECONDS, self._refuse, b"408 Request Timeout")

@@ -12,7 +12,7 @@ from anyio import CapacityLimiter
 from fastapi import FastAPI, Response
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
-from starlette.responses import PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
 from serving.api import endpoints
@@ -33,6 +33,7 @@ from serving.api.documents import (
 from serving.api.openapi import TAGS, document_bodies, problem_responses, request_body
 from serving.api.problems import install
 from serving.api.views import VIEWS
+from serving.api.views.live.feed import LiveFeed
 from serving.runtime.pipeline import Service
 from serving.settings import Settings
 
@@ -58,10 +59,12 @@ def create_app(settings: Settings | None = None, service: Service | None = None)
         sys.setswitchinterval(_SWITCH_SECONDS)
         made.start()
         app.state.service, app.state.bodies = made, CapacityLimiter(_BODIES_AT_ONCE)
+        app.state.live = LiveFeed(made)
         router = made.live.current.router
         logger.info("serving bundle %s with %d candidates", router.manifest.version, len(router.candidates))
         yield
         app.state.service = None
+        app.state.live.close()
         made.close()
 
     app = FastAPIOffline(
@@ -159,14 +162,17 @@ def _add_routes(app: FastAPI) -> None:
             openapi_extra=request_body(body) if body is not None else None,
         )
     for view in VIEWS:
-        media: dict[str, Any] = {} if view.media is None else {"content": {view.media: {}}}
+        well: dict[str, Any] = {} if view.streams else {"model": view.answer}
+        well |= {} if view.media is None or view.streams else {"content": {view.media: {}}}
+        named = type("Streamed", (Response,), {"media_type": view.media}) if view.streams else JSONResponse
         app.add_api_route(
             view.path,
             view.endpoint,
             methods=["GET"],
             tags=[view.tag],
             response_model=None,
-            responses={200: {"model": view.answer, **media}, **problem_responses(failed, unready, *view.errors)},
+            response_class=named,
+            responses={200: well, **problem_responses(failed, unready, *view.errors)},
         )
     app.add_api_route("/", endpoints.root, methods=["GET"], include_in_schema=False)
     app.add_api_route("/metrics", endpoints.metrics, methods=["GET"], tags=["health"], response_class=PlainTextResponse)

@@ -53,6 +53,24 @@ def may_see(service: Service, key: str | None, scope: str) -> bool:
     return rules is not None and (rules.admin or scope in {f"workflow:{tag}" for tag in rules.workflows})
 
 
+def may_administer(service: Service, key: str | None) -> bool:
+    """Whether the caller may see what is everybody's: with a key that may administer, or where the rules have no keys."""
+    if key is None:
+        return True
+    rules = service.rules.keys.get(key)
+    return rules is not None and rules.admin
+
+
+def taken_away(request: Request, service: Service, key: str | None, *, admin: bool) -> str | None:
+    """Why a caller who was let in as `key`, an `admin` or none, may not stay; None if it may. No rate counts this."""
+    rules = service.rules
+    if (rules.key_of(_bearer(request)) if rules.keys else None) != key:
+        return "This API key is not known any more." if key is not None else "An API key is needed now."
+    if may_administer(service, key) != admin:
+        return "What this API key may see has changed."
+    return None
+
+
 def sees_keys(request: Request, service: Service) -> bool:
     """Whether the caller may see the names of API keys in the metrics: with a key that may administer, or the metrics' own."""
     secret = _bearer(request)

@@ -128,22 +128,7 @@ async def budgets(request: Request) -> Response:
     """
     service = service_of(request)
     key = caller(request, service)
-    lines = [
-        {
-            "scope": one.scope,
-            "period": one.period,
-            "limit_usd": one.limit,
-            "spent_usd": one.spent,
-            "reserved_usd": one.reserved,
-            "left_usd": one.left,
-            "resets_at": one.ends.isoformat(),
-            "at_limit": one.at_limit,
-            "pace": one.pace,
-        }
-        for one in service.budgets.lines()
-        if may_see(service, key, one.scope)
-    ]
-    return _json(orjson.dumps({"budgets": lines}))
+    return _json(orjson.dumps({"budgets": budget_lines(service, key)}))
 
 
 async def reload(request: Request) -> Response:
@@ -260,6 +245,25 @@ def _case(service: Service, body: RouteBody, key: str | None) -> Case | Exceptio
     except Exception as error:
         logger.exception("one request of a batch could not be read")
         return error
+
+
+def budget_lines(service: Service, key: str | None) -> list[dict[str, object]]:
+    """Every budget in its current period that a caller may see, as `BudgetLine` describes it."""
+    return [
+        {
+            "scope": one.scope,
+            "period": one.period,
+            "limit_usd": one.limit,
+            "spent_usd": one.spent,
+            "reserved_usd": one.reserved,
+            "left_usd": one.left,
+            "resets_at": one.ends.isoformat(),
+            "at_limit": one.at_limit,
+            "pace": one.pace,
+        }
+        for one in service.budgets.lines()
+        if may_see(service, key, one.scope)
+    ]
 
 
 def service_of(request: Request) -> Service:

@@ -7,6 +7,7 @@ bundle that cannot be loaded is refused, with the reason, and the old one stays.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import logging
 import sys
 import threading
@@ -37,6 +38,7 @@ _TRY_AGAIN_SECONDS = 60.0
 # What an embedding takes in memory beside its numbers, about: its key, and its place in the order of use.
 _ENTRY = 250
 _ENCODER_FILES = ("encoder.onnx", "tokenizer.json")
+FRONTIER = "frontier.json"
 
 Identity = tuple[object, ...]
 
@@ -97,12 +99,17 @@ def _hashed(text: str) -> bytes:
 
 @dataclass(frozen=True)
 class Serving:
-    """A loaded, warm router with its embedding cache: embeddings of one encoder are of no use to another."""
+    """A loaded, warm router with its embedding cache: embeddings of one encoder are of no use to another.
+
+    `frontier` is the bundle's frontier.json as it was when it was loaded, for a registered model's folder is gone then; None
+    where it has none.
+    """
 
     router: Router
     embeddings: Embeddings
     identity: Identity
     inline: bool
+    frontier: bytes | None = None
 
     def embed(self, text: str) -> Floats32:
         """(1, dim), kept in the cache."""
@@ -190,6 +197,7 @@ class Live:
         with opened(self.source, identity) as folder:
             try:
                 router = Router.load(folder, self._threads, self._margin)
+                frontier = frontier_of(folder, router.manifest)
                 _warm(router)
             except (BundleError, OSError):
                 raise
@@ -198,7 +206,7 @@ class Live:
         known = Embeddings(self._cache)
         if previous is not None and previous.same_encoder(router):
             known = previous.embeddings
-        return Serving(router, known, identity, _fast(router))
+        return Serving(router, known, identity, _fast(router), frontier)
 
     def watch(self, seconds: float, name: str = "bundle-watch") -> None:
         """Looks every so many seconds whether the source is another bundle now, until `stop`; its log lines have the name.
@@ -263,6 +271,20 @@ def _fast(router: Router) -> bool:
 
     # The quickest of several: a busy machine makes any one of them slow.
     return min(taken() for _ in range(20)) < _INLINE_SECONDS
+
+
+def frontier_of(folder: Path, manifest: Manifest) -> bytes | None:
+    """The bundle's frontier.json, None where it has none; raises BundleError for another one than the manifest lists."""
+    expected = manifest.files.get(FRONTIER)
+    if expected is None:
+        return None
+    try:
+        content = (folder / FRONTIER).read_bytes()
+    except FileNotFoundError:
+        raise BundleError(f"{folder / FRONTIER} is missing from the bundle. Copy the whole folder.") from None
+    if hashlib.sha256(content).hexdigest() != expected:
+        raise BundleError(f"{folder / FRONTIER} is not the one that the manifest lists. Copy the bundle again.")
+    return content
 
 
 def identity_of(source: str) -> Identity:

@@ -15,7 +15,8 @@ REFUSED = ((401, "No API key, or one that is not known."), (429, "The API key is
 class View(NamedTuple):
     """A GET endpoint: its path, what answers, the model of the answer, its tag, and the errors it may give with their texts.
 
-    `media` is the type of an answer that is no JSON.
+    `media` is the type of an answer that is no JSON. Of one that `streams` there is no other, and it is documented as text: the
+    model, which is that of each event's data, is for people.
     """
 
     path: str
@@ -24,3 +25,4 @@ class View(NamedTuple):
     tag: str
     errors: tuple[tuple[int, str], ...] = REFUSED
     media: str | None = None
+    streams: bool = False
