@@ -42,11 +42,11 @@ export function bundlesTab(panel, { me }) {
     const rows = found.bundles.map((one) => {
       const pick = sound.includes(one) && sound.length > 1 && h("input", { type: "checkbox", class: "pick", value: one.version, checked: picked.includes(one.version), "aria-label": `Compare ${one.version}`, onchange: choose });
       const certified = (one.points ?? []).filter((point) => point.certified);
-      return [h("span", { class: "row tight" }, pick, h("code", {}, one.version)), h("span", { class: "row tight" }, states(one)), day(one.created), one.broken ? h("span", { class: "bad" }, one.broken) : one.default_point,
-        one.broken ? "–" : certified.length ? certified.map((point) => point.name).join(", ") : h("span", { class: "muted" }, "nothing"), number(one.metrics?.aiq, 3)];
+      return [h("label", { class: "row tight" }, pick, h("code", {}, one.version)), h("span", { class: "row tight" }, states(one)), day(one.created), one.broken ? h("span", { class: "bad" }, one.broken) : one.default_point,
+        one.broken ? "–" : certified.length ? certified.map((point) => h("span", { class: "block nowrap" }, point.name)) : h("span", { class: "muted" }, "nothing"), number(one.metrics?.aiq, 3)];
     });
     return card("Bundles", sound.length > 1 ? h("p", { class: "muted" }, "Two that are marked are compared below.") : null,
-      table("Bundles", [["Version", ""], ["State", ""], ["Made", ""], ["Operating point", ""], ["Certified", ""], ["AIQ", "num"]], rows));
+      table("Bundles", [["Version", "nowrap"], ["State", ""], ["Made", "nowrap"], ["Operating point", ""], ["Certified", ""], ["AIQ", "num"]], rows));
   }
 
   function choose(event) {
@@ -69,7 +69,7 @@ export function bundlesTab(panel, { me }) {
     const said = (one, name) => {
       const point = (one.points ?? []).find((other) => other.name === name);
       if (!point) return "–";
-      return point.certified ? h("span", {}, badge("certified", "good"), ` fails ≤ ${percent(point.bound)} of ${percent(point.alpha, 0)}`) : badge("not certified");
+      return point.certified ? h("span", {}, badge("certified", "good"), `  fails at most ${percent(point.bound)}, allowed ${percent(point.alpha, 0)}`) : badge("not certified");
     };
     for (const name of names) rows.push([name, said(a, name), said(b, name)]);
     replace(comparison, card("Side by side",

@@ -81,13 +81,14 @@ const clash = (a, b) => a.x < b.x + b.w && b.x < a.x + a.w && a.y < b.y + b.h &&
 export function labels(svg, points, box, taken = []) {
   for (const { x, y, text, kind = "" } of points) {
     const w = text.length * 6.6 + 2, high = 14;
-    const places = [[x + 9, y - 7], [x - w - 9, y - 7], [x - w / 2, y - 24], [x - w / 2, y + 10], [x + 8, y - 22], [x - w - 8, y - 22], [x + 8, y + 8], [x - w - 8, y + 8]];
+    const far = kind ? 14 : 9;
+    const places = [[x + far, y - 7], [x - w - far, y - 7], [x - w / 2, y - far - 16], [x - w / 2, y + far + 1], [x + 8, y - 22], [x - w - 8, y - 22], [x + 8, y + 8], [x - w - 8, y + 8]];
     const boxes = places.map(([left, top]) => ({ x: left, y: top, w, h: high }));
     const inside = (one) => one.x >= box.left && one.x + w <= box.right + 4 && one.y >= box.top - 4 && one.y + high <= box.bottom;
     const found = boxes.find((one) => inside(one) && !taken.some((other) => clash(one, other))) ?? boxes.find(inside);
     if (!found) continue;
     taken.push(found);
-    svg.append(s("text", { class: `label ${kind}`, x: found.x, y: found.y + 11 }, text));
+    svg.append(s("text", { class: `word ${kind}`, x: found.x, y: found.y + 11 }, text));
   }
 }
 

@@ -90,10 +90,10 @@ export function liveTab(panel, { me }) {
   let parts = null;
   function draw() {
     if (!parts || !parts.top.isConnected) {
-      parts = Object.fromEntries(["top", "shares", "cost", "budgets", "drift", "abstentions", "faults", "figures"].map((name) => [name, h("div")]));
+      parts = Object.fromEntries(["top", "shares", "cost", "budgets", "drift", "abstentions", "faults", "figures"].map((name) => [name, h("div", { class: "stack tight" })]));
       replace(body, parts.top,
         h("div", { class: "columns even" }, card("Decisions a minute", per.element), card("Cost a minute, USD", moneyLegend(), money.element)),
-        parts.figures,
+        card(null, parts.figures),
         h("div", { class: "columns thirds" }, card("Who answers", parts.shares), card("Budgets", parts.budgets), card("Drift", parts.drift)),
         h("div", { class: "columns even" }, card("Latest abstentions", parts.abstentions), card("Latest faults", parts.faults)));
     }
@@ -151,7 +151,7 @@ export function liveTab(panel, { me }) {
 
   function frame(svg, width, height, most, yText, left) {
     const series = latest.series, box = { left, right: width - 8, top: 14, bottom: height - 24 };
-    const x = linear(0, series.length - 1 || 1, box.left + 4, box.right - 4), y = linear(0, most || 1, box.bottom, box.top, 3);
+    const x = linear(0, series.length - 1 || 1, box.left + 4, box.right - 4), y = linear(0, most || 1, box.bottom, box.top, 4);
     x.ticks = series.map((_, place) => place).filter((place) => Math.round(series[place].minute / 60) % (width < 420 ? 20 : 10) === 0);
     axes(svg, { x, y, box, yText, xText: (place) => clock(series[place].minute).slice(0, 5) });
     return { series, x, y, box };

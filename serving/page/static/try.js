@@ -1,14 +1,14 @@
 // Try: one request, what would be decided, and why. Nothing is recorded.
 
 import { key, open, Problem } from "./api.js";
-import { badge, bar, candidate, card, decimals, details, failure, h, many, number, percent, replace, table, usd, words } from "./dom.js";
+import { badge, bar, candidate, card, decimals, details, failure, figure, h, number, percent, replace, table, usd, words } from "./dom.js";
 import { knobView } from "./knob.js";
 
-const EXAMPLES = [
-  "Summarise this ticket in one line: the invoice of May was charged twice.",
-  "Write SQL: monthly revenue per region, last year.",
-  "Prove that the sum of two odd numbers is even.",
-];
+const EXAMPLES = {
+  "A summary": "Summarise this ticket in one line: the invoice of May was charged twice.",
+  "A query": "Write SQL: monthly revenue per region, last year.",
+  "A proof": "Prove that the sum of two odd numbers is even.",
+};
 const CAPABILITIES = ["tools", "vision", "json_schema", "audio", "pdf", "video"];
 const PRIVACY = { zero_retention: "zero retention", self_hosted: "self-hosted", no_training: "no training" };
 const REASONS = {
@@ -53,7 +53,7 @@ export function tryTab(panel, { bundle, candidates, knob, me, say }) {
   const copy = h("button", { type: "button", onclick: copyCurl }, "Copy as curl");
   const form = h("form", { class: "stack", onsubmit: (event) => (event.preventDefault(), decide(0)) },
     h("div", { class: "segments", role: "group", "aria-label": "What is asked" }, kinds), text,
-    h("div", { class: "row examples" }, EXAMPLES.map((one) => h("button", { type: "button", class: "chip", onclick: () => use(one) }, one.split(":")[0].split(" that")[0]))),
+    h("div", { class: "row examples" }, h("small", { class: "muted" }, "Examples"), Object.entries(EXAMPLES).map(([label, one]) => h("button", { type: "button", class: "chip", onclick: () => use(one) }, label))),
     field("Workflow", workflow), h("datalist", { id: "workflows" }, known.map((name) => h("option", { value: name }))),
     details("Constraints", h("div", { class: "grid two" },
       field("Allow only", inputs.allow, "Globs, with commas"), field("Deny", inputs.deny, "Globs; wins over allow"),
@@ -153,20 +153,18 @@ export function tryTab(panel, { bundle, candidates, knob, me, say }) {
     const { certificate } = decision, other = why.counterfactual;
     const overrides = (why.overrides ?? []).map((one) => badge(words(one), "warn"));
     const against = other && other.model !== decision.model && h("p", { class: "muted" },
-      `${other.model} would be expected to cost ${usd(other.expected_cost_usd)}: `, h("strong", {}, `${percent(Math.abs(other.saving), 0)} ${other.saving < 0 ? "less" : "more than is spent here, saved"}`), ".");
+      `${other.model} would be expected to cost ${usd(other.expected_cost_usd)}, ${usd(Math.abs(other.saving_usd))} ${other.saving_usd < 0 ? "less" : "more"}.`);
     return card("Decision",
       h("p", { class: "verdict", id: "choice" }, candidate(decision.model)),
       h("p", { class: "row tight" }, certificate ? badge("Certified", "good") : badge("Not certified", ""), badge(words(decision.reason)), overrides),
       h("dl", { class: "figures" },
-        pair("P(acceptable)", percent(decision.confidence)), pair("Expected cost", usd(decision.expected_cost_usd)),
-        pair("Saved", other ? percent(other.saving, 0) : "–", other && `against ${other.model}`)),
+        figure("P(acceptable)", percent(decision.confidence)), figure("Expected cost", usd(decision.expected_cost_usd)),
+        figure("Saved", other && other.model !== decision.model ? percent(other.saving, 0) : "–", other && (other.model === decision.model ? "this is the reference" : `against ${other.model}`))),
       h("p", {}, REASONS[decision.reason] ?? words(decision.reason)),
       certificate && h("p", { class: "muted" }, `Certificate: the choice fails where the reference would not in at most ${percent(certificate.bound)} of requests (allowed ${percent(certificate.alpha, 0)}), with confidence ${percent(1 - certificate.delta, 0)}, on ${number(certificate.requests)} requests.`),
       (decision.warnings ?? []).map((one) => h("p", { class: "notice warn" }, one)),
       details("The whole answer", h("pre", { tabindex: "0" }, JSON.stringify(decision, null, 2))));
   }
-
-  const pair = (label, value, note) => h("div", { class: "figure" }, h("dt", {}, label), h("dd", {}, h("span", { class: "value" }, value), note && h("span", { class: "note" }, note)));
 
   function everyone(decision, why) {
     const costs = decision.candidates.map((one) => one.expected_cost_usd), dearest = Math.max(...costs.filter(Number.isFinite), 0);
@@ -189,7 +187,7 @@ export function tryTab(panel, { bundle, candidates, knob, me, say }) {
       h("div", { class: "row between" }, h("span", {}, h("strong", {}, one.workflow ?? "no workflow"), one.id && h("code", {}, one.id)), h("span", { class: "muted num" }, `similarity ${number(one.similarity, 2)}`)),
       one.text ? h("p", { class: "quote" }, one.text) : h("p", { class: "muted" }, "Text was not kept, or is not shown to this key."),
       h("ul", { class: "outcomes" }, one.outcomes.map((came) => h("li", {}, outcome(came), h("span", { class: "name" }, came.model), h("span", { class: "muted num" }, usd(came.cost_usd)))))));
-    return card(title, h("p", { class: "muted" }, `The ${many(rows.length, "nearest")}`.replace("nearests", "nearest"), ` of ${number(why.searched)} kept`, why.of > why.searched ? ` (${number(why.of)} in the log)` : "", ", and what came of them."), h("ol", { class: "plain" }, rows));
+    return card(title, h("p", { class: "muted" }, `The ${number(rows.length)} nearest of ${number(why.searched)} kept`, why.of > why.searched ? ` (${number(why.of)} in the log)` : "", ", and what came of them."), h("ol", { class: "plain" }, rows));
   }
 
   function outcome(came) {
