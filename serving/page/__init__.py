@@ -63,5 +63,3 @@ def html(request: Request) -> Response:
     response = _FILES.file_response(path, path.stat(), request.scope)
     response.headers["Vary"] = "Accept"
     return response
-
-

@@ -7,6 +7,7 @@ P(acceptable) - knob x cost, so where on the knob it flips is arithmetic.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import math
 import time
@@ -260,7 +261,7 @@ def flips(hard: bool, ruled_out: dict[str, str]) -> list[dict[str, Any]]:
         else:
             begins = {"from_cost_quality": step / 100, "to_cost_quality": step / 100}
             found.append({**begins, "knob_low": 0.0, "knob_high": None, "model": model, "certified": False})
-    for earlier, later in zip(found, found[1:], strict=False):
+    for earlier, later in itertools.pairwise(found):
         earlier["to_cost_quality"] = later["from_cost_quality"]
     return found
 
@@ -274,7 +275,11 @@ def frontier() -> dict[str, Any]:
     points = [
         {"name": name, "quality_target": target, "knob": knob, "always": None, "default": name == "quality-0.95"}
         | {"certified": True, "alpha": 1 - target, "delta": 0.1, "bound": bound, "requests": 8123}
-        | {"method": "clopper-pearson", "calibration": _figures(knob, bound, saving), "test": _figures(knob, bound, saving)}
+        | {
+            "method": "clopper-pearson",
+            "calibration": _figures(knob, bound, saving),
+            "test": _figures(knob, bound, saving),
+        }
         for name, (target, knob, bound, saving) in POINTS.items()
     ]
     singles = [

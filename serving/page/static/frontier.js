@@ -69,7 +69,7 @@ export function frontierTab(panel, { knob, bundle }) {
     const costs = all.map((one) => one.cost_usd * THOUSAND), qualities = all.flatMap((one) => [one.quality, one.quality_low, one.quality_high]).filter(Number.isFinite);
     const [least, most] = [Math.min(...costs), Math.max(...costs)];
     const log = most / least > 12;
-    const x = log ? logarithmic(least / 1.35, most * 1.35, box.left, box.right, width < 500 ? 4 : 8) : linear(0, most * 1.06, box.left, box.right, width < 500 ? 4 : 8);
+    const x = log ? logarithmic(least / 1.35, most * 1.35, box.left, box.right, width < 500 ? 5 : 8) : linear(0, most * 1.06, box.left, box.right, width < 500 ? 4 : 8);
     const low = Math.min(...qualities), high = Math.max(...qualities), spare = (high - low) * 0.08 || 0.02;
     const y = linear(Math.max(0, low - spare), Math.min(1, high + spare), box.bottom, box.top, 5);
     axes(svg, { x, y, box, yText: (value) => percent(value, 0), xText: (value) => (value < 1 && !Number.isInteger(value * 100) ? usd(value, 3) : usd(value, value >= 10 || Number.isInteger(value) ? 0 : 2)),
@@ -78,6 +78,10 @@ export function frontierTab(panel, { knob, bundle }) {
     svg.append(s("path", { class: "band", d: band(sweep.filter((one) => Number.isFinite(one.quality_low)).map((one) => [x(one.cost_usd * THOUSAND), y(one.quality_low), y(one.quality_high)])) }),
       s("path", { class: "curve", d: path(sweep.map(at)) }));
     const words = [], taken = [];
+    sweep.map(at).forEach(([toX, toY], place, line) => {
+      const [fromX, fromY] = line[Math.max(0, place - 1)], steps = Math.ceil(Math.hypot(toX - fromX, toY - fromY) / 8) || 1;
+      for (let step = 1; step <= steps; step += 1) taken.push({ x: fromX + ((toX - fromX) * step) / steps, y: fromY + ((toY - fromY) * step) / steps, w: 1, h: 1 });
+    });
     for (const one of loaded.singles) {
       if (!(one.cost_usd > 0) || one.quality === null) continue;
       const [cx, cy] = at(one);
