@@ -112,7 +112,7 @@ class Backend:
         ruled_out = {name: "denied" for name in CANDIDATES if name in body.get("deny", [])}
         if body.get("max_cost_usd") is not None:
             dear = (name for name, values in CANDIDATES.items() if values[2] > body["max_cost_usd"])
-            ruled_out = {name: "max_cost_usd" for name in dear} | ruled_out
+            ruled_out = dict.fromkeys(dear, "max_cost_usd") | ruled_out
         if len(ruled_out) == len(CANDIDATES):
             return _problem(422, "no candidate is eligible", ruled_out=ruled_out)
         return JSONResponse(decision(body, "prove" in text.lower(), ruled_out))

@@ -130,11 +130,11 @@ def test_constraints_rule_out_and_whose_rule_it_was_is_told(backend: Backend, vi
 
 def test_messages_are_sent_as_they_are_and_what_is_no_json_is_told(backend: Backend, visit: Visit) -> None:
     page = visit.page
-    page.get_by_text("Messages, JSON").click()
-    page.get_by_label("Messages, JSON").last.fill('[{"role": "user", ')
+    page.get_by_role("radio", name="Messages, JSON").check()
+    page.get_by_role("textbox", name="Messages, JSON").fill('[{"role": "user", ')
     page.get_by_text("Messages are no JSON").wait_for()
     assert not backend.routed
-    page.get_by_label("Messages, JSON").last.fill('[{"role": "user", "content": "hello"}]')
+    page.get_by_role("textbox", name="Messages, JSON").fill('[{"role": "user", "content": "hello"}]')
     page.locator("#choice").wait_for()
     assert backend.routed[-1]["messages"] == [{"role": "user", "content": "hello"}]
 
@@ -236,7 +236,7 @@ def test_a_stream_that_ends_says_why_and_can_be_opened_again(backend: Backend, v
 
 def test_savings_show_what_was_lost_as_well(visit: Visit) -> None:
     settled(visit.page, "Live")
-    visit.page.get_by_label("by", exact=True).select_option("workflow")
+    visit.page.get_by_label("Savings by").select_option("workflow")
     visit.page.get_by_role("region", name="Savings").get_by_text("proofs").wait_for()
     assert "−$0.40" in visit.page.get_by_role("region", name="Savings").inner_text()
 
