@@ -146,12 +146,11 @@ class Backend:
         by = request.query_params.get("by", "day")
         names = {"workflow": WORKFLOWS, "candidate": list(CANDIDATES), "key": ["observer"]}.get(by, ["2026-11-26"])
         lines = [_saved(name, 100 * (place + 1), -0.4 if place == 2 else 1.2) for place, name in enumerate(names)]
-        method = {"reference": REFERENCE, "method": "reference's own answers", "by": by, "held_back": 0}
+        correction = {"reference": REFERENCE, "method": "reference's own answers", "ratio": 1.04, "low": 0.98}
+        correction |= {"high": 1.1, "answers": 412, "conversations": 390}
+        method = {"by": by, "method": "reference's own answers", "references": [correction], "other": None}
         window = {"from": "2026-10-28T00:00:00Z", "to": "2026-11-27T00:00:00Z"}
-        correction = {"ratio": 1.04, "low": 0.98, "high": 1.1, "answers": 412}
-        return JSONResponse(
-            {**window, **method, "correction": correction, "total": _saved(None, 300, 2.0), "lines": lines}
-        )
+        return JSONResponse({**window, **method, "total": _saved(None, 300, 2.0), "lines": lines})
 
     async def bundles(self, request: Request) -> Response:
         if refused := self.refusal(request):
@@ -290,7 +289,7 @@ def frontier() -> dict[str, Any]:
     month = {"requests": 61200.0, "reference_usd": 312.12, "routed_usd": 165.42, "saved_usd": 146.7}
     month |= {"saved_low": 131.0, "saved_high": 160.4, "logged_usd": 201.0, "saved_against_logged_usd": 35.6}
     log = {"first": "2026-09-01", "last": "2026-10-30", "days": 60.0, "requests": 48211, "requests_a_month": 24460.0}
-    seen = {"requests_a_month": 61200.0, "days": 28.0, "decisions": 56300, "from": "store"}
+    seen = {"requests_a_month": 61200.0, "days": 28.0, "decisions": 56300, "from": "store", "scope": "all"}
     head = {"schema": 2, "version": VERSION, "simulated": True, "basis": "complete", "basis_requests": 2400}
     head |= {"why_not": None, "operating_point": "quality-0.95", "reference": REFERENCE, "effective_requests": 2400.0}
     return {**head, "sweep": sweep, "guarded": sweep, "points": points, "singles": singles} | {
@@ -314,23 +313,25 @@ def snapshot(decided: int) -> dict[str, Any]:
     return {
         "at": now,
         "from": "store",
+        "note": None,
+        "scope": "all",
         "window_seconds": 60,
         "decisions_per_minute": 17.0 + decided % 5,
         "total_decisions": decided,
         "shares": {"acme/small": 0.41, "open/medium": 0.22, "nord/flash-2": 0.28, "acme/large": 0.09},
         "reasons": {"best_value": 190, "session": 33, "novel": 4, "explore": 6},
         "cost": {"expected_usd": 12.31, "actual_usd": 12.9, "reference_expected_usd": 41.2, "costed": 1102}
-        | {"since": now - 86400},
+        | {"expected_of_costed_usd": 12.2, "since": now - 86400, "as_of": now},
         "saved": {"usd": 28.3, "low": 25.1, "high": 30.9}
         | {"counterfactual": f"all to {REFERENCE}, by the reference's own answers"},
         "budgets": [scope, spent],
-        "drift": {"psi": 0.06, "novel_share": 0.012, "calibration_error": 0.13, "scope": "this worker"}
+        "drift": {"psi": 0.06, "novel_share": 0.012, "calibration_error": 0.13, "scope": "this server"}
         | {"thresholds": {"psi": 0.25, "novel_share": 0.05, "calibration_error": 0.1}},
         "abstentions": [
             {"id": f"{number:032x}", "at": now - 40 * number, "workflow": "sql", "reason": "novel", "model": REFERENCE}
             for number in range(1, 5)
         ],
-        "faults": [{"id": "fa" * 16, "at": now - 400, "reason": "timeout", "model": REFERENCE}],
+        "faults": [{"id": "fa" * 16, "at": now - 400, "workflow": None, "reason": "timeout", "model": REFERENCE}],
         "problems": {"422": 3, "429": 1},
         "latency_ms": {"p50": 2.1, "p99": 7.4},
         "series": series,
@@ -345,8 +346,10 @@ def bundle_entry(version: str, **changes: Any) -> dict[str, Any]:
     metrics = {"aiq": 0.883 if version == VERSION else 0.871, "ece": 0.021, "saving": 0.47, "test_requests": 2400}
     points = [
         {"name": name, "quality_target": target, "knob": knob, "certified": True, "alpha": 1 - target}
-        | {"delta": 0.1, "bound": bound, "requests": 8123, "default": name == "quality-0.95"}
-        for name, (target, knob, bound, _) in POINTS.items()
+        | {"delta": 0.1, "bound": bound, "requests": 8123, "default": name == "quality-0.95", "always": None}
+        | {"method": "clopper-pearson", "quality": 0.93, "cost_usd": 0.0027, "saving": saving}
+        | {"saving_low": saving - 0.05, "saving_high": saving + 0.04, "violation_rate": bound - 0.012}
+        for name, (target, knob, bound, saving) in POINTS.items()
     ]
     state = {"current": False, "previous": False, "shadow": False, "broken": None, "comparable": True}
     made = {"version": version, "created": "2026-11-27T09:00:00Z", "simulated": True, "estimator": "blend"}
@@ -390,10 +393,17 @@ def _outcome(name: str, row: int) -> dict[str, Any]:
 
 def _saved(name: str | None, decisions: int, saved: float) -> dict[str, Any]:
     costs = {"exploration_usd": 0.02, "also_usd": 0.01, "judge_usd": 0.05}
-    money = {"actual_usd": 1.1, "expected_usd": 1.0, "reference_usd": 1.1 + saved, "reference_low": 1.0}
+    money = {
+        "actual_usd": 1.1,
+        "compared_usd": 1.1,
+        "expected_usd": 1.0,
+        "reference_usd": 1.1 + saved,
+        "reference_low": 1.0,
+    }
     money |= {"reference_high": 4.0, "saved_usd": saved, "saved_low": saved - 0.3, "saved_high": saved + 0.3}
     judged = {"judged": decisions // 2, "quality": 0.91, "quality_low": 0.88, "quality_high": 0.93}
     counts = {"name": name, "decisions": decisions, "costed": decisions, "uncosted": 0, "without_reference": 0}
+    counts |= {"compared": decisions, "held_back": 0, "failed": 0}
     return {**counts, **money, "routing_costs": costs, "saving": saved / (1.1 + saved), **judged}
 
 

@@ -9,11 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from starlette.testclient import TestClient
 
 from serving.api.app import create_app
+from serving.api.documents import BundleResponse, RouteResponse
+from serving.api.evidence.documents import Explanation
+from serving.api.views.bundles import BundlesResponse
+from serving.api.views.live.documents import LiveResponse
+from serving.api.views.me import MeResponse
+from serving.api.views.savings import SavingsResponse
 from serving.settings import Settings
 from tests import fake_bundle
 from tests.browser import Visit, grave, served, visiting
+from tests.whole import page_backend
+from tests.whole.page_backend import Backend
 from tests.whole.test_page import TABS, choice, go_to, settled, turn
 
 if TYPE_CHECKING:
@@ -105,3 +114,17 @@ def test_nothing_on_any_tab_keeps_somebody_out(chromium: Browser, origin: str, s
         for name in TABS:
             settled(visit.page, name)
             assert not grave(visit.page), name
+
+
+def test_the_backend_of_the_other_tests_answers_as_the_service_documents_it() -> None:
+    client = TestClient(Backend().app())
+    asked: dict[str, Any] = {"prompt": PROMPT, "explain": True, "dry_run": True}
+    answer = client.post("/v1/route", json=asked).json()
+    Explanation.model_validate(answer["explanation"])
+    RouteResponse.model_validate(answer)
+    MeResponse.model_validate(client.get("/v1/me").json())
+    assert set(BundleResponse.model_fields) > set(client.get("/v1/bundle").json())
+    BundlesResponse.model_validate(client.get("/v1/bundles").json())
+    LiveResponse.model_validate(page_backend.snapshot(1))
+    for by in ("day", "workflow", "candidate", "key"):
+        SavingsResponse.model_validate(client.get("/v1/savings", params={"by": by}).json())

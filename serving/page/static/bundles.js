@@ -30,7 +30,7 @@ export function bundlesTab(panel, { me }) {
   function top() {
     const reload = h("button", { type: "button", onclick: confirm }, "Reload…");
     return card(null, h("div", { class: "row between" }, h("h2", {}, "Served"), me.admin && reload),
-      h("dl", { class: "figures" }, figure("Live", found.live), figure("Shadow", found.shadow ?? "none"), figure("From", found.source)),
+      h("dl", { class: "figures" }, figure("Live", found.live), figure("Shadow", found.shadow ?? "none"), found.source && h("div", { class: "figure" }, h("dt", {}, "From"), h("dd", {}, h("code", { class: "wrap" }, found.source)))),
       h("p", { class: "muted small" }, me.admin ? "Reloading takes over what the source says now. Promoting another bundle is a command: router-train promote." : "A key that may administer (admin = true in the rule file) also sees the other bundles and may reload."));
   }
 
@@ -96,7 +96,7 @@ export function bundlesTab(panel, { me }) {
     const go = h("button", { type: "button", class: "primary", onclick: reload }, "Reload");
     const close = h("button", { type: "button", class: "quiet", onclick: () => dialog.close() }, "Cancel");
     const dialog = h("dialog", { "aria-labelledby": "reload-title" }, h("h2", { id: "reload-title" }, "Reload every worker?"),
-      h("p", {}, `Each takes over the bundle, the shadow and the rule file as ${found.source} has them now. What is refused stays as it is.`), result, h("div", { class: "row end" }, close, go));
+      h("p", {}, `Each takes over the bundle, the shadow and the rule file as ${found.source ?? "the source"} has them now. What is refused stays as it is.`), result, h("div", { class: "row end" }, close, go));
     dialog.addEventListener("close", () => dialog.remove());
     document.body.append(dialog);
     dialog.showModal();

@@ -52,6 +52,8 @@ export function between(low, high, show) {
 
 export const clock = (epoch) => (known(epoch) ? new Date(epoch * 1000).toLocaleTimeString("en-GB") : NONE);
 
+export const moment = (epoch) => (known(epoch) ? new Date(epoch * 1000).toLocaleString("en-GB", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" }) : NONE);
+
 export const day = (value) => (value ? String(value).slice(0, 10) : NONE);
 
 export const words = (name) => String(name).replaceAll("_", " ");

@@ -77,16 +77,17 @@ export function axes(svg, { x, y, box, xLabel, yLabel, xText, yText }) {
 
 const clash = (a, b) => a.x < b.x + b.w && b.x < a.x + a.w && a.y < b.y + b.h && b.y < a.y + a.h;
 
-// Words beside points, where neither another word nor a point is in the way; the first of eight places that fits.
-export function labels(svg, points, box, taken = []) {
+// Words beside points, where neither another word nor a point is in the way, and best no line; the first of eight places.
+export function labels(svg, points, box, taken = [], line = []) {
   for (const { x, y, text, kind = "" } of points) {
     const w = text.length * 6.6 + 2, high = 14;
     const far = kind ? 14 : 9;
     const places = [[x + far, y - 7], [x - w - far, y - 7], [x - w / 2, y - far - 16], [x - w / 2, y + far + 1], [x + 8, y - 22], [x - w - 8, y - 22], [x + 8, y + 8], [x - w - 8, y + 8]];
     const boxes = places.map(([left, top]) => ({ x: left, y: top, w, h: high }));
     const inside = (one) => one.x >= box.left && one.x + w <= box.right + 4 && one.y >= box.top - 4 && one.y + high <= box.bottom;
-    const found = boxes.find((one) => inside(one) && !taken.some((other) => clash(one, other))) ?? boxes.find(inside);
-    if (!found) continue;
+    const free = boxes.filter((one) => inside(one) && !taken.some((other) => clash(one, other)));
+    const found = free.find((one) => !line.some((other) => clash(one, other))) ?? free[0];
+    if (!found) continue; // the table has it
     taken.push(found);
     svg.append(s("text", { class: `word ${kind}`, x: found.x, y: found.y + 11 }, text));
   }

@@ -1,7 +1,7 @@
 // Frontier: quality against cost, what is certified on it, and what the knob's place comes to in a month.
 
 import { read } from "./api.js";
-import { badge, between, candidate, card, colour, day, decimals, details, failure, figure, h, number, percent, replace, s, table, usd } from "./dom.js";
+import { badge, between, candidate, card, colour, day, decimals, details, failure, figure, h, many, number, percent, replace, s, table, usd } from "./dom.js";
 import { axes, band, chart, diamond, labels, linear, logarithmic, path } from "./draw.js";
 import { knobView } from "./knob.js";
 
@@ -51,8 +51,8 @@ export function frontierTab(panel, { knob, bundle }) {
   }
 
   const legend = () => h("ul", { class: "legend", "aria-hidden": "true" },
-    [["line sweep", "router along the knob, with band"], ["dot", "one candidate for everything"], ["diamond certified", "certified operating point"], ["ring", "where the knob is"]]
-      .map(([kind, text]) => h("li", {}, h("span", { class: `key ${kind}` }), text)));
+    [["line sweep", "router along the knob, with band"], ["dot", "one candidate for everything"], ["diamond certified", "certified operating point"], ["diamond", "another operating point"], ["ring", "where the knob is"]]
+      .filter(([kind]) => kind !== "diamond" || loaded.points.some((one) => !one.certified)).map(([kind, text]) => h("li", {}, h("span", { class: `key ${kind}` }), text)));
 
   function now() {
     if (!knob.point) return { ...onSweep(loaded.sweep, knob.place), from: "the sweep, on test requests" };
@@ -77,28 +77,28 @@ export function frontierTab(panel, { knob, bundle }) {
     const at = (one) => [x(one.cost_usd * THOUSAND), y(one.quality)];
     svg.append(s("path", { class: "band", d: band(sweep.filter((one) => Number.isFinite(one.quality_low)).map((one) => [x(one.cost_usd * THOUSAND), y(one.quality_low), y(one.quality_high)])) }),
       s("path", { class: "curve", d: path(sweep.map(at)) }));
-    const words = [], taken = [];
-    sweep.map(at).forEach(([toX, toY], place, line) => {
-      const [fromX, fromY] = line[Math.max(0, place - 1)], steps = Math.ceil(Math.hypot(toX - fromX, toY - fromY) / 8) || 1;
-      for (let step = 1; step <= steps; step += 1) taken.push({ x: fromX + ((toX - fromX) * step) / steps, y: fromY + ((toY - fromY) * step) / steps, w: 1, h: 1 });
+    const words = [], taken = [], line = [];
+    sweep.map(at).forEach(([toX, toY], place, all) => {
+      const [fromX, fromY] = all[Math.max(0, place - 1)], steps = Math.ceil(Math.hypot(toX - fromX, toY - fromY) / 8) || 1;
+      for (let step = 1; step <= steps; step += 1) line.push({ x: fromX + ((toX - fromX) * step) / steps, y: fromY + ((toY - fromY) * step) / steps, w: 1, h: 1 });
     });
-    for (const one of loaded.singles) {
-      if (!(one.cost_usd > 0) || one.quality === null) continue;
-      const [cx, cy] = at(one);
-      if (Number.isFinite(one.quality_low)) svg.append(s("line", { class: "whisker", x1: cx, x2: cx, y1: y(one.quality_low), y2: y(one.quality_high) }));
-      svg.append(s("circle", { class: `single ${colour(one.candidate)}`, cx, cy, r: 5 }));
-      taken.push({ x: cx - 6, y: cy - 6, w: 12, h: 12 });
-      words.push({ x: cx, y: cy, text: one.candidate });
-    }
     for (const point of loaded.points) {
       const figures = point.test ?? point.calibration;
       if (!figures || !(figures.cost_usd > 0) || figures.quality === null) continue;
       const [cx, cy] = at(figures);
-      svg.append(diamond(cx, cy, 7, point.certified ? "point certified" : "point"));
+      svg.append(diamond(cx, cy, point.certified ? 7 : 5, point.certified ? "point certified" : "point"));
       taken.push({ x: cx - 8, y: cy - 8, w: 16, h: 16 });
-      words.push({ x: cx, y: cy, text: point.name, kind: "strong" });
+      if (point.certified || point.default) words.push({ x: cx, y: cy, text: point.name, kind: "strong" });
     }
-    labels(svg, words, box, taken);
+    for (const one of loaded.singles) {
+      if (!(one.cost_usd > 0) || one.quality === null) continue;
+      const [cx, cy] = at(one);
+      if (Number.isFinite(one.quality_low)) svg.append(s("line", { class: "whisker", x1: cx, x2: cx, y1: y(one.quality_low), y2: y(one.quality_high) }));
+      svg.append(s("circle", { class: `single ${colour(one.candidate)}`, cx, cy, r: 4.5 }));
+      taken.push({ x: cx - 6, y: cy - 6, w: 12, h: 12 });
+      words.push({ x: cx, y: cy, text: one.candidate });
+    }
+    labels(svg, words, box, taken, line);
     const here = now();
     if (here && Number.isFinite(here.quality)) {
       const [cx, cy] = at(here);
@@ -130,7 +130,7 @@ export function frontierTab(panel, { knob, bundle }) {
   function volumeSaid(volume) {
     const seen = loaded.seen;
     if (volume === null) return "No volume is known, so nothing is said of a month: requests served are counted once decisions are stored.";
-    if (seen?.from === "store") return `At ${number(volume)} requests a month: ${number(seen.decisions)} decisions in the last ${number(seen.days)} days.`;
+    if (seen?.from === "store") return `At ${number(volume)} requests a month: ${many(seen.decisions, "decision")}${seen.scope === "key" ? " of your key" : ""} in the last ${many(Math.round(seen.days), "day")}.`;
     return `At ${number(volume)} requests a month, as in the log (${day(loaded.log?.first)} to ${day(loaded.log?.last)}).`;
   }
 

@@ -23,6 +23,9 @@ export class Knob extends EventTarget {
     this.points = bundle.operating_points
       .filter((point) => point.quality_target || point.name === bundle.default_point)
       .map((point) => ({ ...point, isDefault: point.name === bundle.default_point, place: placeOf(point.knob, bundle.knobs) }))
+      .sort((a, b) => Number(b.isDefault) - Number(a.isDefault))
+      // Of two that answer the same target, the one that the service takes.
+      .filter((point, place, all) => !point.quality_target || all.findIndex((one) => one.quality_target === point.quality_target) === place)
       .sort((a, b) => (a.quality_target ?? 0) - (b.quality_target ?? 0) || a.place - b.place);
     // A target's knob is on another scale than the slider's: its detent shows the order, apart from its neighbours.
     const last = this.points.length - 1;
@@ -62,6 +65,11 @@ export class Knob extends EventTarget {
   name() {
     return this.point ? this.point.name : `${this.place.toFixed(1)} of 10`;
   }
+}
+
+function stretch(one) {
+  const [from, to] = [one.from_cost_quality.toFixed(1), one.to_cost_quality.toFixed(1)];
+  return from === to ? `at ${from}` : `${from} – ${to}`;
 }
 
 let views = 0;
@@ -105,9 +113,9 @@ export function knobView(knob) {
     }));
     replace(legend,
       flips.map((one) => h("li", {}, h("span", { class: `swatch ${colour(one.model)}`, "aria-hidden": "true" }),
-        h("span", { class: "name" }, one.model), h("span", { class: "muted" }, `${one.from_cost_quality.toFixed(1)} – ${one.to_cost_quality.toFixed(1)}`))),
+        h("span", { class: "name" }, one.model), h("span", { class: "muted" }, stretch(one)))),
       points.map((one) => h("li", {}, h("span", { class: `swatch diamond ${colour(one.model)}`, "aria-hidden": "true" }),
-        h("span", { class: "name" }, one.model), h("span", { class: "muted" }, `at ${one.name}${one.certificate ? ", certified" : ""}`))));
+        h("span", { class: "name" }, one.model), h("span", { class: "muted" }, `at ${one.name}`))));
   }
   knob.addEventListener("change", draw);
   draw();

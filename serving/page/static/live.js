@@ -1,7 +1,7 @@
 // Live: what is being decided now, and what it saved; events arrive while this tab is looked at.
 
 import { open, Problem, read, sleep } from "./api.js";
-import { badge, bar, between, candidate, card, clock, colour, details, failure, figure, h, many, number, percent, replace, s, table, usd, words } from "./dom.js";
+import { badge, bar, between, candidate, card, clock, colour, details, failure, figure, h, many, moment, number, percent, replace, s, table, usd, words } from "./dom.js";
 import { axes, chart, linear, path } from "./draw.js";
 import { events, Parser } from "./sse.js";
 
@@ -99,13 +99,13 @@ export function liveTab(panel, { me }) {
     }
     const now = latest, { cost, saved: kept } = now;
     replace(parts.top, card(null, h("dl", { class: "figures wide", id: "live-figures" },
-      figure("Decisions a minute", number(now.decisions_per_minute, now.decisions_per_minute < 10 ? 1 : 0)),
+      figure("Decisions a minute", number(now.decisions_per_minute, now.decisions_per_minute < 10 && now.decisions_per_minute > 0 ? 1 : 0)),
       figure("Decisions", h("span", { id: "total" }, number(now.total_decisions)), now.from === "store" ? "in the store" : "since this service started"),
-      figure("Actual cost", usd(cost?.actual_usd, 2), cost ? `expected ${usd(cost.expected_usd, 2)}, ${number(cost.costed)} costed` : null),
-      figure("Saved so far", kept ? usd(kept.usd, 2) : "–", kept ? `95%: ${between(kept.low, kept.high, (value) => usd(value, 2))}` : "not known yet", kept && kept.usd < 0 ? "bad" : "good"),
-      figure("Time of a decision", now.latency_ms?.p50 === null || !now.latency_ms ? "–" : `${number(now.latency_ms.p50, 1)} ms`, now.latency_ms ? `p99 ${number(now.latency_ms.p99, 1)} ms` : null)),
+      figure("Actual cost", cost?.costed ? usd(cost.actual_usd, 2) : "–", cost?.costed ? `of ${number(cost.costed)}; expected of them ${usd(cost.expected_of_costed_usd, 2)}` : `none told yet; expected ${usd(cost?.expected_usd, 2)}`),
+      figure("Saved so far", kept ? usd(kept.usd, 2) : "–", kept ? `95%: ${between(kept.low, kept.high, (value) => usd(value, 2))}` : "not known yet", !kept ? "" : kept.usd < 0 ? "bad" : "good"),
+      figure("Time of a decision", Number.isFinite(now.latency_ms?.p50) ? `${number(now.latency_ms.p50, 1)} ms` : "–", Number.isFinite(now.latency_ms?.p99) ? `p99 ${number(now.latency_ms.p99, 1)} ms` : null)),
     h("p", { class: "muted small" }, kept ? `Counterfactual: ${kept.counterfactual}. ` : "",
-      now.from === "metrics" ? "No store: figures come from metrics, since the service started. " : "",
+      now.note ? `${now.note} ` : "", now.scope === "key" ? "These are the decisions of your key alone. " : "", cost?.since ? `Costs since ${moment(cost.since)}. ` : "",
       now.queue_rows ? `${many(now.queue_rows, "row")} wait to be written. ` : "", `As of ${clock(now.at)}, bundle ${now.bundle}${now.shadow ? `, shadow ${now.shadow}` : ""}.`)));
     per.again();
     money.again();
@@ -140,8 +140,8 @@ export function liveTab(panel, { me }) {
       const value = found[name], limit = found.thresholds?.[name];
       const over = Number.isFinite(value) && Number.isFinite(limit) && value > limit;
       return h("li", {}, h("div", { class: "row between" }, h("span", {}, label), h("span", { class: "row tight" }, over && badge("above threshold", "warn"), h("span", { class: "num" }, text(value)))),
-        Number.isFinite(limit) && bar(value / limit, over ? "warn" : "good"), h("p", { class: "muted small" }, Number.isFinite(value) ? (Number.isFinite(limit) ? `Threshold ${text(limit)}.` : "") : "Too little traffic yet."));
-    })), h("p", { class: "muted small" }, `Measured by ${found.scope === "all" ? "all workers" : "this worker alone"}.`));
+        Number.isFinite(value) && Number.isFinite(limit) && bar(value / limit, over ? "warn" : "good"), h("p", { class: "muted small" }, Number.isFinite(value) ? (Number.isFinite(limit) ? `Threshold ${text(limit)}.` : "") : "Too little traffic yet."));
+    })), h("p", { class: "muted small" }, `Measured by ${found.scope === "all" ? "all workers" : found.scope}.`));
   }
 
   const latestOf = (rows, none) => table("Latest", [["Time", ""], ["Reason", ""], ["Workflow", ""], ["Answered by", ""], ["Decision", ""]],
@@ -171,7 +171,7 @@ export function liveTab(panel, { me }) {
     const most = Math.max(...latest.series.flatMap((one) => names.map((name) => one[`${name}_usd`] ?? 0))) * 1.1;
     const places = most >= 5 ? 0 : most >= 0.5 ? 1 : most >= 0.05 ? 2 : 4;
     const { series, x, y } = frame(svg, width, height, most, (value) => usd(value, places), 52);
-    for (const name of names) {
+    for (const name of latest.cost?.costed ? names : names.slice(0, 2)) {
       svg.append(s("path", { class: `line ${name}`, d: path(series.map((one, place) => [x(place), y(one[`${name}_usd`] ?? 0)])) }));
     }
   }
@@ -185,13 +185,14 @@ export function liveTab(panel, { me }) {
     } catch (problem) {
       return put(problem.status === 404 ? h("p", { class: "muted empty" }, problem.message) : failure(problem, () => saved(by)));
     }
-    const row = (one, name) => [name, number(one.decisions), usd(one.actual_usd, 2), h("span", {}, usd(one.reference_usd, 2), h("small", { class: "muted block" }, between(one.reference_low, one.reference_high, (value) => usd(value, 2)))),
+    const row = (one, name) => [name, number(one.decisions), h("span", {}, usd(one.compared_usd, 2), h("small", { class: "muted block" }, `of ${number(one.compared)}`)), h("span", {}, usd(one.reference_usd, 2), h("small", { class: "muted block" }, between(one.reference_low, one.reference_high, (value) => usd(value, 2)))),
       h("span", { class: one.saved_usd < 0 ? "bad" : "" }, usd(one.saved_usd, 2), h("small", { class: "muted block" }, between(one.saved_low, one.saved_high, (value) => usd(value, 2)))),
       usd(Object.values(one.routing_costs ?? {}).reduce((sum, value) => sum + (value ?? 0), 0), 2), h("span", {}, percent(one.quality), h("small", { class: "muted block" }, one.judged ? between(one.quality_low, one.quality_high, percent) : "none judged"))];
-    const reference = [found.reference].flat().filter(Boolean).join(", ");
-    put(h("p", { class: "muted small" }, `Against all to ${reference || "the reference"}, by ${found.method}. What it would have written is not known: hence intervals. Routing's own costs (exploration, second answers, judge) are told; second answers and the judge are taken off.`),
-      table("Savings", [[`By ${BY[by]}`, ""], ["Decisions", "num"], ["Actual", "num"], ["Reference", "num"], ["Saved", "num"], ["Routing's own", "num"], ["Acceptable", "num"]],
-        found.lines.length ? [...found.lines.map((one) => row(one, one.name ?? "none")), row(found.total, h("strong", {}, "Total"))] : [], "No decision in this time."));
+    const reference = found.references.map((one) => one.reference).join(", ");
+    const held = found.total.held_back ? ` ${many(found.total.held_back, "decision")} that were held back are not compared.` : "";
+    put(found.method && h("p", { class: "muted small" }, `Against all to ${reference || "the reference"}, known from ${found.method}. What it would have written is not known: hence the intervals (95%). Second answers and the judge are taken off what is saved; exploring is in the cost.${held}`),
+      table("Savings", [[`By ${BY[by]}`, ""], ["Decisions", "num"], ["Cost, compared", "num"], ["Reference", "num"], ["Saved", "num"], ["Routing's own", "num"], ["Acceptable", "num"]],
+        found.lines.length ? [...found.lines.map((one) => row(one, one.name ?? "none")), found.other && row(found.other, "all others"), row(found.total, h("strong", {}, "Total"))].filter(Boolean) : [], "No decision in this time."));
   }
 
   return { show, hide };

@@ -152,7 +152,7 @@ export function tryTab(panel, { bundle, candidates, knob, me, say }) {
   function verdict(decision, why) {
     const { certificate } = decision, other = why.counterfactual;
     const overrides = (why.overrides ?? []).map((one) => badge(words(one), "warn"));
-    const against = other && other.model !== decision.model && h("p", { class: "muted" },
+    const against = other && other.model !== decision.model && Number.isFinite(other.saving_usd) && h("p", { class: "muted" },
       `${other.model} would be expected to cost ${usd(other.expected_cost_usd)}, ${usd(Math.abs(other.saving_usd))} ${other.saving_usd < 0 ? "less" : "more"}.`);
     return card("Decision",
       h("p", { class: "verdict", id: "choice" }, candidate(decision.model)),
