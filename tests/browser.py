@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
     from starlette.types import ASGIApp
 
-_ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[1]
 AXE = "4.14.1"
 # What axe-core calls serious or critical keeps somebody from using the page.
 _GRAVE = ("serious", "critical")
@@ -124,7 +124,7 @@ def visiting(
 
 def axe_source() -> str:
     """axe-core's script, fetched by npm once. Skips the test where it is neither there nor to be had."""
-    folder = _ROOT / ".cache" / "axe"
+    folder = ROOT / ".cache" / "axe"
     script = folder / f"axe-core-{AXE}.min.js"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from serving.decide.value import knob_for
-from tests.browser import Visit, served, visiting
+from tests.browser import ROOT, Visit, served, visiting
 from tests.whole import page_backend
 from tests.whole.page_backend import CANDIDATES, KNOBS, POINTS, REFERENCE, SECRET, VERSION, Backend, chosen
 
@@ -389,3 +391,15 @@ def test_the_reference_is_never_said_to_save_against_itself(visit: Visit) -> Non
     turn(visit.page, 10)
     choice(visit.page, REFERENCE)
     visit.page.get_by_text("this is the reference").wait_for()
+
+
+def test_the_pictures_for_the_readme_are_taken(chromium: Browser, tmp_path: Path) -> None:
+    """In a process of its own, as `make pictures` does: one Playwright is all that a thread may have."""
+    script = f"from pathlib import Path; from docs.pictures import take; take(Path({str(tmp_path)!r}), Path('nothing'))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("page.png", "frontier.png"):
+        picture = (tmp_path / name).read_bytes()
+        assert int.from_bytes(picture[16:20], "big") == 1920, "its width, in the header of a PNG"

@@ -137,7 +137,7 @@ export function frontierTab(panel, { knob, bundle }) {
   function points() {
     const rows = loaded.points.map((one) => {
       const figures = one.test ?? one.calibration ?? {};
-      return [h("span", { class: "candidate" }, h("span", { class: `swatch diamond ${one.certified ? "certified" : ""}`, "aria-hidden": "true" }), one.name, one.default && h("span", { class: "muted" }, " default")),
+      return [h("span", { class: "candidate" }, h("span", { class: `swatch diamond ${one.certified ? "certified" : ""}`, "aria-hidden": "true" }), h("span", { class: "nowrap" }, one.name), one.default && h("span", { class: "muted" }, " default")),
         one.certified ? badge("certified", "good") : badge("not certified"), percent(one.bound), percent(one.alpha, 0), number(one.requests),
         percent(figures.quality), usd(figures.cost_usd * THOUSAND, 2), percent(figures.saving, 0)];
     });
