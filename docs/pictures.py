@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "pictures"
 MODELS = ROOT / "models"
-PROMPT = "Prove that the sum of two odd numbers is even."
-WIDTH, HEIGHT, SCALE = 1280, 860, 1.5
+PROMPT = "Summarise this ticket in one line: the invoice of May was charged twice."
+WIDTH, HEIGHT, SCALE = 1280, 960, 1.5
 
 
 def application(models: Path, folder: Path) -> ASGIApp:
@@ -65,8 +65,7 @@ def _decided(page: Page) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=FOLDER, help="the folder that they are written to")
-    for path in take(parser.parse_args().out):
-        print(path)
+    take(parser.parse_args().out)
 
 
 if __name__ == "__main__":

@@ -14,17 +14,17 @@ const PRIVACY = { zero_retention: "zero retention", self_hosted: "self-hosted", 
 const REASONS = {
   best_value: "Best value at this setting of the knob.",
   only_eligible: "The only candidate that the rules leave.",
-  reference: "The reference: nothing cheaper is good enough at this setting.",
-  uncertified: "The target has no certificate, so the reference answers.",
-  session: "This conversation stays with who answered before.",
+  reference: "This operating point always uses it: nothing else could be certified for the target.",
+  uncertified: "Nothing could be certified for the target; it is estimated to be kept, which is no promise.",
+  session: "The conversation is on it, and nothing else is worth enough more.",
   novel: "Unlike anything in the log, so the reference answers.",
-  low_confidence: "Nobody is likely enough to be acceptable, so the reference answers.",
-  budget: "A budget is spent, and its rule decides.",
+  low_confidence: "The best candidate is not sure enough to be acceptable, so the reference answers.",
+  budget: "A budget made it this one instead of a dearer one.",
   explore: "Chosen at random, to learn.",
   held_back: "Held back: who would have answered without the router does.",
-  no_candidate: "No candidate could be chosen.",
-  timeout: "The decision was not there in time.",
-  fault: "Something failed, so the reference answers.",
+  no_candidate: "Nobody is left by the rules, and one of them names who answers then.",
+  timeout: "Embedding the prompt took too long.",
+  fault: "The decision failed; the service's log says why.",
 };
 const list = (text) => text.split(/[,\s]+/).filter(Boolean);
 
@@ -151,7 +151,7 @@ export function tryTab(panel, { bundle, candidates, knob, me, say }) {
 
   function verdict(decision, why) {
     const { certificate } = decision, other = why.counterfactual;
-    const overrides = (why.overrides ?? []).map((one) => badge(words(one), "warn"));
+    const overrides = (why.overrides ?? []).filter((one) => one !== decision.reason).map((one) => badge(words(one), "warn"));
     const against = other && other.model !== decision.model && Number.isFinite(other.saving_usd) && h("p", { class: "muted" },
       `${other.model} would be expected to cost ${usd(other.expected_cost_usd)}, ${usd(Math.abs(other.saving_usd))} ${other.saving_usd < 0 ? "less" : "more"}.`);
     return card("Decision",
