@@ -194,7 +194,7 @@ def decision(body: dict[str, Any], hard: bool, ruled_out: dict[str, str]) -> dic
     point = None if trade is not None else next((n for n in POINTS if POINTS[n][0] == target), "quality-0.95")
     knob = POINTS[point][1] if point is not None else knob_for(trade, KNOBS)
     model = chosen(knob, hard, ruled_out)
-    told = _operating_point(point)["certificate"] if point is not None and not ruled_out else None
+    told = _certificate(point) if point is not None and not ruled_out else None
     rows = [
         {"model": name, "confidence": values[hard], "expected_cost_usd": values[2], "expected_quality": values[hard]}
         | {"expected_latency_ms": 400.0, "expected_latency_p95_ms": 1200.0, "ruled_out": ruled_out.get(name)}
@@ -362,10 +362,14 @@ async def _page(request: Request) -> Response:
 
 
 def _operating_point(name: str) -> dict[str, Any]:
-    target, knob, bound, saving = POINTS[name]
-    certificate = {"alpha": round(1 - target, 6), "delta": 0.1, "bound": bound, "requests": 8123}
+    target, knob, _, saving = POINTS[name]
     made = {"name": name, "quality_target": target, "knob": knob, "always": None, "quality": 0.93, "saving": saving}
-    return {**made, "cost_usd": 0.0027, "certificate": {**certificate, "method": "clopper-pearson"}}
+    return {**made, "cost_usd": 0.0027, "certificate": {**_certificate(name), "method": "clopper-pearson"}}
+
+
+def _certificate(name: str) -> dict[str, Any]:
+    target, _, bound, _ = POINTS[name]
+    return {"alpha": round(1 - target, 6), "delta": 0.1, "bound": bound, "requests": 8123}
 
 
 def _swept(knob: float, place: float | None) -> dict[str, Any]:
