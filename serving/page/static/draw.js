@@ -80,7 +80,7 @@ const clash = (a, b) => a.x < b.x + b.w && b.x < a.x + a.w && a.y < b.y + b.h &&
 // Words beside points, where neither another word nor a point is in the way, and best no line; the first of eight places.
 export function labels(svg, points, box, taken = [], line = []) {
   for (const { x, y, text, kind = "" } of points) {
-    const w = text.length * 6.6 + 2, high = 14;
+    const w = text.length * (kind ? 7.7 : 7) + 2, high = 14;
     const far = kind ? 14 : 9;
     const places = [[x + far, y - 7], [x - w - far, y - 7], [x - w / 2, y - far - 16], [x - w / 2, y + far + 1], [x + 8, y - 22], [x - w - 8, y - 22], [x + 8, y + 8], [x - w - 8, y + 8]];
     const boxes = places.map(([left, top]) => ({ x: left, y: top, w, h: high }));

@@ -1,7 +1,7 @@
 // Live: what is being decided now, and what it saved; events arrive while this tab is looked at.
 
 import { open, Problem, read, sleep } from "./api.js";
-import { badge, bar, between, candidate, card, clock, colour, details, failure, figure, h, many, moment, number, percent, replace, s, table, usd, words } from "./dom.js";
+import { badge, bar, between, candidate, card, clock, colour, decimals, details, failure, figure, h, many, moment, number, percent, replace, s, table, usd, words } from "./dom.js";
 import { axes, chart, linear, path } from "./draw.js";
 import { events, Parser } from "./sse.js";
 
@@ -185,9 +185,13 @@ export function liveTab(panel, { me }) {
     } catch (problem) {
       return put(problem.status === 404 ? h("p", { class: "muted empty" }, problem.message) : failure(problem, () => saved(by)));
     }
-    const row = (one, name) => [name, number(one.decisions), h("span", {}, usd(one.compared_usd, 2), h("small", { class: "muted block" }, `of ${number(one.compared)}`)), h("span", {}, usd(one.reference_usd, 2), h("small", { class: "muted block" }, between(one.reference_low, one.reference_high, (value) => usd(value, 2)))),
-      h("span", { class: one.saved_usd < 0 ? "bad" : "" }, usd(one.saved_usd, 2), h("small", { class: "muted block" }, between(one.saved_low, one.saved_high, (value) => usd(value, 2)))),
-      usd(Object.values(one.routing_costs ?? {}).reduce((sum, value) => sum + (value ?? 0), 0), 2), h("span", {}, percent(one.quality), h("small", { class: "muted block" }, one.judged ? between(one.quality_low, one.quality_high, percent) : "none judged"))];
+    const all = [...found.lines, found.total];
+    const places = decimals(all.flatMap((one) => [one.compared_usd, one.reference_usd]), 5);
+    const money = (one, value) => usd(one.compared ? value : null, places);
+    const interval = (one, low, high) => h("small", { class: "muted block" }, one.compared ? between(low, high, (value) => usd(value, places)) : "none compared");
+    const row = (one, name) => [name, number(one.decisions), h("span", {}, money(one, one.compared_usd), h("small", { class: "muted block" }, `of ${number(one.compared)}`)), h("span", {}, money(one, one.reference_usd), interval(one, one.reference_low, one.reference_high)),
+      h("span", { class: one.saved_usd < 0 ? "bad" : "" }, money(one, one.saved_usd), interval(one, one.saved_low, one.saved_high)),
+      usd(Object.values(one.routing_costs ?? {}).reduce((sum, value) => sum + (value ?? 0), 0), places), h("span", {}, percent(one.quality), h("small", { class: "muted block" }, one.judged ? between(one.quality_low, one.quality_high, percent) : "none judged"))];
     const reference = found.references.map((one) => one.reference).join(", ");
     const held = found.total.held_back ? ` ${many(found.total.held_back, "decision")} that were held back are not compared.` : "";
     put(found.method && h("p", { class: "muted small" }, `Against all to ${reference || "the reference"}, known from ${found.method}. What it would have written is not known: hence the intervals (95%). Second answers and the judge are taken off what is saved; exploring is in the cost.${held}`),
