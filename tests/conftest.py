@@ -9,11 +9,15 @@ from collections.abc import Iterator
 from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests import environment, postgres_server
+from tests import browser, environment, postgres_server
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 environment.settle()
 
@@ -61,6 +65,8 @@ def group_of(item: pytest.Item) -> str | None:
         return "postgres"
     if "trained" in shared:
         return "trained"
+    if "chromium" in shared:
+        return "browser"
     module = item.nodeid.partition("::")[0]
     return module if module in shared.values() else None
 
@@ -199,3 +205,10 @@ def postgres() -> Iterator[str]:
     """The URL, with a password, of a PostgreSQL that all tests share."""
     with postgres_server.running() as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """A headless Chromium that all tests share; those that ask for it are skipped where there is none."""
+    with browser.launched() as started:
+        yield started

@@ -34,6 +34,7 @@ from serving.api.openapi import TAGS, document_bodies, problem_responses, reques
 from serving.api.problems import install
 from serving.api.views import VIEWS
 from serving.api.views.live.feed import LiveFeed
+from serving.page import mount
 from serving.runtime.pipeline import Service
 from serving.settings import Settings
 
@@ -86,6 +87,8 @@ def create_app(settings: Settings | None = None, service: Service | None = None)
     install(app)
     _add_routes(app)
     document_bodies(app)
+    if settings.page:
+        app.router.routes.append(mount())
     if settings.otel:
         from serving.runtime.traces import trace
 

@@ -22,6 +22,7 @@ from serving.api.parsing import parse, parse_batch, parse_feedback
 from serving.api.problems import problem_of
 from serving.bundle.manifest import Manifest
 from serving.decide.decision import Decision
+from serving.page import html, wanted
 from serving.runtime.metrics import CONTENT_TYPE as METRICS_TYPE
 from serving.runtime.pipeline import Answer, Service
 from serving.runtime.recording import Case
@@ -200,10 +201,16 @@ async def bundle(request: Request) -> Response:
 
 
 async def root(request: Request) -> Response:
-    """What answers here, for who opened the address in a browser."""
+    """What answers here: the page for who opened the address in a browser, and for a program what there is."""
+    page = request.app.state.settings.page
+    if page and wanted(request):
+        return html(request)
     bundle = None if request.app.state.service is None else _manifest(request).version
     links = {"documentation": "/docs", "openapi": "/openapi.json", "health": "/healthz", "metrics": "/metrics"}
-    return _json(orjson.dumps({"service": "outcome-router", "bundle": bundle, **links}))
+    shown = {"page": "/"} if page else {}
+    answer = _json(orjson.dumps({"service": "outcome-router", "bundle": bundle, **links, **shown}))
+    answer.headers["Vary"] = "Accept"
+    return answer
 
 
 async def healthz(request: Request) -> Response:

@@ -1,0 +1,103 @@
+// Elements and words: everything that is shown is made here as nodes and text, never as markup.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+function filled(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name in element && ["value", "checked", "disabled", "hidden", "indeterminate"].includes(name)) element[name] = value;
+    else element.setAttribute(name, value === true ? "" : String(value));
+  }
+  element.append(...children.flat(3).filter((child) => child !== null && child !== undefined && child !== false));
+  return element;
+}
+
+export const h = (tag, attributes = {}, ...children) => filled(document.createElement(tag), attributes, children);
+export const s = (tag, attributes = {}, ...children) => filled(document.createElementNS(SVG, tag), attributes, children);
+
+export function replace(element, ...children) {
+  element.replaceChildren(...children.flat(3).filter((child) => child !== null && child !== undefined && child !== false));
+  return element;
+}
+
+const NONE = "–";
+const known = (value) => typeof value === "number" && Number.isFinite(value);
+
+// Decimals with which the smallest of these has two figures, so that a column of them lines up.
+export function decimals(values, most = 7) {
+  const least = Math.min(...values.filter((value) => known(value) && value !== 0).map(Math.abs));
+  if (!Number.isFinite(least) || least >= 1) return 2;
+  return Math.min(most, Math.max(2, 1 - Math.floor(Math.log10(least))));
+}
+
+export function usd(value, places = decimals([value])) {
+  if (!known(value)) return NONE;
+  const text = Math.abs(value).toLocaleString("en-US", { minimumFractionDigits: places, maximumFractionDigits: places });
+  return `${value < 0 && Number(Math.abs(value).toFixed(places)) !== 0 ? "−" : ""}$${text}`;
+}
+
+export function percent(value, places = 1) {
+  return known(value) ? `${(value * 100).toFixed(places).replace("-", "−")}%` : NONE;
+}
+
+export function number(value, places = 0) {
+  if (!known(value)) return NONE;
+  return value.toLocaleString("en-US", { minimumFractionDigits: places, maximumFractionDigits: places });
+}
+
+export function between(low, high, show) {
+  return known(low) && known(high) ? `${show(low)} to ${show(high)}` : known(low) ? `at least ${show(low)}` : NONE;
+}
+
+export const clock = (epoch) => (known(epoch) ? new Date(epoch * 1000).toLocaleTimeString("en-GB") : NONE);
+
+export const moment = (epoch) => (known(epoch) ? new Date(epoch * 1000).toLocaleString("en-GB", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" }) : NONE);
+
+export const day = (value) => (value ? String(value).slice(0, 10) : NONE);
+
+export const words = (name) => String(name).replaceAll("_", " ");
+
+export const many = (count, one, more = `${one}s`) => `${number(count)} ${count === 1 ? one : more}`;
+
+// The colour of a candidate is its place in the bundle, wherever it is shown.
+let order = [];
+export const setCandidates = (names) => (order = names);
+export const colour = (name) => (order.includes(name) ? `c${order.indexOf(name) % 8}` : "c-other");
+
+export const swatch = (name) => h("span", { class: `swatch ${colour(name)}`, "aria-hidden": "true" });
+export const candidate = (name) => h("span", { class: "candidate" }, swatch(name), h("span", { class: "name" }, name ?? NONE));
+
+export function bar(share, kind) {
+  const fill = h("span", { class: `fill ${kind}` });
+  fill.style.width = `${Math.max(0, Math.min(1, known(share) ? share : 0)) * 100}%`;
+  return h("span", { class: "bar", "aria-hidden": "true" }, fill);
+}
+
+// columns: [heading, "num" | ""]; rows: arrays of text or nodes.
+export function table(caption, columns, rows, empty = "Nothing yet.") {
+  const head = h("tr", {}, columns.map(([title, kind]) => h("th", { scope: "col", class: kind }, title)));
+  const body = rows.map((row) =>
+    h("tr", {}, row.map((cell, place) =>
+      h(place ? "td" : "th", { class: columns[place][1], scope: place ? null : "row" }, cell))));
+  if (!rows.length) return h("p", { class: "muted empty" }, empty);
+  return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
+    h("table", {}, h("caption", { class: "unseen" }, caption), h("thead", {}, head), h("tbody", {}, body)));
+}
+
+export const details = (summary, ...children) => h("details", {}, h("summary", {}, summary), ...children);
+
+export const card = (title, ...children) => h("section", { class: "card" }, title && h("h2", {}, title), ...children);
+
+export const figure = (label, value, note, kind = "") =>
+  h("div", { class: `figure ${kind}` }, h("dt", {}, label), h("dd", {}, h("span", { class: "value" }, value), note && h("span", { class: "note" }, note)));
+
+export const badge = (text, kind = "") => h("span", { class: `badge ${kind}` }, text);
+
+export function failure(problem, again) {
+  const kind = problem.status === 403 || problem.status === 401 ? "Not with this key" : problem.status === 404 ? "Not here" : "That did not work";
+  return h("div", { class: "failure", role: "alert" },
+    h("h3", {}, kind), h("p", {}, problem.message),
+    problem.needs && h("p", { class: "muted" }, problem.needs),
+    again && h("button", { type: "button", onclick: again }, "Try again"));
+}

@@ -1,0 +1,405 @@
+"""The page in a real Chromium: what is typed is decided as the service says, and what it shows is what it was told."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from serving.decide.value import knob_for
+from tests.browser import ROOT, Visit, served, visiting
+from tests.whole import page_backend
+from tests.whole.page_backend import CANDIDATES, KNOBS, POINTS, REFERENCE, SECRET, VERSION, Backend, chosen
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+TABS = ("Try", "Frontier", "Live", "Bundles")
+WIDTHS = (360, 1024, 1920)
+PROOF = "Prove that it's the sum of two odd numbers."
+
+
+@pytest.fixture
+def backend() -> Backend:
+    return Backend()
+
+
+@pytest.fixture
+def origin(backend: Backend) -> Iterator[str]:
+    with served(backend.app()) as origin:
+        yield origin
+
+
+@pytest.fixture
+def visit(chromium: Browser, origin: str) -> Iterator[Visit]:
+    with visiting(chromium, origin) as visit:
+        yield visit
+        visit.sound()
+
+
+def ask(page: Page, prompt: str = PROOF) -> None:
+    page.get_by_label("Prompt", exact=True).last.fill(prompt)
+    page.locator("#choice").wait_for()
+
+
+def go_to(page: Page, name: str) -> None:
+    page.get_by_role("tab", name=name).click()
+
+
+def turn(page: Page, place: float) -> None:
+    page.get_by_role("slider").locator("visible=true").fill(f"{place:.1f}")
+
+
+def choice(page: Page, model: str) -> None:
+    """Waits until this candidate is the choice."""
+    page.locator("#choice .name", has_text=model).wait_for()
+
+
+def settled(page: Page, name: str) -> None:
+    """Opens a tab and waits until it has something to show."""
+    go_to(page, name)
+    if name == "Try":
+        ask(page)
+    page.locator({"Try": "#choice", "Frontier": "#here", "Live": "#total", "Bundles": ".pick"}[name]).first.wait_for()
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_the_choice_flips_along_the_knob_as_the_service_says(backend: Backend, visit: Visit, hard: bool) -> None:
+    ask(visit.page, PROOF if hard else "Hello.")
+    stretches = page_backend.flips(hard, {})
+    assert len(stretches) >= 3
+    for one in stretches:
+        middle = round((one["from_cost_quality"] + one["to_cost_quality"]) / 2, 1)
+        place = next(  # an operating point's detent is another question
+            (
+                middle + away
+                for away in (0.0, 0.1, -0.1, 0.2)
+                if chosen(knob_for(middle + away, KNOBS), hard, {}) == one["model"]
+            ),
+        )
+        turn(visit.page, place)
+        choice(visit.page, one["model"])
+    shown = visit.page.locator(".panel:visible .flips li").all_inner_texts()
+    assert [line.split("\n")[0] for line in shown[: len(stretches)]] == [one["model"] for one in stretches]
+    assert all(body["dry_run"] and body["explain"] for body in backend.routed)
+
+
+def test_an_operating_point_asks_for_its_target_and_between_them_nothing_is_certified(
+    backend: Backend, visit: Visit
+) -> None:
+    page = visit.page
+    ask(page)
+    assert backend.routed[-1]["quality_target"] == 0.95, "the bundle's default point"
+    page.get_by_role("button", name="quality-0.9", exact=True).click()
+    choice(page, chosen(POINTS["quality-0.9"][1], True, {}))
+    assert backend.routed[-1]["quality_target"] == 0.9
+    assert page.locator(".panel:visible .says").inner_text().startswith("quality-0.9\nCertified")
+    slider = page.get_by_role("slider")
+    detent = float(slider.input_value())
+    slider.press("ArrowLeft")  # a detent does not hold who uses the keyboard
+    page.locator(".says", has_text="Not certified").first.wait_for()
+    page.locator(".panel:visible .answer:not([aria-busy]) .badge", has_text="Not certified").first.wait_for()
+    assert "quality_target" not in backend.routed[-1]
+    assert backend.routed[-1]["cost_quality"] == pytest.approx(detent - 0.1)
+    assert slider.get_attribute("aria-valuetext") == f"{detent - 0.1:.1f} of 10, not certified"
+
+
+def test_constraints_rule_out_and_whose_rule_it_was_is_told(backend: Backend, visit: Visit) -> None:
+    page = visit.page
+    ask(page)
+    page.get_by_text("Constraints").click()
+    page.get_by_label("Deny").fill("acme/large")
+    page.get_by_label("Most cost, USD").fill("0.0005")
+    page.get_by_text("out: denied (default)").wait_for()
+    page.get_by_label("tools", exact=True).check()
+    page.get_by_label("self-hosted").check()
+    page.get_by_text("out: max cost usd (default)").first.wait_for()
+    page.wait_for_function("() => !document.querySelector('.answer').hasAttribute('aria-busy')")
+    body = backend.routed[-1]
+    assert (body["deny"], body["max_cost_usd"]) == (["acme/large"], 0.0005)
+    page.get_by_label("Deny").fill(", ".join(CANDIDATES))
+    page.get_by_text("No candidate is left").wait_for()
+    # A refusal (422) is an answer, which the browser notes in its console.
+    visit.complaints = [one for one in visit.complaints if "422" not in one]
+
+
+def test_messages_are_sent_as_they_are_and_what_is_no_json_is_told(backend: Backend, visit: Visit) -> None:
+    page = visit.page
+    page.get_by_role("radio", name="Messages, JSON").check()
+    page.get_by_role("textbox", name="Messages, JSON").fill('[{"role": "user", ')
+    page.get_by_text("Messages are no JSON").wait_for()
+    assert not backend.routed
+    page.get_by_role("textbox", name="Messages, JSON").fill('[{"role": "user", "content": "hello"}]')
+    page.locator("#choice").wait_for()
+    assert backend.routed[-1]["messages"] == [{"role": "user", "content": "hello"}]
+
+
+def test_the_copied_command_asks_the_same_and_has_no_secret_in_it(
+    chromium: Browser, backend: Backend, origin: str
+) -> None:
+    backend.keys = True
+    with visiting(chromium, origin, permissions=["clipboard-read", "clipboard-write"]) as visit:
+        page = visit.page
+        page.get_by_label("Key", exact=True).fill("operator-secret")
+        page.get_by_role("button", name="Use key").click()
+        ask(page, 'It\'s $HOME and `id` and \\ "quoted"')
+        page.get_by_role("button", name="Copy as curl").click()
+        page.get_by_text("Copied.").wait_for()
+        command = page.evaluate("navigator.clipboard.readText()")
+    assert "operator-secret" not in command
+    words = shlex.split(command)
+    assert words[:3] == ["curl", "-sS", f"{origin}/v1/route"]
+    assert "Authorization: Bearer $ROUTER_API_KEY" in words
+    assert json.loads(words[words.index("-d") + 1]) == backend.routed[-1]
+
+
+def test_what_is_shown_is_text_and_never_markup(
+    backend: Backend, visit: Visit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attack = "<img src=x onerror=alert(1)><b>bold</b>"
+    plain = page_backend.decision
+
+    def attacked(*arguments: Any) -> dict[str, Any]:
+        made = plain(*arguments)
+        made["explanation"]["nearest"][0] |= {"text": attack, "workflow": attack, "id": attack}
+        return made | {"warnings": [attack]}
+
+    monkeypatch.setattr(page_backend, "decision", attacked)
+    ask(visit.page)
+    assert visit.page.locator(".quote").first.inner_text() == attack
+    assert visit.page.locator("main img, main b").count() == 0
+
+
+def test_the_frontiers_point_moves_with_the_knob_and_a_month_is_the_volume_times_its_cost(visit: Visit) -> None:
+    page = visit.page
+    settled(page, "Frontier")
+    document = page_backend.frontier()
+    before = page.locator("#here").get_attribute("cx")
+    default = next(one for one in document["points"] if one["default"])["test"]
+    month = default["cost_usd"] * document["seen"]["requests_a_month"]
+    assert f"A month costs\n${month:,.2f}" in page.locator(".month").inner_text()
+    turn(page, 0)
+    cheapest = next(one for one in document["sweep"] if one["cost_quality"] == 0.0)
+    page.locator("#at-place", has_text=f"{cheapest['quality']:.1%}").wait_for()
+    after = page.locator("#here").get_attribute("cx")
+    assert before is not None
+    assert after is not None
+    assert float(after) < float(before)
+    page.get_by_text("Figures behind the chart").click()
+    table = page.get_by_role("region", name="One candidate for everything")
+    assert table.locator("tbody tr").count() == len(CANDIDATES)
+    assert page.get_by_role("region", name="Along the knob").locator("tbody tr").count() == len(document["sweep"])
+    go_to(page, "Try")  # one knob for both
+    assert page.get_by_role("slider").locator("visible=true").input_value() == "0"
+
+
+def test_a_bundle_without_a_frontier_says_why(backend: Backend, visit: Visit) -> None:
+    backend.why_no_frontier = "No request of the log has an outcome of every candidate."
+    go_to(visit.page, "Frontier")
+    visit.page.get_by_text(backend.why_no_frontier).wait_for()
+    visit.complaints = [one for one in visit.complaints if "404" not in one]
+
+
+def test_live_figures_move_and_nothing_is_asked_while_nobody_looks(backend: Backend, visit: Visit) -> None:
+    page = visit.page
+    settled(page, "Live")
+    page.locator("#total", has_text="1,200").wait_for()
+    for total in (1201, 2345):
+        backend.decided = total
+        page.locator("#total", has_text=f"{total:,}").wait_for()
+    assert "all to acme/large" in page.locator(".panel:visible").inner_text()
+    assert backend.streams == 1
+    go_to(page, "Try")
+    page.wait_for_timeout(100)  # the stream that was open is broken off
+    backend.decided = 9999
+    go_to(page, "Live")
+    page.locator("#total", has_text="9,999").wait_for()
+    assert backend.streams == 2
+    page.get_by_role("button", name="Pause").click()
+    page.get_by_text("paused at").wait_for()
+
+
+def test_a_stream_that_ends_says_why_and_can_be_opened_again(backend: Backend, visit: Visit) -> None:
+    backend.closes_stream = True
+    settled(visit.page, "Live")
+    visit.page.get_by_text("The key was taken away.").wait_for()
+    backend.closes_stream, backend.decided = False, 77
+    visit.page.get_by_role("button", name="Connect again").click()
+    visit.page.locator("#total", has_text="77").wait_for()
+    assert visit.page.get_by_text("The key was taken away.").count() == 0
+
+
+def test_savings_show_what_was_lost_as_well(visit: Visit) -> None:
+    settled(visit.page, "Live")
+    visit.page.get_by_label("Savings by").select_option("workflow")
+    visit.page.get_by_role("region", name="Savings").get_by_text("proofs").wait_for()
+    assert "−$0.40" in visit.page.get_by_role("region", name="Savings").inner_text()
+
+
+def test_events_are_read_however_the_network_cuts_them(visit: Visit) -> None:
+    stream = (
+        'retry: 1500\n\n: beat\n\nevent: snapshot\r\nid: 1\r\ndata: {"a":\r\ndata: "ü"}\r\n\r\n'
+        "data: plain\n\nevent: end\ndata\n\n"
+    )
+    script = """async (stream) => {
+        const {Parser} = await import("/page/sse.js");
+        const seen = [];
+        for (let cut = 0; cut <= stream.length; cut += 1) {
+            const parser = new Parser();
+            seen.push(JSON.stringify([parser.take(stream.slice(0, cut)).concat(parser.take(stream.slice(cut))), parser.retry]));
+        }
+        return [...new Set(seen)];
+    }"""
+    only = visit.page.evaluate(script, stream)
+    assert len(only) == 1
+    events, retry = json.loads(only[0])
+    assert retry == 1500
+    assert events == [
+        {"event": "snapshot", "data": '{"a":\n"ü"}'},
+        {"event": "message", "data": "plain"},
+        {"event": "end", "data": ""},
+    ]
+
+
+def test_bundles_are_compared_and_reloaded_after_a_question(backend: Backend, visit: Visit) -> None:
+    page = visit.page
+    settled(page, "Bundles")
+    side = page.get_by_role("region", name="Side by side")
+    assert VERSION in side.inner_text()
+    page.get_by_label("Compare 20261121-91ff02").check()
+    page.get_by_text("Trained on different logs").wait_for()
+    assert page.locator(".pick:checked").count() == 2
+    page.get_by_role("region", name="Shadow against live").get_by_text("83%").first.wait_for()
+    assert "format_version 5 arrived" in page.get_by_role("region", name="Bundles", exact=True).inner_text()
+    page.get_by_role("button", name="Reload…").click()
+    page.get_by_role("button", name="Reload", exact=True).click()
+    page.get_by_text(f"Worker 1: {VERSION}").wait_for()
+    page.get_by_role("button", name="Close").click()
+    backend.refuses_reload = True
+    page.locator(".pick").first.wait_for()
+    page.get_by_role("button", name="Reload…").click()
+    page.get_by_role("button", name="Reload", exact=True).click()
+    page.get_by_text("head.onnx has another hash").wait_for()
+    visit.complaints = [one for one in visit.complaints if "409" not in one]
+
+
+def test_a_key_is_asked_for_kept_in_the_tab_alone_and_forgotten(
+    chromium: Browser, backend: Backend, origin: str
+) -> None:
+    backend.keys = True
+    with visiting(chromium, origin) as visit:
+        page = visit.page
+        page.get_by_role("dialog").wait_for()
+        page.get_by_label("Key", exact=True).fill("wrong")
+        page.get_by_role("button", name="Use key").click()
+        page.get_by_role("dialog").get_by_text("An API key is needed").wait_for()
+        page.get_by_label("Key", exact=True).fill("observer-secret")
+        page.get_by_label("Key", exact=True).press("Enter")
+        page.get_by_role("button", name="Key: observer").wait_for()
+        assert page.evaluate("[localStorage.length, document.cookie]") == [0, ""]
+        go_to(page, "Bundles")
+        page.get_by_text("A key that may administer").wait_for()
+        assert page.get_by_role("button", name="Reload…").count() == 0
+        page.reload()
+        page.get_by_role("button", name="Key: observer").click()
+        page.get_by_role("button", name="Forget key").click()
+        page.get_by_role("dialog").get_by_text("An API key is needed").wait_for()
+        assert page.evaluate("sessionStorage.length") == 0
+        assert not [one for one in visit.asked if any(secret in one for secret in SECRET)]
+        visit.sound(but=("401",))
+
+
+def test_over_its_rate_the_page_waits_as_long_as_it_is_told(chromium: Browser, backend: Backend, origin: str) -> None:
+    with visiting(chromium, origin) as visit:
+        visit.page.locator("textarea").wait_for()
+        backend.over_rate = 1
+        ask(visit.page)
+        assert not backend.over_rate
+        assert len(backend.routed) == 1
+        assert len([one for one in visit.asked if one.endswith("/v1/route")]) == 2
+        visit.sound(but=("429",))
+
+
+def test_the_keyboard_reaches_every_tab_and_its_panel(visit: Visit) -> None:
+    page = visit.page
+    page.get_by_role("tab", name="Try").focus()
+    for name, key in (
+        ("Frontier", "ArrowRight"),
+        ("Bundles", "End"),
+        ("Try", "ArrowRight"),
+        ("Bundles", "ArrowLeft"),
+        ("Try", "Home"),
+    ):
+        page.keyboard.press(key)
+        focused = page.evaluate(
+            "[document.activeElement.textContent, document.activeElement.getAttribute('aria-selected')]"
+        )
+        assert focused == [name, "true"]
+        assert page.locator("[role=tab][tabindex='0']").all_inner_texts() == [name]
+        assert page.get_by_role("tabpanel").get_attribute("aria-labelledby") == f"tab-{name.lower()}"
+    page.keyboard.press("Tab")
+    outline = (
+        "(() => { const at = document.activeElement; "
+        "return getComputedStyle(at.closest('label')?.querySelector('span') ?? at).outlineStyle; })()"
+    )
+    for _ in range(4):
+        page.keyboard.press("Tab")
+        assert page.evaluate(outline) != "none", "what has the focus is seen"
+
+
+def test_a_prefix_before_the_page_does_not_break_it(chromium: Browser, backend: Backend) -> None:
+    from starlette.applications import Starlette
+    from starlette.routing import Mount
+
+    with (
+        served(Starlette(routes=[Mount("/router", backend.app())])) as origin,
+        visiting(chromium, origin, "/router/") as visit,
+    ):
+        ask(visit.page)
+        assert all(one.startswith(f"{origin}/router/") for one in visit.asked)
+        visit.sound()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pictures_at_three_widths(chromium: Browser, origin: str, scheme: Any, tmp_path: Path) -> None:
+    """They are to be looked at: SCREENSHOTS=folder keeps them. At no width is the page wider than the window."""
+    folder = Path(os.environ.get("SCREENSHOTS", tmp_path))
+    folder.mkdir(parents=True, exist_ok=True)
+    for width in WIDTHS:
+        with visiting(chromium, origin, width=width, scheme=scheme) as visit:
+            page = visit.page
+            for name in TABS:
+                settled(page, name)
+                wider = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+                assert wider <= 0, f"{name} at {width} px is {wider} px too wide"
+                picture = page.screenshot(path=folder / f"{name.lower()}-{width}-{scheme}.png", full_page=True)
+                assert picture.startswith(b"\x89PNG")
+            bright = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
+            assert (min(bright) > 200) if scheme == "light" else (max(bright) < 60)
+            visit.sound()
+
+
+def test_the_reference_is_never_said_to_save_against_itself(visit: Visit) -> None:
+    ask(visit.page)
+    turn(visit.page, 10)
+    choice(visit.page, REFERENCE)
+    visit.page.get_by_text("this is the reference").wait_for()
+
+
+def test_the_pictures_for_the_readme_are_taken(chromium: Browser, tmp_path: Path) -> None:
+    """In a process of its own, as `make pictures` does: one Playwright is all that a thread may have."""
+    script = f"from pathlib import Path; from docs.pictures import take; take(Path({str(tmp_path)!r}), Path('nothing'))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("page.png", "frontier.png"):
+        picture = (tmp_path / name).read_bytes()
+        assert int.from_bytes(picture[16:20], "big") == 1920, "its width, in the header of a PNG"
