@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from serving.api.auth import caller, count_all, may_see, sees_keys
 from serving.api.bodies.route import RouteBody
 from serving.api.bounds import is_small
+from serving.api.confidential import metrics_for_all
 from serving.api.documents import BundleResponse, decision_document
 from serving.api.evidence.explain import shown
 from serving.api.parsing import parse, parse_batch, parse_feedback
@@ -197,7 +198,10 @@ async def candidates(request: Request) -> Response:
 
 async def bundle(request: Request) -> Response:
     """What decides: the bundle's version, encoder, head, operating points and test metrics."""
-    return _json(orjson.dumps(_manifest(request).model_dump(include=set(BundleResponse.model_fields))))
+    shown = _manifest(request).model_dump(include=set(BundleResponse.model_fields))
+    if service_of(request).rules.keys:  # nobody's key is asked for here
+        shown["metrics"] = metrics_for_all(shown["metrics"])
+    return _json(orjson.dumps(shown))
 
 
 async def root(request: Request) -> Response:

@@ -13,6 +13,7 @@ from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from serving.api.auth import caller, may_administer
+from serving.api.confidential import metrics_for_all
 from serving.api.endpoints import service_of
 from serving.api.views.table import View
 from serving.bundle.manifest import FORMAT_VERSION, MANIFEST, Manifest, OperatingPoint
@@ -115,6 +116,8 @@ def _document(service: Service, admin: bool) -> dict[str, Any]:
         shown[shadow.version]["shadow"] = True
     loaded = {live.version, *([shadow.version] if shadow is not None else [])}
     entries = sorted(shown.values(), key=lambda one: (one["created"] or "", one["version"]), reverse=True)
+    if not admin:
+        entries = [{**one, "metrics": metrics_for_all(one["metrics"])} for one in entries]
     others = [one["version"] for one in entries if one["version"] not in loaded][: MOST - len(loaded)]
     return {
         "live": live.version,

@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from serving.api.auth import caller, may_administer
+from serving.api.confidential import frontier_for_all
 from serving.api.endpoints import service_of
 from serving.api.views.bundles import beside, folders, read_manifest
 from serving.api.views.live.feed import LiveFeed
@@ -84,8 +85,9 @@ def _document(service: Service, figures: Figures, key: str | None, version: str 
     bound = service.rules.keys[key].workflows if key is not None and key in service.rules.keys else ()
     if bound and not may_administer(service, key):
         document = _of_workflows(document, bound)
+    shown = document if may_administer(service, key) else frontier_for_all(document)
     named = {"version": manifest.version, "simulated": manifest.simulated}
-    return {**document, **named, "seen": _seen(service, figures, key, document)}
+    return {**shown, **named, "seen": _seen(service, figures, key, document)}
 
 
 def _found(service: Service, version: str | None) -> tuple[Manifest, bytes | None]:

@@ -138,3 +138,14 @@ def test_a_key_that_may_not_administer_sees_the_served_one_alone(models: Path, t
         assert client.get("/v1/bundles").status_code == 401
     assert (document["live"], document["shadow"], document["source"]) == ("fake-1", None, None)
     assert list(document["bundles"]) == ["fake-1"]
+
+
+def test_the_logs_volume_and_cost_are_for_who_may_administer(models: Path, tmp_path: Path) -> None:
+    told = {"aiq": 0.5, "log_requests": 100, "month_saved_usd": 3.0, "requests_a_month": 9.0}
+    remanifested(models / "fake-1", metrics=told)
+    with serving(models / "current", tmp_path) as client:
+        assert asked(client, "root")["bundles"]["fake-1"]["metrics"] == told
+        assert asked(client, "app")["bundles"]["fake-1"]["metrics"] == {"aiq": 0.5}
+        assert get(client, "/v1/bundle", None)["metrics"] == {"aiq": 0.5}
+    with serving(models / "current", tmp_path, rules="") as client:
+        assert get(client, "/v1/bundle", None)["metrics"] == told

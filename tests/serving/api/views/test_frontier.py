@@ -125,6 +125,13 @@ def test_a_bound_key_sees_its_workflows_alone(models: Path, tmp_path: Path) -> N
     assert (all_of_it["workflows"], all_of_it["profiles"]) == (FRONTIER["workflows"], FRONTIER["profiles"])
 
 
+def test_the_logs_volume_and_cost_are_for_who_may_administer(models: Path, tmp_path: Path) -> None:
+    with serving(models / "current", tmp_path) as client:
+        all_of_it, others = asked(client, "root"), asked(client, "app")
+    assert all_of_it["log"] == FRONTIER["log"]
+    assert others["log"] is None
+
+
 def test_the_served_one_is_kept_in_memory(models: Path, tmp_path: Path) -> None:
     with serving(models / "fake-1", tmp_path, rules="") as client:
         shutil.rmtree(models)
