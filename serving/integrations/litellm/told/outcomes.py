@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from serving.integrations.litellm import counters
 from serving.integrations.litellm.decided import Decided, found, owner_of
 from serving.integrations.litellm.deciders import Decider
+from serving.integrations.litellm.request.thumbs import thumbs_in
 from serving.integrations.litellm.settings import LiteLLMSettings
 from serving.integrations.litellm.told.delivery import Delivery, Destination
 from serving.integrations.litellm.told.envelopes import Outcome, Said, Sure
@@ -30,7 +31,6 @@ from serving.integrations.litellm.told.log_events import (
 from serving.integrations.litellm.told.spool import Spool
 from serving.integrations.litellm.told.spool_rows import THUMBS, Kept, Thumb, thumb_row
 from serving.integrations.litellm.told.tally import Tally
-from serving.integrations.litellm.told.thumbs import thumbs_in
 from serving.integrations.litellm.told.to_router import ROUTER, to_router, to_sink
 from serving.integrations.outcome import Sink, ToldOutcome
 
