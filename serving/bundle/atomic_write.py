@@ -41,3 +41,9 @@ def written_whole(final: Path) -> Iterator[Path]:
         else:
             draft.unlink(missing_ok=True)
         raise
+
+
+def switch_link(root: Path, name: str, version: str) -> None:
+    """Points `root/name` at `root/version`, atomically: a symbolic link is made beside it and renamed over it."""
+    with written_whole(root / name) as link:
+        link.symlink_to(version, target_is_directory=True)

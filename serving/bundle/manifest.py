@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from serving.bundle.atomic_write import written_whole
+from serving.bundle.atomic_write import switch_link, written_whole
 from serving.bundle.catalogue import Candidate
 
 # Raise it when a bundle written before can no longer be read by this code, or the other way round.
@@ -345,9 +345,3 @@ def seal(folder: Path, manifest: Manifest) -> None:
 def switch_current(root: Path, version: str) -> None:
     """Points `root/current`, which is served, at `root/version`."""
     switch_link(root, "current", version)
-
-
-def switch_link(root: Path, name: str, version: str) -> None:
-    """Points `root/name` at `root/version`, atomically: a symbolic link is made beside it and renamed over it."""
-    with written_whole(root / name) as link:
-        link.symlink_to(version, target_is_directory=True)

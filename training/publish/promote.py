@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from serving.bundle.atomic_write import switch_link
 from serving.bundle.manifest import (
     MANIFEST,
     Bundle,
@@ -19,7 +20,6 @@ from serving.bundle.manifest import (
     open_bundle,
     seal,
     switch_current,
-    switch_link,
 )
 from serving.decide.router import Router
 from training.errors import TrainingError

@@ -12,7 +12,8 @@ from starlette.testclient import TestClient
 
 from serving.api.views import bundles
 from serving.api.views.bundles import BundlesResponse
-from serving.bundle.manifest import MANIFEST, switch_link
+from serving.bundle.atomic_write import switch_link
+from serving.bundle.manifest import MANIFEST
 from tests import fake_bundle
 from tests.serving.api.views.rules import get, remanifested, serving
 
