@@ -1,8 +1,8 @@
 """What MkDocs has to be told to build these pages, which are read in the repository too.
 
-A link that leaves docs/ leads to a copy of what it names, under `repository/` of the site: a page of Markdown as a page, another
-file as it is, and a folder as its README.md, or as a list of its files. Diagrams are drawn by the copy of Mermaid that `make docs` puts into .cache;
-where that is absent they are shown as their text, and nothing is fetched by who reads them.
+A link that leaves docs/ leads to a copy of what it names, under `repository/` of the site: Markdown as a page, another
+file as it is, and a folder as its README.md, or as a list of its files. Diagrams are drawn by the copy of Mermaid that
+`make docs` puts into .cache; where that is absent they are shown as their text. Readers fetch nothing from elsewhere.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     """Links as they are in the repository become links of the site."""
     uri = page.file.src_uri
 
@@ -65,7 +65,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return "".join([*outside, _LINK.sub(within, markdown[last:])])
 
 
-def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+def on_page_content(html: str, page: Page, **_: object) -> str:
     """A page with diagrams loads what draws them from the site itself."""
     if _DRAWN not in html:
         return html
