@@ -29,6 +29,7 @@ from docs.hooks import MERMAID
 from serving.bundle.layout import BY_CANDIDATE
 from serving.bundle.manifest import Certificate, Manifest, OperatingPoint
 from tests.conftest import QUICK, ROOT, router_train_here, setting
+from tests.patience import until
 from tests.serving.attacks.conftest import Attacked, running
 from training.measure.bounds import clopper_pearson_upper
 
@@ -187,9 +188,17 @@ def test_a_browser_that_reads_and_searches_asks_nobody_else(site: Path) -> None:
         reader.on("request", lambda request: asked.append(request.url))
         reader.on("pageerror", lambda error: wrong.append(str(error)))
         reader.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
-        reader.goto(urljoin(address, "index.html"))
-        reader.locator("input[name=query]").first.fill("violation")
-        reader.locator(".md-search-result__item").first.wait_for(state="attached", timeout=30_000)
+        reader.goto(urljoin(address, "index.html"), wait_until="networkidle")
+        question = reader.locator("input[name=query]").first
+        question.focus()
+
+        def found() -> bool:
+            question.fill("")
+            question.press_sequentially("violation", delay=20)
+            reader.wait_for_timeout(500)
+            return reader.locator(".md-search-result__item").count() > 0
+
+        until(found)
         reader.goto(urljoin(address, "architecture.html"), wait_until="networkidle")
         if MERMAID.is_file():
             reader.locator("div.mermaid").first.wait_for(timeout=30_000)
@@ -206,7 +215,7 @@ def test_what_a_page_links_to_in_the_repository_is_in_the_site(site: Path) -> No
     copy = site / "repository" / "deploy" / "compose" / "prometheus" / "alerts.yml"
     assert copy.read_bytes() == (ROOT / "deploy" / "compose" / "prometheus" / "alerts.yml").read_bytes()
     assert 'href="repository/deploy/compose/prometheus/alerts.yml"' in text_of(site / "recipes.html")
-    assert 'id="the-catalogue"' in text_of(site / "repository" / "data" / "README.html")
+    assert 'id="the-catalogue"' in text_of(site / "repository" / "data" / "index.html")
 
 
 # --- what pages say of the code
