@@ -21,8 +21,12 @@ from threading import Thread
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 import pytest
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 from pydantic import BaseModel
 
+from docs import hooks
 from docs.api import PAGE, document, page
 from docs.first_hour import write_gateway, write_harness
 from docs.hooks import MERMAID
@@ -209,6 +213,22 @@ def test_a_browser_that_reads_and_searches_asks_nobody_else(site: Path) -> None:
     assert wrong == []
     assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
     assert any("search_index.json" in url for url in asked)
+
+
+def test_diagrams_are_drawn_by_what_the_site_has_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Material fetches Mermaid from a CDN for a page with diagrams, unless the page has it already."""
+    html = '<p>before</p><pre class="mermaid"><code>flowchart LR</code></pre>'
+    config = MkDocsConfig()
+    config.load_dict({"site_name": "x", "use_directory_urls": False})
+    config.validate()
+    deep = Page(None, File.generated(config, "decisions/page.md", content=""), config)
+    monkeypatch.setattr(hooks, "MERMAID", tmp_path / "mermaid.min.js")
+    assert "mermaid" not in hooks.on_page_content(html, deep)
+    hooks.MERMAID.write_text("window.mermaid = {}")
+    assert 'class="mermaid"' in hooks.on_page_content(html, deep)
+    assert hooks.on_page_content(html, deep).endswith('<script src="../assets/mermaid.min.js"></script>')
+    assert hooks.on_page_content("<p>none</p>", deep) == "<p>none</p>"
+    assert "assets/mermaid.min.js" in hooks.on_files(Files([]), config).src_uris
 
 
 def test_what_a_page_links_to_in_the_repository_is_in_the_site(site: Path) -> None:
