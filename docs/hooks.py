@@ -22,7 +22,7 @@ MERMAID = ROOT / ".cache" / "mermaid" / "mermaid.min.js"
 _MERMAID_URI = "assets/mermaid.min.js"
 _LINK = re.compile(r"(?<=\]\()([^)\s#]*)(#[^)\s]*)?(?=\))")
 _CODE = re.compile(r"^(```|~~~).*?^\1[^\S\n]*$|`[^`\n]+`", flags=re.DOTALL | re.MULTILINE)
-_DRAWN = '<pre class="mermaid">'
+_DRAWN = re.compile(r'<pre class="mermaid">.*?</pre>', flags=re.DOTALL)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -67,12 +67,13 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
 
 def on_page_content(html: str, page: Page, **_: object) -> str:
     """A page with diagrams loads what draws them from the site itself."""
-    if _DRAWN not in html:
+    if not _DRAWN.search(html):
         return html
     if not MERMAID.is_file():
-        return html.replace(_DRAWN, "<pre>")
+        return html.replace('<pre class="mermaid">', "<pre>")
     script = posixpath.relpath(_MERMAID_URI, posixpath.dirname(page.file.dest_uri) or ".")
-    return f'{html}\n<script src="{script}"></script>'
+    framed = _DRAWN.sub(r'<div class="diagram" tabindex="0" role="group" aria-label="Diagram">\g<0></div>', html)
+    return f'{framed}\n<script src="{script}"></script>'
 
 
 def links(markdown: str) -> list[tuple[str, str]]:
