@@ -9,6 +9,10 @@ READY  := $(VENV)/.ready
 LITELLM          := .venv-litellm
 LITELLM_READY    := $(LITELLM)/.ready
 LITELLM_VERSIONS := 1.106.12 1.108.7 1.110.2
+# The generator of OpenAPI clients wants an older typer than ours. Mermaid draws the documentation's diagrams.
+OPENAPI       := .venv-openapi
+OPENAPI_READY := $(OPENAPI)/.ready
+MERMAID       := .cache/mermaid/mermaid.min.js
 # DATA: one or more logs (files or folders). TEST: a held-out log. LOG: one for the notebooks. ARGS: any other option.
 DATA   ?=
 TEST   ?=
@@ -44,6 +48,17 @@ $(LITELLM_READY): constraints-litellm.txt | $(READY)
 	  $(BIN)/python -m pip download --quiet --no-deps --dest $(LITELLM)/wheels litellm==$$version || exit 1; \
 	done && touch $@ || echo "LiteLLM's proxy could not be installed: its tests will be skipped" >&2
 
+$(OPENAPI_READY): constraints-openapi.txt | $(READY)
+	$(BIN)/python -m venv --clear $(OPENAPI)
+	@($(BIN)/uv pip install --quiet --python $(OPENAPI)/bin/python --requirement constraints-openapi.txt || \
+	  $(OPENAPI)/bin/python -m pip install --quiet --requirement constraints-openapi.txt) && touch $@ || \
+	  echo "the generator of OpenAPI clients could not be installed: its test will be skipped" >&2
+
+$(MERMAID):
+	@mkdir -p $(@D) && cd $(@D) && npm pack mermaid@11.17.2 --silent >/dev/null && \
+	  tar xzOf mermaid-11.17.2.tgz package/dist/mermaid.min.js > part && mv part mermaid.min.js && rm -f mermaid-*.tgz || \
+	  { rm -f part; echo "npm could not fetch Mermaid: diagrams are shown as their text" >&2; }
+
 train: $(READY) ## Train a router and write models/current (DATA=path for your own log, else a simulated one)
 	$(BIN)/router-train run $(foreach path,$(DATA),--data $(path)) $(foreach path,$(TEST),--test $(path)) $(ARGS)
 
@@ -51,7 +66,7 @@ serve: $(READY) ## Serve models/current on http://127.0.0.1:8080 (trains first i
 	@if [ ! -e $(BUNDLE) ] && [ "$(BUNDLE)" = models/current ]; then $(MAKE) --no-print-directory train; fi
 	$(BIN)/router-serve --bundle $(BUNDLE) --host $(HOST) --port $(PORT)
 
-test: $(READY) $(LITELLM_READY) ## Run the tests, a worker for each processor up to four (ARGS="-n 0 -k name" for some of them in one process)
+test: $(READY) $(LITELLM_READY) $(OPENAPI_READY) ## Run the tests, a worker for each processor up to four (ARGS="-n 0 -k name" for some of them in one process)
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder --durations 15 $(ARGS)
 
 check: $(READY) ## Lint and type-check
@@ -63,8 +78,8 @@ notebooks: $(READY) ## Run the notebooks on a bundle and a log, top to bottom, i
 	@if [ ! -e $(BUNDLE) ] && [ "$(BUNDLE)" = models/current ]; then $(MAKE) --no-print-directory train; fi
 	BUNDLE=$(abspath $(BUNDLE)) LOG=$(if $(LOG),$(abspath $(LOG))) $(BIN)/jupyter-nbconvert --execute --to html --output-dir out notebooks/*.ipynb
 
-docs: $(READY) ## Build the documentation into site/; a warning is an error
-	$(BIN)/mkdocs build --strict
+docs: $(READY) $(MERMAID) ## Build the documentation into site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 pictures: $(READY) ## Take the pictures of the page and the frontier that README.md shows (needs Chromium)
 	$(BIN)/python -m docs.pictures
@@ -82,4 +97,4 @@ bench-gateway: $(READY) $(LITELLM_READY) ## Measure LiteLLM's proxy with the plu
 	$(BIN)/python -m benchmarks.gateway.run $(ARGS)
 
 clean: ## Remove what was installed, cached and trained
-	rm -rf $(VENV) $(LITELLM) .cache mlruns out site $(filter-out models/README.md,$(wildcard models/*))
+	rm -rf $(VENV) $(LITELLM) $(OPENAPI) .cache mlruns out site $(filter-out models/README.md,$(wildcard models/*))

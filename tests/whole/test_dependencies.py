@@ -34,6 +34,7 @@ USERS = {
     "otel": ("serving",),
     "train": ("training",),
     "notebooks": ("notebooks", "tests"),
+    "docs": ("docs",),
     "dev": ("tests", "benchmarks", "docs", "examples"),
 }
 ALSO = {
@@ -46,8 +47,10 @@ NEVER_IMPORTED = {
     "httpx2": "starlette's test client",
     "import-linter": "a program that the tests run",
     "ipykernel": "Jupyter's kernel for Python, by name",
+    "mkdocs-material": "the documentation's theme, by name",
     "model2vec": "what sentence-transformers distils a static encoder with",
     "mypy": "a program of make check",
+    "nbconvert": "a program of make notebooks",
     "onnxscript": "what torch exports an encoder with",
     "pandas-stubs": "types of pandas, for mypy",
     "pre-commit": "a program: runs make check before a commit",

@@ -62,7 +62,7 @@ def test_every_make_target_it_names_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     named = {words[1] for line in COMMANDS if (words := shlex.split(line))[:1] == ["make"]}
     named |= set(re.findall(r"`make ([a-z-]+)`", README))
-    assert {"train", "serve", "test", "check", "help", "mlflow", "notebook", "benchmark"} <= named
+    assert {"train", "serve", "test", "check", "help", "mlflow", "notebooks", "docs", "pictures", "benchmark"} <= named
     assert named <= targets
 
 
@@ -79,7 +79,7 @@ def test_make_passes_data_test_and_args_on() -> None:
 
 def test_make_help_lists_every_documented_target() -> None:
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=300).stdout
-    for target in ("train", "serve", "test", "check", "notebook", "mlflow", "setup"):
+    for target in ("train", "serve", "test", "check", "notebooks", "docs", "pictures", "mlflow", "setup"):
         assert f"make {target} " in shown
 
 
@@ -103,4 +103,17 @@ def test_the_router_train_commands_it_names_exist() -> None:
 def test_the_files_it_links_to_exist() -> None:
     links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
     assert len(links) >= 6
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    assert [link for link in links if not (ROOT / link.partition("#")[0]).exists()] == []
+
+
+def test_its_first_screen_is_a_sentence_two_commands_a_question_and_pictures() -> None:
+    title, sentence, *shown = README.partition("It answers, shortened:")[0].strip().split("\n\n")
+    assert title == "# outcome-router"
+    assert sentence.count(". ") == 0
+    assert [one.split()[0] for one in shown] == ["```sh", "```sh", *["![" + one[2:].split()[0] for one in shown[2:]]]
+    assert [line.split("#")[0].split() for line in shown[0].splitlines()[1:-1]] == [
+        ["make", "train"],
+        ["make", "serve"],
+    ]
+    assert shown[1].splitlines()[1].startswith("curl ")
+    assert shown[2:]

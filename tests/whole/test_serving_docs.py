@@ -81,7 +81,8 @@ def test_the_rule_file_is_one_and_shows_every_field(tmp_path: Path) -> None:
 
 
 def test_the_bodies_are_ones() -> None:
-    route, feedback = (json.loads(body) for body in re.findall(r"-d '(\{.*?\})'", TEXT))
+    route, feedback, shown = (json.loads(body) for body in re.findall(r"-d '(\{.*?\})'", TEXT))
+    assert RouteBody.model_validate_json(json.dumps(shown)).prompt == "Summarise this ticket."
     assert RouteBody.model_validate_json(json.dumps(route)).quality_target == 0.95
     assert FeedbackBody.model_validate_json(json.dumps(feedback)).feedback().quality == 0.9
 

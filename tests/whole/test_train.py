@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from serving.api.app import create_app
-from serving.bundle.manifest import NEIGHBOURS_TEXTS, open_bundle
+from serving.bundle.manifest import open_bundle
 from serving.decide.router import Router
 from serving.settings import Settings
 from tests.conftest import QUICK, ROOT, Trained, router_train, router_train_here, setting, tracked_in
@@ -38,10 +38,15 @@ def test_the_default_run_ends_with_the_table_and_a_sentence(trained: Trained) ->
     assert re.search(r"routing\s+costs\s+\d+\.\d%\s+less\s+than\s+sending\s+everything\s+to", trained.output)
 
 
-def test_the_bundle_holds_what_its_readme_says(trained: Trained) -> None:
+def test_the_bundle_holds_what_its_page_says(trained: Trained) -> None:
     files = {path.name for path in trained.bundle.iterdir()}
-    described = set(re.findall(r"`([\w.]+\.(?:json|onnx|html|md|npy|npz))`", (ROOT / "models/README.md").read_text()))
-    assert files == described - {NEIGHBOURS_TEXTS}, "texts are there only with --keep-text"
+    page = (ROOT / "docs" / "bundle-format.md").read_text(encoding="utf-8")
+    table = page.partition("\n## Files\n")[2].partition("\n## ")[0]
+    rows = [
+        (set(re.findall(r"`([\w.]+)`", row.split("|")[1])), row) for row in re.findall(r"^\| `.*", table, re.MULTILINE)
+    ]
+    always = set().union(*(names for names, row in rows if not re.search("only with|if any|unless", row)))
+    assert always <= files <= set().union(*(names for names, _ in rows))
     assert set(open_bundle(trained.bundle).manifest.files) == files - {"manifest.json"}
 
 
