@@ -17,7 +17,7 @@ from training.learn.learn import Learned
 from training.learn.prepare import Prepared
 from training.logs.outcomes import Outcomes
 from training.publish.document import frontier_document, write_document
-from training.publish.figures import figures
+from training.publish.pages.written import figure, interval, percent, usd_per_thousand
 
 # What goes to a candidate at least to be named.
 _LEAST_SHARE = 0.01
@@ -40,7 +40,7 @@ def write(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"percent": percent, "usd": usd, "figure": figure, "interval": interval, "left_out": left_out}
+    templates.filters |= {"percent": percent, "usd": usd_per_thousand, "figure": figure, "interval": interval, "left_out": left_out}
     page = templates.get_template("report.html.j2").render(**context, figures=figures(evaluation, manifest, document))
     (folder / "report.html").write_text(page, encoding="utf-8")
     (folder / "card.md").write_text(templates.get_template("card.md.j2").render(**context), encoding="utf-8")
@@ -83,7 +83,7 @@ def terminal(manifest: Manifest, evaluation: Evaluation) -> RenderableType:
                 figure(line.aiq, 4),
                 percent(line.headroom),
                 percent(line.quality),
-                usd(line.cost_usd),
+                usd_per_thousand(line.cost_usd),
                 percent(line.saving),
                 style="bold" if line is evaluation.line() else None,
             )
@@ -171,7 +171,7 @@ def _off_policy(line: OffPolicyLine) -> str:
         return f"off-policy, {line.name}: refused, {q.refused}"
     return (
         f"off-policy, {line.name}: quality {percent(q.value)} (95% {percent(q.low)} … {percent(q.high)}), USD per 1,000 "
-        f"{usd(c.value)}; {q.n:,} requests worth {q.effective_sample:,.0f} of its own"
+        f"{usd_per_thousand(c.value)}; {q.n:,} requests worth {q.effective_sample:,.0f} of its own"
     )
 
 
@@ -211,56 +211,3 @@ def _comparison(evaluation: Evaluation) -> str:
     return text
 
 
-def percent(value: float | None) -> str:
-    return "" if value is None or math.isnan(value) else f"{100 * value:.1f}%"
-
-
-def usd(value: float | None) -> str:
-    """USD per 1,000 requests."""
-    return "" if value is None or math.isnan(value) else f"{1000 * value:.3f}"
-
-
-def figure(value: float | None, digits: int = 3) -> str:
-    return "" if value is None or math.isnan(value) else f"{value:.{digits}f}"
-
-
-def interval(bounds: tuple[float, float]) -> str:
-    return "" if math.isnan(bounds[0]) else f"{bounds[0]:+.4f} … {bounds[1]:+.4f}"
-
-
-def _context(
-    manifest: Manifest, evaluation: Evaluation, prepared: Prepared, learned: Learned, table: Outcomes
-) -> dict[str, Any]:
-    split = prepared.split
-    return {
-        "manifest": manifest,
-        "evaluation": evaluation,
-        "sentence": sentence(manifest, evaluation),
-        "scores": [("with a workflow tag", learned.acceptable.tagged), ("without one", learned.acceptable.untagged)],
-        "default": manifest.default,
-        "split": split,
-        "figures_of_the_test_part": {
-            name: value for name, value in manifest.metrics.items() if not name.startswith(SPLIT)
-        },
-        "counts": {
-            "rows read": table.rows_read,
-            "rows used": len(table.frame),
-            "rows skipped": len(table.skipped),
-            "requests": len(prepared.matrix),
-            "requests with every candidate observed": int(prepared.matrix.complete().sum()),
-            "training requests": int(split.train.sum()),
-            "calibration requests": int(split.calibration.sum()),
-            "test requests": int(split.test.sum()),
-            "requests dropped to keep conversations together": int(split.dropped.sum()),
-            "costs logged": prepared.cost_notes.logged,
-            "costs computed from tokens and price": prepared.cost_notes.priced,
-            "input token counts not logged, counted with the LLM's encoding": prepared.cost_notes.counted_input_tokens,
-            "input token counts not logged, estimated from length": prepared.cost_notes.estimated_input_tokens,
-            "output token counts not logged, estimated": prepared.cost_notes.estimated_output_tokens,
-        },
-        "reasons": table.reasons,
-        "aliases": table.aliases,
-        "formats": table.formats,
-        "reference_note": learned.reference_note,
-        "propensity_note": learned.propensity_note,
-    }

@@ -1,0 +1,107 @@
+"""What pages are built of: a chart that can be touched, its picture for print and for who runs no script, and its table."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import vl_convert
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from training.charts.theme import NothingToDrawError, Spec, Theme, as_wide_as_its_place, config
+from training.publish.pages import written
+
+_TEMPLATES = Path(__file__).parents[1] / "templates"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Headers and rows of text; `numbers` tells of each column whether it holds figures, which stand to the right."""
+
+    caption: str
+    headers: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    marked: int | None = None
+
+    @property
+    def numbers(self) -> list[bool]:
+        return [place > 0 and all(_is_figure(row[place]) for row in self.rows) for place in range(len(self.headers))]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart of the page: `spec` is its Vega-Lite document, `light` and `dark` its pictures as data URLs."""
+
+    name: str
+    title: str
+    description: str
+    spec: str
+    light: str
+    dark: str
+    table: Table
+
+
+def chart(name: str, draw: Callable[[], Spec], table: Table) -> Chart | None:
+    """The chart that `draw` makes without a theme; None where there is nothing to draw."""
+    try:
+        spec = draw()
+    except NothingToDrawError:
+        return None
+    title = spec["title"]["text"] if isinstance(spec.get("title"), Mapping) else str(spec.get("title", name))
+    return Chart(
+        name=name,
+        title=str(title),
+        description=str(spec.get("description", title)),
+        spec=in_script(as_wide_as_its_place(spec)),
+        light=_picture(spec, "light"),
+        dark=_picture(spec, "dark"),
+        table=table,
+    )
+
+
+def in_script(value: Any) -> str:
+    """JSON that may stand inside a <script> element: nothing in it can end the element."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def rendered(template: str, **context: Any) -> str:
+    """A page from its template, with the charts' JavaScript inside once."""
+    return environment().get_template(template).render(
+        **context, javascript=_javascript(), themes=in_script({"light": config("light"), "dark": config("dark")})
+    )
+
+
+@cache
+def environment() -> Environment:
+    """The templates, with the ways to write a figure as filters."""
+    made = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    names = ("percent", "figure", "interval", "money", "thousand", "count", "day", "signed_percent", "signed_money", "span")
+    made.filters |= {name: getattr(written, name) for name in names}
+    return made
+
+
+@cache
+def _javascript() -> str:
+    """Vega, Vega-Lite and vega-embed, as the package brings them."""
+    return str(vl_convert.javascript_bundle())
+
+
+def _picture(spec: Spec, theme: Theme) -> str:
+    drawing = vl_convert.vegalite_to_svg({**spec, "config": config(theme)})
+    return f"data:image/svg+xml;base64,{base64.b64encode(drawing.encode()).decode()}"
+
+
+def _is_figure(text: str) -> bool:
+    return not text or text[0] in "0123456789$+-−" or text in (written.NOT_KNOWN, "never")
