@@ -30,6 +30,9 @@ ROUTER = "outcome-router"
 PER = 1000.0
 _COST = "USD per 1,000 requests"
 _QUALITY = "share of acceptable answers"
+# Where a label stands to its point: the default point's above it, candidates' below, inside the chart at its right end.
+_SIDES = {"right": ("left", "top", 7, 5), "left": ("right", "top", -7, 5), "above": ("right", "bottom", 4, -12)}
+_GUARDED = f"{ROUTER}, guarded as certificates are"
 _CERTIFIED, _UNCERTIFIED, _SINGLE = "operating point, certified", "operating point, not certified", "single candidate"
 
 
@@ -41,6 +44,9 @@ def frontier(document: Mapping[str, Any], *, simulated: bool | None = None, them
     simulated = bool(document["simulated"]) if simulated is None else simulated
     band, lines, dots = _band(document), _lines(document), _dots(document)
     costs = [row["cost"] for row in (*band, *lines, *dots)]
+    middle = (max(costs) * max(min(costs), 1e-9)) ** 0.5
+    for row in dots:
+        row["side"] = "above" if row["default"] else "left" if row["cost"] > middle else "right"
     x = alt.X("cost:Q", **money_axis(_COST, costs, simulated=simulated))
     y = alt.Y("quality:Q", scale=alt.Scale(zero=False), axis=alt.Axis(title=_objective(document), format=PERCENT))
     names = list(dict.fromkeys(row["router"] for row in lines))
@@ -86,10 +92,13 @@ def frontier(document: Mapping[str, Any], *, simulated: bool | None = None, them
             size=alt.condition("datum.default", alt.value(240), alt.value(80)),
             tooltip=tips,
         ),
-        alt.Chart(alt.Data(values=[row for row in dots if row["label"]]))
-        .mark_text(align="left", baseline="top", dx=7, dy=5, fontSize=11)
-        .encode(x=x, y=y, text="label:N"),
-    ).resolve_scale(color="independent", shape="independent", fill="independent")
+        *(
+            alt.Chart(alt.Data(values=[row for row in dots if row["label"] and row["side"] == side]))
+            .mark_text(align=align, baseline=baseline, dx=dx, dy=dy, fontSize=11)
+            .encode(x=x, y=y, text="label:N")
+            for side, (align, baseline, dx, dy) in _SIDES.items()
+        ),
+    )
     return finished(
         drawn.properties(width=WIDTH, height=HEIGHT),
         "Cost and quality",
@@ -204,7 +213,8 @@ def two_frontiers(
     colour, dash = told_apart(names)
     x = alt.X("cost:Q", **money_axis(_COST, costs, simulated=simulated))
     y = alt.Y("quality:Q", scale=alt.Scale(zero=False), axis=alt.Axis(title=_objective(first), format=PERCENT))
-    by = alt.Color("bundle:N", scale=colour, legend=below(1, labelLimit=420))
+    legend = below(1, labelLimit=420, symbolOpacity=1, symbolType="stroke")
+    by = alt.Color("bundle:N", scale=colour, legend=legend)
     tips = [
         "bundle:N",
         alt.Tooltip("cost:Q", title=_COST, format=money_format(costs)),
@@ -268,6 +278,11 @@ def _lines(document: Mapping[str, Any]) -> list[Row]:
     rows = [
         {"router": ROUTER, "order": row["order"], "cost": row["cost"], "quality": row["quality"]}
         for row in _band(document)
+    ]
+    guarded = sorted(document["guarded"], key=lambda mark: mark["cost_usd"])
+    rows += [
+        {"router": _GUARDED, "order": order, "cost": PER * mark["cost_usd"], "quality": mark["quality"]}
+        for order, mark in enumerate(guarded)
     ]
     for name, curve in document["curves"].items():
         if name != ROUTER:

@@ -28,6 +28,9 @@ DASHES: tuple[tuple[int, ...], ...] = (
 FIRST, SECOND, BAD, MUTED = COLOURS[0], COLOURS[1], COLOURS[4], COLOURS[5]
 PERCENT = ".0%"
 
+# Legends below a chart, one under the other.
+_LEGENDS = {"bottom": {"anchor": "start", "direction": "vertical", "center": False}}
+
 _INK: dict[Theme, dict[str, str]] = {
     "light": {"text": "#1b232b", "muted": "#56636f", "grid": "#e3e8ed", "page": "#ffffff"},
     "dark": {"text": "#e8edf2", "muted": "#a9b5c0", "grid": "#2f3943", "page": "#14191f"},
@@ -73,15 +76,15 @@ def config(theme: Theme) -> Row:
 def finished(chart: Any, title: str, description: str, *, simulated: bool, theme: Theme | None, **more: Any) -> Spec:
     """The chart as a Vega-Lite document: its title says what is simulated, and `description` is its text for who cannot see it.
 
-    Without a theme the document has no `config`: what embeds it gives the one that fits the page.
+    Without a theme it has no colours of its own for text and page: what embeds it gives the `config` that fits.
     """
     words = alt.TitleParams(titled(title, simulated=simulated), **more)
     told = f"{titled(title, simulated=simulated)}. {description}"
     spec: Spec = chart.properties(title=words, description=told).to_dict()
     spec.pop("config", None)
     spec["autosize"] = {"type": "pad", "contains": "padding"}
-    if theme is not None:
-        spec["config"] = config(theme)
+    look = {} if theme is None else config(theme)
+    spec["config"] = {**look, "legend": {**look.get("legend", {}), "layout": _LEGENDS}}
     return spec
 
 
