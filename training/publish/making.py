@@ -51,6 +51,7 @@ def making(
     heads = {"with a workflow tag": learned.acceptable.tagged, "without one": learned.acceptable.untagged}
     document = {
         "sentence": sentence,
+        "added": None,
         "counts": counts,
         "reasons": dict(table.reasons),
         "aliases": [use._asdict() for use in table.aliases],
@@ -75,6 +76,15 @@ def making(
         "evidence": evidence,
     }
     return dict(_finite(document))
+
+
+def of_addition(before: Mapping[str, Any] | None, name: str, sentence: str) -> dict[str, Any]:
+    """Of a bundle that is another one, made as `before` says, with the candidate `name` added and nothing measured anew."""
+    told: dict[str, Any] = dict.fromkeys(("split", "zero_router", "confidence", "evidence"))
+    told |= {key: [] for key in ("formats", "aliases", "off_policy", "heads", "settings")}
+    told |= {"counts": {}, "reasons": {}, "reference_note": "", "propensity_note": ""}
+    kept = ("reference_note", "propensity_note", "settings")
+    return {**told, **{key: before[key] for key in kept if before}, "sentence": sentence, "added": name}
 
 
 def changed(params: Params) -> list[str]:

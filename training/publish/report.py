@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from serving.bundle.manifest import Manifest, OperatingPoint
-from training.evaluate.evaluation import SPLIT, Evaluation, OffPolicyLine, SplitLine
+from training.evaluate.evaluation import SPLIT, Evaluation, OffPolicyLine
 from training.learn.learn import Learned
 from training.learn.prepare import Prepared
 from training.logs.outcomes import Outcomes
 from training.publish.document import frontier_document, write_document
+from training.publish.making import making, write_making
+from training.publish.pages import of_report
+from training.publish.pages.blocks import environment
 from training.publish.pages.written import figure, interval, percent, usd_per_thousand
 
 # What goes to a candidate at least to be named.
@@ -28,23 +29,30 @@ _MEANS = (
 
 
 def write(
-    folder: Path, manifest: Manifest, evaluation: Evaluation, prepared: Prepared, learned: Learned, table: Outcomes
+    folder: Path,
+    manifest: Manifest,
+    evaluation: Evaluation,
+    prepared: Prepared,
+    learned: Learned,
+    table: Outcomes,
+    settings: Sequence[str] = (),
+    evidence: str | None = None,
 ) -> None:
-    """Writes `report.html`, `frontier.json`, `card.md`, and `skipped.csv` where rows were skipped, into the folder."""
+    """Writes `frontier.json`, `making.json`, `report.html`, `card.md`, and `skipped.csv` where rows were skipped.
+
+    `settings` are those that differ from the shipped ones; `evidence` is what to do where nothing was certified.
+    """
     document = frontier_document(manifest, evaluation)
-    context = _context(manifest, evaluation, prepared, learned, table)
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters |= {"percent": percent, "usd": usd_per_thousand, "figure": figure, "interval": interval, "left_out": left_out}
-    page = templates.get_template("report.html.j2").render(**context, figures=figures(evaluation, manifest, document))
-    (folder / "report.html").write_text(page, encoding="utf-8")
-    (folder / "card.md").write_text(templates.get_template("card.md.j2").render(**context), encoding="utf-8")
+    made = making(sentence(manifest, evaluation), evaluation, prepared, learned, table, settings, evidence)
     write_document(folder, document)
+    write_making(folder, made)
+    of_report.write(folder, manifest)
+    figures = {name: value for name, value in manifest.metrics.items() if not name.startswith(SPLIT)}
+    card = environment().get_template("card.md.j2")
+    words = card.render(
+        manifest=manifest, document=document, making=made, default=manifest.default, figures_of_the_test_part=figures
+    )
+    (folder / "card.md").write_text(words, encoding="utf-8")
     if len(table.skipped):
         table.skipped.to_csv(folder / "skipped.csv", index=False)
 
@@ -194,13 +202,6 @@ def _splits(evaluation: Evaluation, *, simulated: bool) -> list[RenderableType]:
     return [grid, *refused] if grid.row_count else [*refused]
 
 
-def left_out(line: SplitLine) -> str:
-    """What was tested of a split with figures, in words."""
-    if line.parts < 2:
-        return f"{line.requests:,} requests"
-    return f"{line.requests:,} requests of {line.workflows} workflows, each left out once, in {line.parts} parts"
-
-
 def _comparison(evaluation: Evaluation) -> str:
     text = f"AIQ of the zero router {evaluation.zero_router:.4f}"
     for line in evaluation.lines:
@@ -209,5 +210,3 @@ def _comparison(evaluation: Evaluation) -> str:
             gap = evaluation.line().aiq - line.aiq
             text += f"; ours minus the workflow table's {gap:+.4f} (95% {low:+.4f} … {high:+.4f})"
     return text
-
-

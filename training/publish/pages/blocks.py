@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from training.charts.show import as_json, javascript, svg
 from training.charts.theme import NothingToDrawError, Spec, Theme, as_wide_as_its_place, config
 from training.publish.pages import written
 
@@ -46,7 +45,7 @@ class Chart:
     table: Table
 
 
-def chart(name: str, draw: Callable[[], Spec], table: Table) -> Chart | None:
+def chart(name: str, draw: Callable[[], Spec], table: Callable[[], Table]) -> Chart | None:
     """The chart that `draw` makes without a theme; None where there is nothing to draw."""
     try:
         spec = draw()
@@ -57,23 +56,19 @@ def chart(name: str, draw: Callable[[], Spec], table: Table) -> Chart | None:
         name=name,
         title=str(title),
         description=str(spec.get("description", title)),
-        spec=in_script(as_wide_as_its_place(spec)),
+        spec=as_json(as_wide_as_its_place(spec)),
         light=_picture(spec, "light"),
         dark=_picture(spec, "dark"),
-        table=table,
+        table=table(),
     )
-
-
-def in_script(value: Any) -> str:
-    """JSON that may stand inside a <script> element: nothing in it can end the element."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
 def rendered(template: str, **context: Any) -> str:
     """A page from its template, with the charts' JavaScript inside once."""
-    return environment().get_template(template).render(
-        **context, javascript=_javascript(), themes=in_script({"light": config("light"), "dark": config("dark")})
+    return (
+        environment()
+        .get_template(template)
+        .render(**context, javascript=javascript(), themes=as_json({"light": config("light"), "dark": config("dark")}))
     )
 
 
@@ -87,21 +82,35 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = ("percent", "figure", "interval", "money", "thousand", "count", "day", "signed_percent", "signed_money", "span")
+    made.filters["left_out"] = left_out
+    names = (
+        "percent",
+        "figure",
+        "interval",
+        "money",
+        "thousand",
+        "count",
+        "day",
+        "signed_percent",
+        "signed_money",
+        "span",
+    )
     made.filters |= {name: getattr(written, name) for name in names}
     return made
 
 
-@cache
-def _javascript() -> str:
-    """Vega, Vega-Lite and vega-embed, as the package brings them."""
-    return str(vl_convert.javascript_bundle())
-
-
 def _picture(spec: Spec, theme: Theme) -> str:
-    drawing = vl_convert.vegalite_to_svg({**spec, "config": config(theme)})
-    return f"data:image/svg+xml;base64,{base64.b64encode(drawing.encode()).decode()}"
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg(spec, theme=theme).encode()).decode()}"
 
 
 def _is_figure(text: str) -> bool:
     return not text or text[0] in "0123456789$+-−" or text in (written.NOT_KNOWN, "never")
+
+
+def left_out(line: Mapping[str, Any]) -> str:
+    """What was tested of a split with figures, in words."""
+    if line["parts"] < 2:
+        return f"{line['requests']:,} requests"
+    return (
+        f"{line['requests']:,} requests of {line['workflows']} workflows, each left out once, in {line['parts']} parts"
+    )

@@ -9,6 +9,7 @@ from typing import Any
 from serving.bundle.manifest import Manifest, OperatingPoint
 from training.publish.pages.written import count, day, money, percent, span
 
+_NO_MONTH = "The log has no dates, so there is no month: --set report.requests_a_month=N tells it."
 MONTH = "requests_a_month × reference_cost_usd_per_request"
 
 
@@ -112,15 +113,15 @@ def _title(manifest: Manifest, month: _Month) -> str:
         )
     else:
         saves = f"Routing saves {money(month.saved_usd)} a month against sending everything to {reference}"
-    return f"{saves}, and keeps {percent(point.quality_target)} of its answers" if point.quality_target else saves
+    return f"{saves}, with at most {percent(point.certificate.alpha)} of answers worse"
 
 
 def _lead(manifest: Manifest, point: OperatingPoint) -> str:
     proof, reference = point.certificate, manifest.reference
     if proof is not None:
         return (
-            f"With {percent(1 - proof.delta)} confidence, at most {percent(proof.alpha)} of requests get an unacceptable answer "
-            f"where {reference} would have given an acceptable one. That confidence is about failures; what is saved has an "
+            f"With {percent(1 - proof.delta)} confidence, at most {percent(proof.alpha)} of requests get an unacceptable "
+            f"answer where {reference} would have given an acceptable one. That confidence is about failures; what is saved has an "
             "interval of its own."
         )
     guess = point.estimated
@@ -131,8 +132,8 @@ def _lead(manifest: Manifest, point: OperatingPoint) -> str:
     if guess is None or guess.saving is None:
         return rest + "What routing would save is not known: the log has too few outcomes of what would be chosen."
     return rest + (
-        f"By what the log tells, routing is estimated to save {percent(guess.saving)} ({span(guess.saving_low, guess.saving_high)}) "
-        f"of what {reference} costs."
+        f"By what the log tells, routing is estimated to save {percent(guess.saving)} "
+        f"({span(guess.saving_low, guess.saving_high)}) of what {reference} costs."
     )
 
 
@@ -160,7 +161,7 @@ def _saved(manifest: Manifest, month: _Month) -> Figure:
     if month.saved_usd is None or month.reference_usd is None:
         low, high = (proof.saving_low, proof.saving_high) if proof is not None else (None, None)
         value = percent(point.saving) or "not known"
-        note = f"{span(low, high)}. The log has no dates, so there is no month: --set report.requests_a_month=N tells it."
+        note = f"{span(low, high)}. {_NO_MONTH}"
         return Figure("saving", f"Share {label}", point.saving, value, note, "saving of the default operating point")
     note = (
         f"{percent(point.saving)} ({span(month.saved_low, month.saved_high, dollars=True)}): {money(month.routed_usd)} instead "
@@ -171,7 +172,10 @@ def _saved(manifest: Manifest, month: _Month) -> Figure:
 
 
 def _against_log(month: _Month) -> Figure:
-    label, formula = "A month, saved against what the log cost", "requests_a_month × log_cost_usd_per_request − routed a month"
+    label, formula = (
+        "A month, saved against what the log cost",
+        "requests_a_month × log_cost_usd_per_request − routed a month",
+    )
     saved = month.against_log_usd
     if saved is None:
         why = (
@@ -195,23 +199,26 @@ def _quality(manifest: Manifest, document: Mapping[str, Any]) -> Figure:
         note = f"{beside}On {count(known.get('complete_requests'))} test requests, which had no say in anything"
         return Figure("quality", label, tested, percent(tested), note, "quality among the test figures")
     if point.quality is None:
-        return Figure("quality", label, None, "not known", "Too few answers were judged.", "quality of the default point")
+        return Figure(
+            "quality", label, None, "not known", "Too few answers were judged.", "quality of the default point"
+        )
     note = f"On {count(point.calibration_requests)} calibration requests; no test request has an outcome of every candidate"
     if point.certificate is None and point.always is not None:
         note = f"{point.always}, as today. {note}"
-    return Figure("quality", label, point.quality, percent(point.quality), note, "quality of the default operating point")
+    return Figure(
+        "quality", label, point.quality, percent(point.quality), note, "quality of the default operating point"
+    )
 
 
 def _fails(manifest: Manifest, point: OperatingPoint) -> Figure:
     proof = point.certificate
     assert proof is not None
     note = (
-        f"{percent(1 - proof.delta)} confidence that no more than {percent(proof.bound)} fail where {manifest.reference} would "
-        f"not; {percent(proof.alpha)} is allowed. {percent(proof.violation_rate)} did, of {count(proof.requests)} calibration requests"
+        f"With {percent(1 - proof.delta)} confidence. {percent(proof.violation_rate)} of {count(proof.requests)} calibration "
+        f"requests did, and the upper bound of that is {percent(proof.bound)}"
     )
-    return Figure(
-        "bound", "Worse than the reference, at most", proof.bound, percent(proof.bound), note, "bound of its certificate"
-    )
+    label = f"Fail where {manifest.reference} would not, at most"
+    return Figure("alpha", label, proof.alpha, percent(proof.alpha), note, "alpha of the default point's certificate")
 
 
 def _estimate(manifest: Manifest, month: _Month) -> Figure:
@@ -220,11 +227,15 @@ def _estimate(manifest: Manifest, month: _Month) -> Figure:
     in_usd = month.share(saving)
     formula = f"{MONTH} × estimated saving of the default operating point"
     if guess is None or saving is None:
-        why = "Nothing is expected to keep the target" if guess is None else "The log has too few outcomes of what would be chosen"
+        why = (
+            "Nothing is expected to keep the target"
+            if guess is None
+            else "The log has too few outcomes of what would be chosen"
+        )
         return Figure("estimated", "Estimated saving", None, "not known", f"{why}.", formula)
     span_of = span(guess.saving_low, guess.saving_high)
     if in_usd is None:
-        note = f"{span_of}, not certified. The log has no dates, so there is no month: --set report.requests_a_month=N tells it."
+        note = f"{span_of}, not certified. {_NO_MONTH}"
         formula = "estimated saving of the default operating point"
         return Figure("estimated_saving", "Estimated saving", saving, percent(saving), note, formula)
     note = (
@@ -238,16 +249,34 @@ def _moves(manifest: Manifest) -> Figure:
     point = manifest.default
     if point.always is None:
         return Figure(
-            "moves", "Traffic that moves", None, "all of it", "Without a promise: policy.uncertified is set so.", "no figure"
+            "moves",
+            "Traffic that moves",
+            None,
+            "all of it",
+            "Without a promise: policy.uncertified is set so.",
+            "no figure",
         )
     note = f"{point.always} answers everything, as if there were no router"
-    return Figure("moves", "Traffic that moves", 0.0, "none", note, "the default operating point sends everything to one candidate")
+    return Figure(
+        "moves",
+        "Traffic that moves",
+        0.0,
+        "none",
+        note,
+        "the default operating point sends everything to one candidate",
+    )
 
 
 def _chance(point: OperatingPoint) -> Figure:
-    guess, label, formula = point.estimated, "Estimated to be worse than the reference", "estimated violation rate of the default point"
+    guess, label, formula = (
+        point.estimated,
+        "Estimated to be worse than the reference",
+        "estimated violation rate of the default point",
+    )
     if guess is None:
-        return Figure("estimated_violations", label, None, "not known", "Nothing is expected to keep the target.", formula)
+        return Figure(
+            "estimated_violations", label, None, "not known", "Nothing is expected to keep the target.", formula
+        )
     note = f"of requests, if they were routed at a target of {percent(point.quality_target)}. No confidence is claimed"
     return Figure("estimated_violations", label, guess.violation_rate, percent(guess.violation_rate), note, formula)
 
@@ -257,7 +286,9 @@ def _rests(manifest: Manifest, document: Mapping[str, Any]) -> Figure:
     requests = known.get("log_requests")
     if requests is None:
         number, value = manifest.default.calibration_requests, count(manifest.default.calibration_requests)
-        return Figure("calibration_requests", "Requests it is calibrated on", number, value, "", "requests of the default point")
+        return Figure(
+            "calibration_requests", "Requests it is calibrated on", number, value, "", "requests of the default point"
+        )
     if known.get("log_first") is not None:
         note = f"{day(known['log_first'])} to {day(known['log_last'])}, {count(known.get('log_days'))} days"
     else:
@@ -267,9 +298,7 @@ def _rests(manifest: Manifest, document: Mapping[str, Any]) -> Figure:
     return Figure("log_requests", kind, requests, count(requests), note, "requests in the log")
 
 
-def _basis(
-    manifest: Manifest, document: Mapping[str, Any], making: Mapping[str, Any]
-) -> tuple[tuple[str, str], ...]:
+def _basis(manifest: Manifest, document: Mapping[str, Any], making: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """What the figures rest on, as (what, in words)."""
     log, found = document.get("log") or {}, []
     if log.get("requests_a_month_from") == "setting":
@@ -289,7 +318,9 @@ def _basis(
         words.append(f"tokens times the catalogue's list price for {', '.join(priced)}")
     if logged:
         words.append(f"the log's own costs for {', '.join(logged)}")
-    found.append(("Prices", f"USD, {'; '.join(words)}. A discount of yours that is not in the catalogue changes what is saved."))
+    found.append(
+        ("Prices", f"USD, {'; '.join(words)}. A discount of yours that is not in the catalogue changes what is saved.")
+    )
     found.append(
         (
             "Acceptable",
@@ -297,7 +328,9 @@ def _basis(
         )
     )
     note = making.get("reference_note")
-    found.append(("Reference", f"{manifest.reference}{f' ({note})' if note else ''}: what everything is measured against."))
+    found.append(
+        ("Reference", f"{manifest.reference}{f' ({note})' if note else ''}: what everything is measured against.")
+    )
     if manifest.simulated:
         found.insert(0, ("Simulated", "The log is made up: prices are real, how good each candidate is was invented."))
     return tuple(found)
