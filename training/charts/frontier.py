@@ -32,7 +32,7 @@ _COST = "USD per 1,000 requests"
 _QUALITY = "share of acceptable answers"
 # Where a label stands to its point: the default point's above it, candidates' below, inside the chart at its right end.
 _SIDES = {"right": ("left", "top", 7, 5), "left": ("right", "top", -7, 5), "above": ("right", "bottom", 4, -12)}
-_GUARDED = f"{ROUTER}, guarded as certificates are"
+_GUARDED = f"{ROUTER}, guarded"
 _CERTIFIED, _UNCERTIFIED, _SINGLE = "operating point, certified", "operating point, not certified", "single candidate"
 
 
@@ -66,8 +66,8 @@ def frontier(document: Mapping[str, Any], *, simulated: bool | None = None, them
         .encode(
             x=x,
             y=y,
-            color=alt.Color("router:N", scale=colour, legend=below()),
-            strokeDash=alt.StrokeDash("router:N", scale=dash, legend=below()),
+            color=alt.Color("router:N", scale=colour, legend=below(symbolType="stroke")),
+            strokeDash=alt.StrokeDash("router:N", scale=dash, legend=below(symbolType="stroke")),
             order="order:Q",
             tooltip=[alt.Tooltip("router:N"), *tips[1:3]],
         ),
@@ -87,7 +87,7 @@ def frontier(document: Mapping[str, Any], *, simulated: bool | None = None, them
             fill=alt.Fill(
                 "kind:N",
                 scale=alt.Scale(domain=[_CERTIFIED, _UNCERTIFIED, _SINGLE], range=["#2a9464", "#d1495b", MUTED]),
-                legend=None,
+                legend=below(3),
             ),
             size=alt.condition("datum.default", alt.value(240), alt.value(80)),
             tooltip=tips,

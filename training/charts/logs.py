@@ -121,8 +121,8 @@ def drift(frame: pd.DataFrame, *, simulated: bool, theme: Theme | None = None) -
                 y=alt.Y(
                     "value:Q", axis=alt.Axis(title=titled(_WHAT[kind], simulated=simulated), format=form, tickCount=4)
                 ),
-                color=alt.Color("candidate:N", scale=colour, legend=below()),
-                strokeDash=alt.StrokeDash("candidate:N", scale=dash, legend=below()),
+                color=alt.Color("candidate:N", scale=colour, legend=below(symbolType="stroke")),
+                strokeDash=alt.StrokeDash("candidate:N", scale=dash, legend=below(symbolType="stroke")),
                 tooltip=["candidate:N", "at:T", alt.Tooltip("value:Q", format=form)],
             )
             .properties(width=WIDTH, height=110)

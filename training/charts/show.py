@@ -46,7 +46,7 @@ class Shown:
 @cache
 def javascript() -> str:
     """Vega, Vega-Lite and Vega-Embed for a `<script>` of the page itself: they make `vegaEmbed` and ask no network."""
-    bundle: str = vl_convert.javascript_bundle(snippet=None, vl_version=VEGA_LITE)
+    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
     return bundle.replace("</script", "<\\/script")
 
 
