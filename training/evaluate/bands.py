@@ -17,6 +17,8 @@ from training.measure.frontier import bootstrap_weights
 from training.measure.offpolicy import MINIMUM_EFFECTIVE, doubly_robust, effective_sample_size, pseudo_outcomes
 
 COMPLETE: Literal["complete"] = "complete"
+# 320 MB of weights; and as many resamples as a 95% interval takes at least.
+_MOST_WEIGHTS, _LEAST_REPEATS = 40_000_000, 100
 DOUBLY_ROBUST: Literal["doubly robust"] = "doubly robust"
 
 
@@ -91,6 +93,11 @@ def guarded_knobs(manifest: Manifest) -> list[float]:
             knobs.remove(min(near, key=lambda one: abs(np.log(one) - np.log(knob))) if knob > 0 else near[0])
         knobs.add(knob)
     return sorted(knobs)
+
+
+def repeats(resamples: int, n: int) -> int:
+    """So many resamples of n requests, or fewer, so that their weights fit into memory."""
+    return min(resamples, max(_MOST_WEIGHTS // max(n, 1), _LEAST_REPEATS))
 
 
 def tradeoff(
@@ -190,7 +197,7 @@ class _Board:
             judged_cost = np.where(np.isfinite(part.value), part.cost_usd, np.nan)
             found = pseudo_outcomes(part.value, propensity, value)
             cost = pseudo_outcomes(judged_cost, propensity, usd)
-        weights = bootstrap_weights(part.groups, resamples, seed, part.workflow)
+        weights = bootstrap_weights(part.groups, repeats(resamples, len(found)), seed, part.workflow)
         base = np.asarray(weights @ cost[:, reference])
         return cls(names, reference, (value, violation, usd), part, found, cost, broken, weights, base)
 

@@ -45,7 +45,10 @@ class Line:
 
 @dataclass(frozen=True)
 class WorkflowLine:
-    """One workflow at the operating point, against sending all of it to the reference candidate."""
+    """One workflow at the operating point, against sending all of it to the reference candidate.
+
+    Where no request is complete, the figures are doubly robust estimates.
+    """
 
     workflow: str
     requests: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,12 +22,13 @@ from training.dataset.fingerprints import seen_by
 from training.dataset.inputs import Inputs
 from training.dataset.label import acceptable
 from training.dataset.matrix import OutcomeMatrix, build_matrix
-from training.dataset.split import conversations, folds, group_requests
+from training.dataset.split import SplitError, conversations, folds, group_requests
 from training.dataset.volume import volume
 from training.evaluate.bands import Outcomes as Known
 from training.evaluate.bands import tradeoff
 from training.evaluate.baselines import Truth, direct_choice, fixed_points, learned_baselines
 from training.evaluate.confidence import calibration_figures, confidence_figures
+from training.evaluate.estimated import estimated_workflows
 from training.evaluate.evaluation import ONLY, ROUTER, Evaluation, OffPolicyLine, PointLine
 from training.evaluate.profiles import profiles
 from training.evaluate.reliability import reliability, risk_coverage
@@ -154,9 +156,12 @@ def evaluate_bundle(
     log = _Log(matrix, acceptable(fair, manifest.acceptable), groups)
     served = router.estimate(list(matrix.requests))
     propensity = None
-    if not matrix.complete().any() and len(np.unique(groups)) >= _FOLDS:
+    if not matrix.complete().any():
         features = feature_matrix(list(matrix.requests), manifest.head.workflows)
-        propensity, _ = cell_propensity(matrix, log.labels, features, lambda among: folds(groups[among], _FOLDS, seed))
+        with suppress(SplitError):  # too few requests to estimate it, and then to estimate anything by it
+            propensity, _ = cell_propensity(
+                matrix, log.labels, features, lambda among: folds(groups[among], _FOLDS, seed)
+            )
     found = _evaluation(
         manifest,
         log,
@@ -209,10 +214,11 @@ def _evaluation(
         tradeoff=tradeoff(manifest, served, columns, known, resamples=resamples, seed=seed),
         reliability=reliability(chance, log.labels, columns, matrix.candidates),
         risk_coverage=risk_coverage(chance, log.labels, columns),
-        novel=float((served.novelty[:, 0] > manifest.novelty.threshold).mean()),
+        novel=float((served.novelty[:, 0] > manifest.novelty.threshold).mean()) if len(matrix) else None,
     )
     if not complete.any():
-        return replace(found, why_not=_NOT_COMPLETE)
+        workflows = estimated_workflows(manifest, served, columns, known)
+        return replace(found, why_not=_NOT_COMPLETE, workflows=workflows)
     outcome, columns = log.complete(objective), columns[complete]
     expected = served.of(objective)[complete].astype(np.float64), served.cost_usd[complete].astype(np.float64)
     reference = matrix.candidates.index(manifest.reference)

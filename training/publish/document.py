@@ -23,8 +23,9 @@ SCHEMA = 2
 def frontier_document(manifest: Manifest, evaluation: Evaluation) -> dict[str, Any]:
     """Everything that it takes to redraw the frontier and to write the report; no figure that could not be measured.
 
-    `why_not` says why no routing could be compared exactly, and, where `basis` is null too, why it could not be estimated.
-    `routers`, `workflows`, `reliability.chosen` and `risk_coverage` are about the operating point `measured_at`.
+    `basis` says whether outcomes are known or estimated, also those of `workflows`. `why_not` says why no routing could be
+    compared exactly, and, where `basis` is null too, why it could not be estimated. `routers`, `workflows`,
+    `reliability.chosen` and `risk_coverage` are about the operating point `measured_at`.
     """
     found, log = evaluation.tradeoff, evaluation.volume
     why_not = evaluation.why_not

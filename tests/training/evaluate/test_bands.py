@@ -13,7 +13,7 @@ from serving.decide.value import choose, knob_for
 from tests import fake_bundle
 from tests.fake_frontier import log_with_dates
 from training.dataset.matrix import build_matrix
-from training.evaluate.bands import Mark, guarded_knobs, places
+from training.evaluate.bands import Mark, guarded_knobs, places, repeats
 from training.evaluate.evaluation import Evaluation
 from training.evaluate.served import evaluate_bundle
 from training.logs.outcomes import Outcomes
@@ -95,6 +95,19 @@ def test_one_answer_a_request_gives_a_doubly_robust_frontier(bundle: Path, compl
     assert len(found.sweep) > 10
 
 
+def test_workflows_of_one_answer_a_request_are_near_the_truth(bundle: Path) -> None:
+    everything = {line.workflow: line for line in evaluated(bundle, log_with_dates(4, 1800)).workflows}
+    some = evaluated(bundle, log_with_dates(5, 1800, everybody=False)).workflows
+    assert {line.workflow for line in some} == {"easy", "hard", "(none)"}
+    for line in some:
+        truth = everything[line.workflow]
+        assert line.requests == truth.requests
+        assert line.quality == pytest.approx(truth.quality, abs=0.1)
+        assert line.reference_quality == pytest.approx(truth.reference_quality, abs=0.1)
+        assert line.cost_usd == pytest.approx(truth.cost_usd, rel=0.15)
+        assert line.reference_cost_usd == pytest.approx(truth.reference_cost_usd, rel=0.15)
+
+
 def test_what_the_log_cannot_bear_is_not_told(bundle: Path) -> None:
     found = evaluated(bundle, log_with_dates(3, 40, everybody=False)).tradeoff
     assert (found.basis, found.sweep, found.points) == (None, (), {})
@@ -116,3 +129,17 @@ def test_a_points_knob_takes_the_place_of_the_nearest(bundle: Path) -> None:
     assert 40.0 in knobs
     assert len(knobs) == len(manifest.knobs)
     assert 0.0 in knobs
+
+
+def test_a_large_log_is_resampled_less_often() -> None:
+    assert repeats(1000, 7_000) == 1000
+    assert repeats(1000, 100_000) == 400
+    assert repeats(1000, 10_000_000) == 100
+    assert repeats(50, 10_000_000) == 50
+
+
+def test_a_handful_of_requests_is_no_error(bundle: Path) -> None:
+    found = evaluated(bundle, log_with_dates(6, 3, everybody=False))
+    assert found.tradeoff.basis is None
+    assert found.tradeoff.why_not
+    assert found.workflows == ()

@@ -25,6 +25,7 @@ from training.extend.log import ExtendError
 from training.extend.plan import plan_of
 from training.extend.probes import ProbeError
 from training.learn.export import ParityError
+from training.publish.document import read_document
 from training.publish.promote import TESTED_HEAD, as_tested, version_at
 from training.replay.pairs import read_plan, write_plan
 
@@ -125,6 +126,41 @@ def test_it_serves_and_the_reference_stays(extended: Extended) -> None:
     only = extended.router.route("hello", Policy(allow=((world.NEW,),)))
     assert only.candidate == world.NEW
     assert only.certificate is None
+
+
+def test_what_was_measured_is_told_of_the_champion_and_not_of_the_extended(made: World, extended: Extended) -> None:
+    before, after = read_document(made.models / "current"), read_document(extended.router.bundle.folder)
+    assert before is not None
+    assert after is not None
+    assert before.keys() == after.keys()
+    assert (before["basis"], after["basis"]) == ("complete", None)
+    assert after["sweep"] == after["routers"] == []
+    assert f"{world.NEW} was added without learning anew" in after["why_not"]
+    assert after["version"] == extended.router.manifest.version
+    assert [point["name"] for point in after["points"]] == [point["name"] for point in before["points"]]
+    assert after["log"] == before["log"], "the volume stays the champion's"
+    assert after["month"]["requests"] == before["month"]["requests"] > 0
+
+
+def test_the_champion_s_month_follows_from_its_log(made: World) -> None:
+    """Of a bundle as training writes it: what the document, the manifest and the formula say is the same."""
+    manifest, document = open_bundle(made.models / "current").manifest, read_document(made.models / "current")
+    assert document is not None
+    metrics, month = manifest.metrics, document["month"]
+    assert metrics["log_requests"] == document["log"]["requests"] == world.others(made.log)["request_id"].nunique()
+    a_month = metrics["log_dated_requests"] / metrics["log_days"] * 30.4375
+    assert metrics["requests_a_month"] == pytest.approx(a_month)
+    point = manifest.default
+    assert month["saved_usd"] == pytest.approx(month["reference_usd"] * (point.saving or 0.0))
+    assert month["reference_usd"] == pytest.approx(a_month * metrics["reference_cost_usd_per_request"])
+    assert metrics["month_saved_against_log_usd"] == pytest.approx(
+        a_month * metrics["log_cost_usd_per_request"] - month["routed_usd"]
+    )
+    default = next(one for one in document["points"] if one["default"])
+    assert default["test"]["quality"] == pytest.approx(metrics["quality"])
+    assert default["test"]["saving"] == pytest.approx(metrics["saving"])
+    assert [mark["knob"] for mark in document["sweep"]] == list(manifest.knobs)
+    assert {one["candidate"] for one in document["profiles"]} == {one.name for one in manifest.candidates}
 
 
 def test_what_the_champion_certified_holds_without_the_new_candidate(extended: Extended) -> None:
