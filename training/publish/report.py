@@ -18,6 +18,7 @@ from training.publish.document import frontier_document, write_document
 from training.publish.making import making, write_making
 from training.publish.pages import of_report
 from training.publish.pages.blocks import environment
+from training.publish.pages.tables import left_out
 from training.publish.pages.written import figure, interval, percent, usd_per_thousand
 
 # What goes to a candidate at least to be named.
@@ -50,7 +51,12 @@ def write(
     figures = {name: value for name, value in manifest.metrics.items() if not name.startswith(SPLIT)}
     card = environment().get_template("card.md.j2")
     words = card.render(
-        manifest=manifest, document=document, making=made, default=manifest.default, figures_of_the_test_part=figures
+        manifest=manifest,
+        document=document,
+        making=made,
+        default=manifest.default,
+        figures_of_the_test_part=figures,
+        left_out=left_out,
     )
     (folder / "card.md").write_text(words, encoding="utf-8")
     if len(table.skipped):

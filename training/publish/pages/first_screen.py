@@ -54,7 +54,7 @@ def first_screen(manifest: Manifest, document: Mapping[str, Any], making: Mappin
         title=f"Simulated: {title[0].lower()}{title[1:]}" if manifest.simulated else title,
         lead=_lead(manifest, point),
         warnings=_warnings(manifest, document, money_of),
-        figures=(*figures, _rests(manifest, document)),
+        figures=(*figures, _confidence(point), _rests(manifest, document)),
         basis=_basis(manifest, document, making),
         certified=certified,
     )
@@ -202,7 +202,9 @@ def _quality(manifest: Manifest, document: Mapping[str, Any]) -> Figure:
         return Figure(
             "quality", label, None, "not known", "Too few answers were judged.", "quality of the default point"
         )
-    note = f"On {count(point.calibration_requests)} calibration requests; no test request has an outcome of every candidate"
+    note = f"On {count(point.calibration_requests)} calibration requests"
+    if not document.get("complete_requests"):
+        note += "; no test request has an outcome of every candidate"
     if point.certificate is None and point.always is not None:
         note = f"{point.always}, as today. {note}"
     return Figure(
@@ -214,11 +216,22 @@ def _fails(manifest: Manifest, point: OperatingPoint) -> Figure:
     proof = point.certificate
     assert proof is not None
     note = (
-        f"With {percent(1 - proof.delta)} confidence. {percent(proof.violation_rate)} of {count(proof.requests)} calibration "
-        f"requests did, and the upper bound of that is {percent(proof.bound)}"
+        f"{percent(proof.violation_rate)} of {count(proof.requests)} calibration requests did, and the upper bound of that is "
+        f"{percent(proof.bound)}"
     )
     label = f"Fail where {manifest.reference} would not, at most"
     return Figure("alpha", label, proof.alpha, percent(proof.alpha), note, "alpha of the default point's certificate")
+
+
+def _confidence(point: OperatingPoint) -> Figure:
+    label, proof = "Confidence in that limit", point.certificate
+    if proof is None:
+        return Figure(
+            "confidence", label, None, "none", "Too few judged answers to the same requests.", "no certificate"
+        )
+    note = f"Of the failures, not of what is saved. Worth {count(proof.effective_requests)} independent requests"
+    formula = "1 − delta of the default point's certificate"
+    return Figure("confidence", label, 1 - proof.delta, percent(1 - proof.delta), note, formula)
 
 
 def _estimate(manifest: Manifest, month: _Month) -> Figure:

@@ -11,15 +11,16 @@ from training.charts import confidence, frontier, workflows
 from training.charts.tables import table
 from training.publish.document import read_document
 from training.publish.making import read_making
+from training.publish.pages import tables
 from training.publish.pages.blocks import Chart, Table, chart, rendered
 from training.publish.pages.first_screen import first_screen
-from training.publish.pages.written import count, money, percent, span, thousand
 
 REPORT = "report.html"
 
 
 def render(manifest: Manifest, document: Mapping[str, Any], making: Mapping[str, Any]) -> str:
     """The page of a bundle: of its manifest, its `frontier.json` and its `making.json`."""
+    screen = first_screen(manifest, document, making)
     return rendered(
         "report.html.j2",
         manifest=manifest,
@@ -27,12 +28,19 @@ def render(manifest: Manifest, document: Mapping[str, Any], making: Mapping[str,
         proof=manifest.default.certificate,
         document=document,
         making=making,
-        screen=first_screen(manifest, document, making),
+        screen=screen,
         charts=_charts(document),
-        points=_points(document),
-        by_workflow=_by_workflow(manifest),
-        routers=_routers(document),
-        profiles=_profiles(manifest, document),
+        **tables.of_points(document),
+        by_workflow=tables.by_workflow(manifest),
+        routers=tables.routers(document),
+        profiles=tables.profiles(manifest, document),
+        splits=tables.splits(document),
+        off_policy=tables.off_policy(making),
+        estimators=[tables.estimators(head) for head in making["heads"]],
+        skipped=tables.pairs("Skipped rows", ("Skipped because", "Rows"), making["reasons"]),
+        counted=tables.pairs("What was counted", ("What", "How many"), making["counts"]),
+        aliases=tables.aliases(making),
+        formulas=tables.formulas(screen),
         commands=_commands(manifest, making),
     )
 
@@ -86,119 +94,6 @@ def _charts(document: Mapping[str, Any]) -> dict[str, Chart | None]:
         ),
     }
     return {name: chart(name, draw, lambda told=told: behind(*told)) for name, (draw, told) in drawn.items()}
-
-
-def _points(document: Mapping[str, Any]) -> Table:
-    """Every operating point, what the calibration part decided and what the test part says, side by side."""
-    rows = []
-    for one in document["points"]:
-        calibration, test = one["calibration"], one["test"] or {}
-        rows.append(
-            (
-                one["name"] + (" (default)" if one["default"] else ""),
-                f"always {one['always']}" if one["always"] else "routed",
-                percent(one["alpha"]) if one["certified"] else "not certified",
-                percent(one["bound"]),
-                count(one["requests"]),
-                percent(calibration["violation_rate"]),
-                percent(calibration["quality"]),
-                percent(calibration["saving"]),
-                span(calibration["saving_low"], calibration["saving_high"]),
-                count(test["requests"]) if test else "",
-                percent(test.get("violation_rate")),
-                percent(test.get("quality")),
-                percent(test.get("saving")),
-            )
-        )
-    headers = (
-        "Point", "Rule", "May fail", "Bound", "Requests", "Failed", "Quality", "Saving", "Its interval",
-        "Test requests", "Failed, test", "Quality, test", "Saving, test",
-    )  # fmt: skip
-    marked = next((place for place, one in enumerate(document["points"]) if one["default"]), None)
-    return Table("Operating points: calibration figures, then test figures", headers, rows, marked)
-
-
-def _by_workflow(manifest: Manifest) -> Table | None:
-    proof = manifest.default.certificate
-    if proof is None:
-        return None
-    rows = [
-        (name, count(one.requests), percent(one.violation_rate), percent(one.bound), percent(one.saving))
-        for name, one in proof.workflows.items()
-    ]
-    headers = ("Workflow", "Calibration requests", "Failed", "Bound, taken alone", "Saving")
-    return Table("The certificate by workflow", headers, rows)
-
-
-def _routers(document: Mapping[str, Any]) -> Table | None:
-    """How the router compares with what needs no training, on the test part."""
-    if not document["routers"]:
-        return None
-    rows = []
-    for place, line in enumerate(document["routers"]):
-        low, high = line["beats"]
-        beats = "" if place == 0 or low is None else f"{low:+.4f} … {high:+.4f}"
-        rows.append(
-            (
-                line["name"],
-                percent(line["quality"]),
-                thousand(line["cost_usd"]),
-                percent(line["saving"]),
-                "" if line["aiq"] is None else f"{line['aiq']:.4f}",
-                percent(line["headroom"]),
-                percent(line["cost_save"]),
-                beats,
-            )
-        )
-    headers = (
-        "Router",
-        "Quality",
-        "USD per 1,000",
-        "Saving",
-        "AIQ",
-        "Headroom captured",
-        "CostSave",
-        "Our AIQ minus its, 95%",
-    )
-    return Table("This router and others, on the test part", headers, rows, 0)
-
-
-def _profiles(manifest: Manifest, document: Mapping[str, Any]) -> Table | None:
-    if not document["profiles"]:
-        return None
-
-    def named(strengths: Any) -> str:
-        return (
-            ", ".join(f"{one['workflow']} ({100 * one['gap']:+.0f})" for one in strengths).replace("-", "−")
-            or "nothing stands out"
-        )
-
-    rows = [
-        (
-            one["candidate"] + (" (reference)" if one["candidate"] == manifest.reference else ""),
-            _price(one),
-            percent(one["quality"]),
-            count(one["judged"]),
-            thousand(one["cost_usd"]),
-            "" if one["latency_ms"] is None else f"{one['latency_ms'] / 1000:.1f} s",
-            percent(one["share_logged"]),
-            percent(one["share_routed"]),
-            named(one["best"]),
-            named(one["worst"]),
-        )
-        for one in document["profiles"]
-    ]
-    headers = (
-        "Candidate", "Price in / out, per million tokens", "Quality", "Judged", "USD per 1,000", "Median latency",
-        "Share in the log", "Share routed", "Good at", "Bad at",
-    )  # fmt: skip
-    return Table("The candidates", headers, rows)
-
-
-def _price(one: Mapping[str, Any]) -> str:
-    if one["input_usd_per_mtok"] is None or one["output_usd_per_mtok"] is None:
-        return "costs from the log"
-    return f"{money(one['input_usd_per_mtok'])} / {money(one['output_usd_per_mtok'])}"
 
 
 def _commands(manifest: Manifest, making: Mapping[str, Any]) -> list[tuple[str, str]]:
