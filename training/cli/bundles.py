@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from training.cli import show
-from training.cli.options import CURRENT, MODELS, LogOptions, ModelsOption, Settings, TrackOption, grouped, load_prices
+from training.cli.options import CURRENT, MODELS, ModelsOption, Settings, TrackOption, grouped
 from training.cli.show import say
 
 if TYPE_CHECKING:
@@ -94,42 +94,6 @@ def _switched(out: Path, before: str | None, bundle: Bundle, settings: Settings,
         soft_wrap=True,
     )
     say("A running server looks every ROUTER_WATCH_SECONDS (2) and takes it over by itself.")
-
-
-@app.command()
-@grouped
-def compare(
-    log: LogOptions,
-    settings: Settings,
-    first: Annotated[str, typer.Argument(help="A bundle: its folder name in --out, or a folder.")],
-    second: Annotated[str, typer.Argument(help="Another one.")],
-    out: ModelsOption = MODELS,
-) -> None:
-    """Compare two bundles, each as it is served, on a log in which every candidate answered."""
-    from serving.bundle.manifest import open_bundle
-    from serving.decide.router import Router
-    from training.cli.reading import priced, read
-    from training.dataset.fingerprints import seen_by
-    from training.logs.outcomes import OutcomeError
-    from training.logs.repeated.repeats import texts
-    from training.publish.side_by_side import side_by_side
-
-    if not log.given:
-        raise OutcomeError("give the log to compare them on: --data or --logs")
-    params, prices = settings.load(), load_prices(log.catalogue)
-    routers = [Router.load(out / name if (out / name).exists() else Path(name)) for name in (first, second)]
-    with show.progress() as tell:
-        found, prices = priced(read(log, prices, params.judge, tell), prices)
-    show.print_log(found.outcomes, found.quality, found.masked)
-    prompts = texts(found.outcomes.frame)
-    for router in routers:
-        if seen := int(seen_by(open_bundle(router.bundle.folder), prompts).sum()):
-            version = router.manifest.version
-            say(
-                f"{seen:,} OF {len(prompts):,} ROWS ARE OF REQUESTS THAT {version} WAS MADE FROM: they flatter it.",
-                "bold red",
-            )
-    show.print_side_by_side(side_by_side(routers[0], routers[1], found.outcomes, prices, params))
 
 
 @app.command()

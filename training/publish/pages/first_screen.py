@@ -121,8 +121,8 @@ def _lead(manifest: Manifest, point: OperatingPoint) -> str:
     if proof is not None:
         return (
             f"With {percent(1 - proof.delta)} confidence, at most {percent(proof.alpha)} of requests get an unacceptable "
-            f"answer where {reference} would have given an acceptable one. That confidence is about failures; what is saved has an "
-            "interval of its own."
+            f"answer where {reference} would have given an acceptable one. That confidence is about failures; what is "
+            "saved has an interval of its own."
         )
     guess = point.estimated
     if point.always is not None:

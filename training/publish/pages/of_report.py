@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def _charts(document: Mapping[str, Any]) -> dict[str, Chart | None]:
             ("Where each candidate is better and worse than the others", "profile", profiles),
         ),
     }
-    return {name: chart(name, draw, lambda told=told: behind(*told)) for name, (draw, told) in drawn.items()}
+    return {name: chart(name, draw, partial(behind, *told)) for name, (draw, told) in drawn.items()}
 
 
 def _commands(manifest: Manifest, making: Mapping[str, Any]) -> list[tuple[str, str]]:
