@@ -41,7 +41,9 @@ def compare(
     if not log.given and html is None:
         raise OutcomeError("give the log to compare them on: --data or --logs; or --html for a page without one")
     routers = [Router.load(out / name if (out / name).exists() else Path(name)) for name in (first, second)]
-    found, why_not, warnings = None, "No log was given to compare the two on, so each is shown by its own figures.", []
+    found: SideBySide | None = None
+    warnings: list[str] = []
+    why_not = "No log was given to compare the two on, so each is shown by its own figures."
     if log.given:
         try:
             found, warnings = _on_log(log, settings, routers)

@@ -106,4 +106,4 @@ def _picture(spec: Spec, theme: Theme) -> str:
 
 
 def _is_figure(text: str) -> bool:
-    return not text or text[0] in "0123456789$+-−" or text in (written.NOT_KNOWN, "never")
+    return not text or text[0] in "0123456789$+-−" or text in (written.NOT_KNOWN, "too few")

@@ -190,7 +190,7 @@ def _against_log(month: _Month) -> Figure:
 
 def _quality(manifest: Manifest, document: Mapping[str, Any]) -> Figure:
     point, known, label = manifest.default, manifest.metrics, "Acceptable answers"
-    tested = known.get("quality") if document.get("measured_at") == manifest.default_point else None
+    tested = known.get("quality") if document.get("points") else None
     reference = next(
         (one["quality"] for one in document.get("singles", ()) if one["candidate"] == manifest.reference), None
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,7 +126,7 @@ def _shares(found: SideBySide) -> Table:
 
 def _setups(sides: tuple[Side, Side]) -> Table:
     """What they were made of, row by row."""
-    told = {
+    told: dict[str, Callable[[Manifest], str]] = {
         "Version": lambda one: one.version,
         "Made": lambda one: one.created,
         "Log": lambda one: one.data_fingerprint[:12] + (" (simulated)" if one.simulated else ""),
