@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -104,15 +103,19 @@ def plot(
     """Draw a bundle's frontier, cost against quality, for a slide."""
     from serving.bundle.atomic_write import written_whole
     from serving.bundle.manifest import BundleError, open_bundle
-    from training.publish.figures import draw_frontier_document, picture
+    from training.charts.theme import NothingToDrawError
+    from training.publish.document import SCHEMA, read_document
+    from training.publish.pages.picture import picture
 
-    document = json.loads(open_bundle(bundle).path("frontier.json").read_text(encoding="utf-8"))
-    if not document.get("curves"):
+    document = read_document(open_bundle(bundle).folder) or {}
+    if document.get("schema") != SCHEMA:
         raise BundleError(
-            f"{bundle}: no test request had a known outcome of every candidate, so there is no frontier to draw"
+            f"{bundle}: its frontier.json is of schema {document.get('schema', 1)}, and {SCHEMA} is drawn. Train it again"
         )
     try:
-        content = picture(lambda axes: draw_frontier_document(axes, document), out.suffix)
+        content = picture(document, out.suffix)
+    except NothingToDrawError as error:
+        raise BundleError(f"{bundle}: there is no frontier to draw: {error}") from None
     except ValueError as error:
         raise BundleError(f"{out}: {error}") from None
     with written_whole(out) as draft:

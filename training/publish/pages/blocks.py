@@ -17,7 +17,7 @@ from training.publish.pages import written
 
 _TEMPLATES = Path(__file__).parents[1] / "templates"
 # As wide on every machine: a picture is measured where it is made, and its text is drawn where it is read.
-_FONTS = "Liberation Sans, Arial, Helvetica, sans-serif"
+FONTS = "Liberation Sans, Arial, Helvetica, sans-serif"
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def environment() -> Environment:
 
 
 def _picture(spec: Spec, theme: Theme) -> str:
-    drawing = svg({**spec, "config": {**config(theme), "font": _FONTS}})
+    drawing = svg({**spec, "config": {**config(theme), "font": FONTS}})
     return f"data:image/svg+xml;base64,{base64.b64encode(drawing.encode()).decode()}"
 
 
