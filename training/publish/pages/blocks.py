@@ -15,9 +15,10 @@ from training.charts.show import as_json, javascript, svg
 from training.charts.theme import NothingToDrawError, Spec, Theme, as_wide_as_its_place, config
 from training.publish.pages import written
 
+_THEMES: tuple[Theme, ...] = ("light", "dark")
 _TEMPLATES = Path(__file__).parents[1] / "templates"
 # As wide on every machine: a picture is measured where it is made, and its text is drawn where it is read.
-FONTS = "Liberation Sans, Arial, Helvetica, sans-serif"
+_FONTS = "Liberation Sans, Arial, Helvetica, sans-serif"
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,17 @@ def chart(name: str, draw: Callable[[], Spec], table: Callable[[], Table]) -> Ch
     )
 
 
+def still(theme: Theme) -> dict[str, Any]:
+    """The `config` of a chart that is a picture: its legends stand below one another, so that it stays as wide as it is."""
+    look = config(theme)
+    legend = {**look["legend"], "layout": {"bottom": {"direction": "vertical", "anchor": "start"}}}
+    return {**look, "font": _FONTS, "legend": legend}
+
+
 def rendered(template: str, **context: Any) -> str:
     """A page from its template, with the charts' JavaScript inside once."""
-    return (
-        environment()
-        .get_template(template)
-        .render(**context, javascript=javascript(), themes=as_json({"light": config("light"), "dark": config("dark")}))
-    )
+    looks = {theme: {**still(theme), "font": config(theme)["font"]} for theme in _THEMES}
+    return environment().get_template(template).render(**context, javascript=javascript(), themes=as_json(looks))
 
 
 @cache
@@ -101,7 +106,7 @@ def environment() -> Environment:
 
 
 def _picture(spec: Spec, theme: Theme) -> str:
-    drawing = svg({**spec, "config": {**config(theme), "font": FONTS}})
+    drawing = svg({**spec, "config": still(theme)})
     return f"data:image/svg+xml;base64,{base64.b64encode(drawing.encode()).decode()}"
 
 

@@ -9,8 +9,7 @@ import vl_convert
 
 from training.charts.frontier import frontier
 from training.charts.show import VEGA_LITE, svg
-from training.charts.theme import config
-from training.publish.pages.blocks import FONTS
+from training.publish.pages.blocks import still
 
 # Dots per point of a .png: sharp on a projector.
 _SCALE = 3.0
@@ -22,9 +21,9 @@ def picture(document: Mapping[str, Any], suffix: str) -> bytes:
     NothingToDrawError where nothing was measured."""
     if suffix not in SUFFIXES:
         raise ValueError(f"{suffix or 'no suffix'} is no kind of picture; expected .png, .svg or .pdf")
-    spec = {**frontier(document), "config": {**config("light"), "font": FONTS}}
+    spec = {**frontier(document), "config": still("light")}
     if suffix == ".svg":
-        return f'<?xml version="1.0" encoding="utf-8"?>\n{svg(spec, theme="light")}'.encode()
+        return f'<?xml version="1.0" encoding="utf-8"?>\n{svg(spec)}'.encode()
     if suffix == ".pdf":
         return bytes(vl_convert.vegalite_to_pdf(spec, vl_version=VEGA_LITE))
     return bytes(vl_convert.vegalite_to_png(spec, vl_version=VEGA_LITE, scale=_SCALE))
