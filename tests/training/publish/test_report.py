@@ -1,4 +1,4 @@
-"""The report is one file that fetches nothing; its first screen says what the manifest does, and a table is behind each chart."""
+"""The report is one file that fetches nothing; its first screen says what the manifest does, and charts have tables."""
 
 from __future__ import annotations
 

@@ -60,12 +60,16 @@
     live.hidden = false;
     try {
       const made = await vegaEmbed(live, sized(spec, live.clientWidth), {
-        actions: false, renderer: "svg", logLevel: 1, config: { ...themes[dark.matches ? "dark" : "light"], aria: false },
+        actions: false, renderer: "svg", logLevel: 1, config: themes[dark.matches ? "dark" : "light"],
       });
       drawn.set(figure, made);
       const image = live.querySelector("svg");
       image.setAttribute("role", "img");
       image.setAttribute("aria-label", figure.querySelector("img").alt);
+      // To a screen reader it is one picture with its description; the figures are in the table.
+      for (const part of image.querySelectorAll("[role], [aria-roledescription], [aria-label]")) {
+        for (const name of ["role", "aria-roledescription", "aria-label"]) part.removeAttribute(name);
+      }
       figure.querySelector(".save").replaceChildren(...["png", "svg"].map((kind) => button(figure, made.view, kind)));
       figure.classList.add("drawn");
     } catch (error) {
