@@ -112,7 +112,11 @@ def certified_page(folder: Path, making: dict[str, Any]) -> str:
 @pytest.fixture(scope="module")
 def uncertified_page(folder: Path, making: dict[str, Any]) -> str:
     manifest, document = uncertified(open_bundle(folder).manifest, read_document(folder) or {})
-    return of_report.render(manifest, document, {**making, "evidence": "What now: buy 120 answers for about 3.10 USD."})
+    return of_report.render(
+        manifest,
+        document,
+        {**making, "evidence": "What now: router-train plan --data a.csv\nIt plans 120 answers for about 3.10 USD."},
+    )
 
 
 def test_the_figures_of_the_first_screen_are_the_manifests(folder: Path, certified_page: str) -> None:
@@ -164,7 +168,7 @@ def test_without_a_certificate_the_first_screen_says_that_nothing_moves_and_what
     page = Page(uncertified_page)
     assert page.headings[0] == (
         1,
-        "Nothing is certified yet: every request still goes to acme/large, and nothing is saved.",
+        "Nothing is certified yet: every request goes to acme/large, and nothing is saved.",
     )
     known = manifest.metrics
     everything = known["requests_a_month"] * known["reference_cost_usd_per_request"]
@@ -174,7 +178,19 @@ def test_without_a_certificate_the_first_screen_says_that_nothing_moves_and_what
     assert "confidence" not in page.numbers
     top = uncertified_page[: uncertified_page.index("<main")]
     assert "No traffic moves until a target is certified." in top
-    assert "What now: buy 120 answers for about 3.10 USD." in top
+    assert "What now: <code>router-train plan --data a.csv</code>" in top
+    assert "It plans 120 answers for about 3.10 USD." in top
+
+
+def test_sending_all_to_the_reference_is_no_news_where_the_log_was_cheaper(
+    folder: Path, making: dict[str, Any]
+) -> None:
+    manifest, document = uncertified(open_bundle(folder).manifest, read_document(folder) or {})
+    document["log"] = {**document["log"], "cost_usd_per_request": 0.001}
+    moved = at_another_point(document, manifest)
+    known = manifest.model_copy(update={"metrics": with_month(manifest.metrics, moved)})
+    (warning,) = first_screen(known, moved, making).warnings
+    assert warning.startswith("Dearer than today: all to acme/large costs $1.98 a month, the log's own mix $0.30.")
 
 
 def test_a_log_without_dates_has_no_month_and_says_how_to_tell_one(folder: Path, making: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -89,6 +90,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.filters["pieces"] = _pieces
     names = (
         "percent",
         "figure",
@@ -103,6 +105,12 @@ def environment() -> Environment:
     )
     made.filters |= {name: getattr(written, name) for name in names}
     return made
+
+
+def _pieces(text: str) -> list[tuple[str, bool]]:
+    """Text in pieces, each with whether it is code: what stands between `backticks`, or after "What now:" as a command."""
+    command = re.sub(r"^(What now: )(router-train .*)$", r"\1`\2`", text)
+    return [(piece, place % 2 == 1) for place, piece in enumerate(command.split("`"))]
 
 
 def _picture(spec: Spec, theme: Theme) -> str:

@@ -101,7 +101,7 @@ def _title(manifest: Manifest, month: _Month) -> str:
     point, reference = manifest.default, manifest.reference
     if point.certificate is None:
         if point.always is not None:
-            return f"Nothing is certified yet: every request still goes to {point.always}, and nothing is saved"
+            return f"Nothing is certified yet: every request goes to {point.always}, and nothing is saved"
         return "Nothing is certified: requests are routed by what is estimated, without a promise"
     dearer = month.against_log_usd is not None and month.against_log_usd < 0
     if month.saved_usd is None:
@@ -139,7 +139,13 @@ def _lead(manifest: Manifest, point: OperatingPoint) -> str:
 
 def _warnings(manifest: Manifest, document: Mapping[str, Any], month: _Month) -> tuple[str, ...]:
     found = []
-    if month.against_log_usd is not None and month.against_log_usd < 0 and manifest.default.certificate is not None:
+    dearer = month.against_log_usd is not None and month.against_log_usd < 0
+    if dearer and manifest.default.always is not None:
+        found.append(
+            f"Dearer than today: all to {manifest.default.always} costs {money(month.routed_usd)} a month, the log's own mix "
+            f"{money(month.logged_usd)}. Until a target is certified there is no reason to leave that mix."
+        )
+    elif dearer and manifest.default.certificate is not None:
         found.append(
             f"Dearer than today: the log's own mix costs {money(month.logged_usd)} a month, routing {money(month.routed_usd)}. "
             "It buys answers nearer to the reference's."
@@ -269,7 +275,7 @@ def _moves(manifest: Manifest) -> Figure:
             "Without a promise: policy.uncertified is set so.",
             "no figure",
         )
-    note = f"{point.always} answers everything, as if there were no router"
+    note = f"{point.always} answers everything, as it would without a router"
     return Figure(
         "moves",
         "Traffic that moves",
