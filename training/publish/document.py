@@ -195,7 +195,7 @@ def at_another_point(document: Mapping[str, Any], manifest: Manifest) -> dict[st
 
 def router_line(document: Mapping[str, Any]) -> dict[str, Any] | None:
     """The served router among the document's routers; None where nothing could be compared."""
-    return next((line for line in document["routers"] if line["name"] == ROUTER), None)
+    return next((line for line in document.get("routers", ()) if line["name"] == ROUTER), None)
 
 
 def read_document(folder: Path) -> dict[str, Any] | None:
