@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +34,7 @@ from training.publish import report
 from training.publish.bundle import draft_manifest, write_test_requests
 from training.publish.compare import compare_on_test_part
 from training.publish.document import frontier_document, with_month
+from training.publish.making import changed
 from training.publish.neighbours import write_neighbours
 from training.publish.promote import TESTED_HEAD, Promotion, consider, make_current, on_less_evidence
 
@@ -47,6 +48,7 @@ class Run:
     prepared: Prepared
     learned: Learned
     promotion: Promotion
+    evidence: str | None = None
 
 
 def train(
@@ -59,13 +61,15 @@ def train(
     truth: Truth | None = None,
     keep_text: bool = False,
     promote: bool = True,
+    evidence: Callable[[], str] | None = None,
     progress: Progress = silent,
 ) -> Run:
     """Trains on an outcome table and writes `out/<version>`; `out/current` is switched to it last, if it is promoted, which
     without `promote` it never is.
 
     `truth` is given for a simulated log only, and marks every figure as simulated. No file that is written holds text of
-    a request, unless `keep_text` puts the test requests, and the texts of those shown beside decisions, into the bundle.
+    a request, unless `keep_text` puts the test requests, and the texts of those shown beside decisions, into the bundle. Where
+    nothing is certified, the report says what `evidence` would change that.
     """
     prepared = prepare(table.frame, params, catalogue)
     if params.evaluate.splits:  # a misspelt name is told now, not after the training
@@ -111,8 +115,12 @@ def train(
         manifest = exported(folder, served, part.train | part.calibration | part.test).manifest.model_copy(update=known)
         figures = with_month(manifest.metrics, frontier_document(manifest, evaluation))
         manifest = manifest.model_copy(update={"metrics": figures})
+        lacking = None
+        if evidence is not None and manifest.default.certificate is None:
+            progress("what would help", None, None)
+            lacking = evidence()
         progress("report", None, None)
-        report.write(folder, manifest, evaluation, prepared, served, table)
+        report.write(folder, manifest, evaluation, prepared, served, table, changed(params), lacking)
         write_fingerprints(folder, prepared.matrix.texts)
         write_neighbours(folder, prepared, inputs.embedding, params.export.neighbours, keep_text=keep_text)
         if keep_text:
@@ -137,7 +145,7 @@ def train(
         promotion = replace(promotion, promoted=False, reason=why)
     if promotion.promoted:
         make_current(out, version)
-    return Run(bundle, replace(evaluation, contradicted=contradiction), prepared, served, promotion)
+    return Run(bundle, replace(evaluation, contradicted=contradiction), prepared, served, promotion, lacking)
 
 
 def _all_the_same(version: str, out: Path) -> str:

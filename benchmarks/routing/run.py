@@ -28,7 +28,7 @@ from benchmarks.routing.scale import encoder_speed, large_import, large_run
 from training.config import Params, load_params
 from training.dataset.split import SplitError
 from training.evaluate.splits import by_prompt, by_time
-from training.publish.figures import draw_frontier_document, svg
+from training.publish.pages.picture import picture
 
 # Measured on every set that suits it, each by itself.
 SCARCE = (
@@ -129,8 +129,7 @@ def draw_picture(path: Path) -> None:
         command = [sys.executable, "-m", "training.cli", "run", "--out", folder, "--no-track"]
         subprocess.run(command, check=True, stdout=sys.stderr)
         document = json.loads((Path(folder) / "current" / "frontier.json").read_text(encoding="utf-8"))
-    drawing = svg(lambda axes: draw_frontier_document(axes, document), width=7.6, height=4.2)
-    path.write_text(f'<?xml version="1.0" encoding="utf-8"?>\n{drawing}', encoding="utf-8")
+    path.write_bytes(picture(document, path.suffix))
 
 
 def _save(out: Path, found: Mapping[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +9,7 @@ import typer
 from rich.text import Text
 
 from training.cli import show
-from training.cli.options import CURRENT, MODELS, LogOptions, ModelsOption, Settings, TrackOption, grouped, load_prices
+from training.cli.options import CURRENT, MODELS, ModelsOption, Settings, TrackOption, grouped
 from training.cli.show import say
 
 if TYPE_CHECKING:
@@ -97,42 +96,6 @@ def _switched(out: Path, before: str | None, bundle: Bundle, settings: Settings,
 
 
 @app.command()
-@grouped
-def compare(
-    log: LogOptions,
-    settings: Settings,
-    first: Annotated[str, typer.Argument(help="A bundle: its folder name in --out, or a folder.")],
-    second: Annotated[str, typer.Argument(help="Another one.")],
-    out: ModelsOption = MODELS,
-) -> None:
-    """Compare two bundles, each as it is served, on a log in which every candidate answered."""
-    from serving.bundle.manifest import open_bundle
-    from serving.decide.router import Router
-    from training.cli.reading import priced, read
-    from training.dataset.fingerprints import seen_by
-    from training.logs.outcomes import OutcomeError
-    from training.logs.repeated.repeats import texts
-    from training.publish.side_by_side import side_by_side
-
-    if not log.given:
-        raise OutcomeError("give the log to compare them on: --data or --logs")
-    params, prices = settings.load(), load_prices(log.catalogue)
-    routers = [Router.load(out / name if (out / name).exists() else Path(name)) for name in (first, second)]
-    with show.progress() as tell:
-        found, prices = priced(read(log, prices, params.judge, tell), prices)
-    show.print_log(found.outcomes, found.quality, found.masked)
-    prompts = texts(found.outcomes.frame)
-    for router in routers:
-        if seen := int(seen_by(open_bundle(router.bundle.folder), prompts).sum()):
-            version = router.manifest.version
-            say(
-                f"{seen:,} OF {len(prompts):,} ROWS ARE OF REQUESTS THAT {version} WAS MADE FROM: they flatter it.",
-                "bold red",
-            )
-    show.print_side_by_side(side_by_side(routers[0], routers[1], found.outcomes, prices, params))
-
-
-@app.command()
 def plot(
     out: Annotated[Path, typer.Option(help="The file to write: .png, .svg or .pdf.")] = Path("frontier.png"),
     bundle: Annotated[Path, typer.Option(help="The bundle's folder.")] = CURRENT,
@@ -140,15 +103,19 @@ def plot(
     """Draw a bundle's frontier, cost against quality, for a slide."""
     from serving.bundle.atomic_write import written_whole
     from serving.bundle.manifest import BundleError, open_bundle
-    from training.publish.figures import draw_frontier_document, picture
+    from training.charts.theme import NothingToDrawError
+    from training.publish.document import SCHEMA, read_document
+    from training.publish.pages.picture import picture
 
-    document = json.loads(open_bundle(bundle).path("frontier.json").read_text(encoding="utf-8"))
-    if not document.get("curves"):
+    document = read_document(open_bundle(bundle).folder) or {}
+    if document.get("schema") != SCHEMA:
         raise BundleError(
-            f"{bundle}: no test request had a known outcome of every candidate, so there is no frontier to draw"
+            f"{bundle}: its frontier.json is of schema {document.get('schema', 1)}, and {SCHEMA} is drawn. Train it again"
         )
     try:
-        content = picture(lambda axes: draw_frontier_document(axes, document), out.suffix)
+        content = picture(document, out.suffix)
+    except NothingToDrawError as error:
+        raise BundleError(f"{bundle}: there is no frontier to draw: {error}") from None
     except ValueError as error:
         raise BundleError(f"{out}: {error}") from None
     with written_whole(out) as draft:

@@ -89,6 +89,13 @@ def run(
     if (said := labels_said(label_kinds(found.outcomes.frame), params.signals)) is not None:
         say(said)
     with show.progress() as tell:
+
+        def evidence() -> str:
+            # Once more with the answers: those that nobody judged need not be bought.
+            ungraded = replace(log, judge=None, judge_budget_usd=None)
+            texts, known = priced(read(ungraded, prices, params.judge, tell, keep_texts=True), prices)
+            return advice(log, texts.outcomes, params, known)
+
         trained = train(
             found.outcomes,
             params,
@@ -98,6 +105,7 @@ def run(
             truth=truth,
             keep_text=keep_text,
             promote=promote,
+            evidence=evidence if log.given else None,
             progress=tell,
         )
         manifest, promotion = trained.bundle.manifest, trained.promotion
@@ -126,14 +134,8 @@ def run(
     say(f"bundle {trained.bundle.folder}{model}\nreport {trained.bundle.folder / 'report.html'}")
     show.print_gaps(manifest.candidates)
     say(report.now(manifest, trained.evaluation))
-    if log.given and manifest.default.certificate is None:
-        with show.progress() as tell:
-            tell("what would help", None, None)
-            # Once more with the answers: those that nobody judged need not be bought.
-            ungraded = replace(log, judge=None, judge_budget_usd=None)
-            texts, prices = priced(read(ungraded, prices, params.judge, tell, keep_texts=True), prices)
-            said = advice(log, texts.outcomes, params, prices)
-        say(said)
+    if trained.evidence is not None:
+        say(trained.evidence)
     others = [point.name for point in manifest.operating_points if point.name != manifest.default_point]
     show.print_next(promotion, manifest.version, out, others)
 

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 # Tells a stage, and how many of how many things are done.
 Tell = Callable[[str, int | None, int | None], None]
 
-_ENOUGH = 50
 console = Console()
 errors = Console(stderr=True)
 
@@ -178,7 +177,9 @@ def print_side_by_side(found: SideBySide) -> None:
 
 def _gap(part: Part, ends: Iterable[str]) -> str:
     """An interval; none of so few requests that resampling them says nothing of others."""
-    return " … ".join(ends) if part.requests >= _ENOUGH else "too few"
+    from training.publish.side_by_side import ENOUGH
+
+    return " … ".join(ends) if part.requests >= ENOUGH else "too few"
 
 
 def print_gaps(candidates: Iterable[Candidate]) -> None:

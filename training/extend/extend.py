@@ -29,12 +29,14 @@ from training.extend.log import LEAST, ExtendError, Known, known_of
 from training.extend.points import Used, calibration_data, points_of
 from training.logs.outcomes import Outcomes
 from training.publish.document import frontier_document, read_document, with_month, write_document
+from training.publish.making import MAKING, of_addition, read_making, write_making
 from training.publish.neighbours import write_neighbours_and
+from training.publish.pages import of_report
 from training.publish.promote import CURRENT, TESTED_HEAD, Promotion, make_current
 
 _HEAD = "head.onnx"
 # What is written anew, and what tells of the champion's own test part, which the new candidate has no outcome of.
-_OF_TEST_PART = ("report.html", "card.md", "frontier.json", "test_requests.csv")
+_OF_TEST_PART = ("report.html", "card.md", "frontier.json", MAKING, "test_requests.csv")
 _NOT_COPIED = (_HEAD, TESTED_HEAD, SEEN, *OPTIONAL_FILES, *_OF_TEST_PART)
 
 
@@ -141,6 +143,8 @@ def add(asked: Asked, params: Params, *, promote: bool = True, progress: Progres
         document = frontier_document(manifest, _nothing_measured(asked))
         write_document(folder, document)
         manifest = manifest.model_copy(update={"metrics": with_month({}, document)})
+        write_making(folder, of_addition(read_making(champion.bundle.folder), name, str(document["why_not"])))
+        of_report.write(folder, manifest)
         (folder / "card.md").write_text(card(manifest, champion.manifest, asked), encoding="utf-8")
         seal(folder, manifest)
     bundle = open_bundle(asked.root / version)

@@ -193,6 +193,11 @@ def at_another_point(document: Mapping[str, Any], manifest: Manifest) -> dict[st
     return changed
 
 
+def router_line(document: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The served router among the document's routers; None where nothing could be compared."""
+    return next((line for line in document.get("routers", ()) if line["name"] == ROUTER), None)
+
+
 def read_document(folder: Path) -> dict[str, Any] | None:
     """The document of the bundle in a folder; None where it has none."""
     path = folder / FRONTIER

@@ -24,7 +24,8 @@ from serving.bundle.manifest import (
 from serving.decide.router import Router
 from training.errors import TrainingError
 from training.publish.compare import Comparison, NotComparableError
-from training.publish.document import at_another_point, read_document, with_month, write_document
+from training.publish.document import at_another_point, read_document, router_line, with_month, write_document
+from training.publish.pages import of_report
 
 CURRENT = "current"
 # The head that was learned from the training part alone, beside the one that is served: what comparing two bundles takes.
@@ -217,7 +218,12 @@ def set_point(root: Path, name: str) -> Bundle:
             if (document := read_document(before.folder)) is not None:
                 document = at_another_point(document, manifest)
                 write_document(folder, document)
-                manifest = manifest.model_copy(update={"metrics": with_month(manifest.metrics, document)})
+                metrics = with_month(manifest.metrics, document)
+                if (line := router_line(document)) is not None:
+                    metrics |= {what: line[what] for what in ("quality", "cost_usd", "saving")}
+                manifest = manifest.model_copy(update={"metrics": metrics})
+            if not of_report.write(folder, manifest):  # the page of the former point would tell what is no longer so
+                (folder / of_report.REPORT).unlink(missing_ok=True)
             seal(folder, manifest)
     make_current(root, version)
     return open_bundle(root / version)

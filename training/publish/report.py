@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from serving.bundle.manifest import Manifest, OperatingPoint
-from training.evaluate.evaluation import SPLIT, Evaluation, OffPolicyLine, SplitLine
+from training.evaluate.evaluation import SPLIT, Evaluation, OffPolicyLine
 from training.learn.learn import Learned
 from training.learn.prepare import Prepared
 from training.logs.outcomes import Outcomes
 from training.publish.document import frontier_document, write_document
-from training.publish.figures import figures
+from training.publish.making import making, write_making
+from training.publish.pages import of_report
+from training.publish.pages.blocks import environment
+from training.publish.pages.tables import left_out
+from training.publish.pages.written import figure, interval, percent, usd_per_thousand
 
 # What goes to a candidate at least to be named.
 _LEAST_SHARE = 0.01
@@ -28,23 +30,35 @@ _MEANS = (
 
 
 def write(
-    folder: Path, manifest: Manifest, evaluation: Evaluation, prepared: Prepared, learned: Learned, table: Outcomes
+    folder: Path,
+    manifest: Manifest,
+    evaluation: Evaluation,
+    prepared: Prepared,
+    learned: Learned,
+    table: Outcomes,
+    settings: Sequence[str] = (),
+    evidence: str | None = None,
 ) -> None:
-    """Writes `report.html`, `frontier.json`, `card.md`, and `skipped.csv` where rows were skipped, into the folder."""
+    """Writes `frontier.json`, `making.json`, `report.html`, `card.md`, and `skipped.csv` where rows were skipped.
+
+    `settings` are those that differ from the shipped ones; `evidence` is what to do where nothing was certified.
+    """
     document = frontier_document(manifest, evaluation)
-    context = _context(manifest, evaluation, prepared, learned, table)
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters |= {"percent": percent, "usd": usd, "figure": figure, "interval": interval, "left_out": left_out}
-    page = templates.get_template("report.html.j2").render(**context, figures=figures(evaluation, manifest, document))
-    (folder / "report.html").write_text(page, encoding="utf-8")
-    (folder / "card.md").write_text(templates.get_template("card.md.j2").render(**context), encoding="utf-8")
+    made = making(sentence(manifest, evaluation), evaluation, prepared, learned, table, settings, evidence)
     write_document(folder, document)
+    write_making(folder, made)
+    of_report.write(folder, manifest)
+    figures = {name: value for name, value in manifest.metrics.items() if not name.startswith(SPLIT)}
+    card = environment().get_template("card.md.j2")
+    words = card.render(
+        manifest=manifest,
+        document=document,
+        making=made,
+        default=manifest.default,
+        figures_of_the_test_part=figures,
+        left_out=left_out,
+    )
+    (folder / "card.md").write_text(words, encoding="utf-8")
     if len(table.skipped):
         table.skipped.to_csv(folder / "skipped.csv", index=False)
 
@@ -83,7 +97,7 @@ def terminal(manifest: Manifest, evaluation: Evaluation) -> RenderableType:
                 figure(line.aiq, 4),
                 percent(line.headroom),
                 percent(line.quality),
-                usd(line.cost_usd),
+                usd_per_thousand(line.cost_usd),
                 percent(line.saving),
                 style="bold" if line is evaluation.line() else None,
             )
@@ -171,7 +185,7 @@ def _off_policy(line: OffPolicyLine) -> str:
         return f"off-policy, {line.name}: refused, {q.refused}"
     return (
         f"off-policy, {line.name}: quality {percent(q.value)} (95% {percent(q.low)} … {percent(q.high)}), USD per 1,000 "
-        f"{usd(c.value)}; {q.n:,} requests worth {q.effective_sample:,.0f} of its own"
+        f"{usd_per_thousand(c.value)}; {q.n:,} requests worth {q.effective_sample:,.0f} of its own"
     )
 
 
@@ -194,13 +208,6 @@ def _splits(evaluation: Evaluation, *, simulated: bool) -> list[RenderableType]:
     return [grid, *refused] if grid.row_count else [*refused]
 
 
-def left_out(line: SplitLine) -> str:
-    """What was tested of a split with figures, in words."""
-    if line.parts < 2:
-        return f"{line.requests:,} requests"
-    return f"{line.requests:,} requests of {line.workflows} workflows, each left out once, in {line.parts} parts"
-
-
 def _comparison(evaluation: Evaluation) -> str:
     text = f"AIQ of the zero router {evaluation.zero_router:.4f}"
     for line in evaluation.lines:
@@ -209,58 +216,3 @@ def _comparison(evaluation: Evaluation) -> str:
             gap = evaluation.line().aiq - line.aiq
             text += f"; ours minus the workflow table's {gap:+.4f} (95% {low:+.4f} … {high:+.4f})"
     return text
-
-
-def percent(value: float | None) -> str:
-    return "" if value is None or math.isnan(value) else f"{100 * value:.1f}%"
-
-
-def usd(value: float | None) -> str:
-    """USD per 1,000 requests."""
-    return "" if value is None or math.isnan(value) else f"{1000 * value:.3f}"
-
-
-def figure(value: float | None, digits: int = 3) -> str:
-    return "" if value is None or math.isnan(value) else f"{value:.{digits}f}"
-
-
-def interval(bounds: tuple[float, float]) -> str:
-    return "" if math.isnan(bounds[0]) else f"{bounds[0]:+.4f} … {bounds[1]:+.4f}"
-
-
-def _context(
-    manifest: Manifest, evaluation: Evaluation, prepared: Prepared, learned: Learned, table: Outcomes
-) -> dict[str, Any]:
-    split = prepared.split
-    return {
-        "manifest": manifest,
-        "evaluation": evaluation,
-        "sentence": sentence(manifest, evaluation),
-        "scores": [("with a workflow tag", learned.acceptable.tagged), ("without one", learned.acceptable.untagged)],
-        "default": manifest.default,
-        "split": split,
-        "figures_of_the_test_part": {
-            name: value for name, value in manifest.metrics.items() if not name.startswith(SPLIT)
-        },
-        "counts": {
-            "rows read": table.rows_read,
-            "rows used": len(table.frame),
-            "rows skipped": len(table.skipped),
-            "requests": len(prepared.matrix),
-            "requests with every candidate observed": int(prepared.matrix.complete().sum()),
-            "training requests": int(split.train.sum()),
-            "calibration requests": int(split.calibration.sum()),
-            "test requests": int(split.test.sum()),
-            "requests dropped to keep conversations together": int(split.dropped.sum()),
-            "costs logged": prepared.cost_notes.logged,
-            "costs computed from tokens and price": prepared.cost_notes.priced,
-            "input token counts not logged, counted with the LLM's encoding": prepared.cost_notes.counted_input_tokens,
-            "input token counts not logged, estimated from length": prepared.cost_notes.estimated_input_tokens,
-            "output token counts not logged, estimated": prepared.cost_notes.estimated_output_tokens,
-        },
-        "reasons": table.reasons,
-        "aliases": table.aliases,
-        "formats": table.formats,
-        "reference_note": learned.reference_note,
-        "propensity_note": learned.propensity_note,
-    }

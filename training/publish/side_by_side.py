@@ -19,6 +19,9 @@ from training.measure.frontier import bootstrap_weights
 from training.prices.costs import fill_costs
 from training.publish.compare import NotComparableError
 
+# Of fewer requests than these, resampling them says nothing of others.
+ENOUGH = 50
+
 
 @dataclass(frozen=True)
 class Part:

@@ -1,0 +1,291 @@
+"""The report is one file that fetches nothing; its first screen says what the manifest does, and charts have tables."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from serving.bundle.manifest import Estimated, Manifest, OperatingPoint, open_bundle
+from tests import fake_bundle
+from training.charts.show import javascript
+from training.dataset.volume import Volume
+from training.publish.document import at_another_point, month_of, read_document, with_month
+from training.publish.making import of_addition
+from training.publish.pages import of_report
+from training.publish.pages.first_screen import first_screen
+
+# What makes a browser fetch something, in HTML and in CSS.
+FETCHED = re.compile(
+    r"""(?:\b(?:src|href|srcset|poster|action)\s*=\s*["']?|url\(\s*["']?|@import\s+["']?)\s*(https?:|//)""", re.I
+)
+MOST_BYTES = 5_000_000
+
+
+class Page(HTMLParser):
+    """Headings in order, landmarks, charts with the tables inside them, and the figures of the first screen."""
+
+    EMPTY: ClassVar[frozenset[str]] = frozenset({"meta", "img", "source", "br", "link", "input"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[tuple[str, dict[str, str | None]]] = []
+        self.headings: list[tuple[int, str]] = []
+        self.landmarks: list[str] = []
+        self.charts: dict[str, int] = {}
+        self.captions = self.tables = 0
+        self.numbers: dict[str, float] = {}
+        self.specs: list[Any] = []
+        self.feed(text)
+        assert self.open == [], "an element is not closed"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        known = dict(attrs)
+        if tag not in self.EMPTY:
+            self.open.append((tag, known))
+        if tag in ("header", "nav", "main", "footer"):
+            self.landmarks.append(tag)
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append((int(tag[1]), ""))
+        if tag == "figure":
+            self.charts[known["id"] or ""] = 0
+        if tag == "table":
+            self.tables += 1
+            if any(name == "figure" for name, _ in self.open):
+                self.charts[list(self.charts)[-1]] += 1
+        self.captions += tag == "caption"
+        if known.get("data-number") is not None:
+            self.numbers[str(known["data-figure"])] = float(str(known["data-number"]))
+
+    def handle_endtag(self, tag: str) -> None:
+        name, _ = self.open.pop()
+        assert name == tag, f"<{name}> ends as </{tag}>"
+
+    def handle_data(self, data: str) -> None:
+        if self.open and re.fullmatch("h[1-6]", self.open[-1][0]):
+            level, text = self.headings[-1]
+            self.headings[-1] = (level, text + data)
+        if self.open and self.open[-1][0] == "script" and self.open[-1][1].get("class") == "spec":
+            self.specs.append(json.loads(data))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fake_bundle.build(tmp_path_factory.mktemp("models"), frontier=True)
+
+
+@pytest.fixture(scope="module")
+def making() -> dict[str, Any]:
+    made = of_addition(None, "", "On 300 requests routing costs less.")
+    return {**made, "added": None, "counts": {"rows read": 903, "rows skipped": 3}, "reasons": {"<no> candidate": 3}}
+
+
+def with_default(manifest: Manifest, point: OperatingPoint, **changes: Any) -> Manifest:
+    points = (point, *(one for one in manifest.operating_points if one.name != point.name))
+    return manifest.model_copy(update={"operating_points": points, "default_point": point.name, **changes})
+
+
+def uncertified(manifest: Manifest, document: dict[str, Any]) -> tuple[Manifest, dict[str, Any]]:
+    """The bundle as it would be had its log not been enough: all goes to the reference, and a saving is estimated."""
+    guess = Estimated(knob=40.0, violation_rate=0.06, saving=0.5, saving_low=0.4, saving_high=0.6)
+    point = manifest.default.model_copy(
+        update={
+            "name": "quality-0.95", "certificate": None, "always": manifest.reference, "estimated": guess, "saving": 0.0,
+            "cost_usd": 0.0065, "quality": 0.97, "quality_target": 0.95,
+        }
+    )  # fmt: skip
+    changed = with_default(manifest, point, simulated=False)
+    told = {**at_another_point(document, changed), "simulated": False}
+    return changed.model_copy(update={"metrics": with_month(changed.metrics, told)}), told
+
+
+@pytest.fixture(scope="module")
+def certified_page(folder: Path, making: dict[str, Any]) -> str:
+    return of_report.render(open_bundle(folder).manifest, read_document(folder) or {}, making)
+
+
+@pytest.fixture(scope="module")
+def uncertified_page(folder: Path, making: dict[str, Any]) -> str:
+    manifest, document = uncertified(open_bundle(folder).manifest, read_document(folder) or {})
+    return of_report.render(
+        manifest,
+        document,
+        {**making, "evidence": "What now: router-train plan --data a.csv\nIt plans 120 answers for about 3.10 USD."},
+    )
+
+
+def test_the_figures_of_the_first_screen_are_the_manifests(folder: Path, certified_page: str) -> None:
+    manifest = open_bundle(folder).manifest
+    shown, known, point = Page(certified_page).numbers, manifest.metrics, manifest.default
+    proof = point.certificate
+    assert proof is not None
+    assert point.cost_usd is not None
+    assert point.saving is not None
+    reference = point.cost_usd / (1 - point.saving)
+    requests = known["log_dated_requests"] / known["log_days"] * 30.4375
+    assert shown["month_saved_usd"] == known["month_saved_usd"] == pytest.approx(requests * reference * point.saving)
+    assert shown["alpha"] == proof.alpha
+    assert shown["confidence"] == 1 - proof.delta
+    assert shown["quality"] == point.quality
+    assert shown["log_requests"] == known["log_requests"] == 300
+    for text in (
+        "$1.19",
+        "95% $1.03 … $1.33",
+        "$0.79 instead of $1.98",
+        "1 Mar 2026 to 31 Mar 2026",
+        "90.0%",
+        "Reference",
+    ):
+        assert text in certified_page
+
+
+def test_what_the_log_cost_is_a_counterfactual_of_its_own_and_dearer_is_said_first(
+    folder: Path, making: dict[str, Any]
+) -> None:
+    manifest, document = open_bundle(folder).manifest, dict(read_document(folder) or {})
+    for cost, dearer in ((0.004, False), (0.001, True)):
+        document["log"] = {**document["log"], "cost_usd_per_request": cost}
+        moved = at_another_point(document, manifest)
+        known = manifest.model_copy(update={"metrics": with_month(manifest.metrics, moved)})
+        screen = first_screen(known, moved, making)
+        (found,) = (one for one in screen.figures if one.key == "month_saved_against_log_usd")
+        month = known.metrics["requests_a_month"]
+        routed = month * known.metrics["reference_cost_usd_per_request"] * (1 - 0.6)
+        assert found.number == pytest.approx(month * cost - routed)
+        assert screen.title.startswith("Simulated: routing costs $0.49 a month more than the mix") is dearer
+        assert any(text.startswith("Dearer than today") for text in screen.warnings) is dearer
+
+
+def test_without_a_certificate_the_first_screen_says_that_nothing_moves_and_what_would_help(
+    folder: Path, uncertified_page: str
+) -> None:
+    manifest, _ = uncertified(open_bundle(folder).manifest, read_document(folder) or {})
+    page = Page(uncertified_page)
+    assert page.headings[0] == (
+        1,
+        "Nothing is certified yet: every request goes to acme/large, and nothing is saved.",
+    )
+    known = manifest.metrics
+    everything = known["requests_a_month"] * known["reference_cost_usd_per_request"]
+    assert page.numbers["estimated_saved_usd"] == pytest.approx(everything * 0.5)
+    assert page.numbers["estimated_violations"] == 0.06
+    assert page.numbers["moves"] == 0
+    assert "confidence" not in page.numbers
+    top = uncertified_page[: uncertified_page.index("<main")]
+    assert "No traffic moves until a target is certified." in top
+    assert "What now: <code>router-train plan --data a.csv</code>" in top
+    assert "It plans 120 answers for about 3.10 USD." in top
+
+
+def test_sending_all_to_the_reference_is_no_news_where_the_log_was_cheaper(
+    folder: Path, making: dict[str, Any]
+) -> None:
+    manifest, document = uncertified(open_bundle(folder).manifest, read_document(folder) or {})
+    document["log"] = {**document["log"], "cost_usd_per_request": 0.001}
+    moved = at_another_point(document, manifest)
+    known = manifest.model_copy(update={"metrics": with_month(manifest.metrics, moved)})
+    (warning,) = first_screen(known, moved, making).warnings
+    assert warning.startswith("Dearer than today: all to acme/large costs $1.98 a month, the log's own mix $0.30.")
+
+
+def test_a_log_without_dates_has_no_month_and_says_how_to_tell_one(folder: Path, making: dict[str, Any]) -> None:
+    manifest = open_bundle(folder).manifest
+    known = {
+        key: value
+        for key, value in manifest.metrics.items()
+        if "month" not in key and key not in ("log_first", "log_last")
+    }
+    screen = first_screen(manifest.model_copy(update={"metrics": known}), read_document(folder) or {}, making)
+    saving = screen.figures[0]
+    assert (saving.key, saving.number, saving.value) == ("saving", 0.6, "60.0%")
+    assert "--set report.requests_a_month=N" in saving.note
+    assert "a month" not in screen.title
+
+
+def test_another_point_has_a_page_of_its_own(folder: Path, making: dict[str, Any]) -> None:
+    manifest = open_bundle(folder).manifest
+    other = next(point for point in manifest.operating_points if point.name == "balanced")
+    moved = manifest.model_copy(update={"version": "fake-2", "default_point": other.name})
+    page = of_report.render(moved, at_another_point(read_document(folder) or {}, moved), making)
+    assert "were measured at quality-0.9; this bundle serves balanced" in " ".join(page.split())
+    assert "Bundle fake-2" in page
+    assert Page(page).headings[0][1].startswith("Simulated: nothing is certified")
+
+
+@pytest.mark.parametrize("name", ["certified_page", "uncertified_page"])
+def test_the_page_is_one_small_file_that_fetches_nothing(name: str, request: pytest.FixtureRequest) -> None:
+    text = request.getfixturevalue(name)
+    assert len(text.encode()) < MOST_BYTES
+    assert not FETCHED.search(text)
+    assert text.count(javascript()) == 1, "the charts' JavaScript is inside once"
+    assert "default-src 'none'" in text
+    page = Page(text)
+
+    def urls(value: Any) -> list[Any]:
+        if isinstance(value, dict):
+            return [inner for key, inner in value.items() if key == "url"] + [
+                x for v in value.values() for x in urls(v)
+            ]
+        return [x for v in value for x in urls(v)] if isinstance(value, list) else []
+
+    assert page.specs
+    assert urls(page.specs) == []
+
+
+def test_what_would_be_fetched_is_found() -> None:
+    for text in (
+        '<img src="https://a.b/c">',
+        "<link href='//a.b'>",
+        "a { background: url(http://a.b) }",
+        "@import 'https://a';",
+    ):
+        assert FETCHED.search(text)
+    assert not FETCHED.search('<svg xmlns="http://www.w3.org/2000/svg"><a href="#main">')
+
+
+@pytest.mark.parametrize("name", ["certified_page", "uncertified_page"])
+def test_the_page_can_be_read_without_seeing_it(name: str, request: pytest.FixtureRequest) -> None:
+    page = Page(request.getfixturevalue(name))
+    levels = [level for level, _ in page.headings]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    assert sorted(page.landmarks) == ["footer", "header", "main", "nav"]
+    assert page.captions == page.tables
+    assert len(page.charts) == len(page.specs) >= 6
+    assert set(page.charts.values()) == {1}, "a table is behind each chart"
+    assert not re.search(r"[0-9a-f]{8}", page.headings[0][1])
+
+
+def test_simulated_stands_at_the_top_and_in_the_title_of_each_chart(certified_page: str, uncertified_page: str) -> None:
+    page = Page(certified_page)
+    assert page.headings[0][1].startswith("Simulated: ")
+    for spec in page.specs:
+        title = spec["title"]
+        assert "(simulated)" in (title if isinstance(title, str) else title["text"])
+        assert "(simulated)" in spec["description"]
+    assert "imulated" not in uncertified_page[uncertified_page.index("<body") : uncertified_page.index("<script>")]
+
+
+def test_what_the_log_says_is_text_and_no_markup(certified_page: str) -> None:
+    assert "&lt;no&gt; candidate" in certified_page
+    assert "<no>" not in certified_page
+
+
+def test_a_candidate_of_no_name_ends_no_script(folder: Path, making: dict[str, Any]) -> None:
+    document = json.loads(json.dumps(read_document(folder)).replace("easy", "</script><b>"))
+    page = of_report.render(open_bundle(folder).manifest, document, making)
+    Page(page)
+    assert "</script><b>" not in page
+
+
+def test_the_month_of_the_page_is_that_of_the_document(folder: Path) -> None:
+    document, manifest = read_document(folder) or {}, open_bundle(folder).manifest
+    month = month_of(manifest, Volume(**document["log"]))
+    assert month is not None
+    assert month["saved_usd"] == manifest.metrics["month_saved_usd"]

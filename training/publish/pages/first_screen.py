@@ -1,0 +1,355 @@
+"""The report's first screen: what a bundle saves, at which quality, how surely, and what that rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from serving.bundle.manifest import Manifest, OperatingPoint
+from training.publish.pages.written import count, day, money, percent, span
+
+_NO_MONTH = "The log has no dates, so there is no month: --set report.requests_a_month=N tells it."
+MONTH = "requests_a_month × reference_cost_usd_per_request"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One of the large figures: its `number` as it is computed by `formula`, as it is shown, and what stands below it.
+
+    `key` names it in the page (`data-figure`). `number` is None where it is not known, and `value` then says so.
+    """
+
+    key: str
+    label: str
+    number: float | None
+    value: str
+    note: str
+    formula: str
+
+
+@dataclass(frozen=True)
+class FirstScreen:
+    """`title` is a sentence; `warnings` come before the figures; `basis` are (what, in words)."""
+
+    title: str
+    lead: str
+    warnings: tuple[str, ...]
+    figures: tuple[Figure, ...]
+    basis: tuple[tuple[str, str], ...]
+    certified: bool
+
+
+def first_screen(manifest: Manifest, document: Mapping[str, Any], making: Mapping[str, Any]) -> FirstScreen:
+    """Every figure is the manifest's own or computed from it; `document` and `making` give words alone."""
+    point, money_of = manifest.default, _Month.of(manifest)
+    certified = point.certificate is not None
+    title = _title(manifest, money_of)
+    figures = (
+        (_saved(manifest, money_of), _against_log(money_of), _quality(manifest, document), _fails(manifest, point))
+        if certified
+        else (_estimate(manifest, money_of), _moves(manifest), _quality(manifest, document), _chance(point))
+    )
+    return FirstScreen(
+        title=f"Simulated: {title[0].lower()}{title[1:]}" if manifest.simulated else title,
+        lead=_lead(manifest, point),
+        warnings=_warnings(manifest, document, money_of),
+        figures=(*figures, _confidence(point), _rests(manifest, document)),
+        basis=_basis(manifest, document, making),
+        certified=certified,
+    )
+
+
+@dataclass(frozen=True)
+class _Month:
+    """A month by the manifest's figures; None where the log does not tell."""
+
+    requests: float | None
+    reference_usd: float | None
+    logged_usd: float | None
+    saved_usd: float | None
+    saved_low: float | None
+    saved_high: float | None
+    against_log_usd: float | None
+
+    @staticmethod
+    def of(manifest: Manifest) -> _Month:
+        known = manifest.metrics
+        requests, base = known.get("requests_a_month"), known.get("reference_cost_usd_per_request")
+        everything = None if requests is None or base is None else requests * base
+        logged = known.get("log_cost_usd_per_request")
+        return _Month(
+            requests,
+            everything,
+            None if requests is None or logged is None else requests * logged,
+            known.get("month_saved_usd"),
+            known.get("month_saved_low"),
+            known.get("month_saved_high"),
+            known.get("month_saved_against_log_usd"),
+        )
+
+    @property
+    def routed_usd(self) -> float | None:
+        return None if self.reference_usd is None or self.saved_usd is None else self.reference_usd - self.saved_usd
+
+    def share(self, saving: float | None) -> float | None:
+        """What saving such a share of what all to the reference costs is in USD."""
+        return None if self.reference_usd is None or saving is None else self.reference_usd * saving
+
+
+def _title(manifest: Manifest, month: _Month) -> str:
+    point, reference = manifest.default, manifest.reference
+    if point.certificate is None:
+        if point.always is not None:
+            return f"Nothing is certified yet: every request goes to {point.always}, and nothing is saved"
+        return "Nothing is certified: requests are routed by what is estimated, without a promise"
+    dearer = month.against_log_usd is not None and month.against_log_usd < 0
+    if month.saved_usd is None:
+        saves = f"Routing saves {percent(point.saving)} of what sending everything to {reference} costs"
+    elif dearer and month.against_log_usd is not None:
+        return (
+            f"Routing costs {money(-month.against_log_usd)} a month more than the mix in the log, and "
+            f"{money(month.saved_usd)} less than sending everything to {reference}"
+        )
+    else:
+        saves = f"Routing saves {money(month.saved_usd)} a month against sending everything to {reference}"
+    return f"{saves}, with at most {percent(point.certificate.alpha)} of answers worse"
+
+
+def _lead(manifest: Manifest, point: OperatingPoint) -> str:
+    proof, reference = point.certificate, manifest.reference
+    if proof is not None:
+        return (
+            f"With {percent(1 - proof.delta)} confidence, at most {percent(proof.alpha)} of requests get an unacceptable "
+            f"answer where {reference} would have given an acceptable one. That confidence is about failures; what is "
+            "saved has an interval of its own."
+        )
+    guess = point.estimated
+    if point.always is not None:
+        rest = "No traffic moves until a target is certified. "
+    else:
+        rest = "The target is expected to be kept, and nothing proves it (policy.uncertified). "
+    if guess is None or guess.saving is None:
+        return rest + "What routing would save is not known: the log has too few outcomes of what would be chosen."
+    return rest + (
+        f"By what the log tells, routing is estimated to save {percent(guess.saving)} "
+        f"({span(guess.saving_low, guess.saving_high)}) of what {reference} costs."
+    )
+
+
+def _warnings(manifest: Manifest, document: Mapping[str, Any], month: _Month) -> tuple[str, ...]:
+    found = []
+    dearer = month.against_log_usd is not None and month.against_log_usd < 0
+    if dearer and manifest.default.always is not None:
+        found.append(
+            f"Dearer than today: all to {manifest.default.always} costs {money(month.routed_usd)} a month, the log's own mix "
+            f"{money(month.logged_usd)}. Until a target is certified there is no reason to leave that mix."
+        )
+    elif dearer and manifest.default.certificate is not None:
+        found.append(
+            f"Dearer than today: the log's own mix costs {money(month.logged_usd)} a month, routing {money(month.routed_usd)}. "
+            "It buys answers nearer to the reference's."
+        )
+    test = next((one["test"] for one in document.get("points", ()) if one["default"]), None)
+    proof = manifest.default.certificate
+    if proof is not None and test is not None and (test.get("violation_rate") or 0.0) > proof.alpha:
+        found.append(
+            f"On the {count(test['requests'])} test requests {percent(test['violation_rate'])} failed where "
+            f"{manifest.reference} did not, more than the {percent(proof.alpha)} that is allowed. They are few, but look at "
+            "how the log changed."
+        )
+    return tuple(found)
+
+
+def _saved(manifest: Manifest, month: _Month) -> Figure:
+    point, proof = manifest.default, manifest.default.certificate
+    label = f"saved against all to {manifest.reference}"
+    if month.saved_usd is None or month.reference_usd is None:
+        low, high = (proof.saving_low, proof.saving_high) if proof is not None else (None, None)
+        value = percent(point.saving) or "not known"
+        note = f"{span(low, high)}. {_NO_MONTH}"
+        return Figure("saving", f"Share {label}", point.saving, value, note, "saving of the default operating point")
+    note = (
+        f"{percent(point.saving)} ({span(month.saved_low, month.saved_high, dollars=True)}): {money(month.routed_usd)} instead "
+        f"of {money(month.reference_usd)}, at {count(month.requests)} requests a month"
+    )
+    formula = f"{MONTH} × saving of the default operating point"
+    return Figure("month_saved_usd", f"A month, {label}", month.saved_usd, money(month.saved_usd), note, formula)
+
+
+def _against_log(month: _Month) -> Figure:
+    label, formula = (
+        "A month, saved against what the log cost",
+        "requests_a_month × log_cost_usd_per_request − routed a month",
+    )
+    saved = month.against_log_usd
+    if saved is None:
+        why = (
+            "the log has no dates"
+            if month.requests is None
+            else "no request that the log chose one candidate for has a cost of every call"
+        )
+        return Figure("month_saved_against_log_usd", label, None, "not known", f"{why[0].upper()}{why[1:]}.", formula)
+    note = f"{money(month.logged_usd)} a month by the log's own mix, {money(month.routed_usd)} routed"
+    return Figure("month_saved_against_log_usd", label, saved, money(saved), note, formula)
+
+
+def _quality(manifest: Manifest, document: Mapping[str, Any]) -> Figure:
+    point, known, label = manifest.default, manifest.metrics, "Acceptable answers"
+    tested = known.get("quality") if document.get("points") else None
+    reference = next(
+        (one["quality"] for one in document.get("singles", ()) if one["candidate"] == manifest.reference), None
+    )
+    if tested is not None:
+        beside = f"{manifest.reference} alone: {percent(reference)}. " if reference is not None else ""
+        note = f"{beside}On {count(known.get('complete_requests'))} test requests, which had no say in anything"
+        return Figure("quality", label, tested, percent(tested), note, "quality among the test figures")
+    if point.quality is None:
+        return Figure(
+            "quality", label, None, "not known", "Too few answers were judged.", "quality of the default point"
+        )
+    note = f"On {count(point.calibration_requests)} calibration requests"
+    if not document.get("complete_requests"):
+        note += "; no test request has an outcome of every candidate"
+    if point.certificate is None and point.always is not None:
+        note = f"{point.always}, as today. {note}"
+    return Figure(
+        "quality", label, point.quality, percent(point.quality), note, "quality of the default operating point"
+    )
+
+
+def _fails(manifest: Manifest, point: OperatingPoint) -> Figure:
+    proof = point.certificate
+    assert proof is not None
+    note = (
+        f"{percent(proof.violation_rate)} of {count(proof.requests)} calibration requests did, and the upper bound of that is "
+        f"{percent(proof.bound)}"
+    )
+    label = f"Fail where {manifest.reference} would not, at most"
+    return Figure("alpha", label, proof.alpha, percent(proof.alpha), note, "alpha of the default point's certificate")
+
+
+def _confidence(point: OperatingPoint) -> Figure:
+    label, proof = "Confidence in that limit", point.certificate
+    if proof is None:
+        return Figure(
+            "confidence", label, None, "none", "Too few judged answers to the same requests.", "no certificate"
+        )
+    note = f"Of the failures, not of what is saved. Worth {count(proof.effective_requests)} independent requests"
+    formula = "1 − delta of the default point's certificate"
+    return Figure("confidence", label, 1 - proof.delta, percent(1 - proof.delta), note, formula)
+
+
+def _estimate(manifest: Manifest, month: _Month) -> Figure:
+    guess = manifest.default.estimated
+    saving = None if guess is None else guess.saving
+    in_usd = month.share(saving)
+    formula = f"{MONTH} × estimated saving of the default operating point"
+    if guess is None or saving is None:
+        why = (
+            "Nothing is expected to keep the target"
+            if guess is None
+            else "The log has too few outcomes of what would be chosen"
+        )
+        return Figure("estimated", "Estimated saving", None, "not known", f"{why}.", formula)
+    span_of = span(guess.saving_low, guess.saving_high)
+    if in_usd is None:
+        note = f"{span_of}, not certified. {_NO_MONTH}"
+        formula = "estimated saving of the default operating point"
+        return Figure("estimated_saving", "Estimated saving", saving, percent(saving), note, formula)
+    note = (
+        f"{percent(saving)} ({span_of}) of {money(month.reference_usd)} for {count(month.requests)} requests a month. "
+        "An estimate, not certified"
+    )
+    return Figure("estimated_saved_usd", "Estimated saving a month", in_usd, money(in_usd), note, formula)
+
+
+def _moves(manifest: Manifest) -> Figure:
+    point = manifest.default
+    if point.always is None:
+        return Figure(
+            "moves",
+            "Traffic that moves",
+            None,
+            "all of it",
+            "Without a promise: policy.uncertified is set so.",
+            "no figure",
+        )
+    note = f"{point.always} answers everything, as it would without a router"
+    return Figure(
+        "moves",
+        "Traffic that moves",
+        0.0,
+        "none",
+        note,
+        "the default operating point sends everything to one candidate",
+    )
+
+
+def _chance(point: OperatingPoint) -> Figure:
+    guess, label, formula = (
+        point.estimated,
+        "Estimated to be worse than the reference",
+        "estimated violation rate of the default point",
+    )
+    if guess is None:
+        return Figure(
+            "estimated_violations", label, None, "not known", "Nothing is expected to keep the target.", formula
+        )
+    note = f"of requests, if they were routed at a target of {percent(point.quality_target)}. No confidence is claimed"
+    return Figure("estimated_violations", label, guess.violation_rate, percent(guess.violation_rate), note, formula)
+
+
+def _rests(manifest: Manifest, document: Mapping[str, Any]) -> Figure:
+    known, log = manifest.metrics, document.get("log") or {}
+    requests = known.get("log_requests")
+    if requests is None:
+        number, value = manifest.default.calibration_requests, count(manifest.default.calibration_requests)
+        return Figure(
+            "calibration_requests", "Requests it is calibrated on", number, value, "", "requests of the default point"
+        )
+    if known.get("log_first") is not None:
+        note = f"{day(known['log_first'])} to {day(known['log_last'])}, {count(known.get('log_days'))} days"
+    else:
+        note = "without dates"
+    note += f"; {percent(log['judged_share'])} of them judged" if "judged_share" in log else ""
+    kind = "Simulated requests it rests on" if manifest.simulated else "Requests it rests on"
+    return Figure("log_requests", kind, requests, count(requests), note, "requests in the log")
+
+
+def _basis(manifest: Manifest, document: Mapping[str, Any], making: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """What the figures rest on, as (what, in words)."""
+    log, found = document.get("log") or {}, []
+    if log.get("requests_a_month_from") == "setting":
+        found.append(("Volume", f"{count(log['requests_a_month'])} requests a month, as report.requests_a_month says."))
+    elif log.get("requests_a_month") is not None:
+        found.append(
+            (
+                "Volume",
+                f"{count(log['dated'])} dated requests in {count(log['days'])} days, carried on to a month of 30.4 days. "
+                "A season is not seen by it; report.requests_a_month overrides it.",
+            )
+        )
+    priced = [name for name, source in manifest.cost_from.items() if source == "tokens"]
+    logged = [name for name, source in manifest.cost_from.items() if source != "tokens"]
+    words = []
+    if priced:
+        words.append(f"tokens times the catalogue's list price for {', '.join(priced)}")
+    if logged:
+        words.append(f"the log's own costs for {', '.join(logged)}")
+    found.append(
+        ("Prices", f"USD, {'; '.join(words)}. A discount of yours that is not in the catalogue changes what is saved.")
+    )
+    found.append(
+        (
+            "Acceptable",
+            f"A judged quality of at least {manifest.acceptable:g} in the log. Whoever judged the log decided what is good.",
+        )
+    )
+    note = making.get("reference_note")
+    found.append(
+        ("Reference", f"{manifest.reference}{f' ({note})' if note else ''}: what everything is measured against.")
+    )
+    if manifest.simulated:
+        found.insert(0, ("Simulated", "The log is made up: prices are real, how good each candidate is was invented."))
+    return tuple(found)

@@ -1,0 +1,164 @@
+"""Two bundles on one page: the first screen of each side by side, both frontiers, and what one log says of the difference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from serving.bundle.manifest import Bundle, Manifest
+from training.charts import frontier
+from training.charts.tables import table
+from training.publish.document import SCHEMA, read_document
+from training.publish.making import read_making
+from training.publish.pages.blocks import Chart, Table, chart, rendered
+from training.publish.pages.first_screen import FirstScreen, first_screen
+from training.publish.pages.written import money, percent, signed_money, signed_percent, thousand
+from training.publish.side_by_side import ENOUGH, Part, SideBySide
+
+_NO_POINTS: dict[str, Any] = {"points": (), "singles": (), "log": None}
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two: its manifest, its `frontier.json` where it has one of today's schema, and its first screen."""
+
+    manifest: Manifest
+    document: Mapping[str, Any] | None
+    screen: FirstScreen
+
+    @staticmethod
+    def of(bundle: Bundle) -> Side:
+        document, making = read_document(bundle.folder), read_making(bundle.folder)
+        if document is not None and document.get("schema") != SCHEMA:
+            document = None
+        screen = first_screen(bundle.manifest, document or _NO_POINTS, making or {})
+        return Side(bundle.manifest, document, screen)
+
+
+def render(
+    first: Bundle, second: Bundle, found: SideBySide | None, why_not: str | None = None, warnings: Sequence[str] = ()
+) -> str:
+    """The page of both; `found` is the comparison on one log, and `why_not` says why there is none."""
+    sides = (Side.of(first), Side.of(second))
+    return rendered(
+        "compare.html.j2",
+        sides=sides,
+        simulated=any(side.manifest.simulated for side in sides),
+        title=_title(found),
+        found=found,
+        why_not=why_not,
+        warnings=warnings,
+        enough=ENOUGH,
+        same_log=first.manifest.data_fingerprint == second.manifest.data_fingerprint,
+        chart=_chart(sides),
+        gaps=None if found is None else _gaps(found),
+        shares=None if found is None else _shares(found),
+        setups=_setups(sides),
+        points=_points(sides),
+    )
+
+
+def _title(found: SideBySide | None) -> str:
+    if found is None:
+        return "Two bundles, each by what its own test part says"
+    whole = found.whole
+    low, high = whole.cost_gap
+    gap = whole.cost_usd[1] - whole.cost_usd[0]
+    costs = (
+        f"The second bundle costs {money(abs(1000 * gap))} {'less' if gap < 0 else 'more'} per 1,000 requests than the first"
+        if low > 0 or high < 0
+        else "The two bundles cost about the same"
+    )
+    low, high = whole.quality_gap
+    better = whole.quality[1] - whole.quality[0]
+    quality = (
+        f"its quality is {100 * abs(better):.1f} points {'higher' if better > 0 else 'lower'}"
+        if low > 0 or high < 0
+        else "no difference in quality is shown"
+    )
+    return f"{costs}, and {quality}"
+
+
+def _chart(sides: tuple[Side, Side]) -> Chart | None:
+    first, second = (side.document for side in sides)
+    if first is None or second is None:
+        return None
+    both = (first, second)
+    mark = " (simulated)" if first["simulated"] or second["simulated"] else ""
+    return chart(
+        "two-frontiers",
+        lambda: frontier.two_frontiers(*both),
+        lambda: Table(f"Both frontiers{mark}", *table("two_frontiers", both)),
+    )
+
+
+def _gaps(found: SideBySide) -> Table:
+    def ends(part: Part, texts: tuple[str, str]) -> str:
+        return " … ".join(texts) if part.requests >= ENOUGH else "too few"
+
+    rows = [
+        (
+            f"{part.name} ({part.requests:,})",
+            percent(part.quality[0]),
+            percent(part.quality[1]),
+            signed_percent(part.quality[1] - part.quality[0]),
+            ends(part, (signed_percent(part.quality_gap[0]), signed_percent(part.quality_gap[1]))),
+            thousand(part.cost_usd[0]),
+            thousand(part.cost_usd[1]),
+            signed_money(1000 * (part.cost_usd[1] - part.cost_usd[0])),
+            ends(part, (signed_money(1000 * part.cost_gap[0]), signed_money(1000 * part.cost_gap[1]))),
+        )
+        for part in (found.whole, *found.workflows)
+    ]
+    headers = (
+        "Requests", "Quality, first", "Second", "Difference, points", "95%", "USD per 1,000, first", "Second", "Difference",
+        "95%",
+    )  # fmt: skip
+    return Table("Both bundles on the same requests, the second minus the first", headers, rows, 0)
+
+
+def _shares(found: SideBySide) -> Table:
+    shares = sorted(found.shares.items(), key=lambda one: -max(one[1]))
+    rows = [(name, percent(first), percent(second), signed_percent(second - first)) for name, (first, second) in shares]
+    return Table("Where requests go", ("Candidate", "First", "Second", "Difference, points"), rows)
+
+
+def _setups(sides: tuple[Side, Side]) -> Table:
+    """What they were made of, row by row."""
+    told: dict[str, Callable[[Manifest], str]] = {
+        "Version": lambda one: one.version,
+        "Made": lambda one: one.created,
+        "Log": lambda one: one.data_fingerprint[:12] + (" (simulated)" if one.simulated else ""),
+        "Candidates": lambda one: ", ".join(candidate.name for candidate in one.candidates),
+        "Reference": lambda one: one.reference,
+        "Default point": lambda one: one.default_point,
+        "Estimator": lambda one: one.head.estimator,
+        "Calibration": lambda one: one.head.calibration,
+        "Encoder": lambda one: one.encoder.name,
+    }
+    rows = [(name, *(tell(side.manifest) for side in sides)) for name, tell in told.items()]
+    return Table("The two bundles", ("What", "First", "Second"), rows)
+
+
+def _points(sides: tuple[Side, Side]) -> Table:
+    """Operating points of the same name beside each other; on its own calibration part each."""
+    names = list(dict.fromkeys(point.name for side in sides for point in side.manifest.operating_points))
+    rows = []
+    for name in names:
+        row = [name]
+        for side in sides:
+            point = next((one for one in side.manifest.operating_points if one.name == name), None)
+            proof = None if point is None else point.certificate
+            row += [
+                "no such point"
+                if point is None
+                else "not certified"
+                if proof is None
+                else f"at most {percent(proof.alpha)}",
+                "" if proof is None else percent(proof.bound),
+                "" if point is None else percent(point.saving),
+            ]
+        rows.append(row)
+    headers = ("Point", "First may fail", "Bound", "Saving", "Second may fail", "Bound", "Saving")
+    return Table("Operating points, each on its own calibration requests", headers, rows)
