@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from serving.bundle.manifest import Manifest, OperatingPoint
+from training.publish.pages.month import Month
 from training.publish.pages.written import count, day, money, percent, span
 
 _NO_MONTH = "The log has no dates, so there is no month: --set report.requests_a_month=N tells it."
@@ -42,7 +43,7 @@ class FirstScreen:
 
 def first_screen(manifest: Manifest, document: Mapping[str, Any], making: Mapping[str, Any]) -> FirstScreen:
     """Every figure is the manifest's own or computed from it; `document` and `making` give words alone."""
-    point, money_of = manifest.default, _Month.of(manifest)
+    point, money_of = manifest.default, Month.of(manifest)
     certified = point.certificate is not None
     title = _title(manifest, money_of)
     figures = (
@@ -60,44 +61,7 @@ def first_screen(manifest: Manifest, document: Mapping[str, Any], making: Mappin
     )
 
 
-@dataclass(frozen=True)
-class _Month:
-    """A month by the manifest's figures; None where the log does not tell."""
-
-    requests: float | None
-    reference_usd: float | None
-    logged_usd: float | None
-    saved_usd: float | None
-    saved_low: float | None
-    saved_high: float | None
-    against_log_usd: float | None
-
-    @staticmethod
-    def of(manifest: Manifest) -> _Month:
-        known = manifest.metrics
-        requests, base = known.get("requests_a_month"), known.get("reference_cost_usd_per_request")
-        everything = None if requests is None or base is None else requests * base
-        logged = known.get("log_cost_usd_per_request")
-        return _Month(
-            requests,
-            everything,
-            None if requests is None or logged is None else requests * logged,
-            known.get("month_saved_usd"),
-            known.get("month_saved_low"),
-            known.get("month_saved_high"),
-            known.get("month_saved_against_log_usd"),
-        )
-
-    @property
-    def routed_usd(self) -> float | None:
-        return None if self.reference_usd is None or self.saved_usd is None else self.reference_usd - self.saved_usd
-
-    def share(self, saving: float | None) -> float | None:
-        """What saving such a share of what all to the reference costs is in USD."""
-        return None if self.reference_usd is None or saving is None else self.reference_usd * saving
-
-
-def _title(manifest: Manifest, month: _Month) -> str:
+def _title(manifest: Manifest, month: Month) -> str:
     point, reference = manifest.default, manifest.reference
     if point.certificate is None:
         if point.always is not None:
@@ -137,7 +101,7 @@ def _lead(manifest: Manifest, point: OperatingPoint) -> str:
     )
 
 
-def _warnings(manifest: Manifest, document: Mapping[str, Any], month: _Month) -> tuple[str, ...]:
+def _warnings(manifest: Manifest, document: Mapping[str, Any], month: Month) -> tuple[str, ...]:
     found = []
     dearer = month.against_log_usd is not None and month.against_log_usd < 0
     if dearer and manifest.default.always is not None:
@@ -161,7 +125,7 @@ def _warnings(manifest: Manifest, document: Mapping[str, Any], month: _Month) ->
     return tuple(found)
 
 
-def _saved(manifest: Manifest, month: _Month) -> Figure:
+def _saved(manifest: Manifest, month: Month) -> Figure:
     point, proof = manifest.default, manifest.default.certificate
     label = f"saved against all to {manifest.reference}"
     if month.saved_usd is None or month.reference_usd is None:
@@ -177,7 +141,7 @@ def _saved(manifest: Manifest, month: _Month) -> Figure:
     return Figure("month_saved_usd", f"A month, {label}", month.saved_usd, money(month.saved_usd), note, formula)
 
 
-def _against_log(month: _Month) -> Figure:
+def _against_log(month: Month) -> Figure:
     label, formula = (
         "A month, saved against what the log cost",
         "requests_a_month × log_cost_usd_per_request − routed a month",
@@ -240,7 +204,7 @@ def _confidence(point: OperatingPoint) -> Figure:
     return Figure("confidence", label, 1 - proof.delta, percent(1 - proof.delta), note, formula)
 
 
-def _estimate(manifest: Manifest, month: _Month) -> Figure:
+def _estimate(manifest: Manifest, month: Month) -> Figure:
     guess = manifest.default.estimated
     saving = None if guess is None else guess.saving
     in_usd = month.share(saving)
