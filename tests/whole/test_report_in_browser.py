@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
-from filelock import FileLock
 
 from serving.bundle.manifest import open_bundle
 from tests import fake_bundle
-from tests.conftest import ROOT
+from tests.browser import grave
 from training.publish.document import read_document
 from training.publish.making import of_addition
 from training.publish.pages import of_comparison, of_report
@@ -22,8 +17,6 @@ from training.publish.pages import of_comparison, of_report
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-CHROMIUM = "/usr/bin/chromium"
-AXE = "4.14.1"
 WIDTHS = (360, 1024)
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 CHARTS = {"report": 7, "bare": 0, "both": 1}
@@ -49,44 +42,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not Path(CHROMIUM).exists():
-        pytest.skip(f"no {CHROMIUM}: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        yield found
-        found.close()
-
-
-@pytest.fixture(scope="module")
-def axe() -> str:
-    """axe-core's script, fetched from npm once."""
-    folder = ROOT / ".cache" / "axe"
-    folder.mkdir(parents=True, exist_ok=True)
-    script, packed = folder / f"axe-{AXE}.min.js", folder / f"axe-core-{AXE}.tgz"
-    with FileLock(folder / "lock"):
-        if not script.exists():
-            if (npm := shutil.which("npm")) is None:
-                pytest.skip("no npm, which fetches axe-core: apt-get install npm")
-            command = [npm, "pack", f"axe-core@{AXE}", "--silent", "--pack-destination", str(folder)]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-            if done.returncode:
-                pytest.skip(f"npm could not fetch axe-core {AXE}: {done.stderr.strip()[-200:]}")
-            with tarfile.open(packed) as package:
-                inside = package.extractfile("package/axe.min.js")
-                assert inside is not None
-                script.write_bytes(inside.read())
-    return script.read_text(encoding="utf-8")
-
-
 def visit(
-    browser: Browser, path: Path, width: int, scheme: Literal["light", "dark"], **more: Any
+    chromium: Browser, path: Path, width: int, scheme: Literal["light", "dark"], **more: Any
 ) -> tuple[Page, list[str], list[str]]:
     """The page once it has drawn its charts, what its console complains of, and what it asked for."""
-    context = browser.new_context(
+    context = chromium.new_context(
         offline=True, viewport={"width": width, "height": 800}, color_scheme=scheme, bypass_csp=False, **more
     )
     page = context.new_page()
@@ -105,36 +65,29 @@ def visit(
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("width", WIDTHS)
 def test_it_opens_without_a_network_and_keeps_nobody_out(
-    browser: Browser, axe: str, pages: Path, width: int, scheme: Literal["light", "dark"], name: str
+    chromium: Browser, pages: Path, width: int, scheme: Literal["light", "dark"], name: str
 ) -> None:
     path = pages / f"{name}.html"
-    page, said, asked = visit(browser, path, width, scheme)
+    page, said, asked = visit(chromium, path, width, scheme)
     assert said == []
     assert asked == [path.as_uri()]
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     for box in page.locator(".box:visible").all():
         assert box.evaluate("one => one.scrollWidth <= one.clientWidth") or width > 360, "a table is half hidden"
-    page.evaluate(axe)
-    found = page.evaluate("async () => (await axe.run(document)).violations")
-    grave = [
-        (one["id"], [node["target"] for node in one["nodes"][:4]])
-        for one in found
-        if one["impact"] in ("serious", "critical")
-    ]
-    assert grave == []
+    assert grave(page) == []
     page.context.close()
 
 
-def test_without_scripts_the_pictures_stay(browser: Browser, pages: Path) -> None:
-    page, _, asked = visit(browser, pages / "report.html", 1024, "light", java_script_enabled=False)
+def test_without_scripts_the_pictures_stay(chromium: Browser, pages: Path) -> None:
+    page, _, asked = visit(chromium, pages / "report.html", 1024, "light", java_script_enabled=False)
     assert page.locator("figure .still img").count() == CHARTS["report"]
     assert page.locator("figure .still img").first.is_visible()
     assert len(asked) == 1
     page.context.close()
 
 
-def test_printed_it_begins_with_the_first_screen_alone_and_cuts_nothing_off(browser: Browser, pages: Path) -> None:
-    page, _, _ = visit(browser, pages / "report.html", 703, "dark")  # as wide as A4 between its margins
+def test_printed_it_begins_with_the_first_screen_alone_and_cuts_nothing_off(chromium: Browser, pages: Path) -> None:
+    page, _, _ = visit(chromium, pages / "report.html", 703, "dark")  # as wide as A4 between its margins
     page.emulate_media(media="print")
     header = page.locator("header").bounding_box()
     assert header is not None
@@ -149,8 +102,8 @@ def test_printed_it_begins_with_the_first_screen_alone_and_cuts_nothing_off(brow
     page.context.close()
 
 
-def test_a_chart_is_saved_as_a_picture(browser: Browser, pages: Path, tmp_path: Path) -> None:
-    page, said, _ = visit(browser, pages / "report.html", 1024, "light")
+def test_a_chart_is_saved_as_a_picture(chromium: Browser, pages: Path, tmp_path: Path) -> None:
+    page, said, _ = visit(chromium, pages / "report.html", 1024, "light")
     with page.expect_download() as waited:
         page.get_by_role("button", name="Save as PNG").first.click()
     waited.value.save_as(tmp_path / "chart.png")
