@@ -149,6 +149,7 @@ class Decision:
     `propensity` is the probability with which this candidate was chosen: 1 unless the router explores. `novelty` says how
     unlike the training prompts the prompt is, `cluster` which of their clusters it is nearest to. Where a decision was made
     without estimates (it took too long, or none was eligible and a rule names who answers then), these are None.
+    `instead` is who would have been chosen where another was explored, whatever order the fallbacks are in.
     `warnings` names the budgets that are spent and only warn, as "<scope>/<period>", and says where want of knowledge left
     one candidate. `held_usd` is what limits and budgets hold against it: the expected cost, and no less than the counted
     prompt alone. `also` is who is asked too, for what there is to learn: the answer is the recommended candidate's.
@@ -174,6 +175,7 @@ class Decision:
     held_usd: float | None = None
     also: Also | None = None
     held_back: HeldBack | None = None
+    instead: str | None = None
 
     @property
     def label(self) -> str:

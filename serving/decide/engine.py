@@ -147,8 +147,8 @@ class Engine:
             made = self._decision(usual, limit, rules, choice, 0.0, None, _uncertified)
             if default is not None:
                 return made
-            why = self._eligibility.why(rules, policy)
-            return made._replace(refused=NoEligibleCandidateError(self.candidates, rules, why))
+            refused = NoEligibleCandidateError(self.candidates, rules, self._eligibility.why(rules, policy))
+            return made._replace(refused=refused)
         # One that is left for want of knowledge looks like a choice, and is none.
         missing = self._eligibility.unknown(rules) if len(eligible) == 1 else ""
         if without is not None:
@@ -212,8 +212,7 @@ class Engine:
         """Without estimates the reference is used, else the cheapest: nothing tells how good the others would be."""
         bare = Situation(most_usd=situation.most_usd)
         none, always = [0.0] * len(seen.cost), self._settings[ALWAYS_REFERENCE]
-        limit = list(demand.cost_usd)
-        return Weighed(policy, bare, always, none, none, seen.cost, limit, seen)
+        return Weighed(policy, bare, always, none, none, seen.cost, list(demand.cost_usd), seen)
 
     def _choose(
         self, weighed: Weighed, point: OperatingPoint | None, eligible: list[int], apart: Sequence[int] = ()
@@ -342,6 +341,7 @@ class Engine:
             bundle=self.manifest.version,
             warnings=(missing,) if missing else (),
             held_usd=known_or_none(limit[choice.order[0]]),
+            instead=None if choice.instead is None else self.candidates[choice.instead],
         )
         return Made(decision, choice, limit, certified)
 

@@ -28,6 +28,11 @@ class Choice(NamedTuple):
     among: Sequence[int] = ()
     rate: float = 0.0
 
+    @property
+    def instead(self) -> int | None:
+        """Who would have been chosen where another was explored; preferences may have put that one behind other fallbacks."""
+        return self.among[0] if self.reason is Reason.EXPLORE else None
+
     def chance(self, column: int) -> float:
         """The probability with which a column was to be chosen, whatever was drawn."""
         if not self.among:
@@ -122,6 +127,7 @@ def shared(made: Made, policy: Policy, situation: Situation, otherwise: Otherwis
         reason=Reason.HELD_BACK,
         propensity=share * chance + 1.0 - share,
         held_back=None if none else HeldBack(own.candidate, own.confidence, own.expected_cost_usd),
+        instead=None,
     )
 
 

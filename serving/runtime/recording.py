@@ -27,7 +27,7 @@ from serving.state.also import Drawn
 from serving.state.conversations import Conversations
 from serving.state.drift import Drift
 from serving.store.feedback import ConflictError, Feedback, UnknownDecisionError
-from serving.store.rows import decision_row, shadow_columns
+from serving.store.rows import Reference, decision_row, shadow_columns
 from serving.store.transaction import Told
 from serving.store.writer import DecisionStore
 
@@ -132,7 +132,7 @@ class Recorder:
             if case.session is not None and lasting:
                 self._conversations.went(case.session, case.request.data, decision.candidate, private=case.private)
         with self._stored:
-            self._store_row(identifier, case, decision)
+            self._store_row(identifier, case, decision, serving)
         with self._shadowed:
             self._ask_shadow(identifier, case, decision, embedding, serving)
         with self._drifted:
@@ -183,12 +183,14 @@ class Recorder:
         usable = serving.same_encoder(shadow.live.current.router)
         shadow.ask(case.request, case.policy, decision, embedding if usable else None, answered)
 
-    def _store_row(self, identifier: str, case: Case, decision: Decision) -> None:
+    def _store_row(self, identifier: str, case: Case, decision: Decision, serving: Serving) -> None:
         if self._store is not None:
             request, keep = case.request.request, self._settings.store_prompts
             if case.private:
                 request, keep = self._bared(case), False
-            self._store.decided(decision_row(identifier, self._clock(), case.key, request, decision, prompt=keep))
+            reference = Reference.of(serving.router.manifest, case.request)
+            at = self._clock()
+            self._store.decided(decision_row(identifier, at, case.key, request, decision, reference, prompt=keep))
 
     def _bared(self, case: Case) -> RouteRequest:
         """What may be written of a request whose text may not be: its session id is a hash, its tag one that is known here."""

@@ -12,10 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from serving.account.asked import JUDGEMENTS
+
 # What feedback may tell. A call that did not fail is what a row holds until somebody tells of a failure.
-TOLD = ("quality", "candidate", "cost_usd", "input_tokens", "output_tokens", "latency_ms", "error")
-# Where a quality is from, the surer first. Without a source it was judged.
-JUDGEMENTS = ("judged", "thumb")
+TOLD = (
+    "quality", "candidate", "cost_usd", "input_tokens", "output_tokens", "latency_ms", "error", "judge_cost_usd",
+)  # fmt: skip
+# Where a quality is from, the surer first, `JUDGEMENTS` before all of these. Without a source it was judged.
 WEAK = ("schema", "empty", "cut", "switched", "retried")
 
 
@@ -44,7 +47,8 @@ class Feedback:
 
     `quality` is in [0, 1], and 0 where the call failed (`error`), `source` where it is from: one of `JUDGEMENTS` or `WEAK`,
     None as judged; `candidate` is who answered, if a fallback did, or who was asked too: then this is about that one's answer.
-    `cost_usd` in USD, `latency_ms` in milliseconds. With `replace` it takes the place of what was told before.
+    `cost_usd` and what judging the answer cost are in USD, `latency_ms` in milliseconds. With `replace` it takes the place of
+    what was told before.
     """
 
     decision_id: str
@@ -57,6 +61,7 @@ class Feedback:
     latency_ms: float | None = None
     error: bool | None = None
     replace: bool = False
+    judge_cost_usd: float | None = None
 
     @property
     def weak(self) -> bool:

@@ -5,12 +5,33 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from math import isinf
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import orjson
 
-from serving.bundle.request import RouteRequest
-from serving.decide.decision import Decision, HeldBack
+from serving.bundle.manifest import Manifest
+from serving.bundle.request import ReadRequest, RouteRequest
+from serving.decide.decision import Alternative, Decision, HeldBack
+
+
+class Reference(NamedTuple):
+    """The bundle's reference, and what a request's prompt alone costs there at the least, in USD; None where that has no price.
+
+    At the least, for it may be read from a cache.
+    """
+
+    name: str
+    input_usd: float | None
+
+    @classmethod
+    def of(cls, manifest: Manifest, request: ReadRequest) -> Self:
+        name = manifest.reference
+        candidate = next(one for one in manifest.candidates if one.name == name)
+        price, cached = candidate.input_usd_per_mtok, candidate.cache_read_usd_per_mtok
+        if price is None or manifest.cost_from[name] != "tokens":
+            return cls(name, None)
+        tokens = request.said * manifest.usual[name].input_ratio
+        return cls(name, tokens * (price if cached is None else min(price, cached)) / 1e6)
 
 
 def decision_row(
@@ -19,16 +40,18 @@ def decision_row(
     key: str | None,
     request: RouteRequest,
     decision: Decision,
+    reference: Reference,
     shadow: Decision | None = None,
     *,
     prompt: bool = True,
 ) -> Mapping[str, Any]:
     """What `tables.DECISIONS` keeps, by column; `at` in epoch seconds, `prompt` whether the request's text is kept.
 
-    `shadow` is what the shadow bundle would have decided; where the decision was held back, what the router itself would have
-    stands there.
+    `reference` is that of the bundle that decided. `shadow` is what the shadow bundle would have decided; where the decision
+    was held back, what the router itself would have stands there.
     """
-    chosen = next((one for one in decision.alternatives if one.candidate == decision.candidate), None)
+    seen = {one.candidate: one for one in decision.alternatives}
+    chosen = seen.get(decision.candidate)
     also = decision.also
     return {
         "id": identifier,
@@ -58,7 +81,16 @@ def decision_row(
         "also_candidate": None if also is None else also.candidate,
         "also_propensity": None if also is None else also.propensity,
         "also_expected_cost_usd": None if also is None else also.expected_cost_usd,
+        "reference": reference.name,
+        "reference_expected_cost_usd": _expected(seen.get(reference.name)),
+        "reference_input_usd": reference.input_usd,
+        "instead_candidate": decision.instead,
+        "instead_expected_cost_usd": _expected(seen.get(decision.instead or "")),
     }
+
+
+def _expected(one: Alternative | None) -> float | None:
+    return None if one is None else one.expected_cost_usd
 
 
 def shadow_columns(shadow: Decision | None) -> dict[str, Any]:

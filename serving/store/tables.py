@@ -54,6 +54,11 @@ DECISIONS = Table(
     Column("also_candidate", String(256)),  # who was asked too
     Column("also_propensity", Float),
     Column("also_expected_cost_usd", Float),
+    Column("reference", String(256)),  # the bundle's
+    Column("reference_expected_cost_usd", Float),
+    Column("reference_input_usd", Float),  # what the prompt alone costs there at the least
+    Column("instead_candidate", String(256)),  # who would have been chosen, where another was explored
+    Column("instead_expected_cost_usd", Float),
     Index("decision_at", "at"),
 )
 
@@ -73,6 +78,7 @@ def _told(name: str) -> Table:
         Column("latency_ms", Float),
         Column("error", Boolean, nullable=False),
         Column("quality_source", String(16)),  # where the quality is from; null: somebody judged it
+        Column("judge_cost_usd", Float),  # what judging the answer cost
         Index(f"{name}_at", "at"),
     )
 

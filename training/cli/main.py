@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from training.cli import added, bundles, evidence, inspecting, logs, planning
 from training.cli.options import HERE, at_home
+from training.cli.seeing import savings
 from training.cli.show import errors, say
 from training.errors import TrainingError
 
@@ -62,6 +63,7 @@ app.add_typer(evidence.app)
 app.add_typer(bundles.app)
 app.add_typer(planning.app)
 app.add_typer(added.app)
+app.add_typer(savings.app)
 
 
 @app.callback()

@@ -34,6 +34,9 @@ class FeedbackBody(BaseModel):
     output_tokens: int | None = Field(default=None, ge=0, le=10**12)
     latency_ms: float | None = Field(default=None, ge=0, description="How long the call took.")
     error: bool | None = Field(default=None, description="Whether the call failed; its quality is then 0.")
+    judge_cost_usd: float | None = Field(
+        default=None, ge=0, le=1e4, description="What judging the answer cost, by an LLM or by people."
+    )
     model: Name | None = Field(
         default=None,
         description="Who answered, if a fallback did; or the decision's `also.model`: this is about that one's answer.",
@@ -65,6 +68,7 @@ class FeedbackBody(BaseModel):
             output_tokens=self.output_tokens,
             latency_ms=self.latency_ms,
             error=self.error,
+            judge_cost_usd=self.judge_cost_usd,
             replace=self.replace,
         )
 

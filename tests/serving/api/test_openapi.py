@@ -22,7 +22,7 @@ from tests import fake_bundle
 
 PATHS = [
     "/healthz", "/metrics", "/readyz", "/v1/admin/reload", "/v1/budgets", "/v1/bundle", "/v1/candidates", "/v1/feedback",
-    "/v1/route", "/v1/route/batch",
+    "/v1/route", "/v1/route/batch", "/v1/savings",
 ]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from serving.bundle.manifest import Bundle, open_bundle
 from serving.bundle.request import RouteRequest
 from serving.decide.decision import Decision, Reason, Situation
+from serving.decide.endpoints import Preferences
 from serving.decide.exploration import explored, rate_of
 from serving.decide.policy import Policy
 from serving.decide.router import Router
@@ -95,6 +96,21 @@ def test_what_is_explored_has_no_certificate_and_what_is_not_keeps_it(router: Ro
     assert (forced.reason, forced.certificate) == (Reason.BUDGET, None), (
         "a choice that a budget changed is not explored"
     )
+
+
+@pytest.mark.parametrize("preferences", [None, Preferences(models=(SMALL, LARGE, OPEN)), Preferences(fallbacks=False)])
+def test_an_explored_decision_says_who_would_have_been_chosen_whatever_order_fallbacks_are_in(
+    router: Router, preferences: Preferences | None
+) -> None:
+    policy = Policy(knob=30.0, preferences=preferences)
+    plain = router.route("hello", policy)
+    assert (plain.candidate, plain.instead) == (OPEN, None)
+    for draw, tried in ((0.0, LARGE), (0.15, SMALL)):
+        decision = router.route("hello", policy, Situation(explore=0.2, draw=draw))
+        assert (decision.reason, decision.candidate, decision.instead) == (Reason.EXPLORE, tried, OPEN)
+    kept = router.route("hello", policy, Situation(explore=0.2, draw=0.9))
+    held = router.route("hello", policy, Situation(explore=0.2, draw=0.0, share=0.5, hold=1.0))
+    assert (kept.instead, held.reason, held.instead) == (None, Reason.HELD_BACK, None)
 
 
 def test_nothing_is_explored_where_the_reference_always_answers(router: Router) -> None:

@@ -41,13 +41,16 @@ CREATE TABLE outcome_router_store (version INTEGER NOT NULL, PRIMARY KEY (versio
 """
 MADE = [decision(f"d{n}", at=float(n), tools=bool(n % 2), max_output_tokens=10**12, knob=2.5) for n in range(50)]
 SAID = [feedback(f"d{n}", cost_usd=0.25, input_tokens=10**12).row(float(n)) for n in range(30)]
-NEWEST = "4"
-NOBODY_ELSE = (None, None, None)  # what a decision says of who was asked too where nobody was
-JUDGED = (None,)  # where feedback says that its quality is from, before it could
+NEWEST = "5"
+# What a decision says of the reference and of whom exploring passed over, before it could.
+NO_REFERENCE = (None,) * 5
+NOBODY_ELSE = (None,) * 3 + NO_REFERENCE  # and of who was asked too, where nobody was
+UNPAID = (None,)  # what judging cost, before it was told
+JUDGED = (None, *UNPAID)  # and where a quality is from
 NEXT = """
 import sqlalchemy as sa
-revision = "5"
-down_revision = "4"
+revision = "6"
+down_revision = "5"
 def upgrade(op):
     op.add_column("decision", sa.Column("later", sa.Integer, nullable=False, server_default="7"))
     op.rename_table("feedback", "said")
@@ -109,9 +112,9 @@ def following(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The migrations with one more, that a later version might bring."""
     folder = tmp_path / "migrations"
     shutil.copytree(module.MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "v5.py").write_text(NEXT)
+    (folder / "v6.py").write_text(NEXT)
     monkeypatch.setattr(module, "MIGRATIONS", folder)
-    return folder / "v5.py"
+    return folder / "v6.py"
 
 
 @pytest.mark.parametrize("made_by", ["this", "0.1"])
@@ -140,7 +143,7 @@ def test_a_store_of_version_2_is_upgraded_and_keeps_every_row(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "migrations"
-    shutil.copytree(module.MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__", "v3.py", "v4.py"))
+    shutil.copytree(module.MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__", "v3.py", "v4.py", "v5.py"))
     with monkeypatch.context() as patch:
         patch.setattr(module, "MIGRATIONS", folder)
         open_engine(url).dispose()
@@ -166,7 +169,7 @@ def test_a_store_of_version_3_is_upgraded_and_what_was_told_counts_as_judged(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "migrations"
-    shutil.copytree(module.MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__", "v4.py"))
+    shutil.copytree(module.MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__", "v4.py", "v5.py"))
     with monkeypatch.context() as patch:
         patch.setattr(module, "MIGRATIONS", folder)
         open_engine(url).dispose()
@@ -176,7 +179,27 @@ def test_a_store_of_version_3_is_upgraded_and_what_was_told_counts_as_judged(
     assert before[MARKER] == [("3",)]
     open_engine(url).dispose()
     told = {name: [(*row, *JUDGED) for row in before[name]] for name in ("feedback", "also_feedback")}
-    assert everything(url) == before | told | {MARKER: [(NEWEST,)]}
+    decided = [(*row, *NO_REFERENCE) for row in before["decision"]]
+    assert everything(url) == before | told | {MARKER: [(NEWEST,)], "decision": decided}
+    assert differences(url) == []
+
+
+def test_a_store_of_version_4_is_upgraded_and_what_was_decided_has_no_reference(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "migrations"
+    shutil.copytree(module.MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__", "v5.py"))
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "MIGRATIONS", folder)
+        open_engine(url).dispose()
+    fill(url)
+    run(url, "INSERT INTO also_feedback (decision_id, at, candidate, quality, error) VALUES ('d1', 1, 'x', 0.5, false)")
+    before = everything(url)
+    assert before[MARKER] == [("4",)]
+    open_engine(url).dispose()
+    told = {name: [(*row, *UNPAID) for row in before[name]] for name in ("feedback", "also_feedback")}
+    decided = [(*row, *NO_REFERENCE) for row in before["decision"]]
+    assert everything(url) == before | told | {MARKER: [(NEWEST,)], "decision": decided}
     assert differences(url) == []
 
 
@@ -199,7 +222,7 @@ def test_several_workers_may_upgrade_at_once(url: str, following: Path) -> None:
         for one in [pool.submit(start) for _ in range(4)]:
             one.result()
     after = everything(url)
-    assert version(url) == [("5",)]
+    assert version(url) == [("6",)]
     assert after["decision"] == [(*row, *NOBODY_ELSE, 7) for row in before["decision"]]
     assert after["said"] == [(*row, *JUDGED) for row in before["feedback"]]
 

@@ -104,14 +104,21 @@ def _columns(connection: sa.Connection, url: str, table: str, schema: str | None
 
 
 @contextmanager
-def connected(url: str) -> Iterator[tuple[sa.Connection, str | None]]:
-    """A connection that only reads, and the schema that the URL names; database errors become OutcomeError."""
+def connected(url: str, *, steady: bool = False) -> Iterator[tuple[sa.Connection, str | None]]:
+    """A connection that only reads, and the schema that the URL names; database errors become OutcomeError.
+
+    A `steady` one sees everything as it was at its first look, whoever writes meanwhile.
+    """
     address, schema = _address(url)
     engine = sa.create_engine(address, poolclass=sa.NullPool)
     try:
         with engine.connect() as connection:
             if address.get_backend_name() == "postgresql":
                 connection.execution_options(postgresql_readonly=True)
+                if steady:
+                    connection.execution_options(isolation_level="REPEATABLE READ")
+            elif steady:
+                connection.exec_driver_sql("BEGIN")
             yield connection, schema
     except SQLAlchemyError as error:
         raise OutcomeError(

@@ -40,8 +40,8 @@ SETTING = "ROUTER_STORE_PROMPTS"
 # The tables, as they are in the database: the service that writes them is not asked.
 _MARKER, _DECISIONS, _FEEDBACK, _ALSO = "outcome_router_store", "decision", "feedback", "also_feedback"
 # The store's versions that are read here; 0.1 wrote "1" as a number. Before "3" nobody was asked
-# too, before "4" every quality was judged.
-_VERSIONS = ("1", "2", "3", "4")
+# too, before "4" every quality was judged; what "5" has more is no outcome.
+_VERSIONS = ("1", "2", "3", "4", "5")
 # Why a row was logged, where the outcome table says it: who was asked too was drawn among all the router's own traffic.
 _PURPOSE = {"purpose": "learn"} if "purpose" in COLUMNS else {}
 
@@ -83,14 +83,7 @@ def read_url(url: str, _options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
 
 def _rows(url: str) -> Iterator[Records]:
     with database.connected(url) as (connection, schema):
-        marker, decisions, feedback, *also = _tables(connection, url, schema)
-        version = connection.scalar(sa.select(sa.cast(marker.columns[0], sa.Text)))
-        if version not in _VERSIONS:
-            read = ", ".join(_VERSIONS[:-1])
-            raise OutcomeError(
-                f"{database.shown(url)}: the store's version is {version}, this code reads {read} and {_VERSIONS[-1]}; "
-                "read it with the version of outcome-router that wrote it"
-            )
+        decisions, feedback, *also = tables(connection, url, schema)
         known = feedback.c.candidate.in_(sa.select(decisions.c.candidate).distinct())
         columns = [*(decisions.c[name] for name in _DECIDED), *(_told(feedback, name) for name in _SAID), known]
         joined = decisions.join(feedback, feedback.c.decision_id == decisions.c.id, full=True)
@@ -101,6 +94,22 @@ def _rows(url: str) -> Iterator[Records]:
         query = sa.select(*(column.label(name) for column, name in zip(columns, _COLUMNS, strict=True)))
         query = query.select_from(joined).order_by(decisions.c.at, decisions.c.id, feedback.c.decision_id)
         yield from database.batches(connection, query)
+
+
+def tables(connection: sa.Connection, url: str, schema: str | None) -> list[sa.Table]:
+    """A store's decisions, the feedback on them and, if it has that, on who was asked too; raises OutcomeError.
+
+    The version that wrote it is one that is read here; what an earlier one lacks, its tables lack.
+    """
+    marker, *found = _tables(connection, url, schema)
+    version = connection.scalar(sa.select(sa.cast(marker.columns[0], sa.Text)))
+    if version not in _VERSIONS:
+        read = ", ".join(_VERSIONS[:-1])
+        raise OutcomeError(
+            f"{database.shown(url)}: the store's version is {version}, this code reads {read} and {_VERSIONS[-1]}; "
+            "read it with the version of outcome-router that wrote it"
+        )
+    return found
 
 
 def _told(table: sa.Table, name: str) -> sa.ColumnElement[Any]:

@@ -1,0 +1,69 @@
+"""An account of savings as a document and as CSV, the same wherever it is asked for."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import asdict, fields
+from typing import Any
+
+from serving.account.savings import Account, Line, Ratio
+from serving.account.window import iso
+
+# Routing's own costs, which are together in the document.
+COSTS = ("exploration_usd", "also_usd", "judge_usd")
+OTHER = "(other)"
+# What a spreadsheet takes for the beginning of a formula.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def document(account: Account) -> dict[str, Any]:
+    """The account as it is answered."""
+    method = account.method
+    return {
+        "from": iso(account.since),
+        "to": iso(account.until),
+        "by": account.by,
+        "method": None if method is None else method.value,
+        "references": [_ratio(one) for one in account.ratios],
+        "total": _line(account.total),
+        "lines": [_line(one) for one in account.lines],
+        "other": None if account.other is None else _line(account.other),
+    }
+
+
+def as_csv(account: Account) -> str:
+    """A row for each line and one for what came to none, without the total."""
+    names = [one.name for one in fields(Line)]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([f"routing_costs_{name}" if name in COSTS else name for name in names])
+    for line in account.lines:
+        writer.writerow([_cell(line.name), *(getattr(line, name) for name in names[1:])])
+    if account.other is not None:
+        writer.writerow([OTHER, *(getattr(account.other, name) for name in names[1:])])
+    return out.getvalue()
+
+
+def _line(line: Line) -> dict[str, Any]:
+    told = asdict(line)
+    return {
+        **{name: told[name] for name in told if name not in COSTS},
+        "routing_costs": {name: told[name] for name in COSTS},
+    }
+
+
+def _ratio(one: Ratio) -> dict[str, Any]:
+    return {
+        "reference": one.reference,
+        "method": one.method.value,
+        "ratio": one.ratio,
+        "low": one.low,
+        "high": one.high,
+        "answers": one.answers,
+        "conversations": one.conversations,
+    }
+
+
+def _cell(name: str | None) -> str | None:
+    return f"'{name}" if name is not None and name.startswith(_FORMULA) else name

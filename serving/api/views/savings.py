@@ -1,0 +1,163 @@
+"""GET /v1/savings."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Literal
+
+import orjson
+from anyio import CapacityLimiter, to_thread
+from fastapi import Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.exc import OperationalError
+from starlette.exceptions import HTTPException
+
+from serving.account.savings import ENOUGH, Method
+from serving.account.shown import as_csv, document
+from serving.account.window import MOST_DAYS, USUAL_DAYS, By, Window, WindowError
+from serving.api.auth import caller
+from serving.api.endpoints import service_of
+from serving.api.parsing import BodyError
+from serving.api.views.table import REFUSED, View
+from serving.runtime.pipeline import Service
+from serving.store.savings import savings as asked_of
+
+CSV = "text/csv"
+# Any key may ask, each time for sums over all of its decisions: so many at once, the others wait.
+_AT_ONCE = 2
+_WHEN = "Seconds since 1970, or ISO 8601; UTC where it names no zone."
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class RoutingCosts(_Document):
+    """What routing itself cost, in USD."""
+
+    exploration_usd: float = Field(
+        description="What exploring was expected to cost beyond those who would have been chosen: below 0 where that was "
+        "cheaper. It is in what was paid, and not subtracted again."
+    )
+    also_usd: float = Field(description="Answers of those who were asked too: as told, until then as expected.")
+    judge_usd: float = Field(description="Judging, as feedback tells it (`judge_cost_usd`).")
+
+
+class SavingsLine(_Document):
+    """The account of some decisions, in USD: `saved_usd` is `reference_usd - compared_usd` less `also_usd` and `judge_usd`."""
+
+    name: str | None = Field(description="The line's; null of decisions without one, of the total and of `other`.")
+    decisions: int
+    costed: int = Field(description="Whose cost feedback tells.")
+    uncosted: int = Field(description="The others: nothing of them is counted as saved.")
+    compared: int = Field(
+        description="Of the costed, those not held back and whose reference is known: what is compared."
+    )
+    without_reference: int = Field(description="Stored before the reference's expected cost was, or it is not known.")
+    held_back: int = Field(description="Decisions that were not followed; not compared.")
+    failed: int = Field(description="Calls that failed, at which the reference is taken to have cost nothing either.")
+    actual_usd: float = Field(description="What the costed decisions cost.")
+    expected_usd: float = Field(description="What was expected of these.")
+    compared_usd: float = Field(description="What those that are compared cost.")
+    reference_usd: float = Field(description="What the reference would have cost at these.")
+    reference_low: float = Field(description="The lower end of its 95% interval.")
+    reference_high: float | None = Field(description="The upper end; null where nothing says.")
+    saved_usd: float = Field(description="Below 0 where routing cost more than it saved.")
+    saved_low: float
+    saved_high: float | None
+    saving: float | None = Field(description="As a share of `reference_usd`.")
+    judged: int = Field(description="Answers that were judged, hints and failed calls not counted.")
+    quality: float | None = Field(description="Mean quality of these.")
+    quality_low: float | None = Field(description="The lower end of its 95% interval (Wilson), by conversation.")
+    quality_high: float | None
+    routing_costs: RoutingCosts
+
+
+class ReferenceCost(_Document):
+    """What a reference's answers cost for each dollar that was expected of them, with a 95% interval."""
+
+    reference: str
+    method: Method = Field(
+        description=f"From what: its own answers of at least {ENOUGH} conversations; other candidates' answers, between the "
+        "lowest and the highest of theirs; or, without either, no less than the prompts alone cost."
+    )
+    ratio: float
+    low: float
+    high: float | None
+    answers: int
+    conversations: int
+
+
+class SavingsResponse(_Document):
+    """What routing saved against sending everything to the reference, whose answers nobody has: hence the intervals."""
+
+    since: str = Field(alias="from", description="UTC; decisions made from then on.")
+    until: str = Field(alias="to", description="UTC; and before that.")
+    by: By
+    method: Method | None = Field(description="The least sure one of the references'; null without any decision.")
+    references: list[ReferenceCost]
+    total: SavingsLine
+    lines: list[SavingsLine] = Field(description="At most 1,000: the busiest first, days in their order.")
+    other: SavingsLine | None = Field(description="What came to no line of its own.")
+
+
+async def savings(
+    request: Request,
+    by: Annotated[By, Query(description="What there is a line for.")] = By.DAY,
+    since: Annotated[
+        str | None,
+        Query(alias="from", max_length=64, description=f"{_WHEN} {USUAL_DAYS} days before `to`, at most {MOST_DAYS}."),
+    ] = None,
+    until: Annotated[str | None, Query(alias="to", max_length=64, description=f"{_WHEN} Now, without it.")] = None,
+    form: Annotated[
+        Literal["json", "csv"] | None, Query(alias="format", description="Without it, as Accept asks for.")
+    ] = None,
+) -> Response:
+    """What decisions cost, what the reference would have cost, what routing itself cost, and the quality by feedback.
+
+    A key that may administer sees all decisions, another its own. What the reference would have cost is an interval: where it
+    answered itself, what was told, elsewhere what was expected of it, as its own answers came to more or less than that.
+    """
+    service = service_of(request)
+    key = caller(request, service)
+    if service.store is None:
+        raise HTTPException(404, "This service stores no decisions (ROUTER_STORE is empty).")
+    try:
+        window = Window.asked(by, since, until, time.time(), _own(service, key))
+    except WindowError as error:
+        raise BodyError.on(error.field, str(error)) from None
+    state = request.app.state
+    if not hasattr(state, "savings"):
+        state.savings = CapacityLimiter(_AT_ONCE)
+    try:
+        found = await to_thread.run_sync(asked_of, service.store.engine, window, limiter=state.savings)
+    except OperationalError:
+        why = "The store did not answer in time; ask for a shorter time, or again later."
+        raise HTTPException(503, why, {"Retry-After": "10"}) from None
+    if form == "csv" or (form is None and _wants_csv(request)):
+        name = {"Content-Disposition": f'attachment; filename="savings-by-{by.value}.csv"'}
+        return Response(as_csv(found), headers=name, media_type=f"{CSV}; charset=utf-8")
+    return Response(orjson.dumps(document(found)), media_type="application/json")
+
+
+def _own(service: Service, key: str | None) -> str | None:
+    """Whose decisions the caller may see alone; None: everybody's."""
+    rules = (
+        None if key is None else service.rules.keys.get(key)
+    )  # one just taken out of the rule file has its own at most
+    return None if rules is not None and rules.admin else key
+
+
+def _wants_csv(request: Request) -> bool:
+    accepted = [one.partition(";")[0].strip().lower() for one in request.headers.get("accept", "").split(",")]
+    return CSV in accepted and "application/json" not in accepted
+
+
+VIEW = View(
+    "/v1/savings",
+    savings,
+    SavingsResponse,
+    "operations",
+    (*REFUSED, (404, "Nothing is stored."), (422, "A parameter is wrong, and `errors` names it.")),
+    CSV,
+)
