@@ -16,6 +16,7 @@ from serving.bundle.catalogue import Candidate
 from serving.bundle.manifest import Bundle, new_bundle, open_bundle, seal
 from serving.decide.router import Router
 from training.certify.certify import calibration_data, certify, cross_fitted
+from training.certify.tested import TESTED_HEAD
 from training.config import Params
 from training.dataset.fingerprints import write_fingerprints
 from training.dataset.inputs import Progress, silent
@@ -34,7 +35,7 @@ from training.publish import report
 from training.publish.bundle import draft_manifest, write_test_requests
 from training.publish.compare import compare_on_test_part
 from training.publish.document import frontier_document, with_month
-from training.publish.promote import TESTED_HEAD, Promotion, consider, make_current, on_less_evidence
+from training.publish.promote import Promotion, consider, make_current, on_less_evidence
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from serving.bundle.catalogue import Candidate
 from serving.bundle.features import SURFACE
 from serving.bundle.manifest import Bundle, Manifest, OperatingPoint, new_bundle, open_bundle, seal
 from serving.decide.router import Router
+from training.certify.tested import TESTED_HEAD
 from training.config import Params
 from training.dataset.fingerprints import SEEN, write_fingerprints
 from training.dataset.inputs import Progress, silent
@@ -29,7 +30,7 @@ from training.extend.log import LEAST, ExtendError, Known, known_of
 from training.extend.points import Used, calibration_data, points_of
 from training.logs.outcomes import Outcomes
 from training.publish.document import frontier_document, read_document, with_month, write_document
-from training.publish.promote import CURRENT, TESTED_HEAD, Promotion, make_current
+from training.publish.promote import CURRENT, Promotion, make_current
 
 _HEAD = "head.onnx"
 # What tells of the champion's own test part, which the new candidate has no outcome of.
