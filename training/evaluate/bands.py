@@ -17,9 +17,9 @@ from training.measure.frontier import bootstrap_weights
 from training.measure.offpolicy import MINIMUM_EFFECTIVE, doubly_robust, effective_sample_size, pseudo_outcomes
 
 COMPLETE: Literal["complete"] = "complete"
+DOUBLY_ROBUST: Literal["doubly robust"] = "doubly robust"
 # 320 MB of weights; and as many resamples as a 95% interval takes at least.
 _MOST_WEIGHTS, _LEAST_REPEATS = 40_000_000, 100
-DOUBLY_ROBUST: Literal["doubly robust"] = "doubly robust"
 
 
 @dataclass(frozen=True)
