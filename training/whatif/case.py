@@ -250,7 +250,8 @@ class Case:
         """The frontier, the operating points and where requests go, with what was changed."""
         columns, eligible, routable = self.routed()
         if not routable.any():
-            raise WhatIfError(f"no candidate may answer any of the {len(self):,} requests: {'; '.join(self.changes)}")
+            why = "; ".join((*self.changes, *self.stays))
+            raise WhatIfError(f"no candidate may answer any of the {len(self):,} requests: {why}")
         part = self if routable.all() else self._take(routable)
         columns, eligible = columns[routable], eligible[routable]
         found = tradeoff(

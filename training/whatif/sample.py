@@ -42,7 +42,8 @@ def unseen(
             )
             if int(split.test.sum()) == router.manifest.metrics.get("test_requests"):
                 count = int(split.test.sum())
-                said = f"the {count:,} requests of the bundle's own test part, by heads that did not learn from it"
+                said = f"the {count:,} requests of the bundle's own test part, by heads that did not learn from it "
+                said += "and at the knobs that are served (the report's are at those that were tested)"
                 return split.test, said, False, as_tested(router)
     if fresh.sum() >= ENOUGH_UNSEEN:
         said = f"{int(fresh.sum()):,} of {n:,} requests; from the others the bundle was made"
