@@ -1,13 +1,17 @@
-"""A log as tables: by workflow and candidate, who was judged and by whom, and which candidates were tried on the same requests."""
+"""A log as tables: by workflow and candidate, who was judged and by whom, and who was tried on the same requests."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 
+from serving.bundle.catalogue import Candidate
 from serving.bundle.manifest import NO_WORKFLOW
 from training.config import JUDGEMENTS
 from training.dataset.label import judged_quality
+from training.dataset.tries import costed
 
 
 def cells(frame: pd.DataFrame) -> pd.DataFrame:
@@ -38,6 +42,17 @@ def judges(frame: pd.DataFrame) -> pd.DataFrame:
     source = source.where(source.notna(), JUDGEMENTS[0]).where(frame["quality"].notna(), "nobody")
     found = pd.crosstab(frame["candidate"], source)
     return found.rename_axis(index="candidate", columns=None).reset_index()
+
+
+def with_costs(frame: pd.DataFrame, catalogue: Mapping[str, Candidate]) -> pd.DataFrame:
+    """The rows with a cost where none was logged: tokens times the catalogue's price, where both are known."""
+    prices = {name: (one.input_usd_per_mtok, one.output_usd_per_mtok) for name, one in catalogue.items() if one.priced}
+    price_in, price_out = (
+        frame["candidate"].map({name: price[end] or 0.0 for name, price in prices.items()}).astype(float)
+        for end in (0, 1)
+    )
+    priced = (frame["input_tokens"].astype(float) * price_in + frame["output_tokens"].astype(float) * price_out) / 1e6
+    return frame.assign(cost_usd=frame["cost_usd"].where(costed(frame), priced))
 
 
 def overlap(frame: pd.DataFrame) -> pd.DataFrame:

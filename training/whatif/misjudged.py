@@ -74,7 +74,7 @@ def worst_prompts(case: Case, most: int = 15) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def confusion_by_kind(case: Case) -> pd.DataFrame:
+def kinds_of_prompts(case: Case) -> pd.DataFrame:
     """Clusters of prompts by how often a stated chance above one half failed there, with how many outcomes say so."""
     labels, chance = case.known.labels, case.estimates.acceptable.astype(np.float64)
     cluster = case.estimates.nearness.argmax(axis=1)

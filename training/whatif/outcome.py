@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -104,6 +105,25 @@ class Outcome:
             sentences.append(f"No frontier: {self.tradeoff.why_not}.")
         return tuple(sentences)
 
+    @property
+    def told(self) -> tuple[str, ...]:
+        """The figures at the place that was asked for, else at the default operating point, and what `said` says."""
+        mark = self.here or self.default
+        if mark is None:
+            return self.said
+        broken = "" if mark.violation_rate is None else f"; {mark.violation_rate:.1%} fail where the reference does not"
+        figures = (
+            f"1,000 requests cost {1000 * mark.cost_usd:,.3f} USD, {mark.saving:.1%} less than all to the reference (95% "
+            f"{mark.saving_low:.1%} … {mark.saving_high:.1%}), at a quality of {mark.quality:.1%} ({mark.quality_low:.1%} … "
+            f"{mark.quality_high:.1%}){broken}."
+        )
+        busiest = sorted(mark.shares.items(), key=lambda one: -one[1])
+        return (
+            figures,
+            "Where they go: " + ", ".join(f"{name} {part:.1%}" for name, part in busiest if part),
+            *self.said,
+        )
+
     def _point(self, point: OperatingPoint) -> OperatingPoint:
         mark = self.tradeoff.points.get(point.name)
         none = {"certificate": None, "quality": None, "cost_usd": None, "saving": None, "estimated": None}
@@ -146,3 +166,31 @@ def budget_next_month(outcome: Outcome, requests: float | None = None) -> Budget
     ]
     table = pd.DataFrame(rows).sort_values("usd", ascending=False, ignore_index=True)
     return Budget(count, total, count * mark.cost_low, count * mark.cost_high, table)
+
+
+def compared(outcomes: Mapping[str, Outcome]) -> pd.DataFrame:
+    """A row for each outcome, at the place that was asked for, else at its default operating point; `knob` is where that is."""
+    rows = []
+    for name, outcome in outcomes.items():
+        mark, requests = outcome.here or outcome.default, outcome.volume.requests_a_month
+        if mark is None:
+            rows.append({"case": name, "note": outcome.tradeoff.why_not or "not known"})
+            continue
+        rows.append(
+            {
+                "case": name,
+                "USD per 1,000": 1000 * mark.cost_usd,
+                "USD a month": None if requests is None else requests * mark.cost_usd,
+                "quality": mark.quality,
+                "quality from": mark.quality_low,
+                "quality to": mark.quality_high,
+                "saving": mark.saving,
+                "saving from": mark.saving_low,
+                "saving to": mark.saving_high,
+                "violations": mark.violation_rate,
+                "mostly to": max(mark.shares, key=mark.shares.__getitem__),
+                "knob": mark.knob,
+                "note": "an estimate" if outcome.changes else "",
+            }
+        )
+    return pd.DataFrame(rows)

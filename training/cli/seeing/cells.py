@@ -16,7 +16,6 @@ from training.charts.tables import table as table_of
 from training.charts.theme import NothingToDrawError, Spec
 from training.errors import TrainingError
 
-__all__ = ["chart", "command", "first", "frame", "said", "section", "together", "written"]
 _STYLE = "margin:.3em 0;max-width:60em"
 _MOST_ROWS = 200
 
@@ -88,6 +87,11 @@ def written(rows: pd.DataFrame, folder: Path, name: str) -> Shown:
 def command(*words: str) -> Shown:
     """A command to copy."""
     return Shown(f"<pre><code>{html.escape(shlex.join(words))}</code></pre>")
+
+
+def lines(text: str) -> Shown:
+    """Lines of a file to copy."""
+    return Shown(f"<pre><code>{html.escape(text)}</code></pre>")
 
 
 def _cell(value: Any, form: str | None) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from serving.bundle.catalogue import Candidate
 from serving.decide.router import Router
@@ -17,11 +18,13 @@ from training.cli.reading import ReadLog, priced, read
 from training.config import DEFAULTS, Params, load_params
 from training.dataset.inputs import silent
 from training.errors import TrainingError
+from training.inspect.tables import with_costs
 from training.learn.prepare import fingerprint
 from training.logs.outcomes import Outcomes
 from training.logs.validate import validate
-from training.publish.document import SCHEMA, read_document
+from training.publish.document import SCHEMA, frontier_document, read_document
 from training.whatif.case import Case
+from training.whatif.outcome import Outcome
 from training.whatif.store import is_store
 
 # As many resamples as a band takes that is looked at.
@@ -47,6 +50,7 @@ class Opened:
     why_no_bundle: str
     table: Outcomes | None
     log: str
+    source: str | None
     why_no_log: str
     store: str | None
     simulated: bool
@@ -64,6 +68,21 @@ class Opened:
         if self.table is None:
             raise NotOpenedError(self.why_no_log)
         return self.table
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The log's outcome table, with costs by tokens and prices where none was logged; raises NotOpenedError without one."""
+        return with_costs(self.outcomes.frame, self.catalogue)
+
+    @property
+    def decided(self) -> str:
+        """The store; raises NotOpenedError without one."""
+        if self.store is None:
+            raise NotOpenedError(
+                "No store of a service was given: STORE=path/to/decisions.db (or postgresql://…), which is what ROUTER_STORE "
+                "names when it is served; LOG= may name it as well"
+            )
+        return self.store
 
     @property
     def document(self) -> dict[str, Any]:
@@ -159,10 +178,16 @@ def opened(environment: Mapping[str, str]) -> Opened:
         why_no_bundle="" if router else "There is no bundle: `make train`, or BUNDLE=path/to/models/current.",
         table=table,
         log=said,
+        source=log or store,
         why_no_log=why,
         store=store,
         simulated=simulated or (router is not None and router.manifest.simulated and not log and not store),
     )
+
+
+def document_of(outcome: Outcome) -> dict[str, Any]:
+    """What comes of a case in the form of a bundle's `frontier.json`, which every chart takes."""
+    return frontier_document(outcome.bundle, outcome.evaluation)
 
 
 def _places(environment: Mapping[str, str]) -> list[Path]:
