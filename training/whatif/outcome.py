@@ -170,7 +170,7 @@ def budget_next_month(outcome: Outcome, requests: float | None = None) -> Budget
 
 def compared(outcomes: Mapping[str, Outcome]) -> pd.DataFrame:
     """A row for each outcome, at the place that was asked for, else at its default operating point; `knob` is where that is."""
-    rows = []
+    rows: list[dict[str, str | float | None]] = []
     for name, outcome in outcomes.items():
         mark, requests = outcome.here or outcome.default, outcome.volume.requests_a_month
         if mark is None:

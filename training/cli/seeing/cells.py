@@ -89,6 +89,18 @@ def command(*words: str) -> Shown:
     return Shown(f"<pre><code>{html.escape(shlex.join(words))}</code></pre>")
 
 
+def follow(place: Any, controls: Mapping[str, Any], make: Callable[..., Shown]) -> None:
+    """Shows in `place`, a widget of HTML, what `make` shows of the values of the controls, and again whenever one changes."""
+
+    def again(_change: object = None) -> None:
+        values = {name: control.value for name, control in controls.items()}
+        place.value = section(lambda: make(**values)).markup
+
+    for control in controls.values():
+        control.observe(again, names="value")
+    again()
+
+
 def lines(text: str) -> Shown:
     """Lines of a file to copy."""
     return Shown(f"<pre><code>{html.escape(text)}</code></pre>")
