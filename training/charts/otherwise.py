@@ -35,9 +35,12 @@ def otherwise(
     slider: str = "step",
     title: str = "What moves",
     today: Mapping[str, Any] | None = None,
+    begin: str | None = None,
     theme: Theme | None = None,
 ) -> Spec:
     """The frontier at each step of a slider, in front of today's (by default the first step's) in grey.
+
+    The slider begins at the step that is called `begin`, or at the first.
 
     Raises NothingToDrawError where no step has a frontier.
     """
@@ -52,7 +55,8 @@ def otherwise(
     x = alt.X("cost:Q", **money_axis("USD per 1,000 requests", costs, simulated=simulated))
     y = alt.Y("quality:Q", scale=alt.Scale(zero=False), axis=alt.Axis(title="quality", format=PERCENT))
     bind = alt.binding_range(min=0, max=len(known) - 1, step=1, name=slider)
-    place = alt.param(name="step_shown", value=0, bind=bind)
+    first = next((place for place, (name, _) in enumerate(known) if name == begin), 0)
+    place = alt.param(name="step_shown", value=first, bind=bind)
     here = alt.datum.step == place
     old, new, marked = (alt.Chart(alt.Data(values=part)) for part in (before, rows, dots))
     drawn = alt.layer(

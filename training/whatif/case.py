@@ -224,7 +224,12 @@ class Case:
             assert target is not None
             knob = self.knob_for(target)
         nearest = min(found.tradeoff.guarded, key=lambda mark: abs(mark.knob - knob), default=None)
-        return replace(found, here=nearest)
+        sure = {
+            point.knob
+            for point in self.manifest.operating_points
+            if point.certificate and point.quality_target == target
+        }
+        return replace(found, here=nearest, estimate=bool(self.changes) or knob not in sure)
 
     def knob_for(self, target: float) -> float:
         """The bundle's guarded knob for a target, else the highest at which the heads expect that the target is kept."""

@@ -20,7 +20,7 @@ class Outcome:
     """What was found on `requests`, and what it takes to say it: `shares` of the requests and of the `spending` by candidate at
     the default point, `nobody` the share of requests that no candidate may answer, `left_out` who may answer none.
 
-    `here` is the place that was asked for. `saving` of every mark is against sending everything to the bundle's reference, at
+    `here` is the place that was asked for, an `estimate` where no certificate is about it. `saving` of every mark is against sending everything to the bundle's reference, at
     the prices that hold here, whether it may still answer or not.
     """
 
@@ -37,6 +37,7 @@ class Outcome:
     stays: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     here: Mark | None = None
+    estimate: bool = False
 
     @property
     def default(self) -> Mark | None:
@@ -190,7 +191,7 @@ def compared(outcomes: Mapping[str, Outcome]) -> pd.DataFrame:
                 "violations": mark.violation_rate,
                 "mostly to": max(mark.shares, key=mark.shares.__getitem__),
                 "knob": mark.knob,
-                "note": "an estimate" if outcome.changes else "",
+                "note": "an estimate" if outcome.changes or outcome.estimate else "",
             }
         )
     return pd.DataFrame(rows)
