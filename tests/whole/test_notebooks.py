@@ -109,8 +109,8 @@ def test_on_a_bundle_of_public_data(public_data: Path, tmp_path: Path, monkeypat
     made = router_train("run", "--data", log, "--out", tmp_path / "models", "--no-track", *setting(*QUICK))
     assert made.returncode == 0, made.stdout + made.stderr
     done = execute(monkeypatch, tmp_path, BUNDLE=tmp_path / "models" / "current", LOG=log)
-    for name in NAMES[:3]:
-        assert shown(done[name]).count("<figure") >= 2, name
+    for name, least in zip(NAMES[:3], (1, 5, 5), strict=True):  # without dates nothing is drawn over time
+        assert shown(done[name]).count("<figure") >= least, name
         assert "(simulated)" not in shown(done[name]), name
     assert "no request in the log has a time" in "".join(missing(done[NAMES[0]]))
     assert "the log has no dates" in shown(done[NAMES[2]])

@@ -20,8 +20,8 @@ class Outcome:
     """What was found on `requests`, and what it takes to say it: `shares` of the requests and of the `spending` by candidate at
     the default point, `nobody` the share of requests that no candidate may answer, `left_out` who may answer none.
 
-    `here` is the place that was asked for, an `estimate` where no certificate is about it. `saving` of every mark is against sending everything to the bundle's reference, at
-    the prices that hold here, whether it may still answer or not.
+    `here` is the place that was asked for, an `estimate` where no certificate is about it. `saving` of every mark is against
+    sending everything to the bundle's reference, at the prices that hold here, whether it may still answer or not.
     """
 
     manifest: Manifest
