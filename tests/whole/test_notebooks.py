@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,17 @@ TOGETHER = 2
 Run = dict[str, Any]
 
 
-def execute(monkeypatch: pytest.MonkeyPatch, folder: Path, **environment: Path | str) -> Run:
-    """All notebooks run with these variables, by name; what they write is in `folder/out`."""
+def execute(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, names: tuple[str, ...] = NAMES, **environment: Path | str
+) -> Run:
+    """The notebooks run with these variables, by name; what they write is in `folder/out`."""
     for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR"):  # nobody's own start-up files
         monkeypatch.setenv(name, str(folder / name))
     for name in ("BUNDLE", "LOG", "STORE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in {"OUT": folder / "out", "PYTHONPATH": ROOT, "OMP_NUM_THREADS": "1", **environment}.items():
         monkeypatch.setenv(name, str(value))
-    read = {path.stem: nbformat.read(path, as_version=4) for path in NOTEBOOKS}
+    read = {path.stem: nbformat.read(path, as_version=4) for path in NOTEBOOKS if path.stem in names}
 
     async def all_of_them() -> None:
         free = asyncio.Semaphore(TOGETHER)
@@ -129,3 +132,22 @@ def test_on_the_store_of_a_service(trained: Trained, tmp_path: Path, monkeypatch
     assert {"saved_usd", "saved_low", "saved_high"} <= set(lines.columns)
     for name in NAMES[:3]:
         assert not [output for output in outputs(done[name]) if output.output_type == "error"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_on_a_log_of_requests_and_candidates_alone(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without judgements, costs, dates, workflows and complete requests, each section says what is missing."""
+    rows = [
+        {"request_id": f"r{n}", "prompt": f"thing number {n}", "candidate": ("gpt-6-luna", "claude-opus-5-5")[n % 2]}
+        for n in range(60)
+    ]
+    log = tmp_path / "bare.jsonl"
+    log.write_text("\n".join(map(json.dumps, rows)))
+    done = execute(monkeypatch, tmp_path, (NAMES[0], NAMES[1]), BUNDLE=trained.bundle, LOG=log)
+    holds, trusted = ("".join(missing(done[name])) for name in NAMES[:2])
+    assert "no call in the log has a cost" in holds
+    assert "no request in the log has a time" in holds
+    assert "No answer in this log was judged" in shown(done[NAMES[0]])
+    assert trusted.count("no answer to these requests was judged") == 3

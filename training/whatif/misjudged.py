@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from serving.bundle.arrays import Floats
 from serving.bundle.manifest import NO_WORKFLOW
 from training.evaluate.reliability import wilson
-from training.whatif.case import Case
+from training.whatif.case import Case, WhatIfError
 
 # Judged outcomes, below which nothing is said of a workflow.
 LEAST = 10
@@ -16,7 +17,7 @@ _SHOWN = 120
 
 def worst_workflows(case: Case) -> pd.DataFrame:
     """By workflow, how often the stated chance came true over its judged outcomes, the largest gap first."""
-    labels, chance = case.known.labels, case.estimates.acceptable.astype(np.float64)
+    labels, chance = _judged(case)
     names = np.array([NO_WORKFLOW if name is None else str(name) for name in case.known.workflow], dtype=object)
     rows = []
     for name in sorted(set(names.tolist())):
@@ -48,7 +49,7 @@ def worst_prompts(case: Case, most: int = 15) -> pd.DataFrame:
 
     It shows the beginning of their text.
     """
-    labels, chance = case.known.labels, case.estimates.acceptable.astype(np.float64)
+    labels, chance = _judged(case)
     seen = np.isfinite(labels)
     rows = np.flatnonzero(seen.any(axis=1))
     wrong = np.where(seen, (chance - np.where(seen, labels, 0.0)) ** 2, 0.0).sum(axis=1)
@@ -76,7 +77,7 @@ def worst_prompts(case: Case, most: int = 15) -> pd.DataFrame:
 
 def kinds_of_prompts(case: Case) -> pd.DataFrame:
     """Clusters of prompts by how often a stated chance above one half failed there, with how many outcomes say so."""
-    labels, chance = case.known.labels, case.estimates.acceptable.astype(np.float64)
+    labels, chance = _judged(case)
     cluster = case.estimates.nearness.argmax(axis=1)
     sure = np.isfinite(labels) & (chance > 0.5)
     rows = []
@@ -104,3 +105,10 @@ def kinds_of_prompts(case: Case) -> pd.DataFrame:
     if found.empty:
         return found
     return found.reindex((found["failed"] - found["expected"]).sort_values(ascending=False).index)
+
+
+def _judged(case: Case) -> tuple[Floats, Floats]:
+    """(n, m) labels and stated chances; raises WhatIfError where nothing was judged."""
+    if not np.isfinite(case.known.labels).any():
+        raise WhatIfError("no answer to these requests was judged, so that no stated chance can be held against one")
+    return case.known.labels, case.estimates.acceptable.astype(np.float64)

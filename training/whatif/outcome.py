@@ -61,7 +61,7 @@ class Outcome:
             shares=self.shares,
             tradeoff=self.tradeoff,
             volume=self.volume,
-            why_not=self.tradeoff.why_not,
+            why_not="No request has a known outcome of every candidate." if self.tradeoff.why_not else None,
         )
 
     @property
