@@ -18,6 +18,7 @@ DATA   ?=
 TEST   ?=
 ARGS   ?=
 LOG    ?=
+STORE  ?=
 HOST   ?= 127.0.0.1
 PORT   ?= 8080
 BUNDLE ?= models/current
@@ -74,9 +75,9 @@ check: $(READY) ## Lint and type-check
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-notebooks: $(READY) ## Run the notebooks on a bundle and a log, top to bottom, into out/ as HTML (BUNDLE=folder, LOG=path)
+notebooks: $(READY) ## Run the notebooks on a bundle and a log, top to bottom, into out/ as HTML (BUNDLE=folder, LOG=path, STORE=decisions)
 	@if [ ! -e $(BUNDLE) ] && [ "$(BUNDLE)" = models/current ]; then $(MAKE) --no-print-directory train; fi
-	BUNDLE=$(abspath $(BUNDLE)) LOG=$(if $(LOG),$(abspath $(LOG))) $(BIN)/jupyter-nbconvert --execute --to html --output-dir out notebooks/*.ipynb
+	BUNDLE=$(abspath $(BUNDLE)) LOG=$(if $(LOG),$(abspath $(LOG))) STORE=$(STORE) $(BIN)/jupyter-nbconvert --execute --to html --output-dir out notebooks/*.ipynb
 
 docs: $(READY) $(MERMAID) ## Build the documentation into site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -16,6 +16,7 @@ from serving.bundle.catalogue import Candidate
 from serving.bundle.manifest import Bundle, new_bundle, open_bundle, seal
 from serving.decide.router import Router
 from training.certify.certify import calibration_data, certify, cross_fitted
+from training.certify.tested import TESTED_HEAD
 from training.config import Params
 from training.dataset.fingerprints import write_fingerprints
 from training.dataset.inputs import Progress, silent
@@ -36,7 +37,7 @@ from training.publish.compare import compare_on_test_part
 from training.publish.document import frontier_document, with_month
 from training.publish.making import changed
 from training.publish.neighbours import write_neighbours
-from training.publish.promote import TESTED_HEAD, Promotion, consider, make_current, on_less_evidence
+from training.publish.promote import Promotion, consider, make_current, on_less_evidence
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from training.charts.frontier import frontier_table
 from training.charts.logs import PER, cost_rows, drift_rows
+from training.charts.otherwise import otherwise_rows
 from training.charts.theme import percent, span, usd
 
 Table = tuple[list[str], list[list[str]]]
@@ -172,6 +173,13 @@ def _savings(lines: Any) -> Table:
     ]
 
 
+def _otherwise(steps: Any) -> Table:
+    return ["step", "USD per 1,000 requests", "quality", "saving"], [
+        [row["step"], usd(row["cost"]), percent(row["quality"]), percent(row["saving"])]
+        for row in otherwise_rows(steps)
+    ]
+
+
 _TABLES: dict[str, Callable[[Any], Table]] = {
     "frontier": _frontier,
     "two_frontiers": _two_frontiers,
@@ -186,4 +194,5 @@ _TABLES: dict[str, Callable[[Any], Table]] = {
     "costs_by_workflow_and_candidate": _costs,
     "drift": _drift,
     "savings": _savings,
+    "otherwise": _otherwise,
 }

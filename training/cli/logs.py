@@ -82,7 +82,7 @@ def run(
             found, prices = priced(read(log, prices, params.judge, tell, test or ()), prices)
             truth = None
         else:
-            made = _simulated(params, prices)
+            made = simulated_log(params, prices)
             found = ReadLog(validate(made.outcomes, source="simulated", format="simulated"), (), None)
             truth = Truth(made.acceptable, made.cost_usd)
     show.print_log(found.outcomes, found.quality, found.masked)  # before training: it may be what training fails for
@@ -278,7 +278,7 @@ def simulate(
     """Write the simulated log, to look at or to import as one's own."""
     from training.logs.outcomes import OutcomeError
 
-    log = _simulated(settings.load(), load_prices(catalogue)).outcomes
+    log = simulated_log(settings.load(), load_prices(catalogue)).outcomes
     writers = {
         ".parquet": lambda: log.to_parquet(out, index=False),
         ".jsonl": lambda: log.to_json(out, orient="records", lines=True, date_format="iso"),
@@ -292,7 +292,8 @@ def simulate(
     say(f"{len(log):,} simulated outcomes written to {out}")
 
 
-def _simulated(params: Params, prices: Mapping[str, Candidate]) -> SimulatedLog:
+def simulated_log(params: Params, prices: Mapping[str, Candidate]) -> SimulatedLog:
+    """The log that training makes up where none is given; raises ConfigError."""
     from training.config import ConfigError
 
     try:

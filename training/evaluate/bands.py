@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from serving.bundle.arrays import Bools, Columns, Floats
 from serving.bundle.manifest import Manifest
 from serving.decide.decision import Estimates
-from serving.decide.value import Setting
+from serving.decide.value import Setting, choose
 from training.measure.frontier import bootstrap_weights
 from training.measure.offpolicy import MINIMUM_EFFECTIVE, doubly_robust, effective_sample_size, pseudo_outcomes
 
@@ -103,12 +103,20 @@ def repeats(resamples: int, n: int) -> int:
 
 
 def tradeoff(
-    manifest: Manifest, expected: Estimates, columns: Columns, known: Outcomes, *, resamples: int, seed: int
+    manifest: Manifest,
+    expected: Estimates,
+    columns: Columns,
+    known: Outcomes,
+    *,
+    resamples: int,
+    seed: int,
+    eligible: Bools | None = None,
 ) -> Tradeoff:
     """What `expected` of n requests, and where the default point sends them, `columns` (n,), come to.
 
     On complete requests where there are any; else by doubly robust pseudo-outcomes, for the places that the log can bear.
-    Bands: 2.5% and 97.5% quantiles of the bootstrap of whole conversations (`frontier.bootstrap_weights`).
+    Bands: 2.5% and 97.5% quantiles of the bootstrap of whole conversations (`frontier.bootstrap_weights`). Only candidates that
+    are `eligible` (n, m) are chosen, at least one for each request; without it all of them are.
     """
     basis: Literal["complete", "doubly robust"] = COMPLETE if known.complete.any() else DOUBLY_ROBUST
     rows = known.complete
@@ -120,6 +128,8 @@ def tradeoff(
         if not rows.any():
             return Tradeoff(why_not="no request has a propensity of each of its judged outcomes")
     board = _Board.of(manifest, expected, known, rows, basis, resamples, seed)
+    if eligible is not None:
+        board = replace(board, eligible=eligible[rows])
     columns, settings = columns[rows], {}
     for point in manifest.operating_points:
         chosen = board.choices(Setting.of(manifest, point))
@@ -163,6 +173,7 @@ class _Board:
     broken: Floats | None
     weights: Floats
     base: Floats  # (resamples,) what sending everything to the reference costs
+    eligible: Bools | None = None
 
     @classmethod
     def of(
@@ -207,7 +218,11 @@ class _Board:
 
     def choices(self, setting: Setting) -> Columns:
         value, violation, usd = self.expected
-        return setting.choose(value, violation, usd)
+        chosen = setting.choose(value, violation, usd)
+        if self.eligible is None or self.eligible[np.arange(len(chosen)), chosen].all():
+            return chosen
+        instead = choose(setting.worth(value, violation), usd, setting.knob, self.eligible)
+        return np.where(self.eligible[np.arange(len(chosen)), chosen], chosen, instead)
 
     def support(self, columns: Columns) -> tuple[float, str | None]:
         """How many independent requests the choices `columns` (n,) are known by, and why that is too few."""

@@ -16,6 +16,7 @@ from serving.bundle.catalogue import Candidate
 from serving.bundle.features import SURFACE
 from serving.bundle.manifest import OPTIONAL_FILES, Bundle, Manifest, OperatingPoint, new_bundle, open_bundle, seal
 from serving.decide.router import Router
+from training.certify.tested import TESTED_HEAD
 from training.config import Params
 from training.dataset.fingerprints import SEEN, write_fingerprints
 from training.dataset.inputs import Progress, silent
@@ -32,7 +33,7 @@ from training.publish.document import frontier_document, read_document, with_mon
 from training.publish.making import MAKING, of_addition, read_making, write_making
 from training.publish.neighbours import write_neighbours_and
 from training.publish.pages import of_report
-from training.publish.promote import CURRENT, TESTED_HEAD, Promotion, make_current
+from training.publish.promote import CURRENT, Promotion, make_current
 
 _HEAD = "head.onnx"
 # What is written anew, and what tells of the champion's own test part, which the new candidate has no outcome of.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from serving.bundle.atomic_write import switch_link
@@ -22,14 +22,13 @@ from serving.bundle.manifest import (
     switch_current,
 )
 from serving.decide.router import Router
+from training.certify.tested import as_tested
 from training.errors import TrainingError
 from training.publish.compare import Comparison, NotComparableError
 from training.publish.document import at_another_point, read_document, router_line, with_month, write_document
 from training.publish.pages import of_report
 
 CURRENT = "current"
-# The head that was learned from the training part alone, beside the one that is served: what comparing two bundles takes.
-TESTED_HEAD = "tested_head.onnx"
 PREVIOUS = "previous"
 # Between a version and the operating point that was made its default without training.
 _AT = "-at-"
@@ -98,17 +97,6 @@ def on_less_evidence(root: Path, new: Manifest, judged: Mapping[str, float]) -> 
         f"{judged[before]:,.0f} of {before}. What everything is measured against does not change by itself on less; "
         f"--set policy.reference={before} keeps it."
     )
-
-
-def as_tested(champion: Router) -> Router:
-    """The champion with the head that its test figures are of, where its bundle keeps one (`TESTED_HEAD`).
-
-    The head that is served has seen its own log's test part too, and a new bundle's test part may be the same requests.
-    """
-    if TESTED_HEAD not in champion.manifest.files:
-        return champion
-    bundle = open_bundle(champion.bundle.folder)
-    return Router(replace(bundle, content={**bundle.content, "head.onnx": bundle.read(TESTED_HEAD)}))
 
 
 def _figures(found: Comparison, *, simulated: bool) -> str:

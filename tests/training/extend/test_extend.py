@@ -17,6 +17,7 @@ from serving.decide.router import Router
 from tests.conftest import router_train_here
 from tests.training.extend import world
 from tests.training.extend.conftest import Extended, World
+from training.certify.tested import TESTED_HEAD, as_tested
 from training.extend.extend import add
 from training.extend.fit import amounts, ground_of, new_column
 from training.extend.graph import check_extension
@@ -26,7 +27,7 @@ from training.extend.plan import plan_of
 from training.extend.probes import ProbeError
 from training.learn.export import ParityError
 from training.publish.document import read_document
-from training.publish.promote import TESTED_HEAD, as_tested, version_at
+from training.publish.promote import version_at
 from training.replay.pairs import read_plan, write_plan
 
 REQUESTS = [

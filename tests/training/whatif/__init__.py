@@ -1,0 +1,1 @@
+"""Tests of what a router would do if something were otherwise."""
