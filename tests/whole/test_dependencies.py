@@ -50,7 +50,6 @@ NEVER_IMPORTED = {
     "mkdocs-material": "the documentation's theme, by name",
     "model2vec": "what sentence-transformers distils a static encoder with",
     "mypy": "a program of make check",
-    "nbconvert": "a program of make notebooks",
     "onnxscript": "what torch exports an encoder with",
     "pandas-stubs": "types of pandas, for mypy",
     "pre-commit": "a program: runs make check before a commit",

@@ -27,7 +27,7 @@ from training.dataset.volume import Volume, volume
 from training.errors import TrainingError
 from training.evaluate.bands import Outcomes as Known
 from training.evaluate.bands import tradeoff
-from training.learn.training_data import cell_propensity
+from training.learn.training_data import cell_judged, cell_propensity
 from training.logs.outcomes import Outcomes
 from training.prices.costs import fill_costs
 from training.whatif.outcome import Outcome
@@ -86,13 +86,14 @@ class Case:
         fair = np.where(matrix.learning, np.nan, matrix.quality)
         labels = acceptable(fair, manifest.acceptable)
         value = labels if manifest.objective is Objective.ACCEPTABLE else np.where(np.isnan(labels), np.nan, fair)
-        propensity = None
+        propensity = judged = None
         if not matrix.complete()[rows].any():
             features = feature_matrix(list(matrix.requests), manifest.head.workflows)
             with suppress(SplitError):  # too few requests to estimate it
                 propensity, _ = cell_propensity(
                     matrix, labels, features, lambda among: folds(groups[among], params.fit.folds, params.fit.seed)
                 )
+                judged = cell_judged(matrix, labels)
         part = matrix.take(rows)
         requests = tuple(read(request) for request in part.requests)
         estimates = router.estimate(list(part.requests))
@@ -110,6 +111,7 @@ class Case:
                 part.cost_usd,
                 labels[rows],
                 None if propensity is None else propensity[rows],
+                None if judged is None else judged[rows],
                 part.complete(),
                 groups[rows],
                 part.workflow,
@@ -316,6 +318,7 @@ class Case:
                 known.cost_usd[rows],
                 known.labels[rows],
                 None if known.propensity is None else known.propensity[rows],
+                None if known.judged is None else known.judged[rows],
                 known.complete[rows],
                 known.groups[rows],
                 known.workflow[rows],
