@@ -151,3 +151,7 @@ def worker() -> FastAPI:
 def _give_up(why: str) -> NoReturn:
     sys.stderr.write(f"router-serve: {why}\n")
     raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main()

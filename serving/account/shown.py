@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import unicodedata
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -14,7 +15,9 @@ from serving.account.window import iso
 COSTS = ("exploration_usd", "also_usd", "judge_usd")
 OTHER = "(other)"
 # What a spreadsheet takes for the beginning of a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@")
+# Characters that end a line or move in it, and those that nobody sees.
+_BREAKS, _UNSEEN = frozenset({"Cc", "Zl", "Zp"}), frozenset({"Cf", "Mn", "Me"})
 
 
 def document(account: Account) -> dict[str, Any]:
@@ -33,10 +36,10 @@ def document(account: Account) -> dict[str, Any]:
 
 
 def as_csv(account: Account) -> str:
-    """A row for each line and one for what came to none, without the total."""
+    """A row for each line and one for what came to none, without the total. Text is quoted, and no name is a formula."""
     names = [one.name for one in fields(Line)]
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+    writer = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow([f"routing_costs_{name}" if name in COSTS else name for name in names])
     for line in account.lines:
         writer.writerow([_cell(line.name), *(getattr(line, name) for name in names[1:])])
@@ -66,4 +69,13 @@ def _ratio(one: Ratio) -> dict[str, Any]:
 
 
 def _cell(name: str | None) -> str | None:
-    return f"'{name}" if name is not None and name.startswith(_FORMULA) else name
+    """A line's name, which anybody may have made up: on one line, and marked where it would be a formula or the remainder.
+
+    Spreadsheets take full-width characters for the usual ones, and some leave out blanks before a formula.
+    """
+    if name is None:
+        return None
+    shown = "".join(" " if unicodedata.category(one) in _BREAKS else one for one in name)
+    plain = unicodedata.normalize("NFKC", shown)
+    plain = "".join(one for one in plain if unicodedata.category(one) not in _UNSEEN).strip()
+    return f"'{shown}" if plain.startswith(_FORMULA) or plain == OTHER else shown

@@ -30,7 +30,7 @@ from serving.api.documents import (
     RouteResponse,
     ShadowResponse,
 )
-from serving.api.openapi import TAGS, document_bodies, problem_responses, request_body
+from serving.api.openapi import TAGS, document_bodies, guard_pages, problem_responses, request_body
 from serving.api.problems import install
 from serving.api.views import VIEWS
 from serving.api.views.live.feed import LiveFeed
@@ -87,6 +87,7 @@ def create_app(settings: Settings | None = None, service: Service | None = None)
     install(app)
     _add_routes(app)
     document_bodies(app)
+    guard_pages(app)
     if settings.page:
         app.router.routes.append(mount())
     if settings.otel:

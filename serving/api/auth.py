@@ -71,6 +71,13 @@ def taken_away(request: Request, service: Service, key: str | None, *, admin: bo
     return None
 
 
+def administers(request: Request, service: Service) -> bool:
+    """Whether who asks where no key is asked for may see what is everybody's, all the same. No rate counts this."""
+    rules = service.rules
+    name = rules.key_of(_bearer(request)) if rules.keys else None
+    return not rules.keys or (name is not None and rules.keys[name].admin)
+
+
 def sees_keys(request: Request, service: Service) -> bool:
     """Whether the caller may see the names of API keys in the metrics: with a key that may administer, or the metrics' own."""
     secret = _bearer(request)

@@ -13,10 +13,10 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import Query, Request, Response
 from starlette.exceptions import HTTPException
 
-from serving.api.auth import caller, count_all, may_see, sees_keys
+from serving.api.auth import administers, caller, count_all, may_see, sees_keys
 from serving.api.bodies.route import RouteBody
 from serving.api.bounds import is_small
-from serving.api.confidential import metrics_for_all
+from serving.api.confidential import bundle_for_all
 from serving.api.documents import BundleResponse, decision_document
 from serving.api.evidence.explain import shown
 from serving.api.parsing import parse, parse_batch, parse_feedback
@@ -197,10 +197,14 @@ async def candidates(request: Request) -> Response:
 
 
 async def bundle(request: Request) -> Response:
-    """What decides: the bundle's version, encoder, head, operating points and test metrics."""
+    """What decides: the bundle's version, encoder, head, operating points and test metrics.
+
+    No key is asked for. Where there are keys, names of workflows and the log's volume and cost are for one that may administer.
+    """
+    service = service_of(request)
     shown = _manifest(request).model_dump(include=set(BundleResponse.model_fields))
-    if service_of(request).rules.keys:  # nobody's key is asked for here
-        shown["metrics"] = metrics_for_all(shown["metrics"])
+    if not administers(request, service):
+        shown = bundle_for_all(shown)
     return _json(orjson.dumps(shown))
 
 

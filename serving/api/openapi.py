@@ -8,6 +8,9 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
+from starlette.datastructures import MutableHeaders
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.api.bodies.feedback import FeedbackOneOrMany
 from serving.api.bodies.route import BatchBody, RouteBody
@@ -15,6 +18,9 @@ from serving.api.documents import BatchResponse
 from serving.api.problems import MEDIA_TYPE
 
 _REF = "#/components/schemas/{model}"
+# The documentation's pages have scripts of their own inline; but nobody else shows them in a frame.
+_PAGES = ("/docs", "/docs/oauth2-redirect")
+_HEADERS = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "frame-ancestors 'none'"}
 TAGS = [
     {"name": "route", "description": "Which candidate a request should be sent to."},
     {"name": "feedback", "description": "What came of a decision."},
@@ -65,3 +71,22 @@ def document_bodies(app: FastAPI) -> None:
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def guard_pages(app: FastAPI) -> None:
+    """Has a browser show the documentation's pages in no frame, and take them for nothing but what they are."""
+    for one in app.routes:
+        if isinstance(one, Route) and one.path in _PAGES:
+            one.app = _guarded(one.app)
+
+
+def _guarded(page: ASGIApp) -> ASGIApp:
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(_HEADERS)
+            await send(message)
+
+        await page(scope, receive, with_headers)
+
+    return guarded

@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import resource
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,16 @@ def test_router_serve_without_a_bundle_exits_with_one_line(tmp_path: Path, monke
     assert (code, ran) == (2, {})
     assert error.startswith(f"router-serve: {tmp_path} is not a bundle: it has no manifest.json.")
     assert error.count("\n") == 1
+
+
+def test_the_module_is_router_serve_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = io.StringIO()
+    monkeypatch.setattr("sys.stderr", wrong)
+    monkeypatch.setattr("sys.argv", ["router-serve", "check", "--bundle", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(cli.__file__), run_name="__main__")
+    assert ended.value.code == 2
+    assert f"{tmp_path} is not a bundle" in wrong.getvalue()
 
 
 def test_router_serve_names_a_wrong_setting(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

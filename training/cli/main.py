@@ -79,3 +79,7 @@ def _everywhere(
 
 def main() -> None:
     app()
+
+
+if __name__ == "__main__":
+    main()

@@ -78,3 +78,11 @@ def test_a_stream_is_documented_as_one(client: TestClient) -> None:
     for path in ENDLESS:
         content = client.get("/openapi.json").json()["paths"][path]["get"]["responses"]["200"]["content"]
         assert content == {"text/event-stream": {"schema": {"type": "string"}}}
+
+
+@pytest.mark.parametrize("path", ["/docs", "/docs/oauth2-redirect"])
+def test_the_documentation_is_shown_in_no_frame(client: TestClient, path: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 200
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["content-security-policy"] == "frame-ancestors 'none'"

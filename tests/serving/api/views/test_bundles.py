@@ -150,3 +150,21 @@ def test_the_logs_volume_and_cost_are_for_who_may_administer(models: Path, tmp_p
         assert get(client, "/v1/bundle", None)["metrics"] == {"aiq": 0.5}
     with serving(models / "current", tmp_path, rules="") as client:
         assert get(client, "/v1/bundle", None)["metrics"] == told
+
+
+def test_workflows_are_named_to_nobody_without_a_key_that_may_administer(models: Path, tmp_path: Path) -> None:
+    certified = fake_bundle.POINTS[0].model_copy(update={"certificate": fake_bundle.certificate()})
+    points = [one.model_dump(mode="json") for one in (certified, *fake_bundle.POINTS[1:])]
+    remanifested(models / "fake-1", operating_points=points)
+    with serving(models / "current", tmp_path) as client:
+        for key in (None, "app", "clinic", "nobody's"):
+            document = get(client, "/v1/bundle", key)
+            assert (document["head"]["workflows"], document["head"]["kinds"]) == ([], []), key
+            assert document["operating_points"][0]["certificate"]["workflows"] == {}, key
+            assert document["operating_points"][0]["certificate"]["bound"] == 0.02, key
+            assert "easy" not in str(document), key
+        told = get(client, "/v1/bundle", "root")
+    with serving(models / "current", tmp_path, rules="") as client:
+        assert get(client, "/v1/bundle") == told
+    assert told["head"]["workflows"] == ["easy", "hard"]
+    assert list(told["operating_points"][0]["certificate"]["workflows"]) == ["(none)", "easy"]

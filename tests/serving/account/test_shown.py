@@ -1,0 +1,59 @@
+"""What a spreadsheet makes of an account as CSV: names that anybody may make up are text, and each in its own row."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+
+from serving.account.savings import Account, Sums, account
+from serving.account.shown import OTHER, as_csv
+
+
+def found(*names: str | None) -> Account:
+    """An account of nothing, with a line for each name and one for what came to none."""
+    return account("workflow", 0.0, 1.0, {name: Sums() for name in names}, Sums(), Sums(), [])
+
+
+def first_cells(text: str) -> list[str]:
+    """The first cell of each row, by a reader for which any kind of line end ends a line outside quotes."""
+    return [row[0] for row in csv.reader(io.StringIO(text, newline=None))][1:]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("easy", "easy"),
+        ("a-b=c", "a-b=c"),
+        ("=1+1", "'=1+1"),
+        ("+1", "'+1"),
+        ("-1", "'-1"),
+        ("@sum", "'@sum"),
+        ("  =1+1", "'  =1+1"),
+        ("\u00a0=1+1", "'\u00a0=1+1"),
+        ("\u200b=1+1", "'\u200b=1+1"),
+        ("\n=1+1", "' =1+1"),
+        ("\t=1+1", "' =1+1"),
+        ("a\r=1+1", "a =1+1"),
+        ("a\r\n=1+1", "a  =1+1"),
+        ("a\u2028=1+1", "a =1+1"),
+        ("a\x85=1+1", "a =1+1"),
+        ("\uff1d1+1", "'\uff1d1+1"),
+        ("\uff0b1", "'\uff0b1"),
+        ("\uff0d1", "'\uff0d1"),
+        ("\uff20sum", "'\uff20sum"),
+        (OTHER, f"'{OTHER}"),
+        (f" {OTHER}\t", f"' {OTHER} "),
+    ],
+)
+def test_a_name_is_text_in_its_own_row(name: str, shown: str) -> None:
+    assert first_cells(as_csv(found(name, "next"))) == [shown, "next", OTHER]
+
+
+def test_text_is_quoted_and_numbers_are_not() -> None:
+    header, line, no_name, other = as_csv(found("a,b", None)).splitlines()
+    assert header.startswith('"name","decisions",')
+    assert line.startswith('"a,b",0,0,')
+    assert no_name.startswith('"",0,0,')
+    assert other.startswith('"(other)",0,0,')
