@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ from serving.bundle.arrays import Floats32
 from serving.bundle.manifest import Manifest
 from serving.bundle.neighbours import Neighbours
 from serving.decide.decision import Decision, Reason
+from serving.decide.eligibility import NoEligibleCandidateError
 from serving.runtime.live import Serving
 from serving.runtime.pipeline import Service
 from serving.runtime.recording import Case
@@ -28,25 +30,31 @@ NEAREST = 10
 DRY_RUN = "dry-run"
 # What overrules the choice by value and cost.
 _OVERRULING = frozenset(Reason) - {Reason.BEST_VALUE, Reason.ONLY_ELIGIBLE, Reason.REFERENCE, Reason.UNCERTIFIED}
+_NOT_SHOWN = "Logged requests are shown to keys that may administer, and to keys that are bound to workflows."
 Shown = tuple[str, Decision, dict[str, object]]
 
 
 @dataclass(frozen=True)
 class Sight:
-    """What a caller may see of the logged requests: their ids and texts if `named`, and those of these workflows; None: all."""
+    """What a caller may see of the logged requests: their ids and texts if `named`, and those of these workflows; None: all.
+
+    Who may not see all is told a similarity to one decimal: a finer one would say whether the very same text is in the log.
+    """
 
     named: bool
     workflows: tuple[str, ...] | None
 
     @classmethod
     def of(cls, service: Service, key: str | None) -> Sight:
-        """All is seen by a key that may administer, and by everybody where the rules have no keys."""
+        """All is seen by a key that may administer, and by everybody where the rules have no keys; another key sees those of
+        the workflows that it is bound to. A key that is bound to none may send any workflow, but the log is not its own.
+        """
         if key is None:
             return cls(True, None)
         rules = service.rules.keys.get(key)
         if rules is None:  # it has just been taken out of the rule file
             return cls(False, ())
-        return cls(True, None) if rules.admin else cls(False, rules.workflows or None)
+        return cls(True, None) if rules.admin else cls(False, rules.workflows)
 
 
 async def shown(service: Service, key: str | None, asked: RouteBody, limiter: CapacityLimiter | None) -> Shown:
@@ -125,7 +133,9 @@ def _overrides(choices: Choices, decision: Decision) -> list[str]:
     """Why the choice is not the one by value and cost, by the decision itself and by what it is without what came before."""
     reasons = [decision.reason]
     if decision.reason is not Reason.NO_CANDIDATE:
-        reasons.append(choices.own.reason)
+        # One that was held back stands where nobody is eligible, too: then there is no own choice.
+        with suppress(NoEligibleCandidateError):
+            reasons.append(choices.own.reason)
     return [reason.value for reason in dict.fromkeys(reasons) if reason in _OVERRULING]
 
 
@@ -143,6 +153,8 @@ def _near(known: Neighbours | None, manifest: Manifest, embedding: Floats32, sig
     """The nearest logged requests that the caller may see, and among how many they were looked for."""
     if known is None:
         return {"nearest": [], "searched": 0, "of": 0, "why_none": "This bundle has no logged requests along."}
+    if sight.workflows == ():
+        return {"nearest": [], "searched": 0, "of": 0, "why_none": _NOT_SHOWN}
     searched, of = len(known), known.total
     if sight.workflows is not None:  # how many others there are is not told
         searched = of = int(known.of_workflows(sight.workflows).sum())
@@ -157,7 +169,7 @@ def _near(known: Neighbours | None, manifest: Manifest, embedding: Floats32, sig
         {
             "id": known.ids[one.row] if sight.named else None,
             "workflow": known.workflows[one.row],
-            "similarity": said(one.similarity),
+            "similarity": said(one.similarity if sight.workflows is None else round(one.similarity, 1)),
             "text": known.texts[one.row] if sight.named and known.texts is not None else None,
             "outcomes": _outcomes(known, one.row, acceptable),
         }

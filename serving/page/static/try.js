@@ -182,7 +182,7 @@ export function tryTab(panel, { bundle, candidates, knob, me, say }) {
 
   function nearest(why) {
     const title = "Nearest logged requests";
-    if (!why.nearest?.length) return card(title, h("p", { class: "muted empty" }, why.why_none ?? "None in this bundle."));
+    if (!why.nearest?.length) return card(title, h("p", { class: "muted empty" }, why.why_none ?? "What this rests on could not be found out now; the decision stands."));
     const rows = why.nearest.map((one) => h("li", { class: "near" },
       h("div", { class: "row between" }, h("span", {}, h("strong", {}, one.workflow ?? "no workflow"), one.id && h("code", {}, one.id)), h("span", { class: "muted num" }, `similarity ${number(one.similarity, 2)}`)),
       one.text ? h("p", { class: "quote" }, one.text) : h("p", { class: "muted" }, "Text was not kept, or is not shown to this key."),
