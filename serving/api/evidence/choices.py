@@ -16,9 +16,11 @@ from serving.decide.policy import Policy
 from serving.decide.router import Router
 from serving.decide.value import cost_quality_for, crossings, knob_for
 from serving.runtime.recording import Case
+from serving.state.budgets import Allowance
 from serving.state.rulebook import RuleBook
 
 REQUEST = "request"  # the scope of what a request asks or needs itself
+_UNLIMITED = Allowance()
 _LEAST, _MOST = 0.0, 10.0
 _APART = 1e-9  # places that are nearer to each other are one
 _MOST_PAIRS = 24  # of so many candidates every pair is looked at, where the order of all of them bears on the choice
@@ -56,7 +58,12 @@ class Choices:
     @property
     def own(self) -> Decision:
         """The decision under the request's own policy; raises NoEligibleCandidateError."""
-        [decision] = self._decided([self.case.policy])
+        return self.under(_UNLIMITED)
+
+    def under(self, allowance: Allowance) -> Decision:
+        """The same by what the budgets leave."""
+        situation = replace(self._situation, pace=allowance.pace, most_usd=allowance.most_usd)
+        [decision] = self._decided([self.case.policy], situation)
         if isinstance(decision, NoEligibleCandidateError):
             raise decision
         return decision
@@ -133,10 +140,15 @@ class Choices:
             policy = policy.tightened(one)
         return policy
 
-    def _decided(self, policies: Sequence[Policy]) -> list[Decision | NoEligibleCandidateError]:
-        situation = Situation(no_candidate=self.case.no_candidate, asked=self.case.asked)
+    @property
+    def _situation(self) -> Situation:
+        return Situation(no_candidate=self.case.no_candidate, asked=self.case.asked)
+
+    def _decided(
+        self, policies: Sequence[Policy], situation: Situation | None = None
+    ) -> list[Decision | NoEligibleCandidateError]:
         followed = [replace(policy, share=1.0) for policy in policies]
-        return self.router.decide_each(self.case.request, followed, situation, self.estimates)
+        return self.router.decide_each(self.case.request, followed, situation or self._situation, self.estimates)
 
 
 def knobs_of(stretch: Stretch, knobs: Sequence[float]) -> tuple[float, float]:

@@ -60,10 +60,11 @@ class Sight:
 async def shown(service: Service, key: str | None, asked: RouteBody, limiter: CapacityLimiter | None) -> Shown:
     """The decision's id, itself and its document, which has what was asked for; raises as the decision itself does.
 
-    A dry run is decided by the rules and by the bundle alone, and nothing remembers it.
+    A dry run is decided by the rules, the bundle and what the budgets leave: nothing is charged, and it is only counted.
     """
     case = service.case(asked.request(), asked.policy(), key)
     if asked.dry_run:
+        service.metrics.tried(key)
         return await to_thread.run_sync(partial(_tried, service, case, asked), limiter=limiter)
     serving = service.live.current
     identifier, decision = await service.route(case)
@@ -81,7 +82,7 @@ def _tried(service: Service, case: Case, asked: RouteBody) -> Shown:
     serving = service.live.current
     embedding = serving.router.encoder.encode([case.request.text])
     choices = Choices.of(serving.router, case, service.rules, embedding)
-    decision = choices.own
+    decision = service.reservations.tried(case.scopes, choices.under)
     document = decision_document(DRY_RUN, decision, asked.misspelt) | {"dry_run": True}
     if asked.explain:
         document["explanation"] = explanation(choices, decision, embedding, Sight.of(service, case.key), started)

@@ -379,9 +379,9 @@ def test_whom_a_rule_names_for_that_answers_a_trial_too(serve: Serve) -> None:
 
 
 def metrics_of(client: TestClient) -> str:
-    """The counters, without those of the process itself."""
+    """The counters, without those of the process itself and that of the trials."""
     lines = client.get("/metrics").text.splitlines()
-    return "\n".join(line for line in lines if line.startswith("router_"))
+    return "\n".join(line for line in lines if line.startswith("router_") and not line.startswith("router_dry_runs"))
 
 
 def test_a_trial_is_counted_charged_and_remembered_nowhere(folder: Path, tmp_path: Path) -> None:
@@ -402,6 +402,41 @@ def test_a_trial_is_counted_charged_and_remembered_nowhere(folder: Path, tmp_pat
         assert after.reason != "session"
     rows = stored(str(tmp_path / "d.db"), DECISIONS)
     assert [row["id"] for row in rows] == [after.id]
+
+
+SPENT = f"""
+{key_rules("poor", "poor", 'budget = {day_usd = 0.0, at_limit = "reject"}')}
+{key_rules("thrifty", "thrifty", 'budget = {day_usd = 0.0, at_limit = "cheapest"}')}
+{key_rules("warned", "warned", 'budget = {day_usd = 0.0, at_limit = "warn"}')}
+{key_rules("root", "root", "admin = true")}
+"""
+
+
+@pytest.mark.parametrize("store", ["", None], ids=["alone", "stored"])
+def test_a_trial_is_answered_as_its_budget_would(serve: Serve, store: str | None) -> None:
+    client = serve(SPENT, **({} if store is None else {"store": store}))
+    for body in ({}, {"dry_run": True}, {"dry_run": True, "explain": True}, {"explain": True}):
+        said = {"prompt": "hello", "cost_quality": 10, **body}
+        came = {
+            name: client.post("/v1/route", json=said, headers=bearer(name)) for name in ("poor", "thrifty", "warned")
+        }
+        assert came["poor"].status_code == 402
+        assert came["poor"].json()["type"] == "urn:outcome-router:budget-spent"
+        assert (came["thrifty"].json()["model"], came["thrifty"].json()["reason"]) == (SMALL, "budget")
+        assert came["warned"].json()["model"] == LARGE
+        assert came["warned"].json()["warnings"] == ["key:warned/day"]
+
+
+def test_trials_are_counted_by_key(serve: Serve) -> None:
+    client = serve(SPENT)
+    for _ in range(3):
+        assert client.post("/v1/route", json={"prompt": "hello", "dry_run": True}, headers=bearer("poor")).is_error
+    routed(client, "root", dry_run=True, explain=True)
+    routed(client, "root", explain=True)
+    counted = client.get("/metrics", headers=bearer("root")).text
+    assert 'router_dry_runs_total{scope="key:poor"} 3.0' in counted
+    assert 'router_dry_runs_total{scope="key:root"} 1.0' in counted
+    assert 'scope="key:' not in client.get("/metrics").text, "names of keys are not for everybody"
 
 
 def test_an_explained_decision_is_recorded_as_any_other_and_its_time_is_counted(folder: Path, tmp_path: Path) -> None:
