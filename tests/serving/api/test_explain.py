@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
@@ -17,11 +20,15 @@ from starlette.testclient import TestClient
 from serving.api.app import create_app
 from serving.api.documents import RouteResponse
 from serving.api.evidence import explain
+from serving.api.evidence.choices import every_pair
 from serving.api.evidence.documents import Explanation
+from serving.api.evidence.turns import NoTurnError, Turns
+from serving.decide.decision import Reason
 from serving.settings import Settings
 from serving.store.tables import DECISIONS
 from tests import fake_bundle
 from tests.fake_bundle import LARGE, OPEN, SMALL
+from tests.patience import PATIENCE, until
 from tests.serving.attacks.conftest import bearer, key_rules
 from tests.serving.store.rows import stored
 
@@ -379,9 +386,10 @@ def test_whom_a_rule_names_for_that_answers_a_trial_too(serve: Serve) -> None:
 
 
 def metrics_of(client: TestClient) -> str:
-    """The counters, without those of the process itself and that of the trials."""
+    """What is measured, but for the process itself, the trials, and how often an embedding was known."""
     lines = client.get("/metrics").text.splitlines()
-    return "\n".join(line for line in lines if line.startswith("router_") and not line.startswith("router_dry_runs"))
+    apart = ("router_dry_runs", "router_embedding_cache")
+    return "\n".join(line for line in lines if line.startswith("router_") and not line.startswith(apart))
 
 
 def test_a_trial_is_counted_charged_and_remembered_nowhere(folder: Path, tmp_path: Path) -> None:
@@ -462,7 +470,7 @@ def test_it_is_found_outside_of_the_event_loop(client: TestClient, monkeypatch: 
     explained(client, dry_run=False)
     explained(client, prompt="hello " * 20_000)
     assert len(found) == 3
-    assert all("worker" in name.lower() for name in found)
+    assert all(name.startswith("explain") for name in found), "nor in the threads of what else is asked"
 
 
 def test_what_cannot_be_explained_is_decided_all_the_same(
@@ -475,4 +483,94 @@ def test_what_cannot_be_explained_is_decided_all_the_same(
     response = client.post("/v1/route", json={"prompt": "hello", "explain": True})
     document = json.loads(response.content)
     assert (response.status_code, document["explanation"]) == (200, None)
+    assert document["unexplained"] == "It could not be found out; the log says why."
     assert "could not be explained" in caplog.text
+
+
+# What it may cost
+
+
+def test_so_many_are_explained_and_wait_and_the_decisions_of_the_others_stand(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, real = threading.Event(), explain.explanation
+    at_work: list[int] = []
+
+    def slow(*arguments: Any) -> dict[str, object]:
+        at_work.append(1)
+        assert go.wait(PATIENCE)
+        return real(*arguments)
+
+    monkeypatch.setattr(explain, "explanation", slow)
+    turns = Turns(at_once=2, waiting=3, seconds=PATIENCE)
+    assert isinstance(client.app, FastAPI)
+    monkeypatch.setattr(client.app.state, "explaining", turns)
+    bodies = [{"prompt": "hello" if row % 2 else "hello " * 20_000, "explain": True} for row in range(9)]
+    with ThreadPoolExecutor(len(bodies)) as asking:
+        coming = [asking.submit(client.post, "/v1/route", json=body) for body in bodies]
+        until(lambda: sum(one.done() for one in coming) == 4)
+        assert len(at_work) == 2
+        plain = client.post("/v1/route", json={"prompt": "hello"})
+        assert plain.status_code == 200
+        go.set()
+        answers = [one.result(PATIENCE).json() for one in coming]
+    turns.close()
+    assert all(one["model"] and one["id"] for one in answers)
+    refused = [one for one in answers if one["explanation"] is None]
+    assert [one["unexplained"] for one in refused] == [explain.NO_TURN] * 4
+    assert len(at_work) == 5
+
+
+def test_nobody_waits_longer_than_that_for_an_explanation() -> None:
+    go = threading.Event()
+    turns = Turns(at_once=1, waiting=1, seconds=0.01)
+
+    async def check() -> None:
+        for _ in range(3):  # and one that is given up before its turn makes room for the next one
+            with pytest.raises(NoTurnError):
+                await turns.call(go.wait)
+        go.set()
+
+    asyncio.run(check())
+    turns.close()
+    with pytest.raises(NoTurnError):
+        asyncio.run(turns.call(go.wait))
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_text_is_embedded_once(serve: Serve, monkeypatch: pytest.MonkeyPatch, dry_run: bool) -> None:
+    client = serve()
+    assert isinstance(client.app, FastAPI)
+    encoder, texts = client.app.state.service.live.current.router.encoder, []
+    real = encoder.encode
+
+    def watched(asked: list[str]) -> Any:
+        texts.extend(asked)
+        return real(asked)
+
+    monkeypatch.setattr(encoder, "encode", watched)
+    for _ in range(3):
+        explained(client, prompt="a text of its own", dry_run=dry_run)
+    assert texts == ["a text of its own"]
+
+
+def test_what_cannot_be_embedded_is_tried_as_it_would_be_decided(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = serve(SPENT)
+    assert isinstance(client.app, FastAPI)
+
+    async def late(*_: Any) -> Reason:
+        return Reason.TIMEOUT
+
+    monkeypatch.setattr(client.app.state.service.embedding, "one", late)
+    for dry_run in (True, False):
+        said = {"prompt": "hello", "explain": True, "dry_run": dry_run}
+        answer = client.post("/v1/route", json=said, headers=bearer("root")).json()
+        assert (answer["model"], answer["reason"], answer["explanation"]) == (LARGE, "timeout", None)
+        assert answer["unexplained"]
+        assert client.post("/v1/route", json=said, headers=bearer("poor")).status_code == 402
+
+
+def test_pairs_are_looked_at_among_few_candidates_alone() -> None:
+    """Each makes a decision or two more: with some seventy an explanation takes a few times what a decision does."""
+    assert [len(list(every_pair(range(many)))) for many in (0, 1, 3, 12)] == [0, 0, 3, 66]
+    assert max(len(list(every_pair(range(many)))) for many in range(100)) == 66
