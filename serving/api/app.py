@@ -30,6 +30,7 @@ from serving.api.documents import (
     RouteResponse,
     ShadowResponse,
 )
+from serving.api.evidence.turns import Turns
 from serving.api.openapi import TAGS, document_bodies, guard_pages, problem_responses, request_body
 from serving.api.problems import install
 from serving.api.views import VIEWS
@@ -60,12 +61,13 @@ def create_app(settings: Settings | None = None, service: Service | None = None)
         sys.setswitchinterval(_SWITCH_SECONDS)
         made.start()
         app.state.service, app.state.bodies = made, CapacityLimiter(_BODIES_AT_ONCE)
-        app.state.live = LiveFeed(made)
+        app.state.live, app.state.explaining = LiveFeed(made), Turns()
         router = made.live.current.router
         logger.info("serving bundle %s with %d candidates", router.manifest.version, len(router.candidates))
         yield
         app.state.service = None
         app.state.live.close()
+        app.state.explaining.close()
         made.close()
 
     app = FastAPIOffline(

@@ -100,6 +100,9 @@ class RouteResponse(_Document):
         default=None,
         description="Only if `explain` asks for it: what this rests on; null where that could not be found out.",
     )
+    unexplained: str | None = Field(
+        default=None, description="Only where `explanation` is null though it was asked for: why that is."
+    )
     dry_run: bool | None = Field(default=None, description="Only if `dry_run` asks for it: nothing was recorded.")
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Annotated
 
 import orjson
-from anyio import CapacityLimiter, to_thread
+from anyio import to_thread
 from fastapi import Query, Request, Response
 from starlette.exceptions import HTTPException
 
@@ -19,6 +19,7 @@ from serving.api.bounds import is_small
 from serving.api.confidential import bundle_for_all
 from serving.api.documents import BundleResponse, decision_document
 from serving.api.evidence.explain import shown
+from serving.api.evidence.turns import Turns
 from serving.api.parsing import parse, parse_batch, parse_feedback
 from serving.api.problems import problem_of
 from serving.bundle.manifest import Manifest
@@ -47,10 +48,12 @@ async def route(request: Request) -> Response:
     key = caller(request, service)
     body = await request.body()
     if is_small(body):
-        identifier, decision, document = await decided(service, key, body, request.app.state.bodies)
+        identifier, decision, document = await decided(service, key, body, request.app.state.explaining)
         content = orjson.dumps(document)
     else:
-        apart = to_thread.run_sync(_decided_apart, service, key, body, limiter=request.app.state.bodies)
+        apart = to_thread.run_sync(
+            _decided_apart, service, key, body, request.app.state.explaining, limiter=request.app.state.bodies
+        )
         identifier, decision, content = await apart
     if service.settings.otel:
         from serving.runtime.traces import annotate
@@ -60,19 +63,19 @@ async def route(request: Request) -> Response:
 
 
 async def decided(
-    service: Service, key: str | None, body: bytes, limiter: CapacityLimiter | None = None
+    service: Service, key: str | None, body: bytes, turns: Turns | None = None
 ) -> tuple[str, Decision, dict[str, object]]:
-    """The decision on a body: its id, itself, and its document. What it rests on is found in a thread, as `limiter` lets."""
+    """The decision on a body: its id, itself, and its document. What it rests on is found by `turns`."""
     asked = parse(RouteBody, body, service.settings.max_values)
     if asked.shows:
-        return await shown(service, key, asked, limiter)
+        return await shown(service, key, asked, turns)
     identifier, decision = await service.route(service.case(asked.request(), asked.policy(), key))
     return identifier, decision, decision_document(identifier, decision, asked.misspelt)
 
 
-def _decided_apart(service: Service, key: str | None, body: bytes) -> tuple[str, Decision, bytes]:
+def _decided_apart(service: Service, key: str | None, body: bytes, turns: Turns) -> tuple[str, Decision, bytes]:
     """The same in a thread with an event loop of its own: nothing that a large body takes holds up the other requests."""
-    identifier, decision, document = asyncio.run(decided(service, key, body))
+    identifier, decision, document = asyncio.run(decided(service, key, body, turns))
     return identifier, decision, orjson.dumps(document)
 
 

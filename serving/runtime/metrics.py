@@ -96,6 +96,7 @@ class Metrics:
         self._certified = self._counter("router_certified_decisions", "Decisions that a certificate covers.")
         self._actual = self._counter("router_actual_cost_usd", "Cost that feedback reported.")
         self._feedback = self._counter("router_feedback", "Feedback stored, by what it says.", ["outcome"])
+        self._dry_runs = self._counter("router_dry_runs", "Decisions that were only tried.", ["scope"])
         self._problems = self._counter("router_problems", "Requests answered with a problem.", ["status"])
         self._failures = self._counter(
             "router_record_failures", "Parts of a decision's record that failed; the decision was answered.", ["part"]
@@ -140,6 +141,10 @@ class Metrics:
             self._reference.inc(costs.get(reference) or 0.0)
         if decision.certificate is not None:
             self._certified.inc()
+
+    def tried(self, key: str | None) -> None:
+        """Counts a dry run, of an API key where there are keys."""
+        self._dry_runs.labels("default" if key is None else f"key:{key}").inc()
 
     def fed_back(self, said: Feedback, new: Collection[str]) -> None:
         """Counts feedback; `new` are the fields that had not been told before."""

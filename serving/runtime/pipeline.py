@@ -102,7 +102,7 @@ class Service:
             self.metrics,
             clock,
         )
-        self._embedding = Embedding(settings)
+        self.embedding = Embedding(settings)
         self._asking = ThreadPoolExecutor(_MOST_ASKING, thread_name_prefix="budgets")
         self._upkeep: list[Periodic] = []
 
@@ -164,7 +164,7 @@ class Service:
         """
         started = time.perf_counter()
         serving = self.live.current
-        embedded = await self._embedding.one(serving, case.request.text)
+        embedded = await self.embedding.one(serving, case.request.text)
         if not isinstance(embedded, Reason):
             self.recorder.stage("encode", time.perf_counter() - started)
         if case.also is None and not self.reservations.waits(case.scopes):
@@ -235,7 +235,7 @@ class Service:
         """
         started = time.perf_counter()
         serving = self.live.current
-        embedded = self._embedding.many(serving, [one.request.text for one in cases])
+        embedded = self.embedding.many(serving, [one.request.text for one in cases])
         came = self._together(cases, serving, embedded)
         answers = [self._answer(one, serving, embedded[row], started, came.get(row)) for row, one in enumerate(cases)]
         self.recorder.stage("batch", time.perf_counter() - started)
@@ -344,7 +344,7 @@ class Service:
             one.stop()
         if self.shadow is not None:
             self.shadow.close()
-        self._embedding.close()
+        self.embedding.close()
         self._asking.shutdown(wait=True)
         if self.store is not None:
             self.store.close()

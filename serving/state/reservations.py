@@ -55,6 +55,13 @@ class Reservations:
             return replace(decision, warnings=(*decision.warnings, *warned)) if warned else decision
         raise AssertionError("the last try returns or raises")
 
+    def tried(self, scopes: Sequence[str], decide: Callable[[Allowance], Decision]) -> Decision:
+        """What `decided` would give by what this process knows, and raises as that does; nothing is charged, nobody asked."""
+        allowance = self._budgets.allowance(scopes)
+        decision = decide(allowance)
+        self._budgets.admit(scopes, max(decision.expected_cost_usd or 0.0, decision.held_usd or 0.0))
+        return replace(decision, warnings=(*decision.warnings, *allowance.warned)) if allowance.warned else decision
+
     def _charged(self, charge: Charge, scopes: Sequence[str]) -> bool:
         """Charges it; False where the store could not confirm that. Raises BudgetSpentError."""
         store = self._store

@@ -14,8 +14,9 @@ class Shown(BaseModel):
     )
     dry_run: bool | None = Field(
         default=None,
-        description="True: decide and record nothing: no row, no budget, no session, no metric, no question to the shadow. "
-        "The rules hold; budgets and sessions are not looked at, and nothing is explored or held back. Its id is `dry-run`.",
+        description="True: decide and record nothing: no row, no session, no question to the shadow, nothing charged. "
+        "The rules hold, and what budgets leave; sessions are not looked at, and nothing is explored or held back. "
+        "Its id is `dry-run`.",
     )
 
     @property

@@ -10,18 +10,20 @@ from typing import NamedTuple
 import numpy as np
 
 from serving.bundle.arrays import Floats32
-from serving.decide.decision import Decision, Estimates, Situation
+from serving.decide.decision import Decision, Estimates, Reason, Situation
 from serving.decide.eligibility import NoEligibleCandidateError, Rule
 from serving.decide.policy import Policy
 from serving.decide.router import Router
 from serving.decide.value import cost_quality_for, crossings, knob_for
 from serving.runtime.recording import Case
+from serving.state.budgets import Allowance
 from serving.state.rulebook import RuleBook
 
 REQUEST = "request"  # the scope of what a request asks or needs itself
+_UNLIMITED = Allowance()
 _LEAST, _MOST = 0.0, 10.0
 _APART = 1e-9  # places that are nearer to each other are one
-_MOST_PAIRS = 24  # of so many candidates every pair is looked at, where the order of all of them bears on the choice
+_MOST_PAIRED = 12  # of so many candidates every pair is looked at, where the order of all of them bears on the choice
 
 
 class Stretch(NamedTuple):
@@ -56,7 +58,12 @@ class Choices:
     @property
     def own(self) -> Decision:
         """The decision under the request's own policy; raises NoEligibleCandidateError."""
-        [decision] = self._decided([self.case.policy])
+        return self.under(_UNLIMITED)
+
+    def under(self, allowance: Allowance) -> Decision:
+        """The same by what the budgets leave."""
+        situation = replace(self._situation, pace=allowance.pace, most_usd=allowance.most_usd)
+        [decision] = self._decided([self.case.policy], situation)
         if isinstance(decision, NoEligibleCandidateError):
             raise decision
         return decision
@@ -116,8 +123,8 @@ class Choices:
         ruled_out = _rules_of(self._decided([self.case.policy])[0])
         eligible = [column for column, name in enumerate(self.router.candidates) if name not in ruled_out]
         knobs = crossings(value, cost, eligible)
-        if self.case.policy.preferences is not None and len(eligible) <= _MOST_PAIRS:
-            knobs += [knob for pair in combinations(eligible, 2) for knob in crossings(value, cost, pair)]
+        if self.case.policy.preferences is not None:
+            knobs += [knob for pair in every_pair(eligible) for knob in crossings(value, cost, pair)]
         knobs += [point.knob for point in manifest.operating_points]
         floors = [one.cost_quality for one in self.tightening.values() if one.cost_quality is not None]
         found = sorted({cost_quality_for(knob, manifest.knobs) for knob in knobs} | {*floors, _LEAST, _MOST})
@@ -133,10 +140,28 @@ class Choices:
             policy = policy.tightened(one)
         return policy
 
-    def _decided(self, policies: Sequence[Policy]) -> list[Decision | NoEligibleCandidateError]:
-        situation = Situation(no_candidate=self.case.no_candidate, asked=self.case.asked)
+    @property
+    def _situation(self) -> Situation:
+        return Situation(no_candidate=self.case.no_candidate, asked=self.case.asked)
+
+    def _decided(
+        self, policies: Sequence[Policy], situation: Situation | None = None
+    ) -> list[Decision | NoEligibleCandidateError]:
         followed = [replace(policy, share=1.0) for policy in policies]
-        return self.router.decide_each(self.case.request, followed, situation, self.estimates)
+        return self.router.decide_each(self.case.request, followed, situation or self._situation, self.estimates)
+
+
+def without_estimates(router: Router, case: Case, reason: Reason, allowance: Allowance) -> Decision:
+    """What a request that is not embedded goes to by what the budgets leave; raises NoEligibleCandidateError."""
+    situation = Situation(
+        no_candidate=case.no_candidate, asked=case.asked, pace=allowance.pace, most_usd=allowance.most_usd
+    )
+    return router.decide_without_estimates(case.request, replace(case.policy, share=1.0), situation, reason)
+
+
+def every_pair(columns: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """The pairs of so few columns that each can be looked at; none of more, for that would take many times a decision."""
+    return combinations(columns, 2) if len(columns) <= _MOST_PAIRED else iter(())
 
 
 def knobs_of(stretch: Stretch, knobs: Sequence[float]) -> tuple[float, float]:

@@ -26,7 +26,9 @@ class NearRequest(_Document):
 
     id: str | None = Field(description="Its id in the log, for a key that may administer.")
     workflow: str | None = Field(description="Its workflow; null: it had none.")
-    similarity: float = Field(description="The cosine of the two embeddings: 1 is the same text.")
+    similarity: float = Field(
+        description="The cosine of the two embeddings; to one decimal, but for a key that may administer."
+    )
     text: str | None = Field(description="The beginning of its text, where it was kept, for a key that may administer.")
     outcomes: list[NearOutcome] = Field(description="Of the candidates that were tried, in the bundle's order.")
 

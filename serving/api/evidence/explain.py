@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
-from anyio import CapacityLimiter, to_thread
 
 from serving.api.bodies.route import RouteBody
 from serving.api.documents import decision_document, said
-from serving.api.evidence.choices import Choices, knobs_of
+from serving.api.evidence.choices import Choices, knobs_of, without_estimates
+from serving.api.evidence.turns import NoTurnError, Turns
 from serving.bundle.arrays import Floats32
 from serving.bundle.manifest import Manifest
 from serving.bundle.neighbours import Neighbours
 from serving.decide.decision import Decision, Reason
+from serving.decide.eligibility import NoEligibleCandidateError
+from serving.runtime.embedding import Embedded
 from serving.runtime.live import Serving
 from serving.runtime.pipeline import Service
 from serving.runtime.recording import Case
+from serving.state.budgets import Allowance
+from serving.state.rulebook import RuleBook
 
 logger = logging.getLogger(__name__)
 
@@ -28,70 +34,92 @@ NEAREST = 10
 DRY_RUN = "dry-run"
 # What overrules the choice by value and cost.
 _OVERRULING = frozenset(Reason) - {Reason.BEST_VALUE, Reason.ONLY_ELIGIBLE, Reason.REFERENCE, Reason.UNCERTIFIED}
+_NOT_SHOWN = "Logged requests are shown to keys that may administer, and to keys that are bound to workflows."
+NO_TURN = "Too many decisions are being explained; ask again."
+_NOT_EMBEDDED = "Its text was not embedded in time, or could not be."
+_FAILED = "It could not be found out; the log says why."
+_NOT_HERE = "Decisions are explained over HTTP alone."
 Shown = tuple[str, Decision, dict[str, object]]
 
 
 @dataclass(frozen=True)
 class Sight:
-    """What a caller may see of the logged requests: their ids and texts if `named`, and those of these workflows; None: all."""
+    """What a caller may see of the logged requests: their ids and texts if `named`, and those of these workflows; None: all.
+
+    Who may not see all is told a similarity to one decimal: a finer one would say whether the very same text is in the log.
+    """
 
     named: bool
     workflows: tuple[str, ...] | None
 
     @classmethod
     def of(cls, service: Service, key: str | None) -> Sight:
-        """All is seen by a key that may administer, and by everybody where the rules have no keys."""
+        """All is seen by a key that may administer, and by everybody where the rules have no keys; another key sees those of
+        the workflows that it is bound to. A key that is bound to none may send any workflow, but the log is not its own.
+        """
         if key is None:
             return cls(True, None)
         rules = service.rules.keys.get(key)
         if rules is None:  # it has just been taken out of the rule file
             return cls(False, ())
-        return cls(True, None) if rules.admin else cls(False, rules.workflows or None)
+        return cls(True, None) if rules.admin else cls(False, rules.workflows)
 
 
-async def shown(service: Service, key: str | None, asked: RouteBody, limiter: CapacityLimiter | None) -> Shown:
+async def shown(service: Service, key: str | None, asked: RouteBody, turns: Turns | None) -> Shown:
     """The decision's id, itself and its document, which has what was asked for; raises as the decision itself does.
 
-    A dry run is decided by the rules and by the bundle alone, and nothing remembers it.
+    A dry run is decided by the rules, the bundle and what the budgets leave: nothing is charged, and it is only counted.
+    Where there are no `turns`, nothing is explained.
     """
     case = service.case(asked.request(), asked.policy(), key)
-    if asked.dry_run:
-        return await to_thread.run_sync(partial(_tried, service, case, asked), limiter=limiter)
     serving = service.live.current
+    if asked.dry_run:
+        service.metrics.tried(key)
+        embedded = await service.embedding.one(serving, case.request.text)
+        decision = service.reservations.tried(case.scopes, _trial(serving, case, service.rules, embedded))
+        document = decision_document(DRY_RUN, decision, asked.misspelt) | {"dry_run": True}
+        if asked.explain:
+            document |= await _explained(service, serving, case, decision, embedded, turns)
+        return DRY_RUN, decision, document
     identifier, decision = await service.route(case)
     if decision.bundle != serving.router.manifest.version:
         serving = service.live.current
     document = decision_document(identifier, decision, asked.misspelt)
-    document["explanation"] = await to_thread.run_sync(
-        partial(_explained, service, serving, case, decision), limiter=limiter
-    )
+    started = time.perf_counter()
+    embedded = await service.embedding.one(serving, case.request.text)  # known, as a rule
+    document |= await _explained(service, serving, case, decision, embedded, turns)
+    service.metrics.stage("explain", time.perf_counter() - started)
     return identifier, decision, document
 
 
-def _tried(service: Service, case: Case, asked: RouteBody) -> Shown:
-    started = time.perf_counter()
-    serving = service.live.current
-    embedding = serving.router.encoder.encode([case.request.text])
-    choices = Choices.of(serving.router, case, service.rules, embedding)
-    decision = choices.own
-    document = decision_document(DRY_RUN, decision, asked.misspelt) | {"dry_run": True}
-    if asked.explain:
-        document["explanation"] = explanation(choices, decision, embedding, Sight.of(service, case.key), started)
-    return DRY_RUN, decision, document
+def _trial(serving: Serving, case: Case, rules: RuleBook, embedded: Embedded) -> Callable[[Allowance], Decision]:
+    """What decides a dry run for what the budgets leave, with an embedding or without one."""
+    if isinstance(embedded, Reason):
+        return partial(without_estimates, serving.router, case, embedded)
+    return Choices.of(serving.router, case, rules, embedded).under
 
 
-def _explained(service: Service, serving: Serving, case: Case, decision: Decision) -> dict[str, object] | None:
-    """What a decision rests on that was made already: what goes wrong here is logged, and does not take it back."""
-    started = time.perf_counter()
+async def _explained(
+    service: Service, serving: Serving, case: Case, decision: Decision, embedded: Embedded, turns: Turns | None
+) -> dict[str, object]:
+    """What a decision rests on that was made already, or why that is not said: nothing here takes the decision back."""
+    if turns is None:
+        return {"explanation": None, "unexplained": _NOT_HERE}
+    if isinstance(embedded, Reason):
+        return {"explanation": None, "unexplained": _NOT_EMBEDDED}
+
+    def found() -> dict[str, object]:
+        started = time.perf_counter()
+        choices = Choices.of(serving.router, case, service.rules, embedded)
+        return explanation(choices, decision, embedded, Sight.of(service, case.key), started)
+
     try:
-        embedding = serving.router.encoder.encode([case.request.text])
-        choices = Choices.of(serving.router, case, service.rules, embedding)
-        found = explanation(choices, decision, embedding, Sight.of(service, case.key), started)
-        service.metrics.stage("explain", time.perf_counter() - started)
+        return {"explanation": await turns.call(found)}
+    except NoTurnError:
+        return {"explanation": None, "unexplained": NO_TURN}
     except Exception:
         logger.exception("a decision could not be explained")
-        return None
-    return found
+        return {"explanation": None, "unexplained": _FAILED}
 
 
 def explanation(
@@ -125,7 +153,9 @@ def _overrides(choices: Choices, decision: Decision) -> list[str]:
     """Why the choice is not the one by value and cost, by the decision itself and by what it is without what came before."""
     reasons = [decision.reason]
     if decision.reason is not Reason.NO_CANDIDATE:
-        reasons.append(choices.own.reason)
+        # One that was held back stands where nobody is eligible, too: then there is no own choice.
+        with suppress(NoEligibleCandidateError):
+            reasons.append(choices.own.reason)
     return [reason.value for reason in dict.fromkeys(reasons) if reason in _OVERRULING]
 
 
@@ -143,6 +173,8 @@ def _near(known: Neighbours | None, manifest: Manifest, embedding: Floats32, sig
     """The nearest logged requests that the caller may see, and among how many they were looked for."""
     if known is None:
         return {"nearest": [], "searched": 0, "of": 0, "why_none": "This bundle has no logged requests along."}
+    if sight.workflows == ():
+        return {"nearest": [], "searched": 0, "of": 0, "why_none": _NOT_SHOWN}
     searched, of = len(known), known.total
     if sight.workflows is not None:  # how many others there are is not told
         searched = of = int(known.of_workflows(sight.workflows).sum())
@@ -157,7 +189,7 @@ def _near(known: Neighbours | None, manifest: Manifest, embedding: Floats32, sig
         {
             "id": known.ids[one.row] if sight.named else None,
             "workflow": known.workflows[one.row],
-            "similarity": said(one.similarity),
+            "similarity": said(one.similarity if sight.workflows is None else round(one.similarity, 1)),
             "text": known.texts[one.row] if sight.named and known.texts is not None else None,
             "outcomes": _outcomes(known, one.row, acceptable),
         }

@@ -146,7 +146,7 @@ export function tryTab(panel, { bundle, candidates, knob, me, say }) {
     const cost = usd(decision.expected_cost_usd);
     summary.textContent = `${decision.model}, P(acceptable) ${percent(decision.confidence, 0)}, expected cost ${cost}`;
     view.show(why.flips, why.points);
-    replace(answer, verdict(decision, why), everyone(decision, why), nearest(why));
+    replace(answer, verdict(decision, why), everyone(decision, why), nearest(why, decision.unexplained));
   }
 
   function verdict(decision, why) {
@@ -180,9 +180,9 @@ export function tryTab(panel, { bundle, candidates, knob, me, say }) {
     return card("Candidates", table("Candidates on this request", [["Candidate", ""], ["P(acceptable)", "num"], ["Expected cost", "num"]], rows));
   }
 
-  function nearest(why) {
+  function nearest(why, unexplained) {
     const title = "Nearest logged requests";
-    if (!why.nearest?.length) return card(title, h("p", { class: "muted empty" }, why.why_none ?? "None in this bundle."));
+    if (!why.nearest?.length) return card(title, h("p", { class: "muted empty" }, why.why_none ?? unexplained ?? "None in this bundle."));
     const rows = why.nearest.map((one) => h("li", { class: "near" },
       h("div", { class: "row between" }, h("span", {}, h("strong", {}, one.workflow ?? "no workflow"), one.id && h("code", {}, one.id)), h("span", { class: "muted num" }, `similarity ${number(one.similarity, 2)}`)),
       one.text ? h("p", { class: "quote" }, one.text) : h("p", { class: "muted" }, "Text was not kept, or is not shown to this key."),
