@@ -123,7 +123,7 @@ def test_a_text_that_cannot_be_embedded_leaves_the_rest_of_its_batch(
     service: Service, monkeypatch: pytest.MonkeyPatch, inline: bool
 ) -> None:
     encoding(service, monkeypatch, lambda texts: fail() if "theorem" in texts else None, inline=inline)
-    service._embedding._seconds = PATIENCE
+    service.embedding._seconds = PATIENCE
     assert reasons(service, ["hello", "theorem", "sum"]) == ["best_value", "fault", "best_value"]
 
 
@@ -170,13 +170,13 @@ def test_what_waits_at_the_end_is_answered(service: Service, monkeypatch: pytest
         go.wait(PATIENCE)
 
     encoding(service, monkeypatch, wait, inline=False)
-    service._embedding._seconds = PATIENCE
+    service.embedding._seconds = PATIENCE
     cases = [service.case(RouteRequest(f"hello {number}"), Policy(), None) for number in range(8)]
 
     async def stopped() -> list[tuple[str, Decision]]:
         asked = [asyncio.create_task(service.route(case)) for case in cases]
         await asyncio.to_thread(begun.wait, PATIENCE)
-        service._embedding.close()
+        service.embedding.close()
         go.set()
         return await asyncio.gather(*asked)
 
