@@ -6,7 +6,6 @@ import time
 from typing import Annotated, Literal
 
 import orjson
-from anyio import CapacityLimiter, to_thread
 from fastapi import Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import OperationalError
@@ -18,13 +17,14 @@ from serving.account.window import MOST_DAYS, USUAL_DAYS, By, Window, WindowErro
 from serving.api.auth import caller
 from serving.api.endpoints import service_of
 from serving.api.parsing import BodyError
-from serving.api.views.table import REFUSED, View
+from serving.api.views.table import View
+from serving.api.views.turns import Turns
 from serving.runtime.pipeline import Service
-from serving.store.savings import savings as asked_of
+from serving.store.savings import Asking
 
 CSV = "text/csv"
-# Any key may ask, each time for sums over all of its decisions: so many at once, the others wait.
-_AT_ONCE = 2
+# Any key may ask, each time for sums over all of its decisions: so many at once, so many others wait.
+_AT_ONCE, _WAITING = 2, 16
 _WHEN = "Seconds since 1970, or ISO 8601; UTC where it names no zone."
 
 
@@ -117,6 +117,7 @@ async def savings(
 
     A key that may administer sees all decisions, another its own. What the reference would have cost is an interval: where it
     answered itself, what was told, elsewhere what was expected of it, as its own answers came to more or less than that.
+    A key that may not administer asks once at a time.
     """
     service = service_of(request)
     key = caller(request, service)
@@ -128,9 +129,10 @@ async def savings(
         raise BodyError.on(error.field, str(error)) from None
     state = request.app.state
     if not hasattr(state, "savings"):
-        state.savings = CapacityLimiter(_AT_ONCE)
+        state.savings = Turns(_AT_ONCE, _WAITING)
+    asking, engine = Asking(), service.store.engine
     try:
-        found = await to_thread.run_sync(asked_of, service.store.engine, window, limiter=state.savings)
+        found = await state.savings.ask(request, window.key, lambda: asking.savings(engine, window), asking.stop)
     except OperationalError:
         why = "The store did not answer in time; ask for a shorter time, or again later."
         raise HTTPException(503, why, {"Retry-After": "10"}) from None
@@ -158,6 +160,12 @@ VIEW = View(
     savings,
     SavingsResponse,
     "operations",
-    (*REFUSED, (404, "Nothing is stored."), (422, "A parameter is wrong, and `errors` names it.")),
+    (
+        (401, "No API key, or one that is not known."),
+        (404, "Nothing is stored."),
+        (422, "A parameter is wrong, and `errors` names it."),
+        (429, "The API key is over its rate, or asks for its savings already."),
+        (503, "Too many ask at once, the store does not answer in time, or no bundle is loaded yet."),
+    ),
     CSV,
 )

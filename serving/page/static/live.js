@@ -177,7 +177,7 @@ export function liveTab(panel, { me }) {
   }
 
   async function saved(by) {
-    const choose = h("select", { "aria-label": "Savings by", onchange: (event) => saved(event.target.value) }, Object.entries(BY).map(([name, label]) => h("option", { value: name, selected: name === by }, label)));
+    const choose = h("select", { "aria-label": "Savings by", onchange: (event) => { event.target.disabled = true; saved(event.target.value); } }, Object.entries(BY).map(([name, label]) => h("option", { value: name, selected: name === by }, label)));
     const put = (...children) => replace(savings, card(null, h("div", { class: "row between" }, h("h2", {}, "Saved over 30 days"), h("label", { class: "row tight" }, h("span", { class: "muted" }, "by"), choose)), ...children));
     let found;
     try {

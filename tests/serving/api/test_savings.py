@@ -15,6 +15,7 @@ from serving.api.app import create_app
 from serving.api.views.savings import SavingsResponse
 from serving.bundle.request import read
 from serving.settings import Settings
+from serving.store import savings as of_store
 from serving.store.tables import DECISIONS
 from tests import fake_bundle
 from tests.fake_bundle import LARGE, OPEN, SMALL
@@ -95,6 +96,17 @@ def test_a_parameter_that_is_wrong_is_named(client: TestClient, query: str, fiel
 def test_nothing_is_told_where_nothing_is_stored(folder: Path) -> None:
     with TestClient(create_app(Settings(bundle=folder, store=None))) as client:
         assert client.get("/v1/savings").status_code == 404
+
+
+def test_a_store_that_takes_too_long_is_said(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    decide(client, "app")
+    monkeypatch.setattr(of_store, "STATEMENT_SECONDS", -1.0)
+    monkeypatch.setattr(of_store, "_STEPS", 1)
+    answer = client.get("/v1/savings", headers=bearer("app"))
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "10")
+    assert answer.json()["detail"].startswith("The store did not answer in time")
+    monkeypatch.undo()
+    assert asked(client, "app").total.decisions == 1
 
 
 def test_a_decision_keeps_what_the_reference_would_have_cost_and_whom_it_passed_over(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,9 +15,10 @@ from serving.account.savings import Account, Line, Method
 from serving.account.window import DAY, By, Window
 from serving.integrations.litellm.told.restored import restore
 from serving.integrations.outcome import ToldOutcome
+from serving.store import savings as of_store
 from serving.store.engine import open_engine
 from serving.store.feedback import Feedback
-from serving.store.savings import savings
+from serving.store.savings import Asking, savings
 from serving.store.tables import ALSO_FEEDBACK, DECISIONS, FEEDBACK
 from serving.store.writer import DecisionStore
 from tests.patience import PATIENCE
@@ -214,3 +216,36 @@ def test_lines_and_total_are_of_one_moment(url: str, monkeypatch: pytest.MonkeyP
     engine.dispose()
     assert (found.total.decisions, [one.decisions for one in found.lines]) == (1, [1])
     assert len(stored(url, DECISIONS)) == 2
+
+
+ENDLESS = "with recursive n(i) as (select 1 union all select i + 1 from n where i < 2000000000) select count(*) from n"
+ALWAYS = Window(By.WORKFLOW, 0.0, 1e9)
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_what_takes_too_long_or_is_wanted_no_more_is_ended(
+    url: str, monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    engine, asking, began = open_engine(url), Asking(), threading.Event()
+
+    def endless(connection: sa.Connection, *_: Any) -> None:
+        began.set()
+        connection.exec_driver_sql(ENDLESS)
+
+    def stop() -> None:
+        began.wait(PATIENCE)
+        asking.stop()
+
+    stopper = threading.Thread(target=stop)
+    with monkeypatch.context() as patched:
+        patched.setattr(of_store, "asked", endless)
+        patched.setattr(of_store, "STATEMENT_SECONDS", PATIENCE if told else 0.2)
+        if told:
+            stopper.start()
+        with pytest.raises(sa.exc.OperationalError) as ended:
+            asking.savings(engine, ALWAYS)
+    assert any(word in str(ended.value) for word in ("interrupted", "user request" if told else "statement timeout"))
+    if told:
+        stopper.join(PATIENCE)
+    assert savings(engine, ALWAYS).total.decisions == 0, "the connection is as good as before"
+    engine.dispose()

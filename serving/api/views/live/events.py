@@ -42,10 +42,10 @@ async def live(request: Request) -> Response:
     if request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers:
         raise HTTPException(400, "A body arrived; send none with GET /v1/live.", {"Connection": "close"})
     feed = _feed(request)
-    stream = feed.join(viewer)
+    stream = feed.join(viewer, None if request.client is None else request.client.host)
     if stream is None:
         most = service.settings.live_streams
-        detail = f"Too many watch already: {most} on a worker (ROUTER_LIVE_STREAMS), a quarter of them by one key."
+        detail = f"Too many watch already: {most} on a worker (ROUTER_LIVE_STREAMS), a quarter of them by one key or address."
         raise HTTPException(503, detail, {"Retry-After": "5"})
     admin = viewer is None
     return _Events(feed, stream, lambda: taken_away(request, service, key, admin=admin))

@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Of the streams there may be, one key that may not administer has this part at most: the others can still watch.
+# Of the streams there may be, one key that may not administer has this part at most, and so has one address of those who see
+# everything: the others can still watch.
 _PART = 4
 _AT_ONCE = 4  # requests for figures that are worked on at a time
 UNREADABLE = "The store cannot be read now."
@@ -40,8 +41,8 @@ class Frame:
 class Stream:
     """One who watches: gets the newest event, and misses those before it where it is slow. All but `put` is the loop's."""
 
-    def __init__(self, viewer: str | None) -> None:
-        self.viewer = viewer
+    def __init__(self, viewer: str | None, source: str | None = None) -> None:
+        self.viewer, self.source = viewer, source
         self.ended: str | None = None
         self._loop = asyncio.get_running_loop()
         self._news = asyncio.Event()
@@ -110,15 +111,17 @@ class LiveFeed:
         """Whether the thread that looks is there."""
         return self._thread is not None
 
-    def join(self, viewer: str | None) -> Stream | None:
-        """A stream of what a viewer may see, the first event of which comes at once; None where there are too many."""
+    def join(self, viewer: str | None, source: str | None = None) -> Stream | None:
+        """A stream of what a viewer may see, the first event of which comes at once; None where there are too many.
+
+        `source` is the address that it is for. Those who see everything are told apart by it alone, keys by their names.
+        """
         with self._lock:
-            own = sum(one.viewer == viewer for one in self._streams)
-            if self._closed or len(self._streams) >= self._most:
+            alike = [one for one in self._streams if one.viewer == viewer]
+            own = sum(viewer is not None or one.source == source for one in alike)
+            if self._closed or len(self._streams) >= self._most or own >= max(self._most // _PART, 1):
                 return None
-            if viewer is not None and own >= max(self._most // _PART, 1):
-                return None
-            stream = Stream(viewer)
+            stream = Stream(viewer, source)
             self._streams.append(stream)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._look, name="live", daemon=True)

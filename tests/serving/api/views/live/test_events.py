@@ -54,10 +54,11 @@ class Watching:
 
 
 @contextmanager
-def watching(service: Attacked, key: str | None = None) -> Iterator[Watching]:
+def watching(service: Attacked, key: str | None = None, source: str = "127.0.0.1") -> Iterator[Watching]:
+    """A stream, as a proxy on this machine has it for `source`."""
     with (
         httpx.Client(base_url=service.url, timeout=PATIENCE) as client,
-        client.stream("GET", "/v1/live", headers=bearer(key)) as response,
+        client.stream("GET", "/v1/live", headers={**bearer(key), "X-Forwarded-For": source}) as response,
     ):
         if response.status_code != 200:
             raise AssertionError(response.read().decode())
@@ -153,8 +154,11 @@ def test_above_the_bound_it_is_refused_and_who_leaves_makes_room(service: Attack
         streams = [open_ones.enter_context(watching(service, "app")) for _ in range(2)]
         answer = refused(service, "app")  # a quarter of them, and the others can still watch
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
-        for _ in range(6):
-            streams.append(open_ones.enter_context(watching(service, "root")))
+        for number in range(6):  # and one address has no more, whoever sees everything from there
+            streams.append(open_ones.enter_context(watching(service, "root", f"192.0.2.{number // 2}")))
+            if number == 1:
+                with pytest.raises(AssertionError, match="by one key or address"):
+                    open_ones.enter_context(watching(service, "root", "192.0.2.0"))
         for key in ("root", "other"):
             assert refused(service, key).status_code == 503
         assert all(stream.event()[0] == "snapshot" for stream in streams)

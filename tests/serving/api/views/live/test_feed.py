@@ -89,8 +89,8 @@ def test_nothing_is_asked_while_nobody_watches(service: Service) -> None:
 def test_all_who_watch_get_the_same_looks(service: Service) -> None:
     async def run() -> None:
         feed = LiveFeed(service)
-        streams = [feed.join(None) for _ in range(8)]
-        assert feed.join(None) is None
+        streams = [feed.join(None, f"192.0.2.{number}") for number in range(8)]
+        assert feed.join(None, "192.0.2.9") is None
         for _ in range(3):
             events = {await stream.next(PATIENCE) for stream in streams if stream is not None}
             assert len(events) <= 2  # one joined while the first was looked for, perhaps
@@ -99,6 +99,24 @@ def test_all_who_watch_get_the_same_looks(service: Service) -> None:
             while len(seen) < 3:
                 seen |= {await stream.next(PATIENCE) for stream in streams if stream is not None}
         assert len(asked) < 8 * 3 * 5  # were each of them to be asked for, it would be more than five each
+        feed.close()
+        await gone(feed)
+
+    asyncio.run(run())
+
+
+def test_one_address_or_key_leaves_room_for_the_others(service: Service) -> None:
+    async def run() -> None:
+        feed = LiveFeed(service)  # of 8 streams
+        admins = [feed.join(None, "192.0.2.1") for _ in range(3)]
+        apps = [feed.join("app", f"192.0.2.{number}") for number in range(3)]
+        for streams in (admins, apps):
+            assert [one is None for one in streams] == [False, False, True]
+        assert feed.join(None, "192.0.2.2") is not None
+        assert feed.join("other", "192.0.2.1") is not None, "a key's streams are not its address's"
+        assert admins[0] is not None
+        feed.leave(admins[0])
+        assert feed.join(None, "192.0.2.1") is not None
         feed.close()
         await gone(feed)
 
