@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from dataclasses import fields
@@ -62,3 +63,11 @@ def test_the_package_is_the_command() -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr == "error: nowhere has no bundle. `router-train run` writes one.\n"
+
+
+def test_the_module_is_router_train_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["router-train", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "training" / "cli" / "main.py"), run_name="__main__")
+    assert ended.value.code == 0
+    assert "inspect" in capsys.readouterr().out
