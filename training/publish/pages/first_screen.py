@@ -128,13 +128,13 @@ def _warnings(manifest: Manifest, document: Mapping[str, Any], month: Month) -> 
 def _saved(manifest: Manifest, month: Month) -> Figure:
     point, proof = manifest.default, manifest.default.certificate
     label = f"saved against all to {manifest.reference}"
+    low, high = (proof.saving_low, proof.saving_high) if proof is not None else (None, None)
     if month.saved_usd is None or month.reference_usd is None:
-        low, high = (proof.saving_low, proof.saving_high) if proof is not None else (None, None)
         value = percent(point.saving) or "not known"
         note = f"{span(low, high)}. {_NO_MONTH}"
         return Figure("saving", f"Share {label}", point.saving, value, note, "saving of the default operating point")
     note = (
-        f"{percent(point.saving)} ({span(month.saved_low, month.saved_high, dollars=True)}): {money(month.routed_usd)} instead "
+        f"{percent(point.saving)} ({span(low, high)}): {money(month.routed_usd)} instead "
         f"of {money(month.reference_usd)}, at {count(month.requests)} requests a month"
     )
     formula = f"{MONTH} × saving of the default operating point"
