@@ -173,8 +173,9 @@ def _quality(manifest: Manifest, document: Mapping[str, Any]) -> Figure:
             "quality", label, None, "not known", "Too few answers were judged.", "quality of the default point"
         )
     note = f"On {count(point.calibration_requests)} calibration requests"
-    if not document.get("complete_requests"):
-        note += "; no test request has an outcome of every candidate"
+    if document.get("basis") != "complete":
+        few = "too few test requests have" if document.get("complete_requests") else "no test request has"
+        note += f"; {few} an outcome of every candidate"
     if point.certificate is None and point.always is not None:
         note = f"{point.always}, as today. {note}"
     return Figure(
