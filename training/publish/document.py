@@ -12,7 +12,7 @@ from typing import Any
 from serving.bundle.manifest import Manifest, OperatingPoint
 from training.dataset.volume import Volume
 from training.evaluate.bands import Mark
-from training.evaluate.evaluation import ROUTER, Evaluation
+from training.evaluate.evaluation import ROUTER, Evaluation, PointLine
 from training.evaluate.profiles import Profile
 
 FRONTIER = "frontier.json"
@@ -57,7 +57,7 @@ def frontier_document(manifest: Manifest, evaluation: Evaluation) -> dict[str, A
         "sweep": [asdict(mark) for mark in found.sweep],
         "guarded": [asdict(mark) for mark in found.guarded],
         "points": [
-            point_of(manifest, point, found.points.get(point.name), found.requests)
+            point_of(manifest, point, found.points.get(point.name), found.requests, evaluation.point(point.name))
             for point in manifest.operating_points
         ],
         "singles": [
@@ -74,8 +74,13 @@ def frontier_document(manifest: Manifest, evaluation: Evaluation) -> dict[str, A
     return dict(_clean(document))
 
 
-def point_of(manifest: Manifest, point: OperatingPoint, test: Mark | None, requests: int) -> dict[str, Any]:
-    """An operating point: what is certified, what the calibration part gave, and what the test part did."""
+def point_of(
+    manifest: Manifest, point: OperatingPoint, test: Mark | None, requests: int, line: PointLine | None = None
+) -> dict[str, Any]:
+    """An operating point: what is certified, what the calibration part gave, and what the test part did.
+
+    `violation_low` is what the true rate of violations is hardly below; null where nothing was known of it.
+    """
     proof, guess = point.certificate, point.estimated
     low, high = _saving_span(point)
     rate = proof.violation_rate if proof is not None else guess.violation_rate if guess is not None else None
@@ -106,6 +111,7 @@ def point_of(manifest: Manifest, point: OperatingPoint, test: Mark | None, reque
         else {
             "requests": requests,
             "violation_rate": test.violation_rate,
+            "violation_low": None if line is None or not line.complete else line.low,
             **_measured(test),
             "shares": test.shares,
         },

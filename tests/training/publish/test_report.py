@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import pytest
 
 from serving.bundle.manifest import Estimated, Manifest, OperatingPoint, open_bundle
-from tests import fake_bundle
+from tests import fake_bundle, fake_frontier
 from training.charts.show import javascript
 from training.dataset.volume import Volume
 from training.publish.document import at_another_point, month_of, read_document, with_month
@@ -296,3 +296,41 @@ def test_the_month_of_the_page_is_that_of_the_document(folder: Path) -> None:
     month = month_of(manifest, Volume(**document["log"]))
     assert month is not None
     assert month["saved_usd"] == manifest.metrics["month_saved_usd"]
+
+
+def test_the_title_says_the_promise_with_its_confidence(folder: Path, making: dict[str, Any]) -> None:
+    title = first_screen(open_bundle(folder).manifest, read_document(folder) or {}, making).title
+    proof = open_bundle(folder).manifest.default.certificate
+    assert proof is not None
+    assert title.endswith(
+        f"; with {1 - proof.delta:.1%} confidence, at most {proof.alpha:.1%} of answers fail where acme/large's would not"
+    )
+    assert "worse" not in title
+
+
+@pytest.mark.parametrize(
+    ("requests", "low", "few"), [(20, None, True), (250_000, None, False), (250_000, 0.05, True), (20, 0.11, False)]
+)
+def test_test_requests_are_called_few_only_where_they_are(
+    folder: Path, making: dict[str, Any], requests: int, low: float | None, few: bool
+) -> None:
+    document = json.loads(json.dumps(read_document(folder)))
+    document["effective_requests"] = requests
+    for one in document["points"]:
+        if one["default"]:
+            one["test"] |= {"requests": requests, "violation_rate": 0.2, "violation_low": low}
+    (warning,) = (
+        w for w in first_screen(open_bundle(folder).manifest, document, making).warnings if "20.0% failed" in w
+    )
+    assert ("They are few" in warning) is few
+    assert ("more than chance" in warning) is not few
+
+
+def test_workflows_are_said_to_be_estimated_where_they_are(folder: Path, making: dict[str, Any]) -> None:
+    manifest = open_bundle(folder).manifest
+    single = fake_frontier.document(folder, fake_frontier.log_with_dates(1, 600, everybody=False))
+    for document, estimated in ((read_document(folder) or {}, False), (single, True)):
+        page = " ".join(of_report.render(manifest, document, making).split())
+        told = page[page.index('<h2 id="workflows">') : page.index('<h2 id="confidence">')]
+        assert ("<strong>Estimated</strong> (doubly robust)" in told) is estimated
+        assert ("of which every candidate's outcome is known" in told) is not estimated
