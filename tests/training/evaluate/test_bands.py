@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from serving.bundle.manifest import Objective, open_bundle
@@ -13,10 +14,12 @@ from serving.decide.value import choose, knob_for
 from tests import fake_bundle
 from tests.fake_frontier import log_with_dates
 from training.dataset.matrix import build_matrix
-from training.evaluate.bands import Mark, guarded_knobs, places, repeats
+from training.evaluate.bands import Mark, enough_complete, guarded_knobs, places, repeats
 from training.evaluate.evaluation import Evaluation
 from training.evaluate.served import evaluate_bundle
 from training.logs.outcomes import Outcomes
+from training.logs.validate import validate
+from training.publish.promote import set_point
 
 
 def evaluated(folder: Path, log: Outcomes) -> Evaluation:
@@ -143,3 +146,38 @@ def test_a_handful_of_requests_is_no_error(bundle: Path) -> None:
     assert found.tradeoff.basis is None
     assert found.tradeoff.why_not
     assert found.workflows == ()
+
+
+def test_one_complete_request_does_not_put_the_others_aside(bundle: Path) -> None:
+    """Nor would it, with bands of no width, stand for all of them."""
+    alone = log_with_dates(2, 900, everybody=False)
+    mixed = pd.concat([log_with_dates(8, 1).frame.assign(request_id="all", prompt="prove it all"), alone.frame])
+    found = evaluated(bundle, validate(mixed, source="test", format="test"))
+    assert (found.complete_requests, found.lines) == (1, ())
+    assert found.tradeoff.basis == "doubly robust"
+    assert found.tradeoff.requests > 800
+    assert all(mark.quality_high - mark.quality_low > 0.01 for mark in found.tradeoff.sweep)
+    assert "only 1 test requests, of 1 conversations" in (found.why_not or "")
+    assert found.workflows
+
+
+def test_complete_requests_count_from_thirty_conversations_on() -> None:
+    assert not enough_complete(np.ones(290, dtype=bool), np.arange(290) // 10)
+    assert enough_complete(np.ones(300, dtype=bool), np.arange(300) // 10)
+    assert not enough_complete(np.arange(300) < 29, np.arange(300))
+
+
+def test_a_saving_against_a_reference_that_the_log_hardly_tried_is_not_told(tmp_path: Path) -> None:
+    """What the router chooses is known by many answers; what it is compared with is the estimate of its cost alone."""
+    frame = log_with_dates(2, 900, everybody=False).frame
+    fake_bundle.build(tmp_path, frontier=True)
+    bundle = set_point(tmp_path, "cheapest").folder
+    few = (frame["candidate"] != fake_bundle.LARGE) | (np.arange(len(frame)) % 60 == 0)
+    frame = frame[few].assign(propensity=np.where(frame[few]["candidate"] == fake_bundle.LARGE, 0.01, 0.495))
+    found = evaluated(bundle, validate(frame.reset_index(drop=True), source="test", format="test")).tradeoff
+    assert found.basis == "doubly robust"
+    assert fake_bundle.LARGE not in found.singles
+    marks = [*found.sweep, *found.singles.values(), *found.points.values()]
+    assert marks
+    assert all(np.isfinite(mark.quality_low) and np.isfinite(mark.cost_usd) for mark in marks)
+    assert all(np.isnan([mark.saving, mark.saving_low, mark.saving_high]).all() for mark in marks)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import pytest
 
 from serving.bundle.manifest import Estimated, Manifest, OperatingPoint, open_bundle
-from tests import fake_bundle
+from tests import fake_bundle, fake_frontier
 from training.charts.show import javascript
 from training.dataset.volume import Volume
 from training.publish.document import at_another_point, month_of, read_document, with_month
@@ -135,13 +135,20 @@ def test_the_figures_of_the_first_screen_are_the_manifests(folder: Path, certifi
     assert shown["log_requests"] == known["log_requests"] == 300
     for text in (
         "$1.19",
-        "95% $1.03 … $1.33",
+        "95% 52.0% … 67.0%",
         "$0.79 instead of $1.98",
         "1 Mar 2026 to 31 Mar 2026",
         "90.0%",
         "Reference",
     ):
         assert text in certified_page
+
+
+@pytest.mark.parametrize("name", ["certified_page", "uncertified_page"])
+def test_no_amount_of_usd_has_an_interval(name: str, request: pytest.FixtureRequest) -> None:
+    text = request.getfixturevalue(name)
+    assert not re.search(r"95% [−-]?\$", text)
+    assert "An amount of USD has no\ninterval" in text
 
 
 def test_what_the_log_cost_is_a_counterfactual_of_its_own_and_dearer_is_said_first(
@@ -289,3 +296,41 @@ def test_the_month_of_the_page_is_that_of_the_document(folder: Path) -> None:
     month = month_of(manifest, Volume(**document["log"]))
     assert month is not None
     assert month["saved_usd"] == manifest.metrics["month_saved_usd"]
+
+
+def test_the_title_says_the_promise_with_its_confidence(folder: Path, making: dict[str, Any]) -> None:
+    title = first_screen(open_bundle(folder).manifest, read_document(folder) or {}, making).title
+    proof = open_bundle(folder).manifest.default.certificate
+    assert proof is not None
+    assert title.endswith(
+        f"; with {1 - proof.delta:.1%} confidence, at most {proof.alpha:.1%} of answers fail where acme/large's would not"
+    )
+    assert "worse" not in title
+
+
+@pytest.mark.parametrize(
+    ("requests", "low", "few"), [(20, None, True), (250_000, None, False), (250_000, 0.05, True), (20, 0.11, False)]
+)
+def test_test_requests_are_called_few_only_where_they_are(
+    folder: Path, making: dict[str, Any], requests: int, low: float | None, few: bool
+) -> None:
+    document = json.loads(json.dumps(read_document(folder)))
+    document["effective_requests"] = requests
+    for one in document["points"]:
+        if one["default"]:
+            one["test"] |= {"requests": requests, "violation_rate": 0.2, "violation_low": low}
+    (warning,) = (
+        w for w in first_screen(open_bundle(folder).manifest, document, making).warnings if "20.0% failed" in w
+    )
+    assert ("They are few" in warning) is few
+    assert ("more than chance" in warning) is not few
+
+
+def test_workflows_are_said_to_be_estimated_where_they_are(folder: Path, making: dict[str, Any]) -> None:
+    manifest = open_bundle(folder).manifest
+    single = fake_frontier.document(folder, fake_frontier.log_with_dates(1, 600, everybody=False))
+    for document, estimated in ((read_document(folder) or {}, False), (single, True)):
+        page = " ".join(of_report.render(manifest, document, making).split())
+        told = page[page.index('<h2 id="workflows">') : page.index('<h2 id="confidence">')]
+        assert ("<strong>Estimated</strong> (doubly robust)" in told) is estimated
+        assert ("of which every candidate's outcome is known" in told) is not estimated

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from serving.bundle.manifest import Manifest, OperatingPoint
+from training.measure.bounds import clopper_pearson_upper
 from training.publish.pages.month import Month
 from training.publish.pages.written import count, day, money, percent, span
 
 _NO_MONTH = "The log has no dates, so there is no month: --set report.requests_a_month=N tells it."
+# A delta of 5%, and a tenth of it as for what is to stop a promotion.
+_HARDLY = 0.005
 MONTH = "requests_a_month × reference_cost_usd_per_request"
 
 
@@ -77,7 +80,11 @@ def _title(manifest: Manifest, month: Month) -> str:
         )
     else:
         saves = f"Routing saves {money(month.saved_usd)} a month against sending everything to {reference}"
-    return f"{saves}, with at most {percent(point.certificate.alpha)} of answers worse"
+    proof = point.certificate
+    return (
+        f"{saves}; with {percent(1 - proof.delta)} confidence, at most {percent(proof.alpha)} of answers fail where "
+        f"{reference}'s would not"
+    )
 
 
 def _lead(manifest: Manifest, point: OperatingPoint) -> str:
@@ -117,24 +124,40 @@ def _warnings(manifest: Manifest, document: Mapping[str, Any], month: Month) -> 
     test = next((one["test"] for one in document.get("points", ()) if one["default"]), None)
     proof = manifest.default.certificate
     if proof is not None and test is not None and (test.get("violation_rate") or 0.0) > proof.alpha:
+        few = _surely_above(test, document) <= proof.alpha
         found.append(
             f"On the {count(test['requests'])} test requests {percent(test['violation_rate'])} failed where "
-            f"{manifest.reference} did not, more than the {percent(proof.alpha)} that is allowed. They are few, but look at "
-            "how the log changed."
+            f"{manifest.reference} did not, more than the {percent(proof.alpha)} that is allowed. "
+            + (
+                "They are few, but look at how the log changed."
+                if few
+                else "That is more than chance makes of so many: the log has changed, or its parts differ otherwise."
+            )
         )
     return tuple(found)
+
+
+def _surely_above(test: Mapping[str, Any], document: Mapping[str, Any]) -> float:
+    """What the true rate of failures on the test part is hardly below: as it was measured, else by as many requests as they are
+    worth, with the confidence of `PointLine.low`."""
+    known = test.get("violation_low")
+    if known is not None:
+        return float(known)
+    n = round(min(test["requests"], document.get("effective_requests") or test["requests"]))
+    failed = round(test["violation_rate"] * n)
+    return 1.0 - clopper_pearson_upper(n - failed, n, _HARDLY) if n else 0.0
 
 
 def _saved(manifest: Manifest, month: Month) -> Figure:
     point, proof = manifest.default, manifest.default.certificate
     label = f"saved against all to {manifest.reference}"
+    low, high = (proof.saving_low, proof.saving_high) if proof is not None else (None, None)
     if month.saved_usd is None or month.reference_usd is None:
-        low, high = (proof.saving_low, proof.saving_high) if proof is not None else (None, None)
         value = percent(point.saving) or "not known"
         note = f"{span(low, high)}. {_NO_MONTH}"
         return Figure("saving", f"Share {label}", point.saving, value, note, "saving of the default operating point")
     note = (
-        f"{percent(point.saving)} ({span(month.saved_low, month.saved_high, dollars=True)}): {money(month.routed_usd)} instead "
+        f"{percent(point.saving)} ({span(low, high)}): {money(month.routed_usd)} instead "
         f"of {money(month.reference_usd)}, at {count(month.requests)} requests a month"
     )
     formula = f"{MONTH} × saving of the default operating point"
@@ -173,8 +196,9 @@ def _quality(manifest: Manifest, document: Mapping[str, Any]) -> Figure:
             "quality", label, None, "not known", "Too few answers were judged.", "quality of the default point"
         )
     note = f"On {count(point.calibration_requests)} calibration requests"
-    if not document.get("complete_requests"):
-        note += "; no test request has an outcome of every candidate"
+    if document.get("basis") != "complete":
+        few = "too few test requests have" if document.get("complete_requests") else "no test request has"
+        note += f"; {few} an outcome of every candidate"
     if point.certificate is None and point.always is not None:
         note = f"{point.always}, as today. {note}"
     return Figure(

@@ -109,10 +109,10 @@ def profiles(manifest: Manifest, document: Mapping[str, Any]) -> Table | None:
         return None
 
     def named(strengths: Any) -> str:
-        return (
-            ", ".join(f"{one['workflow']} ({100 * one['gap']:+.0f})" for one in strengths).replace("-", "−")
-            or "nothing stands out"
-        )
+        words = [
+            f"{one['workflow']} ({100 * one['gap']:+.0f})" for one in strengths if one["low"] > 0 or one["high"] < 0
+        ]
+        return ", ".join(words).replace("-", "−") or "nothing stands out"
 
     rows = [
         (
