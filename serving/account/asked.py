@@ -6,18 +6,21 @@ session, or a decision of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection, Subquery, Table, and_, case, func, select
 
-from serving.account.savings import Account, Answers, Part, Sums, account
+from serving.account.ratios import Answers, Stratum
+from serving.account.savings import Account, Part, Sums, Under, account
 from serving.account.window import DAY, By, Window
 from serving.decide.decision import Reason
 
 MOST_LINES = 1_000  # anybody may make up tags
+MOST_STRATA = 50  # the busiest are told apart
 JUDGEMENTS = ("judged", "thumb")  # where a quality is from that is no mere hint; without a source it was judged
 _BATCH = 1_000
 
@@ -37,16 +40,18 @@ def asked(connection: Connection, tables: Tables, window: Window, *, judge_usd: 
     """
     rows = _rows(tables, window, connection.dialect.name)
     lines: dict[Any, Sums] = {name: Sums() for name in _names(connection, rows)}
+    strata = _strata(connection, rows)
     other, total = Sums(), Sums()
-    for name, sums in _sums(connection, rows, by_line=True):
+    for name, sums in chain(_sums(connection, rows, by_line=True), _parts(connection, rows, strata, by_line=True)):
         lines.get(name, other).add(sums)
-    for _, sums in _sums(connection, rows, by_line=False):
+    for _, sums in chain(_sums(connection, rows, by_line=False), _parts(connection, rows, strata, by_line=False)):
         total.add(sums)
     if window.by is By.DAY:
         lines = {_date(day): lines[day] for day in sorted(lines)}
     answers = [Answers(*row) for row in connection.execute(_answers(rows))]
+    apart = _answers_apart(connection, rows, strata)
     rest = other if other.decisions else None
-    return account(window.by.value, window.since, window.until, lines, rest, total, answers, judge_usd=judge_usd)
+    return account(window.by.value, window.since, window.until, lines, rest, total, answers, apart, judge_usd=judge_usd)
 
 
 def _rows(tables: Tables, window: Window, dialect: str) -> Subquery:
@@ -73,6 +78,7 @@ def _rows(tables: Tables, window: Window, dialect: str) -> Subquery:
     columns: dict[str, ColumnElement[Any]] = {
         "line": _line(window.by, d, dialect),
         "key": d.key,
+        "workflow": d.workflow,
         "conversation": func.coalesce(d.session_id, d.id),
         "candidate": d.candidate,
         "reference": case((priced, reference)),
@@ -119,58 +125,105 @@ _COUNTS = frozenset(
 )
 
 
+def _strata(connection: Connection, rows: Subquery) -> frozenset[Stratum]:
+    """The strata that are told apart."""
+    c = rows.c
+    busiest = select(c.workflow, c.key).group_by(c.workflow, c.key).order_by(func.count().desc(), c.workflow, c.key)
+    return frozenset(Stratum(*row) for row in connection.execute(busiest.limit(MOST_STRATA)))
+
+
 def _sums(connection: Connection, rows: Subquery, *, by_line: bool) -> Iterator[tuple[Any, Sums]]:
-    """The sums under each reference, of each line or of all decisions, in no order."""
+    """The sums of each line or of all decisions, without their parts, in no order."""
     line = rows.c.line if by_line else _nothing(rows.c.line.type)
-    summed = (func.sum(rows.c[name]).label(name) for name in (*_SUMMED, *_OF_PART))
-    conversation = [*([line] if by_line else []), rows.c.reference, rows.c.key, rows.c.conversation]
-    each = select(line.label("line"), rows.c.reference, *summed).group_by(*conversation).subquery("each")
+    conversation = [*([line] if by_line else []), rows.c.key, rows.c.conversation]
+    summed = (func.sum(rows.c[name]).label(name) for name in _SUMMED)
+    each = select(line.label("line"), *summed).group_by(*conversation).subquery("each")
     c = each.c
     squares = {
         "judged_conversations": _one(c.judged > 0),
         "quality_squared": c.quality * c.quality,
         "quality_product": c.quality * c.judged,
         "judged_squared": c.judged * c.judged,
-        "squared": c.rest_usd * c.rest_usd,
     }
     outer = select(
         c.line,
-        c.reference,
-        *(func.sum(c[name]).label(name) for name in (*_SUMMED, *_OF_PART)),
+        *(func.sum(c[name]).label(name) for name in _SUMMED),
         *(func.sum(value).label(name) for name, value in squares.items()),
+    ).group_by(c.line)
+    names = (*_SUMMED, *squares)
+    for row in connection.execute(outer, execution_options={"yield_per": _BATCH}).mappings():
+        told = {name: int(row[name] or 0) if name in _COUNTS else float(row[name] or 0) for name in names}
+        yield row["line"], Sums(**told)  # type: ignore[arg-type]
+
+
+def _parts(
+    connection: Connection, rows: Subquery, strata: frozenset[Stratum], *, by_line: bool
+) -> Iterator[tuple[Any, Sums]]:
+    """The parts of each line or of all decisions, in no order."""
+    line = rows.c.line if by_line else _nothing(rows.c.line.type)
+    summed = (func.sum(rows.c[name]).label(name) for name in _OF_PART)
+    stratum = (rows.c.reference, rows.c.workflow, rows.c.key)
+    each = (
+        select(line.label("line"), *stratum, *summed)
+        .where(rows.c.reference.is_not(None))
+        .group_by(*([line] if by_line else []), *stratum, rows.c.conversation)
+        .subquery("each")
     )
-    outer = outer.group_by(c.line, c.reference)
-    found = connection.execute(outer, execution_options={"yield_per": _BATCH})
-    for row in found.mappings():
-        yield row["line"], _read(row)
+    c = each.c
+    outer = select(
+        c.line,
+        c.reference,
+        c.workflow,
+        c.key,
+        func.sum(c.own_usd),
+        func.sum(c.rest_usd),
+        func.sum(c.rest_usd * c.rest_usd),
+        func.sum(c.prompts_usd),
+    ).group_by(c.line, c.reference, c.workflow, c.key)
+    for name, reference, workflow, key, *sums in connection.execute(outer, execution_options={"yield_per": _BATCH}):
+        part = Part(*(float(one or 0) for one in sums))
+        yield name, Sums(parts={Under(reference, _among(strata, workflow, key)): part})
 
 
-def _read(row: Mapping[Any, Any]) -> Sums:
-    names = (*_SUMMED, "judged_conversations", "quality_squared", "quality_product", "judged_squared")
-    told = {name: int(row[name] or 0) if name in _COUNTS else float(row[name] or 0) for name in names}
-    sums = Sums(**told)  # type: ignore[arg-type]
-    if row["reference"] is not None:
-        part = (float(row[name] or 0) for name in ("own_usd", "rest_usd", "squared", "prompts_usd"))
-        sums.parts[row["reference"]] = Part(*part)
-    return sums
+def _among(strata: frozenset[Stratum], workflow: str | None, key: str | None) -> Stratum | None:
+    stratum = Stratum(workflow, key)
+    return stratum if stratum in strata else None
 
 
-def _answers(rows: Subquery) -> sa.Select[Any]:
-    """What each candidate's own answers of known cost came to, as `Answers` has it."""
+def _answers_apart(
+    connection: Connection, rows: Subquery, strata: frozenset[Stratum]
+) -> dict[Stratum | None, list[Answers]]:
+    """What each candidate's own answers came to in each stratum."""
+    found: dict[Stratum | None, dict[str, Answers]] = {}
+    asked_for = _answers(rows, "workflow", "key")
+    for workflow, key, *row in connection.execute(asked_for, execution_options={"yield_per": _BATCH}):
+        one = Answers(*row)
+        there = found.setdefault(_among(strata, workflow, key), {})
+        before = there.get(one.candidate)
+        there[one.candidate] = one if before is None else before.plus(one)
+    return {stratum: list(there.values()) for stratum, there in found.items()}
+
+
+def _answers(rows: Subquery, *by: str) -> sa.Select[Any]:
+    """What each candidate's own answers of known cost came to, as `Answers` has it, after what they are told apart by."""
     told, expected = rows.c.answer_usd, rows.c.answer_expected_usd
+    apart = [rows.c[name] for name in by]
     each = (
         select(
+            *apart,
             rows.c.candidate,
             func.count().label("decisions"),
             func.sum(told).label("told"),
             func.sum(expected).label("expected"),
         )
         .where(told.is_not(None))
-        .group_by(rows.c.candidate, rows.c.key, rows.c.conversation)
+        .group_by(*apart, rows.c.candidate, rows.c.key, rows.c.conversation)
         .subquery("answered")
     )
     c = each.c
+    named = [c[name] for name in by]
     return select(
+        *named,
         c.candidate,
         func.count(),
         sa.cast(func.sum(c.decisions), sa.Integer),
@@ -182,7 +235,7 @@ def _answers(rows: Subquery) -> sa.Select[Any]:
         func.sum(c.told * c.told * c.expected),
         func.sum(c.told * c.expected * c.expected),
         func.sum(c.expected * c.expected * c.expected),
-    ).group_by(c.candidate)
+    ).group_by(*named, c.candidate)
 
 
 def _line(by: By, decision: Any, dialect: str) -> ColumnElement[Any]:

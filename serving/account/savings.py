@@ -2,68 +2,31 @@
 
 What the reference would have cost is not known, for its answers were not written. Where it answered itself, its cost is the
 one that was told. Elsewhere it is what the decision expected of it, times how far the reference's own answers cost more or
-less than was expected of them: a ratio, with a 95% interval from sums by conversation (linearised, and on a logarithmic scale,
-for costs are skew), widened by how much single conversations stray from it. Where fewer than `ENOUGH` conversations tell, the
-ratio is that of all candidates' answers, between the lowest and the highest of theirs; where these do not tell either, the
-reference would have cost no less than its prompts alone, and nothing says how much at most.
+less than was expected of them in the same stratum, a workflow's decisions for a key: a ratio, with a 95% interval from sums by
+conversation (linearised, and on a logarithmic scale, for costs are skew), widened by how much single conversations stray from
+it. In strata of few such conversations it is drawn to that of all, see `ratios_of`. Where fewer than `ENOUGH` conversations
+tell at all, the ratio is that of all candidates' answers, between the lowest and the highest of theirs; where these do not
+tell either, the reference would have cost no less than its prompts alone, and nothing says how much at most.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from enum import StrEnum
 from math import exp, hypot, log, sqrt
 from typing import NamedTuple
 
 from serving.account.intervals import student, wilson
+from serving.account.ratios import ENOUGH, FURTHEST, Answers, Method, Ratio, Ratios, Stratum, ratios_of
 
-ENOUGH = 30  # conversations, from which on a ratio or a variance is taken from them
-_FURTHEST = 20.0  # a limit is no more than so many times e away, whatever costs were told
-
-
-class Method(StrEnum):
-    """What the reference's cost is worked out from, the surer first."""
-
-    OWN = "reference's own answers"
-    OTHERS = "other candidates' answers"
-    PROMPTS = "prompt alone"
+__all__ = ["ENOUGH", "Account", "Line", "Method", "Part", "Ratio", "Sums", "Under", "account", "line"]
 
 
-class Answers(NamedTuple):
-    """One candidate's own answers of known cost: conversations, decisions, and sums over conversations.
-
-    `told` is what a conversation's answers cost, `expected` what was expected of them.
-    """
-
-    candidate: str
-    conversations: int
-    decisions: int
-    told: float
-    expected: float
-    told_squared: float
-    product: float
-    expected_squared: float
-    told_squared_expected: float
-    told_expected_squared: float
-    expected_cubed: float
-
-
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    """What answers cost for each dollar that was expected; `high` None: nothing says.
-
-    `spread` is the variance of one conversation's own ratio, over the square of the ratio.
-    """
+class Under(NamedTuple):
+    """What a part of a line's decisions is of: their reference, and the stratum that they are in."""
 
     reference: str
-    method: Method
-    ratio: float
-    low: float
-    high: float | None
-    spread: float
-    conversations: int
-    answers: int
+    stratum: Stratum | None = None
 
 
 @dataclass(slots=True)
@@ -109,13 +72,13 @@ class Sums:
     quality_squared: float = 0.0
     quality_product: float = 0.0
     judged_squared: float = 0.0
-    parts: dict[str, Part] = field(default_factory=dict)
+    parts: dict[Under, Part] = field(default_factory=dict)
 
     def add(self, other: Sums) -> None:
         """Adds other decisions' sums."""
         _add(self, other)
-        for reference, part in other.parts.items():
-            self.parts.setdefault(reference, Part()).add(part)
+        for under, part in other.parts.items():
+            self.parts.setdefault(under, Part()).add(part)
 
 
 def _add(one: Part | Sums, other: Part | Sums) -> None:
@@ -187,23 +150,28 @@ def account(
     other: Sums | None,
     total: Sums,
     answers: Sequence[Answers],
+    strata: Mapping[Stratum | None, Sequence[Answers]] | None = None,
     *,
     judge_usd: float = 0.0,
 ) -> Account:
-    """The account of what was summed. `judge_usd` is what judging cost beyond what feedback says, and is in the total alone."""
-    ratios = {name: ratio_of(name, answers) for name in sorted(total.parts)}
+    """The account of what was summed; `answers` are of all decisions, `strata` of each stratum's.
+
+    `judge_usd` is what judging cost beyond what feedback says, and is in the total alone.
+    """
+    names = sorted({one.reference for one in total.parts})
+    ratios = {name: ratios_of(name, answers, strata or {}) for name in names}
     return Account(
         by,
         since,
         until,
-        tuple(ratios.values()),
+        tuple(one.pool for one in ratios.values()),
         line(None, total, ratios, judge_usd),
         tuple(line(name, sums, ratios) for name, sums in lines.items()),
         None if other is None else line(None, other, ratios),
     )
 
 
-def line(name: str | None, sums: Sums, ratios: Mapping[str, Ratio], judge_usd: float = 0.0) -> Line:
+def line(name: str | None, sums: Sums, ratios: Mapping[str, Ratios], judge_usd: float = 0.0) -> Line:
     """The account of some decisions; `judge_usd` is what judging them cost beyond what their feedback says."""
     usd, low, high = _reference(sums.parts, ratios)
     judge = sums.judge_usd + judge_usd
@@ -238,42 +206,54 @@ def line(name: str | None, sums: Sums, ratios: Mapping[str, Ratio], judge_usd: f
     )
 
 
-def ratio_of(reference: str, answers: Iterable[Answers]) -> Ratio:
-    """What the reference's answers cost for each dollar expected, by its own answers if there are enough, else by all."""
-    known = [one for one in answers if one.expected > 0]
-    own = next((one for one in known if one.candidate == reference), None)
-    if own is not None and own.conversations >= ENOUGH:
-        low, high = _interval(own)
-        ratio = own.told / own.expected
-        return Ratio(reference, Method.OWN, ratio, low, high, _spread(own), own.conversations, own.decisions)
-    enough = [one for one in known if one.conversations >= ENOUGH]
-    told, expected = sum(one.told for one in enough), sum(one.expected for one in enough)
-    conversations, decisions = sum(one.conversations for one in enough), sum(one.decisions for one in enough)
-    if not told > 0:
-        return Ratio(reference, Method.PROMPTS, 1.0, 0.0, None, 0.0, conversations, decisions)
-    pooled = told / expected
-    # What is expected of the reference may be right as it is, whatever the others' answers came to.
-    lows, highs = zip((1.0, 1.0), *map(_interval, enough), strict=True)
-    spread = max(map(_spread, enough))
-    return Ratio(reference, Method.OTHERS, pooled, min(lows), max(highs), spread, conversations, decisions)
-
-
-def _reference(parts: Mapping[str, Part], ratios: Mapping[str, Ratio]) -> tuple[float, float, float | None]:
+def _reference(parts: Mapping[Under, Part], ratios: Mapping[str, Ratios]) -> tuple[float, float, float | None]:
     """What the references would have cost, and between what; the limits of several are added, as if they erred alike."""
     usd = low = 0.0
     high: float | None = 0.0
-    for name, part in parts.items():
-        one = ratios[name]
-        known, rest = part.own_usd, one.ratio * part.expected_usd
-        usd += known + rest
-        if one.high is None and part.expected_usd > 0:
-            low += known + min(part.prompts_usd, rest)
-            high = None
-            continue
-        down, up = _limits(one, part)
-        low += known + rest * down
-        high = None if high is None else high + known + rest * up
+    for name in dict.fromkeys(one.reference for one in parts):
+        of_it = {under.stratum: part for under, part in parts.items() if under.reference == name}
+        found, down, up = _one_reference(of_it, ratios[name])
+        usd += found
+        low += max(found - down, 0.0)
+        high = None if high is None or up is None else high + found + up
     return usd, low, high
+
+
+def _one_reference(parts: Mapping[Stratum | None, Part], ratios: Ratios) -> tuple[float, float, float | None]:
+    """What a reference would have cost, and by how much less or more. Strata with a ratio of their own err each by itself, but
+    for conversations that are in several; all others err alike."""
+    rest, usd = Part(), 0.0
+    apart: list[tuple[float, float]] = []
+    alike_down, alike_up = 0.0, 0.0
+    for stratum, part in parts.items():
+        one = ratios.of(stratum)
+        if one is ratios.elsewhere:
+            rest.add(part)
+            continue
+        away = one.ratio * part.expected_usd
+        usd += part.own_usd + away
+        down, up = _limits(one, part)
+        if stratum in ratios.own:
+            apart.append((away * (1.0 - down), away * (up - 1.0)))
+        else:
+            alike_down, alike_up = alike_down + away * (1.0 - down), alike_up + away * (up - 1.0)
+    one, away = ratios.elsewhere, ratios.elsewhere.ratio * rest.expected_usd
+    usd += rest.own_usd + away
+    if one.high is None and rest.expected_usd > 0:
+        return usd, max(away - rest.prompts_usd, 0.0), None
+    down, up = _limits(one, rest)
+    alike_down, alike_up = alike_down + away * (1.0 - down), alike_up + away * (up - 1.0)
+    downs, ups = [one[0] for one in apart], [one[1] for one in apart]
+    return (
+        usd,
+        hypot(_together(downs, ratios.overlap), alike_down),
+        hypot(_together(ups, ratios.overlap), alike_up),
+    )
+
+
+def _together(halves: Sequence[float], overlap: float) -> float:
+    """By how much strata err together, where each conversation is in `overlap` of them."""
+    return min(sum(halves), sqrt(overlap) * hypot(*halves))
 
 
 def _limits(one: Ratio, part: Part) -> tuple[float, float]:
@@ -282,41 +262,7 @@ def _limits(one: Ratio, part: Part) -> tuple[float, float]:
         return 1.0, 1.0
     strays = student(one.conversations - 1) * sqrt(one.spread * part.squared) / part.expected_usd
     down, up = (hypot(log(away), strays) for away in (one.ratio / one.low, one.high / one.ratio))
-    return exp(-min(down, _FURTHEST)), exp(min(up, _FURTHEST))
-
-
-def _residual(one: Answers) -> float:
-    """The sum over conversations of the squares of what each cost beyond the ratio."""
-    ratio = one.told / one.expected
-    return max(one.told_squared - 2 * ratio * one.product + ratio * ratio * one.expected_squared, 0.0)
-
-
-def _leverage(one: Answers) -> float:
-    """The factor by which residuals are too small, for a conversation of much expected cost draws the ratio to itself (HC3)."""
-    ratio, plain = one.told / one.expected, _residual(one)
-    if plain <= 0:
-        return 1.0
-    drawn = one.told_squared_expected - 2 * ratio * one.told_expected_squared + ratio * ratio * one.expected_cubed
-    return 1.0 + 2.0 * max(drawn, 0.0) / (one.expected * plain)
-
-
-def _interval(one: Answers) -> tuple[float, float]:
-    """The 95% interval of a candidate's ratio."""
-    ratio = one.told / one.expected
-    if ratio <= 0:
-        return 0.0, 0.0
-    counted = one.conversations / (one.conversations - 1)
-    half = student(one.conversations - 1) * sqrt(counted * _leverage(one) * _residual(one)) / one.told
-    return ratio * exp(-min(half, _FURTHEST)), ratio * exp(min(half, _FURTHEST))
-
-
-def _spread(one: Answers) -> float:
-    """As `Ratio.spread`: a conversation strays in proportion to what is expected of it."""
-    ratio = one.told / one.expected
-    if ratio <= 0:
-        return 0.0
-    counted = one.conversations / (one.conversations - 1)
-    return counted * _residual(one) / (ratio * ratio * one.expected_squared)
+    return exp(-min(down, FURTHEST)), exp(min(up, FURTHEST))
 
 
 def _quality(sums: Sums) -> tuple[float | None, float | None, float | None]:

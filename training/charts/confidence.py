@@ -28,7 +28,7 @@ def reliability(bins: Bins, *, simulated: bool, of: str = "all", theme: Theme | 
         _words(rows),
         simulated=simulated,
         theme=theme,
-        subtitle=f"{outcomes:,} judged outcomes in {len(rows)} bins of equal size; 95% intervals",
+        subtitle=f"{outcomes:,} judged outcomes in {len(rows)} bins of equal size; of 20 intervals (95%) about one misses",
     )
 
 

@@ -176,10 +176,8 @@ def print_side_by_side(found: SideBySide) -> None:
 
 
 def _gap(part: Part, ends: Iterable[str]) -> str:
-    """An interval; none of so few requests that resampling them says nothing of others."""
-    from training.publish.side_by_side import ENOUGH
-
-    return " … ".join(ends) if part.requests >= ENOUGH else "too few"
+    """An interval; none of so few conversations that resampling them says nothing of others."""
+    return " … ".join(ends) if part.enough else "too few"
 
 
 def print_gaps(candidates: Iterable[Candidate]) -> None:

@@ -11,25 +11,35 @@ from training.dataset.matrix import OutcomeMatrix
 
 # The mean length of a month: 365.25 / 12.
 DAYS_A_MONTH = 30.4375
+# Of fewer days a month is a guess.
+_FEW_DAYS = 14
+_WORKING_DAYS = 5
+_SET = "Set report.requests_a_month (--set report.requests_a_month=N) if you know it."
+
+Times = np.ndarray[tuple[int], np.dtype[np.datetime64]]
 
 
 @dataclass(frozen=True)
 class Volume:
-    """The log's `requests`, `dated` many of them with a time, from `first` to `last` (ISO dates), `days` apart, at least 1.
+    """The log's `requests`, `dated` many of them with a time. `counted` are those that the log's own choice was made for, not
+    those that were put to every candidate, nor answers that were bought; all, where there are no others.
 
-    `requests_a_month` is reckoned from the dates or told by a setting, as `requests_a_month_from` says. `cost_usd` is the sum
-    of all costs that are known, of a share `cost_known_share` of the calls. `cost_usd_per_request` is of the requests that the
-    log's own choice was made for, whose every call has a cost: not of those that were put to every candidate, nor of answers
-    that were bought. So is `candidates_logged`, each candidate's share of the calls. None where there is nothing to tell.
+    `first`, `last` (ISO dates) and `days` are of the counted: whole calendar days, and whole weeks where a log without weekends
+    lacks but the last one. `requests_a_month` is reckoned from the dates or told by a setting, as `requests_a_month_from` says;
+    `note` says why there is none, or why it is to be taken with caution. `cost_usd` is the sum of all costs that are known, of
+    a share `cost_known_share` of the calls. `cost_usd_per_request` is of the counted whose every call has a cost. So is
+    `candidates_logged`, each candidate's share of the calls. None where there is nothing to tell.
     """
 
     requests: int
     dated: int = 0
+    counted: int = 0
     first: str | None = None
     last: str | None = None
     days: float | None = None
     requests_a_month: float | None = None
     requests_a_month_from: Literal["dates", "setting"] | None = None
+    note: str | None = None
     cost_usd: float | None = None
     cost_known_share: float = 0.0
     cost_usd_per_request: float | None = None
@@ -38,36 +48,43 @@ class Volume:
 
 
 def volume(matrix: OutcomeMatrix, requests_a_month: float = 0.0) -> Volume:
-    """The volume of a log; a month has `requests_a_month` where that is above 0, and else as many as the dates say:
-    dated requests / days between the first and the last of them * 30.4375."""
-    stamps = matrix.timestamp[~np.isnat(matrix.timestamp)]
-    first = last = None
-    days: float | None = None
-    if len(stamps):
-        first, last = (str(one.astype("datetime64[s]")) + "Z" for one in (stamps.min(), stamps.max()))
-        days = max(float((stamps.max() - stamps.min()) / np.timedelta64(1, "s")) / 86_400.0, 1.0)
-    a_month: float | None = None
-    source: Literal["dates", "setting"] | None = None
-    if requests_a_month > 0:
-        a_month, source = requests_a_month, "setting"
-    elif days is not None:
-        a_month, source = len(stamps) / days * DAYS_A_MONTH, "dates"
+    """The volume of a log; a month has `requests_a_month` where that is above 0, and else as many as the dates say: counted
+    requests / days from the first to the last of them * 30.4375. Those without a date are taken to be of the same days."""
     called = matrix.attempted | matrix.chained
     costed = called & np.isfinite(matrix.cost_usd)
-    everywhere = np.asarray(matrix.attempted.all(axis=1))
+    everywhere = np.asarray(matrix.attempted.all(axis=1)) & (len(matrix.candidates) > 1)
     own = called & ~matrix.certifying & ~matrix.learning & ~everywhere[:, None]
     known = own.any(axis=1) & ~(own & ~costed).any(axis=1)
     spent = np.where(own & costed, matrix.cost_usd, 0.0).sum(axis=1)
     shown = own if own.any() else called
+    counted = shown.any(axis=1)
+    dated = ~np.isnat(matrix.timestamp)
+    stamps = np.sort(matrix.timestamp[dated & counted])
+    first = last = note = None
+    days: float | None = None
+    if len(stamps):
+        first, last = (str(one.astype("datetime64[s]")) + "Z" for one in (stamps[0], stamps[-1]))
+        days = _days(stamps)
+    a_month: float | None = None
+    source: Literal["dates", "setting"] | None = None
+    if requests_a_month > 0:
+        a_month, source = requests_a_month, "setting"
+    elif days is not None and stamps[-1] - stamps[0] < np.timedelta64(1, "D"):
+        note = f"The log's dates are of less than a day, which says nothing of a month. {_SET}"
+    elif days is not None:
+        a_month, source = int(counted.sum()) / days * DAYS_A_MONTH, "dates"
+        note = _caution(stamps, days, evaluated=not own.any())
     judged = np.isfinite(matrix.quality)
     return Volume(
         requests=len(matrix),
-        dated=len(stamps),
+        dated=int(dated.sum()),
+        counted=int(counted.sum()),
         first=first,
         last=last,
         days=days,
         requests_a_month=a_month,
         requests_a_month_from=source,
+        note=note,
         cost_usd=float(matrix.cost_usd[costed].sum()) if costed.any() else None,
         cost_known_share=float(costed.sum() / called.sum()) if called.any() else 0.0,
         cost_usd_per_request=float(spent[known].mean()) if known.any() else None,
@@ -77,3 +94,29 @@ def volume(matrix: OutcomeMatrix, requests_a_month: float = 0.0) -> Volume:
             for column, name in enumerate(matrix.candidates)
         },
     )
+
+
+def _days(stamps: Times) -> float:
+    """Calendar days (UTC) of sorted times. A log of working days alone that ends before a weekend has the weekend as well."""
+    dates = stamps.astype("datetime64[D]")
+    days = int((dates[-1] - dates[0]) / np.timedelta64(1, "D")) + 1
+    if days >= _WORKING_DAYS and days % 7 >= _WORKING_DAYS and bool(np.is_busday(np.unique(dates)).all()):
+        days += -days % 7
+    return float(days)
+
+
+def _caution(stamps: Times, days: float, *, evaluated: bool) -> str | None:
+    """Why a volume from sorted times is not sure; None where nothing speaks against it."""
+    reasons = []
+    if evaluated:
+        reasons.append("every request went to every candidate or was bought, as in an evaluation and not in traffic")
+    if days < _FEW_DAYS:
+        reasons.append(f"the log is of {days:.0f} days, fewer than {_FEW_DAYS}")
+    gaps, span = np.diff(stamps), stamps[-1] - stamps[0]
+    if len(stamps) > 2 and (gaps > span / 2).any():
+        at = int(gaps.argmax())
+        begin, end = (str(one.astype("datetime64[D]")) for one in (stamps[at], stamps[at + 1]))
+        reasons.append(f"it has no request between {begin} and {end}, over half of its time")
+    if not reasons:
+        return None
+    return f"Requests a month are not sure: {', and '.join(reasons)}. {_SET}"

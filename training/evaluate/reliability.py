@@ -9,10 +9,13 @@ from itertools import pairwise
 import numpy as np
 from scipy.stats import binomtest
 
+from serving.account.intervals import wilson as wilson_of_share
 from serving.bundle.arrays import Columns, Floats
 
 # A bin of fewer outcomes says next to nothing.
 LEAST_IN_BIN = 25
+# Of fewer conversations their variance is not known: each is taken for one outcome.
+_ENOUGH_GROUPS = 30
 MOST_BINS = 15
 _COVERAGES = 20
 
@@ -56,18 +59,20 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
-def bins(probability: Floats, outcome: Floats) -> tuple[Bin, ...]:
+def bins(probability: Floats, outcome: Floats, groups: Columns | None = None) -> tuple[Bin, ...]:
     """Bins of equal size, of 25 outcomes at least and 15 bins at most; neighbours whose shares fall are pooled.
 
-    `outcome` (n,) is 0 or 1. A calibrated chance gives shares that rise, so that pooling adjacent violators takes out the
-    zigzag of small bins and nothing else. Source: Dimitriadis, Gneiting & Jordan 2021 (isotonic pooling); equal size: Nguyen &
-    O'Connor 2015. Equal chances are never parted.
+    `outcome` (n,) is 0 or 1; those of one of `groups` (n,), conversations, are not taken for independent. Of 20 intervals about
+    one is expected to miss, also where every chance is right. A calibrated chance gives shares that rise, so that pooling
+    adjacent violators takes out the zigzag of small bins and nothing else. Source: Dimitriadis, Gneiting & Jordan 2021
+    (isotonic pooling); equal size: Nguyen & O'Connor 2015. Equal chances are never parted.
     """
     n = len(probability)
     if n == 0:
         return ()
     order = np.argsort(probability, kind="stable")
     p, y = probability[order], outcome[order]
+    of = np.arange(n) if groups is None else groups[order]
     count = min(MOST_BINS, max(n // LEAST_IN_BIN, 1))
     ends = np.searchsorted(p, p[np.arange(1, count) * n // count], side="left")
     edges = [0, *sorted({int(end) for end in ends} - {0, n}), n]
@@ -77,7 +82,7 @@ def bins(probability: Floats, outcome: Floats) -> tuple[Bin, ...]:
         while len(parts) > 1 and (_share(y, parts[-2]) > _share(y, parts[-1]) or _small(parts[-2], parts[-1])):
             last = parts.pop()
             parts[-1] = (parts[-1][0], last[1])
-    return tuple(_bin(p[begin:end], y[begin:end]) for begin, end in parts)
+    return tuple(_bin(p[begin:end], y[begin:end], of[begin:end]) for begin, end in parts)
 
 
 def _share(outcome: Floats, part: tuple[int, int]) -> float:
@@ -88,28 +93,56 @@ def _small(*parts: tuple[int, int]) -> bool:
     return any(end - begin < LEAST_IN_BIN for begin, end in parts)
 
 
-def _bin(p: Floats, y: Floats) -> Bin:
-    low, high = wilson(round(float(y.sum())), len(y))
+def _bin(p: Floats, y: Floats, groups: Columns) -> Bin:
+    low, high = _interval(y, groups)
     return Bin(float(p[0]), float(p[-1]), float(p.mean()), float(y.mean()), low, high, len(y))
 
 
-def reliability(probability: Floats, labels: Floats, columns: Columns, candidates: Sequence[str]) -> Reliability:
-    """Of (n, m) chances and labels, NaN where not judged; `columns` (n,) is what was chosen."""
+def _interval(y: Floats, groups: Columns) -> tuple[float, float]:
+    """Wilson's interval of the share of `y`, on as many outcomes by themselves as tell as much as these."""
+    mean, trials = float(y.mean()), _worth(y, groups)
+    return wilson_of_share(mean * trials, trials)
+
+
+def _worth(y: Floats, groups: Columns) -> float:
+    n, mean = len(y), float(y.mean())
+    _, group = np.unique(groups, return_inverse=True)
+    count = int(group.max()) + 1
+    if count == n:
+        return float(n)
+    if count < _ENOUGH_GROUPS or not 0 < mean < 1:
+        return float(count)
+    strayed = np.bincount(group, weights=y - mean)
+    variance = float(strayed @ strayed) * count / (count - 1) / (n * n)
+    return float(n) if variance <= 0 else min(mean * (1 - mean) / variance, float(n))
+
+
+def reliability(
+    probability: Floats, labels: Floats, columns: Columns, candidates: Sequence[str], groups: Columns | None = None
+) -> Reliability:
+    """Of (n, m) chances and labels, NaN where not judged; `columns` (n,) is what was chosen, `groups` (n,) the conversations.
+
+    One request's answers go together too: what makes it hard is hard for every candidate.
+    """
     seen = np.isfinite(labels)
+    groups = np.arange(len(columns)) if groups is None else groups
+    of = np.broadcast_to(groups[:, None], labels.shape)
     rows = np.flatnonzero(seen[np.arange(len(columns)), columns])
     at = rows, columns[rows]
     return Reliability(
-        all=bins(probability[seen], labels[seen]),
-        chosen=bins(probability[at], labels[at]),
+        all=bins(probability[seen], labels[seen], of[seen]),
+        chosen=bins(probability[at], labels[at], groups[rows]),
         by_candidate={
-            name: bins(probability[seen[:, column], column], labels[seen[:, column], column])
+            name: bins(probability[seen[:, column], column], labels[seen[:, column], column], groups[seen[:, column]])
             for column, name in enumerate(candidates)
             if seen[:, column].any()
         },
     )
 
 
-def risk_coverage(probability: Floats, labels: Floats, columns: Columns) -> tuple[Risk, ...]:
+def risk_coverage(
+    probability: Floats, labels: Floats, columns: Columns, groups: Columns | None = None
+) -> tuple[Risk, ...]:
     """What is risked by deciding on the most confident 5%, 10% … 100% of requests whose chosen answer was judged, and sending
     the rest elsewhere. Arguments as of `reliability`. Source: Geifman & El-Yaniv 2017."""
     rows = np.flatnonzero(np.isfinite(labels[np.arange(len(columns)), columns]))
@@ -117,9 +150,9 @@ def risk_coverage(probability: Floats, labels: Floats, columns: Columns) -> tupl
     if n < LEAST_IN_BIN:
         return ()
     at = rows, columns[rows]
-    failed = 1.0 - labels[at][np.argsort(-probability[at], kind="stable")]
+    order = np.argsort(-probability[at], kind="stable")
+    failed, of = 1.0 - labels[at][order], (rows if groups is None else groups[rows])[order]
     found = []
     for k in sorted({max(round(n * step / _COVERAGES), 1) for step in range(1, _COVERAGES + 1)}):
-        count = round(float(failed[:k].sum()))
-        found.append(Risk(k / n, count / k, *wilson(count, k)))
+        found.append(Risk(k / n, float(failed[:k].mean()), *_interval(failed[:k], of[:k])))
     return tuple(found)

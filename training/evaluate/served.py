@@ -218,8 +218,8 @@ def _evaluation(
         off_policy=off_policy,
         points=tuple(points),
         tradeoff=tradeoff(manifest, served, columns, known, resamples=resamples, seed=seed),
-        reliability=reliability(chance, log.labels, columns, matrix.candidates),
-        risk_coverage=risk_coverage(chance, log.labels, columns),
+        reliability=reliability(chance, log.labels, columns, matrix.candidates, log.groups),
+        risk_coverage=risk_coverage(chance, log.labels, columns, log.groups),
         novel=float((served.novelty[:, 0] > manifest.novelty.threshold).mean()) if len(matrix) else None,
     )
     if not enough_complete(complete, log.groups):

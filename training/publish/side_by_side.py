@@ -19,21 +19,27 @@ from training.measure.frontier import bootstrap_weights
 from training.prices.costs import fill_costs
 from training.publish.compare import NotComparableError
 
-# Of fewer requests than these, resampling them says nothing of others.
+# Of fewer conversations than these, resampling them says nothing of others.
 ENOUGH = 50
 
 
 @dataclass(frozen=True)
 class Part:
     """Requests of one workflow, or all of them: mean quality and cost under either bundle, and the differences' 95%
-    intervals, the second minus the first."""
+    intervals, the second minus the first. Resampled are whole `conversations`."""
 
     name: str
     requests: int
+    conversations: int
     quality: tuple[float, float]
     cost_usd: tuple[float, float]
     quality_gap: tuple[float, float]
     cost_gap: tuple[float, float]
+
+    @property
+    def enough(self) -> bool:
+        """Whether the intervals say anything."""
+        return self.conversations >= ENOUGH
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,7 @@ def side_by_side(
         return Part(
             name,
             len(places),
+            len(np.unique(groups[places])),
             (float(q1.mean()), float(q2.mean())),
             (float(c1.mean()), float(c2.mean())),
             _interval(q2 - q1, weights[:, places]),

@@ -130,7 +130,12 @@ def calibration(frame: pd.DataFrame, threshold: float) -> tuple[Bin, ...]:
     """Whether the confidence of decisions came true, in bins of judged answers; empty without any."""
     own = judged(frame)
     labels = acceptable(own["told_quality"].to_numpy(dtype=np.float64), threshold)
-    return bins(own["confidence"].to_numpy(dtype=np.float64), labels)
+    alone = own["session_id"].isna() if "session_id" in own else pd.Series(True, index=own.index)
+    sessions = own.get("session_id", own["id"]).where(~alone, own["id"])
+    groups = pd.DataFrame({"key": own.get("key"), "session": sessions, "alone": alone}).groupby(
+        ["key", "session", "alone"], dropna=False
+    )
+    return bins(own["confidence"].to_numpy(dtype=np.float64), labels, np.asarray(groups.ngroup(), dtype=np.intp))
 
 
 def exploration(frame: pd.DataFrame, threshold: float) -> pd.DataFrame:

@@ -80,3 +80,35 @@ def account_of(rows: Simulated, by: By = By.WORKFLOW) -> Account:
         found = asked(connection, TABLES, Window(by, 0.0, 1e6))
     engine.dispose()
     return found
+
+
+def two_keys(
+    seed: int, ratios: tuple[float, float], shares: tuple[float, float], conversations: int = 400
+) -> Simulated:
+    """Two keys of one workflow, whose reference answers cost so many times what was expected, and of whose turns it answers
+    such shares; the truth is by key."""
+    rng = np.random.default_rng(seed)
+    rows, told, truth = [], [], dict.fromkeys(("one", "two"), 0.0)
+    for number in range(conversations):
+        key, ratio, share = ("one", "two")[number % 2], ratios[number % 2], shares[number % 2]
+        for turn in range(1 + rng.poisson(2)):
+            name, expected = f"{number}-{turn}", float(np.exp(rng.standard_normal()) * 1e-3)
+            reference_usd = float(expected * ratio * np.exp(0.5 * rng.standard_normal() - 0.125))
+            chosen = REFERENCE if rng.random() < share else OTHERS[rng.integers(2)]
+            part = 1.0 if chosen == REFERENCE else 0.2
+            truth[key] += reference_usd
+            rows.append(
+                decision(
+                    name,
+                    key=key,
+                    session_id=str(number),
+                    workflow="w",
+                    candidate=chosen,
+                    expected_cost_usd=expected * part,
+                    reference=REFERENCE,
+                    reference_expected_cost_usd=expected,
+                    reference_input_usd=expected / 10,
+                )
+            )
+            told.append(feedback(name, cost_usd=reference_usd * part, quality=1.0).row(200.0))
+    return Simulated(rows, told, truth, 1.0)

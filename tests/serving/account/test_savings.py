@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from serving.account.intervals import student, wilson
-from serving.account.savings import ENOUGH, Answers, Line, Method, Part, Ratio, Sums, account, line, ratio_of
+from serving.account.ratios import Answers, Ratios, Stratum, ratio_of, ratios_of
+from serving.account.savings import ENOUGH, Line, Method, Part, Ratio, Sums, Under, account, line
 from serving.account.shown import as_csv, document
 from serving.account.window import By, Window, WindowError
-from tests.serving.account.simulated import OTHERS, REFERENCE, account_of, simulate
+from tests.serving.account.simulated import OTHERS, REFERENCE, account_of, simulate, two_keys
 
 SEEDS = range(40)
 
@@ -125,12 +126,63 @@ def test_the_ratio_is_of_own_answers_once_there_are_enough() -> None:
     assert ratio_of(REFERENCE, [few]).method is Method.PROMPTS
 
 
+@pytest.mark.parametrize("by", [By.KEY, By.DAY])
+def test_each_key_has_a_ratio_of_its_own(by: By) -> None:
+    """One ratio for both would be 0.9 of the one and half of the other, for the reference answered mostly the one's."""
+    covered = lines = 0
+    error = []
+    for seed in range(20):
+        drawn = two_keys(seed, (0.7, 2.0), (0.6, 0.1))
+        found = account_of(drawn, by)
+        truth = sum(drawn.truth.values())
+        covered += found.total.reference_low <= truth <= (found.total.reference_high or 0)
+        error.append(found.total.reference_usd / truth - 1)
+        assert sum(one.reference_usd for one in found.lines) == pytest.approx(found.total.reference_usd)
+        for one in found.lines if by is By.KEY else ():
+            lines += one.reference_low <= drawn.truth[one.name or ""] <= (one.reference_high or 0)
+    assert covered >= 16
+    assert by is By.DAY or lines >= 32
+    assert abs(np.mean(error)) < 0.05
+
+
+def test_a_stratum_without_answers_has_the_pools_ratio_in_a_wider_interval() -> None:
+    strata = {
+        Stratum("w", str(n)): [around(REFERENCE, ratio, seed=n)] for n, ratio in enumerate((0.5, 1.0, 2.0, 1.5, 0.8))
+    }
+    few = Stratum("w", "few")
+    strata[few] = [around(REFERENCE, 4.0, ENOUGH // 3, seed=9)]
+    every = [one for several in strata.values() for one in several]
+    pool = every[0]
+    for one in every[1:]:
+        pool = pool.plus(one)
+    found = ratios_of(REFERENCE, [pool], strata)
+    unseen = found.of(Stratum("w", "unseen"))
+    assert unseen.ratio == found.pool.ratio
+    assert unseen.low < 0.5
+    assert (unseen.high or 0) > 2.0, "any of the others could be like it"
+    assert found.of(Stratum("w", "2")).ratio == pytest.approx(2.0, rel=0.05)
+    (raw,) = strata[few]
+    assert found.pool.ratio < found.of(few).ratio < raw.told / raw.expected, "drawn to the pool's"
+    alike = ratios_of(REFERENCE, [pool], {Stratum("w", "0"): [pool], few: [around(REFERENCE, 4.0, 2)]})
+    assert alike.of(Stratum("w", "unseen")).low <= 1.0 <= (alike.of(Stratum("w", "unseen")).high or 0)
+
+
+def test_strata_beyond_the_busiest_are_one() -> None:
+    drawn = simulate(0, conversations=120)
+    for row in drawn.decisions:
+        row["workflow"] = f"w{row['session_id']}"
+    found = account_of(drawn)
+    assert len(found.lines) == 120
+    assert sum(one.reference_usd for one in found.lines) == pytest.approx(found.total.reference_usd)
+    assert found.total.reference_low < sum(drawn.truth.values()) < (found.total.reference_high or 0)
+
+
 def test_a_reference_that_costs_nothing_would_have_cost_nothing() -> None:
     free = answers(REFERENCE, [0.0] * 40, [1.0] * 40)
     found = line(
         None,
-        Sums(compared_usd=2.0, parts={REFERENCE: Part(0.0, 9.0, 9.0, 1.0)}),
-        {REFERENCE: ratio_of(REFERENCE, [free])},
+        Sums(compared_usd=2.0, parts={Under(REFERENCE): Part(0.0, 9.0, 9.0, 1.0)}),
+        {REFERENCE: ratios_of(REFERENCE, [free], {})},
     )
     assert (found.reference_usd, found.reference_low, found.reference_high) == (0.0, 0.0, 0.0)
     assert (found.saved_usd, found.saving) == (-2.0, None)
@@ -138,7 +190,9 @@ def test_a_reference_that_costs_nothing_would_have_cost_nothing() -> None:
 
 def test_what_is_known_is_not_estimated() -> None:
     one = Ratio(REFERENCE, Method.OWN, 2.0, 1.5, 3.0, 0.1, 50, 50)
-    found = line("x", Sums(compared_usd=5.0, parts={REFERENCE: Part(own_usd=5.0)}), {REFERENCE: one})
+    found = line(
+        "x", Sums(compared_usd=5.0, parts={Under(REFERENCE): Part(own_usd=5.0)}), {REFERENCE: Ratios(one, one)}
+    )
     assert (found.reference_low, found.reference_usd, found.reference_high) == (5.0, 5.0, 5.0)
     assert (found.saved_low, found.saved_usd, found.saved_high) == (0.0, 0.0, 0.0)
 
@@ -152,7 +206,9 @@ sums = st.builds(
     also_usd=numbers,
     judge_usd=numbers,
     exploration_usd=st.floats(-1e4, 1e4),
-    parts=st.dictionaries(st.sampled_from("xyz"), st.builds(Part, numbers, numbers, st.floats(0, 1e8), numbers)),
+    parts=st.dictionaries(
+        st.builds(Under, st.sampled_from("xyz")), st.builds(Part, numbers, numbers, st.floats(0, 1e8), numbers)
+    ),
 )
 ADDED = (
     "decisions",

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import norm
 
 from training.evaluate.reliability import LEAST_IN_BIN, MOST_BINS, bins, reliability, risk_coverage, wilson
 
@@ -72,3 +73,37 @@ def test_the_most_confident_are_risked_first() -> None:
     assert found[-1].risk == pytest.approx(0.5)
     assert all(one.low - 1e-12 <= one.risk <= one.high for one in found)
     assert risk_coverage(p[:10], labels[:10], np.zeros(10, dtype=np.intp)) == ()
+
+
+def test_intervals_are_of_conversations() -> None:
+    """Eight candidates find the same requests hard: by rows far more than one of 20 intervals misses."""
+    n, m, turns = 500, 8, 5
+    missed, by_rows, bins_seen = 0, 0, 0
+    for seed in range(20):
+        draw = np.random.default_rng(seed)
+        p = np.clip(draw.beta(4, 2, size=(n, m)), 0.02, 0.98)
+        hard = np.repeat(draw.standard_normal((n // turns, 1)), turns, axis=0)
+        labels = (norm.cdf(np.sqrt(0.5) * hard + np.sqrt(0.5) * draw.standard_normal((n, m))) < p).astype(np.float64)
+        groups = np.repeat(np.arange(n // turns), turns)
+        found = reliability(p, labels, p.argmax(axis=1), [str(k) for k in range(m)], groups)
+        rows = bins(p.ravel(), labels.ravel())
+        missed += sum(not one.y_low <= one.p <= one.y_high for one in found.all)
+        by_rows += sum(not one.y_low <= one.p <= one.y_high for one in rows)
+        bins_seen += len(rows)
+        assert [one.y for one in found.all] == [one.y for one in rows]
+    assert by_rows / bins_seen > 0.15
+    assert missed / bins_seen < 0.12
+
+
+def test_copies_of_an_outcome_tell_no_more_than_it_does() -> None:
+    draw = np.random.default_rng(1)
+    p = draw.random(40)
+    y = (draw.random(40) < 0.5).astype(np.float64)
+    columns = np.zeros(400, dtype=np.intp)
+    groups = np.repeat(np.arange(40), 10)
+    once = risk_coverage(p[:, None], y[:, None], columns[:40])[-1]
+    often = risk_coverage(np.repeat(p, 10)[:, None], np.repeat(y, 10)[:, None], columns, groups)[-1]
+    assert often.risk == pytest.approx(once.risk)
+    assert (often.low, often.high) == pytest.approx((once.low, once.high), abs=0.01)
+    (few,) = bins(np.full(100, 0.5), np.repeat([1.0, 0.0], 50), np.repeat(np.arange(4), 25))
+    assert few.y_high - few.y_low > 0.6, "four conversations"

@@ -16,8 +16,9 @@ from tests.small_logs import log_of
 from training.config import load_params
 from training.evaluate.served import evaluate_bundle
 from training.publish.compare import NotComparableError
+from training.publish.pages.of_comparison import _gaps
 from training.publish.promote import set_point
-from training.publish.side_by_side import side_by_side
+from training.publish.side_by_side import ENOUGH, side_by_side
 
 
 @pytest.fixture
@@ -50,6 +51,20 @@ def test_a_bundle_beside_itself_differs_in_nothing(models: Path) -> None:
     router = Router.load(models / "fake-1")
     found = side_by_side(router, router, log_of(4), {}, load_params())
     assert (found.moved, found.whole.quality_gap, found.whole.cost_gap) == (0.0, (0.0, 0.0), (0.0, 0.0))
+
+
+def test_many_requests_of_few_conversations_are_too_few(models: Path) -> None:
+    router = Router.load(models / "fake-1")
+    table = log_of(4)
+    alone = side_by_side(router, router, table, {}, load_params())
+    assert alone.whole.enough
+    requests = {one: n for n, one in enumerate(sorted(table.frame["request_id"].unique()))}
+    table.frame["session_id"] = [f"s{requests[one] % 40}" for one in table.frame["request_id"]]
+    found = side_by_side(router, router, table, {}, load_params())
+    assert found.whole.requests == alone.whole.requests >= ENOUGH > found.whole.conversations
+    assert not found.whole.enough
+    gaps = _gaps(found)
+    assert gaps.rows[0][4] == gaps.rows[0][8] == "too few"
 
 
 def test_a_log_that_cannot_compare_them_says_what_is_missing(models: Path) -> None:

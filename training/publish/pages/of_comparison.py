@@ -95,7 +95,7 @@ def _chart(sides: tuple[Side, Side]) -> Chart | None:
 
 def _gaps(found: SideBySide) -> Table:
     def ends(part: Part, texts: tuple[str, str]) -> str:
-        return " … ".join(texts) if part.requests >= ENOUGH else "too few"
+        return " … ".join(texts) if part.enough else "too few"
 
     rows = [
         (
