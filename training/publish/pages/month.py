@@ -44,7 +44,7 @@ class Month:
 
     @property
     def dearer(self) -> bool:
-        """Whether routing costs more than the log did, beyond chance; without an interval, by so much that it is hardly chance."""
+        """Whether routing costs more than the log did, beyond chance; without an interval, by more than chance is likely to."""
         saved, high = self.against_log_usd or 0.0, self.against_log_high
         return saved < 0 and (saved < -_HARDLY_CHANCE * (self.routed_usd or 0.0) if high is None else high < 0)
 
