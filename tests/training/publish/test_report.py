@@ -155,9 +155,19 @@ def test_what_the_log_cost_is_a_counterfactual_of_its_own_and_dearer_is_said_fir
     folder: Path, making: dict[str, Any]
 ) -> None:
     manifest, document = open_bundle(folder).manifest, dict(read_document(folder) or {})
-    for cost, dearer in ((0.004, False), (0.001, True)):
+    cases = (
+        (0.004, None, False),
+        (0.001, -0.0002, True),
+        (0.001, 0.0002, False),
+        (0.001, None, True),
+        (0.0022, None, False),
+    )
+    for cost, high, dearer in cases:
         document["log"] = {**document["log"], "cost_usd_per_request": cost}
         moved = at_another_point(document, manifest)
+        if high is not None:
+            month = moved["month"]
+            month["saved_against_logged_low"], month["saved_against_logged_high"] = -9.0, month["requests"] * high
         known = manifest.model_copy(update={"metrics": with_month(manifest.metrics, moved)})
         screen = first_screen(known, moved, making)
         (found,) = (one for one in screen.figures if one.key == "month_saved_against_log_usd")
@@ -166,6 +176,8 @@ def test_what_the_log_cost_is_a_counterfactual_of_its_own_and_dearer_is_said_fir
         assert found.number == pytest.approx(month * cost - routed)
         assert screen.title.startswith("Simulated: routing costs $0.49 a month more than the mix") is dearer
         assert any(text.startswith("Dearer than today") for text in screen.warnings) is dearer
+        assert ("about what the log costs" in found.note) is not dearer
+        assert ("costs about what the log did" in screen.title) is (cost < 0.0026 and not dearer)
 
 
 def test_without_a_certificate_the_first_screen_says_that_nothing_moves_and_what_would_help(
@@ -195,6 +207,11 @@ def test_sending_all_to_the_reference_is_no_news_where_the_log_was_cheaper(
     manifest, document = uncertified(open_bundle(folder).manifest, read_document(folder) or {})
     document["log"] = {**document["log"], "cost_usd_per_request": 0.001}
     moved = at_another_point(document, manifest)
+    known = manifest.model_copy(update={"metrics": with_month(manifest.metrics, moved)})
+    by_chance = {**known.metrics, "month_saved_against_log_high": 0.1}
+    unsure = known.model_copy(update={"metrics": by_chance})
+    assert first_screen(unsure, moved, making).warnings == (), "a difference that may be chance is no warning"
+    moved["month"] |= {"saved_against_logged_low": -2.0, "saved_against_logged_high": -1.0}
     known = manifest.model_copy(update={"metrics": with_month(manifest.metrics, moved)})
     (warning,) = first_screen(known, moved, making).warnings
     assert warning.startswith("Dearer than today: all to acme/large costs $1.98 a month, the log's own mix $0.30.")

@@ -70,14 +70,15 @@ def _title(manifest: Manifest, month: Month) -> str:
         if point.always is not None:
             return f"Nothing is certified yet: every request goes to {point.always}, and nothing is saved"
         return "Nothing is certified: requests are routed by what is estimated, without a promise"
-    dearer = month.against_log_usd is not None and month.against_log_usd < 0
     if month.saved_usd is None:
         saves = f"Routing saves {percent(point.saving)} of what sending everything to {reference} costs"
-    elif dearer and month.against_log_usd is not None:
+    elif month.dearer and month.against_log_usd is not None:
         return (
             f"Routing costs {money(-month.against_log_usd)} a month more than the mix in the log, and "
             f"{money(month.saved_usd)} less than sending everything to {reference}"
         )
+    elif month.against_log_usd is not None and month.against_log_usd < 0:
+        saves = f"Routing costs about what the log did, {money(month.saved_usd)} a month less than all to {reference}"
     else:
         saves = f"Routing saves {money(month.saved_usd)} a month against sending everything to {reference}"
     proof = point.certificate
@@ -110,13 +111,12 @@ def _lead(manifest: Manifest, point: OperatingPoint) -> str:
 
 def _warnings(manifest: Manifest, document: Mapping[str, Any], month: Month) -> tuple[str, ...]:
     found = []
-    dearer = month.against_log_usd is not None and month.against_log_usd < 0
-    if dearer and manifest.default.always is not None:
+    if month.dearer and manifest.default.always is not None:
         found.append(
             f"Dearer than today: all to {manifest.default.always} costs {money(month.routed_usd)} a month, the log's own mix "
             f"{money(month.logged_usd)}. Until a target is certified there is no reason to leave that mix."
         )
-    elif dearer and manifest.default.certificate is not None:
+    elif month.dearer and manifest.default.certificate is not None:
         found.append(
             f"Dearer than today: the log's own mix costs {money(month.logged_usd)} a month, routing {money(month.routed_usd)}. "
             "It buys answers nearer to the reference's."
@@ -178,6 +178,8 @@ def _against_log(month: Month) -> Figure:
         )
         return Figure("month_saved_against_log_usd", label, None, "not known", f"{why[0].upper()}{why[1:]}.", formula)
     note = f"{money(month.logged_usd)} a month by the log's own mix, {money(month.routed_usd)} routed"
+    if not (month.dearer or month.cheaper):
+        note += ": about what the log costs, for the difference may be chance"
     return Figure("month_saved_against_log_usd", label, saved, money(saved), note, formula)
 
 
