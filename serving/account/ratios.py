@@ -60,7 +60,10 @@ class Stratum(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """What answers cost for each dollar that was expected; `high` None: nothing says.
+    """What answers cost for each dollar that was expected, between `low` and `high`; `high` None: nothing says.
+
+    By the reference's own answers these are a 95% interval. By others' they are only the lowest and the highest that any of
+    them says, which has no level: the reference's answers may be longer than all of theirs.
 
     `spread` is the variance of one conversation's own ratio, over the square of the ratio.
     """
@@ -125,12 +128,15 @@ def ratios_of(reference: str, answers: Sequence[Answers], strata: Mapping[Stratu
 
 
 def ratio_of(reference: str, answers: Iterable[Answers]) -> Ratio:
-    """What the reference's answers cost for each dollar expected, by its own answers if there are enough, else by all."""
+    """What the reference's answers cost for each dollar expected, by its own answers if there are enough, else by all.
+
+    Own ones are enough where they tell as much as `ENOUGH` conversations of equal cost; else they are among all.
+    """
     known = [one for one in answers if one.expected > 0]
     own = next((one for one in known if one.candidate == reference), None)
     if own is not None and _effective(own) >= ENOUGH:
         return _own(reference, own)
-    enough = [one for one in known if _effective(one) >= ENOUGH]
+    enough = [one for one in known if one.conversations >= ENOUGH]
     told, expected = sum(one.told for one in enough), sum(one.expected for one in enough)
     conversations, decisions = sum(one.conversations for one in enough), sum(one.decisions for one in enough)
     if not told > 0:
@@ -149,8 +155,8 @@ def _own(reference: str, own: Answers) -> Ratio:
 
 
 def _effective(one: Answers) -> float:
-    """As many conversations as there are."""
-    return one.conversations
+    """As many conversations of equal cost as would tell as much (Kish): one that is most of the cost tells little by others."""
+    return one.expected * one.expected / one.expected_squared if one.expected_squared > 0 else 0.0
 
 
 def _within(told: Iterable[Answers], pool: Ratio) -> float:

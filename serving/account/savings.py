@@ -221,7 +221,7 @@ def _reference(parts: Mapping[Under, Part], ratios: Mapping[str, Ratios]) -> tup
 
 def _one_reference(parts: Mapping[Stratum | None, Part], ratios: Ratios) -> tuple[float, float, float | None]:
     """What a reference would have cost, and by how much less or more. Strata with a ratio of their own err each by itself, but
-    for conversations that are in several; all others err alike."""
+    for conversations that are in several; all others err alike, and as these do, for the pool is of their answers too."""
     rest, usd = Part(), 0.0
     apart: list[tuple[float, float]] = []
     alike_down, alike_up = 0.0, 0.0
@@ -246,8 +246,8 @@ def _one_reference(parts: Mapping[Stratum | None, Part], ratios: Ratios) -> tupl
     downs, ups = [one[0] for one in apart], [one[1] for one in apart]
     return (
         usd,
-        hypot(_together(downs, ratios.overlap), alike_down),
-        hypot(_together(ups, ratios.overlap), alike_up),
+        _together(downs, ratios.overlap) + alike_down,
+        _together(ups, ratios.overlap) + alike_up,
     )
 
 

@@ -48,7 +48,7 @@ def test_the_interval_covers_what_the_reference_would_have_cost() -> None:
     """At 95% about 38 of 40 are expected; fewer than 33 come once in two hundred such tests. And it is no idle interval."""
     covered, by_line, widths = 0, 0, []
     for seed in SEEDS:
-        drawn = simulate(seed, conversations=150)
+        drawn = simulate(seed, conversations=250)
         found = account_of(drawn)
         assert [one.method for one in found.ratios] == [Method.OWN]
         assert found.total.reference_high is not None
@@ -113,10 +113,10 @@ def test_where_hardly_anything_is_told_there_is_no_upper_end() -> None:
 
 
 def test_the_ratio_is_of_own_answers_once_there_are_enough() -> None:
-    few, many = around(REFERENCE, 1.5, ENOUGH - 1), around(REFERENCE, 1.5, ENOUGH)
+    few, many = around(REFERENCE, 1.5, ENOUGH - 1), around(REFERENCE, 1.5, ENOUGH + 10)
     others = [around(OTHERS[0], 0.7), around(OTHERS[1], 0.9, seed=1)]
     own = ratio_of(REFERENCE, [*others, many])
-    assert (own.method, own.conversations) == (Method.OWN, ENOUGH)
+    assert (own.method, own.conversations) == (Method.OWN, ENOUGH + 10)
     assert own.ratio == many.told / many.expected
     assert own.low < own.ratio < (own.high or 0)
     pooled = ratio_of(REFERENCE, [*others, few])
@@ -124,6 +124,18 @@ def test_the_ratio_is_of_own_answers_once_there_are_enough() -> None:
     assert pooled.low < 0.7 < pooled.ratio < 0.9
     assert pooled.high == 1.0, "what is expected of the reference may be right as it is"
     assert ratio_of(REFERENCE, [few]).method is Method.PROMPTS
+
+
+def test_conversations_of_uneven_cost_tell_less_than_their_number() -> None:
+    """One that is most of the cost: the ratio is hardly more than its own."""
+    even = answers(REFERENCE, [1.5] * ENOUGH, [1.0] * ENOUGH)
+    uneven = answers(REFERENCE, [1.5] * (2 * ENOUGH), [100.0, *[1.0] * (2 * ENOUGH - 1)])
+    others = around(OTHERS[0], 0.7)
+    assert ratio_of(REFERENCE, [others, even]).method is Method.OWN
+    found = ratio_of(REFERENCE, [others, uneven])
+    assert found.method is Method.OTHERS
+    own = uneven.told / uneven.expected
+    assert found.low < own < (found.high or 0), "its own answers are among those that say between what it is"
 
 
 @pytest.mark.parametrize("by", [By.KEY, By.DAY])

@@ -134,9 +134,9 @@ def test_the_figures_of_the_first_screen_are_the_manifests(folder: Path, certifi
     assert shown["quality"] == point.quality
     assert shown["log_requests"] == known["log_requests"] == 300
     for text in (
-        "$1.19",
+        "$1.15",
         "95% 52.0% … 67.0%",
-        "$0.79 instead of $1.98",
+        "$0.77 instead of $1.91",
         "1 Mar 2026 to 31 Mar 2026",
         "90.0%",
         "Reference",
@@ -174,7 +174,7 @@ def test_what_the_log_cost_is_a_counterfactual_of_its_own_and_dearer_is_said_fir
         month = known.metrics["requests_a_month"]
         routed = month * known.metrics["reference_cost_usd_per_request"] * (1 - 0.6)
         assert found.number == pytest.approx(month * cost - routed)
-        assert screen.title.startswith("Simulated: routing costs $0.49 a month more than the mix") is dearer
+        assert screen.title.startswith("Simulated: routing costs $0.47 a month more than the mix") is dearer
         assert any(text.startswith("Dearer than today") for text in screen.warnings) is dearer
         assert ("about what the log costs" in found.note) is not dearer
         assert ("costs about what the log did" in screen.title) is (cost < 0.0026 and not dearer)
@@ -214,7 +214,7 @@ def test_sending_all_to_the_reference_is_no_news_where_the_log_was_cheaper(
     moved["month"] |= {"saved_against_logged_low": -2.0, "saved_against_logged_high": -1.0}
     known = manifest.model_copy(update={"metrics": with_month(manifest.metrics, moved)})
     (warning,) = first_screen(known, moved, making).warnings
-    assert warning.startswith("Dearer than today: all to acme/large costs $1.98 a month, the log's own mix $0.30.")
+    assert warning.startswith("Dearer than today: all to acme/large costs $1.91 a month, the log's own mix $0.29.")
 
 
 def test_a_log_without_dates_has_no_month_and_says_how_to_tell_one(folder: Path, making: dict[str, Any]) -> None:

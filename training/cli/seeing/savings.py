@@ -116,7 +116,11 @@ def _method(one: Ratio) -> str:
             f"answers is the cost of {ENOUGH} conversations told. Tell cost_usd in feedback."
         )
     answers = f"{one.answers:,} of {'its own answers' if one.method is Method.OWN else 'all candidates’ answers'}"
-    return f"{said}, times {one.ratio:.3f} ({one.low:.3f} … {one.high:.3f}): what {answers} cost for each USD expected."
+    ends = "95% from" if one.method is Method.OWN else "between the lowest and the highest of theirs,"
+    return (
+        f"{said}, times {one.ratio:.3f} ({ends} {one.low:.3f} to {one.high:.3f}): what {answers} cost for each USD expected; "
+        f"where workflows or keys have enough answers of their own, times what these cost."
+    )
 
 
 def _sentences(total: Line, judge_usd: float) -> list[str]:
