@@ -117,10 +117,10 @@ def test_constraints_rule_out_and_whose_rule_it_was_is_told(backend: Backend, vi
     page.get_by_text("Constraints").click()
     page.get_by_label("Deny").fill("acme/large")
     page.get_by_label("Most cost, USD").fill("0.0005")
-    page.get_by_text("out: denied (default)").wait_for()
+    page.get_by_text("Out: It is denied. (default)").wait_for()
     page.get_by_label("tools", exact=True).check()
     page.get_by_label("self-hosted").check()
-    page.get_by_text("out: max cost usd (default)").first.wait_for()
+    page.get_by_text("Out: It would cost more than the limit. (default)").first.wait_for()
     page.wait_for_function("() => !document.querySelector('.answer').hasAttribute('aria-busy')")
     body = backend.routed[-1]
     assert (body["deny"], body["max_cost_usd"]) == (["acme/large"], 0.0005)
