@@ -1,7 +1,7 @@
 // Bundles: which there are, two side by side, what the shadow would have decided, and reloading.
 
 import { read } from "./api.js";
-import { badge, card, day, dollars, failure, figure, h, helped, many, meaning, number, percent, replace, share, table, titled, whole } from "./dom.js";
+import { badge, card, day, dollars, failure, figure, h, many, meaning, number, percent, replace, share, table, titled, whole } from "./dom.js";
 
 const METRICS = { aiq: ["AIQ on its test part", 3], headroom_captured: ["Headroom captured", 3], saving: ["Saving", 3], quality: ["Quality", 3], cost_usd: ["Cost per request, USD", 6], ece: ["Calibration error (ECE)", 3], brier: ["Brier score", 3], test_requests: ["Test requests", 0] };
 const two = (low, high) => `${low} → ${high}`;
@@ -63,18 +63,18 @@ export function bundlesTab(panel, { me }) {
       ["Candidates", h("span", { class: "wrap" }, a.candidates.join(", ")), h("span", { class: "wrap" }, b.candidates.join(", "))]];
     for (const [name, [label, places]] of Object.entries(METRICS)) {
       if (a.metrics?.[name] === undefined && b.metrics?.[name] === undefined) continue;
-      rows.push([name === "aiq" ? helped("AIQ", label) : label, number(a.metrics?.[name], places), number(b.metrics?.[name], places)]);
+      rows.push([name === "aiq" ? titled("AIQ", label) : label, number(a.metrics?.[name], places), number(b.metrics?.[name], places)]);
     }
     const names = [...new Set([...(a.points ?? []), ...(b.points ?? [])].map((point) => point.name))];
     const said = (one, name) => {
       const point = (one.points ?? []).find((other) => other.name === name);
       if (!point) return "–";
-      return point.certified ? h("span", {}, badge("certified", "good"), `  fails at most ${percent(point.bound)}, allowed ${share(point.alpha)}`) : badge("not certified");
+      return point.certified ? h("span", {}, badge("certified", "good"), ` fails at most ${percent(point.bound)}, allowed ${share(point.alpha)}`) : badge("not certified");
     };
-    for (const name of names) rows.push([name, said(a, name), said(b, name)]);
+    for (const name of names) rows.push([whole(name), said(a, name), said(b, name)]);
     replace(comparison, card("Side by side",
       !same && h("p", { class: "notice warn" }, "Trained on different logs: each figure is on its own test part, so they are no comparison. The shadow, or router-train compare, is one."),
-      table("Side by side", [["", ""], [a.version, ""], [b.version, ""]], rows)));
+      table("Side by side", [["", ""], [a.version, ""], [b.version, ""]], rows, "", true)));
   }
 
   async function shadowed() {

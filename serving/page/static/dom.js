@@ -93,12 +93,11 @@ export function bar(share, kind) {
 
 const MANY_COLUMNS = 5, FEW_ROWS = 15;
 // columns: [heading, "num" | ""]; rows: arrays of text or nodes. Where the window is narrow, wide rows are stacked by the class.
-export function table(caption, columns, rows, empty = "Nothing yet.") {
+export function table(caption, columns, rows, empty = "Nothing yet.", stacks = columns.length >= MANY_COLUMNS && rows.length <= FEW_ROWS) {
   const head = h("tr", { role: "row" }, columns.map(([title, kind]) => h("th", { scope: "col", class: kind, role: "columnheader" }, title)));
   const body = rows.map((row) =>
     h("tr", { role: "row" }, row.map((cell, place) =>
       h(place ? "td" : "th", { class: columns[place][1], scope: place ? null : "row", role: place ? "cell" : "rowheader", "data-label": columns[place][0].textContent ?? columns[place][0] }, cell))));
-  const stacks = columns.length >= MANY_COLUMNS && rows.length <= FEW_ROWS;
   if (!rows.length) return h("p", { class: "muted empty" }, empty);
   return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
     h("table", { role: "table", class: stacks && "stacks" }, h("caption", { class: "unseen" }, caption), h("thead", { role: "rowgroup" }, head), h("tbody", { role: "rowgroup" }, body)));

@@ -1,7 +1,7 @@
 // Live: what is being decided now, and what it saved; events arrive while this tab is looked at.
 
 import { open, Problem, read, sleep } from "./api.js";
-import { badge, bar, between, candidate, card, clock, colour, decimals, details, dollars, failure, figure, h, helped, many, moment, number, percent, replace, s, table, usd, words } from "./dom.js";
+import { badge, bar, between, candidate, card, clock, colour, decimals, details, dollars, failure, figure, h, helped, many, moment, number, percent, replace, s, table, usd, whole, words } from "./dom.js";
 import { axes, chart, linear, path, widest } from "./draw.js";
 import { events, Parser } from "./sse.js";
 
@@ -106,7 +106,7 @@ export function liveTab(panel, { me }) {
       figure("Time of a decision", Number.isFinite(now.latency_ms?.p50) ? `${number(now.latency_ms.p50, 1)} ms` : "–", Number.isFinite(now.latency_ms?.p99) ? `p99 ${number(now.latency_ms.p99, 1)} ms` : null)),
     h("p", { class: "muted small" }, kept ? `Counterfactual: ${kept.counterfactual}. ` : "",
       now.note ? `${now.note} ` : "", now.scope === "key" ? "These are the decisions of your key alone. " : "", cost?.since ? `Costs since ${moment(cost.since)}. ` : "",
-      now.queue_rows ? `${many(now.queue_rows, "row")} wait to be written. ` : "", `As of ${clock(now.at)}, bundle ${now.bundle}${now.shadow ? `, shadow ${now.shadow}` : ""}.`)));
+      now.queue_rows ? `${many(now.queue_rows, "row")} wait to be written. ` : "", `As of ${clock(now.at)}, bundle `, whole(now.bundle), now.shadow && [", shadow ", whole(now.shadow)], ".")));
     per.again();
     money.again();
     keepOpen(parts.figures, () => details("Figures behind the charts", table("The last hour by minute", [["Minute", ""], ["Decisions", "num"], ["Actual, $", "num"], ["Expected, $", "num"], ["Reference, $", "num"]],
@@ -172,7 +172,7 @@ export function liveTab(panel, { me }) {
     const names = ["reference", "expected", "actual"];
     const most = Math.max(...latest.series.flatMap((one) => names.map((name) => one[`${name}_usd`] ?? 0))) * 1.1;
     const { series, x, y } = frame(svg, width, height, most, (ticks) => {
-      const whole = ticks.every(Number.isInteger), places = whole ? 0 : decimals(ticks, 12);
+      const places = ticks.every(Number.isInteger) ? 0 : decimals(ticks, 12);
       return (value) => usd(value, places);
     });
     for (const name of latest.cost?.costed ? names : names.slice(0, 2)) {
