@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import unicodedata
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any
 
 from serving.account.savings import Account, Line, Ratio
@@ -14,6 +14,8 @@ from serving.account.window import iso
 # Routing's own costs, which are together in the document.
 COSTS = ("exploration_usd", "also_usd", "judge_usd")
 OTHER = "(other)"
+# What nothing says where no decision was compared: not that nothing was saved.
+_OF_COMPARED = frozenset({"reference_usd", "reference_low", "reference_high", "saved_usd", "saved_low", "saved_high"})
 # What a spreadsheet takes for the beginning of a formula.
 _FORMULA = ("=", "+", "-", "@")
 # Characters that end a line or move in it, and those that nobody sees.
@@ -42,14 +44,18 @@ def as_csv(account: Account) -> str:
     writer = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow([f"routing_costs_{name}" if name in COSTS else name for name in names])
     for line in account.lines:
-        writer.writerow([_cell(line.name), *(getattr(line, name) for name in names[1:])])
+        writer.writerow([_cell(line.name), *(_told(line, name) for name in names[1:])])
     if account.other is not None:
-        writer.writerow([OTHER, *(getattr(account.other, name) for name in names[1:])])
+        writer.writerow([OTHER, *(_told(account.other, name) for name in names[1:])])
     return out.getvalue()
 
 
+def _told(line: Line, name: str) -> Any:
+    return None if name in _OF_COMPARED and not line.compared else getattr(line, name)
+
+
 def _line(line: Line) -> dict[str, Any]:
-    told = asdict(line)
+    told = {name: _told(line, name) for name in (one.name for one in fields(Line))}
     return {
         **{name: told[name] for name in told if name not in COSTS},
         "routing_costs": {name: told[name] for name in COSTS},

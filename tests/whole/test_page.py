@@ -117,10 +117,10 @@ def test_constraints_rule_out_and_whose_rule_it_was_is_told(backend: Backend, vi
     page.get_by_text("Constraints").click()
     page.get_by_label("Deny").fill("acme/large")
     page.get_by_label("Most cost, USD").fill("0.0005")
-    page.get_by_text("out: denied (default)").wait_for()
+    page.get_by_text("Out: It is denied. (default)").wait_for()
     page.get_by_label("tools", exact=True).check()
     page.get_by_label("self-hosted").check()
-    page.get_by_text("out: max cost usd (default)").first.wait_for()
+    page.get_by_text("Out: It would cost more than the limit. (default)").first.wait_for()
     page.wait_for_function("() => !document.querySelector('.answer').hasAttribute('aria-busy')")
     body = backend.routed[-1]
     assert (body["deny"], body["max_cost_usd"]) == (["acme/large"], 0.0005)
@@ -134,7 +134,12 @@ def test_messages_are_sent_as_they_are_and_what_is_no_json_is_told(backend: Back
     page = visit.page
     page.get_by_role("radio", name="Messages, JSON").check()
     page.get_by_role("textbox", name="Messages, JSON").fill('[{"role": "user", ')
-    page.get_by_text("Messages are no JSON").wait_for()
+    wrong = page.get_by_text("Messages are no JSON")
+    wrong.wait_for()
+    assert page.locator("textarea:focus").count() == 1, "who still writes keeps the focus"
+    page.get_by_role("button", name="Ask").click()
+    page.locator("#wrong-messages:focus").wait_for()
+    assert wrong.locator("xpath=..").get_by_role("button", name="Ask").count() == 1, "it is said beside the button"
     assert not backend.routed
     page.get_by_role("textbox", name="Messages, JSON").fill('[{"role": "user", "content": "hello"}]')
     page.locator("#choice").wait_for()
@@ -198,6 +203,40 @@ def test_the_frontiers_point_moves_with_the_knob_and_a_month_is_the_volume_times
     assert page.get_by_role("region", name="Along the knob").locator("tbody tr").count() == len(document["sweep"])
     go_to(page, "Try")  # one knob for both
     assert page.get_by_role("slider").locator("visible=true").input_value() == "0"
+
+
+def test_a_saving_says_on_which_requests_it_is(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = page_backend.frontier()
+    default = next(one for one in document["points"] if one["default"])
+    default["alpha"], default["test"]["saving"], default["calibration"]["saving"] = 0.025, 0.65, 0.555
+    document["seen"] |= {"days": 1.0, "decisions": 1200}
+    monkeypatch.setattr(page_backend, "frontier", lambda: document)
+    page = visit.page
+    settled(page, "Frontier")
+    said = page.locator("#at-place").inner_text()
+    assert "Saved, on test requests\n65.0%" in said
+    assert "Saved, where certified\n55.5%" in said
+    page.get_by_text("in the last day.").wait_for()
+    assert "2.5%" in page.get_by_role("region", name="Operating points").inner_text()
+
+
+def test_a_word_is_never_nearer_to_another_point_than_to_its_own(visit: Visit) -> None:
+    script = """async () => {
+        const {labels} = await import("/page/draw.js");
+        const drawn = (gap) => {
+            const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+            const at = [100, 100 + gap, 100 + 2 * gap];
+            const taken = at.map((x) => ({x: x - 8, y: 92, w: 16, h: 16}));
+            const words = at.map((x, place) => ({x, y: 100, text: `quality-0.9${place}`, kind: "strong"}));
+            labels(svg, words, {left: 0, right: 400, top: 0, bottom: 200}, taken);
+            return [...svg.querySelectorAll("text")].map((one) => one.textContent);
+        };
+        return [drawn(18), drawn(120)];
+    }"""
+    close, apart = visit.page.evaluate(script)
+    assert "quality-0.91" not in close
+    assert close[0] == "quality-0.90"
+    assert len(apart) == 3
 
 
 def test_a_bundle_without_a_frontier_says_why(backend: Backend, visit: Visit) -> None:

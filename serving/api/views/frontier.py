@@ -27,12 +27,15 @@ from serving.store.series import DAY
 
 _MONTH_DAYS = 30.4375
 _LONGEST_VERSION = 256
+# From so many days or decisions on, the store tells the volume: before, a few tries would be taken for a month.
+_DAYS_ENOUGH = 7.0
+_DECISIONS_ENOUGH = 1_000
 # What in the document is of single workflows, and how.
 _BY_WORKFLOW = ("best", "worst")
 
 
 class Seen(BaseModel):
-    """How many requests there are: of this service where it stores decisions, else of the log that was trained on."""
+    """How many requests there are: of this service once it stored 7 days of decisions or 1,000, else of the log."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -132,8 +135,8 @@ def _seen(service: Service, figures: Figures, key: str | None, document: dict[st
             decisions, first = figures.volume(own)
         except SQLAlchemyError:  # the rest of the answer is as good without it
             decisions, first = 0, None
-        if first is not None:
-            days = max((now - first) / DAY, 1.0)
+        days = 0.0 if first is None else max((now - first) / DAY, 1.0)
+        if days >= _DAYS_ENOUGH or decisions >= _DECISIONS_ENOUGH:
             return {
                 "requests_a_month": decisions / days * _MONTH_DAYS,
                 "days": days,

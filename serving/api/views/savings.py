@@ -59,11 +59,15 @@ class SavingsLine(_Document):
     actual_usd: float = Field(description="What the costed decisions cost.")
     expected_usd: float = Field(description="What was expected of these.")
     compared_usd: float = Field(description="What those that are compared cost.")
-    reference_usd: float = Field(description="What the reference would have cost at these.")
-    reference_low: float = Field(description="The lower end of its 95% interval.")
+    reference_usd: float | None = Field(
+        description="What the reference would have cost at these; null where none is compared, as the next five are."
+    )
+    reference_low: float | None = Field(description="The lower end of its 95% interval.")
     reference_high: float | None = Field(description="The upper end; null where nothing says.")
-    saved_usd: float = Field(description="Below 0 where routing cost more than it saved.")
-    saved_low: float
+    saved_usd: float | None = Field(
+        description="Below 0 where routing cost more than it saved; null where none is compared."
+    )
+    saved_low: float | None
     saved_high: float | None
     saving: float | None = Field(description="As a share of `reference_usd`.")
     judged: int = Field(description="Answers that were judged, hints and failed calls not counted.")

@@ -1,7 +1,7 @@
 // Bundles: which there are, two side by side, what the shadow would have decided, and reloading.
 
 import { read } from "./api.js";
-import { badge, card, day, failure, figure, h, many, number, percent, replace, table, usd } from "./dom.js";
+import { badge, card, day, dollars, failure, figure, h, many, meaning, number, percent, replace, share, table, titled, whole } from "./dom.js";
 
 const METRICS = { aiq: ["AIQ on its test part", 3], headroom_captured: ["Headroom captured", 3], saving: ["Saving", 3], quality: ["Quality", 3], cost_usd: ["Cost per request, USD", 6], ece: ["Calibration error (ECE)", 3], brier: ["Brier score", 3], test_requests: ["Test requests", 0] };
 const two = (low, high) => `${low} → ${high}`;
@@ -30,7 +30,7 @@ export function bundlesTab(panel, { me }) {
   function top() {
     const reload = h("button", { type: "button", onclick: confirm }, "Reload…");
     return card(null, h("div", { class: "row between" }, h("h2", {}, "Served"), me.admin && reload),
-      h("dl", { class: "figures" }, figure("Live", found.live), figure("Shadow", found.shadow ?? "none"), found.source && h("div", { class: "figure" }, h("dt", {}, "From"), h("dd", {}, h("code", { class: "wrap" }, found.source)))),
+      h("dl", { class: "figures ids" }, figure("Live", whole(found.live)), figure("Shadow", whole(found.shadow ?? "none")), found.source && h("div", { class: "figure" }, h("dt", {}, "From"), h("dd", {}, h("code", { class: "wrap" }, found.source)))),
       h("p", { class: "muted small" }, me.admin ? "Reloading takes over what the source says now. Promoting another bundle is a command: router-train promote." : "A key that may administer (admin = true in the rule file) also sees the other bundles and may reload."));
   }
 
@@ -42,11 +42,11 @@ export function bundlesTab(panel, { me }) {
     const rows = found.bundles.map((one) => {
       const pick = sound.includes(one) && sound.length > 1 && h("input", { type: "checkbox", class: "pick", value: one.version, checked: picked.includes(one.version), "aria-label": `Compare ${one.version}`, onchange: choose });
       const certified = (one.points ?? []).filter((point) => point.certified);
-      return [h("label", { class: "row tight" }, pick, h("code", {}, one.version)), h("span", { class: "row tight" }, states(one)), day(one.created), one.broken ? h("span", { class: "bad" }, one.broken) : one.default_point,
+      return [h("label", { class: "row tight" }, pick, h("code", { class: "name" }, one.version)), h("span", { class: "row tight" }, states(one)), day(one.created), one.broken ? h("span", { class: "bad" }, one.broken) : one.default_point,
         one.broken ? "–" : certified.length ? certified.map((point) => h("span", { class: "block nowrap" }, point.name)) : h("span", { class: "muted" }, "nothing"), number(one.metrics?.aiq, 3)];
     });
-    return card("Bundles", sound.length > 1 ? h("p", { class: "muted" }, "Two that are marked are compared below.") : null,
-      table("Bundles", [["Version", "nowrap"], ["State", ""], ["Made", "nowrap"], ["Operating point", ""], ["Certified", ""], ["AIQ", "num"]], rows));
+    return card("Bundles", h("p", { class: "muted" }, sound.length > 1 ? "Two that are marked are compared below. " : "", meaning("AIQ")),
+      table("Bundles", [["Version", "nowrap"], ["State", ""], ["Made", "nowrap"], ["Operating point", ""], ["Certified", ""], [titled("AIQ"), "num"]], rows));
   }
 
   function choose(event) {
@@ -63,18 +63,18 @@ export function bundlesTab(panel, { me }) {
       ["Candidates", h("span", { class: "wrap" }, a.candidates.join(", ")), h("span", { class: "wrap" }, b.candidates.join(", "))]];
     for (const [name, [label, places]] of Object.entries(METRICS)) {
       if (a.metrics?.[name] === undefined && b.metrics?.[name] === undefined) continue;
-      rows.push([label, number(a.metrics?.[name], places), number(b.metrics?.[name], places)]);
+      rows.push([name === "aiq" ? titled("AIQ", label) : label, number(a.metrics?.[name], places), number(b.metrics?.[name], places)]);
     }
     const names = [...new Set([...(a.points ?? []), ...(b.points ?? [])].map((point) => point.name))];
     const said = (one, name) => {
       const point = (one.points ?? []).find((other) => other.name === name);
       if (!point) return "–";
-      return point.certified ? h("span", {}, badge("certified", "good"), `  fails at most ${percent(point.bound)}, allowed ${percent(point.alpha, 0)}`) : badge("not certified");
+      return point.certified ? h("span", {}, badge("certified", "good"), ` fails at most ${percent(point.bound)}, allowed ${share(point.alpha)}`) : badge("not certified");
     };
-    for (const name of names) rows.push([name, said(a, name), said(b, name)]);
+    for (const name of names) rows.push([whole(name), said(a, name), said(b, name)]);
     replace(comparison, card("Side by side",
       !same && h("p", { class: "notice warn" }, "Trained on different logs: each figure is on its own test part, so they are no comparison. The shadow, or router-train compare, is one."),
-      table("Side by side", [["", ""], [a.version, ""], [b.version, ""]], rows)));
+      table("Side by side", [["", ""], [a.version, ""], [b.version, ""]], rows, "", true)));
   }
 
   async function shadowed() {
@@ -85,10 +85,10 @@ export function bundlesTab(panel, { me }) {
     } catch (problem) {
       return replace(shadow, card("Shadow", problem.status === 404 ? h("p", { class: "muted empty" }, problem.message) : failure(problem, shadowed)));
     }
-    const line = (one, name) => [name, number(one.decisions), percent(one.agreement, 0), two(usd(one.live_cost_usd * 1000, 2), usd(one.shadow_cost_usd * 1000, 2)), two(percent(one.live_confidence), percent(one.shadow_confidence))];
+    const line = (one, name) => [name, number(one.decisions), percent(one.agreement, 0), two(dollars(one.live_cost_usd * 1000), dollars(one.shadow_cost_usd * 1000)), two(percent(one.live_confidence), percent(one.shadow_confidence))];
     const rows = came.total ? [...came.workflows.map((one) => line(one, one.workflow ?? "none")), line(came.total, h("strong", {}, "All"))] : [];
-    replace(shadow, card("Shadow", h("p", { class: "muted" }, `What ${came.shadow ?? "the shadow"} would have decided over the last ${number(came.hours)} hours; live → shadow. It never answers.`),
-      table("Shadow against live", [["Workflow", ""], ["Decisions", "num"], ["Same choice", "num"], ["Expected $ per 1,000", "num"], ["P(acceptable)", "num"]], rows, "Nothing to compare yet.")));
+    replace(shadow, card("Shadow", h("p", { class: "muted" }, `What ${came.shadow ?? "the shadow"} would have decided over the last ${number(came.hours)} hours; live → shadow. It never answers. ${meaning("P(acceptable)")}`),
+      table("Shadow against live", [["Workflow", ""], ["Decisions", "num"], ["Same choice", "num"], ["Expected $ per 1,000", "num"], [titled("P(acceptable)"), "num"]], rows, "Nothing to compare yet.")));
   }
 
   function confirm() {

@@ -41,6 +41,12 @@ export function percent(value, places = 1) {
   return known(value) ? `${(value * 100).toFixed(places).replace("-", "−")}%` : NONE;
 }
 
+// A share that was set, such as 5% or 2.5%: a decimal only where it has one.
+export const share = (value) => percent(value, known(value) && Math.abs(value * 100 - Math.round(value * 100)) > 1e-6 ? 1 : 0);
+
+// An amount on its own: cents, or two figures of what is less than one.
+export const dollars = (value) => usd(value, known(value) && Math.abs(value) < 0.01 ? decimals([value], 12) : 2);
+
 export function number(value, places = 0) {
   if (!known(value)) return NONE;
   return value.toLocaleString("en-US", { minimumFractionDigits: places, maximumFractionDigits: places });
@@ -66,7 +72,18 @@ export const setCandidates = (names) => (order = names);
 export const colour = (name) => (order.includes(name) ? `c${order.indexOf(name) % 8}` : "c-other");
 
 export const swatch = (name) => h("span", { class: `swatch ${colour(name)}`, "aria-hidden": "true" });
-export const candidate = (name) => h("span", { class: "candidate" }, swatch(name), h("span", { class: "name" }, name ?? NONE));
+// A name on one line: hyphens in it are no place to break.
+export const whole = (name) => h("span", { class: "name", title: name }, name);
+// What is asked about most, in a few words beside its label.
+const TERMS = {
+  "P(acceptable)": "estimated chance that the answer is good enough",
+  PSI: "stability index: how far the mix of prompts is from training's, 0 is the same",
+  AIQ: "mean quality over all costs on the test part, higher is better",
+};
+export const helped = (term, label = term) => h("span", { title: TERMS[term] }, label, h("small", { class: "muted block" }, TERMS[term]));
+export const titled = (term, label = term) => h("abbr", { title: TERMS[term] }, label);
+export const meaning = (term) => `${term}: ${TERMS[term]}.`;
+export const candidate = (name) => h("span", { class: "candidate" }, swatch(name), whole(name ?? NONE));
 
 export function bar(share, kind) {
   const fill = h("span", { class: `fill ${kind}` });
@@ -74,15 +91,16 @@ export function bar(share, kind) {
   return h("span", { class: "bar", "aria-hidden": "true" }, fill);
 }
 
-// columns: [heading, "num" | ""]; rows: arrays of text or nodes.
-export function table(caption, columns, rows, empty = "Nothing yet.") {
-  const head = h("tr", {}, columns.map(([title, kind]) => h("th", { scope: "col", class: kind }, title)));
+const MANY_COLUMNS = 5, FEW_ROWS = 15;
+// columns: [heading, "num" | ""]; rows: arrays of text or nodes. Where the window is narrow, wide rows are stacked by the class.
+export function table(caption, columns, rows, empty = "Nothing yet.", stacks = columns.length >= MANY_COLUMNS && rows.length <= FEW_ROWS) {
+  const head = h("tr", { role: "row" }, columns.map(([title, kind]) => h("th", { scope: "col", class: kind, role: "columnheader" }, title)));
   const body = rows.map((row) =>
-    h("tr", {}, row.map((cell, place) =>
-      h(place ? "td" : "th", { class: columns[place][1], scope: place ? null : "row" }, cell))));
+    h("tr", { role: "row" }, row.map((cell, place) =>
+      h(place ? "td" : "th", { class: columns[place][1], scope: place ? null : "row", role: place ? "cell" : "rowheader", "data-label": columns[place][0].textContent ?? columns[place][0] }, cell))));
   if (!rows.length) return h("p", { class: "muted empty" }, empty);
   return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
-    h("table", {}, h("caption", { class: "unseen" }, caption), h("thead", {}, head), h("tbody", {}, body)));
+    h("table", { role: "table", class: stacks && "stacks" }, h("caption", { class: "unseen" }, caption), h("thead", { role: "rowgroup" }, head), h("tbody", { role: "rowgroup" }, body)));
 }
 
 export const details = (summary, ...children) => h("details", {}, h("summary", {}, summary), ...children);

@@ -75,17 +75,30 @@ export function axes(svg, { x, y, box, xLabel, yLabel, xText, yText }) {
   if (yLabel) svg.append(s("text", { class: "axis-label", x: left, y: top - 10, "text-anchor": "start" }, yLabel));
 }
 
+// How wide these words are on an axis.
+export function widest(texts) {
+  const pen = document.createElement("canvas").getContext("2d");
+  pen.font = `12px ${getComputedStyle(document.body).fontFamily}`;
+  return Math.ceil(Math.max(0, ...texts.map((one) => pen.measureText(one).width)));
+}
+
+// From a point to a box.
+const away = (one, x, y) => Math.hypot(Math.max(one.x - x, 0, x - one.x - one.w), Math.max(one.y - y, 0, y - one.y - one.h));
+
 const clash = (a, b) => a.x < b.x + b.w && b.x < a.x + a.w && a.y < b.y + b.h && b.y < a.y + a.h;
 
 // Words beside points, where neither another word nor a point is in the way, and best no line; the first of eight places.
+// Nor is a word nearer to another point than to its own, or about as near: it would be taken for that one's.
 export function labels(svg, points, box, taken = [], line = []) {
+  const marks = taken.map((one) => [one.x + one.w / 2, one.y + one.h / 2]);
   for (const { x, y, text, kind = "" } of points) {
+    const others = marks.filter(([toX, toY]) => Math.hypot(toX - x, toY - y) > 1);
     const w = text.length * (kind ? 7.7 : 7) + 2, high = 14;
     const far = kind ? 14 : 9;
     const places = [[x + far, y - 7], [x - w - far, y - 7], [x - w / 2, y - far - 16], [x - w / 2, y + far + 1], [x + 8, y - 22], [x - w - 8, y - 22], [x + 8, y + 8], [x - w - 8, y + 8]];
     const boxes = places.map(([left, top]) => ({ x: left, y: top, w, h: high }));
     const inside = (one) => one.x >= box.left && one.x + w <= box.right + 4 && one.y >= box.top - 4 && one.y + high <= box.bottom;
-    const free = boxes.filter((one) => inside(one) && !taken.some((other) => clash(one, other)));
+    const free = boxes.filter((one) => inside(one) && !taken.some((other) => clash(one, other)) && !others.some(([toX, toY]) => away(one, toX, toY) < away(one, x, y) + 4));
     const found = free.find((one) => !line.some((other) => clash(one, other))) ?? free[0];
     if (!found) continue; // the table has it
     taken.push(found);

@@ -1,7 +1,7 @@
 // Frontier: quality against cost, what is certified on it, and what the knob's place comes to in a month.
 
 import { read } from "./api.js";
-import { badge, between, candidate, card, colour, day, decimals, details, failure, figure, h, many, number, percent, replace, s, table, usd } from "./dom.js";
+import { badge, between, candidate, card, colour, day, decimals, details, dollars, failure, figure, h, many, number, percent, replace, s, share, table, usd, whole } from "./dom.js";
 import { axes, band, chart, diamond, labels, linear, logarithmic, path } from "./draw.js";
 import { knobView } from "./knob.js";
 
@@ -59,7 +59,7 @@ export function frontierTab(panel, { knob, bundle }) {
     const point = loaded.points.find((one) => one.name === knob.point.name);
     const figures = point?.test ?? point?.calibration;
     if (!figures) return { ...onSweep(loaded.sweep, knob.place), from: "the sweep, on test requests" };
-    return { ...point.calibration, ...figures, from: point.test ? "test requests" : "calibration requests" };
+    return { ...point.calibration, ...figures, certified: point.certified ? point.calibration?.saving : null, from: point.test ? "test requests" : "calibration requests" };
   }
 
   function draw(svg, width, height) {
@@ -88,7 +88,9 @@ export function frontierTab(panel, { knob, bundle }) {
       const [cx, cy] = at(figures);
       svg.append(diamond(cx, cy, point.certified ? 7 : 5, point.certified ? "point certified" : "point"));
       taken.push({ x: cx - 8, y: cy - 8, w: 16, h: 16 });
-      if (point.certified || point.default) words.push({ x: cx, y: cy, text: point.name, kind: "strong" });
+      const chosen = point.name === knob.point?.name;
+      if (chosen) words.unshift({ x: cx, y: cy, text: point.name, kind: "strong" });
+      else if (point.certified || point.default) words.push({ x: cx, y: cy, text: point.name, kind: "strong" });
     }
     for (const one of loaded.singles) {
       if (!(one.cost_usd > 0) || one.quality === null) continue;
@@ -117,11 +119,12 @@ export function frontierTab(panel, { knob, bundle }) {
     replace(reading, card("At this place",
       h("dl", { class: "figures", id: "at-place" },
         figure("Acceptable", percent(here.quality), between(here.quality_low, here.quality_high, percent) === "–" ? null : `95%: ${between(here.quality_low, here.quality_high, percent)}`),
-        figure("Per 1,000 requests", usd(here.cost_usd * THOUSAND, 2)),
-        figure("Saved", percent(here.saving, 0), `against ${loaded.reference}`)),
+        figure("Per 1,000 requests", dollars(here.cost_usd * THOUSAND)),
+        figure(`Saved, on ${here.from === "calibration requests" ? "calibration" : "test"} requests`, percent(here.saving), ["against ", whole(loaded.reference)]),
+        Number.isFinite(here.certified) && figure("Saved, where certified", percent(here.certified), "on the calibration requests, as in the report")),
       h("dl", { class: "figures month" },
-        figure("A month costs", usd(month, 2), reference !== null && volume !== null ? `${loaded.reference}: ${usd(volume * reference, 2)}` : null),
-        figure("A month saves", usd(saved, 2), Number.isFinite(here.saving_low) && volume !== null && reference !== null ? between(volume * reference * here.saving_low, volume * reference * here.saving_high, (value) => usd(value, 2)) : null, "good")),
+        figure("A month costs", dollars(month), reference !== null && volume !== null ? [whole(loaded.reference), `: ${dollars(volume * reference)}`] : null),
+        figure("A month saves", dollars(saved), Number.isFinite(here.saving_low) && volume !== null && reference !== null ? between(volume * reference * here.saving_low, volume * reference * here.saving_high, dollars) : null, "good")),
       h("p", { class: "muted small" }, volumeSaid(volume), ` Figures from ${here.from}.`),
       here.shares && h("div", {}, h("h3", {}, "Who answers"), h("ul", { class: "shares" }, Object.entries(here.shares).sort((a, b) => b[1] - a[1]).map(([name, share]) =>
         h("li", {}, candidate(name), h("span", { class: "num" }, percent(share, 0))))))));
@@ -129,8 +132,9 @@ export function frontierTab(panel, { knob, bundle }) {
 
   function volumeSaid(volume) {
     const seen = loaded.seen;
-    if (volume === null) return "No volume is known, so nothing is said of a month: requests served are counted once decisions are stored.";
-    if (seen?.from === "store") return `At ${number(volume)} requests a month: ${many(seen.decisions, "decision")}${seen.scope === "key" ? " of your key" : ""} in the last ${many(Math.round(seen.days), "day")}.`;
+    if (volume === null) return "Too little is known of the volume to say anything of a month: it takes 7 days of stored decisions, or 1,000 of them.";
+    if (seen?.from === "store") return `At ${number(volume)} requests a month: ${many(seen.decisions, "decision")}${seen.scope === "key" ? " of your key" : ""} in the last ${Math.round(seen.days) === 1 ? "day" : many(Math.round(seen.days), "day")}.`;
+    if (seen?.from !== "log") return `At ${number(volume)} requests a month, as in the report.`;
     return `At ${number(volume)} requests a month, as in the log (${day(loaded.log?.first)} to ${day(loaded.log?.last)}).`;
   }
 
@@ -138,11 +142,11 @@ export function frontierTab(panel, { knob, bundle }) {
     const rows = loaded.points.map((one) => {
       const figures = one.test ?? one.calibration ?? {};
       return [h("span", { class: "candidate" }, h("span", { class: `swatch diamond ${one.certified ? "certified" : ""}`, "aria-hidden": "true" }), h("span", { class: "nowrap" }, one.name), one.default && h("span", { class: "muted" }, " default")),
-        one.certified ? badge("certified", "good") : badge("not certified"), percent(one.bound), percent(one.alpha, 0), number(one.requests),
-        percent(figures.quality), usd(figures.cost_usd * THOUSAND, 2), percent(figures.saving, 0)];
+        one.certified ? badge("certified", "good") : badge("not certified"), percent(one.bound), share(one.alpha), number(one.requests),
+        percent(figures.quality), dollars(figures.cost_usd * THOUSAND), percent(one.test?.saving), percent(one.calibration?.saving)];
     });
-    return card("Operating points", h("p", { class: "muted" }, `A certificate bounds how often the choice fails where ${loaded.reference} would not. The bound holds on average over requests like the log's, not for a single one.`),
-      table("Operating points", [["Point", ""], ["State", ""], ["Fails, at most", "num"], ["Allowed", "num"], ["On requests", "num"], ["Acceptable", "num"], ["$ per 1,000", "num"], ["Saved", "num"]], rows, "This bundle has none."));
+    return card("Operating points", h("p", { class: "muted" }, `A certificate bounds how often the choice fails where ${loaded.reference} would not. The bound holds on average over requests like the log's, not for a single one. What is certified is measured on calibration requests, and so is the saving that the report begins with; the other figures are on test requests.`),
+      table("Operating points", [["Point", ""], ["State", ""], ["Fails, at most", "num"], ["Allowed", "num"], ["On requests", "num"], ["Acceptable", "num"], ["$ per 1,000", "num"], ["Saved, test", "num"], ["Saved, calibration", "num"]], rows, "This bundle has none."));
   }
 
   function tables() {

@@ -1,6 +1,6 @@
 // The knob: one place for both tabs. A detent is an operating point and asks for its target; between them nothing is certified.
 
-import { badge, colour, h, percent, replace } from "./dom.js";
+import { badge, colour, h, replace, share } from "./dom.js";
 
 const APART = 0.4, SNAP = 0.18;
 
@@ -56,7 +56,7 @@ export class Knob extends EventTarget {
     if (!point) return ["Not certified", "", "A trade-off of your own. Certificates hold at the operating points alone."];
     if (point.certificate) {
       const { alpha, delta } = point.certificate;
-      return ["Certified", "good", `In at most ${percent(alpha, 0)} of requests the choice fails where ${this.reference} would not. Confidence ${percent(1 - delta, 0)}.`];
+      return ["Certified", "good", `In at most ${share(alpha)} of requests the choice fails where ${this.reference} would not. Confidence ${share(1 - delta)}.`];
     }
     if (point.always) return ["Reference", "", `Always ${point.always}: no traffic is moved.`];
     return ["Not certified", "warn", "This operating point has no certificate: what it gives is estimated."];

@@ -1,8 +1,8 @@
 // Live: what is being decided now, and what it saved; events arrive while this tab is looked at.
 
 import { open, Problem, read, sleep } from "./api.js";
-import { badge, bar, between, candidate, card, clock, colour, decimals, details, failure, figure, h, many, moment, number, percent, replace, s, table, usd, words } from "./dom.js";
-import { axes, chart, linear, path } from "./draw.js";
+import { badge, bar, between, candidate, card, clock, colour, decimals, details, dollars, failure, figure, h, helped, many, moment, number, percent, replace, s, table, usd, whole, words } from "./dom.js";
+import { axes, chart, linear, path, widest } from "./draw.js";
 import { events, Parser } from "./sse.js";
 
 const LONGEST_WAIT = 30_000;
@@ -101,12 +101,12 @@ export function liveTab(panel, { me }) {
     replace(parts.top, card(null, h("dl", { class: "figures wide", id: "live-figures" },
       figure("Decisions a minute", number(now.decisions_per_minute, now.decisions_per_minute < 10 && now.decisions_per_minute > 0 ? 1 : 0)),
       figure("Decisions", h("span", { id: "total" }, number(now.total_decisions)), now.from === "store" ? "in the store" : "since this service started"),
-      figure("Actual cost", cost?.costed ? usd(cost.actual_usd, 2) : "–", cost?.costed ? `of ${number(cost.costed)}; expected of them ${usd(cost.expected_of_costed_usd, 2)}` : `none told yet; expected ${usd(cost?.expected_usd, 2)}`),
-      figure("Saved so far", kept ? usd(kept.usd, 2) : "–", kept ? `95%: ${between(kept.low, kept.high, (value) => usd(value, 2))}` : "not known yet", !kept ? "" : kept.usd < 0 ? "bad" : "good"),
+      figure("Actual cost", cost?.costed ? dollars(cost.actual_usd) : "–", cost?.costed ? `of ${number(cost.costed)}; expected of them ${dollars(cost.expected_of_costed_usd)}` : `none told yet; expected ${dollars(cost?.expected_usd)}`),
+      figure("Saved so far", kept ? dollars(kept.usd) : "–", kept ? `95%: ${between(kept.low, kept.high, dollars)}` : "not known yet", !kept ? "" : kept.usd < 0 ? "bad" : "good"),
       figure("Time of a decision", Number.isFinite(now.latency_ms?.p50) ? `${number(now.latency_ms.p50, 1)} ms` : "–", Number.isFinite(now.latency_ms?.p99) ? `p99 ${number(now.latency_ms.p99, 1)} ms` : null)),
     h("p", { class: "muted small" }, kept ? `Counterfactual: ${kept.counterfactual}. ` : "",
       now.note ? `${now.note} ` : "", now.scope === "key" ? "These are the decisions of your key alone. " : "", cost?.since ? `Costs since ${moment(cost.since)}. ` : "",
-      now.queue_rows ? `${many(now.queue_rows, "row")} wait to be written. ` : "", `As of ${clock(now.at)}, bundle ${now.bundle}${now.shadow ? `, shadow ${now.shadow}` : ""}.`)));
+      now.queue_rows ? `${many(now.queue_rows, "row")} wait to be written. ` : "", `As of ${clock(now.at)}, bundle `, whole(now.bundle), now.shadow && [", shadow ", whole(now.shadow)], ".")));
     per.again();
     money.again();
     keepOpen(parts.figures, () => details("Figures behind the charts", table("The last hour by minute", [["Minute", ""], ["Decisions", "num"], ["Actual, $", "num"], ["Expected, $", "num"], ["Reference, $", "num"]],
@@ -139,7 +139,7 @@ export function liveTab(panel, { me }) {
     replace(parts.drift, h("ul", { class: "bars" }, Object.entries(DRIFT).map(([name, [label, text]]) => {
       const value = found[name], limit = found.thresholds?.[name];
       const over = Number.isFinite(value) && Number.isFinite(limit) && value > limit;
-      return h("li", {}, h("div", { class: "row between" }, h("span", {}, label), h("span", { class: "row tight" }, over && badge("above threshold", "warn"), h("span", { class: "num" }, text(value)))),
+      return h("li", {}, h("div", { class: "row between" }, h("span", {}, name === "psi" ? helped("PSI", label) : label), h("span", { class: "row tight" }, over && badge("above threshold", "warn"), h("span", { class: "num" }, text(value)))),
         Number.isFinite(value) && Number.isFinite(limit) && bar(value / limit, over ? "warn" : "good"), h("p", { class: "muted small" }, Number.isFinite(value) ? (Number.isFinite(limit) ? `Threshold ${text(limit)}.` : "") : "Too little traffic yet."));
     })), h("p", { class: "muted small" }, `Measured by ${found.scope === "all" ? "all workers" : found.scope}.`));
   }
@@ -149,9 +149,11 @@ export function liveTab(panel, { me }) {
 
   const moneyLegend = () => h("ul", { class: "legend", "aria-hidden": "true" }, [["line actual", "actual"], ["line expected", "expected"], ["line reference", "reference, expected"]].map(([kind, text]) => h("li", {}, h("span", { class: `key ${kind}` }), text)));
 
-  function frame(svg, width, height, most, yText, left) {
-    const series = latest.series, box = { left, right: width - 8, top: 14, bottom: height - 24 };
-    const x = linear(0, series.length - 1 || 1, box.left + 4, box.right - 4), y = linear(0, most || 1, box.bottom, box.top, 4);
+  function frame(svg, width, height, most, textsOf) {
+    const series = latest.series, box = { right: width - 8, top: 14, bottom: height - 24 };
+    const y = linear(0, most || 1, box.bottom, box.top, 4), yText = textsOf(y.ticks);
+    box.left = Math.max(38, widest(y.ticks.map(yText)) + 12);
+    const x = linear(0, series.length - 1 || 1, box.left + 4, box.right - 4);
     x.ticks = series.map((_, place) => place).filter((place) => Math.round(series[place].minute / 60) % (width < 420 ? 20 : 10) === 0);
     axes(svg, { x, y, box, yText, xText: (place) => clock(series[place].minute).slice(0, 5) });
     return { series, x, y, box };
@@ -160,7 +162,7 @@ export function liveTab(panel, { me }) {
   function drawRate(svg, width, height) {
     if (!latest?.series.length) return;
     const most = Math.max(...latest.series.map((one) => one.decisions), 1) * 1.1;
-    const { series, x, y, box } = frame(svg, width, height, most, (value) => number(value), 38);
+    const { series, x, y, box } = frame(svg, width, height, most, () => (value) => number(value, Number.isInteger(value) ? 0 : 1));
     const wide = Math.max(1.5, (box.right - box.left) / series.length - 1.5);
     series.forEach((one, place) => svg.append(s("rect", { class: "column", x: x(place) - wide / 2, width: wide, y: y(one.decisions), height: Math.max(0, box.bottom - y(one.decisions)), rx: 1 })));
   }
@@ -169,8 +171,10 @@ export function liveTab(panel, { me }) {
     if (!latest?.series.length) return;
     const names = ["reference", "expected", "actual"];
     const most = Math.max(...latest.series.flatMap((one) => names.map((name) => one[`${name}_usd`] ?? 0))) * 1.1;
-    const places = most >= 5 ? 0 : most >= 0.5 ? 1 : most >= 0.05 ? 2 : 4;
-    const { series, x, y } = frame(svg, width, height, most, (value) => usd(value, places), 52);
+    const { series, x, y } = frame(svg, width, height, most, (ticks) => {
+      const places = ticks.every(Number.isInteger) ? 0 : decimals(ticks, 12);
+      return (value) => usd(value, places);
+    });
     for (const name of latest.cost?.costed ? names : names.slice(0, 2)) {
       svg.append(s("path", { class: `line ${name}`, d: path(series.map((one, place) => [x(place), y(one[`${name}_usd`] ?? 0)])) }));
     }
@@ -188,9 +192,9 @@ export function liveTab(panel, { me }) {
     const all = [...found.lines, found.total];
     const places = decimals(all.flatMap((one) => [one.compared_usd, one.reference_usd]), 5);
     const money = (one, value) => usd(one.compared ? value : null, places);
-    const interval = (one, low, high) => h("small", { class: "muted block" }, one.compared ? between(low, high, (value) => usd(value, places)) : "none compared");
+    const interval = (one, low, high) => h("small", { class: "muted block" }, one.compared ? between(low, high, (value) => usd(value, places)) : `none of ${number(one.decisions)} compared`);
     const row = (one, name) => [name, number(one.decisions), h("span", {}, money(one, one.compared_usd), h("small", { class: "muted block" }, `of ${number(one.compared)}`)), h("span", {}, money(one, one.reference_usd), interval(one, one.reference_low, one.reference_high)),
-      h("span", { class: one.saved_usd < 0 ? "bad" : "" }, money(one, one.saved_usd), interval(one, one.saved_low, one.saved_high)),
+      h("span", { class: one.compared && one.saved_usd < 0 ? "bad" : "" }, money(one, one.saved_usd), interval(one, one.saved_low, one.saved_high)),
       usd(Object.values(one.routing_costs ?? {}).reduce((sum, value) => sum + (value ?? 0), 0), places), h("span", {}, percent(one.quality), h("small", { class: "muted block" }, one.judged ? between(one.quality_low, one.quality_high, percent) : "none judged"))];
     const reference = found.references.map((one) => one.reference).join(", ");
     const held = found.total.held_back ? ` ${many(found.total.held_back, "decision")} that were held back are not compared.` : "";

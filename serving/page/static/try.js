@@ -1,7 +1,7 @@
 // Try: one request, what would be decided, and why. Nothing is recorded.
 
 import { key, open, Problem } from "./api.js";
-import { badge, bar, candidate, card, decimals, details, failure, figure, h, number, percent, replace, table, usd, words } from "./dom.js";
+import { badge, bar, candidate, card, decimals, details, failure, figure, h, helped, number, percent, replace, share, table, titled, usd, whole, words } from "./dom.js";
 import { knobView } from "./knob.js";
 
 const EXAMPLES = {
@@ -26,6 +26,26 @@ const REASONS = {
   timeout: "Embedding the prompt took too long.",
   fault: "The decision failed; the service's log says why.",
 };
+const RULES = {
+  not_allowed: "It is not among those allowed.",
+  denied: "It is denied.",
+  context_window: "The request is longer than it can read.",
+  max_output_tokens: "It cannot write an answer that long.",
+  tools: "It cannot call tools.",
+  vision: "It cannot see pictures.",
+  json_schema: "It cannot keep to a JSON schema.",
+  audio: "It cannot hear audio.",
+  pdf: "It cannot read PDFs.",
+  video: "It cannot watch video.",
+  zero_retention: "It keeps what it is sent.",
+  self_hosted: "It is not self-hosted.",
+  region: "It is in none of the regions asked for.",
+  no_training: "It may train on what it is sent.",
+  max_cost_usd: "It would cost more than the limit.",
+  max_latency_ms: "It would take longer than the limit.",
+  max_price: "Its price is above the limit.",
+};
+const ruled = (rule) => RULES[rule] ?? words(rule);
 const list = (text) => text.split(/[,\s]+/).filter(Boolean);
 
 export function tryTab(panel, { bundle, candidates, knob, me, say }) {
@@ -49,9 +69,10 @@ export function tryTab(panel, { bundle, candidates, knob, me, say }) {
   const view = knobView(knob);
   const answer = h("div", { class: "answer" });
   const summary = h("p", { class: "unseen", role: "status" });
+  const wrong = h("p", { class: "bad", id: "wrong-messages", role: "alert", tabindex: "-1", hidden: true });
   const ask = h("button", { type: "submit", class: "primary" }, "Ask");
   const copy = h("button", { type: "button", onclick: copyCurl }, "Copy as curl");
-  const form = h("form", { class: "stack", onsubmit: (event) => (event.preventDefault(), decide(0)) },
+  const form = h("form", { class: "stack", onsubmit: (event) => (event.preventDefault(), decide(0, true)) },
     h("div", { class: "segments", role: "group", "aria-label": "What is asked" }, kinds), text,
     h("div", { class: "row examples" }, h("small", { class: "muted" }, "Examples"), Object.entries(EXAMPLES).map(([label, one]) => h("button", { type: "button", class: "chip", onclick: () => use(one) }, label))),
     field("Workflow", workflow), h("datalist", { id: "workflows" }, known.map((name) => h("option", { value: name }))),
@@ -61,12 +82,12 @@ export function tryTab(panel, { bundle, candidates, knob, me, say }) {
       field("Room for the answer, tokens", inputs.room), field("Regions", inputs.regions)),
       boxes("Needs", requires, words), boxes("Privacy", privacy, (name) => PRIVACY[name])),
     view.element,
-    h("div", { class: "row" }, ask, copy, h("small", { class: "muted" }, "Nothing is sent to an LLM, stored or charged.")));
+    h("div", { class: "row" }, ask, copy, wrong, h("small", { class: "muted" }, "Nothing is sent to an LLM, stored or charged.")));
   replace(panel, h("div", { class: "columns" }, card("Request", form), h("div", { class: "stack" }, summary, answer)));
 
   let asking = null, timer = 0;
   form.addEventListener("input", (event) => event.target.type !== "range" && event.target.type !== "radio" && decide(400));
-  text.addEventListener("keydown", (event) => (event.ctrlKey || event.metaKey) && event.key === "Enter" && decide(0));
+  text.addEventListener("keydown", (event) => (event.ctrlKey || event.metaKey) && event.key === "Enter" && decide(0, true));
   knob.addEventListener("change", () => !panel.hidden && decide(120));
   nothingYet();
 
@@ -97,7 +118,7 @@ export function tryTab(panel, { bundle, candidates, knob, me, say }) {
       try {
         said.messages = JSON.parse(text.value);
       } catch (error) {
-        throw new Problem(422, `Messages are no JSON: ${error.message}`);
+        throw Object.assign(new Problem(422, `Messages are no JSON: ${error.message}`), { written: true });
       }
     } else said.prompt = text.value;
     if (workflow.value.trim()) said.workflow = workflow.value.trim();
@@ -113,8 +134,20 @@ export function tryTab(panel, { bundle, candidates, knob, me, say }) {
     return { ...said, ...knob.body(), explain: true, dry_run: true };
   }
 
-  function decide(after) {
+  // Said beside the button, for what is wrong is above it; who pressed it is taken there, who still writes is not.
+  function misspelt(problem, pressed) {
+    wrong.textContent = problem?.message ?? "";
+    wrong.hidden = !problem;
+    if (!problem) return text.removeAttribute("aria-invalid"), text.removeAttribute("aria-describedby");
+    text.setAttribute("aria-invalid", "true");
+    text.setAttribute("aria-describedby", wrong.id);
+    nothingYet();
+    if (pressed) wrong.focus();
+  }
+
+  function decide(after, pressed = false) {
     clearTimeout(timer);
+    misspelt(null);
     asking?.abort();
     if (!text.value.trim()) return nothingYet();
     timer = setTimeout(async () => {
@@ -125,7 +158,7 @@ export function tryTab(panel, { bundle, candidates, knob, me, say }) {
         show(await response.json());
       } catch (problem) {
         if (problem.name === "AbortError") return;
-        refused(problem);
+        problem.written ? misspelt(problem, pressed) : refused(problem);
       } finally {
         if (asking === mine) answer.removeAttribute("aria-busy");
       }
@@ -138,7 +171,7 @@ export function tryTab(panel, { bundle, candidates, knob, me, say }) {
     const out = problem.document?.ruled_out;
     if (!out) return replace(answer, card("Decision", failure(problem, problem.status ? null : () => decide(0))));
     replace(answer, card("No candidate is left", h("p", {}, "Every candidate is ruled out. Loosen a constraint."),
-      table("Why each is out", [["Candidate", ""], ["Ruled out by", ""]], Object.entries(out).map(([name, rule]) => [candidate(name), words(rule)]))));
+      table("Why each is out", [["Candidate", ""], ["Why it is out", ""]], Object.entries(out).map(([name, rule]) => [candidate(name), ruled(rule)]))));
   }
 
   function show(decision) {
@@ -158,10 +191,10 @@ export function tryTab(panel, { bundle, candidates, knob, me, say }) {
       h("p", { class: "verdict", id: "choice" }, candidate(decision.model)),
       h("p", { class: "row tight" }, certificate ? badge("Certified", "good") : badge("Not certified", ""), badge(words(decision.reason)), overrides),
       h("dl", { class: "figures" },
-        figure("P(acceptable)", percent(decision.confidence)), figure("Expected cost", usd(decision.expected_cost_usd)),
-        figure("Saved", other && other.model !== decision.model ? percent(other.saving, 0) : "–", other && (other.model === decision.model ? "this is the reference" : `against ${other.model}`))),
+        figure(helped("P(acceptable)"), percent(decision.confidence)), figure("Expected cost", usd(decision.expected_cost_usd)),
+        figure("Saved", other && other.model !== decision.model ? percent(other.saving, 0) : "–", other && (other.model === decision.model ? "this is the reference" : ["against ", whole(other.model)]))),
       h("p", {}, REASONS[decision.reason] ?? words(decision.reason)),
-      certificate && h("p", { class: "muted" }, `Certificate: the choice fails where the reference would not in at most ${percent(certificate.bound)} of requests (allowed ${percent(certificate.alpha, 0)}), with confidence ${percent(1 - certificate.delta, 0)}, on ${number(certificate.requests)} requests.`),
+      certificate && h("p", { class: "muted" }, `Certificate: the choice fails where the reference would not in at most ${percent(certificate.bound)} of requests (allowed ${share(certificate.alpha)}), with confidence ${share(1 - certificate.delta)}, on ${number(certificate.requests)} requests.`),
       (decision.warnings ?? []).map((one) => h("p", { class: "notice warn" }, one)),
       details("The whole answer", h("pre", { tabindex: "0" }, JSON.stringify(decision, null, 2))));
   }
@@ -171,13 +204,13 @@ export function tryTab(panel, { bundle, candidates, knob, me, say }) {
     const places = decimals(costs);
     const scopes = Object.fromEntries((why.rules ?? []).map((one) => [one.model, one.scopes]));
     const rows = decision.candidates.map((one) => {
-      const out = one.ruled_out && h("span", { class: "out" }, `out: ${words(one.ruled_out)}${scopes[one.model]?.length ? ` (${scopes[one.model].join(", ")})` : ""}`);
+      const out = one.ruled_out && h("span", { class: "out" }, `Out: ${ruled(one.ruled_out)}${scopes[one.model]?.length ? ` (${scopes[one.model].join(", ")})` : ""}`);
       const mark = one.model === decision.model ? badge("chosen", "accent") : one.model === candidates.reference ? h("span", { class: "muted" }, "reference") : null;
       return [h("span", { class: one.ruled_out ? "is-out" : "" }, candidate(one.model), h("span", { class: "under" }, mark, out)),
         h("span", { class: "measure" }, percent(one.confidence), bar(one.confidence, "chance")),
         h("span", { class: "measure" }, usd(one.expected_cost_usd, places), bar(one.expected_cost_usd / dearest, "cost"))];
     });
-    return card("Candidates", table("Candidates on this request", [["Candidate", ""], ["P(acceptable)", "num"], ["Expected cost", "num"]], rows));
+    return card("Candidates", table("Candidates on this request", [["Candidate", ""], [titled("P(acceptable)"), "num"], ["Expected cost", "num"]], rows));
   }
 
   function nearest(why, unexplained) {
@@ -185,9 +218,9 @@ export function tryTab(panel, { bundle, candidates, knob, me, say }) {
     if (!why.nearest?.length) return card(title, h("p", { class: "muted empty" }, why.why_none ?? unexplained ?? "None in this bundle."));
     const rows = why.nearest.map((one) => h("li", { class: "near" },
       h("div", { class: "row between" }, h("span", {}, h("strong", {}, one.workflow ?? "no workflow"), one.id && h("code", {}, one.id)), h("span", { class: "muted num" }, `similarity ${number(one.similarity, 2)}`)),
-      one.text ? h("p", { class: "quote" }, one.text) : h("p", { class: "muted" }, "Text was not kept, or is not shown to this key."),
+      one.text && h("p", { class: "quote" }, one.text),
       h("ul", { class: "outcomes" }, one.outcomes.map((came) => h("li", {}, outcome(came), h("span", { class: "name" }, came.model), h("span", { class: "muted num" }, usd(came.cost_usd)))))));
-    return card(title, h("p", { class: "muted" }, `The ${number(rows.length)} nearest of ${number(why.searched)} kept`, why.of > why.searched ? ` (${number(why.of)} in the log)` : "", ", and what came of them."), h("ol", { class: "plain" }, rows));
+    return card(title, h("p", { class: "muted" }, `The ${number(rows.length)} nearest of ${number(why.searched)} kept`, why.of > why.searched ? ` (${number(why.of)} in the log)` : "", ", and what came of them.", why.nearest.every((one) => one.text) ? "" : " Text that is missing was not kept, or is not shown to this key."), h("ol", { class: "plain" }, rows));
   }
 
   function outcome(came) {
@@ -203,7 +236,7 @@ export function tryTab(panel, { bundle, candidates, knob, me, say }) {
     try {
       said = body();
     } catch (problem) {
-      return refused(problem);
+      return misspelt(problem, true);
     }
     const authorization = me.keys || key.get() ? ' \\\n  -H "Authorization: Bearer $ROUTER_API_KEY"' : "";
     const address = new URL("v1/route", document.baseURI).href;

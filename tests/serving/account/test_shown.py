@@ -8,7 +8,7 @@ import io
 import pytest
 
 from serving.account.savings import Account, Sums, account
-from serving.account.shown import OTHER, as_csv
+from serving.account.shown import OTHER, as_csv, document
 
 
 def found(*names: str | None) -> Account:
@@ -57,3 +57,11 @@ def test_text_is_quoted_and_numbers_are_not() -> None:
     assert line.startswith('"a,b",0,0,')
     assert no_name.startswith('"",0,0,')
     assert other.startswith('"(other)",0,0,')
+
+
+def test_where_nothing_was_compared_nothing_is_said_of_savings() -> None:
+    compared = Sums(decisions=2, costed=2, compared=2, compared_usd=1.0)
+    told = document(account("workflow", 0.0, 1.0, {"some": compared}, None, Sums(decisions=6), []))
+    names = ("reference_usd", "reference_low", "reference_high", "saved_usd", "saved_low", "saved_high")
+    assert [told["total"][name] for name in names] == [None] * 6
+    assert told["lines"][0]["saved_usd"] == -1.0

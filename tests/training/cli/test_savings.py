@@ -110,3 +110,15 @@ def test_what_cannot_be_asked_is_said(tmp_path: Path, arguments: list[str], said
     done = router_train_here("savings", *arguments, folder=tmp_path)
     assert done.returncode == 2
     assert said in done.stderr
+
+
+def test_where_nothing_was_compared_the_table_says_so(tmp_path: Path) -> None:
+    engine = open_engine(str(tmp_path / "d.db"))
+    with engine.begin() as connection:
+        connection.execute(DECISIONS.insert(), [decision(f"d{number}") for number in range(6)])
+    engine.dispose()
+    done = router_train_here("savings", "--data", str(tmp_path / "d.db"), "--from", "0", "--to", "1000")
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert "none of 6 compared, so nothing is known" in said
+    assert "$0.00 ($0.00" not in said

@@ -96,13 +96,22 @@ def _add(table: Table, name: str, line: Line, style: str | None) -> None:
         quality = f"{line.quality:.1%} ({line.quality_low:.1%} … {line.quality_high:.1%}, {line.judged:,})"
     cells = (
         f"{line.decisions:,}",
-        _usd(line.compared_usd),
-        _between(line.reference_usd, line.reference_low, line.reference_high),
-        _between(line.saved_usd, line.saved_low, line.saved_high),
+        *_compared(line),
         "-" if line.saving is None else f"{line.saving:.1%}",
         quality,
     )
     table.add_row(*(Text(cell) for cell in (name, *cells)), style=style)
+
+
+def _compared(line: Line) -> tuple[str, str, str]:
+    """What was paid, what the reference would have cost and what was saved: nothing says where none is compared."""
+    if not line.compared:
+        return ("–", "–", f"none of {line.decisions:,} compared")
+    return (
+        _usd(line.compared_usd),
+        _between(line.reference_usd, line.reference_low, line.reference_high),
+        _between(line.saved_usd, line.saved_low, line.saved_high),
+    )
 
 
 def _method(one: Ratio) -> str:
@@ -138,7 +147,10 @@ def _sentences(total: Line, judge_usd: float) -> list[str]:
     )
     if any(count for count, _ in left_out):
         named = ", ".join(f"{count:,} {why}" for count, why in left_out if count)
-        said.append(f"{total.compared:,} of {total.decisions:,} decisions are compared; left out: {named}.")
+        compared = f"{total.compared:,} of {total.decisions:,} decisions are compared"
+        if not total.compared:
+            compared = f"none of {total.decisions:,} compared, so nothing is known of what was saved"
+        said.append(f"{compared}; left out: {named}.")
     if total.failed:
         said.append(
             f"{total.failed:,} calls failed: what they cost is in what was paid, and the reference is taken to cost 0."

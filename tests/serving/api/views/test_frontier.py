@@ -93,11 +93,19 @@ def test_the_volume_is_that_of_the_last_28_days_in_the_store(models: Path, tmp_p
     assert seen["requests_a_month"] == pytest.approx(4 / 14 * 30.4375, rel=1e-3)
 
 
-def test_a_day_is_the_least(models: Path, tmp_path: Path) -> None:
-    decided(tmp_path, *({"age": 0.001} for _ in range(100)))
+@pytest.mark.parametrize(("age", "decisions"), [(0.5, 6), (6.9, 999)])
+def test_a_few_tries_are_no_month(models: Path, tmp_path: Path, age: float, decisions: int) -> None:
+    decided(tmp_path, *({"age": age} for _ in range(decisions)))
     with serving(models / "current", tmp_path, rules="") as client:
         seen = asked(client)["seen"]
-    assert (seen["days"], seen["requests_a_month"]) == (1.0, pytest.approx(3_043.75))
+    assert (seen["from"], seen["requests_a_month"], seen["decisions"]) == ("log", 3_000.0, 6_000)
+
+
+def test_a_day_is_the_least(models: Path, tmp_path: Path) -> None:
+    decided(tmp_path, *({"age": 0.001} for _ in range(1_000)))
+    with serving(models / "current", tmp_path, rules="") as client:
+        seen = asked(client)["seen"]
+    assert (seen["days"], seen["requests_a_month"]) == (1.0, pytest.approx(30_437.5))
 
 
 def test_nothing_is_known_of_the_volume_without_a_store_and_dates(models: Path, tmp_path: Path) -> None:
@@ -107,7 +115,7 @@ def test_nothing_is_known_of_the_volume_without_a_store_and_dates(models: Path, 
 
 
 def test_a_key_that_may_not_administer_has_its_own_volume(models: Path, tmp_path: Path) -> None:
-    decided(tmp_path, {"age": 1.0, "key": "app"}, *({"age": 2.0, "key": "other"} for _ in range(5)))
+    decided(tmp_path, {"age": 8.0, "key": "app"}, *({"age": 9.0, "key": "other"} for _ in range(5)))
     with serving(models / "current", tmp_path) as client:
         assert asked(client, "root")["seen"]["decisions"] == 6
         own = asked(client, "app")["seen"]
