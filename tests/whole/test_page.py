@@ -225,10 +225,10 @@ def test_a_word_is_never_nearer_to_another_point_than_to_its_own(visit: Visit) -
         const {labels} = await import("/page/draw.js");
         const drawn = (gap) => {
             const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-            const at = [100, 100 + gap, 100 + 2 * gap];
+            const at = [150, 150 + gap, 150 + 2 * gap];
             const taken = at.map((x) => ({x: x - 8, y: 92, w: 16, h: 16}));
             const words = at.map((x, place) => ({x, y: 100, text: `quality-0.9${place}`, kind: "strong"}));
-            labels(svg, words, {left: 0, right: 400, top: 0, bottom: 200}, taken);
+            labels(svg, words, {left: 0, right: 600, top: 0, bottom: 200}, taken);
             return [...svg.querySelectorAll("text")].map((one) => one.textContent);
         };
         return [drawn(18), drawn(120)];
