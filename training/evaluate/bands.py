@@ -102,6 +102,14 @@ def repeats(resamples: int, n: int) -> int:
     return min(resamples, max(_MOST_WEIGHTS // max(n, 1), _LEAST_REPEATS))
 
 
+def enough_complete(complete: Bools, groups: Columns) -> bool:
+    """Whether requests of which everything is known, `complete` (n,), are of so many conversations that they can be counted.
+
+    A few would give narrow bands that mean nothing, and would put the many requests with one outcome aside.
+    """
+    return len(np.unique(groups[complete])) >= MINIMUM_EFFECTIVE
+
+
 def tradeoff(
     manifest: Manifest,
     expected: Estimates,
@@ -114,11 +122,13 @@ def tradeoff(
 ) -> Tradeoff:
     """What `expected` of n requests, and where the default point sends them, `columns` (n,), come to.
 
-    On complete requests where there are any; else by doubly robust pseudo-outcomes, for the places that the log can bear.
-    Bands: 2.5% and 97.5% quantiles of the bootstrap of whole conversations (`frontier.bootstrap_weights`). Only candidates that
+    On complete requests where they are enough (`enough_complete`); else by doubly robust pseudo-outcomes, for the places that
+    the log can bear. Bands: 2.5% and 97.5% quantiles of the bootstrap of whole conversations (`frontier.bootstrap_weights`). Only candidates that
     are `eligible` (n, m) are chosen, at least one for each request; without it all of them are.
     """
-    basis: Literal["complete", "doubly robust"] = COMPLETE if known.complete.any() else DOUBLY_ROBUST
+    basis: Literal["complete", "doubly robust"] = (
+        COMPLETE if enough_complete(known.complete, known.groups) else DOUBLY_ROBUST
+    )
     rows = known.complete
     if basis == DOUBLY_ROBUST:
         if known.propensity is None:

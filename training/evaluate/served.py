@@ -25,7 +25,7 @@ from training.dataset.matrix import OutcomeMatrix, build_matrix
 from training.dataset.split import SplitError, conversations, folds, group_requests
 from training.dataset.volume import volume
 from training.evaluate.bands import Outcomes as Known
-from training.evaluate.bands import tradeoff
+from training.evaluate.bands import enough_complete, tradeoff
 from training.evaluate.baselines import Truth, direct_choice, fixed_points, learned_baselines
 from training.evaluate.confidence import calibration_figures, confidence_figures
 from training.evaluate.estimated import estimated_workflows
@@ -39,14 +39,15 @@ from training.learn.training_data import cell_judged, cell_propensity
 from training.logs.aliases import alike
 from training.logs.outcomes import Outcomes
 from training.measure.bounds import RateBound, clopper_pearson_upper
-from training.measure.offpolicy import doubly_robust, ips, snips
+from training.measure.offpolicy import MINIMUM_EFFECTIVE, doubly_robust, ips, snips
 from training.prices.costs import fill_costs
 
 # Folds in which the chance that a log tried a candidate is estimated, where it was not logged.
 _FOLDS = 5
-_NOT_COMPLETE = (
-    "no test request has a judged, costed outcome of every candidate, so no routing can be compared exactly. Send a share "
-    "of the traffic to all candidates (shadow requests), or give an evaluation run (`router-train run --test`)."
+_NO_COMPLETE = "no test request has a judged, costed outcome of every candidate"
+_SEND_SOME = (
+    ", so no routing can be compared exactly. Send a share of the traffic to all candidates (shadow requests), or give an "
+    "evaluation run (`router-train run --test`)."
 )
 
 
@@ -98,7 +99,7 @@ def evaluate_router(
             # Where not every outcome is known, each failure counts as a violation: good for an upper bound alone.
             known = violation_bound(sure, setting, learned.reference, delta)
             points.append(PointLine(point.name, len(tested), found.rate, len(sure), *_known(known, delta)))
-    if complete.any():
+    if enough_complete(complete, log.groups):
         cost = served.cost_usd[complete].astype(np.float64)
         rivals = _rivals(router, prepared, inputs, learned, params, truth, cost)
     measured = _evaluation(
@@ -156,7 +157,7 @@ def evaluate_bundle(
     log = _Log(matrix, acceptable(fair, manifest.acceptable), groups)
     served = router.estimate(list(matrix.requests))
     known_by = None
-    if not matrix.complete().any():
+    if not enough_complete(matrix.complete(), groups):
         features = feature_matrix(list(matrix.requests), manifest.head.workflows)
         with suppress(SplitError):  # too few requests to estimate it, and then to estimate anything by it
             propensity, _ = cell_propensity(
@@ -221,9 +222,9 @@ def _evaluation(
         risk_coverage=risk_coverage(chance, log.labels, columns),
         novel=float((served.novelty[:, 0] > manifest.novelty.threshold).mean()) if len(matrix) else None,
     )
-    if not complete.any():
+    if not enough_complete(complete, log.groups):
         workflows = estimated_workflows(manifest, served, columns, known)
-        return replace(found, why_not=_NOT_COMPLETE, workflows=workflows)
+        return replace(found, why_not=_too_few_complete(complete, log.groups), workflows=workflows)
     outcome, columns = log.complete(objective), columns[complete]
     expected = served.of(objective)[complete].astype(np.float64), served.cost_usd[complete].astype(np.float64)
     reference = matrix.candidates.index(manifest.reference)
@@ -249,6 +250,16 @@ def _evaluation(
         workflows=by_workflow(outcome, columns, reference, matrix.candidates),
         curves=curves,
         zero_router=alone.zero_router,
+    )
+
+
+def _too_few_complete(complete: Bools, groups: Columns) -> str:
+    """Why no routing is compared exactly on the `complete` ones (n,) of the test requests."""
+    if not complete.any():
+        return _NO_COMPLETE + _SEND_SOME
+    return (
+        f"only {int(complete.sum()):,} test requests, of {len(np.unique(groups[complete])):,} conversations, have a judged, "
+        f"costed outcome of every candidate, and a comparison takes {MINIMUM_EFFECTIVE:g} conversations{_SEND_SOME}"
     )
 
 

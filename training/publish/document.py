@@ -117,16 +117,19 @@ def month_of(manifest: Manifest, log: Volume, reference_cost_usd: float | None =
 
     Requests a month: see `Volume`. The reference's cost of one request R is the point's cost / (1 - its saving), both of the
     calibration part; where the point has no cost, `reference_cost_usd`, measured on the test part; else the mean of the
-    reference's logged calls. All to the reference: requests * R. Saved: requests * R * saving, with the saving's own 95%
-    interval. As logged: requests * the log's cost of a request. A point that sends everything to the reference saves nothing;
-    what its target is estimated to save is `estimated_saved_usd`.
+    reference's logged calls. All to the reference: requests * R. Saved: requests * R * saving. As logged: requests * the log's
+    cost of a request. A point that sends everything to the reference saves nothing; what its target is estimated to save is
+    `estimated_saved_usd`.
+
+    No low and high end of what is saved in USD is known: R is as uncertain as the saving's share, and the manifest has an
+    interval of the share alone. Nothing saved is known to be nothing.
     """
     requests, point = log.requests_a_month, manifest.default
     if requests is None:
         return None
     base, source = _reference_cost(manifest, point, reference_cost_usd)
     saving = point.saving
-    low, high = _saving_span(point)
+    nothing = 0.0 if point.always == manifest.reference else None
     everything = requests * base
     guess = point.estimated if point.always is not None else None
     routed = None if saving is None else everything * (1.0 - saving)
@@ -142,11 +145,11 @@ def month_of(manifest: Manifest, log: Volume, reference_cost_usd: float | None =
         "reference_from": source,
         "routed_usd": routed,
         "saved_usd": part(saving),
-        "saved_low": part(low),
-        "saved_high": part(high),
+        "saved_low": nothing,
+        "saved_high": nothing,
         "estimated_saved_usd": part(None if guess is None else guess.saving),
-        "estimated_saved_low": part(None if guess is None else guess.saving_low),
-        "estimated_saved_high": part(None if guess is None else guess.saving_high),
+        "estimated_saved_low": None,
+        "estimated_saved_high": None,
         "logged_usd": logged,
         "saved_against_logged_usd": None if logged is None or routed is None else logged - routed,
     }

@@ -69,7 +69,7 @@ class Outcome:
         """A month at the log's volume, in USD, by what was found on these requests; None without a volume or figures.
 
         Requests a month times the mean cost of a request: of all to the reference, and at the default point; `saved_usd` is the
-        difference, with its 95% interval.
+        difference, without an interval: that of the saved share leaves out how uncertain the reference's cost is.
         """
         requests, mark = self.volume.requests_a_month, self.default
         if requests is None or mark is None:
@@ -82,8 +82,6 @@ class Outcome:
             "routed_low": requests * mark.cost_low,
             "routed_high": requests * mark.cost_high,
             "saved_usd": requests * reference * mark.saving,
-            "saved_low": requests * reference * mark.saving_low,
-            "saved_high": requests * reference * mark.saving_high,
         }
 
     @property

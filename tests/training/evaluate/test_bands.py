@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from serving.bundle.manifest import Objective, open_bundle
@@ -13,10 +14,11 @@ from serving.decide.value import choose, knob_for
 from tests import fake_bundle
 from tests.fake_frontier import log_with_dates
 from training.dataset.matrix import build_matrix
-from training.evaluate.bands import Mark, guarded_knobs, places, repeats
+from training.evaluate.bands import Mark, enough_complete, guarded_knobs, places, repeats
 from training.evaluate.evaluation import Evaluation
 from training.evaluate.served import evaluate_bundle
 from training.logs.outcomes import Outcomes
+from training.logs.validate import validate
 
 
 def evaluated(folder: Path, log: Outcomes) -> Evaluation:
@@ -143,3 +145,22 @@ def test_a_handful_of_requests_is_no_error(bundle: Path) -> None:
     assert found.tradeoff.basis is None
     assert found.tradeoff.why_not
     assert found.workflows == ()
+
+
+def test_one_complete_request_does_not_put_the_others_aside(bundle: Path) -> None:
+    """Nor would it, with bands of no width, stand for all of them."""
+    alone = log_with_dates(2, 900, everybody=False)
+    mixed = pd.concat([log_with_dates(8, 1).frame.assign(request_id="all", prompt="prove it all"), alone.frame])
+    found = evaluated(bundle, validate(mixed, source="test", format="test"))
+    assert (found.complete_requests, found.lines) == (1, ())
+    assert found.tradeoff.basis == "doubly robust"
+    assert found.tradeoff.requests > 800
+    assert all(mark.quality_high - mark.quality_low > 0.01 for mark in found.tradeoff.sweep)
+    assert "only 1 test requests, of 1 conversations" in (found.why_not or "")
+    assert found.workflows
+
+
+def test_complete_requests_count_from_thirty_conversations_on() -> None:
+    assert not enough_complete(np.ones(290, dtype=bool), np.arange(290) // 10)
+    assert enough_complete(np.ones(300, dtype=bool), np.arange(300) // 10)
+    assert not enough_complete(np.arange(300) < 29, np.arange(300))

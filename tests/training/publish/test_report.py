@@ -135,13 +135,20 @@ def test_the_figures_of_the_first_screen_are_the_manifests(folder: Path, certifi
     assert shown["log_requests"] == known["log_requests"] == 300
     for text in (
         "$1.19",
-        "95% $1.03 … $1.33",
+        "95% 52.0% … 67.0%",
         "$0.79 instead of $1.98",
         "1 Mar 2026 to 31 Mar 2026",
         "90.0%",
         "Reference",
     ):
         assert text in certified_page
+
+
+@pytest.mark.parametrize("name", ["certified_page", "uncertified_page"])
+def test_no_amount_of_usd_has_an_interval(name: str, request: pytest.FixtureRequest) -> None:
+    text = request.getfixturevalue(name)
+    assert not re.search(r"95% [−-]?\$", text)
+    assert "An amount of USD has no\ninterval" in text
 
 
 def test_what_the_log_cost_is_a_counterfactual_of_its_own_and_dearer_is_said_first(

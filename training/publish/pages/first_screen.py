@@ -128,13 +128,13 @@ def _warnings(manifest: Manifest, document: Mapping[str, Any], month: Month) -> 
 def _saved(manifest: Manifest, month: Month) -> Figure:
     point, proof = manifest.default, manifest.default.certificate
     label = f"saved against all to {manifest.reference}"
+    low, high = (proof.saving_low, proof.saving_high) if proof is not None else (None, None)
     if month.saved_usd is None or month.reference_usd is None:
-        low, high = (proof.saving_low, proof.saving_high) if proof is not None else (None, None)
         value = percent(point.saving) or "not known"
         note = f"{span(low, high)}. {_NO_MONTH}"
         return Figure("saving", f"Share {label}", point.saving, value, note, "saving of the default operating point")
     note = (
-        f"{percent(point.saving)} ({span(month.saved_low, month.saved_high, dollars=True)}): {money(month.routed_usd)} instead "
+        f"{percent(point.saving)} ({span(low, high)}): {money(month.routed_usd)} instead "
         f"of {money(month.reference_usd)}, at {count(month.requests)} requests a month"
     )
     formula = f"{MONTH} × saving of the default operating point"
@@ -173,8 +173,9 @@ def _quality(manifest: Manifest, document: Mapping[str, Any]) -> Figure:
             "quality", label, None, "not known", "Too few answers were judged.", "quality of the default point"
         )
     note = f"On {count(point.calibration_requests)} calibration requests"
-    if not document.get("complete_requests"):
-        note += "; no test request has an outcome of every candidate"
+    if document.get("basis") != "complete":
+        few = "too few test requests have" if document.get("complete_requests") else "no test request has"
+        note += f"; {few} an outcome of every candidate"
     if point.certificate is None and point.always is not None:
         note = f"{point.always}, as today. {note}"
     return Figure(

@@ -15,8 +15,6 @@ class Month:
     reference_usd: float | None
     logged_usd: float | None
     saved_usd: float | None
-    saved_low: float | None
-    saved_high: float | None
     against_log_usd: float | None
 
     @staticmethod
@@ -30,8 +28,6 @@ class Month:
             everything,
             None if requests is None or logged is None else requests * logged,
             known.get("month_saved_usd"),
-            known.get("month_saved_low"),
-            known.get("month_saved_high"),
             known.get("month_saved_against_log_usd"),
         )
 

@@ -38,11 +38,9 @@ def thousand(value: float | None) -> str:
     return "" if value is None or not math.isfinite(value) else money(1000 * value)
 
 
-def span(low: float | None, high: float | None, *, dollars: bool = False) -> str:
-    """A 95% interval; empty where it is not known."""
-    if low is None or high is None:
-        return ""
-    return f"95% {money(low)} … {money(high)}" if dollars else f"95% {percent(low)} … {percent(high)}"
+def span(low: float | None, high: float | None) -> str:
+    """A 95% interval of a share; empty where it is not known."""
+    return "" if low is None or high is None else f"95% {percent(low)} … {percent(high)}"
 
 
 def signed_percent(value: float | None) -> str:
