@@ -24,12 +24,16 @@ _FONTS = "Liberation Sans, Arial, Helvetica, sans-serif"
 
 @dataclass(frozen=True)
 class Table:
-    """Headers and rows of text; `numbers` tells of each column whether it holds figures, which stand to the right."""
+    """Headers and rows of text; `numbers` tells of each column whether it holds figures, which stand to the right.
+
+    A row is `marked` as the one that matters; `notable` rows are those to look at.
+    """
 
     caption: str
     headers: Sequence[str]
     rows: Sequence[Sequence[str]]
     marked: int | None = None
+    notable: frozenset[int] = frozenset()
 
     @property
     def numbers(self) -> list[bool]:

@@ -6,9 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from serving.bundle.manifest import Manifest
+from training.publish.pages import in_log
 from training.publish.pages.blocks import Table
 from training.publish.pages.first_screen import FirstScreen
 from training.publish.pages.written import count, figure, interval, money, percent, span, thousand
+
+_DECIDED = ("Point", "Rule", "May fail", "Failed", "Bound", "Requests", "Quality", "Saving", "Saving, 95%")
+_IF_ROUTED = ("Failed if routed (estimate)", "Saving if routed (estimate), 95%")
 
 
 def of_points(document: Mapping[str, Any]) -> dict[str, Table]:
@@ -16,17 +20,19 @@ def of_points(document: Mapping[str, Any]) -> dict[str, Table]:
     points = document["points"]
     names = [one["name"] + (" (default)" if one["default"] else "") for one in points]
     marked = next((place for place, one in enumerate(points) if one["default"]), None)
+    guessed = any(one["estimated"] for one in points)
     decided = [
         (
             name,
             f"always {one['always']}" if one["always"] else "certified" if one["certified"] else "not certified",
             percent(one["alpha"]),
-            percent(one["calibration"]["violation_rate"]),
+            percent(one["calibration"]["violation_rate"]) if one["certified"] else "",
             percent(one["bound"]),
             count(one["requests"]),
             percent(one["calibration"]["quality"]),
-            percent(one["calibration"]["saving"]),
-            span(one["calibration"]["saving_low"], one["calibration"]["saving_high"]).removeprefix("95% "),
+            "" if one["always"] else percent(one["calibration"]["saving"]),
+            "" if one["always"] else _ends(one["calibration"]),
+            *(_if_routed(one) if guessed else ()),
         )
         for name, one in zip(names, points, strict=True)
     ]
@@ -46,7 +52,7 @@ def of_points(document: Mapping[str, Any]) -> dict[str, Table]:
     return {
         "decided": Table(
             "Calibration: what decided each operating point",
-            ("Point", "Rule", "May fail", "Failed", "Bound", "Requests", "Quality", "Saving", "Saving, 95%"),
+            (*_DECIDED, *(_IF_ROUTED if guessed else ())),
             decided,
             marked,
         ),
@@ -59,6 +65,19 @@ def of_points(document: Mapping[str, Any]) -> dict[str, Table]:
     }
 
 
+def _ends(one: Mapping[str, Any]) -> str:
+    return span(one["saving_low"], one["saving_high"]).removeprefix("95% ")
+
+
+def _if_routed(one: Mapping[str, Any]) -> tuple[str, str]:
+    """What a point without a certificate is estimated to give, were requests routed at it."""
+    guess = one["estimated"]
+    if not guess:
+        return "", ""
+    ends = _ends(guess)
+    return percent(guess["violation_rate"]), f"{percent(guess['saving'])}{f' ({ends})' if ends else ''}"
+
+
 def by_workflow(manifest: Manifest) -> Table | None:
     proof = manifest.default.certificate
     if proof is None:
@@ -68,7 +87,10 @@ def by_workflow(manifest: Manifest) -> Table | None:
         for name, one in proof.workflows.items()
     ]
     headers = ("Workflow", "Calibration requests", "Failed", "Bound, taken alone", "Saving")
-    return Table("The certificate by workflow", headers, rows)
+    above = in_log.above_the_limit(proof)
+    notable = frozenset(place for place, name in enumerate(proof.workflows) if name in above)
+    said = f"; marked: failed more than the {percent(proof.alpha)} that are allowed on average" if notable else ""
+    return Table(f"The certificate by workflow{said}", headers, rows, notable=notable)
 
 
 def routers(document: Mapping[str, Any]) -> Table | None:
