@@ -231,7 +231,7 @@ def test_a_workflow_that_fails_more_often_than_allowed_is_named_first(folder: Pa
     for workflows, told in (({"json": one, "calm": calm}, True), ({"calm": calm}, False)):
         moved = proof.model_copy(update={"workflows": workflows})
         known = with_default(manifest, manifest.default.model_copy(update={"certificate": moved}))
-        line = "hold on average, not for each workflow: json failed 15.9% of 63 calibration requests."
+        line = "holds on average, not in each workflow: json failed 15.9% of 63 calibration requests."
         assert any(text.endswith(line) for text in first_screen(known, document, making).warnings) is told
         table = by_workflow(known)
         assert table is not None

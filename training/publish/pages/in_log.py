@@ -55,4 +55,7 @@ def above_in_words(proof: Certificate) -> str | None:
         for name in names[:_MOST_NAMED]
     ]
     more = f", and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return f"The {percent(proof.alpha)} hold on average, not for each workflow: {', '.join(told)} calibration requests{more}."
+    return (
+        f"The limit of {percent(proof.alpha)} holds on average, not in each workflow: {', '.join(told)} calibration "
+        f"requests{more}."
+    )

@@ -12,7 +12,7 @@ from training.publish.pages.first_screen import FirstScreen
 from training.publish.pages.written import count, figure, interval, money, percent, span, thousand
 
 _DECIDED = ("Point", "Rule", "May fail", "Failed", "Bound", "Requests", "Quality", "Saving", "Saving, 95%")
-_IF_ROUTED = ("Failed if routed (estimate)", "Saving if routed (estimate), 95%")
+_IF_ROUTED = ("Failed if routed (estimate)", "Saving if routed (estimate)")
 
 
 def of_points(document: Mapping[str, Any]) -> dict[str, Table]:
@@ -49,10 +49,14 @@ def of_points(document: Mapping[str, Any]) -> dict[str, Table]:
         for name, one in zip(names, points, strict=True)
         if (test := one["test"]) is not None
     ]
+    headers = (*_DECIDED, *(_IF_ROUTED if guessed else ()))
+    ends = _DECIDED.index("Saving, 95%")
+    if guessed and not any(row[ends] for row in decided):
+        headers, decided = headers[:ends] + headers[ends + 1 :], [row[:ends] + row[ends + 1 :] for row in decided]
     return {
         "decided": Table(
             "Calibration: what decided each operating point",
-            (*_DECIDED, *(_IF_ROUTED if guessed else ())),
+            headers,
             decided,
             marked,
         ),
@@ -74,8 +78,7 @@ def _if_routed(one: Mapping[str, Any]) -> tuple[str, str]:
     guess = one["estimated"]
     if not guess:
         return "", ""
-    ends = _ends(guess)
-    return percent(guess["violation_rate"]), f"{percent(guess['saving'])}{f' ({ends})' if ends else ''}"
+    return percent(guess["violation_rate"]), percent(guess["saving"])
 
 
 def by_workflow(manifest: Manifest) -> Table | None:
@@ -130,12 +133,6 @@ def profiles(manifest: Manifest, document: Mapping[str, Any]) -> Table | None:
     if not document["profiles"]:
         return None
 
-    def named(strengths: Any) -> str:
-        return (
-            ", ".join(f"{one['workflow']} ({100 * one['gap']:+.0f})" for one in strengths).replace("-", "−")
-            or "nothing stands out"
-        )
-
     rows = [
         (
             one["candidate"] + (" (reference)" if one["candidate"] == manifest.reference else ""),
@@ -146,16 +143,27 @@ def profiles(manifest: Manifest, document: Mapping[str, Any]) -> Table | None:
             "" if one["latency_ms"] is None else f"{one['latency_ms'] / 1000:.1f} s",
             percent(one["share_logged"]),
             percent(one["share_routed"]),
-            named(one["best"]),
-            named(one["worst"]),
         )
         for one in document["profiles"]
     ]
     headers = (
         "Candidate", "Price in / out, per million tokens", "Quality", "Judged", "USD per 1,000", "Median latency",
-        "Share in the log", "Share routed", "Good at", "Bad at",
+        "Share in the log", "Share routed",
     )  # fmt: skip
     return Table("The candidates", headers, rows)
+
+
+def strengths(document: Mapping[str, Any]) -> Table | None:
+    """In a table of its own: beside the figures there would be no room for the names of workflows."""
+    if not document["profiles"]:
+        return None
+
+    def named(found: Any) -> str:
+        gaps = (f"{one['workflow']} ({100 * one['gap']:+.0f})".replace(" (-", " (−") for one in found)
+        return ", ".join(gaps) or "nothing stands out"
+
+    rows = [(one["candidate"], named(one["best"]), named(one["worst"])) for one in document["profiles"]]
+    return Table("What each candidate is good and bad at", ("Candidate", "Good at", "Bad at"), rows)
 
 
 def _price(one: Mapping[str, Any]) -> str:
