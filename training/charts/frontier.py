@@ -21,6 +21,7 @@ from training.charts.theme import (
     finished,
     money_axis,
     money_format,
+    percent,
     told_apart,
     usd,
 )
@@ -267,7 +268,7 @@ def _band(document: Mapping[str, Any]) -> list[Row]:
             "quality": mark["quality"],
             "low": mark["quality_low"],
             "high": mark["quality_high"],
-            "saving": f"{mark['saving']:.1%}",
+            "saving": percent(mark["saving"]) or "not known",
         }
         for order, mark in enumerate(_by_cost(document))
     ]
@@ -315,7 +316,7 @@ def _dot(name: str, kind: str, found: Mapping[str, Any], *, label: str, default:
         "low": low,
         "high": high,
         "interval": "" if low is None or high is None else f"{low:.1%} … {high:.1%}",
-        "saving": f"{found['saving']:.1%}",
+        "saving": percent(found["saving"]) or "not known",
         "label": label,
         "default": default,
     }

@@ -21,6 +21,7 @@ from training.charts.theme import (
     Theme,
     finished,
     money_axis,
+    percent,
     usd,
 )
 
@@ -104,5 +105,5 @@ def _dot(name: str, document: Mapping[str, Any]) -> list[Row]:
     if found is None:
         return []
     cost = PER * found["cost_usd"]
-    label = f"{name}: {usd(cost)} · quality {found['quality']:.1%} · saving {found['saving']:.1%}"
+    label = f"{name}: {usd(cost)} · quality {found['quality']:.1%} · saving {percent(found['saving']) or 'not known'}"
     return [{"cost": cost, "quality": found["quality"], "saving": found["saving"], "label": label}]

@@ -175,10 +175,11 @@ def profile(profiles: Sequence[Mapping[str, Any]], *, simulated: bool, theme: Th
         }
         for one in profiles
         for found in (*one["best"], *reversed(one["worst"]))
+        if found["low"] > 0 or found["high"] < 0
     ]
     if not rows:
         raise NothingToDrawError(
-            "no two candidates have ten judged answers each in one workflow, so that none can be compared"
+            "nothing stands out: in no workflow do two candidates with ten judged answers each differ by more than chance"
         )
     kinds = ["better than the others", "worse than the others"]
     y = alt.Y("at:N", title=None, sort=[row["at"] for row in rows], axis=alt.Axis(labelLimit=300))
@@ -203,7 +204,7 @@ def profile(profiles: Sequence[Mapping[str, Any]], *, simulated: bool, theme: Th
             ],
         ),
     ).properties(width=WIDTH - 180, height=alt.Step(20))
-    words = " ".join(f"{one['candidate']} is best at {one['best'][0]['workflow']}." for one in profiles if one["best"])
+    words = " ".join(f"{row['candidate']} is {row['kind']} at {row['workflow']}." for row in rows)
     return finished(
         drawn,
         "What each candidate is good and bad at",

@@ -26,8 +26,9 @@ _MOST_WEIGHTS, _LEAST_REPEATS = 40_000_000, 100
 class Mark:
     """Where n requests went, by candidate, and what came of it: means with 95% intervals.
 
-    `saving` is against sending everything to the reference. `violation_rate` is the share of requests that failed where the
-    reference did not, None where that is not known. `cost_quality` is the place from 0 to 10 that stands for the knob.
+    `saving` is against sending everything to the reference, NaN where the log cannot bear what that costs. `violation_rate` is
+    the share of requests that failed where the reference did not, None where that is not known. `cost_quality` is the place
+    from 0 to 10 that stands for the knob.
     """
 
     knob: float
@@ -123,8 +124,8 @@ def tradeoff(
     """What `expected` of n requests, and where the default point sends them, `columns` (n,), come to.
 
     On complete requests where they are enough (`enough_complete`); else by doubly robust pseudo-outcomes, for the places that
-    the log can bear. Bands: 2.5% and 97.5% quantiles of the bootstrap of whole conversations (`frontier.bootstrap_weights`). Only candidates that
-    are `eligible` (n, m) are chosen, at least one for each request; without it all of them are.
+    the log can bear. Bands: 2.5% and 97.5% quantiles of the bootstrap of whole conversations (`frontier.bootstrap_weights`).
+    Only candidates that are `eligible` (n, m) are chosen, at least one for each request; without it all of them are.
     """
     basis: Literal["complete", "doubly robust"] = (
         COMPLETE if enough_complete(known.complete, known.groups) else DOUBLY_ROBUST
@@ -183,6 +184,7 @@ class _Board:
     broken: Floats | None
     weights: Floats
     base: Floats  # (resamples,) what sending everything to the reference costs
+    base_known: bool = True  # whether the log can bear that
     eligible: Bools | None = None
 
     @classmethod
@@ -224,7 +226,9 @@ class _Board:
             cost = pseudo_outcomes(judged_cost, propensity, usd, judged=judged)
         weights = bootstrap_weights(part.groups, repeats(resamples, len(found)), seed, part.workflow)
         base = np.asarray(weights @ cost[:, reference])
-        return cls(names, reference, (value, violation, usd), part, found, cost, broken, weights, base)
+        board = cls(names, reference, (value, violation, usd), part, found, cost, broken, weights, base)
+        everything = np.full(len(found), reference, dtype=np.intp)
+        return replace(board, base_known=board.support(everything)[1] is None)
 
     def choices(self, setting: Setting) -> Columns:
         value, violation, usd = self.expected
@@ -261,6 +265,8 @@ class _Board:
         share = np.bincount(columns, minlength=len(self.candidates)) / len(columns)
         saving = 1.0 - float(cost.mean()) / base if base > 0 else 0.0
         savings = 1.0 - spent / self.base if (self.base > 0).all() else np.zeros_like(spent)
+        if not self.base_known:
+            saving, savings = np.nan, np.full_like(spent, np.nan)
         return Mark(
             knob,
             *_with_band(float(cost.mean()), spent),

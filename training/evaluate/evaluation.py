@@ -161,7 +161,7 @@ class Evaluation:
     `contradicted` says how they contradict what the bundle is certified for. Of the test requests `seen` are among those
     that the bundle was made from, where that is not what was asked for. `shares` says where the test requests go, by candidate,
     the largest share first. `novel` is the share of them that the router abstains on, as unlike what it was trained on.
-    `volume` and `profiles` are of the whole log, and not of the test part alone.
+    `volume` and `profiles` are of the whole log, and not of the test part alone. `against_log`: see `saved_against_log`.
     """
 
     test_requests: int
@@ -185,6 +185,7 @@ class Evaluation:
     risk_coverage: tuple[Risk, ...] = ()
     novel: float | None = None
     volume: Volume | None = None
+    against_log: tuple[float, float] | None = None
 
     def line(self, name: str = ROUTER) -> Line:
         return next(line for line in self.lines if line.name == name)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
+from scipy.special import stdtr, stdtrit
 
 from serving.bundle.arrays import Columns, Floats
 from training.dataset.matrix import OutcomeMatrix, workflow_names
@@ -15,7 +15,8 @@ from training.dataset.matrix import OutcomeMatrix, workflow_names
 # Judged outcomes of a candidate in a workflow, below which nothing is said of it.
 LEAST_JUDGED = 10
 _NAMED = 3
-_Z = NormalDist().inv_cdf(0.975)
+# The chance that a log of which all candidates are equally good has any of them named.
+_CHANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Strength:
 @dataclass(frozen=True)
 class Profile:
     """One candidate in the log: its judged answers, what they cost and how long they took (the median), the share of requests
-    that was put to it, and the workflows that it is best and worst at. None where the log does not tell."""
+    that was put to it, and the workflows that it is best and worst at, beyond chance. None where the log does not tell."""
 
     candidate: str
     judged: int
@@ -50,9 +51,9 @@ def profiles(matrix: OutcomeMatrix, labels: Floats, groups: Columns) -> tuple[Pr
     """One profile of each candidate; `labels` (n, m) 1 acceptable, 0 not, NaN not judged; `groups` (n,) conversations.
 
     Candidates are compared by the answers that were judged: where the log sent harder requests to one of them, that is in its
-    figures.
+    figures. Workflows are named whose gap stands out of all candidates' in all workflows (Holm 1979).
     """
-    strengths = _strengths(matrix, labels, groups)
+    strengths = _beyond_chance(_strengths(matrix, labels, groups))
     found = []
     for column, name in enumerate(matrix.candidates):
         seen, called = np.isfinite(labels[:, column]), matrix.attempted[:, column]
@@ -77,11 +78,25 @@ def _known(values: Floats, of: Callable[[Floats], np.floating[Any]]) -> float | 
     return float(of(known)) if len(known) else None
 
 
-def _strengths(matrix: OutcomeMatrix, labels: Floats, groups: Columns) -> list[tuple[int, Strength]]:
-    """(column, how it does) of each candidate in each workflow in which two of them were judged often enough.
+def _beyond_chance(found: list[tuple[int, Strength, float]]) -> list[tuple[int, Strength]]:
+    """Those whose gap is one by the procedure of Holm, of (column, how it does, p of no gap)."""
+    kept: list[tuple[int, Strength]] = []
+    for left, (column, strength, p) in zip(
+        range(len(found), 0, -1), sorted(found, key=lambda one: one[2]), strict=True
+    ):
+        if p > _CHANCE / left:
+            break
+        kept.append((column, strength))
+    return kept
+
+
+def _strengths(matrix: OutcomeMatrix, labels: Floats, groups: Columns) -> list[tuple[int, Strength, float]]:
+    """(column, how it does, p of no gap) of each candidate in each workflow in which two of them were judged often enough.
 
     The interval is by linearisation, with the sums of whole conversations: what the candidates' answers to the same request
-    have in common falls out of it.
+    have in common falls out of it. Each share's own variance is at least what it is two acceptable answers and two others
+    further on (Agresti & Coull 1998): ten good answers of ten are no certainty. Student's t has as many degrees of freedom as
+    the least judged candidate has answers there, or conversations where these are fewer, less one.
     """
     names = workflow_names(matrix.workflow)
     found = []
@@ -101,12 +116,17 @@ def _strengths(matrix: OutcomeMatrix, labels: Floats, groups: Columns) -> list[t
         influence = influence - influence.mean(axis=1, keepdims=True)
         member = np.unique(groups[inside], return_inverse=True)[1]
         many = int(member.max()) + 1
+        plain, further = mean * (1.0 - mean) / count, (y.sum(axis=0) + 2.0) / (count + 4.0)
+        added = np.maximum(further * (1.0 - further) / (count + 4.0) - plain, 0.0)
+        least = int(count.min())
         for place, column in enumerate(compared.tolist()):
             sums = np.bincount(member, influence[:, place], many)
-            error = float(np.sqrt((sums**2).sum() * many / max(many - 1, 1)))
-            gap = float(gaps[place])
-            strength = Strength(
-                workflow, float(mean[place]), gap, gap - _Z * error, gap + _Z * error, int(count[place])
-            )
-            found.append((column, strength))
+            part_of_it = np.full(len(compared), -1.0 / len(compared))
+            part_of_it[place] += 1.0
+            variance = (sums**2).sum() * many / max(many - 1, 1) + part_of_it**2 @ added
+            error, gap = float(np.sqrt(variance)), float(gaps[place])
+            free = max(min(many, least) - 1, 1)
+            half = float(stdtrit(free, 0.975)) * error
+            strength = Strength(workflow, float(mean[place]), gap, gap - half, gap + half, int(count[place]))
+            found.append((column, strength, 2.0 * float(stdtr(free, -abs(gap) / error)) if error > 0 else 1.0))
     return found

@@ -24,6 +24,7 @@ from training.dataset.label import acceptable
 from training.dataset.matrix import OutcomeMatrix, build_matrix
 from training.dataset.split import SplitError, conversations, folds, group_requests
 from training.dataset.volume import volume
+from training.evaluate.against_log import saved_against_log
 from training.evaluate.bands import Outcomes as Known
 from training.evaluate.bands import enough_complete, tradeoff
 from training.evaluate.baselines import Truth, direct_choice, fixed_points, learned_baselines
@@ -220,6 +221,7 @@ def _evaluation(
         tradeoff=tradeoff(manifest, served, columns, known, resamples=resamples, seed=seed),
         reliability=reliability(chance, log.labels, columns, matrix.candidates),
         risk_coverage=risk_coverage(chance, log.labels, columns),
+        against_log=saved_against_log(matrix, known, served.cost_usd, columns),
         novel=float((served.novelty[:, 0] > manifest.novelty.threshold).mean()) if len(matrix) else None,
     )
     if not enough_complete(complete, log.groups):

@@ -12,7 +12,7 @@ from typing import Any
 from serving.bundle.manifest import Manifest, OperatingPoint
 from training.dataset.volume import Volume
 from training.evaluate.bands import Mark
-from training.evaluate.evaluation import ROUTER, Evaluation
+from training.evaluate.evaluation import ROUTER, Evaluation, PointLine
 from training.evaluate.profiles import Profile
 
 FRONTIER = "frontier.json"
@@ -57,7 +57,7 @@ def frontier_document(manifest: Manifest, evaluation: Evaluation) -> dict[str, A
         "sweep": [asdict(mark) for mark in found.sweep],
         "guarded": [asdict(mark) for mark in found.guarded],
         "points": [
-            point_of(manifest, point, found.points.get(point.name), found.requests)
+            point_of(manifest, point, found.points.get(point.name), found.requests, evaluation.point(point.name))
             for point in manifest.operating_points
         ],
         "singles": [
@@ -69,13 +69,20 @@ def frontier_document(manifest: Manifest, evaluation: Evaluation) -> dict[str, A
         # Below which confidence a caller wants the reference instead, its rules say, and no bundle.
         "abstention": {"novel": evaluation.novel, "low_confidence": None},
         "log": None if log is None else asdict(log),
-        "month": None if log is None else month_of(manifest, log, None if single is None else single.cost_usd),
+        "month": None
+        if log is None
+        else month_of(manifest, log, None if single is None else single.cost_usd, evaluation.against_log),
     }
     return dict(_clean(document))
 
 
-def point_of(manifest: Manifest, point: OperatingPoint, test: Mark | None, requests: int) -> dict[str, Any]:
-    """An operating point: what is certified, what the calibration part gave, and what the test part did."""
+def point_of(
+    manifest: Manifest, point: OperatingPoint, test: Mark | None, requests: int, line: PointLine | None = None
+) -> dict[str, Any]:
+    """An operating point: what is certified, what the calibration part gave, and what the test part did.
+
+    `violation_low` is what the true rate of violations is hardly below; null where nothing was known of it.
+    """
     proof, guess = point.certificate, point.estimated
     low, high = _saving_span(point)
     rate = proof.violation_rate if proof is not None else guess.violation_rate if guess is not None else None
@@ -106,13 +113,19 @@ def point_of(manifest: Manifest, point: OperatingPoint, test: Mark | None, reque
         else {
             "requests": requests,
             "violation_rate": test.violation_rate,
+            "violation_low": None if line is None or not line.complete else line.low,
             **_measured(test),
             "shares": test.shares,
         },
     }
 
 
-def month_of(manifest: Manifest, log: Volume, reference_cost_usd: float | None = None) -> dict[str, Any] | None:
+def month_of(
+    manifest: Manifest,
+    log: Volume,
+    reference_cost_usd: float | None = None,
+    against_log: tuple[float, float] | None = None,
+) -> dict[str, Any] | None:
     """What a month of the log's traffic costs and saves at the default operating point; None where the log has no volume.
 
     Requests a month: see `Volume`. The reference's cost of one request R is the point's cost / (1 - its saving), both of the
@@ -120,6 +133,9 @@ def month_of(manifest: Manifest, log: Volume, reference_cost_usd: float | None =
     reference's logged calls. All to the reference: requests * R. Saved: requests * R * saving. As logged: requests * the log's
     cost of a request. A point that sends everything to the reference saves nothing; what its target is estimated to save is
     `estimated_saved_usd`.
+
+    What is saved against the log is by other requests than what is routed; its interval, requests * `against_log`, is by the
+    same ones (`saved_against_log`), and says whether there is a difference at all.
 
     No low and high end of what is saved in USD is known: R is as uncertain as the saving's share, and the manifest has an
     interval of the share alone. Nothing saved is known to be nothing.
@@ -152,6 +168,8 @@ def month_of(manifest: Manifest, log: Volume, reference_cost_usd: float | None =
         "estimated_saved_high": None,
         "logged_usd": logged,
         "saved_against_logged_usd": None if logged is None or routed is None else logged - routed,
+        "saved_against_logged_low": None if logged is None or against_log is None else requests * against_log[0],
+        "saved_against_logged_high": None if logged is None or against_log is None else requests * against_log[1],
     }
 
 
@@ -171,6 +189,8 @@ def with_month(metrics: Mapping[str, Any], document: Mapping[str, Any]) -> dict[
         "month_saved_low": month.get("saved_low"),
         "month_saved_high": month.get("saved_high"),
         "month_saved_against_log_usd": month.get("saved_against_logged_usd"),
+        "month_saved_against_log_low": month.get("saved_against_logged_low"),
+        "month_saved_against_log_high": month.get("saved_against_logged_high"),
     }
     others = {name: value for name, value in metrics.items() if name not in figures}
     return others | {name: value for name, value in figures.items() if value is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -74,6 +75,8 @@ class Outcome:
         requests, mark = self.volume.requests_a_month, self.default
         if requests is None or mark is None:
             return None
+        if math.isnan(mark.saving):
+            return None
         reference = mark.cost_usd / (1.0 - mark.saving) if mark.saving < 1.0 else 0.0
         return {
             "requests": requests,
@@ -110,11 +113,15 @@ class Outcome:
         mark = self.here or self.default
         if mark is None:
             return self.said
+        saves = (
+            "what all to the reference costs is not known"
+            if math.isnan(mark.saving)
+            else f"{mark.saving:.1%} less than all to the reference (95% {mark.saving_low:.1%} … {mark.saving_high:.1%})"
+        )
         broken = "" if mark.violation_rate is None else f"; {mark.violation_rate:.1%} fail where the reference does not"
         figures = (
-            f"1,000 requests cost {1000 * mark.cost_usd:,.3f} USD, {mark.saving:.1%} less than all to the reference (95% "
-            f"{mark.saving_low:.1%} … {mark.saving_high:.1%}), at a quality of {mark.quality:.1%} ({mark.quality_low:.1%} … "
-            f"{mark.quality_high:.1%}){broken}."
+            f"1,000 requests cost {1000 * mark.cost_usd:,.3f} USD, {saves}, at a quality of {mark.quality:.1%} "
+            f"({mark.quality_low:.1%} … {mark.quality_high:.1%}){broken}."
         )
         busiest = sorted(mark.shares.items(), key=lambda one: -one[1])
         return (
@@ -128,14 +135,11 @@ class Outcome:
         none = {"certificate": None, "quality": None, "cost_usd": None, "saving": None, "estimated": None}
         if mark is None:
             return point.model_copy(update=none)
-        guess = Estimated(
-            knob=point.knob,
-            violation_rate=mark.violation_rate or 0.0,
-            saving=mark.saving,
-            saving_low=mark.saving_low,
-            saving_high=mark.saving_high,
-        )
-        found = {"quality": mark.quality, "cost_usd": mark.cost_usd, "saving": mark.saving, "estimated": guess}
+        guess = Estimated(knob=point.knob, violation_rate=mark.violation_rate or 0.0)
+        if not math.isnan(mark.saving):
+            span = {"saving": mark.saving, "saving_low": mark.saving_low, "saving_high": mark.saving_high}
+            guess = guess.model_copy(update=span)
+        found = {"quality": mark.quality, "cost_usd": mark.cost_usd, "saving": guess.saving, "estimated": guess}
         return point.model_copy(update=none | found)
 
 

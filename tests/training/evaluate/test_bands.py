@@ -19,6 +19,7 @@ from training.evaluate.evaluation import Evaluation
 from training.evaluate.served import evaluate_bundle
 from training.logs.outcomes import Outcomes
 from training.logs.validate import validate
+from training.publish.promote import set_point
 
 
 def evaluated(folder: Path, log: Outcomes) -> Evaluation:
@@ -164,3 +165,19 @@ def test_complete_requests_count_from_thirty_conversations_on() -> None:
     assert not enough_complete(np.ones(290, dtype=bool), np.arange(290) // 10)
     assert enough_complete(np.ones(300, dtype=bool), np.arange(300) // 10)
     assert not enough_complete(np.arange(300) < 29, np.arange(300))
+
+
+def test_a_saving_against_a_reference_that_the_log_hardly_tried_is_not_told(tmp_path: Path) -> None:
+    """What the router chooses is known by many answers; what it is compared with is the estimate of its cost alone."""
+    frame = log_with_dates(2, 900, everybody=False).frame
+    fake_bundle.build(tmp_path, frontier=True)
+    bundle = set_point(tmp_path, "cheapest").folder
+    few = (frame["candidate"] != fake_bundle.LARGE) | (np.arange(len(frame)) % 60 == 0)
+    frame = frame[few].assign(propensity=np.where(frame[few]["candidate"] == fake_bundle.LARGE, 0.01, 0.495))
+    found = evaluated(bundle, validate(frame.reset_index(drop=True), source="test", format="test")).tradeoff
+    assert found.basis == "doubly robust"
+    assert fake_bundle.LARGE not in found.singles
+    marks = [*found.sweep, *found.singles.values(), *found.points.values()]
+    assert marks
+    assert all(np.isfinite(mark.quality_low) and np.isfinite(mark.cost_usd) for mark in marks)
+    assert all(np.isnan([mark.saving, mark.saving_low, mark.saving_high]).all() for mark in marks)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import pytest
 
 from serving.bundle.manifest import Estimated, Manifest, OperatingPoint, WorkflowBound, open_bundle
-from tests import fake_bundle
+from tests import fake_bundle, fake_frontier
 from training.charts.show import javascript
 from training.dataset.volume import Volume
 from training.publish.document import at_another_point, month_of, read_document, with_month
@@ -156,9 +156,19 @@ def test_what_the_log_cost_is_a_counterfactual_of_its_own_and_dearer_is_said_fir
     folder: Path, making: dict[str, Any]
 ) -> None:
     manifest, document = open_bundle(folder).manifest, dict(read_document(folder) or {})
-    for cost, dearer in ((0.004, False), (0.001, True)):
+    cases = (
+        (0.004, None, False),
+        (0.001, -0.0002, True),
+        (0.001, 0.0002, False),
+        (0.001, None, True),
+        (0.0022, None, False),
+    )
+    for cost, high, dearer in cases:
         document["log"] = {**document["log"], "cost_usd_per_request": cost}
         moved = at_another_point(document, manifest)
+        if high is not None:
+            month = moved["month"]
+            month["saved_against_logged_low"], month["saved_against_logged_high"] = -9.0, month["requests"] * high
         known = manifest.model_copy(update={"metrics": with_month(manifest.metrics, moved)})
         screen = first_screen(known, moved, making)
         (found,) = (one for one in screen.figures if one.key == "month_saved_against_log_usd")
@@ -167,6 +177,8 @@ def test_what_the_log_cost_is_a_counterfactual_of_its_own_and_dearer_is_said_fir
         assert found.number == pytest.approx(month * cost - routed)
         assert screen.title.startswith("Simulated: routing costs $0.49 a month more than the mix") is dearer
         assert any(text.startswith("Dearer than today") for text in screen.warnings) is dearer
+        assert ("about what the log costs" in found.note) is not dearer
+        assert ("costs about what the log did" in screen.title) is (cost < 0.0026 and not dearer)
 
 
 def test_without_a_certificate_the_first_screen_says_that_nothing_moves_and_what_would_help(
@@ -198,6 +210,11 @@ def test_sending_all_to_the_reference_is_no_news_where_the_log_was_cheaper(
     manifest, document = uncertified(open_bundle(folder).manifest, read_document(folder) or {})
     document["log"] = {**document["log"], "cost_usd_per_request": 0.001}
     moved = at_another_point(document, manifest)
+    known = manifest.model_copy(update={"metrics": with_month(manifest.metrics, moved)})
+    by_chance = {**known.metrics, "month_saved_against_log_high": 0.1}
+    unsure = known.model_copy(update={"metrics": by_chance})
+    assert first_screen(unsure, moved, making).warnings == (), "a difference that may be chance is no warning"
+    moved["month"] |= {"saved_against_logged_low": -2.0, "saved_against_logged_high": -1.0}
     known = manifest.model_copy(update={"metrics": with_month(manifest.metrics, moved)})
     screen = first_screen(known, moved, making)
     (warning,) = screen.warnings
@@ -353,3 +370,41 @@ def test_the_month_of_the_page_is_that_of_the_document(folder: Path) -> None:
     month = month_of(manifest, Volume(**document["log"]))
     assert month is not None
     assert month["saved_usd"] == manifest.metrics["month_saved_usd"]
+
+
+def test_the_title_says_the_promise_with_its_confidence(folder: Path, making: dict[str, Any]) -> None:
+    title = first_screen(open_bundle(folder).manifest, read_document(folder) or {}, making).title
+    proof = open_bundle(folder).manifest.default.certificate
+    assert proof is not None
+    assert title.endswith(
+        f"; with {1 - proof.delta:.1%} confidence, at most {proof.alpha:.1%} of answers fail where acme/large's would not"
+    )
+    assert "worse" not in title
+
+
+@pytest.mark.parametrize(
+    ("requests", "low", "few"), [(20, None, True), (250_000, None, False), (250_000, 0.05, True), (20, 0.11, False)]
+)
+def test_test_requests_are_called_few_only_where_they_are(
+    folder: Path, making: dict[str, Any], requests: int, low: float | None, few: bool
+) -> None:
+    document = json.loads(json.dumps(read_document(folder)))
+    document["effective_requests"] = requests
+    for one in document["points"]:
+        if one["default"]:
+            one["test"] |= {"requests": requests, "violation_rate": 0.2, "violation_low": low}
+    (warning,) = (
+        w for w in first_screen(open_bundle(folder).manifest, document, making).warnings if "20.0% failed" in w
+    )
+    assert ("They are few" in warning) is few
+    assert ("more than chance" in warning) is not few
+
+
+def test_workflows_are_said_to_be_estimated_where_they_are(folder: Path, making: dict[str, Any]) -> None:
+    manifest = open_bundle(folder).manifest
+    single = fake_frontier.document(folder, fake_frontier.log_with_dates(1, 600, everybody=False))
+    for document, estimated in ((read_document(folder) or {}, False), (single, True)):
+        page = " ".join(of_report.render(manifest, document, making).split())
+        told = page[page.index('<h2 id="workflows">') : page.index('<h2 id="confidence">')]
+        assert ("<strong>Estimated</strong> (doubly robust)" in told) is estimated
+        assert ("of which every candidate's outcome is known" in told) is not estimated

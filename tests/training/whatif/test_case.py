@@ -76,6 +76,7 @@ def case() -> Case:
         cost.copy(),
         labels,
         None,
+        None,
         np.ones(N, dtype=np.bool_),
         np.arange(N),
         np.array([None] * N, dtype=object),

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from serving.bundle.manifest import Manifest, OperatingPoint
+from training.measure.bounds import clopper_pearson_upper
 from training.publish.pages import in_log
 from training.publish.pages.basis import basis
 from training.publish.pages.month import Month
 from training.publish.pages.written import count, day, money, percent, span
 
 _NO_MONTH = "The log has no dates, so there is no month: --set report.requests_a_month=N tells it."
+# A delta of 5%, and a tenth of it as for what is to stop a promotion.
+_HARDLY = 0.005
 MONTH = "requests_a_month × reference_cost_usd_per_request"
 
 
@@ -75,17 +78,22 @@ def _title(manifest: Manifest, month: Month) -> str:
         if point.always is not None:
             return f"Nothing is certified yet: every request goes to {point.always}, and nothing is saved"
         return "Nothing is certified: requests are routed by what is estimated, without a promise"
-    dearer = month.against_log_usd is not None and month.against_log_usd < 0
     if month.saved_usd is None:
         saves = f"Routing saves {percent(point.saving)} of what sending everything to {reference} costs"
-    elif dearer and month.against_log_usd is not None:
+    elif month.dearer and month.against_log_usd is not None:
         return (
             f"Routing costs {money(-month.against_log_usd)} a month more than the mix in the log, and "
             f"{money(month.saved_usd)} less than sending everything to {reference}"
         )
+    elif month.against_log_usd is not None and month.against_log_usd < 0:
+        saves = f"Routing costs about what the log did, {money(month.saved_usd)} a month less than all to {reference}"
     else:
         saves = f"Routing saves {money(month.saved_usd)} a month against sending everything to {reference}"
-    return f"{saves}, with at most {percent(point.certificate.alpha)} of answers worse"
+    proof = point.certificate
+    return (
+        f"{saves}; with {percent(1 - proof.delta)} confidence, at most {percent(proof.alpha)} of answers fail where "
+        f"{reference}'s would not"
+    )
 
 
 def _lead(manifest: Manifest, point: OperatingPoint, document: Mapping[str, Any]) -> str:
@@ -111,13 +119,12 @@ def _lead(manifest: Manifest, point: OperatingPoint, document: Mapping[str, Any]
 
 def _warnings(manifest: Manifest, document: Mapping[str, Any], month: Month) -> tuple[str, ...]:
     found = []
-    dearer = month.against_log_usd is not None and month.against_log_usd < 0
-    if dearer and manifest.default.always is not None:
+    if month.dearer and manifest.default.always is not None:
         found.append(
             f"Dearer than today: all to {manifest.default.always} costs {money(month.routed_usd)} a month, the log's own mix "
             f"{money(month.logged_usd)}. Until a target is certified there is no reason to leave that mix."
         )
-    elif dearer and manifest.default.certificate is not None:
+    elif month.dearer and manifest.default.certificate is not None:
         found.append(
             f"Dearer than today: the log's own mix costs {money(month.logged_usd)} a month, routing {money(month.routed_usd)}. "
             "It buys answers nearer to the reference's."
@@ -125,13 +132,29 @@ def _warnings(manifest: Manifest, document: Mapping[str, Any], month: Month) -> 
     test = next((one["test"] for one in document.get("points", ()) if one["default"]), None)
     proof = manifest.default.certificate
     if proof is not None and test is not None and (test.get("violation_rate") or 0.0) > proof.alpha:
+        few = _surely_above(test, document) <= proof.alpha
         found.append(
             f"On the {count(test['requests'])} test requests {percent(test['violation_rate'])} failed where "
-            f"{manifest.reference} did not, more than the {percent(proof.alpha)} that is allowed. They are few, but look at "
-            "how the log changed."
+            f"{manifest.reference} did not, more than the {percent(proof.alpha)} that is allowed. "
+            + (
+                "They are few, but look at how the log changed."
+                if few
+                else "That is more than chance makes of so many: the log has changed, or its parts differ otherwise."
+            )
         )
     above = None if proof is None else in_log.above_in_words(proof)
     return (*found, above) if above is not None else tuple(found)
+
+
+def _surely_above(test: Mapping[str, Any], document: Mapping[str, Any]) -> float:
+    """What the true rate of failures on the test part is hardly below: as it was measured, else by as many requests as they are
+    worth, with the confidence of `PointLine.low`."""
+    known = test.get("violation_low")
+    if known is not None:
+        return float(known)
+    n = round(min(test["requests"], document.get("effective_requests") or test["requests"]))
+    failed = round(test["violation_rate"] * n)
+    return 1.0 - clopper_pearson_upper(n - failed, n, _HARDLY) if n else 0.0
 
 
 def _saved(manifest: Manifest, month: Month) -> Figure:
@@ -164,6 +187,8 @@ def _against_log(month: Month) -> Figure:
         )
         return Figure("month_saved_against_log_usd", label, None, "not known", f"{why[0].upper()}{why[1:]}.", formula)
     note = f"{money(month.logged_usd)} a month by the log's own mix, {money(month.routed_usd)} routed, by calibration requests"
+    if not (month.dearer or month.cheaper):
+        note += ": about what the log costs, for the difference may be chance"
     return Figure("month_saved_against_log_usd", label, saved, money(saved), note, formula)
 
 

@@ -159,7 +159,11 @@ def strengths(document: Mapping[str, Any]) -> Table | None:
         return None
 
     def named(found: Any) -> str:
-        gaps = (f"{one['workflow']} ({100 * one['gap']:+.0f})".replace(" (-", " (−") for one in found)
+        gaps = (
+            f"{one['workflow']} ({100 * one['gap']:+.0f})".replace(" (-", " (−")
+            for one in found
+            if one["low"] > 0 or one["high"] < 0
+        )
         return ", ".join(gaps) or "nothing stands out"
 
     rows = [(one["candidate"], named(one["best"]), named(one["worst"])) for one in document["profiles"]]
