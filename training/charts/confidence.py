@@ -28,7 +28,7 @@ def reliability(bins: Bins, *, simulated: bool, of: str = "all", theme: Theme | 
         _words(rows),
         simulated=simulated,
         theme=theme,
-        subtitle=f"{outcomes:,} judged outcomes in {len(rows)} bins of equal size; of 20 intervals (95%) about one misses",
+        subtitle=f"{outcomes:,} judged outcomes in {_bins(len(rows))}; of 20 intervals (95%) about one misses",
     )
 
 
@@ -115,6 +115,12 @@ def _title(of: str) -> str:
     return f"Does a stated chance come true? Of {kinds.get(of, of)}"
 
 
+def _bins(n: int) -> str:
+    return "one bin" if n == 1 else f"{n} bins of equal size"
+
+
 def _words(bins: Bins) -> str:
     inside = sum(one["y_low"] <= one["p"] <= one["y_high"] for one in bins)
+    if len(bins) == 1:
+        return f"The stated chance lies {'within' if inside else 'outside'} the 95% interval of the observed share."
     return f"In {inside} of {len(bins)} bins the stated chance lies within the 95% interval of the observed share."

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from serving.bundle.manifest import Estimated, Manifest, OperatingPoint, open_bundle
+from serving.bundle.manifest import Estimated, Manifest, OperatingPoint, WorkflowBound, open_bundle
 from tests import fake_bundle, fake_frontier
 from training.charts.show import javascript
 from training.dataset.volume import Volume
@@ -19,6 +19,7 @@ from training.publish.document import at_another_point, month_of, read_document,
 from training.publish.making import of_addition
 from training.publish.pages import of_report
 from training.publish.pages.first_screen import first_screen
+from training.publish.pages.tables import by_workflow
 
 # What makes a browser fetch something, in HTML and in CSS.
 FETCHED = re.compile(
@@ -193,10 +194,12 @@ def test_without_a_certificate_the_first_screen_says_that_nothing_moves_and_what
     everything = known["requests_a_month"] * known["reference_cost_usd_per_request"]
     assert page.numbers["estimated_saved_usd"] == pytest.approx(everything * 0.5)
     assert page.numbers["estimated_violations"] == 0.06
-    assert page.numbers["moves"] == 0
+    assert page.numbers["moves"] == pytest.approx(2 / 3)
     assert "confidence" not in page.numbers
     top = uncertified_page[: uncertified_page.index("<main")]
-    assert "No traffic moves until a target is certified." in top
+    assert "acme/large answers everything; in the log it answered 33.3%" in top
+    assert "Estimated saving a month against all to acme/large" in top
+    assert "Estimated saving a month against what the log cost" in top
     assert "What now: <code>router-train plan --data a.csv</code>" in top
     assert "It plans 120 answers for about 3.10 USD." in top
 
@@ -213,8 +216,62 @@ def test_sending_all_to_the_reference_is_no_news_where_the_log_was_cheaper(
     assert first_screen(unsure, moved, making).warnings == (), "a difference that may be chance is no warning"
     moved["month"] |= {"saved_against_logged_low": -2.0, "saved_against_logged_high": -1.0}
     known = manifest.model_copy(update={"metrics": with_month(manifest.metrics, moved)})
-    (warning,) = first_screen(known, moved, making).warnings
+    screen = first_screen(known, moved, making)
+    (warning,) = screen.warnings
+    (beside,) = (one for one in screen.figures if one.key == "estimated_saved_against_log_usd")
+    month = known.metrics["requests_a_month"]
+    everything = month * known.metrics["reference_cost_usd_per_request"]
+    assert beside.number == pytest.approx(month * 0.001 - everything * 0.5)
     assert warning.startswith("Dearer than today: all to acme/large costs $1.91 a month, the log's own mix $0.29.")
+
+
+def test_quality_where_no_request_was_answered_by_every_candidate_is_what_the_log_says(
+    folder: Path, making: dict[str, Any]
+) -> None:
+    manifest, document = uncertified(open_bundle(folder).manifest, read_document(folder) or {})
+    known = with_default(manifest, manifest.default.model_copy(update={"quality": None}))
+    told = {**document, "profiles": [{"candidate": "acme/large", "quality": 0.9, "judged": 100}]}
+    for profiles, number in ((told, 0.9), ({**told, "profiles": []}, None)):
+        screen = first_screen(known.model_copy(update={"metrics": {}}), profiles, making)
+        (quality,) = (one for one in screen.figures if one.key == "quality")
+        assert quality.number == number
+        assert "No calibration request was answered by every candidate" in quality.note
+        assert ("95% 82.6% … 94.5%, of 100 judged answers of acme/large" in quality.note) is (number is not None)
+
+
+def test_a_workflow_that_fails_more_often_than_allowed_is_named_first(folder: Path, making: dict[str, Any]) -> None:
+    manifest, document = open_bundle(folder).manifest, read_document(folder) or {}
+    proof = manifest.default.certificate
+    assert proof is not None
+    one = WorkflowBound(requests=63, violation_rate=0.159, bound=0.3, saving=0.5)
+    calm = one.model_copy(update={"violation_rate": proof.alpha / 2})
+    for workflows, told in (({"json": one, "calm": calm}, True), ({"calm": calm}, False)):
+        moved = proof.model_copy(update={"workflows": workflows})
+        known = with_default(manifest, manifest.default.model_copy(update={"certificate": moved}))
+        line = "holds on average, not in each workflow: json failed 15.9% of 63 calibration requests."
+        assert any(text.endswith(line) for text in first_screen(known, document, making).warnings) is told
+        table = by_workflow(known)
+        assert table is not None
+        assert table.notable == ({0} if told else set())
+
+
+@pytest.mark.parametrize("shape", ["certified", "uncertified"])
+def test_each_figure_says_which_requests_it_is_of(folder: Path, making: dict[str, Any], shape: str) -> None:
+    manifest, document = open_bundle(folder).manifest, read_document(folder) or {}
+    if shape == "uncertified":
+        manifest, document = uncertified(manifest, document)
+    for one in first_screen(manifest, document, making).figures:
+        if one.number is not None and one.key != "moves":
+            assert re.search("calibration|test", one.note), one
+
+
+def test_only_prices_of_the_catalogue_are_said_to_leave_out_a_discount(folder: Path, making: dict[str, Any]) -> None:
+    manifest, document = open_bundle(folder).manifest, read_document(folder) or {}
+    for source in ("tokens", "logged"):
+        known = manifest.model_copy(update={"cost_from": dict.fromkeys(manifest.cost_from, source)})
+        assert ("catalogue changes" in dict(first_screen(known, document, making).basis)["Prices"]) is (
+            source == "tokens"
+        )
 
 
 def test_a_log_without_dates_has_no_month_and_says_how_to_tell_one(folder: Path, making: dict[str, Any]) -> None:

@@ -10,7 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
+from jinja2.runtime import Context
+from markupsafe import Markup, escape
 
 from training.charts.show import as_json, javascript, svg
 from training.charts.theme import NothingToDrawError, Spec, Theme, as_wide_as_its_place, config
@@ -19,17 +21,23 @@ from training.publish.pages import written
 _THEMES: tuple[Theme, ...] = ("light", "dark")
 _TEMPLATES = Path(__file__).parents[1] / "templates"
 # As wide on every machine: a picture is measured where it is made, and its text is drawn where it is read.
+# As many letters stay in one line on a phone, also as a heading.
+_SHORT = 20
 _FONTS = "Liberation Sans, Arial, Helvetica, sans-serif"
 
 
 @dataclass(frozen=True)
 class Table:
-    """Headers and rows of text; `numbers` tells of each column whether it holds figures, which stand to the right."""
+    """Headers and rows of text; `numbers` tells of each column whether it holds figures, which stand to the right.
+
+    A row is `marked` as the one that matters; `notable` rows are those to look at.
+    """
 
     caption: str
     headers: Sequence[str]
     rows: Sequence[Sequence[str]]
     marked: int | None = None
+    notable: frozenset[int] = frozenset()
 
     @property
     def numbers(self) -> list[bool]:
@@ -90,7 +98,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["pieces"] = _pieces
+    made.filters |= {"pieces": _pieces, "whole": _whole}
     names = (
         "percent",
         "figure",
@@ -105,6 +113,18 @@ def environment() -> Environment:
     )
     made.filters |= {name: getattr(written, name) for name in names}
     return made
+
+
+@pass_context
+def _whole(context: Context, text: str) -> Markup:
+    """Text in which a candidate's name is not broken at its hyphens, as long as it fits into a line of a phone."""
+    names = [one.name for one in context["manifest"].candidates if "-" in one.name and len(one.name) <= _SHORT]
+    escaped = str(escape(text))
+    if not names:
+        return Markup(escaped)
+    longest_first = sorted((re.escape(str(escape(name))) for name in names), key=len, reverse=True)
+    kept = rf"(?<![\w-])({'|'.join(longest_first)})(?![\w-])"
+    return Markup(re.sub(kept, r'<span class="name">\1</span>', escaped))
 
 
 def _pieces(text: str) -> list[tuple[str, bool]]:

@@ -8,6 +8,8 @@ from typing import Any
 
 from serving.bundle.manifest import Manifest, OperatingPoint
 from training.measure.bounds import clopper_pearson_upper
+from training.publish.pages import in_log
+from training.publish.pages.basis import basis
 from training.publish.pages.month import Month
 from training.publish.pages.written import count, day, money, percent, span
 
@@ -52,14 +54,20 @@ def first_screen(manifest: Manifest, document: Mapping[str, Any], making: Mappin
     figures = (
         (_saved(manifest, money_of), _against_log(money_of), _quality(manifest, document), _fails(manifest, point))
         if certified
-        else (_estimate(manifest, money_of), _moves(manifest), _quality(manifest, document), _chance(point))
+        else (
+            _estimate(manifest, money_of),
+            _estimated_against_log(manifest, money_of),
+            _moves(manifest, document),
+            _quality(manifest, document),
+            _chance(point),
+        )
     )
     return FirstScreen(
         title=f"Simulated: {title[0].lower()}{title[1:]}" if manifest.simulated else title,
-        lead=_lead(manifest, point),
+        lead=_lead(manifest, point, document),
         warnings=_warnings(manifest, document, money_of),
-        figures=(*figures, _confidence(point), _rests(manifest, document)),
-        basis=_basis(manifest, document, making),
+        figures=(*figures, *_confidence(point), _rests(manifest, document)),
+        basis=basis(manifest, document, making),
         certified=certified,
     )
 
@@ -88,7 +96,7 @@ def _title(manifest: Manifest, month: Month) -> str:
     )
 
 
-def _lead(manifest: Manifest, point: OperatingPoint) -> str:
+def _lead(manifest: Manifest, point: OperatingPoint, document: Mapping[str, Any]) -> str:
     proof, reference = point.certificate, manifest.reference
     if proof is not None:
         return (
@@ -98,7 +106,7 @@ def _lead(manifest: Manifest, point: OperatingPoint) -> str:
         )
     guess = point.estimated
     if point.always is not None:
-        rest = "No traffic moves until a target is certified. "
+        rest = f"Until a target is certified, {in_log.answers_everything(document, point.always)}. "
     else:
         rest = "The target is expected to be kept, and nothing proves it (policy.uncertified). "
     if guess is None or guess.saving is None:
@@ -134,7 +142,8 @@ def _warnings(manifest: Manifest, document: Mapping[str, Any], month: Month) -> 
                 else "That is more than chance makes of so many: the log has changed, or its parts differ otherwise."
             )
         )
-    return tuple(found)
+    above = None if proof is None else in_log.above_in_words(proof)
+    return (*found, above) if above is not None else tuple(found)
 
 
 def _surely_above(test: Mapping[str, Any], document: Mapping[str, Any]) -> float:
@@ -154,10 +163,10 @@ def _saved(manifest: Manifest, month: Month) -> Figure:
     low, high = (proof.saving_low, proof.saving_high) if proof is not None else (None, None)
     if month.saved_usd is None or month.reference_usd is None:
         value = percent(point.saving) or "not known"
-        note = f"{span(low, high)}. {_NO_MONTH}"
+        note = f"{span(low, high)}, on calibration requests. {_NO_MONTH}"
         return Figure("saving", f"Share {label}", point.saving, value, note, "saving of the default operating point")
     note = (
-        f"{percent(point.saving)} ({span(low, high)}): {money(month.routed_usd)} instead "
+        f"{percent(point.saving)} ({span(low, high)}) on calibration requests: {money(month.routed_usd)} instead "
         f"of {money(month.reference_usd)}, at {count(month.requests)} requests a month"
     )
     formula = f"{MONTH} × saving of the default operating point"
@@ -177,7 +186,7 @@ def _against_log(month: Month) -> Figure:
             else "no request that the log chose one candidate for has a cost of every call"
         )
         return Figure("month_saved_against_log_usd", label, None, "not known", f"{why[0].upper()}{why[1:]}.", formula)
-    note = f"{money(month.logged_usd)} a month by the log's own mix, {money(month.routed_usd)} routed"
+    note = f"{money(month.logged_usd)} a month by the log's own mix, {money(month.routed_usd)} routed, by calibration requests"
     if not (month.dearer or month.cheaper):
         note += ": about what the log costs, for the difference may be chance"
     return Figure("month_saved_against_log_usd", label, saved, money(saved), note, formula)
@@ -194,9 +203,12 @@ def _quality(manifest: Manifest, document: Mapping[str, Any]) -> Figure:
         note = f"{beside}On {count(known.get('complete_requests'))} test requests, which had no say in anything"
         return Figure("quality", label, tested, percent(tested), note, "quality among the test figures")
     if point.quality is None:
-        return Figure(
-            "quality", label, None, "not known", "Too few answers were judged.", "quality of the default point"
-        )
+        nobody = "No calibration request was answered by every candidate and judged."
+        seen = in_log.quality_of(document, point.always) if point.always is not None else None
+        if seen is None:
+            return Figure("quality", label, None, "not known", nobody, "quality of the default point")
+        formula = "quality among the profiles of frontier.json"
+        return Figure("quality", label, seen[0], percent(seen[0]), f"{seen[1]}. {nobody}", formula)
     note = f"On {count(point.calibration_requests)} calibration requests"
     if document.get("basis") != "complete":
         few = "too few test requests have" if document.get("complete_requests") else "no test request has"
@@ -219,15 +231,16 @@ def _fails(manifest: Manifest, point: OperatingPoint) -> Figure:
     return Figure("alpha", label, proof.alpha, percent(proof.alpha), note, "alpha of the default point's certificate")
 
 
-def _confidence(point: OperatingPoint) -> Figure:
+def _confidence(point: OperatingPoint) -> tuple[Figure, ...]:
     label, proof = "Confidence in that limit", point.certificate
     if proof is None:
-        return Figure(
-            "confidence", label, None, "none", "Too few judged answers to the same requests.", "no certificate"
-        )
-    note = f"Of the failures, not of what is saved. Worth {count(proof.effective_requests)} independent requests"
+        return ()
+    note = (
+        "Of the failures, not of what is saved. Its calibration requests are worth "
+        f"{count(proof.effective_requests)} independent ones"
+    )
     formula = "1 − delta of the default point's certificate"
-    return Figure("confidence", label, 1 - proof.delta, percent(1 - proof.delta), note, formula)
+    return (Figure("confidence", label, 1 - proof.delta, percent(1 - proof.delta), note, formula),)
 
 
 def _estimate(manifest: Manifest, month: Month) -> Figure:
@@ -235,26 +248,44 @@ def _estimate(manifest: Manifest, month: Month) -> Figure:
     saving = None if guess is None else guess.saving
     in_usd = month.share(saving)
     formula = f"{MONTH} × estimated saving of the default operating point"
+    against = f"against all to {manifest.reference}"
     if guess is None or saving is None:
         why = (
             "Nothing is expected to keep the target"
             if guess is None
             else "The log has too few outcomes of what would be chosen"
         )
-        return Figure("estimated", "Estimated saving", None, "not known", f"{why}.", formula)
+        return Figure("estimated", f"Estimated saving {against}", None, "not known", f"{why}.", formula)
     span_of = span(guess.saving_low, guess.saving_high)
     if in_usd is None:
-        note = f"{span_of}, not certified. {_NO_MONTH}"
+        note = f"{span_of}, by calibration requests, not certified. {_NO_MONTH}"
         formula = "estimated saving of the default operating point"
-        return Figure("estimated_saving", "Estimated saving", saving, percent(saving), note, formula)
+        return Figure("estimated_saving", f"Estimated saving {against}", saving, percent(saving), note, formula)
     note = (
         f"{percent(saving)} ({span_of}) of {money(month.reference_usd)} for {count(month.requests)} requests a month. "
-        "An estimate, not certified"
+        "An estimate by calibration requests, not certified"
     )
-    return Figure("estimated_saved_usd", "Estimated saving a month", in_usd, money(in_usd), note, formula)
+    label = f"Estimated saving a month {against}"
+    return Figure("estimated_saved_usd", label, in_usd, money(in_usd), note, formula)
 
 
-def _moves(manifest: Manifest) -> Figure:
+def _estimated_against_log(manifest: Manifest, month: Month) -> Figure:
+    guess = manifest.default.estimated
+    in_usd = month.share(None if guess is None else guess.saving)
+    label, key = "Estimated saving a month against what the log cost", "estimated_saved_against_log_usd"
+    formula = f"requests_a_month × log_cost_usd_per_request − {MONTH} × (1 − estimated saving)"
+    if in_usd is None or month.reference_usd is None or month.logged_usd is None:
+        why = "The log has no dates" if month.requests is None else "The log has too few costs"
+        return Figure(key, label, None, "not known", f"{why} to tell it.", formula)
+    routed = month.reference_usd - in_usd
+    note = (
+        f"{money(month.logged_usd)} a month by the log's own mix, {money(routed)} if routed. "
+        "An estimate by calibration requests, not certified"
+    )
+    return Figure(key, label, month.logged_usd - routed, money(month.logged_usd - routed), note, formula)
+
+
+def _moves(manifest: Manifest, document: Mapping[str, Any]) -> Figure:
     point = manifest.default
     if point.always is None:
         return Figure(
@@ -265,15 +296,11 @@ def _moves(manifest: Manifest) -> Figure:
             "Without a promise: policy.uncertified is set so.",
             "no figure",
         )
-    note = f"{point.always} answers everything, as it would without a router"
-    return Figure(
-        "moves",
-        "Traffic that moves",
-        0.0,
-        "none",
-        note,
-        "the default operating point sends everything to one candidate",
-    )
+    share, note = in_log.share_of(document, point.always), in_log.answers_everything(document, point.always)
+    moved = None if share is None else 1 - share
+    value = "none" if not moved else percent(moved)
+    formula = "1 − the candidate's share in candidates_logged of frontier.json, with every request going to it"
+    return Figure("moves", "Traffic that moves", moved or 0.0, value, note, formula)
 
 
 def _chance(point: OperatingPoint) -> Figure:
@@ -286,7 +313,10 @@ def _chance(point: OperatingPoint) -> Figure:
         return Figure(
             "estimated_violations", label, None, "not known", "Nothing is expected to keep the target.", formula
         )
-    note = f"of requests, if they were routed at a target of {percent(point.quality_target)}. No confidence is claimed"
+    note = (
+        f"of calibration requests, if they were routed at a target of {percent(point.quality_target)}. "
+        "No confidence is claimed"
+    )
     return Figure("estimated_violations", label, guess.violation_rate, percent(guess.violation_rate), note, formula)
 
 
@@ -303,43 +333,6 @@ def _rests(manifest: Manifest, document: Mapping[str, Any]) -> Figure:
     else:
         note = "without dates"
     note += f"; {percent(log['judged_share'])} of them judged" if "judged_share" in log else ""
+    note += "; training, calibration and test"
     kind = "Simulated requests it rests on" if manifest.simulated else "Requests it rests on"
     return Figure("log_requests", kind, requests, count(requests), note, "requests in the log")
-
-
-def _basis(manifest: Manifest, document: Mapping[str, Any], making: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """What the figures rest on, as (what, in words)."""
-    log, found = document.get("log") or {}, []
-    if log.get("requests_a_month_from") == "setting":
-        found.append(("Volume", f"{count(log['requests_a_month'])} requests a month, as report.requests_a_month says."))
-    elif log.get("requests_a_month") is not None:
-        found.append(
-            (
-                "Volume",
-                f"{count(log['dated'])} dated requests in {count(log['days'])} days, carried on to a month of 30.4 days. "
-                "A season is not seen by it; report.requests_a_month overrides it.",
-            )
-        )
-    priced = [name for name, source in manifest.cost_from.items() if source == "tokens"]
-    logged = [name for name, source in manifest.cost_from.items() if source != "tokens"]
-    words = []
-    if priced:
-        words.append(f"tokens times the catalogue's list price for {', '.join(priced)}")
-    if logged:
-        words.append(f"the log's own costs for {', '.join(logged)}")
-    found.append(
-        ("Prices", f"USD, {'; '.join(words)}. A discount of yours that is not in the catalogue changes what is saved.")
-    )
-    found.append(
-        (
-            "Acceptable",
-            f"A judged quality of at least {manifest.acceptable:g} in the log. Whoever judged the log decided what is good.",
-        )
-    )
-    note = making.get("reference_note")
-    found.append(
-        ("Reference", f"{manifest.reference}{f' ({note})' if note else ''}: what everything is measured against.")
-    )
-    if manifest.simulated:
-        found.insert(0, ("Simulated", "The log is made up: prices are real, how good each candidate is was invented."))
-    return tuple(found)

@@ -56,6 +56,8 @@ def render(
         shares=None if found is None else _shares(found),
         setups=_setups(sides),
         points=_points(sides),
+        no_chart=_no_chart(sides),
+        command=f"router-train compare {first.folder} {second.folder}{' --data LOG' if found else ''} --html compare.html",
     )
 
 
@@ -91,6 +93,14 @@ def _chart(sides: tuple[Side, Side]) -> Chart | None:
         lambda: frontier.two_frontiers(*both),
         lambda: Table(f"Both frontiers{mark}", *table("two_frontiers", both)),
     )
+
+
+def _no_chart(sides: tuple[Side, Side]) -> str:
+    """Why there is no chart of both, and what would give one."""
+    old = [side.manifest.version for side in sides if side.document is None]
+    if old:
+        return f"No frontier of today's form is beside {' and '.join(old)}: training it again draws one."
+    return "At least one of the two has no frontier: its log has too few test outcomes to measure one."
 
 
 def _gaps(found: SideBySide) -> Table:

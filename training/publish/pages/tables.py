@@ -6,9 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from serving.bundle.manifest import Manifest
+from training.publish.pages import in_log
 from training.publish.pages.blocks import Table
 from training.publish.pages.first_screen import FirstScreen
 from training.publish.pages.written import count, figure, interval, money, percent, span, thousand
+
+_DECIDED = ("Point", "Rule", "May fail", "Failed", "Bound", "Requests", "Quality", "Saving", "Saving, 95%")
+_IF_ROUTED = ("Failed if routed (estimate)", "Saving if routed (estimate)")
 
 
 def of_points(document: Mapping[str, Any]) -> dict[str, Table]:
@@ -16,17 +20,19 @@ def of_points(document: Mapping[str, Any]) -> dict[str, Table]:
     points = document["points"]
     names = [one["name"] + (" (default)" if one["default"] else "") for one in points]
     marked = next((place for place, one in enumerate(points) if one["default"]), None)
+    guessed = any(one["estimated"] for one in points)
     decided = [
         (
             name,
             f"always {one['always']}" if one["always"] else "certified" if one["certified"] else "not certified",
             percent(one["alpha"]),
-            percent(one["calibration"]["violation_rate"]),
+            percent(one["calibration"]["violation_rate"]) if one["certified"] else "",
             percent(one["bound"]),
             count(one["requests"]),
             percent(one["calibration"]["quality"]),
-            percent(one["calibration"]["saving"]),
-            span(one["calibration"]["saving_low"], one["calibration"]["saving_high"]).removeprefix("95% "),
+            "" if one["always"] else percent(one["calibration"]["saving"]),
+            "" if one["always"] else _ends(one["calibration"]),
+            *(_if_routed(one) if guessed else ()),
         )
         for name, one in zip(names, points, strict=True)
     ]
@@ -43,10 +49,14 @@ def of_points(document: Mapping[str, Any]) -> dict[str, Table]:
         for name, one in zip(names, points, strict=True)
         if (test := one["test"]) is not None
     ]
+    headers = (*_DECIDED, *(_IF_ROUTED if guessed else ()))
+    ends = _DECIDED.index("Saving, 95%")
+    if guessed and not any(row[ends] for row in decided):
+        headers, decided = headers[:ends] + headers[ends + 1 :], [row[:ends] + row[ends + 1 :] for row in decided]
     return {
         "decided": Table(
             "Calibration: what decided each operating point",
-            ("Point", "Rule", "May fail", "Failed", "Bound", "Requests", "Quality", "Saving", "Saving, 95%"),
+            headers,
             decided,
             marked,
         ),
@@ -59,6 +69,18 @@ def of_points(document: Mapping[str, Any]) -> dict[str, Table]:
     }
 
 
+def _ends(one: Mapping[str, Any]) -> str:
+    return span(one["saving_low"], one["saving_high"]).removeprefix("95% ")
+
+
+def _if_routed(one: Mapping[str, Any]) -> tuple[str, str]:
+    """What a point without a certificate is estimated to give, were requests routed at it."""
+    guess = one["estimated"]
+    if not guess:
+        return "", ""
+    return percent(guess["violation_rate"]), percent(guess["saving"])
+
+
 def by_workflow(manifest: Manifest) -> Table | None:
     proof = manifest.default.certificate
     if proof is None:
@@ -68,7 +90,10 @@ def by_workflow(manifest: Manifest) -> Table | None:
         for name, one in proof.workflows.items()
     ]
     headers = ("Workflow", "Calibration requests", "Failed", "Bound, taken alone", "Saving")
-    return Table("The certificate by workflow", headers, rows)
+    above = in_log.above_the_limit(proof)
+    notable = frozenset(place for place, name in enumerate(proof.workflows) if name in above)
+    said = f"; marked: failed more than the {percent(proof.alpha)} that are allowed on average" if notable else ""
+    return Table(f"The certificate by workflow{said}", headers, rows, notable=notable)
 
 
 def routers(document: Mapping[str, Any]) -> Table | None:
@@ -108,12 +133,6 @@ def profiles(manifest: Manifest, document: Mapping[str, Any]) -> Table | None:
     if not document["profiles"]:
         return None
 
-    def named(strengths: Any) -> str:
-        words = [
-            f"{one['workflow']} ({100 * one['gap']:+.0f})" for one in strengths if one["low"] > 0 or one["high"] < 0
-        ]
-        return ", ".join(words).replace("-", "−") or "nothing stands out"
-
     rows = [
         (
             one["candidate"] + (" (reference)" if one["candidate"] == manifest.reference else ""),
@@ -124,16 +143,31 @@ def profiles(manifest: Manifest, document: Mapping[str, Any]) -> Table | None:
             "" if one["latency_ms"] is None else f"{one['latency_ms'] / 1000:.1f} s",
             percent(one["share_logged"]),
             percent(one["share_routed"]),
-            named(one["best"]),
-            named(one["worst"]),
         )
         for one in document["profiles"]
     ]
     headers = (
         "Candidate", "Price in / out, per million tokens", "Quality", "Judged", "USD per 1,000", "Median latency",
-        "Share in the log", "Share routed", "Good at", "Bad at",
+        "Share in the log", "Share routed",
     )  # fmt: skip
     return Table("The candidates", headers, rows)
+
+
+def strengths(document: Mapping[str, Any]) -> Table | None:
+    """In a table of its own: beside the figures there would be no room for the names of workflows."""
+    if not document["profiles"]:
+        return None
+
+    def named(found: Any) -> str:
+        gaps = (
+            f"{one['workflow']} ({100 * one['gap']:+.0f})".replace(" (-", " (−")
+            for one in found
+            if one["low"] > 0 or one["high"] < 0
+        )
+        return ", ".join(gaps) or "nothing stands out"
+
+    rows = [(one["candidate"], named(one["best"]), named(one["worst"])) for one in document["profiles"]]
+    return Table("What each candidate is good and bad at", ("Candidate", "Good at", "Bad at"), rows)
 
 
 def _price(one: Mapping[str, Any]) -> str:
