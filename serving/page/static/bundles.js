@@ -60,7 +60,7 @@ export function bundlesTab(panel, { me }) {
     const [a, b] = picked.map((version) => found.bundles.find((one) => one.version === version));
     const same = a.comparable && b.comparable;
     const rows = [["Made", day(a.created), day(b.created)], ["Estimator", a.estimator, b.estimator], ["Reference", a.reference, b.reference], ["Operating point", a.default_point, b.default_point],
-      ["Candidates", h("span", { class: "wrap" }, a.candidates.join(", ")), h("span", { class: "wrap" }, b.candidates.join(", "))]];
+      ["Candidates", ...[a, b].map((one) => h("span", {}, one.candidates.map((name) => h("span", { class: "block name" }, name))))]];
     for (const [name, [label, places]] of Object.entries(METRICS)) {
       if (a.metrics?.[name] === undefined && b.metrics?.[name] === undefined) continue;
       rows.push([name === "aiq" ? titled("AIQ", label) : label, number(a.metrics?.[name], places), number(b.metrics?.[name], places)]);
