@@ -23,7 +23,7 @@ def saved_against_log(
     if known.propensity is None:
         return None
     called = matrix.attempted | matrix.chained
-    own = called & ~matrix.certifying & ~matrix.learning & ~matrix.attempted.all(axis=1)[:, None]
+    own = called & ~matrix.certifying & ~matrix.learning & ~np.asarray(matrix.attempted.all(axis=1))[:, None]
     seen, drawn = np.isfinite(known.value), np.isfinite(known.propensity)
     rows = own.any(axis=1) & ~(own & ~np.isfinite(matrix.cost_usd)).any(axis=1)
     rows &= drawn.any(axis=1) & ~(seen & ~drawn).any(axis=1)
