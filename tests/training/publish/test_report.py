@@ -7,6 +7,7 @@ import re
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -17,7 +18,8 @@ from training.charts.show import javascript
 from training.dataset.volume import Volume
 from training.publish.document import at_another_point, month_of, read_document, with_month
 from training.publish.making import of_addition
-from training.publish.pages import of_report
+from training.publish.pages import of_comparison, of_report
+from training.publish.pages.blocks import environment
 from training.publish.pages.first_screen import first_screen
 from training.publish.pages.tables import by_workflow
 
@@ -408,3 +410,34 @@ def test_workflows_are_said_to_be_estimated_where_they_are(folder: Path, making:
         told = page[page.index('<h2 id="workflows">') : page.index('<h2 id="confidence">')]
         assert ("<strong>Estimated</strong> (doubly robust)" in told) is estimated
         assert ("of which every candidate's outcome is known" in told) is not estimated
+
+
+def test_without_a_frontier_the_reason_is_told_once_and_its_command_as_one(
+    folder: Path, making: dict[str, Any]
+) -> None:
+    manifest, document = uncertified(open_bundle(folder).manifest, read_document(folder) or {})
+    why = "no test request has an outcome of every candidate, so no routing is compared. Give one (`router-train run --test`)."
+    nothing = {**document, "points": [], "sweep": [], "singles": [], "curves": {}, "why_not": why}
+    page = of_report.render(manifest, nothing, {**making, "sentence": f"Nothing could be measured: {why}"})
+    assert page.count("no test request has an outcome of every candidate") == 1
+    assert "There is no frontier to show: no test request has" in page
+    assert "<code>router-train run --test</code>" in page
+    assert "goes to acme/large. More calibration" in page.replace("\n", " ")
+
+
+def test_a_name_is_not_broken_at_its_hyphens_and_stays_text() -> None:
+    text = (
+        environment()
+        .from_string("{{ text | whole }}")
+        .render(
+            manifest=SimpleNamespace(candidates=[SimpleNamespace(name="gpt-4o"), SimpleNamespace(name="gpt-4o-mini")]),
+            text="<b> gpt-4o and gpt-4o-mini",
+        )
+    )
+    assert text == '&lt;b&gt; <span class="name">gpt-4o</span> and <span class="name">gpt-4o-mini</span>'
+
+
+def test_the_page_of_two_says_how_it_is_made_again(folder: Path) -> None:
+    bundle = open_bundle(folder)
+    page = of_comparison.render(bundle, bundle, None, "No log was given.")
+    assert f"router-train compare {bundle.folder} {bundle.folder} --html compare.html" in page
