@@ -23,7 +23,8 @@ EXTRAS = {
 }
 ASKED = {extra: {canonicalize_name(Requirement(one).name) for one in lines} for extra, lines in EXTRAS.items()}
 PINS = dict(re.findall(r"^(\S+)==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE))
-OWN = {"benchmarks", "docs", "serving", "tests", "training"}
+# The client that is generated from the document of the API is `router_client`.
+OWN = {"benchmarks", "docs", "router_client", "serving", "tests", "training"}
 # Whose imports justify which extra, and on which other extras that code may rely.
 USERS = {
     "base": ("serving",),
