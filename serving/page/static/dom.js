@@ -92,7 +92,7 @@ export function bar(share, kind) {
 }
 
 const MANY_COLUMNS = 5, FEW_ROWS = 15;
-// columns: [heading, "num" | ""]; rows: arrays of text or nodes. Where the window is narrow, wide rows are stacked by the class.
+// columns: [heading, "num" | ""]; rows: arrays of text or nodes.
 export function table(caption, columns, rows, empty = "Nothing yet.", stacks = columns.length >= MANY_COLUMNS && rows.length <= FEW_ROWS) {
   const head = h("tr", { role: "row" }, columns.map(([title, kind]) => h("th", { scope: "col", class: kind, role: "columnheader" }, title)));
   const body = rows.map((row) =>

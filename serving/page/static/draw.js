@@ -88,7 +88,7 @@ const away = (one, x, y) => Math.hypot(Math.max(one.x - x, 0, x - one.x - one.w)
 const clash = (a, b) => a.x < b.x + b.w && b.x < a.x + a.w && a.y < b.y + b.h && b.y < a.y + a.h;
 
 // Words beside points, where neither another word nor a point is in the way, and best no line; the first of eight places.
-// Nor is a word nearer to another point than to its own, or about as near: it would be taken for that one's.
+// Nor is a word nearer to another point than to its own, or about as near.
 export function labels(svg, points, box, taken = [], line = []) {
   const marks = taken.map((one) => [one.x + one.w / 2, one.y + one.h / 2]);
   for (const { x, y, text, kind = "" } of points) {

@@ -134,7 +134,7 @@ export function tryTab(panel, { bundle, candidates, knob, me, say }) {
     return { ...said, ...knob.body(), explain: true, dry_run: true };
   }
 
-  // Said beside the button, for what is wrong is above it; who pressed it is taken there, who still writes is not.
+  // Beside the button; focused for who pressed it, not for who still writes.
   function misspelt(problem, pressed) {
     wrong.textContent = problem?.message ?? "";
     wrong.hidden = !problem;
