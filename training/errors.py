@@ -18,6 +18,7 @@ TrainingError                  the command line shows any of these as one messag
 ├── ProbeError                 which requests to put to a new candidate
 ├── ExtendError                adding a candidate to a bundle
 ├── PromotionError             making a bundle the champion
+├── WhatIfError                what would be otherwise
 └── NotComparableError         two bundles that the test requests cannot compare
 """
 
