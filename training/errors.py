@@ -19,6 +19,8 @@ TrainingError                  the command line shows any of these as one messag
 ├── ExtendError                adding a candidate to a bundle
 ├── PromotionError             making a bundle the champion
 ├── WhatIfError                what would be otherwise
+├── NothingToDrawError         a chart of what is not known
+├── NotOpenedError             what a notebook was not given
 └── NotComparableError         two bundles that the test requests cannot compare
 """
 

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import altair as alt
 
+from training.errors import TrainingError
+
 Theme = Literal["light", "dark"]
 Spec = dict[str, Any]
 Row = dict[str, Any]
@@ -37,7 +39,7 @@ _INK: dict[Theme, dict[str, str]] = {
 }
 
 
-class NothingToDrawError(ValueError):
+class NothingToDrawError(TrainingError):
     """A chart of which there is no figure; the message says which is missing."""
 
 
