@@ -1,4 +1,4 @@
-"""The bundle: the folder that training writes and serving reads. JSON and ONNX only; loading it runs no pickle."""
+"""The bundle: the folder that training writes and serving reads. JSON, ONNX and arrays; loading it runs no pickle."""
 
 from __future__ import annotations
 
