@@ -207,8 +207,11 @@ def postgres() -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """A headless Chromium that all tests share; those that ask for it are skipped where there is none."""
+    """A headless Chromium that a module's tests share; those that ask for it are skipped where there is none.
+
+    No longer than that: while it is there an event loop runs in this thread, and no other test could run one of its own.
+    """
     with browser.launched() as started:
         yield started
