@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from serving.bundle.arrays import Bools, Floats, Floats32
+from serving.bundle.arrays import Bools, Columns, Floats, Floats32
 from training.config import Params
 from training.dataset.inputs import Inputs, Progress, silent
 from training.dataset.kinds import Kinds
@@ -94,8 +94,15 @@ def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress
     if prepared.graded:
         means = {name: kind for name, kind in kinds.items() if kind().graded}
         graded = pair(replace(data, labels=matrix.quality, hints=data.grade_hints), means, "none", "quality")
+    chosen = matrix.attempted & ~matrix.chained & ~matrix.certifying & ~matrix.learning
     reference, note = reference_of(
-        prepared.matrix.candidates, labels, data.weights, mean_cost, data.complete, params.policy.reference
+        prepared.matrix.candidates,
+        labels,
+        data.weights,
+        mean_cost,
+        data.complete,
+        params.policy.reference,
+        chosen.sum(axis=0),
     )
     violation = learn_violation(
         data,
@@ -126,14 +133,22 @@ def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress
 
 
 def reference_of(
-    names: Sequence[str], labels: Floats, weights: Floats, mean_cost: Floats, complete: Bools, wanted: str
+    names: Sequence[str],
+    labels: Floats,
+    weights: Floats,
+    mean_cost: Floats,
+    complete: Bools,
+    wanted: str,
+    chosen: Columns | None = None,
 ) -> tuple[int, str]:
     """The column of the reference candidate and how it was found; raises PrepareError.
 
-    `labels` and `weights` (n, m) are the training part's, `mean_cost` (m,) in USD, `complete` (n,). Without complete
-    requests it is never a candidate with fewer than 30 effective outcomes, or a tenth of those of the candidate with most,
-    while another has them. The means are shrunken (`priced_mean`), and each is compared by its lower bound: what everything is
-    measured against is a candidate of which much is known, and a lucky row or forty make no reference.
+    `labels` and `weights` (n, m) are the training part's, `mean_cost` (m,) in USD, `complete` (n,); `chosen` (m,) counts the
+    requests that the log's own policy put to each. Without complete requests the candidate that answers more than half of the
+    traffic is the reference until another is known to be better: a bundle that certifies nothing then leaves the traffic
+    where it is. It is never a candidate with fewer than 30 effective outcomes, or a tenth of those of the candidate with
+    most, while another has them. The means are shrunken (`priced_mean`), and each is compared by its lower bound: what
+    everything is measured against is a candidate of which much is known, and a lucky row or forty make no reference.
     """
     if wanted != "auto":
         if wanted not in names:
@@ -147,6 +162,14 @@ def reference_of(
     mean = priced_mean(labels, weights, mean_cost)
     error = np.sqrt(np.clip(mean * (1.0 - mean), 1e-6, None) / np.maximum(known, 1.0))
     bound = np.where(known >= least, mean - _DOUBT * error, -np.inf)
+    if chosen is not None and 2 * int(chosen.max()) > int(chosen.sum()):
+        usual = int(chosen.argmax())
+        if known[usual] >= least and float(bound.max()) <= float(mean[usual]):
+            note = (
+                f"it answers {chosen[usual] / chosen.sum():.0%} of the logged requests, and no other candidate is known to be "
+                "better: none's lower bound lies above its mean; few requests were complete"
+            )
+            return usual, note
     note = (
         f"best lower bound of the mean of judged outcomes, weighted by inverse propensity and shrunken towards a line in "
         f"price, among candidates with at least {least:.0f} effective outcomes; few requests were complete"

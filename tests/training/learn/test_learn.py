@@ -72,6 +72,23 @@ def test_a_candidate_without_outcomes_is_no_reference() -> None:
     assert column == 0
 
 
+def test_who_answers_most_requests_is_the_reference_until_another_is_known_to_be_better() -> None:
+    labels = np.full((400, 3), NAN)
+    labels[:35, 0] = np.arange(35) < 26
+    labels[35:75, 1] = np.arange(40) < 32  # a little better, as it happened, and known a little better
+    labels[75:90, 2] = np.arange(15) < 12
+    arguments = labels, np.ones(labels.shape), COST, np.zeros(400, dtype=np.bool_), "auto"
+    assert reference_of(NAMES, *arguments)[0] == 1
+    column, note = reference_of(NAMES, *arguments, np.array([215, 110, 75]))
+    assert column == 0
+    assert "it answers 54% of the logged requests" in note
+    assert (
+        reference_of(NAMES, *arguments, np.array([195, 130, 75]))[0] == 1
+    )  # less than half: nobody's traffic is the usual
+    labels[100:400, 0], labels[100:400, 1] = np.arange(300) < 120, np.arange(300) < 290
+    assert reference_of(NAMES, *arguments, np.array([215, 110, 75]))[0] == 1  # known to be better
+
+
 def test_complete_requests_say_it_exactly() -> None:
     labels = np.tile([1.0, 1.0, 0.0], (30, 1))
     labels[0, 1] = 0.0
