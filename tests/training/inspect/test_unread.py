@@ -33,7 +33,7 @@ def test_a_column_that_looks_like_grades_is_named_with_the_map_that_reads_it(tmp
     assert sentence(found) == (
         "columns that nothing reads: user_rating (quality? --map quality=user_rating:stars), took_seconds, region"
     )
-    done = router_train_here(tmp_path, "inspect", "--data", log)
+    done = router_train_here("inspect", "--data", log, folder=tmp_path)
     assert "(quality? --map quality=user_rating:stars)" in " ".join(done.stdout.split())
 
 
