@@ -13,12 +13,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks.paired import interval
 from benchmarks.serving.load import bodies, environment, post, process, prompts, serve, wrk
+from benchmarks.serving.watch import processor_seconds
 from serving.bundle.manifest import MANIFEST, NEIGHBOURS, NEIGHBOURS_ABOUT, NEIGHBOURS_TEXTS, open_bundle, seal
 from serving.bundle.neighbours import Neighbours, write
 
@@ -42,14 +43,16 @@ def explained_figures(folder: Path, pairs: int, seconds: float, port: int) -> di
         asked = {name: bodies(texts, distinct=True, fields=fields) for name, fields in ASKED.items()}
         found: dict[str, list[dict[str, float]]] = {}
 
-        def load(line: str, url: str, sent: Sequence[str], connections: int) -> None:
-            found.setdefault(line, []).append(
-                asdict(wrk(url, sent, Path(name), connections=connections, seconds=seconds))
-            )
-            post(url, sent[0])  # what was sent and not answered yet would run on beside the next load
+        def load(line: str, service: Service, sent: Sequence[str], connections: int) -> None:
+            before = processor_seconds(service.pid)
+            one = asdict(wrk(service.url, sent, Path(name), connections=connections, seconds=seconds))
+            post(service.url, sent[0])  # what was sent and not answered yet would run on beside the next load
+            answered = one["per_second"] * seconds
+            taken = 1e3 * (processor_seconds(service.pid) - before) / max(answered, 1.0)
+            found.setdefault(line, []).append({**one, "processor_ms": taken})
 
-        for url in urls.values():
-            wrk(url, plain, Path(name), connections=CONNECTIONS[0], seconds=1.0)
+        for service in urls.values():
+            wrk(service.url, plain, Path(name), connections=CONNECTIONS[0], seconds=1.0)
         for turn in range(pairs):
             for connections in CONNECTIONS:
                 for line in (WITH, WITHOUT)[:: 1 if turn % 2 else -1]:
@@ -67,21 +70,22 @@ def explained_figures(folder: Path, pairs: int, seconds: float, port: int) -> di
     }
 
 
-_FIGURES = ("per_second", "p50_ms", "p99_ms")
+_FIGURES = ("per_second", "p50_ms", "p99_ms", "processor_ms")
 
 
 def paired(found: Mapping[str, Sequence[Mapping[str, float]]], connections: int) -> dict[str, Any]:
-    """The medians of either service, and of the pairs' differences of p50 in ms, with its 95% interval."""
+    """The medians of either service, and of the pairs' differences of p50 and of processor time, with their 95% intervals."""
     sides = {line: found[f"{connections} {line}"] for line in (WITH, WITHOUT)}
-    more = np.array([a["p50_ms"] - b["p50_ms"] for a, b in zip(sides[WITH], sides[WITHOUT], strict=True)])
-    low, high = interval(more, np.median)
+    more = {}
+    for what in ("p50_ms", "processor_ms"):
+        differences = np.array([a[what] - b[what] for a, b in zip(sides[WITH], sides[WITHOUT], strict=True)])
+        more[what] = [float(np.median(differences)), *interval(differences, np.median)]
     medians = {line: {what: median(one[what] for one in side) for what in _FIGURES} for line, side in sides.items()}
     return {
         "connections": connections,
         "with": medians[WITH],
         "without": medians[WITHOUT],
-        "more_ms": float(np.median(more)),
-        "more_95": [low, high],
+        "more": more,
     }
 
 
@@ -108,13 +112,18 @@ def copies(folder: Path, into: Path, rows: int = ROWS) -> dict[str, Path]:
     return made
 
 
+class Service(NamedTuple):
+    url: str
+    pid: int
+
+
 @contextmanager
-def _servers(folder: Path, into: Path, port: int) -> Iterator[dict[str, str]]:
+def _servers(folder: Path, into: Path, port: int) -> Iterator[dict[str, Service]]:
     urls = {}
     with ExitStack() as running:
         for place, (line, copy) in enumerate(copies(folder, into).items()):
             base = f"http://127.0.0.1:{port + place}"
             started = serve(copy, port + place, into / f"{place}.db")
-            running.enter_context(process(started, f"{base}/readyz", environment()))
-            urls[line] = f"{base}/v1/route"
+            pid = running.enter_context(process(started, f"{base}/readyz", environment()))
+            urls[line] = Service(f"{base}/v1/route", pid)
         yield urls

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from benchmarks.serving import adversarial, explained
 from benchmarks.serving.load import LoadError, bodies, wrk
 from benchmarks.serving.noop import create_app
 from benchmarks.serving.run import checks, medians
+from benchmarks.serving.watch import processor_seconds
 from serving.bundle.manifest import open_bundle
 from serving.bundle.neighbours import Neighbours
 from serving.bundle.request import RouteRequest
@@ -147,17 +150,27 @@ def test_a_bundle_is_copied_with_as_many_logged_requests_as_asked_for_and_with_n
 
 def test_pairs_are_compared_by_their_own_differences() -> None:
     """The machine slows down by a hundred times what the difference is: pairs tell it all the same."""
-    load = {"per_second": 100.0, "p99_ms": 9.0, "errors": 0.0}
+    load = {"per_second": 100.0, "p99_ms": 9.0, "processor_ms": 0.5, "errors": 0.0}
     slow = [1.0 + turn for turn in range(9)]
     found = {
         f"1 {explained.WITH}": [{**load, "p50_ms": base + 0.01} for base in slow],
         f"1 {explained.WITHOUT}": [{**load, "p50_ms": base} for base in slow],
     }
     one = explained.paired(found, 1)
-    assert one["more_ms"] == pytest.approx(0.01)
-    assert one["more_95"] == pytest.approx([0.01, 0.01])
+    assert one["more"]["p50_ms"] == pytest.approx([0.01, 0.01, 0.01])
+    assert one["more"]["processor_ms"] == [0.0, 0.0, 0.0]
     assert (one["with"]["p50_ms"], one["without"]["p50_ms"]) == pytest.approx((5.01, 5.0))
     figures_ = {"rows": 20_000, "tokens": 100, "pairs": 9, "seconds": 4.0, "unasked": [one], "errors": 0}
     section = render({"explained": {**figures_, "asked": {"explain": {**load, "p50_ms": 3.0}}}})
-    assert "| 1 | 5.010 | 5.000 | +0.010 (+0.010 … +0.010) | 9.00 | 9.00 | 100 | 100 |" in section
-    assert "| explain | 3.00 | 9.00 | 100 |" in section
+    assert (
+        "| 1 | 0.500 | 0.500 | +0.000 (+0.000 … +0.000) | 5.01 | 5.00 | +0.01 (+0.01 … +0.01) | 9.00 | 9.00 |"
+        in section
+    )
+    assert "| explain | 0.50 | 3.00 | 9.00 | 100 |" in section
+
+
+def test_processor_time_is_what_a_process_took() -> None:
+    before, taken = processor_seconds(os.getpid()), time.process_time()
+    while time.process_time() - taken < 0.2:
+        sum(range(1000))
+    assert 0.1 < processor_seconds(os.getpid()) - before < 10

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import nbformat
@@ -12,6 +14,7 @@ import pandas as pd
 import pytest
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
+from traitlets.config import Config
 
 from tests.conftest import QUICK, ROOT, Trained, router_train, setting
 from tests.whole.live_store import fill
@@ -25,6 +28,11 @@ NAMES = (
 )
 # Two kernels at a time, on two cores.
 TOGETHER = 2
+# Of one cell, or of a kernel's start: no measure, only an end to what hangs, also where a machine has much else to do.
+LONGEST_S = 1_200
+# Kernels talk through files. Jupyter looks for free ports, and a kernel takes them seconds later: in between they may
+# be anybody's, and a kernel that does not get them dies.
+SOCKETS = Config({"KernelManager": {"transport": "ipc"}})
 Run = dict[str, Any]
 
 
@@ -42,15 +50,20 @@ def execute(
 
     async def all_of_them() -> None:
         free = asyncio.Semaphore(TOGETHER)
+        options = {"timeout": LONGEST_S, "startup_timeout": LONGEST_S, "config": SOCKETS}
 
         async def one(notebook: Any) -> None:
             where = {"metadata": {"path": str(ROOT / "notebooks")}}
             async with free:
-                await NotebookClient(notebook, timeout=300, startup_timeout=300, resources=where).async_execute()
+                await NotebookClient(notebook, resources=where, **options).async_execute()
 
         await asyncio.gather(*map(one, read.values()))
 
-    asyncio.run(all_of_them())
+    # The name of a socket's file may have about 100 characters, which a test's own folder may need already.
+    with TemporaryDirectory() as short, ThreadPoolExecutor(1) as apart:
+        monkeypatch.setenv("JUPYTER_RUNTIME_DIR", short)
+        # In a thread of its own there is no event loop yet, whatever another test of this worker has left in this one.
+        apart.submit(asyncio.run, all_of_them()).result()
     return read
 
 
