@@ -102,11 +102,12 @@ def copies(folder: Path, into: Path, rows: int = ROWS) -> dict[str, Path]:
         for file in bundle.manifest.files.keys() - beside:
             shutil.copyfile(folder / file, copy / file)
     places = np.arange(rows) % len(own)
-    lists = {name: [getattr(own, name)[place] for place in places] for name in ("ids", "workflows", "at")}
-    arrays = {
-        name: getattr(own, name)[places] for name in ("embedding", "scale", "quality", "cost_usd", "error", "logged")
+    again: dict[str, Any] = {
+        name: [getattr(own, name)[place] for place in places] for name in ("ids", "workflows", "at")
     }
-    write(made[WITH], replace(own, total=rows, texts=None, **lists, **arrays))
+    for name in ("embedding", "scale", "quality", "cost_usd", "error", "logged"):
+        again[name] = getattr(own, name)[places]
+    write(made[WITH], replace(own, total=rows, texts=None, **again))
     for copy in made.values():
         seal(copy, bundle.manifest)
     return made

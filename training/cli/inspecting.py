@@ -76,10 +76,10 @@ def _unread(log: LogOptions) -> tuple[Unread, ...]:
     from training.logs.sources.listed import load_sources
     from training.logs.sources.mapped import parse_mapping
 
-    listed = load_sources(log.logs).values() if log.logs is not None else ()
-    tables = [(log.data, parse_mapping(log.map), log.format), *((one.data, one.mapping, one.format) for one in listed)]
-    found = {one.field: one for named, *how in tables for one in unread(map(Path, named), *how)}
-    return tuple(found.values())
+    found = list(unread(map(Path, log.data), parse_mapping(log.map), log.format))
+    for one in load_sources(log.logs).values() if log.logs is not None else ():
+        found += unread(map(Path, one.data), one.mapping, one.format)
+    return tuple(dict.fromkeys(found))
 
 
 def _next_step(
