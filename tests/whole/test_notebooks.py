@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import nbformat
@@ -14,7 +12,6 @@ import pandas as pd
 import pytest
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
-from traitlets.config import Config
 
 from tests.conftest import QUICK, ROOT, Trained, router_train, setting
 from tests.whole.live_store import fill
@@ -28,11 +25,8 @@ NAMES = (
 )
 # Two kernels at a time, on two cores.
 TOGETHER = 2
-# Of one cell, or of a kernel's start: no measure, only an end to what hangs, also where a machine has much else to do.
+# Of one cell, or of a kernel's start: no measure, only an end to what hangs, also on a machine with much else to do.
 LONGEST_S = 1_200
-# Kernels talk through files. Jupyter looks for free ports, and a kernel takes them seconds later: in between they may
-# be anybody's, and a kernel that does not get them dies.
-SOCKETS = Config({"KernelManager": {"transport": "ipc"}})
 Run = dict[str, Any]
 
 
@@ -50,20 +44,17 @@ def execute(
 
     async def all_of_them() -> None:
         free = asyncio.Semaphore(TOGETHER)
-        options = {"timeout": LONGEST_S, "startup_timeout": LONGEST_S, "config": SOCKETS}
 
         async def one(notebook: Any) -> None:
             where = {"metadata": {"path": str(ROOT / "notebooks")}}
             async with free:
-                await NotebookClient(notebook, resources=where, **options).async_execute()
+                await NotebookClient(
+                    notebook, timeout=LONGEST_S, startup_timeout=LONGEST_S, resources=where
+                ).async_execute()
 
         await asyncio.gather(*map(one, read.values()))
 
-    # The name of a socket's file may have about 100 characters, which a test's own folder may need already.
-    with TemporaryDirectory() as short, ThreadPoolExecutor(1) as apart:
-        monkeypatch.setenv("JUPYTER_RUNTIME_DIR", short)
-        # In a thread of its own there is no event loop yet, whatever another test of this worker has left in this one.
-        apart.submit(asyncio.run, all_of_them()).result()
+    asyncio.run(all_of_them())
     return read
 
 
