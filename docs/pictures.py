@@ -1,12 +1,13 @@
 """Takes the pictures of the page that README.md shows, in a real Chromium: `python -m docs.pictures`, or `make pictures`.
 
-They are of `models/current` where a bundle has been trained, else of figures that a test's small backend makes up, which the
-page then calls simulated.
+They are of `models/current` where a bundle has been trained (`--models` names another folder), else of figures that a test's
+small backend makes up, which the page then calls simulated; it says which.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "pictures"
 MODELS = ROOT / "models"
-PROMPT = "Summarise this ticket in one line: the invoice of May was charged twice."
-WIDTH, HEIGHT, SCALE = 1280, 960, 1.5
+PROMPT, WORKFLOW = "Summarise: the customer asks for a refund of the May invoice.", "summarising"  # as in README.md
+WIDTH, HEIGHT, SCALE = 1280, 960, 1.0
 
 
 def application(models: Path, folder: Path) -> ASGIApp:
@@ -35,6 +36,16 @@ def application(models: Path, folder: Path) -> ASGIApp:
     from serving.settings import Settings
 
     return create_app(Settings(bundle=str(current), store=f"sqlite:///{folder / 'decisions.db'}"))
+
+
+def source(models: Path) -> str:
+    """What the pictures are of, in words."""
+    current = models / "current"
+    return (
+        f"the bundle {current.resolve().name}"
+        if current.exists()
+        else f"made-up figures: {models} has no bundle (make train)"
+    )
 
 
 def take(folder: Path, models: Path = MODELS) -> list[Path]:
@@ -57,6 +68,7 @@ def take(folder: Path, models: Path = MODELS) -> list[Path]:
 
 
 def _decided(page: Page) -> None:
+    page.get_by_label("Workflow").first.fill(WORKFLOW)
     page.locator("textarea").fill(PROMPT)
     page.locator(".answer:not([aria-busy]) #choice").wait_for()
     page.locator("h1").click()  # the focus is elsewhere
@@ -65,7 +77,10 @@ def _decided(page: Page) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=FOLDER, help="the folder that they are written to")
-    take(parser.parse_args().out)
+    parser.add_argument("--models", type=Path, default=MODELS, help="the folder whose current bundle they are of")
+    named = parser.parse_args()
+    for picture in take(named.out, named.models):
+        sys.stdout.write(f"{picture}, of {source(named.models)}\n")
 
 
 if __name__ == "__main__":

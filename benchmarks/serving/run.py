@@ -25,6 +25,7 @@ from rich.console import Console
 
 from benchmarks.routing.report import SERVE, write
 from benchmarks.serving.adversarial import attack
+from benchmarks.serving.explained import explained_figures
 from benchmarks.serving.fuzz import fuzz_figures
 from benchmarks.serving.load import LoadError, bodies, environment, post, process, prompts, serve, wrk
 from benchmarks.serving.soak import soak
@@ -43,8 +44,6 @@ SHORT = 32
 CONNECTIONS = (1, 16, 64)
 BATCH = 32
 KINDS = ("static", "transformer")
-# Requests that ask what their decisions rest on, to be read beside the distinct ones that do not.
-SHOWN: Mapping[str, Mapping[str, bool]] = {"explained": {"explain": True}, "tried": {"explain": True, "dry_run": True}}
 # Few estimators and a small log: the encoder and the size of the head are what takes time, not how good they are.
 _QUICK = (
     "fit.estimators=table+low-rank,hierarchical-ridge", "fit.blend=false", "evaluate.splits=false",
@@ -70,6 +69,7 @@ def main(
     fuzz: Annotated[int, typer.Option(help="How many mutated bodies to send; 0: none.")] = 20_000,
     attacks: Annotated[bool, typer.Option(help="Try to force the strongest or the cheapest candidate by text.")] = True,
     speed: Annotated[bool, typer.Option(help="Measure latency and throughput.")] = True,
+    explained: Annotated[int, typer.Option(help="Pairs of loads with and without logged requests; 0: none.")] = 15,
     transformer: Annotated[bool, typer.Option(help="Measure a bundle with the transformer encoder, too.")] = True,
     simulations: Annotated[bool, typer.Option(help="Simulate pacing, abstaining, and learning from decisions.")] = True,
 ) -> None:
@@ -80,6 +80,9 @@ def main(
     try:
         if speed:
             found |= measure(bundles, seconds, turns, port)
+            save(out, found)
+        if explained:
+            found["explained"] = explained_figures(bundles["static"], explained, seconds, port)
             save(out, found)
         if soak_minutes:
             found["soak"] = soak([bundles["static"], bundle("static", cache, seed=1)], soak_minutes, port)
@@ -170,9 +173,6 @@ def _cells(tokenizer: Path) -> Iterator[dict[str, Any]]:
         for connections in CONNECTIONS:
             row = {"tokens": tokens, "connections": connections}
             yield {**row, "prompts": "distinct", "bodies": bodies(texts, distinct=True), "endpoints": endpoints}
-        for shown, fields in SHOWN.items():
-            sent = bodies(texts, distinct=True, fields=fields)
-            yield {"tokens": tokens, "connections": 1, "prompts": shown, "bodies": sent, "endpoints": KINDS}
         row = {"tokens": tokens, "connections": 16}
         again = bodies(texts[:64], distinct=False)
         yield {**row, "prompts": "repeated", "bodies": again, "endpoints": ("static", "transformer")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -34,6 +35,13 @@ def ticking(port: int, process: int) -> Iterator[Stall]:
             last, _ = ticker.communicate(timeout=_PATIENCE)
             worst, ticks = last.split()
             stall.worst, stall.ticks = float(worst), int(ticks)
+
+
+def processor_seconds(pid: int) -> float:
+    """The processor time that a process has taken so far, all its threads together, from Linux's /proc."""
+    after_name = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    user, system = (int(ticks) for ticks in after_name[11:13])
+    return (user + system) / os.sysconf("SC_CLK_TCK")
 
 
 def resident_mib(pid: int) -> float:

@@ -96,7 +96,7 @@ class Metrics:
         self._certified = self._counter("router_certified_decisions", "Decisions that a certificate covers.")
         self._actual = self._counter("router_actual_cost_usd", "Cost that feedback reported.")
         self._feedback = self._counter("router_feedback", "Feedback stored, by what it says.", ["outcome"])
-        self._dry_runs = self._counter("router_dry_runs", "Decisions that were only tried.", ["scope"])
+        self._dry_runs = self._counter("router_dry_runs", "Dry runs that were asked for, refused ones too.", ["scope"])
         self._problems = self._counter("router_problems", "Requests answered with a problem.", ["status"])
         self._failures = self._counter(
             "router_record_failures", "Parts of a decision's record that failed; the decision was answered.", ["part"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,13 @@ import pytest
 from starlette.testclient import TestClient
 
 from benchmarks.routing.report import templates
-from benchmarks.serving import adversarial
+from benchmarks.serving import adversarial, explained
 from benchmarks.serving.load import LoadError, bodies, wrk
 from benchmarks.serving.noop import create_app
 from benchmarks.serving.run import checks, medians
+from benchmarks.serving.watch import processor_seconds
+from serving.bundle.manifest import open_bundle
+from serving.bundle.neighbours import Neighbours
 from serving.bundle.request import RouteRequest
 from serving.decide.policy import Policy
 from serving.decide.router import Router
@@ -126,3 +131,46 @@ def test_the_search_finds_the_word_that_moves_decisions(router: Router, monkeypa
 def test_where_a_text_is_added(place: adversarial.Place, prompt: str) -> None:
     request = RouteRequest(prompt="hello", workflow="hard")
     assert adversarial.added([request], "prove", place) == [RouteRequest(prompt=prompt, workflow="hard")]
+
+
+def test_a_bundle_is_copied_with_as_many_logged_requests_as_asked_for_and_with_none(tmp_path: Path) -> None:
+    folder = fake_bundle.build(tmp_path / "models", neighbours=True)
+    own = len(Neighbours.in_bundle(open_bundle(folder)) or ())
+    made = explained.copies(folder, tmp_path, rows=2 * own + 1)
+    loaded = {line: Router.load(copy) for line, copy in made.items()}
+    assert loaded[explained.WITHOUT].neighbours is None
+    kept = loaded[explained.WITH].neighbours
+    assert kept is not None
+    assert (len(kept), kept.texts) == (2 * own + 1, None)
+    asked = RouteRequest(prompt="hello")
+    assert len({router.route(asked).candidate for router in loaded.values()}) == 1
+    with pytest.raises(ValueError, match="has no logged requests"):
+        explained.copies(made[explained.WITHOUT], tmp_path / "again")
+
+
+def test_pairs_are_compared_by_their_own_differences() -> None:
+    """The machine slows down by a hundred times what the difference is: pairs tell it all the same."""
+    load = {"per_second": 100.0, "p99_ms": 9.0, "processor_ms": 0.5, "errors": 0.0}
+    slow = [1.0 + turn for turn in range(9)]
+    found = {
+        f"1 {explained.WITH}": [{**load, "p50_ms": base + 0.01} for base in slow],
+        f"1 {explained.WITHOUT}": [{**load, "p50_ms": base} for base in slow],
+    }
+    one = explained.paired(found, 1)
+    assert one["more"]["p50_ms"] == pytest.approx([0.01, 0.01, 0.01])
+    assert one["more"]["processor_ms"] == [0.0, 0.0, 0.0]
+    assert (one["with"]["p50_ms"], one["without"]["p50_ms"]) == pytest.approx((5.01, 5.0))
+    figures_ = {"rows": 20_000, "tokens": 100, "pairs": 9, "seconds": 4.0, "unasked": [one], "errors": 0}
+    section = render({"explained": {**figures_, "asked": {"explain": {**load, "p50_ms": 3.0}}}})
+    assert (
+        "| 1 | 0.500 | 0.500 | +0.000 (+0.000 … +0.000) | 5.01 | 5.00 | +0.01 (+0.01 … +0.01) | 9.00 | 9.00 |"
+        in section
+    )
+    assert "| explain | 0.50 | 3.00 | 9.00 | 100 |" in section
+
+
+def test_processor_time_is_what_a_process_took() -> None:
+    before, taken = processor_seconds(os.getpid()), time.process_time()
+    while time.process_time() - taken < 0.2:
+        sum(range(1000))
+    assert 0.1 < processor_seconds(os.getpid()) - before < 10

@@ -25,6 +25,8 @@ NAMES = (
 )
 # Two kernels at a time, on two cores.
 TOGETHER = 2
+# Of one cell, or of a kernel's start: no measure, only an end to what hangs, also on a machine with much else to do.
+LONGEST_S = 1_200
 Run = dict[str, Any]
 
 
@@ -46,7 +48,9 @@ def execute(
         async def one(notebook: Any) -> None:
             where = {"metadata": {"path": str(ROOT / "notebooks")}}
             async with free:
-                await NotebookClient(notebook, timeout=300, startup_timeout=300, resources=where).async_execute()
+                await NotebookClient(
+                    notebook, timeout=LONGEST_S, startup_timeout=LONGEST_S, resources=where
+                ).async_execute()
 
         await asyncio.gather(*map(one, read.values()))
 

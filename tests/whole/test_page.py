@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shlex
@@ -406,6 +407,52 @@ def test_a_prefix_before_the_page_does_not_break_it(chromium: Browser, backend: 
         visit.sound()
 
 
+EDGE = """async ([png, ends]) => {
+  const image = new Image();
+  image.src = `data:image/png;base64,${png}`;
+  await image.decode();
+  const canvas = new OffscreenCanvas(image.width, image.height).getContext("2d", { willReadFrequently: true });
+  canvas.drawImage(image, 0, 0);
+  return ends.map((x) => [...canvas.getImageData(x < 0 ? image.width + x : x, image.height - 2, 1, 1).data].slice(0, 3));
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_table_that_goes_on_beyond_the_edge_shows_it_and_can_be_scrolled_by_key(
+    chromium: Browser, origin: str, scheme: Any
+) -> None:
+    """A shadow lies at the edge behind which there is more: right at first, left at the table's end."""
+    with visiting(chromium, origin, width=360, scheme=scheme, script=True) as visit:
+        page = visit.page
+        go_to(page, "Frontier")
+        page.locator("#here").wait_for()
+        page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+        region = page.get_by_role("region", name="Along the knob")
+        region.scroll_into_view_if_needed()
+        assert region.evaluate("one => one.scrollWidth > one.clientWidth"), (
+            "the table of this test fits: it shows nothing"
+        )
+        surface = page.evaluate(
+            "getComputedStyle(document.querySelector('.card')).backgroundColor.match(/\\d+/g).map(Number)"
+        )
+
+        def edges() -> list[bool]:
+            """Whether there is a shadow at the left edge and at the right one."""
+            png = base64.b64encode(region.screenshot()).decode()
+            return [pixel != surface for pixel in page.evaluate(EDGE, [png, [1, -2]])]
+
+        assert edges() == [False, True]
+        region.focus()
+        for _ in range(20):
+            page.keyboard.press("ArrowRight")
+        page.wait_for_function(
+            "one => one.scrollLeft + one.clientWidth >= one.scrollWidth - 1", arg=region.element_handle()
+        )
+        region.evaluate("one => one.blur()")
+        assert edges() == [True, False]
+        visit.sound()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_pictures_at_three_widths(chromium: Browser, origin: str, scheme: Any, tmp_path: Path) -> None:
     """They are to be looked at: SCREENSHOTS=folder keeps them. At no width is the page wider than the window."""
@@ -441,4 +488,5 @@ def test_the_pictures_for_the_readme_are_taken(chromium: Browser, tmp_path: Path
     assert done.returncode == 0, done.stderr
     for name in ("page.png", "frontier.png"):
         picture = (tmp_path / name).read_bytes()
-        assert int.from_bytes(picture[16:20], "big") == 1920, "its width, in the header of a PNG"
+        assert int.from_bytes(picture[16:20], "big") == 1280, "its width, in the header of a PNG"
+        assert len(picture) < 200_000

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from serving.bundle.catalogue import Candidate
     from training.config import Params
     from training.inspect.report import LogReport
+    from training.inspect.unread import Unread
     from training.logs.outcomes import Outcomes
 
 app = typer.Typer()
@@ -56,7 +57,7 @@ def inspect(
             raise
     if write is not None:
         say(f"{write} written; router-train run --logs {write} trains on it.")
-    report = inspect_log(found.outcomes, prices, params)
+    report = replace(inspect_log(found.outcomes, prices, params), unread=_unread(log))
     show.console.print(page(report))
     for note in found.outcomes.notes:
         say(note)
@@ -67,6 +68,18 @@ def inspect(
         said = _next_step(log, test or (), report, found.outcomes, params, prices)
     say(said)
     show.write_json(json_file, report.document())
+
+
+def _unread(log: LogOptions) -> tuple[Unread, ...]:
+    """What no option on the log reads of its tables, each by its own mapping."""
+    from training.inspect.unread import unread
+    from training.logs.sources.listed import load_sources
+    from training.logs.sources.mapped import parse_mapping
+
+    found = list(unread(map(Path, log.data), parse_mapping(log.map), log.format))
+    for one in load_sources(log.logs).values() if log.logs is not None else ():
+        found += unread(map(Path, one.data), one.mapping, one.format)
+    return tuple(dict.fromkeys(found))
 
 
 def _next_step(

@@ -134,10 +134,7 @@ def run(
     say(f"bundle {trained.bundle.folder}{model}\nreport {trained.bundle.folder / 'report.html'}")
     show.print_gaps(manifest.candidates)
     say(report.now(manifest, trained.evaluation))
-    if trained.evidence is not None:
-        say(trained.evidence)
-    others = [point.name for point in manifest.operating_points if point.name != manifest.default_point]
-    show.print_next(promotion, manifest.version, out, others)
+    show.print_next(promotion, manifest, out, trained.evidence)
 
 
 @app.command("import")

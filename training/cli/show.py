@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from serving.bundle.catalogue import Candidate
+    from serving.bundle.manifest import Manifest
     from training.logs.dataset import ImportAccount
     from training.logs.outcomes import AliasUse, Outcomes
     from training.prices.fill import Proposal
@@ -196,13 +197,36 @@ def print_gaps(candidates: Iterable[Candidate]) -> None:
         )
 
 
-def print_next(promotion: Promotion, version: str, out: Path, points: Sequence[str]) -> None:
-    """What to do next, as commands."""
+def print_next(promotion: Promotion, manifest: Manifest, out: Path, evidence: str | None) -> None:
+    """What is served now if nothing is certified of it, and the one next step: `evidence` where that is to be bought first."""
+    if promotion.promoted and manifest.default.certificate is None:
+        say(_served_uncertified(manifest, out), "bold yellow")
+    if evidence is not None:
+        say(evidence)
+        return
     first = f"router-serve --bundle {out / 'current'}"
     if not promotion.promoted:
-        first += f" (as it was); to take this one all the same: router-train promote {version} --out {out}"
+        first += f" (as it was); to take this one all the same: router-train promote {manifest.version} --out {out}"
+    points = [point.name for point in manifest.operating_points if point.name != manifest.default_point]
     others = f"; another trade-off of {', '.join(points)}: router-train set-point NAME --out {out}" if points else ""
-    say(f"What now: {first}{others}; the pictures: {out / version / 'report.html'}.")
+    say(f"What now: {first}{others}; the pictures: {out / manifest.version / 'report.html'}.")
+
+
+def _served_uncertified(manifest: Manifest, out: Path) -> str:
+    """That the bundle is current without a certificate, what that means for its choices, and how not to have it so."""
+    point = manifest.default
+    goes = (
+        f"every request goes to {point.always}"
+        if point.always is not None
+        else "a request goes where the target is estimated to be kept"
+    )
+    proven = [one.name for one in manifest.operating_points if one.certificate is not None]
+    instead = f" Certified: {', '.join(proven)} (router-train set-point {proven[0]} --out {out})." if proven else ""
+    return (
+        f"{out / 'current'} IS THIS BUNDLE NOW, ALTHOUGH NOTHING IS CERTIFIED AT {point.name}, the point that it is served at: "
+        f"there {goes}, and one that sets cost_quality is routed by estimates alone, without a promise.{instead} With "
+        "--no-promote a run writes its bundle and leaves what is served as it is."
+    )
 
 
 def print_import(account: ImportAccount, out: Path, rate: str) -> None:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from training.inspect.report import Finding, LogReport, Summary
+from training.inspect.unread import sentence
 from training.logs.outcomes import AliasUse
 
 _SHOWN = 30
@@ -40,6 +41,7 @@ def _lines(report: LogReport) -> list[str]:
         f"{100 * report.judged:.1f}% of rows judged · {_spent(report)} · {_counted(report)}",
         *([report.labels_said] if report.labels_said else []),
         f"{times} ({report.timestamped_requests:,} requests have one)" if report.first else times,
+        *([sentence(report.unread)] if report.unread else []),
     ]
 
 

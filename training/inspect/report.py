@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from training.inspect.unread import Unread
 from training.logs.outcomes import AliasUse
 
 
@@ -88,7 +89,7 @@ class LogReport:
 
     `labels` are the rows with a quality, by where that is from, and `labels_said` says so unless all were judged. `complete`
     requests have a judged outcome of every candidate. `chained` outcomes came after another candidate's failure.
-    `first` and `last` are UTC.
+    `first` and `last` are UTC. `unread` are the columns of tables of one's own that nothing reads.
     """
 
     formats: tuple[str, ...]
@@ -118,7 +119,9 @@ class LogReport:
     workflows: tuple[Summary, ...]
     targets: tuple[Target, ...]
     findings: tuple[Finding, ...]
+    unread: tuple[Unread, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """The report as JSON takes it."""
-        return {**asdict(self), "aliases": [use._asdict() for use in self.aliases]}
+        named = {"aliases": [use._asdict() for use in self.aliases], "unread": [one._asdict() for one in self.unread]}
+        return {**asdict(self), **named}

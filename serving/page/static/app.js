@@ -2,7 +2,7 @@
 
 import { key, Problem, read, told } from "./api.js";
 import { bundlesTab } from "./bundles.js";
-import { failure, h, replace, setCandidates } from "./dom.js";
+import { failure, h, loading, replace, setCandidates } from "./dom.js";
 import { frontierTab } from "./frontier.js";
 import { Knob } from "./knob.js";
 import { liveTab } from "./live.js";
@@ -63,7 +63,7 @@ async function start() {
   open = {};
   shown = null;
   replace(byId("tabs"));
-  replace(main, h("p", { class: "muted loading", role: "status" }, "Loading…"));
+  replace(main, loading());
   let me, bundle, candidates;
   try {
     [me, bundle, candidates] = await Promise.all([read("v1/me"), read("v1/bundle"), read("v1/candidates")]);

@@ -1,7 +1,7 @@
 // Bundles: which there are, two side by side, what the shadow would have decided, and reloading.
 
 import { read } from "./api.js";
-import { badge, card, day, dollars, failure, figure, h, many, meaning, number, percent, replace, share, table, titled, whole } from "./dom.js";
+import { badge, card, day, dollars, failure, figure, h, loading, many, meaning, muted, nothing, number, percent, replace, share, table, titled, whole } from "./dom.js";
 
 const METRICS = { aiq: ["AIQ on its test part", 3], headroom_captured: ["Headroom captured", 3], saving: ["Saving", 3], quality: ["Quality", 3], cost_usd: ["Cost per request, USD", 6], ece: ["Calibration error (ECE)", 3], brier: ["Brier score", 3], test_requests: ["Test requests", 0] };
 const two = (low, high) => `${low} → ${high}`;
@@ -11,7 +11,7 @@ export function bundlesTab(panel, { me }) {
   const comparison = h("div"), shadow = h("div");
 
   async function load() {
-    replace(panel, h("p", { class: "muted loading", role: "status" }, "Loading bundles…"));
+    replace(panel, loading("Loading bundles…"));
     try {
       found = await read("v1/bundles");
     } catch (problem) {
@@ -45,7 +45,7 @@ export function bundlesTab(panel, { me }) {
       return [h("label", { class: "row tight" }, pick, h("code", { class: "name" }, one.version)), h("span", { class: "row tight" }, states(one)), day(one.created), one.broken ? h("span", { class: "bad" }, one.broken) : one.default_point,
         one.broken ? "–" : certified.length ? certified.map((point) => h("span", { class: "block nowrap" }, point.name)) : h("span", { class: "muted" }, "nothing"), number(one.metrics?.aiq, 3)];
     });
-    return card("Bundles", h("p", { class: "muted" }, sound.length > 1 ? "Two that are marked are compared below. " : "", meaning("AIQ")),
+    return card("Bundles", muted(sound.length > 1 ? "Two that are marked are compared below. " : "", meaning("AIQ")),
       table("Bundles", [["Version", "nowrap"], ["State", ""], ["Made", "nowrap"], ["Operating point", ""], ["Certified", ""], [titled("AIQ"), "num"]], rows));
   }
 
@@ -56,7 +56,7 @@ export function bundlesTab(panel, { me }) {
   }
 
   function compare() {
-    if (picked.length < 2) return replace(comparison, found.bundles.length > 1 ? card("Side by side", h("p", { class: "muted empty" }, "Mark two bundles.")) : null);
+    if (picked.length < 2) return replace(comparison, found.bundles.length > 1 ? card("Side by side", nothing("Mark two bundles.")) : null);
     const [a, b] = picked.map((version) => found.bundles.find((one) => one.version === version));
     const same = a.comparable && b.comparable;
     const rows = [["Made", day(a.created), day(b.created)], ["Estimator", a.estimator, b.estimator], ["Reference", a.reference, b.reference], ["Operating point", a.default_point, b.default_point],
@@ -78,16 +78,16 @@ export function bundlesTab(panel, { me }) {
   }
 
   async function shadowed() {
-    replace(shadow, card("Shadow", h("p", { class: "muted loading" }, "Loading…")));
+    replace(shadow, card("Shadow", loading()));
     let came;
     try {
       came = await read("v1/shadow?hours=24");
     } catch (problem) {
-      return replace(shadow, card("Shadow", problem.status === 404 ? h("p", { class: "muted empty" }, problem.message) : failure(problem, shadowed)));
+      return replace(shadow, card("Shadow", problem.status === 404 ? nothing(problem.message) : failure(problem, shadowed)));
     }
     const line = (one, name) => [name, number(one.decisions), percent(one.agreement, 0), two(dollars(one.live_cost_usd * 1000), dollars(one.shadow_cost_usd * 1000)), two(percent(one.live_confidence), percent(one.shadow_confidence))];
     const rows = came.total ? [...came.workflows.map((one) => line(one, one.workflow ?? "none")), line(came.total, h("strong", {}, "All"))] : [];
-    replace(shadow, card("Shadow", h("p", { class: "muted" }, `What ${came.shadow ?? "the shadow"} would have decided over the last ${number(came.hours)} hours; live → shadow. It never answers. ${meaning("P(acceptable)")}`),
+    replace(shadow, card("Shadow", muted(`What ${came.shadow ?? "the shadow"} would have decided over the last ${number(came.hours)} hours; live → shadow. It never answers. ${meaning("P(acceptable)")}`),
       table("Shadow against live", [["Workflow", ""], ["Decisions", "num"], ["Same choice", "num"], ["Expected $ per 1,000", "num"], [titled("P(acceptable)"), "num"]], rows, "Nothing to compare yet.")));
   }
 
@@ -103,11 +103,11 @@ export function bundlesTab(panel, { me }) {
 
     async function reload() {
       go.disabled = true;
-      replace(result, h("p", { class: "muted" }, "Reloading…"));
+      replace(result, muted("Reloading…"));
       try {
         const came = await read("v1/admin/reload", { method: "POST" });
         replace(result, h("p", {}, came.changed ? "Something is another now." : "Nothing has changed."),
-          h("ul", {}, came.workers.map((one) => h("li", {}, `Worker ${one.worker}: ${one.bundle}${one.shadow ? `, shadow ${one.shadow}` : ""}`))), h("p", { class: "muted" }, many(came.workers.length, "worker")));
+          h("ul", {}, came.workers.map((one) => h("li", {}, `Worker ${one.worker}: ${one.bundle}${one.shadow ? `, shadow ${one.shadow}` : ""}`))), muted(many(came.workers.length, "worker")));
         go.remove();
         close.textContent = "Close";
         dialog.addEventListener("close", load);

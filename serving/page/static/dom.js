@@ -1,6 +1,7 @@
 // Elements and words: everything that is shown is made here as nodes and text, never as markup.
 
 const SVG = "http://www.w3.org/2000/svg";
+const kept = (children) => children.flat(3).filter((child) => child !== null && child !== undefined && child !== false);
 
 function filled(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
@@ -9,7 +10,7 @@ function filled(element, attributes, children) {
     else if (name in element && ["value", "checked", "disabled", "hidden", "indeterminate"].includes(name)) element[name] = value;
     else element.setAttribute(name, value === true ? "" : String(value));
   }
-  element.append(...children.flat(3).filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(...kept(children));
   return element;
 }
 
@@ -17,7 +18,7 @@ export const h = (tag, attributes = {}, ...children) => filled(document.createEl
 export const s = (tag, attributes = {}, ...children) => filled(document.createElementNS(SVG, tag), attributes, children);
 
 export function replace(element, ...children) {
-  element.replaceChildren(...children.flat(3).filter((child) => child !== null && child !== undefined && child !== false));
+  element.replaceChildren(...kept(children));
   return element;
 }
 
@@ -98,7 +99,7 @@ export function table(caption, columns, rows, empty = "Nothing yet.", stacks = c
   const body = rows.map((row) =>
     h("tr", { role: "row" }, row.map((cell, place) =>
       h(place ? "td" : "th", { class: columns[place][1], scope: place ? null : "row", role: place ? "cell" : "rowheader", "data-label": columns[place][0].textContent ?? columns[place][0] }, cell))));
-  if (!rows.length) return h("p", { class: "muted empty" }, empty);
+  if (!rows.length) return nothing(empty);
   return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
     h("table", { role: "table", class: stacks && "stacks" }, h("caption", { class: "unseen" }, caption), h("thead", { role: "rowgroup" }, head), h("tbody", { role: "rowgroup" }, body)));
 }
@@ -110,12 +111,16 @@ export const card = (title, ...children) => h("section", { class: "card" }, titl
 export const figure = (label, value, note, kind = "") =>
   h("div", { class: `figure ${kind}` }, h("dt", {}, label), h("dd", {}, h("span", { class: "value" }, value), note && h("span", { class: "note" }, note)));
 
+export const muted = (...children) => h("p", { class: "muted" }, ...children);
+export const nothing = (...children) => h("p", { class: "muted empty" }, ...children);
+export const loading = (text = "Loading…") => h("p", { class: "muted", role: "status" }, text);
+
 export const badge = (text, kind = "") => h("span", { class: `badge ${kind}` }, text);
 
 export function failure(problem, again) {
   const kind = problem.status === 403 || problem.status === 401 ? "Not with this key" : problem.status === 404 ? "Not here" : "That did not work";
   return h("div", { class: "failure", role: "alert" },
     h("h3", {}, kind), h("p", {}, problem.message),
-    problem.needs && h("p", { class: "muted" }, problem.needs),
+    problem.needs && muted(problem.needs),
     again && h("button", { type: "button", onclick: again }, "Try again"));
 }

@@ -1,7 +1,7 @@
 // Frontier: quality against cost, what is certified on it, and what the knob's place comes to in a month.
 
 import { read } from "./api.js";
-import { badge, between, candidate, card, colour, day, decimals, details, dollars, failure, figure, h, many, number, percent, replace, s, share, table, usd, whole } from "./dom.js";
+import { badge, between, candidate, card, colour, day, decimals, details, dollars, failure, figure, h, loading, many, muted, number, percent, replace, s, share, table, usd, whole } from "./dom.js";
 import { axes, band, chart, diamond, labels, linear, logarithmic, path } from "./draw.js";
 import { knobView } from "./knob.js";
 
@@ -28,11 +28,11 @@ export function frontierTab(panel, { knob, bundle }) {
   const reading = h("div", { class: "stack" });
 
   async function load() {
-    replace(panel, h("p", { class: "muted loading", role: "status" }, "Loading the frontier…"));
+    replace(panel, loading("Loading the frontier…"));
     try {
       loaded = await read("v1/frontier");
     } catch (problem) {
-      const title = problem.status === 404 ? h("p", { class: "muted" }, "A bundle that is trained on a log with judged outcomes has one.") : null;
+      const title = problem.status === 404 ? muted("A bundle that is trained on a log with judged outcomes has one.") : null;
       return replace(panel, card("Frontier", failure(problem, load), title));
     }
     if (!loaded.sweep?.length) return replace(panel, card("Frontier", h("p", { class: "empty muted" }, loaded.why_not ?? "This bundle has no frontier.")));
@@ -145,7 +145,7 @@ export function frontierTab(panel, { knob, bundle }) {
         one.certified ? badge("certified", "good") : badge("not certified"), percent(one.bound), share(one.alpha), number(one.requests),
         percent(figures.quality), dollars(figures.cost_usd * THOUSAND), percent(one.test?.saving), percent(one.calibration?.saving)];
     });
-    return card("Operating points", h("p", { class: "muted" }, `A certificate bounds how often the choice fails where ${loaded.reference} would not. The bound holds on average over requests like the log's, not for a single one. What is certified is measured on calibration requests, and so is the saving that the report begins with; the other figures are on test requests.`),
+    return card("Operating points", muted(`A certificate bounds how often the choice fails where ${loaded.reference} would not. The bound holds on average over requests like the log's, not for a single one. What is certified is measured on calibration requests, and so is the saving that the report begins with; the other figures are on test requests.`),
       table("Operating points", [["Point", ""], ["State", ""], ["Fails, at most", "num"], ["Allowed", "num"], ["On requests", "num"], ["Acceptable", "num"], ["$ per 1,000", "num"], ["Saved, test", "num"], ["Saved, calibration", "num"]], rows, "This bundle has none."));
   }
 

@@ -1,6 +1,6 @@
 // The knob: one place for both tabs. A detent is an operating point and asks for its target; between them nothing is certified.
 
-import { badge, colour, h, replace, share } from "./dom.js";
+import { badge, colour, h, muted, nothing, replace, share } from "./dom.js";
 
 const APART = 0.4, SNAP = 0.18;
 
@@ -91,7 +91,7 @@ export function knobView(knob) {
     const [state, kind, text] = knob.describe();
     slider.value = knob.place;
     slider.setAttribute("aria-valuetext", `${knob.name()}, ${state.toLowerCase()}`);
-    replace(says, h("p", {}, h("strong", { class: "knob-name" }, knob.name()), badge(state, kind)), h("p", { class: "muted" }, text));
+    replace(says, h("p", {}, h("strong", { class: "knob-name" }, knob.name()), badge(state, kind)), muted(text));
     replace(chips, knob.points.map((point) => h("button", {
       type: "button", class: `chip${point.certificate ? " certified" : ""}`, "aria-pressed": String(knob.point === point),
       onclick: () => knob.at(point.place),

@@ -1,7 +1,7 @@
 // Live: what is being decided now, and what it saved; events arrive while this tab is looked at.
 
 import { open, Problem, read, sleep } from "./api.js";
-import { badge, bar, between, candidate, card, clock, colour, decimals, details, dollars, failure, figure, h, helped, many, moment, number, percent, replace, s, table, usd, whole, words } from "./dom.js";
+import { badge, bar, between, candidate, card, clock, colour, decimals, details, dollars, failure, figure, h, helped, many, moment, nothing, number, percent, replace, s, table, usd, whole, words } from "./dom.js";
 import { axes, chart, linear, path, widest } from "./draw.js";
 import { events, Parser } from "./sse.js";
 
@@ -112,9 +112,9 @@ export function liveTab(panel, { me }) {
     keepOpen(parts.figures, () => details("Figures behind the charts", table("The last hour by minute", [["Minute", ""], ["Decisions", "num"], ["Actual, $", "num"], ["Expected, $", "num"], ["Reference, $", "num"]],
       now.series.toReversed().map((one) => [clock(one.minute).slice(0, 5), number(one.decisions), usd(one.actual_usd, 4), usd(one.expected_usd, 4), usd(one.reference_usd, 4)]))));
     const shares = Object.entries(now.shares).sort((a, b) => b[1] - a[1]);
-    replace(parts.shares, shares.length ? h("ul", { class: "bars" }, shares.map(([name, share]) => h("li", {}, h("div", { class: "row between" }, candidate(name), h("span", { class: "num" }, percent(share, 0))), bar(share, colour(name))))) : h("p", { class: "muted empty" }, "No decision in the last 15 minutes."),
+    replace(parts.shares, shares.length ? h("ul", { class: "bars" }, shares.map(([name, share]) => h("li", {}, h("div", { class: "row between" }, candidate(name), h("span", { class: "num" }, percent(share, 0))), bar(share, colour(name))))) : nothing("No decision in the last 15 minutes."),
       h("p", { class: "row tight" }, Object.entries(now.reasons ?? {}).sort((a, b) => b[1] - a[1]).map(([reason, count]) => badge(`${words(reason)} ${number(count)}`))));
-    replace(parts.budgets, now.budgets?.length ? h("ul", { class: "bars" }, now.budgets.map(budget)) : h("p", { class: "muted empty" }, "The rule file sets no budgets."));
+    replace(parts.budgets, now.budgets?.length ? h("ul", { class: "bars" }, now.budgets.map(budget)) : nothing("The rule file sets no budgets."));
     drift(now.drift);
     const problems = Object.entries(now.problems ?? {});
     replace(parts.abstentions, latestOf(now.abstentions, "None: the router was sure enough each time."));
@@ -135,7 +135,7 @@ export function liveTab(panel, { me }) {
   }
 
   function drift(found) {
-    if (!found) return replace(parts.drift, h("p", { class: "muted empty" }, "Not measured."));
+    if (!found) return replace(parts.drift, nothing("Not measured."));
     replace(parts.drift, h("ul", { class: "bars" }, Object.entries(DRIFT).map(([name, [label, text]]) => {
       const value = found[name], limit = found.thresholds?.[name];
       const over = Number.isFinite(value) && Number.isFinite(limit) && value > limit;
@@ -187,7 +187,7 @@ export function liveTab(panel, { me }) {
     try {
       found = await read(`v1/savings?by=${by}`);
     } catch (problem) {
-      return put(problem.status === 404 ? h("p", { class: "muted empty" }, problem.message) : failure(problem, () => saved(by)));
+      return put(problem.status === 404 ? nothing(problem.message) : failure(problem, () => saved(by)));
     }
     const all = [...found.lines, found.total];
     const places = decimals(all.flatMap((one) => [one.compared_usd, one.reference_usd]), 5);

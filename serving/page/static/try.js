@@ -1,7 +1,7 @@
 // Try: one request, what would be decided, and why. Nothing is recorded.
 
 import { key, open, Problem } from "./api.js";
-import { badge, bar, candidate, card, decimals, details, failure, figure, h, helped, number, percent, replace, share, table, titled, usd, whole, words } from "./dom.js";
+import { badge, bar, candidate, card, decimals, details, failure, figure, h, helped, muted, nothing, number, percent, replace, share, table, titled, usd, whole, words } from "./dom.js";
 import { knobView } from "./knob.js";
 
 const EXAMPLES = {
@@ -185,7 +185,7 @@ export function tryTab(panel, { bundle, candidates, knob, me, say }) {
   function verdict(decision, why) {
     const { certificate } = decision, other = why.counterfactual;
     const overrides = (why.overrides ?? []).filter((one) => one !== decision.reason).map((one) => badge(words(one), "warn"));
-    const against = other && other.model !== decision.model && Number.isFinite(other.saving_usd) && h("p", { class: "muted" },
+    const against = other && other.model !== decision.model && Number.isFinite(other.saving_usd) && muted(
       `${other.model} would be expected to cost ${usd(other.expected_cost_usd)}, ${usd(Math.abs(other.saving_usd))} ${other.saving_usd < 0 ? "less" : "more"}.`);
     return card("Decision",
       h("p", { class: "verdict", id: "choice" }, candidate(decision.model)),
@@ -194,7 +194,7 @@ export function tryTab(panel, { bundle, candidates, knob, me, say }) {
         figure(helped("P(acceptable)"), percent(decision.confidence)), figure("Expected cost", usd(decision.expected_cost_usd)),
         figure("Saved", other && other.model !== decision.model ? percent(other.saving, 0) : "–", other && (other.model === decision.model ? "this is the reference" : ["against ", whole(other.model)]))),
       h("p", {}, REASONS[decision.reason] ?? words(decision.reason)),
-      certificate && h("p", { class: "muted" }, `Certificate: the choice fails where the reference would not in at most ${percent(certificate.bound)} of requests (allowed ${share(certificate.alpha)}), with confidence ${share(1 - certificate.delta)}, on ${number(certificate.requests)} requests.`),
+      certificate && muted(`Certificate: the choice fails where the reference would not in at most ${percent(certificate.bound)} of requests (allowed ${share(certificate.alpha)}), with confidence ${share(1 - certificate.delta)}, on ${number(certificate.requests)} requests.`),
       (decision.warnings ?? []).map((one) => h("p", { class: "notice warn" }, one)),
       details("The whole answer", h("pre", { tabindex: "0" }, JSON.stringify(decision, null, 2))));
   }
@@ -215,12 +215,12 @@ export function tryTab(panel, { bundle, candidates, knob, me, say }) {
 
   function nearest(why, unexplained) {
     const title = "Nearest logged requests";
-    if (!why.nearest?.length) return card(title, h("p", { class: "muted empty" }, why.why_none ?? unexplained ?? "None in this bundle."));
+    if (!why.nearest?.length) return card(title, nothing(why.why_none ?? unexplained ?? "None in this bundle."));
     const rows = why.nearest.map((one) => h("li", { class: "near" },
       h("div", { class: "row between" }, h("span", {}, h("strong", {}, one.workflow ?? "no workflow"), one.id && h("code", {}, one.id)), h("span", { class: "muted num" }, `similarity ${number(one.similarity, 2)}`)),
       one.text && h("p", { class: "quote" }, one.text),
       h("ul", { class: "outcomes" }, one.outcomes.map((came) => h("li", {}, outcome(came), h("span", { class: "name" }, came.model), h("span", { class: "muted num" }, usd(came.cost_usd)))))));
-    return card(title, h("p", { class: "muted" }, `The ${number(rows.length)} nearest of ${number(why.searched)} kept`, why.of > why.searched ? ` (${number(why.of)} in the log)` : "", ", and what came of them.", why.nearest.every((one) => one.text) ? "" : " Text that is missing was not kept, or is not shown to this key."), h("ol", { class: "plain" }, rows));
+    return card(title, muted(`The ${number(rows.length)} nearest of ${number(why.searched)} kept`, why.of > why.searched ? ` (${number(why.of)} in the log)` : "", ", and what came of them.", why.nearest.every((one) => one.text) ? "" : " Text that is missing was not kept, or is not shown to this key."), h("ol", { class: "plain" }, rows));
   }
 
   function outcome(came) {

@@ -124,22 +124,37 @@ def proposed_mapping(path: Path) -> dict[str, str]:
     Quality has its scale's rule behind it where its cells are not numbers up to 1. A field that stands under a column's own
     name is read without a mapping, and is left out unless somebody has to see that it is there.
     """
-    cells = _cells(path)
+    cells = cells_of(path)
     pairs: dict[str, str] = {}
     for column in _USUAL:
         if column == "prompt" and "messages" in pairs:
             continue
         field = _field_of(column, cells)
         if field is not None and (field != column or column in _NEEDED or column == "messages"):
-            unit = unit_of(column, field)
-            pairs[column] = f"{field}:{unit}" if unit and UNITS[column][unit][0] != 1.0 else field
-    if "quality" in pairs:
-        scale = rescale.graded_by(cells[pairs["quality"]])
-        pairs["quality"] += f":{scale}" if scale else ""
+            pairs[column] = _in_full(column, field, cells[field])
     needed = {column: name for column, name in _NEEDED.items() if not (column == "prompt" and "messages" in pairs)}
     return {
         column: pairs.get(column, needed.get(column, "")) for column in _USUAL if column in pairs or column in needed
     }
+
+
+def looks_like(name: str, cells: Cells) -> dict[str, str]:
+    """COLUMN: COLUMN=FIELD, as `--map` takes it, for each column that a field may hold by its name and its cells."""
+    words = words_of(name)
+    return {
+        column: f"{column}={_in_full(column, name, cells)}"
+        for column, (holds, usual) in _USUAL.items()
+        if any(words[-len(words_of(one)) :] == words_of(one) for one in usual.split()) and holds(cells)
+    }
+
+
+def _in_full(column: str, field: str, cells: Cells) -> str:
+    """A field with what stands behind it: the unit that its name ends in, or the rule that its grades are read by."""
+    if column == "quality":
+        scale = rescale.graded_by(cells)
+        return f"{field}:{scale}" if scale else field
+    unit = unit_of(column, field)
+    return f"{field}:{unit}" if unit and UNITS[column][unit][0] != 1.0 else field
 
 
 def is_open(field: str, path: Path) -> bool:
@@ -169,7 +184,7 @@ def _field_of(column: str, cells: Mapping[str, Cells]) -> str | None:
     return fitting[0] if fitting else None
 
 
-def _cells(path: Path) -> dict[str, Cells]:
+def cells_of(path: Path) -> dict[str, Cells]:
     """The cells of each field, nested ones by dots, that are not blank in the first records."""
     found: dict[str, list[Any]] = defaultdict(list)
     for record in islice(_records(path), _LOOKED_AT):
