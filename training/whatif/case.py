@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -312,12 +313,13 @@ class Case:
 
     def _take(self, rows: Bools) -> Case:
         arrays = {name: getattr(self.estimates, name)[rows] for name in self.estimates.__dataclass_fields__}
-        known = {name: getattr(self.known, name) for name in self.known.__dataclass_fields__}
+        every = {name: getattr(self.known, name) for name in self.known.__dataclass_fields__}
+        known: dict[str, Any] = {name: None if one is None else one[rows] for name, one in every.items()}
         return replace(
             self,
             requests=tuple(one for one, kept in zip(self.requests, rows, strict=True) if kept),
             estimates=Estimates(**arrays),
-            known=Known(**{name: None if one is None else one[rows] for name, one in known.items()}),
+            known=Known(**known),
             input_tokens=self.input_tokens[rows],
             output_tokens=self.output_tokens[rows],
         )
