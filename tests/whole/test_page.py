@@ -210,7 +210,7 @@ def test_a_saving_says_on_which_requests_it_is(visit: Visit, monkeypatch: pytest
     document = page_backend.frontier()
     default = next(one for one in document["points"] if one["default"])
     default["alpha"], default["test"]["saving"], default["calibration"]["saving"] = 0.025, 0.65, 0.555
-    document["seen"] |= {"days": 1.0, "decisions": 1200}
+    document["seen"] |= {"days": 7, "decisions": 1200}
     monkeypatch.setattr(page_backend, "frontier", lambda: document)
     page = visit.page
     settled(page, "Frontier")
@@ -219,7 +219,7 @@ def test_a_saving_says_on_which_requests_it_is(visit: Visit, monkeypatch: pytest
     assert "Saved, where certified\n55.5%" in said
     span = f"{default['test']['saving_low']:.1%}", f"{default['test']['saving_high']:.1%}"
     assert all(one in said.split("A month")[0] for one in ("95%: ", *span))
-    page.get_by_text("in the last day.").wait_for()
+    page.get_by_text("in the last 7 whole days.").wait_for()
     assert "2.5%" in page.get_by_role("region", name="Operating points").inner_text()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from serving.account.window import By, Window
 from serving.bundle.arrays import Columns
 from serving.bundle.manifest import NO_WORKFLOW
 from serving.decide.decision import Reason
+from serving.traffic.stability import beyond_chance, by_chance
 from training.dataset.label import acceptable
 from training.evaluate.reliability import Bin, bins, interval
 from training.logs.io import database
@@ -35,8 +37,8 @@ _OF_FEEDBACK = (
     "error",
 )
 _JUDGED = ("judged", "thumb")
-# A cluster that nothing fell into counts as half a decision, as in the service's own figure (`router_drift_psi`).
-_NONE_SEEN = 0.5
+# Where chance alone makes the index of a small shift, so few decisions tell of none.
+_MOST_BY_CHANCE = 0.1
 
 
 def url_of(named: str) -> str:
@@ -97,13 +99,16 @@ def savings(named: str, by: By, frame: pd.DataFrame, *, judge_usd: float = 0.0) 
 
 @dataclass(frozen=True)
 class Drift:
-    """How far the decisions' prompts are from those the bundle was trained on: `psi` of clusters, and the share that is novel.
+    """How far the decisions' prompts are from those the bundle was trained on: `psi` of clusters, less what chance makes of it
+    (`by_chance`), and the share that is novel.
 
-    `decisions` is how many say it, by one bundle. By custom 0.1 is a small shift and 0.25 a large one.
+    `decisions` is how many say it, by one bundle: `psi` is None where these are so few that chance alone makes 0.1 of it. By
+    custom 0.1 is a small shift and 0.25 a large one.
     """
 
     decisions: int
-    psi: float
+    psi: float | None
+    by_chance: float
     novel: float
 
 
@@ -112,11 +117,12 @@ def drift(frame: pd.DataFrame, shares: Sequence[float], threshold: float, bundle
     own = frame[(frame["bundle"] == bundle) & frame["cluster"].notna()]
     if own.empty:
         return None
-    counts, total = np.bincount(own["cluster"].astype(int), minlength=len(shares))[: len(shares)], len(own)
-    now = np.maximum(counts.astype(np.float64), _NONE_SEEN) / total
-    was = np.maximum(np.asarray(shares, dtype=np.float64), _NONE_SEEN / total)
-    psi = float(((now - was) * np.log(now / was)).sum())
-    return Drift(len(own), psi, float((own["novelty"] > threshold).mean()))
+    count = len(own)
+    novel, own = float((own["novelty"] > threshold).mean()), own[own["cluster"] < len(shares)]
+    clusters, conversations = own["cluster"].to_numpy(dtype=np.intp), _conversations(own)
+    chance = by_chance(shares, clusters, conversations) if len(own) else inf
+    found = beyond_chance(shares, clusters, conversations) if chance <= _MOST_BY_CHANCE else None
+    return Drift(count, found, chance, novel)
 
 
 def judged(frame: pd.DataFrame) -> pd.DataFrame:

@@ -133,7 +133,7 @@ export function frontierTab(panel, { knob, bundle }) {
   function volumeSaid(volume) {
     const seen = loaded.seen;
     if (volume === null) return "Too little is known of the volume to say anything of a month: it takes decisions stored over 7 days.";
-    if (seen?.from === "store") return `At ${number(volume)} requests a month: ${many(seen.decisions, "decision")}${seen.scope === "key" ? " of your key" : ""} in the last ${Math.round(seen.days) === 1 ? "day" : many(Math.round(seen.days), "day")}.`;
+    if (seen?.from === "store") return `At ${number(volume)} requests a month: ${many(seen.decisions, "decision")}${seen.scope === "key" ? " of your key" : ""} in the last ${seen.days} whole days.`;
     if (seen?.from !== "log") return `At ${number(volume)} requests a month, as in the report.`;
     return `At ${number(volume)} requests a month, as in the log (${day(loaded.log?.first)} to ${day(loaded.log?.last)}).`;
   }

@@ -48,3 +48,21 @@ def test_the_shadow_is_not_held_against_what_was_explored() -> None:
     frame.loc[1, ["reason", "candidate"]] = ["held_back", "c"]
     (line, _) = store.shadow(frame).to_dict("records")
     assert (line["decisions"], line["agree"]) == (2, 1.0)
+
+
+def test_traffic_like_trainings_has_no_stability_index_of_few_and_none_of_many() -> None:
+    shares = [1 / 64] * 64
+    for n, told in ((100, False), (400, False), (2_000, True)):
+        clusters = np.random.default_rng(n).integers(64, size=n)
+        frame = decisions([None] * n, [1.0] * n, bundle="b", cluster=clusters.astype(float), novelty=0.0)
+        found = store.drift(frame, shares, 1.0, "b")
+        assert found is not None
+        assert (found.decisions, found.novel, found.psi is not None) == (n, 0.0, told)
+        if found.psi is not None:
+            assert found.psi < 0.02
+    turns = frame.assign(session_id=np.repeat([f"s{one}" for one in range(100)], 20))
+    turns["cluster"] = np.repeat(np.random.default_rng(1).integers(64, size=100), 20).astype(float)
+    found = store.drift(turns, shares, 1.0, "b")
+    assert found is not None
+    assert found.psi is None, "100 conversations, for all their turns"
+    assert store.drift(turns, shares, 1.0, "another") is None
