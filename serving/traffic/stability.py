@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import inf
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from serving.bundle.arrays import Columns
 
 # A cluster without a prompt counts as half a prompt: the index has no value for a share of nothing.
 _NONE_SEEN = 0.5
+_ENOUGH_CONVERSATIONS = 30
 
 
 def psi(expected: Sequence[float], counts: Sequence[int], none_seen: float = _NONE_SEEN) -> float:
@@ -35,14 +35,15 @@ def by_chance(expected: Sequence[float], clusters: Columns, conversations: Colum
 
     Of prompts by themselves that is (k - 1) / n for k clusters (the index is near Pearson's chi-square / n: Yurdakul & Naranjo
     2020). Turns of one of `conversations` (n,) fall together, so that a share varies more, by the sums of whole conversations
-    (Rao & Scott 1981). Infinite where fewer than two of these are known.
+    (Rao & Scott 1981); of fewer than 30 these are not known, and each is taken for one prompt.
     """
     n = len(clusters)
     _, member, sizes = np.unique(conversations, return_inverse=True, return_counts=True)
-    if len(sizes) < 2:
-        return inf
+    k = len(expected)
+    if len(sizes) < _ENOUGH_CONVERSATIONS:
+        return (k - 1) / max(len(sizes), 1)
     pairs, counts = np.unique(np.stack([member, clusters]), axis=1, return_counts=True)
-    of, k = pairs[1], len(expected)
+    of = pairs[1]
     share = np.bincount(clusters, minlength=k) / n
     own = np.bincount(of, counts.astype(np.float64) ** 2, k)
     crossed = np.bincount(of, counts * sizes[pairs[0]].astype(np.float64), k)
@@ -57,8 +58,9 @@ def beyond_chance(expected: Sequence[float], clusters: Columns, conversations: C
     A cluster without a prompt counts as half of one that tells as much as a prompt by itself.
     """
     n, k = len(clusters), len(expected)
-    if n == 0 or (chance := by_chance(expected, clusters, conversations)) == inf:
+    if n == 0:
         return 0.0
+    chance = by_chance(expected, clusters, conversations)
     worth = min((k - 1) / chance, float(n)) if chance > 0 else float(n)
     found = psi(expected, np.bincount(clusters, minlength=k).tolist(), _NONE_SEEN * n / max(worth, 1.0))
     return max(found - chance, 0.0)

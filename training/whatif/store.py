@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -120,7 +119,7 @@ def drift(frame: pd.DataFrame, shares: Sequence[float], threshold: float, bundle
     count = len(own)
     novel, own = float((own["novelty"] > threshold).mean()), own[own["cluster"] < len(shares)]
     clusters, conversations = own["cluster"].to_numpy(dtype=np.intp), _conversations(own)
-    chance = by_chance(shares, clusters, conversations) if len(own) else inf
+    chance = by_chance(shares, clusters, conversations)
     found = beyond_chance(shares, clusters, conversations) if chance <= _MOST_BY_CHANCE else None
     return Drift(count, found, chance, novel)
 

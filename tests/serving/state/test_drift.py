@@ -44,10 +44,10 @@ def test_the_window_slides(router: Router, usual: Decision) -> None:
     drift = Drift(20, THRESHOLDS)
     seen(drift, router, usual, 9)
     assert drift.measure().psi is None
-    seen(drift, router, usual, 11)
+    seen(drift, router, usual, 20)
     nine = fake_bundle.DIM
     first = drift.measure()
-    assert first.psi == pytest.approx(psi([1 / nine] * nine, [20] + [0] * (nine - 1)))
+    assert first.psi == pytest.approx(psi([1 / nine] * nine, [20] + [0] * (nine - 1)) - (nine - 1) / 20)
     seen(drift, router, usual, 20, cluster=1, novelty=3.0)  # the threshold is 2
     assert drift.measure().psi == pytest.approx(first.psi)
     assert (first.novel_share, drift.measure().novel_share) == (0.0, 1.0)
@@ -89,7 +89,7 @@ def test_another_bundle_under_the_same_name_starts_anew(router: Router, usual: D
     assert drift.measure().psi is None
     for place in range(20):
         drift.decided(str(place), replace(usual, cluster=1), other)
-    assert drift.measure().psi == pytest.approx(psi([0.5, 0.5], [0, 20]))
+    assert drift.measure().psi == pytest.approx(psi([0.5, 0.5], [0, 20]) - 1 / 20)
 
 
 def test_a_fallback_without_estimates_is_no_prompt(router: Router, usual: Decision) -> None:

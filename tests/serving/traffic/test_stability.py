@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import inf, log
+from math import log
 
 import numpy as np
 import pytest
@@ -50,12 +50,18 @@ def drawn(seed: int, conversations: int, turns: int) -> tuple[np.ndarray, np.nda
 
 
 def test_chance_by_hand() -> None:
-    """Three prompts by themselves, two clusters: the share's variance is a (1 - a) / (n - 1), over .5 each."""
-    found = by_chance([0.5, 0.5], np.array([0, 0, 1]), np.arange(3))
-    assert found == pytest.approx(2 * (2 / 3 * 1 / 3 / 2) / 0.5)
-    assert by_chance([0.5, 0.5], np.array([0, 0, 1]), np.zeros(3, dtype=np.intp)) == inf
-    copies = by_chance([0.5, 0.5], np.repeat([0, 0, 1], 7), np.repeat(np.arange(3), 7))
+    """Thirty prompts by themselves, two clusters: the share's variance is a (1 - a) / (n - 1), over .5 each."""
+    clusters = np.arange(30) % 3 // 2
+    found = by_chance([0.5, 0.5], clusters, np.arange(30))
+    assert found == pytest.approx(2 * (2 / 3 * 1 / 3 / 29) / 0.5)
+    copies = by_chance([0.5, 0.5], np.repeat(clusters, 7), np.repeat(np.arange(30), 7))
     assert copies == pytest.approx(found), "copies tell no more"
+    assert by_chance([0.2] * 5, np.zeros(100, dtype=np.intp), np.arange(100) // 10) == pytest.approx(4 / 10)
+
+
+def test_a_few_sessions_on_one_subject_are_no_shift() -> None:
+    shares = [1 / K] * K
+    assert beyond_chance(shares, np.zeros(2_000, dtype=np.intp), np.arange(2_000) // 1_000) == 0.0
 
 
 @pytest.mark.parametrize(("conversations", "turns"), [(200, 1), (1_000, 1), (100, 10), (200, 10)])
