@@ -123,7 +123,10 @@ def train(
         progress("report", None, None)
         report.write(folder, manifest, evaluation, prepared, served, table, changed(params), lacking)
         write_fingerprints(folder, prepared.matrix.texts)
-        write_neighbours(folder, prepared, inputs.embedding, params.export.neighbours, keep_text=keep_text)
+        # Ten turns of one conversation that are like a request say less of it than ten conversations.
+        shown = prepared.matrix.one_of_each(prepared.groups)
+        alike = replace(prepared, matrix=prepared.matrix.take(shown))
+        write_neighbours(folder, alike, inputs.embedding[shown], params.export.neighbours, keep_text=keep_text)
         if keep_text:
             write_test_requests(folder, tested, prepared)
         seal(folder, manifest)

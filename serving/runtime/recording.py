@@ -150,7 +150,8 @@ class Recorder:
             self._ask_shadow(identifier, case, decision, embedding, serving)
         with self._drifted:
             if serving is self._live.current:
-                self._drift.decided(identifier, decision, serving.router.manifest)
+                session = None if case.request.request.session_id is None else case.session
+                self._drift.decided(identifier, decision, serving.router.manifest, session)
         finished = time.perf_counter()
         with self._measured:
             self._metrics.decided(decision, serving.router.manifest.reference)

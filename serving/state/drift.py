@@ -1,7 +1,7 @@
 """Drift: whether traffic still looks like the training data, and whether confidence still means what it says.
 
-Three figures over sliding windows: the population stability index of prompts' clusters against training's shares, the
-share of prompts unlike anything in training, and the calibration error of confidence against feedback.
+Three figures over sliding windows: the population stability index of prompts' clusters against training's shares, less what
+chance makes of it, the share of prompts unlike anything in training, and the calibration error of confidence against feedback.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,32 +19,14 @@ from serving.bundle.arrays import Floats
 from serving.bundle.manifest import Manifest
 from serving.decide.decision import Decision
 from serving.settings import Settings
+from serving.traffic.stability import beyond_chance
 
 logger = logging.getLogger(__name__)
 
 Figure = Literal["psi", "novel_share", "calibration_error"]
 _BINS = 10
-# A cluster without a prompt counts as half a prompt: the index has no value for a share of nothing.
-_NONE_SEEN = 0.5
 # What was above its threshold is well again below this share of it, so that a figure at the threshold warns once.
 _WELL_BELOW = 0.8
-
-
-def psi(expected: Sequence[float], counts: Sequence[int]) -> float:
-    """Population stability index: sum of (a - e) ln(a / e) over k groups, 0 where the shares are the same.
-
-    `expected` (k,) are shares that sum to one, `counts` (k,) what was seen. A count of 0 is taken as half, an expected
-    share of 0 as half of one in the same number. By custom 0.1 is a small shift and 0.25 a large one. Raises ValueError for
-    lengths that differ.
-    """
-    if len(expected) != len(counts):
-        raise ValueError(f"{len(counts)} counts arrived for {len(expected)} expected shares; give one for each")
-    total = sum(counts)
-    if total == 0:
-        return 0.0
-    actual = np.maximum(np.asarray(counts, dtype=np.float64), _NONE_SEEN) / total
-    wanted = np.maximum(np.asarray(expected, dtype=np.float64), _NONE_SEEN / total)
-    return float(np.sum((actual - wanted) * np.log(actual / wanted)))
 
 
 def calibration_error(confidence: Floats, accepted: Floats) -> float:
@@ -103,17 +84,18 @@ class Drift:
         self._thresholds = thresholds
         self._lock = threading.Lock()
         self._manifest: Manifest | None = None
-        self._seen: deque[tuple[int, bool]] = deque(maxlen=window)
+        self._seen: deque[tuple[int, bool, int]] = deque(maxlen=window)
         self._judged: deque[tuple[float, bool]] = deque(maxlen=window)
         self._open: LRUCache[str, tuple[str, float]] = LRUCache(remembered)
-        self._counts: list[int] = []
-        self._novel = 0
         self._shares: tuple[float, ...] = ()
         self._threshold = self._acceptable = 0.0
         self._high: set[Figure] = set()
 
-    def decided(self, identifier: str, decision: Decision, manifest: Manifest) -> None:
-        """Counts a prompt that was decided on with estimates; `manifest` is that of the bundle that decided."""
+    def decided(self, identifier: str, decision: Decision, manifest: Manifest, session: str | None = None) -> None:
+        """Counts a prompt that was decided on with estimates; `manifest` is that of the bundle that decided.
+
+        What is of one `session` is not taken for independent.
+        """
         if decision.cluster is None or decision.novelty is None or decision.bundle != manifest.version:
             return
         with self._lock:
@@ -121,14 +103,8 @@ class Drift:
                 if manifest != self._manifest:
                     self._start(manifest)
                 self._manifest = manifest
-            if len(self._seen) == self._seen.maxlen:
-                cluster, novel = self._seen.popleft()
-                self._counts[cluster] -= 1
-                self._novel -= novel
-            novel = decision.novelty > self._threshold
-            self._seen.append((decision.cluster, novel))
-            self._counts[decision.cluster] += 1
-            self._novel += novel
+            together = hash(identifier if session is None else session)
+            self._seen.append((decision.cluster, decision.novelty > self._threshold, together))
             if decision.confidence is not None:
                 self._open[identifier] = (decision.candidate, decision.confidence)
 
@@ -144,12 +120,12 @@ class Drift:
         """The figures now."""
         least = self._thresholds
         with self._lock:
-            seen, counts, novel, shares = len(self._seen), list(self._counts), self._novel, self._shares
+            seen, shares = np.array(self._seen, dtype=np.int64).reshape(-1, 3), self._shares
             judged = np.array(self._judged, dtype=np.float64).reshape(-1, 2)
-        enough = seen >= least.prompts
+        enough = len(seen) >= least.prompts
         return Measured(
-            psi=psi(shares, counts) if enough else None,
-            novel_share=novel / seen if enough else None,
+            psi=beyond_chance(shares, seen[:, 0], seen[:, 2]) if enough else None,
+            novel_share=float(seen[:, 1].mean()) if enough else None,
             calibration_error=calibration_error(judged[:, 0], judged[:, 1]) if len(judged) >= least.feedback else None,
         )
 
@@ -174,8 +150,6 @@ class Drift:
     def _start(self, manifest: Manifest) -> None:
         self._shares, self._threshold = manifest.novelty.shares, manifest.novelty.threshold
         self._acceptable = manifest.acceptable
-        self._counts = [0] * len(self._shares)
-        self._novel = 0
         self._seen.clear()
         self._judged.clear()
         self._open.clear()

@@ -191,6 +191,7 @@ def test_the_frontiers_point_moves_with_the_knob_and_a_month_is_the_volume_times
     default = next(one for one in document["points"] if one["default"])["test"]
     month = default["cost_usd"] * document["seen"]["requests_a_month"]
     assert f"A month costs\n${month:,.2f}" in page.locator(".month").inner_text()
+    assert page.locator(".month .figure.good .note").count() == 0, "the saved share's interval is none of the saved sum"
     turn(page, 0)
     cheapest = next(one for one in document["sweep"] if one["cost_quality"] == 0.0)
     page.locator("#at-place", has_text=f"{cheapest['quality']:.1%}").wait_for()
@@ -210,14 +211,16 @@ def test_a_saving_says_on_which_requests_it_is(visit: Visit, monkeypatch: pytest
     document = page_backend.frontier()
     default = next(one for one in document["points"] if one["default"])
     default["alpha"], default["test"]["saving"], default["calibration"]["saving"] = 0.025, 0.65, 0.555
-    document["seen"] |= {"days": 1.0, "decisions": 1200}
+    document["seen"] |= {"days": 7, "decisions": 1200}
     monkeypatch.setattr(page_backend, "frontier", lambda: document)
     page = visit.page
     settled(page, "Frontier")
     said = page.locator("#at-place").inner_text()
     assert "Saved, on test requests\n65.0%" in said
     assert "Saved, where certified\n55.5%" in said
-    page.get_by_text("in the last day.").wait_for()
+    span = f"{default['test']['saving_low']:.1%}", f"{default['test']['saving_high']:.1%}"
+    assert all(one in said.split("A month")[0] for one in ("95%: ", *span))
+    page.get_by_text("in the last 7 whole days.").wait_for()
     assert "2.5%" in page.get_by_role("region", name="Operating points").inner_text()
 
 

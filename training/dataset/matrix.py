@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from serving.bundle.arrays import Bools, Floats
+from serving.bundle.arrays import Bools, Columns, Floats
 from serving.bundle.manifest import NO_WORKFLOW
 from serving.bundle.request import RouteRequest, text_of
 from training.dataset.tries import MEASURES, one_outcome_each
@@ -67,6 +67,13 @@ class OutcomeMatrix:
         """The given rows (a mask or positions), in that order."""
         per_request = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "candidates"}
         return replace(self, **per_request)
+
+    def one_of_each(self, groups: Columns, preferred: Columns | None = None) -> Columns:
+        """Of each of `groups` (n,) the row that tells most, in rising order: the most `preferred` (n,), of these a complete
+        one, else the one with the most judged outcomes, else the first."""
+        rank = np.zeros(len(self), dtype=np.intp) if preferred is None else preferred
+        order = np.lexsort((-np.isfinite(self.quality).sum(axis=1), ~self.complete(), -rank))
+        return np.sort(order[np.unique(groups[order], return_index=True)[1]])
 
     def first(self, count: int) -> OutcomeMatrix:
         """The first so many candidates' outcomes, of the same requests."""

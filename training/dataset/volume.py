@@ -7,10 +7,9 @@ from typing import Literal
 
 import numpy as np
 
+from serving.traffic.month import DAYS_A_MONTH
 from training.dataset.matrix import OutcomeMatrix
 
-# The mean length of a month: 365.25 / 12.
-DAYS_A_MONTH = 30.4375
 # Of fewer days a month is a guess.
 _FEW_DAYS = 14
 _WORKING_DAYS = 5

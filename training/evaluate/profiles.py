@@ -11,12 +11,11 @@ from scipy.special import stdtr, stdtrit
 
 from serving.bundle.arrays import Columns, Floats
 from training.dataset.matrix import OutcomeMatrix, workflow_names
+from training.evaluate.reliability import beyond_chance
 
 # Judged outcomes of a candidate in a workflow, below which nothing is said of it.
 LEAST_JUDGED = 10
 _NAMED = 3
-# The chance that a log of which all candidates are equally good has any of them named.
-_CHANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -80,14 +79,9 @@ def _known(values: Floats, of: Callable[[Floats], np.floating[Any]]) -> float | 
 
 def _beyond_chance(found: list[tuple[int, Strength, float]]) -> list[tuple[int, Strength]]:
     """Those whose gap is one by the procedure of Holm, of (column, how it does, p of no gap)."""
-    kept: list[tuple[int, Strength]] = []
-    for left, (column, strength, p) in zip(
-        range(len(found), 0, -1), sorted(found, key=lambda one: one[2]), strict=True
-    ):
-        if p > _CHANCE / left:
-            break
-        kept.append((column, strength))
-    return kept
+    rising = sorted(found, key=lambda one: one[2])
+    named = beyond_chance([p for *_, p in rising])
+    return [(column, strength) for (column, strength, _), kept in zip(rising, named, strict=True) if kept]
 
 
 def _strengths(matrix: OutcomeMatrix, labels: Floats, groups: Columns) -> list[tuple[int, Strength, float]]:

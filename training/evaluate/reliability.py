@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.special import ndtr
 
-from serving.account.intervals import wilson as wilson_of_share
+from serving.account.intervals import wilson
 from serving.bundle.arrays import Columns, Floats
 
 # A bin of fewer outcomes says next to nothing.
@@ -18,6 +18,8 @@ LEAST_IN_BIN = 25
 _ENOUGH_GROUPS = 30
 MOST_BINS = 15
 _COVERAGES = 20
+# Of lines of which none stands out, any is named by chance so often.
+_CHANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,6 @@ class Reliability:
     all: tuple[Bin, ...] = ()
     chosen: tuple[Bin, ...] = ()
     by_candidate: dict[str, tuple[Bin, ...]] = field(default_factory=dict)
-
-
-def wilson(successes: int, n: int) -> tuple[float, float]:
-    """The 95% score interval of a share. Source: Wilson 1927."""
-    found = binomtest(successes, n).proportion_ci(confidence_level=0.95, method="wilson")
-    return float(found.low), float(found.high)
 
 
 def bins(probability: Floats, outcome: Floats, groups: Columns | None = None) -> tuple[Bin, ...]:
@@ -94,14 +90,30 @@ def _small(*parts: tuple[int, int]) -> bool:
 
 
 def _bin(p: Floats, y: Floats, groups: Columns) -> Bin:
-    low, high = _interval(y, groups)
+    low, high = interval(y, groups)
     return Bin(float(p[0]), float(p[-1]), float(p.mean()), float(y.mean()), low, high, len(y))
 
 
-def _interval(y: Floats, groups: Columns) -> tuple[float, float]:
+def interval(y: Floats, groups: Columns) -> tuple[float, float]:
     """Wilson's interval of the share of `y`, on as many outcomes by themselves as tell as much as these."""
     mean, trials = float(y.mean()), _worth(y, groups)
-    return wilson_of_share(mean * trials, trials)
+    return wilson(mean * trials, trials)
+
+
+def chance_of(y: Floats, groups: Columns, stated: float) -> float:
+    """How often a share as far from the `stated` one is seen where that is right: the test whose interval Wilson's is."""
+    trials, stated = _worth(y, groups), min(max(stated, 1e-12), 1.0 - 1e-12)
+    return 2.0 * float(ndtr(-abs(float(y.mean()) - stated) / np.sqrt(stated * (1.0 - stated) / trials)))
+
+
+def beyond_chance(p: Sequence[float]) -> list[bool]:
+    """Which of these chances that there is nothing are so small that, of all of them, one was wrong at 5% (Holm 1979)."""
+    found, left = [False] * len(p), len(p)
+    for place in np.argsort(np.asarray(p), kind="stable").tolist():
+        if p[place] > _CHANCE / left:
+            break
+        found[place], left = True, left - 1
+    return found
 
 
 def _worth(y: Floats, groups: Columns) -> float:
@@ -144,15 +156,18 @@ def risk_coverage(
     probability: Floats, labels: Floats, columns: Columns, groups: Columns | None = None
 ) -> tuple[Risk, ...]:
     """What is risked by deciding on the most confident 5%, 10% … 100% of requests whose chosen answer was judged, and sending
-    the rest elsewhere. Arguments as of `reliability`. Source: Geifman & El-Yaniv 2017."""
+    the rest elsewhere. Arguments as of `reliability`. Equal chances are never parted, so that a share may be larger than
+    these, and there may be fewer of them. Source: Geifman & El-Yaniv 2017."""
     rows = np.flatnonzero(np.isfinite(labels[np.arange(len(columns)), columns]))
     n = len(rows)
     if n < LEAST_IN_BIN:
         return ()
     at = rows, columns[rows]
     order = np.argsort(-probability[at], kind="stable")
+    falling = -probability[at][order]
     failed, of = 1.0 - labels[at][order], (rows if groups is None else groups[rows])[order]
+    asked = np.array([max(round(n * step / _COVERAGES), 1) for step in range(1, _COVERAGES + 1)])
     found = []
-    for k in sorted({max(round(n * step / _COVERAGES), 1) for step in range(1, _COVERAGES + 1)}):
-        found.append(Risk(k / n, float(failed[:k].mean()), *_interval(failed[:k], of[:k])))
+    for k in np.unique(np.searchsorted(falling, falling[asked - 1], side="right")).tolist():
+        found.append(Risk(k / n, float(failed[:k].mean()), *interval(failed[:k], of[:k])))
     return tuple(found)

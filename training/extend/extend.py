@@ -138,8 +138,11 @@ def add(asked: Asked, params: Params, *, promote: bool = True, progress: Progres
             _write_head(folder / file, head, column, asked, params)
         write_fingerprints(folder, log.matrix.texts)
         _with_fingerprints_of(champion.bundle, folder)
-        added = log.matrix, log.inputs.embedding, params.export.neighbours
-        write_neighbours_and(folder, champion.neighbours, *added)
+        before = champion.neighbours
+        known = np.isin(log.matrix.request_id, [] if before is None else list(before.ids))
+        shown = log.matrix.one_of_each(log.groups, 2 * log.matrix.attempted[:, -1] + known)
+        added = log.matrix.take(shown), log.inputs.embedding[shown], params.export.neighbours
+        write_neighbours_and(folder, before, *added)
         manifest = _manifest(asked, version, started, found, points)
         document = frontier_document(manifest, _nothing_measured(asked))
         write_document(folder, document)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from serving.bundle.arrays import Bools, Columns, Floats
 from serving.bundle.catalogue import Candidate
 from serving.bundle.features import feature_matrix
-from serving.bundle.manifest import Manifest, Objective
+from serving.bundle.manifest import Manifest, Objective, OperatingPoint
 from serving.bundle.request import ReadRequest, read
 from serving.decide.decision import Estimates, Situation
 from serving.decide.eligibility import NoEligibleCandidateError
@@ -26,14 +27,16 @@ from training.dataset.split import SplitError, folds, group_requests
 from training.dataset.volume import Volume, volume
 from training.errors import TrainingError
 from training.evaluate.bands import Outcomes as Known
-from training.evaluate.bands import tradeoff
+from training.evaluate.bands import enough_complete, tradeoff
 from training.learn.training_data import cell_judged, cell_propensity
 from training.logs.outcomes import Outcomes
 from training.prices.costs import fill_costs
-from training.whatif.outcome import Outcome
+from training.whatif.outcome import Outcome, lacking
 from training.whatif.sample import unseen
 
 _ANY = Policy()
+# The name of the place that is asked for; no operating point has it, for these are named by letters.
+_ASKED = "(asked)"
 
 
 class WhatIfError(TrainingError):
@@ -87,7 +90,7 @@ class Case:
         labels = acceptable(fair, manifest.acceptable)
         value = labels if manifest.objective is Objective.ACCEPTABLE else np.where(np.isnan(labels), np.nan, fair)
         propensity = judged = None
-        if not matrix.complete()[rows].any():
+        if not enough_complete(matrix.complete()[rows], groups[rows]):
             features = feature_matrix(list(matrix.requests), manifest.head.workflows)
             with suppress(SplitError):  # too few requests to estimate it
                 propensity, _ = cell_propensity(
@@ -221,17 +224,16 @@ class Case:
         """What comes of it at a guarded knob alone, or at the operating point of a target; see `Outcome.here`."""
         if (knob is None) == (target is None):
             raise WhatIfError("expected a knob or a target, and not both")
-        found = self.outcome()
         if knob is None:
             assert target is not None
             knob = self.knob_for(target)
-        nearest = min(found.tradeoff.guarded, key=lambda mark: abs(mark.knob - knob), default=None)
+        found = self.outcome(knob)
         sure = {
             point.knob
             for point in self.manifest.operating_points
             if point.certificate and point.quality_target == target
         }
-        return replace(found, here=nearest, estimate=bool(self.changes) or knob not in sure)
+        return replace(found, estimate=bool(self.changes) or knob not in sure)
 
     def knob_for(self, target: float) -> float:
         """The bundle's guarded knob for a target, else the highest at which the heads expect that the target is kept."""
@@ -253,8 +255,8 @@ class Case:
             best = knob
         return best
 
-    def outcome(self) -> Outcome:
-        """The frontier, the operating points and where requests go, with what was changed."""
+    def outcome(self, knob: float | None = None) -> Outcome:
+        """The frontier, the operating points and where requests go, with what was changed; and what a guarded `knob` gives."""
         columns, eligible, routable = self.routed()
         if not routable.any():
             why = "; ".join((*self.changes, *self.stays))
@@ -262,7 +264,7 @@ class Case:
         part = self if routable.all() else self._take(routable)
         columns, eligible = columns[routable], eligible[routable]
         found = tradeoff(
-            part.manifest,
+            part.manifest if knob is None else _with_point(part.manifest, knob),
             part.estimates,
             columns,
             part.known,
@@ -271,6 +273,7 @@ class Case:
             eligible=eligible,
         )
         names = [name for column, name in enumerate(self.candidates) if eligible[:, column].any()]
+        here = found.points.pop(_ASKED, None)
         found = replace(found, singles={name: mark for name, mark in found.singles.items() if name in names})
         expected = part.estimates.cost_usd[np.arange(len(columns)), columns]
         spent = np.bincount(columns, expected, len(self.candidates))
@@ -288,6 +291,8 @@ class Case:
             changes=self.changes,
             stays=self.stays,
             left_out=tuple(name for name in self.candidates if name not in names),
+            here=here,
+            lacking=lacking(part.known, found.basis),
         )
 
     def routed(self) -> tuple[Columns, Bools, Bools]:
@@ -308,21 +313,13 @@ class Case:
 
     def _take(self, rows: Bools) -> Case:
         arrays = {name: getattr(self.estimates, name)[rows] for name in self.estimates.__dataclass_fields__}
-        known = self.known
+        every = {name: getattr(self.known, name) for name in self.known.__dataclass_fields__}
+        known: dict[str, Any] = {name: None if one is None else one[rows] for name, one in every.items()}
         return replace(
             self,
             requests=tuple(one for one, kept in zip(self.requests, rows, strict=True) if kept),
             estimates=Estimates(**arrays),
-            known=Known(
-                known.value[rows],
-                known.cost_usd[rows],
-                known.labels[rows],
-                None if known.propensity is None else known.propensity[rows],
-                None if known.judged is None else known.judged[rows],
-                known.complete[rows],
-                known.groups[rows],
-                known.workflow[rows],
-            ),
+            known=Known(**known),
             input_tokens=self.input_tokens[rows],
             output_tokens=self.output_tokens[rows],
         )
@@ -343,3 +340,8 @@ class Case:
         if name not in self.candidates:
             raise WhatIfError(f"{name!r} is no candidate of the bundle; it has {', '.join(self.candidates)}")
         return self.candidates.index(name)
+
+
+def _with_point(manifest: Manifest, knob: float) -> Manifest:
+    asked = OperatingPoint(name=_ASKED, knob=knob, guard=manifest.reference, calibration_requests=0)
+    return manifest.model_copy(update={"operating_points": (*manifest.operating_points, asked)})

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from serving.bundle.arrays import Floats
 from serving.bundle.manifest import NO_WORKFLOW
-from training.evaluate.reliability import wilson
+from training.evaluate.reliability import beyond_chance, chance_of, interval
 from training.whatif.case import Case, WhatIfError
 
 # Judged outcomes, below which nothing is said of a workflow.
@@ -16,32 +19,38 @@ _SHOWN = 120
 
 
 def worst_workflows(case: Case) -> pd.DataFrame:
-    """By workflow, how often the stated chance came true over its judged outcomes, the largest gap first."""
+    """By workflow, how often the stated chance came true over its judged outcomes, the largest gap first.
+
+    Before them those whose gap is `beyond chance`, of all lines (Holm 1979). Outcomes of one conversation, and of one request,
+    are not taken for independent.
+    """
     labels, chance = _judged(case)
+    of = np.broadcast_to(case.known.groups[:, None], labels.shape)
     names = np.array([NO_WORKFLOW if name is None else str(name) for name in case.known.workflow], dtype=object)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    chances = []
     for name in sorted(set(names.tolist())):
         inside = (names == name)[:, None] & np.isfinite(labels)
         n = int(inside.sum())
         if n < LEAST:
             continue
-        good = int(labels[inside].sum())
-        low, high = wilson(good, n)
+        came = labels[inside]
+        low, high = interval(came, of[inside])
         stated = float(chance[inside].mean())
         rows.append(
             {
                 "workflow": name,
                 "judged outcomes": n,
                 "stated": stated,
-                "came true": good / n,
+                "came true": float(came.mean()),
                 "95% from": low,
                 "to": high,
-                "gap": stated - good / n,
-                "Brier score": float(((chance[inside] - labels[inside]) ** 2).mean()),
+                "gap": stated - float(came.mean()),
+                "Brier score": float(((chance[inside] - came) ** 2).mean()),
             }
         )
-    found = pd.DataFrame(rows)
-    return found if found.empty else found.reindex(found["gap"].abs().sort_values(ascending=False).index)
+        chances.append(chance_of(came, of[inside], stated))
+    return _worst_first(rows, chances, [abs(row["gap"]) for row in rows])
 
 
 def worst_prompts(case: Case, most: int = 15) -> pd.DataFrame:
@@ -76,18 +85,23 @@ def worst_prompts(case: Case, most: int = 15) -> pd.DataFrame:
 
 
 def kinds_of_prompts(case: Case) -> pd.DataFrame:
-    """Clusters of prompts by how often a stated chance above one half failed there, with how many outcomes say so."""
+    """Clusters of prompts by how often a stated chance above one half failed there, with how many outcomes say so.
+
+    Before all others those where that is `beyond chance`, as of `worst_workflows`.
+    """
     labels, chance = _judged(case)
+    of = np.broadcast_to(case.known.groups[:, None], labels.shape)
     cluster = case.estimates.nearness.argmax(axis=1)
     sure = np.isfinite(labels) & (chance > 0.5)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    chances = []
     for one in np.unique(cluster).tolist():
         inside = sure & (cluster == one)[:, None]
         n = int(inside.sum())
         if n < LEAST:
             continue
-        failed = int((labels[inside] == 0).sum())
-        low, high = wilson(failed, n)
+        failed = (labels[inside] == 0).astype(np.float64)
+        low, high = interval(failed, of[inside])
         example = int(np.flatnonzero(cluster == one)[0])
         text = " ".join(case.requests[example].text.split())[:_SHOWN]
         expected = float(1.0 - chance[inside].mean())
@@ -95,16 +109,21 @@ def kinds_of_prompts(case: Case) -> pd.DataFrame:
             {
                 "such as": text,
                 "outcomes": n,
-                "failed": failed / n,
+                "failed": float(failed.mean()),
                 "95% from": low,
                 "to": high,
                 "expected": expected,
             }
         )
-    found = pd.DataFrame(rows)
-    if found.empty:
-        return found
-    return found.reindex((found["failed"] - found["expected"]).sort_values(ascending=False).index)
+        chances.append(chance_of(failed, of[inside], expected))
+    return _worst_first(rows, chances, [row["failed"] - row["expected"] for row in rows])
+
+
+def _worst_first(rows: Sequence[dict[str, Any]], chances: Sequence[float], gaps: Sequence[float]) -> pd.DataFrame:
+    """The lines, marked and led by those of which `chances`, that there is no gap, are too small; by falling `gaps`."""
+    known = beyond_chance(chances)
+    lines = [row | {"beyond chance": "yes" if sure else ""} for row, sure in zip(rows, known, strict=True)]
+    return pd.DataFrame([lines[place] for place in sorted(range(len(rows)), key=lambda at: (not known[at], -gaps[at]))])
 
 
 def _judged(case: Case) -> tuple[Floats, Floats]:

@@ -13,10 +13,12 @@ import sqlalchemy as sa
 from serving.account.asked import Tables, asked
 from serving.account.savings import Account
 from serving.account.window import By, Window
+from serving.bundle.arrays import Columns
 from serving.bundle.manifest import NO_WORKFLOW
 from serving.decide.decision import Reason
+from serving.traffic.stability import beyond_chance, by_chance
 from training.dataset.label import acceptable
-from training.evaluate.reliability import Bin, bins, wilson
+from training.evaluate.reliability import Bin, bins, interval
 from training.logs.io import database
 from training.logs.outcomes import OutcomeError
 from training.logs.sources import decisions
@@ -34,8 +36,8 @@ _OF_FEEDBACK = (
     "error",
 )
 _JUDGED = ("judged", "thumb")
-# A cluster that nothing fell into counts as half a decision, as in the service's own figure (`router_drift_psi`).
-_NONE_SEEN = 0.5
+# Where chance alone makes the index of a small shift, so few decisions tell of none.
+_MOST_BY_CHANCE = 0.1
 
 
 def url_of(named: str) -> str:
@@ -96,13 +98,16 @@ def savings(named: str, by: By, frame: pd.DataFrame, *, judge_usd: float = 0.0) 
 
 @dataclass(frozen=True)
 class Drift:
-    """How far the decisions' prompts are from those the bundle was trained on: `psi` of clusters, and the share that is novel.
+    """How far the decisions' prompts are from those the bundle was trained on: `psi` of clusters, less what chance makes of it
+    (`by_chance`), and the share that is novel.
 
-    `decisions` is how many say it, by one bundle. By custom 0.1 is a small shift and 0.25 a large one.
+    `decisions` is how many say it, by one bundle: `psi` is None where these are so few that chance alone makes 0.1 of it. By
+    custom 0.1 is a small shift and 0.25 a large one.
     """
 
     decisions: int
-    psi: float
+    psi: float | None
+    by_chance: float
     novel: float
 
 
@@ -111,11 +116,12 @@ def drift(frame: pd.DataFrame, shares: Sequence[float], threshold: float, bundle
     own = frame[(frame["bundle"] == bundle) & frame["cluster"].notna()]
     if own.empty:
         return None
-    counts, total = np.bincount(own["cluster"].astype(int), minlength=len(shares))[: len(shares)], len(own)
-    now = np.maximum(counts.astype(np.float64), _NONE_SEEN) / total
-    was = np.maximum(np.asarray(shares, dtype=np.float64), _NONE_SEEN / total)
-    psi = float(((now - was) * np.log(now / was)).sum())
-    return Drift(len(own), psi, float((own["novelty"] > threshold).mean()))
+    count = len(own)
+    novel, own = float((own["novelty"] > threshold).mean()), own[own["cluster"] < len(shares)]
+    clusters, conversations = own["cluster"].to_numpy(dtype=np.intp), _conversations(own)
+    chance = by_chance(shares, clusters, conversations)
+    found = beyond_chance(shares, clusters, conversations) if chance <= _MOST_BY_CHANCE else None
+    return Drift(count, found, chance, novel)
 
 
 def judged(frame: pd.DataFrame) -> pd.DataFrame:
@@ -130,25 +136,30 @@ def calibration(frame: pd.DataFrame, threshold: float) -> tuple[Bin, ...]:
     """Whether the confidence of decisions came true, in bins of judged answers; empty without any."""
     own = judged(frame)
     labels = acceptable(own["told_quality"].to_numpy(dtype=np.float64), threshold)
+    return bins(own["confidence"].to_numpy(dtype=np.float64), labels, _conversations(own))
+
+
+def _conversations(own: pd.DataFrame) -> Columns:
+    """(n,) which decisions are of one conversation: those of one session of one key, and any other by itself."""
     alone = own["session_id"].isna() if "session_id" in own else pd.Series(True, index=own.index)
     sessions = own.get("session_id", own["id"]).where(~alone, own["id"])
     groups = pd.DataFrame({"key": own.get("key"), "session": sessions, "alone": alone}).groupby(
         ["key", "session", "alone"], dropna=False
     )
-    return bins(own["confidence"].to_numpy(dtype=np.float64), labels, np.asarray(groups.ngroup(), dtype=np.intp))
+    return np.asarray(groups.ngroup(), dtype=np.intp)
 
 
 def exploration(frame: pd.DataFrame, threshold: float) -> pd.DataFrame:
     """Explored decisions against the others: how many, what they cost beyond what would have been chosen, and what was
-    judged of them, with its 95% interval."""
+    judged of them, with its 95% interval; decisions of one conversation are not taken for independent."""
     rows = []
     for name, part in (
         ("explored", frame[frame["reason"] == Reason.EXPLORE.value]),
         ("not explored", frame[frame["reason"] != Reason.EXPLORE.value]),
     ):
         own = judged(part)
-        good = int((own["told_quality"] >= threshold).sum())
-        low, high = wilson(good, len(own)) if len(own) else (np.nan, np.nan)
+        good = acceptable(own["told_quality"].to_numpy(dtype=np.float64), threshold)
+        low, high = interval(good, _conversations(own)) if len(own) else (np.nan, np.nan)
         extra = pd.to_numeric(part["expected_cost_usd"] - _instead(part), errors="coerce").sum()
         rows.append(
             {
@@ -158,7 +169,7 @@ def exploration(frame: pd.DataFrame, threshold: float) -> pd.DataFrame:
                 "lowest propensity": part["propensity"].min(),
                 "extra USD, expected": float(extra) if name == "explored" else 0.0,
                 "judged": len(own),
-                "acceptable": good / len(own) if len(own) else np.nan,
+                "acceptable": float(good.mean()) if len(own) else np.nan,
                 "95% from": low,
                 "to": high,
             }
@@ -167,8 +178,10 @@ def exploration(frame: pd.DataFrame, threshold: float) -> pd.DataFrame:
 
 
 def shadow(frame: pd.DataFrame) -> pd.DataFrame:
-    """The served bundle against its shadow, by workflow, over decisions that both made by themselves."""
-    asked_of = frame[frame["shadow_candidate"].notna() & (frame["reason"] != Reason.HELD_BACK.value)]
+    """The served bundle against its shadow, by workflow, over decisions that both made by themselves: none that was held
+    back, nor one that was explored, which the served bundle would have made otherwise."""
+    drawn = frame["reason"].isin([Reason.HELD_BACK.value, Reason.EXPLORE.value])
+    asked_of = frame[frame["shadow_candidate"].notna() & ~drawn]
     return _compared(asked_of)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
@@ -23,24 +22,22 @@ from serving.api.views.table import OPERATORS, REFUSED, View
 from serving.bundle.manifest import BundleError, Manifest
 from serving.runtime.live import MLFLOW, frontier_of
 from serving.runtime.pipeline import Service
-from serving.store.series import DAY
+from serving.traffic.month import DAYS_A_MONTH
 
-_MONTH_DAYS = 30.4375
 _LONGEST_VERSION = 256
-# From so many days or decisions on, the store tells the volume: before, a few tries would be taken for a month.
-_DAYS_ENOUGH = 7.0
-_DECISIONS_ENOUGH = 1_000
 # What in the document is of single workflows, and how.
 _BY_WORKFLOW = ("best", "worst")
 
 
 class Seen(BaseModel):
-    """How many requests there are: of this service once it stored 7 days of decisions or 1,000, else of the log."""
+    """How many requests there are: of this service once it stored decisions over 7 whole days (UTC), else of the log."""
 
     model_config = ConfigDict(extra="forbid")
 
     requests_a_month: float | None = Field(description="Decisions a day of those days, for 30.4375 days.")
-    days: float | None = Field(description="Days from the first of them until now, 1 at the least.")
+    days: float | None = Field(
+        description="Days that they are of: of the store whole weeks of days that are over, 28 at most."
+    )
     decisions: int = Field(description="Decisions, or the log's requests, that it is from.")
     of: Literal["store", "log"] | None = Field(alias="from", description="Null: nothing is known of it.")
     scope: Literal["all", "key"] = Field(description="`key`: of the caller's own key alone.")
@@ -130,15 +127,13 @@ def _seen(service: Service, figures: Figures, key: str | None, document: dict[st
     own = None if may_administer(service, key) else key
     scope = "all" if own is None else "key"
     if service.store is not None:
-        now = time.time()
         try:
-            decisions, first = figures.volume(own)
+            decisions, days = figures.volume(own)
         except SQLAlchemyError:  # the rest of the answer is as good without it
-            decisions, first = 0, None
-        days = 0.0 if first is None else max((now - first) / DAY, 1.0)
-        if days >= _DAYS_ENOUGH or decisions >= _DECISIONS_ENOUGH:
+            decisions, days = 0, 0
+        if decisions:
             return {
-                "requests_a_month": decisions / days * _MONTH_DAYS,
+                "requests_a_month": decisions / days * DAYS_A_MONTH,
                 "days": days,
                 "decisions": decisions,
                 "from": "store",

@@ -120,11 +120,11 @@ export function frontierTab(panel, { knob, bundle }) {
       h("dl", { class: "figures", id: "at-place" },
         figure("Acceptable", percent(here.quality), between(here.quality_low, here.quality_high, percent) === "–" ? null : `95%: ${between(here.quality_low, here.quality_high, percent)}`),
         figure("Per 1,000 requests", dollars(here.cost_usd * THOUSAND)),
-        figure(`Saved, on ${here.from === "calibration requests" ? "calibration" : "test"} requests`, percent(here.saving), ["against ", whole(loaded.reference)]),
+        figure(`Saved, on ${here.from === "calibration requests" ? "calibration" : "test"} requests`, percent(here.saving), ["against ", whole(loaded.reference), Number.isFinite(here.saving_low) && `, 95%: ${between(here.saving_low, here.saving_high, percent)}`]),
         Number.isFinite(here.certified) && figure("Saved, where certified", percent(here.certified), "on the calibration requests, as in the report")),
       h("dl", { class: "figures month" },
         figure("A month costs", dollars(month), reference !== null && volume !== null ? [whole(loaded.reference), `: ${dollars(volume * reference)}`] : null),
-        figure("A month saves", dollars(saved), Number.isFinite(here.saving_low) && volume !== null && reference !== null ? between(volume * reference * here.saving_low, volume * reference * here.saving_high, dollars) : null, "good")),
+        figure("A month saves", dollars(saved), null, "good")),
       h("p", { class: "muted small" }, volumeSaid(volume), ` Figures from ${here.from}.`),
       here.shares && h("div", {}, h("h3", {}, "Who answers"), h("ul", { class: "shares" }, Object.entries(here.shares).sort((a, b) => b[1] - a[1]).map(([name, share]) =>
         h("li", {}, candidate(name), h("span", { class: "num" }, percent(share, 0))))))));
@@ -132,8 +132,8 @@ export function frontierTab(panel, { knob, bundle }) {
 
   function volumeSaid(volume) {
     const seen = loaded.seen;
-    if (volume === null) return "Too little is known of the volume to say anything of a month: it takes 7 days of stored decisions, or 1,000 of them.";
-    if (seen?.from === "store") return `At ${number(volume)} requests a month: ${many(seen.decisions, "decision")}${seen.scope === "key" ? " of your key" : ""} in the last ${Math.round(seen.days) === 1 ? "day" : many(Math.round(seen.days), "day")}.`;
+    if (volume === null) return "Too little is known of the volume to say anything of a month: it takes decisions stored over 7 days.";
+    if (seen?.from === "store") return `At ${number(volume)} requests a month: ${many(seen.decisions, "decision")}${seen.scope === "key" ? " of your key" : ""} in the last ${seen.days} whole days.`;
     if (seen?.from !== "log") return `At ${number(volume)} requests a month, as in the report.`;
     return `At ${number(volume)} requests a month, as in the log (${day(loaded.log?.first)} to ${day(loaded.log?.last)}).`;
   }

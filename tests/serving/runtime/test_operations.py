@@ -153,6 +153,18 @@ def test_drift_is_measured_on_what_is_served(folder: Path, tmp_path: Path, caplo
     assert sum("calibration_error" in one for one in warned) == 1
 
 
+def test_the_turns_of_one_session_are_no_drift(folder: Path, tmp_path: Path) -> None:
+    settings = Settings(bundle=str(folder), store=str(tmp_path / "d.db"), drift_prompts=20)
+    with served(Service(settings)) as client:
+        for _ in range(20):
+            assert client.post("/v1/route", json={"prompt": "prove", "session_id": "one"}).status_code == 200
+        text = client.get("/metrics").text
+        assert metric(text, "router_drift_psi") == 0
+        for place in range(20):
+            client.post("/v1/route", json={"prompt": "prove", "session_id": f"s{place}"})
+        assert metric(client.get("/metrics").text, "router_drift_psi") > 1
+
+
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="who is alive is read from /proc")
 def test_the_gauges_of_a_worker_that_was_killed_go_and_its_counters_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from training.evaluate.reliability import LEAST_IN_BIN, MOST_BINS, bins, reliability, risk_coverage, wilson
+from serving.account.intervals import wilson
+from training.evaluate.reliability import (
+    LEAST_IN_BIN,
+    MOST_BINS,
+    beyond_chance,
+    bins,
+    chance_of,
+    interval,
+    reliability,
+    risk_coverage,
+)
 
 
 def test_wilsons_interval_as_published() -> None:
@@ -107,3 +117,29 @@ def test_copies_of_an_outcome_tell_no_more_than_it_does() -> None:
     assert (often.low, often.high) == pytest.approx((once.low, once.high), abs=0.01)
     (few,) = bins(np.full(100, 0.5), np.repeat([1.0, 0.0], 50), np.repeat(np.arange(4), 25))
     assert few.y_high - few.y_low > 0.6, "four conversations"
+
+
+def test_equal_chances_are_risked_together_whatever_the_logs_order() -> None:
+    p = np.full((300, 1), 0.7)
+    labels = np.r_[np.ones(200), np.zeros(100)][:, None]
+    columns = np.zeros(300, dtype=np.intp)
+    (only,) = risk_coverage(p, labels, columns)
+    assert (only.coverage, only.risk) == (1.0, pytest.approx(1 / 3))
+    two = risk_coverage(np.where(np.arange(300) % 2 == 0, 0.9, 0.7)[:, None], labels, columns)
+    assert [one.coverage for one in two] == [0.5, 1.0]
+    assert two[0].risk == pytest.approx(1 / 3, abs=0.01)
+
+
+def test_holm_names_no_more_than_the_smallest_in_a_row() -> None:
+    assert beyond_chance([0.02, 0.001, 0.9, 0.04]) == [False, True, False, False]
+    assert beyond_chance([0.01, 0.001, 0.03, 0.02]) == [True, True, True, True]
+    assert beyond_chance([]) == []
+
+
+def test_a_share_is_beyond_chance_where_its_interval_says_so() -> None:
+    y, groups = np.repeat([1.0, 0.0], [60, 40]), np.arange(100)
+    low, high = interval(y, groups)
+    assert chance_of(y, groups, low) == pytest.approx(0.05, abs=1e-4)
+    assert chance_of(y, groups, high) == pytest.approx(0.05, abs=1e-4)
+    assert chance_of(y, groups, 0.6) == pytest.approx(1.0)
+    assert chance_of(np.repeat(y, 5), np.repeat(groups, 5), low) == pytest.approx(0.05, abs=0.01), "copies tell no more"

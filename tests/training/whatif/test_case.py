@@ -189,3 +189,40 @@ def test_what_cannot_be_asked_is_told(case: Case) -> None:
         case.at(target=95)
     with pytest.raises(WhatIfError, match="and not both"):
         case.at(0.0, target=0.9)
+
+
+def test_the_place_of_a_target_is_its_own_and_not_the_next_of_the_sweep(case: Case) -> None:
+    shifted = replace(case, changes=("something",))  # so that no operating point's own knob is taken
+    for knob in (3.0, 31.4159, 500.0):
+        found = case.at(knob)
+        assert found.here is not None
+        assert found.here.knob == knob
+        assert set(found.tradeoff.points) == set(case.outcome().tradeoff.points)
+    target = shifted.at(target=0.9)
+    assert target.here is not None
+    assert target.here.knob == shifted.knob_for(0.9)
+
+
+def measured_on(case: Case, complete: np.ndarray, workflow: np.ndarray) -> Case:
+    return replace(case, known=replace(case.known, complete=complete, workflow=workflow))
+
+
+def test_figures_of_some_requests_say_of_which(case: Case) -> None:
+    rows = np.arange(N)
+    found = measured_on(case, rows < 40, np.where(rows < 57, "maths", "sql").astype(object)).outcome()
+    assert (found.evaluation.test_requests, found.evaluation.complete_requests) == (N, 40)
+    assert "The figures are of the 40 of the 60 for which every candidate's outcome is known." in found.said
+    assert "None of them is of sql (5.0%): of these workflows they say nothing." in found.said
+    assert found.month is not None, "95% of the requests are of the workflows that are known"
+    assert case.outcome().evaluation.complete_requests == N
+    assert not any("every candidate's outcome" in one for one in case.outcome().said)
+
+
+def test_a_month_is_not_told_by_workflows_that_are_a_part_of_the_traffic(case: Case) -> None:
+    rows = np.arange(N)
+    found = measured_on(case, rows < 40, np.where(rows < 50, "maths", "sql").astype(object)).outcome()
+    assert found.default is not None
+    assert (found.month, budget_next_month(found), budget_next_month(found, 100.0)) == (None, None, None)
+    assert found.evaluation.volume.requests_a_month is None
+    assert any("have 83.3% of the requests, fewer than 90%, so no month" in one for one in found.said)
+    assert compared({"a": found})["USD a month"].isna().all()

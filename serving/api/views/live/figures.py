@@ -21,13 +21,14 @@ from serving.runtime.pipeline import Service
 from serving.store import series
 from serving.store.savings import savings
 from serving.store.transaction import STATEMENT_SECONDS
+from serving.traffic.month import DAY, last_midnight, whole_weeks
 
 T = TypeVar("T")
 
 WINDOW_SECONDS = 60.0
 SHARES_SECONDS = 15 * 60.0
 ACCOUNT_SECONDS = series.DAY
-VOLUME_DAYS = 28.0
+VOLUME_DAYS = 28
 MINUTES = 60
 LATEST = 10
 ABSTENTIONS = (Reason.NOVEL, Reason.LOW_CONFIDENCE, Reason.REFERENCE, Reason.NO_CANDIDATE)
@@ -124,9 +125,13 @@ class _Stored:
         abstentions = series.latest(connection, ABSTENTIONS, since, LATEST, self._key)
         return _Odd(abstentions, series.latest(connection, FAULTS, since, LATEST, self._key))
 
-    def _volume(self, connection: Connection) -> tuple[int, float | None]:
+    def _volume(self, connection: Connection) -> tuple[int, int]:
         now = time.time()
-        return series.made(connection, now - VOLUME_DAYS * series.DAY, now, self._key)
+        until = last_midnight(now)
+        _, first = series.made(connection, until - VOLUME_DAYS * DAY, until, self._key)
+        days = whole_weeks(first, now)
+        decisions, _ = series.made(connection, until - days * DAY, until, self._key)
+        return decisions, days
 
 
 class Figures:
@@ -142,8 +147,8 @@ class Figures:
         self._before: list[tuple[float, float]] = []
         self._lock = threading.Lock()
 
-    def volume(self, viewer: str | None) -> tuple[int, float | None]:
-        """How many decisions were made in the last days, and when the first of them; raises SQLAlchemyError."""
+    def volume(self, viewer: str | None) -> tuple[int, int]:
+        """How many decisions were made in the last whole weeks, and of how many days these are; raises SQLAlchemyError."""
         return self._of(viewer).volume.value()
 
     def snapshot(self, viewer: str | None) -> dict[str, Any]:
