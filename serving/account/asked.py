@@ -68,7 +68,8 @@ def _rows(tables: Tables, window: Window, dialect: str) -> Subquery:
     own = and_(costed, sa.not_(failed), sa.or_(f.candidate.is_(None), f.candidate == d.candidate))
     by_reference = and_(compared, own, d.candidate == reference)
     rest = and_(compared, sa.not_(failed), sa.not_(func.coalesce(by_reference, sa.false())))
-    judged = and_(f.quality.is_not(None), sa.not_(failed), _judged(tables.feedback))
+    told_quality = and_(f.quality.is_not(None), sa.not_(failed), _judged(tables.feedback))
+    judged, judged_held = and_(told_quality, sa.not_(held)), and_(told_quality, held)
     joined = tables.decisions.join(tables.feedback, f.decision_id == d.id, isouter=True)
     also_told = judge_also = _nothing(sa.Float())
     if tables.also is not None:
@@ -96,6 +97,8 @@ def _rows(tables: Tables, window: Window, dialect: str) -> Subquery:
         "judge_usd": func.coalesce(judge, 0.0) + func.coalesce(judge_also, 0.0),
         "judged": _one(judged),
         "quality": case((judged, f.quality)),
+        "held_back_judged": _one(judged_held),
+        "held_back_quality": case((judged_held, f.quality)),
         "own_usd": case((by_reference, f.cost_usd)),
         "rest_usd": case((rest, expected)),
         "prompts_usd": case((rest, _of(tables.decisions, "reference_input_usd"))),
@@ -118,11 +121,13 @@ def _names(connection: Connection, rows: Subquery) -> list[str | None]:
 _SUMMED = (
     "decisions", "costed", "actual_usd", "expected_usd", "compared", "compared_usd", "failed", "held_back",
     "without_reference", "exploration_usd", "also_usd", "judge_usd", "judged", "quality",
+    "held_back_judged", "held_back_quality",
 )  # fmt: skip
 _OF_PART = ("own_usd", "rest_usd", "prompts_usd")
-_COUNTS = frozenset(
-    {"decisions", "costed", "compared", "failed", "held_back", "without_reference", "judged", "judged_conversations"}
-)
+_COUNTS = frozenset((
+    "decisions", "costed", "compared", "failed", "held_back", "without_reference", "judged", "judged_conversations",
+    "held_back_judged",
+))  # fmt: skip
 
 
 def _strata(connection: Connection, rows: Subquery) -> frozenset[Stratum]:

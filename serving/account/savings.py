@@ -72,6 +72,8 @@ class Sums:
     quality_squared: float = 0.0
     quality_product: float = 0.0
     judged_squared: float = 0.0
+    held_back_judged: int = 0
+    held_back_quality: float = 0.0
     parts: dict[Under, Part] = field(default_factory=dict)
 
     def add(self, other: Sums) -> None:
@@ -94,7 +96,8 @@ class Line:
     `actual_usd` is what all `costed` decisions cost, and `expected_usd` what was expected of these; `compared_usd` leaves out
     those that were held back and those `without_reference`. A failed call would have cost the reference nothing either. What
     exploring cost is expected, against whom would have been chosen, and is in what was paid: it is not subtracted again.
-    Quality is that of judged answers, hints at bad ones and failed calls left out, with a 95% interval.
+    Quality is that of judged answers, hints at bad ones and failed calls left out, with a 95% interval; that of decisions that
+    were held back is none of routing's, and its mean is told apart.
     """
 
     name: str | None
@@ -122,6 +125,8 @@ class Line:
     quality: float | None
     quality_low: float | None
     quality_high: float | None
+    held_back_judged: int
+    held_back_quality: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +208,8 @@ def line(name: str | None, sums: Sums, ratios: Mapping[str, Ratios], judge_usd: 
         quality=quality,
         quality_low=quality_low,
         quality_high=quality_high,
+        held_back_judged=sums.held_back_judged,
+        held_back_quality=sums.held_back_quality / sums.held_back_judged if sums.held_back_judged else None,
     )
 
 

@@ -406,6 +406,7 @@ def _saved(name: str | None, decisions: int, saved: float) -> dict[str, Any]:
     }
     money |= {"reference_high": 4.0, "saved_usd": saved, "saved_low": saved - 0.3, "saved_high": saved + 0.3}
     judged = {"judged": decisions // 2, "quality": 0.91, "quality_low": 0.88, "quality_high": 0.93}
+    judged |= {"held_back_judged": 0, "held_back_quality": None}
     counts = {"name": name, "decisions": decisions, "costed": decisions, "uncosted": 0, "without_reference": 0}
     counts |= {"compared": decisions, "held_back": 0, "failed": 0}
     return {**counts, **money, "routing_costs": costs, "saving": saved / (1.1 + saved), **judged}

@@ -70,10 +70,14 @@ class SavingsLine(_Document):
     saved_low: float | None
     saved_high: float | None
     saving: float | None = Field(description="As a share of `reference_usd`.")
-    judged: int = Field(description="Answers that were judged, hints and failed calls not counted.")
+    judged: int = Field(
+        description="Answers that were judged; hints, failed calls and decisions that were held back are not counted."
+    )
     quality: float | None = Field(description="Mean quality of these.")
     quality_low: float | None = Field(description="The lower end of its 95% interval (Wilson), by conversation.")
     quality_high: float | None
+    held_back_judged: int = Field(description="Answers to decisions that were held back which were judged.")
+    held_back_quality: float | None = Field(description="Mean quality of these, for who would compare it.")
     routing_costs: RoutingCosts
 
 

@@ -107,7 +107,8 @@ def test_an_account_by_hand(url: str) -> None:
     assert line.also_usd == pytest.approx(0.3 + 0.4), "as expected until it is told"
     assert line.judge_usd == pytest.approx(0.01 + 0.02 + 0.04)
     assert line.saved_usd == pytest.approx(12.0 - 2.375 - 0.7 - 0.07)
-    assert (line.judged, line.quality) == (3, pytest.approx(2.5 / 3)), "hints and failures are no judgements"
+    assert (line.judged, line.quality) == (2, pytest.approx(1.5 / 2)), "hints and failures are no judgements"
+    assert (line.held_back_judged, line.held_back_quality) == (1, 1.0)
     own = of(found, "own")
     assert (own.reference_usd, own.reference_low, own.reference_high) == (90.0, 90.0, 90.0)
     assert own.saved_usd == 0.0
@@ -127,6 +128,17 @@ def test_a_key_sees_its_own_decisions_alone(url: str) -> None:
     assert own.total.decisions == 3
     assert [one.method for one in own.ratios] == [Method.PROMPTS], "not even by what others' answers cost"
     assert account(url, [], by=By.KEY, key="nobody").lines == ()
+
+
+def test_quality_is_of_what_was_routed_and_held_back_decisions_are_told_apart(url: str) -> None:
+    made = [decided(f"routed{n}", candidate=SMALL) for n in range(10)]
+    made += [decided(f"held{n}", candidate=LARGE, reason="held_back") for n in range(90)]
+    said = [feedback(row["id"], cost_usd=0.5, quality=0.5 if row["candidate"] == SMALL else 1.0) for row in made]
+    found = account(url, made, said)
+    for line in (found.total, of(found, None)):
+        assert (line.compared, line.judged, line.quality) == (10, 10, 0.5)
+        assert (line.held_back, line.held_back_judged, line.held_back_quality) == (90, 90, 1.0)
+        assert (line.quality_low, line.quality_high) == pytest.approx(wilson(5.0, 10.0))
 
 
 def test_a_session_of_two_keys_is_two_conversations(url: str) -> None:

@@ -151,6 +151,11 @@ def _sentences(total: Line, judge_usd: float) -> list[str]:
         if not total.compared:
             compared = f"none of {total.decisions:,} compared, so nothing is known of what was saved"
         said.append(f"{compared}; left out: {named}.")
+    if total.held_back_quality is not None:
+        said.append(
+            f"the quality is without what was held back, of which {total.held_back_judged:,} judged answers come to "
+            f"{total.held_back_quality:.1%}."
+        )
     if total.failed:
         said.append(
             f"{total.failed:,} calls failed: what they cost is in what was paid, and the reference is taken to cost 0."
