@@ -76,6 +76,11 @@ def _rows(tables: Tables, window: Window, dialect: str) -> Subquery:
         joined = joined.join(tables.also, tables.also.c.decision_id == d.id, isouter=True)
         also_told, judge_also = tables.also.c.cost_usd, _of(tables.also, "judge_cost_usd")
     judge, instead = _of(tables.feedback, "judge_cost_usd"), _of(tables.decisions, "instead_expected_cost_usd")
+    own_costs: dict[str, ColumnElement[Any]] = {
+        "exploration_usd": case((d.reason == Reason.EXPLORE.value, d.expected_cost_usd - instead)),
+        "also_usd": func.coalesce(also_told, _of(tables.decisions, "also_expected_cost_usd")),
+        "judge_usd": func.coalesce(judge, 0.0) + func.coalesce(judge_also, 0.0),
+    }
     columns: dict[str, ColumnElement[Any]] = {
         "line": _line(window.by, d, dialect),
         "key": d.key,
@@ -92,9 +97,8 @@ def _rows(tables: Tables, window: Window, dialect: str) -> Subquery:
         "failed": _one(failed),
         "held_back": _one(held),
         "without_reference": _one(sa.not_(priced)),
-        "exploration_usd": case((d.reason == Reason.EXPLORE.value, d.expected_cost_usd - instead)),
-        "also_usd": func.coalesce(also_told, _of(tables.decisions, "also_expected_cost_usd")),
-        "judge_usd": func.coalesce(judge, 0.0) + func.coalesce(judge_also, 0.0),
+        **{name: case((compared, usd)) for name, usd in own_costs.items()},
+        **{f"uncompared_{name}": case((sa.not_(compared), usd)) for name, usd in own_costs.items()},
         "judged": _one(judged),
         "quality": case((judged, f.quality)),
         "held_back_judged": _one(judged_held),
@@ -121,7 +125,7 @@ def _names(connection: Connection, rows: Subquery) -> list[str | None]:
 _SUMMED = (
     "decisions", "costed", "actual_usd", "expected_usd", "compared", "compared_usd", "failed", "held_back",
     "without_reference", "exploration_usd", "also_usd", "judge_usd", "judged", "quality",
-    "held_back_judged", "held_back_quality",
+    "uncompared_exploration_usd", "uncompared_also_usd", "uncompared_judge_usd", "held_back_judged", "held_back_quality",
 )  # fmt: skip
 _OF_PART = ("own_usd", "rest_usd", "prompts_usd")
 _COUNTS = frozenset((

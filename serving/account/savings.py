@@ -66,6 +66,9 @@ class Sums:
     exploration_usd: float = 0.0
     also_usd: float = 0.0
     judge_usd: float = 0.0
+    uncompared_exploration_usd: float = 0.0
+    uncompared_also_usd: float = 0.0
+    uncompared_judge_usd: float = 0.0
     judged: int = 0
     judged_conversations: int = 0
     quality: float = 0.0
@@ -93,6 +96,7 @@ def _add(one: Part | Sums, other: Part | Sums) -> None:
 class Line:
     """The account of some decisions, in USD: `saved_usd` is `reference_usd - compared_usd - also_usd - judge_usd`.
 
+    Routing's own costs are those of the compared decisions too; what they came to at the others is told as `uncompared_…`.
     `actual_usd` is what all `costed` decisions cost, and `expected_usd` what was expected of these; `compared_usd` leaves out
     those that were held back and those `without_reference`. A failed call would have cost the reference nothing either. What
     exploring cost is expected, against whom would have been chosen, and is in what was paid: it is not subtracted again.
@@ -117,6 +121,9 @@ class Line:
     exploration_usd: float
     also_usd: float
     judge_usd: float
+    uncompared_exploration_usd: float
+    uncompared_also_usd: float
+    uncompared_judge_usd: float
     saved_usd: float
     saved_low: float
     saved_high: float | None
@@ -200,6 +207,9 @@ def line(name: str | None, sums: Sums, ratios: Mapping[str, Ratios], judge_usd: 
         exploration_usd=sums.exploration_usd,
         also_usd=sums.also_usd,
         judge_usd=judge,
+        uncompared_exploration_usd=sums.uncompared_exploration_usd,
+        uncompared_also_usd=sums.uncompared_also_usd,
+        uncompared_judge_usd=sums.uncompared_judge_usd,
         saved_usd=usd - paid,
         saved_low=low - paid,
         saved_high=None if high is None else high - paid,

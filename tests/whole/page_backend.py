@@ -397,6 +397,7 @@ def _outcome(name: str, row: int) -> dict[str, Any]:
 
 def _saved(name: str | None, decisions: int, saved: float) -> dict[str, Any]:
     costs = {"exploration_usd": 0.02, "also_usd": 0.01, "judge_usd": 0.05}
+    costs |= {"uncompared_exploration_usd": 0.0, "uncompared_also_usd": 0.0, "uncompared_judge_usd": 0.0}
     money = {
         "actual_usd": 1.1,
         "compared_usd": 1.1,

@@ -33,7 +33,8 @@ class _Document(BaseModel):
 
 
 class RoutingCosts(_Document):
-    """What routing itself cost, in USD."""
+    """What routing itself cost, in USD, at the decisions that are compared and, told apart, at the others. These costs have no part
+    in what is said to be saved, as those decisions have none."""
 
     exploration_usd: float = Field(
         description="What exploring was expected to cost beyond those who would have been chosen: below 0 where that was "
@@ -41,6 +42,11 @@ class RoutingCosts(_Document):
     )
     also_usd: float = Field(description="Answers of those who were asked too: as told, until then as expected.")
     judge_usd: float = Field(description="Judging, as feedback tells it (`judge_cost_usd`).")
+    uncompared_exploration_usd: float = Field(
+        description="As `exploration_usd`, at the decisions that are not compared; not subtracted, as the next two are not."
+    )
+    uncompared_also_usd: float = Field(description="As `also_usd`, at these.")
+    uncompared_judge_usd: float = Field(description="As `judge_usd`, at these.")
 
 
 class SavingsLine(_Document):

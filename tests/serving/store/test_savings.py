@@ -105,8 +105,8 @@ def test_an_account_by_hand(url: str) -> None:
     assert line.reference_usd == pytest.approx(4 * 2.0 * 1.5), "a failed call would have cost nothing there either"
     assert line.exploration_usd == pytest.approx(0.5)
     assert line.also_usd == pytest.approx(0.3 + 0.4), "as expected until it is told"
-    assert line.judge_usd == pytest.approx(0.01 + 0.02 + 0.04)
-    assert line.saved_usd == pytest.approx(12.0 - 2.375 - 0.7 - 0.07)
+    assert (line.judge_usd, line.uncompared_judge_usd) == (pytest.approx(0.01 + 0.04), pytest.approx(0.02))
+    assert line.saved_usd == pytest.approx(12.0 - 2.375 - 0.7 - 0.05)
     assert (line.judged, line.quality) == (2, pytest.approx(1.5 / 2)), "hints and failures are no judgements"
     assert (line.held_back_judged, line.held_back_quality) == (1, 1.0)
     own = of(found, "own")
@@ -139,6 +139,27 @@ def test_quality_is_of_what_was_routed_and_held_back_decisions_are_told_apart(ur
         assert (line.compared, line.judged, line.quality) == (10, 10, 0.5)
         assert (line.held_back, line.held_back_judged, line.held_back_quality) == (90, 90, 1.0)
         assert (line.quality_low, line.quality_high) == pytest.approx(wilson(5.0, 10.0))
+
+
+def test_routings_own_costs_are_subtracted_where_something_is_compared_and_told_elsewhere(url: str) -> None:
+    """Costs are told of a tenth of the decisions: asking another too at the others would make a loss of a saving."""
+    made, said = enough()
+    asked_too = {"also_candidate": LARGE, "also_propensity": 0.5, "also_expected_cost_usd": 2.0}
+    for number in range(100):
+        more = (
+            {"reason": "explore", "instead_candidate": "x", "instead_expected_cost_usd": 0.25}
+            if number % 2
+            else asked_too
+        )
+        made.append(decided(f"d{number}", workflow="w", **more))
+    said += [feedback(f"d{number}", cost_usd=0.5, judge_cost_usd=0.125) for number in range(10)]
+    said += [feedback(f"d{number}", quality=1.0, judge_cost_usd=0.125) for number in range(10, 20)]
+    found = account(url, made, said)
+    for line in (of(found, "w"), found.total):
+        assert (line.also_usd, line.judge_usd, line.exploration_usd) == pytest.approx((5 * 2.0, 1.25, 5 * 0.25))
+        elsewhere = (line.uncompared_also_usd, line.uncompared_judge_usd, line.uncompared_exploration_usd)
+        assert elsewhere == pytest.approx((45 * 2.0, 1.25, 45 * 0.25))
+    assert of(found, "w").saved_usd == pytest.approx(10 * (2.0 * 1.5 - 0.5) - 10.0 - 1.25)
 
 
 def test_a_session_of_two_keys_is_two_conversations(url: str) -> None:
@@ -196,7 +217,7 @@ def test_what_a_plug_in_restored_is_read_and_has_no_reference(url: str) -> None:
     store.close(PATIENCE)
     line = account(url, []).total
     assert (line.decisions, line.without_reference, line.compared, line.actual_usd) == (1, 1, 0, 0.5)
-    assert (line.saved_usd, line.saving) == (-0.25, None), "what judging cost is spent all the same"
+    assert (line.saved_usd, line.judge_usd, line.uncompared_judge_usd) == (0.0, 0.0, 0.25)
 
 
 def test_what_judging_cost_is_merged_as_any_cost_is(store: DecisionStore) -> None:
