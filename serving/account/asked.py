@@ -66,7 +66,8 @@ def _rows(tables: Tables, window: Window, dialect: str) -> Subquery:
     priced = and_(reference.is_not(None), expected.is_not(None))
     compared = and_(costed, priced, sa.not_(held))
     own = and_(costed, sa.not_(failed), sa.or_(f.candidate.is_(None), f.candidate == d.candidate))
-    by_reference = and_(compared, own, d.candidate == reference)
+    # Its cost is what was paid: it answered, perhaps for another, or another stood in for it, as it would have anyway.
+    by_reference = and_(compared, sa.not_(failed), sa.or_(d.candidate == reference, f.candidate == reference))
     rest = and_(compared, sa.not_(failed), sa.not_(func.coalesce(by_reference, sa.false())))
     told_quality = and_(f.quality.is_not(None), sa.not_(failed), _judged(tables.feedback))
     judged, judged_held = and_(told_quality, sa.not_(held)), and_(told_quality, held)

@@ -1,12 +1,13 @@
 """What routing saved against sending everything to the reference, from sums over decisions and the feedback on them.
 
-What the reference would have cost is not known, for its answers were not written. Where it answered itself, its cost is the
-one that was told. Elsewhere it is what the decision expected of it, times how far the reference's own answers cost more or
+What the reference would have cost is not known, for its answers were not written. Where it answered itself, be it as another's
+fallback, its cost is the one that was told; where it was chosen and another stood in for it, routing saved nothing, and what
+was told is taken too. Elsewhere it is what the decision expected of it, times how far the reference's own answers cost more or
 less than was expected of them in the same stratum, a workflow's decisions for a key: a ratio, with a 95% interval from sums by
 conversation (linearised, and on a logarithmic scale, for costs are skew), widened by how much single conversations stray from
-it. In strata of few such conversations it is drawn to that of all, see `ratios_of`. Where fewer than `ENOUGH` conversations
-tell at all, the ratio is that of all candidates' answers, between the lowest and the highest of theirs; where these do not
-tell either, the reference would have cost no less than its prompts alone, and nothing says how much at most.
+it. In strata of few such conversations it is drawn to that of the others, see `ratios_of`. Where fewer than `ENOUGH`
+conversations tell at all, the ratio is that of all candidates' answers, between the lowest and the highest of theirs; where
+these do not tell either, the reference would have cost no less than its prompts alone, and nothing says how much at most.
 """
 
 from __future__ import annotations
@@ -31,10 +32,11 @@ class Under(NamedTuple):
 
 @dataclass(slots=True)
 class Part:
-    """What a line's decisions had to go without under one reference, over those that are compared and that it did not answer.
+    """What a line's decisions had to go without under one reference, over those that are compared, for which it was not chosen
+    and which it did not answer.
 
-    `own_usd` is what it answered itself; `squared` sums the squares of the expected cost by conversation, `prompts_usd` what
-    the prompts alone would have cost there.
+    `own_usd` is what was paid at those where it was chosen or answered; `squared` sums the squares of the expected cost by
+    conversation, `prompts_usd` what the prompts alone would have cost there.
     """
 
     own_usd: float = 0.0

@@ -33,8 +33,8 @@ class _Document(BaseModel):
 
 
 class RoutingCosts(_Document):
-    """What routing itself cost, in USD, at the decisions that are compared and, told apart, at the others. These costs have no part
-    in what is said to be saved, as those decisions have none."""
+    """What routing itself cost, in USD, at the decisions that are compared and, told apart, at the others: these costs
+    have no part in what is said to be saved, as those decisions have none."""
 
     exploration_usd: float = Field(
         description="What exploring was expected to cost beyond those who would have been chosen: below 0 where that was "

@@ -162,6 +162,31 @@ def test_routings_own_costs_are_subtracted_where_something_is_compared_and_told_
     assert of(found, "w").saved_usd == pytest.approx(10 * (2.0 * 1.5 - 0.5) - 10.0 - 1.25)
 
 
+def test_where_a_call_fell_back_to_the_reference_its_cost_is_what_was_told(url: str) -> None:
+    made, said = enough()
+    made += [decided(f"d{number}", workflow="w") for number in range(4)]
+    said += [feedback(f"d{number}", candidate=LARGE, cost_usd=9.0) for number in range(3)]
+    said += [feedback("d3", cost_usd=0.5)]
+    found = account(url, made, said)
+    line, (ratio,) = of(found, "w"), found.ratios
+    assert (ratio.answers, ratio.ratio) == (30, pytest.approx(1.5)), (
+        "whom it stood in for were no draw of its own requests"
+    )
+    assert line.compared_usd == pytest.approx(3 * 9.0 + 0.5)
+    assert line.reference_usd == pytest.approx(3 * 9.0 + 2.0 * 1.5)
+    assert line.saved_usd == pytest.approx(2.0 * 1.5 - 0.5)
+
+
+def test_where_another_stood_in_for_the_reference_routing_saved_nothing(url: str) -> None:
+    made, said = enough()
+    made += [decided(f"d{number}", workflow="w", candidate=LARGE, expected_cost_usd=2.0) for number in range(5)]
+    said += [feedback(f"d{number}", candidate=SMALL, cost_usd=0.25) for number in range(5)]
+    line = of(account(url, made, said), "w")
+    assert (line.compared, line.compared_usd) == (5, 1.25)
+    assert (line.reference_low, line.reference_usd, line.reference_high) == (1.25, 1.25, 1.25)
+    assert (line.saved_low, line.saved_usd, line.saved_high) == (0.0, 0.0, 0.0)
+
+
 def test_a_session_of_two_keys_is_two_conversations(url: str) -> None:
     made = [decided(f"d{n}", key=f"k{n % 2}", session_id="s") for n in range(4)]
     line = account(url, made, [feedback(f"d{n}", cost_usd=0.5) for n in range(4)]).total
