@@ -155,6 +155,11 @@ class Account:
         """What the reference's cost is worked out from, the least sure one where there are several references."""
         return max((one.method for one in self.ratios), key=list(Method).index, default=None)
 
+    @property
+    def ends(self) -> str:
+        """What is said before the ends of an interval of costs: a level has only what its own answers tell."""
+        return "95%" if self.method is Method.OWN else "between"
+
 
 def account(
     by: str,

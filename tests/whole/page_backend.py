@@ -323,7 +323,10 @@ def snapshot(decided: int) -> dict[str, Any]:
         "cost": {"expected_usd": 12.31, "actual_usd": 12.9, "reference_expected_usd": 41.2, "costed": 1102}
         | {"expected_of_costed_usd": 12.2, "since": now - 86400, "as_of": now},
         "saved": {"usd": 28.3, "low": 25.1, "high": 30.9, "as_of": now}
-        | {"counterfactual": f"all to {REFERENCE}, by the reference's own answers"},
+        | {
+            "method": "reference's own answers",
+            "counterfactual": f"all to {REFERENCE}, by the reference's own answers",
+        },
         "budgets": [scope, spent],
         "drift": {"psi": 0.06, "novel_share": 0.012, "calibration_error": 0.13, "scope": "this server"}
         | {"thresholds": {"psi": 0.25, "novel_share": 0.05, "calibration_error": 0.1}},

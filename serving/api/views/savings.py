@@ -68,7 +68,9 @@ class SavingsLine(_Document):
     reference_usd: float | None = Field(
         description="What the reference would have cost at these; null where none is compared, as the next five are."
     )
-    reference_low: float | None = Field(description="The lower end of its 95% interval.")
+    reference_low: float | None = Field(
+        description="The lower end: of a 95% interval where `method` is the reference's own answers; else no level is known."
+    )
     reference_high: float | None = Field(description="The upper end; null where nothing says.")
     saved_usd: float | None = Field(
         description="Below 0 where routing cost more than it saved; null where none is compared."
@@ -88,7 +90,8 @@ class SavingsLine(_Document):
 
 
 class ReferenceCost(_Document):
-    """What a reference's answers cost for each dollar that was expected of them, with a 95% interval."""
+    """What a reference's answers cost for each dollar that was expected of them, between `low` and `high`: a 95% interval if it
+    is by its own answers, else without a level."""
 
     reference: str
     method: Method = Field(

@@ -95,6 +95,17 @@ def test_without_its_own_answers_the_others_tell_and_the_interval_covers_it() ->
         assert [one.method for one in found.ratios] == [Method.OTHERS]
         covered += found.total.reference_low <= sum(drawn.truth.values()) <= (found.total.reference_high or 0)
     assert covered >= 9
+    assert found.ends == "between"
+    assert account_of(simulate(0)).ends == "95%"
+
+
+def test_where_the_others_answers_are_shorter_than_its_own_there_is_no_level() -> None:
+    """Theirs cost half of what its own would have, and nothing tells so: none of the intervals has it, and none says 95%."""
+    for seed in range(4):
+        drawn = simulate(7000 + seed, share=0.01, conversations=150, dearer=0.5)
+        found = account_of(drawn)
+        assert (found.method, found.ends) == (Method.OTHERS, "between")
+        assert (found.total.reference_high or 0) < sum(drawn.truth.values())
 
 
 def test_where_hardly_anything_is_told_there_is_no_upper_end() -> None:
