@@ -66,15 +66,22 @@ def _rows(tables: Tables, window: Window, dialect: str) -> Subquery:
     priced = and_(reference.is_not(None), expected.is_not(None))
     compared = and_(costed, priced, sa.not_(held))
     own = and_(costed, sa.not_(failed), sa.or_(f.candidate.is_(None), f.candidate == d.candidate))
-    by_reference = and_(compared, own, d.candidate == reference)
+    # Its cost is what was paid: it answered, perhaps for another, or another stood in for it, as it would have anyway.
+    by_reference = and_(compared, sa.not_(failed), sa.or_(d.candidate == reference, f.candidate == reference))
     rest = and_(compared, sa.not_(failed), sa.not_(func.coalesce(by_reference, sa.false())))
-    judged = and_(f.quality.is_not(None), sa.not_(failed), _judged(tables.feedback))
+    told_quality = and_(f.quality.is_not(None), sa.not_(failed), _judged(tables.feedback))
+    judged, judged_held = and_(told_quality, sa.not_(held)), and_(told_quality, held)
     joined = tables.decisions.join(tables.feedback, f.decision_id == d.id, isouter=True)
     also_told = judge_also = _nothing(sa.Float())
     if tables.also is not None:
         joined = joined.join(tables.also, tables.also.c.decision_id == d.id, isouter=True)
         also_told, judge_also = tables.also.c.cost_usd, _of(tables.also, "judge_cost_usd")
     judge, instead = _of(tables.feedback, "judge_cost_usd"), _of(tables.decisions, "instead_expected_cost_usd")
+    own_costs: dict[str, ColumnElement[Any]] = {
+        "exploration_usd": case((d.reason == Reason.EXPLORE.value, d.expected_cost_usd - instead)),
+        "also_usd": func.coalesce(also_told, _of(tables.decisions, "also_expected_cost_usd")),
+        "judge_usd": func.coalesce(judge, 0.0) + func.coalesce(judge_also, 0.0),
+    }
     columns: dict[str, ColumnElement[Any]] = {
         "line": _line(window.by, d, dialect),
         "key": d.key,
@@ -91,11 +98,12 @@ def _rows(tables: Tables, window: Window, dialect: str) -> Subquery:
         "failed": _one(failed),
         "held_back": _one(held),
         "without_reference": _one(sa.not_(priced)),
-        "exploration_usd": case((d.reason == Reason.EXPLORE.value, d.expected_cost_usd - instead)),
-        "also_usd": func.coalesce(also_told, _of(tables.decisions, "also_expected_cost_usd")),
-        "judge_usd": func.coalesce(judge, 0.0) + func.coalesce(judge_also, 0.0),
+        **{name: case((compared, usd)) for name, usd in own_costs.items()},
+        **{f"uncompared_{name}": case((sa.not_(compared), usd)) for name, usd in own_costs.items()},
         "judged": _one(judged),
         "quality": case((judged, f.quality)),
+        "held_back_judged": _one(judged_held),
+        "held_back_quality": case((judged_held, f.quality)),
         "own_usd": case((by_reference, f.cost_usd)),
         "rest_usd": case((rest, expected)),
         "prompts_usd": case((rest, _of(tables.decisions, "reference_input_usd"))),
@@ -118,11 +126,13 @@ def _names(connection: Connection, rows: Subquery) -> list[str | None]:
 _SUMMED = (
     "decisions", "costed", "actual_usd", "expected_usd", "compared", "compared_usd", "failed", "held_back",
     "without_reference", "exploration_usd", "also_usd", "judge_usd", "judged", "quality",
+    "uncompared_exploration_usd", "uncompared_also_usd", "uncompared_judge_usd", "held_back_judged", "held_back_quality",
 )  # fmt: skip
 _OF_PART = ("own_usd", "rest_usd", "prompts_usd")
-_COUNTS = frozenset(
-    {"decisions", "costed", "compared", "failed", "held_back", "without_reference", "judged", "judged_conversations"}
-)
+_COUNTS = frozenset((
+    "decisions", "costed", "compared", "failed", "held_back", "without_reference", "judged", "judged_conversations",
+    "held_back_judged",
+))  # fmt: skip
 
 
 def _strata(connection: Connection, rows: Subquery) -> frozenset[Stratum]:

@@ -81,7 +81,7 @@ class Ratio:
 @dataclass(frozen=True, slots=True)
 class Ratios:
     """One reference's: the `pool` of all answers, the ratios of strata that have `own` answers enough, of those that have few
-    (`near` the pool), and what is taken `elsewhere`. `overlap` is in how many strata a conversation is, on average."""
+    (`near` the others'), and what is taken `elsewhere`. `overlap` is in how many strata a conversation is, on average."""
 
     pool: Ratio
     elsewhere: Ratio
@@ -95,8 +95,9 @@ class Ratios:
 
 
 def ratios_of(reference: str, answers: Sequence[Answers], strata: Mapping[Stratum | None, Sequence[Answers]]) -> Ratios:
-    """A reference's ratio in each stratum: its own there; with few conversations drawn to the pool's, the more so the less the
-    strata differ; and without any the pool's, in an interval that is wider by how much strata differ."""
+    """A reference's ratio in each stratum: its own there; with few conversations drawn to that of `elsewhere`, the more so the
+    less the strata differ; and without any that of `elsewhere`: where strata differ their mean, in an interval that is wider by
+    how much they do, else the pool's."""
     pool = ratio_of(reference, answers)
     told = {
         stratum: one
@@ -108,12 +109,12 @@ def ratios_of(reference: str, answers: Sequence[Answers], strata: Mapping[Stratu
         return Ratios(pool, pool)
     within = _within(told.values(), pool)
     several = [one for one in told.values() if one.conversations >= _FEW]
-    between = _between(several, within)
+    between, mean, error = _between(several, within)
     freedom = max(len(several) - 1, 2)
-    total = sum(one.expected for one in told.values())
-    uneven = sum((one.expected / total) ** 2 for one in told.values())
-    differ = student(freedom) * sqrt(between * (1.0 + uneven))
-    elsewhere = _wider(pool, differ)
+    elsewhere = pool
+    if between > 0:  # the pool's is mostly of the strata that it answers most
+        alone = replace(pool, ratio=exp(mean), low=exp(mean), high=exp(mean))
+        elsewhere = _wider(alone, student(freedom) * hypot(error, sqrt(between)))
     if len(several) < 2:  # nothing says how much strata differ; what was expected may be right there
         elsewhere = replace(elsewhere, low=min(elsewhere.low, 1.0), high=max(elsewhere.high or 1.0, 1.0))
     own, near = {}, {}
@@ -169,16 +170,22 @@ def _within(told: Iterable[Answers], pool: Ratio) -> float:
     return strayed / sum(one.expected_squared for one in strata) * (1.0 + len(strata) / free)
 
 
-def _between(strata: Sequence[Answers], within: float) -> float:
-    """The variance of the logarithms of strata's ratios, beyond what chance makes. Source: DerSimonian & Laird 1986."""
+def _between(strata: Sequence[Answers], within: float) -> tuple[float, float, float]:
+    """The variance of the logarithms of strata's ratios beyond what chance makes, and their mean, in which each stratum counts
+    the more alike the more they differ, with its standard error. Source: DerSimonian & Laird 1986."""
     if len(strata) < 2 or within <= 0:
-        return 0.0
+        return 0.0, 0.0, 0.0
     logs = [log(one.told / one.expected) for one in strata]
     weights = [1.0 / _variance(one, within) for one in strata]
-    total = sum(weights)
-    mean = sum(weight * one for weight, one in zip(weights, logs, strict=True)) / total
+    total, mean = sum(weights), _mean(logs, weights)
     strayed = sum(weight * (one - mean) ** 2 for weight, one in zip(weights, logs, strict=True))
-    return max(strayed - (len(strata) - 1), 0.0) / (total - sum(weight * weight for weight in weights) / total)
+    between = max(strayed - (len(strata) - 1), 0.0) / (total - sum(weight * weight for weight in weights) / total)
+    weights = [1.0 / (_variance(one, within) + between) for one in strata]
+    return between, _mean(logs, weights), 1.0 / sqrt(sum(weights))
+
+
+def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
+    return sum(weight * one for weight, one in zip(weights, values, strict=True)) / sum(weights)
 
 
 def _variance(one: Answers, within: float) -> float:
@@ -187,7 +194,7 @@ def _variance(one: Answers, within: float) -> float:
 
 
 def _near(reference: str, one: Answers, elsewhere: Ratio, between: float, within: float) -> Ratio:
-    """A stratum's ratio drawn to the pool's."""
+    """A stratum's ratio drawn to that of the others."""
     chance = _variance(one, within)
     weight = between / (between + chance) if between > 0 else 0.0
     ratio = weight * one.told / one.expected + (1.0 - weight) * elsewhere.ratio

@@ -1,12 +1,13 @@
 """What routing saved against sending everything to the reference, from sums over decisions and the feedback on them.
 
-What the reference would have cost is not known, for its answers were not written. Where it answered itself, its cost is the
-one that was told. Elsewhere it is what the decision expected of it, times how far the reference's own answers cost more or
+What the reference would have cost is not known, for its answers were not written. Where it answered itself, be it as another's
+fallback, its cost is the one that was told; where it was chosen and another stood in for it, routing saved nothing, and what
+was told is taken too. Elsewhere it is what the decision expected of it, times how far the reference's own answers cost more or
 less than was expected of them in the same stratum, a workflow's decisions for a key: a ratio, with a 95% interval from sums by
 conversation (linearised, and on a logarithmic scale, for costs are skew), widened by how much single conversations stray from
-it. In strata of few such conversations it is drawn to that of all, see `ratios_of`. Where fewer than `ENOUGH` conversations
-tell at all, the ratio is that of all candidates' answers, between the lowest and the highest of theirs; where these do not
-tell either, the reference would have cost no less than its prompts alone, and nothing says how much at most.
+it. In strata of few such conversations it is drawn to that of the others, see `ratios_of`. Where fewer than `ENOUGH`
+conversations tell at all, the ratio is that of all candidates' answers, between the lowest and the highest of theirs; where
+these do not tell either, the reference would have cost no less than its prompts alone, and nothing says how much at most.
 """
 
 from __future__ import annotations
@@ -31,10 +32,11 @@ class Under(NamedTuple):
 
 @dataclass(slots=True)
 class Part:
-    """What a line's decisions had to go without under one reference, over those that are compared and that it did not answer.
+    """What a line's decisions had to go without under one reference, over those that are compared, for which it was not chosen
+    and which it did not answer.
 
-    `own_usd` is what it answered itself; `squared` sums the squares of the expected cost by conversation, `prompts_usd` what
-    the prompts alone would have cost there.
+    `own_usd` is what was paid at those where it was chosen or answered; `squared` sums the squares of the expected cost by
+    conversation, `prompts_usd` what the prompts alone would have cost there.
     """
 
     own_usd: float = 0.0
@@ -66,12 +68,17 @@ class Sums:
     exploration_usd: float = 0.0
     also_usd: float = 0.0
     judge_usd: float = 0.0
+    uncompared_exploration_usd: float = 0.0
+    uncompared_also_usd: float = 0.0
+    uncompared_judge_usd: float = 0.0
     judged: int = 0
     judged_conversations: int = 0
     quality: float = 0.0
     quality_squared: float = 0.0
     quality_product: float = 0.0
     judged_squared: float = 0.0
+    held_back_judged: int = 0
+    held_back_quality: float = 0.0
     parts: dict[Under, Part] = field(default_factory=dict)
 
     def add(self, other: Sums) -> None:
@@ -91,10 +98,12 @@ def _add(one: Part | Sums, other: Part | Sums) -> None:
 class Line:
     """The account of some decisions, in USD: `saved_usd` is `reference_usd - compared_usd - also_usd - judge_usd`.
 
+    Routing's own costs are those of the compared decisions too; what they came to at the others is told as `uncompared_…`.
     `actual_usd` is what all `costed` decisions cost, and `expected_usd` what was expected of these; `compared_usd` leaves out
     those that were held back and those `without_reference`. A failed call would have cost the reference nothing either. What
     exploring cost is expected, against whom would have been chosen, and is in what was paid: it is not subtracted again.
-    Quality is that of judged answers, hints at bad ones and failed calls left out, with a 95% interval.
+    Quality is that of judged answers, hints at bad ones and failed calls left out, with a 95% interval; that of decisions that
+    were held back is none of routing's, and its mean is told apart.
     """
 
     name: str | None
@@ -114,6 +123,9 @@ class Line:
     exploration_usd: float
     also_usd: float
     judge_usd: float
+    uncompared_exploration_usd: float
+    uncompared_also_usd: float
+    uncompared_judge_usd: float
     saved_usd: float
     saved_low: float
     saved_high: float | None
@@ -122,6 +134,8 @@ class Line:
     quality: float | None
     quality_low: float | None
     quality_high: float | None
+    held_back_judged: int
+    held_back_quality: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +154,11 @@ class Account:
     def method(self) -> Method | None:
         """What the reference's cost is worked out from, the least sure one where there are several references."""
         return max((one.method for one in self.ratios), key=list(Method).index, default=None)
+
+    @property
+    def ends(self) -> str:
+        """What is said before the ends of an interval of costs: a level has only what its own answers tell."""
+        return "95%" if self.method is Method.OWN else "between"
 
 
 def account(
@@ -195,6 +214,9 @@ def line(name: str | None, sums: Sums, ratios: Mapping[str, Ratios], judge_usd: 
         exploration_usd=sums.exploration_usd,
         also_usd=sums.also_usd,
         judge_usd=judge,
+        uncompared_exploration_usd=sums.uncompared_exploration_usd,
+        uncompared_also_usd=sums.uncompared_also_usd,
+        uncompared_judge_usd=sums.uncompared_judge_usd,
         saved_usd=usd - paid,
         saved_low=low - paid,
         saved_high=None if high is None else high - paid,
@@ -203,6 +225,8 @@ def line(name: str | None, sums: Sums, ratios: Mapping[str, Ratios], judge_usd: 
         quality=quality,
         quality_low=quality_low,
         quality_high=quality_high,
+        held_back_judged=sums.held_back_judged,
+        held_back_quality=sums.held_back_quality / sums.held_back_judged if sums.held_back_judged else None,
     )
 
 

@@ -12,7 +12,10 @@ from serving.account.savings import Account, Line, Ratio
 from serving.account.window import iso
 
 # Routing's own costs, which are together in the document.
-COSTS = ("exploration_usd", "also_usd", "judge_usd")
+COSTS = (
+    "exploration_usd", "also_usd", "judge_usd",
+    "uncompared_exploration_usd", "uncompared_also_usd", "uncompared_judge_usd",
+)  # fmt: skip
 OTHER = "(other)"
 # What nothing says where no decision was compared: not that nothing was saved.
 _OF_COMPARED = frozenset({"reference_usd", "reference_low", "reference_high", "saved_usd", "saved_low", "saved_high"})

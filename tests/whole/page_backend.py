@@ -323,7 +323,10 @@ def snapshot(decided: int) -> dict[str, Any]:
         "cost": {"expected_usd": 12.31, "actual_usd": 12.9, "reference_expected_usd": 41.2, "costed": 1102}
         | {"expected_of_costed_usd": 12.2, "since": now - 86400, "as_of": now},
         "saved": {"usd": 28.3, "low": 25.1, "high": 30.9, "as_of": now}
-        | {"counterfactual": f"all to {REFERENCE}, by the reference's own answers"},
+        | {
+            "method": "reference's own answers",
+            "counterfactual": f"all to {REFERENCE}, by the reference's own answers",
+        },
         "budgets": [scope, spent],
         "drift": {"psi": 0.06, "novel_share": 0.012, "calibration_error": 0.13, "scope": "this server"}
         | {"thresholds": {"psi": 0.25, "novel_share": 0.05, "calibration_error": 0.1}},
@@ -397,6 +400,7 @@ def _outcome(name: str, row: int) -> dict[str, Any]:
 
 def _saved(name: str | None, decisions: int, saved: float) -> dict[str, Any]:
     costs = {"exploration_usd": 0.02, "also_usd": 0.01, "judge_usd": 0.05}
+    costs |= {"uncompared_exploration_usd": 0.0, "uncompared_also_usd": 0.0, "uncompared_judge_usd": 0.0}
     money = {
         "actual_usd": 1.1,
         "compared_usd": 1.1,
@@ -406,6 +410,7 @@ def _saved(name: str | None, decisions: int, saved: float) -> dict[str, Any]:
     }
     money |= {"reference_high": 4.0, "saved_usd": saved, "saved_low": saved - 0.3, "saved_high": saved + 0.3}
     judged = {"judged": decisions // 2, "quality": 0.91, "quality_low": 0.88, "quality_high": 0.93}
+    judged |= {"held_back_judged": 0, "held_back_quality": None}
     counts = {"name": name, "decisions": decisions, "costed": decisions, "uncosted": 0, "without_reference": 0}
     counts |= {"compared": decisions, "held_back": 0, "failed": 0}
     return {**counts, **money, "routing_costs": costs, "saving": saved / (1.1 + saved), **judged}

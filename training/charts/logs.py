@@ -9,6 +9,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from serving.account.savings import Method
 from serving.bundle.manifest import NO_WORKFLOW
 from training.charts.theme import (
     BAD,
@@ -162,8 +163,14 @@ def drift_rows(frame: pd.DataFrame) -> list[Row]:
     return rows
 
 
-def savings(lines: Sequence[Mapping[str, Any]], *, simulated: bool, theme: Theme | None = None) -> Spec:
-    """What was saved against all to the reference, by the lines of `GET /v1/savings`, with intervals; losses are losses."""
+def savings(
+    lines: Sequence[Mapping[str, Any]], *, simulated: bool, method: str | None = None, theme: Theme | None = None
+) -> Spec:
+    """What was saved against all to the reference, by the lines of `GET /v1/savings`, with intervals; losses are losses.
+
+    `method` is the answer's: without the reference's own answers intervals have no level.
+    """
+    level = "95% intervals" if method == Method.OWN else "what it may be between, at no known level"
     rows = [
         {
             "name": _named(line["name"]),
@@ -198,7 +205,7 @@ def savings(lines: Sequence[Mapping[str, Any]], *, simulated: bool, theme: Theme
         " ".join(f"{row['name']}: {usd(row['saved'])}." for row in rows),
         simulated=simulated,
         theme=theme,
-        subtitle="What routing itself costs is taken off; lines are 95% intervals",
+        subtitle=f"What routing itself costs is taken off; lines are {level}",
     )
 
 

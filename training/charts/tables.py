@@ -159,7 +159,7 @@ def _drift(frame: Any) -> Table:
 
 
 def _savings(lines: Any) -> Table:
-    headers = ["name", "decisions", "actual", "all to the reference", "saved", "saved, 95%"]
+    headers = ["name", "decisions", "actual", "all to the reference", "saved", "saved, between"]
     return headers, [
         [
             "(none)" if line["name"] is None else line["name"],

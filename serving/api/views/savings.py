@@ -33,7 +33,8 @@ class _Document(BaseModel):
 
 
 class RoutingCosts(_Document):
-    """What routing itself cost, in USD."""
+    """What routing itself cost, in USD, at the decisions that are compared and, told apart, at the others: these costs
+    have no part in what is said to be saved, as those decisions have none."""
 
     exploration_usd: float = Field(
         description="What exploring was expected to cost beyond those who would have been chosen: below 0 where that was "
@@ -41,6 +42,11 @@ class RoutingCosts(_Document):
     )
     also_usd: float = Field(description="Answers of those who were asked too: as told, until then as expected.")
     judge_usd: float = Field(description="Judging, as feedback tells it (`judge_cost_usd`).")
+    uncompared_exploration_usd: float = Field(
+        description="As `exploration_usd`, at the decisions that are not compared; not subtracted, as the next two are not."
+    )
+    uncompared_also_usd: float = Field(description="As `also_usd`, at these.")
+    uncompared_judge_usd: float = Field(description="As `judge_usd`, at these.")
 
 
 class SavingsLine(_Document):
@@ -62,7 +68,9 @@ class SavingsLine(_Document):
     reference_usd: float | None = Field(
         description="What the reference would have cost at these; null where none is compared, as the next five are."
     )
-    reference_low: float | None = Field(description="The lower end of its 95% interval.")
+    reference_low: float | None = Field(
+        description="The lower end: of a 95% interval where `method` is the reference's own answers; else no level is known."
+    )
     reference_high: float | None = Field(description="The upper end; null where nothing says.")
     saved_usd: float | None = Field(
         description="Below 0 where routing cost more than it saved; null where none is compared."
@@ -70,15 +78,20 @@ class SavingsLine(_Document):
     saved_low: float | None
     saved_high: float | None
     saving: float | None = Field(description="As a share of `reference_usd`.")
-    judged: int = Field(description="Answers that were judged, hints and failed calls not counted.")
+    judged: int = Field(
+        description="Answers that were judged; hints, failed calls and decisions that were held back are not counted."
+    )
     quality: float | None = Field(description="Mean quality of these.")
     quality_low: float | None = Field(description="The lower end of its 95% interval (Wilson), by conversation.")
     quality_high: float | None
+    held_back_judged: int = Field(description="Answers to decisions that were held back which were judged.")
+    held_back_quality: float | None = Field(description="Mean quality of these, for who would compare it.")
     routing_costs: RoutingCosts
 
 
 class ReferenceCost(_Document):
-    """What a reference's answers cost for each dollar that was expected of them, with a 95% interval."""
+    """What a reference's answers cost for each dollar that was expected of them, between `low` and `high`: a 95% interval if it
+    is by its own answers, else without a level."""
 
     reference: str
     method: Method = Field(

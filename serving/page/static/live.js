@@ -8,6 +8,7 @@ import { events, Parser } from "./sse.js";
 const LONGEST_WAIT = 30_000;
 const DRIFT = { psi: ["Prompts' mix (PSI)", (value) => number(value, 3)], novel_share: ["Novel prompts", percent], calibration_error: ["Calibration error on feedback", (value) => number(value, 3)] };
 const BY = { day: "day", workflow: "workflow", candidate: "candidate", key: "API key" };
+const level = (method) => (/^ref/.test(method) ? "95%" : "rough");
 
 export function liveTab(panel, { me }) {
   let stop = null, latest = null, paused = false;
@@ -102,7 +103,7 @@ export function liveTab(panel, { me }) {
       figure("Decisions a minute", number(now.decisions_per_minute, now.decisions_per_minute < 10 && now.decisions_per_minute > 0 ? 1 : 0)),
       figure("Decisions", h("span", { id: "total" }, number(now.total_decisions)), now.from === "store" ? "in the store" : "since this service started"),
       figure("Actual cost", cost?.costed ? dollars(cost.actual_usd) : "–", cost?.costed ? `of ${number(cost.costed)}; expected of them ${dollars(cost.expected_of_costed_usd)}` : `none told yet; expected ${dollars(cost?.expected_usd)}`),
-      figure("Saved so far", kept ? dollars(kept.usd) : "–", kept ? `95%: ${between(kept.low, kept.high, dollars)}` : "not known yet", !kept ? "" : kept.usd < 0 ? "bad" : "good"),
+      figure("Saved so far", kept ? dollars(kept.usd) : "–", kept ? `${level(kept.method)}: ${between(kept.low, kept.high, dollars)}` : "not known yet", !kept ? "" : kept.usd < 0 ? "bad" : "good"),
       figure("Time of a decision", Number.isFinite(now.latency_ms?.p50) ? `${number(now.latency_ms.p50, 1)} ms` : "–", Number.isFinite(now.latency_ms?.p99) ? `p99 ${number(now.latency_ms.p99, 1)} ms` : null)),
     h("p", { class: "muted small" }, kept ? `Counterfactual: ${kept.counterfactual}. ` : "",
       now.note ? `${now.note} ` : "", now.scope === "key" ? "These are the decisions of your key alone. " : "", cost?.since ? `Costs since ${moment(cost.since)}. ` : "",
@@ -197,8 +198,8 @@ export function liveTab(panel, { me }) {
       h("span", { class: one.compared && one.saved_usd < 0 ? "bad" : "" }, money(one, one.saved_usd), interval(one, one.saved_low, one.saved_high)),
       usd(Object.values(one.routing_costs ?? {}).reduce((sum, value) => sum + (value ?? 0), 0), places), h("span", {}, percent(one.quality), h("small", { class: "muted block" }, one.judged ? between(one.quality_low, one.quality_high, percent) : "none judged"))];
     const reference = found.references.map((one) => one.reference).join(", ");
-    const held = found.total.held_back ? ` ${many(found.total.held_back, "decision")} that were held back are not compared.` : "";
-    put(found.method && h("p", { class: "muted small" }, `Against all to ${reference || "the reference"}, known from ${found.method}. What it would have written is not known: hence the intervals (95%). Second answers and the judge are taken off what is saved; exploring is in the cost.${held}`),
+    const held = found.total.held_back ? ` ${many(found.total.held_back, "decision")} held back are not compared.` : "";
+    put(found.method && h("p", { class: "muted small" }, `Against all to ${reference}, by ${found.method} (${level(found.method)} intervals). Second answers and judging are taken off; exploring is in the cost.${held}`),
       table("Savings", [[`By ${BY[by]}`, ""], ["Decisions", "num"], ["Cost, compared", "num"], ["Reference", "num"], ["Saved", "num"], ["Routing's own", "num"], ["Acceptable", "num"]],
         found.lines.length ? [...found.lines.map((one) => row(one, one.name ?? "none")), found.other && row(found.other, "all others"), row(found.total, h("strong", {}, "Total"))].filter(Boolean) : [], "No decision in this time."));
   }

@@ -95,6 +95,17 @@ def test_without_its_own_answers_the_others_tell_and_the_interval_covers_it() ->
         assert [one.method for one in found.ratios] == [Method.OTHERS]
         covered += found.total.reference_low <= sum(drawn.truth.values()) <= (found.total.reference_high or 0)
     assert covered >= 9
+    assert found.ends == "between"
+    assert account_of(simulate(0)).ends == "95%"
+
+
+def test_where_the_others_answers_are_shorter_than_its_own_there_is_no_level() -> None:
+    """Theirs cost half of what its own would have, and nothing tells so: none of the intervals has it, and none says 95%."""
+    for seed in range(4):
+        drawn = simulate(7000 + seed, share=0.01, conversations=150, dearer=0.5)
+        found = account_of(drawn)
+        assert (found.method, found.ends) == (Method.OTHERS, "between")
+        assert (found.total.reference_high or 0) < sum(drawn.truth.values())
 
 
 def test_where_hardly_anything_is_told_there_is_no_upper_end() -> None:
@@ -157,7 +168,7 @@ def test_each_key_has_a_ratio_of_its_own(by: By) -> None:
     assert abs(np.mean(error)) < 0.05
 
 
-def test_a_stratum_without_answers_has_the_pools_ratio_in_a_wider_interval() -> None:
+def test_a_stratum_without_answers_has_the_others_mean_in_a_wider_interval() -> None:
     strata = {
         Stratum("w", str(n)): [around(REFERENCE, ratio, seed=n)] for n, ratio in enumerate((0.5, 1.0, 2.0, 1.5, 0.8))
     }
@@ -169,14 +180,32 @@ def test_a_stratum_without_answers_has_the_pools_ratio_in_a_wider_interval() -> 
         pool = pool.plus(one)
     found = ratios_of(REFERENCE, [pool], strata)
     unseen = found.of(Stratum("w", "unseen"))
-    assert unseen.ratio == found.pool.ratio
+    logs = [np.log(one.told / one.expected) for several in strata.values() for one in several]
+    assert unseen.ratio == pytest.approx(np.exp(np.mean(logs)), rel=0.01), "they differ so much that each counts alike"
     assert unseen.low < 0.5
     assert (unseen.high or 0) > 2.0, "any of the others could be like it"
     assert found.of(Stratum("w", "2")).ratio == pytest.approx(2.0, rel=0.05)
     (raw,) = strata[few]
-    assert found.pool.ratio < found.of(few).ratio < raw.told / raw.expected, "drawn to the pool's"
+    assert unseen.ratio < found.of(few).ratio < raw.told / raw.expected, "drawn to the others'"
     alike = ratios_of(REFERENCE, [pool], {Stratum("w", "0"): [pool], few: [around(REFERENCE, 4.0, 2)]})
     assert alike.of(Stratum("w", "unseen")).low <= 1.0 <= (alike.of(Stratum("w", "unseen")).high or 0)
+
+
+def test_strata_that_the_reference_answers_often_do_not_tell_for_those_it_never_does() -> None:
+    """One whose answers cost three times as much as expected has most of them; the pool's ratio is nearly its own."""
+    rest = {Stratum("w", str(n)): [around(REFERENCE, ratio, seed=n)] for n, ratio in enumerate((0.9, 1.0, 1.1, 1.0))}
+    often = around(REFERENCE, 3.0, 2000, seed=8)
+    strata = {**rest, Stratum("w", "often"): [often]}
+    pool = often
+    for (one,) in rest.values():
+        pool = pool.plus(one)
+    found = ratios_of(REFERENCE, [pool], strata)
+    unseen = found.of(Stratum("w", "unseen"))
+    assert found.pool.ratio > 2.7
+    assert unseen.ratio == pytest.approx(3.0**0.2 * 0.99**0.2, rel=0.03)
+    assert unseen.low < 0.9 < 3.0 < (unseen.high or 0)
+    alike = ratios_of(REFERENCE, [pool], {name: [around(REFERENCE, 1.5, seed=5)] for name in strata})
+    assert alike.of(Stratum("w", "unseen")).ratio == alike.pool.ratio, "where they do not differ all answers tell"
 
 
 def test_strata_beyond_the_busiest_are_one() -> None:

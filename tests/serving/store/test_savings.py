@@ -105,9 +105,10 @@ def test_an_account_by_hand(url: str) -> None:
     assert line.reference_usd == pytest.approx(4 * 2.0 * 1.5), "a failed call would have cost nothing there either"
     assert line.exploration_usd == pytest.approx(0.5)
     assert line.also_usd == pytest.approx(0.3 + 0.4), "as expected until it is told"
-    assert line.judge_usd == pytest.approx(0.01 + 0.02 + 0.04)
-    assert line.saved_usd == pytest.approx(12.0 - 2.375 - 0.7 - 0.07)
-    assert (line.judged, line.quality) == (3, pytest.approx(2.5 / 3)), "hints and failures are no judgements"
+    assert (line.judge_usd, line.uncompared_judge_usd) == (pytest.approx(0.01 + 0.04), pytest.approx(0.02))
+    assert line.saved_usd == pytest.approx(12.0 - 2.375 - 0.7 - 0.05)
+    assert (line.judged, line.quality) == (2, pytest.approx(1.5 / 2)), "hints and failures are no judgements"
+    assert (line.held_back_judged, line.held_back_quality) == (1, 1.0)
     own = of(found, "own")
     assert (own.reference_usd, own.reference_low, own.reference_high) == (90.0, 90.0, 90.0)
     assert own.saved_usd == 0.0
@@ -127,6 +128,63 @@ def test_a_key_sees_its_own_decisions_alone(url: str) -> None:
     assert own.total.decisions == 3
     assert [one.method for one in own.ratios] == [Method.PROMPTS], "not even by what others' answers cost"
     assert account(url, [], by=By.KEY, key="nobody").lines == ()
+
+
+def test_quality_is_of_what_was_routed_and_held_back_decisions_are_told_apart(url: str) -> None:
+    made = [decided(f"routed{n}", candidate=SMALL) for n in range(10)]
+    made += [decided(f"held{n}", candidate=LARGE, reason="held_back") for n in range(90)]
+    said = [feedback(row["id"], cost_usd=0.5, quality=0.5 if row["candidate"] == SMALL else 1.0) for row in made]
+    found = account(url, made, said)
+    for line in (found.total, of(found, None)):
+        assert (line.compared, line.judged, line.quality) == (10, 10, 0.5)
+        assert (line.held_back, line.held_back_judged, line.held_back_quality) == (90, 90, 1.0)
+        assert (line.quality_low, line.quality_high) == pytest.approx(wilson(5.0, 10.0))
+
+
+def test_routings_own_costs_are_subtracted_where_something_is_compared_and_told_elsewhere(url: str) -> None:
+    """Costs are told of a tenth of the decisions: asking another too at the others would make a loss of a saving."""
+    made, said = enough()
+    asked_too = {"also_candidate": LARGE, "also_propensity": 0.5, "also_expected_cost_usd": 2.0}
+    for number in range(100):
+        more = (
+            {"reason": "explore", "instead_candidate": "x", "instead_expected_cost_usd": 0.25}
+            if number % 2
+            else asked_too
+        )
+        made.append(decided(f"d{number}", workflow="w", **more))
+    said += [feedback(f"d{number}", cost_usd=0.5, judge_cost_usd=0.125) for number in range(10)]
+    said += [feedback(f"d{number}", quality=1.0, judge_cost_usd=0.125) for number in range(10, 20)]
+    found = account(url, made, said)
+    for line in (of(found, "w"), found.total):
+        assert (line.also_usd, line.judge_usd, line.exploration_usd) == pytest.approx((5 * 2.0, 1.25, 5 * 0.25))
+        elsewhere = (line.uncompared_also_usd, line.uncompared_judge_usd, line.uncompared_exploration_usd)
+        assert elsewhere == pytest.approx((45 * 2.0, 1.25, 45 * 0.25))
+    assert of(found, "w").saved_usd == pytest.approx(10 * (2.0 * 1.5 - 0.5) - 10.0 - 1.25)
+
+
+def test_where_a_call_fell_back_to_the_reference_its_cost_is_what_was_told(url: str) -> None:
+    made, said = enough()
+    made += [decided(f"d{number}", workflow="w") for number in range(4)]
+    said += [feedback(f"d{number}", candidate=LARGE, cost_usd=9.0) for number in range(3)]
+    said += [feedback("d3", cost_usd=0.5)]
+    found = account(url, made, said)
+    line, (ratio,) = of(found, "w"), found.ratios
+    assert (ratio.answers, ratio.ratio) == (30, pytest.approx(1.5)), (
+        "whom it stood in for were no draw of its own requests"
+    )
+    assert line.compared_usd == pytest.approx(3 * 9.0 + 0.5)
+    assert line.reference_usd == pytest.approx(3 * 9.0 + 2.0 * 1.5)
+    assert line.saved_usd == pytest.approx(2.0 * 1.5 - 0.5)
+
+
+def test_where_another_stood_in_for_the_reference_routing_saved_nothing(url: str) -> None:
+    made, said = enough()
+    made += [decided(f"d{number}", workflow="w", candidate=LARGE, expected_cost_usd=2.0) for number in range(5)]
+    said += [feedback(f"d{number}", candidate=SMALL, cost_usd=0.25) for number in range(5)]
+    line = of(account(url, made, said), "w")
+    assert (line.compared, line.compared_usd) == (5, 1.25)
+    assert (line.reference_low, line.reference_usd, line.reference_high) == (1.25, 1.25, 1.25)
+    assert (line.saved_low, line.saved_usd, line.saved_high) == (0.0, 0.0, 0.0)
 
 
 def test_a_session_of_two_keys_is_two_conversations(url: str) -> None:
@@ -184,7 +242,7 @@ def test_what_a_plug_in_restored_is_read_and_has_no_reference(url: str) -> None:
     store.close(PATIENCE)
     line = account(url, []).total
     assert (line.decisions, line.without_reference, line.compared, line.actual_usd) == (1, 1, 0, 0.5)
-    assert (line.saved_usd, line.saving) == (-0.25, None), "what judging cost is spent all the same"
+    assert (line.saved_usd, line.judge_usd, line.uncompared_judge_usd) == (0.0, 0.0, 0.25)
 
 
 def test_what_judging_cost_is_merged_as_any_cost_is(store: DecisionStore) -> None:

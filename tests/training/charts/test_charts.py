@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import vl_convert
 
+from serving.account.savings import Method
 from tests import fake_bundle, fake_frontier
 from training.charts.confidence import reliability, reliability_by_candidate, risk_coverage
 from training.charts.frontier import frontier, knob, two_frontiers
@@ -105,6 +106,12 @@ def test_of_a_real_log_nothing_is_called_simulated(document: Document, name: str
     chart, part = PARTS[name]
     spec = chart(part({**document, "simulated": False}), simulated=False)
     assert "simulated" not in json.dumps(spec)
+
+
+def test_intervals_of_savings_are_95_only_by_the_references_own_answers() -> None:
+    for method, sure in ((Method.OWN, True), (Method.OTHERS, False), (Method.PROMPTS, False), (None, False)):
+        assert ("95%" in json.dumps(savings(SAVINGS, simulated=False, method=method))) is sure
+    assert not any("95%" in header for header in table("savings", SAVINGS)[0])
 
 
 @pytest.mark.parametrize("name", PARTS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from pathlib import Path
 
 import pytest
@@ -74,6 +76,28 @@ def test_what_judging_cost_elsewhere_is_taken_from_the_total(tmp_path: Path) -> 
     assert "$7,000.50 for judging, $7,000.00 of it as --judge-usd says" in done.stdout
     assert "-$7,0" in done.stdout, "a loss is shown as one"
     assert "[bold]x" in done.stdout, "a tag is no markup"
+
+
+def test_what_was_held_back_and_what_is_not_compared_is_told_apart(url: str, tmp_path: Path) -> None:
+    known = {"reference": "acme/large", "reference_expected_cost_usd": 2.0, "reference_input_usd": 0.5}
+    asked_too = {"also_candidate": "x", "also_propensity": 0.5, "also_expected_cost_usd": 0.75}
+    engine = open_engine(url)
+    with engine.begin() as connection:
+        held = decision("held", candidate="acme/large", reason="held_back", **known)
+        connection.execute(DECISIONS.insert(), [decision("d", **known), held, decision("untold", **known, **asked_too)])
+        said = [feedback("d", cost_usd=0.25, quality=0.0), feedback("held", cost_usd=2.0, judge_cost_usd=0.125)]
+        connection.execute(FEEDBACK.insert(), [one.row(200.0) for one in said])
+    engine.dispose()
+    out = tmp_path / "savings.csv"
+    done = router_train_here("savings", "--data", url, "--from", "0", "--to", "1000", "--csv", out)
+    assert done.returncode == 0, done.stderr
+    said_of_it = " ".join(done.stdout.split())
+    assert "of which 1 judged answers come to 100.0%" in said_of_it
+    assert "routing itself cost $0.75 for who was asked too, $0.12 for judging: in nothing above" in said_of_it
+    (row,) = csv.DictReader(io.StringIO(out.read_text()))
+    assert (float(row["saved_usd"]), float(row["quality"]), float(row["held_back_quality"])) == (1.75, 0.0, 1.0)
+    told = [float(row[f"routing_costs_uncompared_{name}"]) for name in ("exploration_usd", "also_usd", "judge_usd")]
+    assert told == [0.0, 0.75, 0.125]
 
 
 @pytest.mark.parametrize("version", ["2", "4"])

@@ -151,6 +151,19 @@ def _sentences(total: Line, judge_usd: float) -> list[str]:
         if not total.compared:
             compared = f"none of {total.decisions:,} compared, so nothing is known of what was saved"
         said.append(f"{compared}; left out: {named}.")
+    elsewhere = (
+        (total.uncompared_also_usd, "for who was asked too"),
+        (total.uncompared_judge_usd, "for judging"),
+        (total.uncompared_exploration_usd, "expected for exploring"),
+    )
+    if any(usd for usd, _ in elsewhere):
+        named = ", ".join(f"{_usd(usd)} {what}" for usd, what in elsewhere if usd)
+        said.append(f"at decisions that are not compared routing itself cost {named}: in nothing above.")
+    if total.held_back_quality is not None:
+        said.append(
+            f"the quality is without what was held back, of which {total.held_back_judged:,} judged answers come to "
+            f"{total.held_back_quality:.1%}."
+        )
     if total.failed:
         said.append(
             f"{total.failed:,} calls failed: what they cost is in what was paid, and the reference is taken to cost 0."

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from serving.account.savings import Method
 from serving.api.documents import BudgetLine
 from serving.decide.decision import Reason
 
@@ -33,7 +34,11 @@ class LiveSaved(_Document):
 
     usd: float = Field(description="Negative where routing cost more than it saved.")
     low: float | None
-    high: float | None = Field(description="Between these with 95% confidence; null: nothing says how much.")
+    high: float | None = Field(
+        description="Between these: with 95% confidence if `method` is the reference's own answers, else without a level. "
+        "Null: nothing says how much at most."
+    )
+    method: Method = Field(description="What the reference's cost is worked out from.")
     counterfactual: str = Field(description="Against what, and by what that is known.")
     as_of: float = Field(description="When it was summed: seldom, where summing takes long.")
 

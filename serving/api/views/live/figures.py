@@ -301,6 +301,7 @@ def _saved(account: _Account) -> dict[str, Any] | None:
         "usd": line.saved_usd,
         "low": line.saved_low,
         "high": line.saved_high,
+        "method": account.method.value,
         "counterfactual": f"all to {account.reference}, by {_BY[account.method]}",
         "as_of": account.as_of,
     }

@@ -81,6 +81,7 @@ def test_what_was_saved_says_against_what(bundle: Path, url: str, tmp_path: Path
         shown = settled(client, 1, saved=True)
     assert shown["cost"]["reference_expected_usd"] == pytest.approx(0.00601, rel=0.01)
     assert shown["saved"]["counterfactual"] == f"all to {LARGE}, by its prompts alone"
+    assert shown["saved"]["method"] == "prompt alone"
     # Nothing tells what the reference's answers cost, so that nothing bounds what was saved from above.
     assert (shown["saved"]["usd"], shown["saved"]["high"]) == (pytest.approx(0.00501, rel=0.01), None)
     assert shown["saved"]["low"] < 0
