@@ -111,3 +111,21 @@ def test_what_fails_is_raised_to_all_who_waited_and_made_anew_afterwards() -> No
     assert isinstance(first, OSError)
     assert isinstance(second, OSError)
     assert third == 2
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/bundle", "/v1/me", "/v1/live/snapshot", "/v1/savings", "/v1/nothing", "/v1/route"]
+)
+def test_no_answer_to_a_caller_is_kept_on_the_way(client: TestClient, path: str) -> None:
+    assert client.get(path).headers.get_list("cache-control") == ["no-store"]
+
+
+def test_a_decision_is_kept_no_more_than_what_refuses_one(client: TestClient) -> None:
+    for body in ({"prompt": "hello"}, {"prompt": 1}):
+        assert client.post("/v1/route", json=body).headers["cache-control"] == "no-store"
+    assert "cache-control" not in client.get("/healthz").headers
+
+
+def test_behind_a_prefix_they_are_not_kept_either(folder: Path) -> None:
+    with TestClient(create_app(Settings(bundle=folder, store=None)), root_path="/router") as client:
+        assert client.get("/router/v1/me").headers["cache-control"] == "no-store"
