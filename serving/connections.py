@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from serving.api.views.live.events import STOPPING
 
@@ -34,6 +35,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._in_head = True
         self._late: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
+        self._answered: RequestResponseCycle | None = None
         self._stopping = asyncio.Event()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -44,13 +46,17 @@ class BoundedHttp(HttpToolsProtocol):
         self._unset_late()
         self._unset_unread()
         super().connection_lost(exc)
+        self._leave()
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
         super().data_received(data)
-        self._wait_for_reader()
-        if not self._in_head or self.transport.is_closing():
+        if self.transport.is_closing():
+            self._leave()
+            self._wait_for_reader()
+            return
+        if not self._in_head:
             return
         self._head_bytes += len(data)
         if self._head_bytes > MOST_HEAD_BYTES:
@@ -93,6 +99,16 @@ class BoundedHttp(HttpToolsProtocol):
         super().shutdown()
         self._wait_for_reader()
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _leave(self) -> None:
+        """Tells what is being answered that nobody is there: uvicorn tells the request that arrived last, which may wait."""
+        if self._answered is not None and not self._answered.response_complete:
+            self._answered.disconnected = True
+            self._answered.message_event.set()
+
     def _wait_for_head(self) -> None:
         self._late = self.loop.call_later(HEAD_SECONDS, self._refuse, b"408 Request Timeout")
 
@@ -118,4 +134,5 @@ class BoundedHttp(HttpToolsProtocol):
         if self.cycle is None or self.cycle.response_complete:  # else these would be bytes of another answer
             self.transport.write(b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
         self.transport.close()
+        self._leave()
         self._wait_for_reader()

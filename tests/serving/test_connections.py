@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import socket
 import threading
 from collections.abc import Iterator
@@ -23,6 +25,8 @@ async def echoing(scope: Any, receive: Any, send: Any) -> None:
     while more:
         message = await receive()
         body, more = body + message.get("body", b""), message.get("more_body", False)
+    if scope["path"] == "/later":
+        await asyncio.sleep(0.1)
     answer = LARGE if scope["path"] == "/large" else str(len(body)).encode()
     headers = [(b"content-length", str(len(answer)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -129,6 +133,15 @@ def test_few_requests_wait_for_the_answers_before_them(port: int) -> None:
     assert few.count(b"HTTP/1.1 200") == MOST_PIPELINED // 2 + 1
     assert said(port, (HEAD + b"\r\n") * 20_000).count(b"HTTP/1.1 200") <= MOST_PIPELINED + 1
     assert said(port, HEAD + b"Connection: close\r\n\r\n").startswith(b"HTTP/1.1 200")
+
+
+def test_a_connection_that_is_refused_while_it_is_answered_is_no_error(
+    server: uvicorn.Server, port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.ERROR):
+        said(port, b"GET /later HTTP/1.1\r\nHost: a\r\n\r\n" * 2 * MOST_PIPELINED)
+        until(lambda: not server.server_state.tasks)
+    assert not caplog.records
 
 
 @pytest.fixture
