@@ -123,6 +123,9 @@ def server_options(settings: Settings) -> dict[str, Any]:
         "http": BoundedHttp,
         "ws": "none",
         "log_config": None,
+        # uvicorn would believe whoever comes from this machine which address a request is from.
+        "proxy_headers": settings.trusted_proxies is not None,
+        "forwarded_allow_ips": settings.trusted_proxies,
         "access_log": settings.log_level == "debug",
         "limit_concurrency": _connections(settings),
         # Longer than a client or a load balancer keeps an idle connection: whoever closes first must be the one that would

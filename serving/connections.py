@@ -1,4 +1,5 @@
-"""uvicorn's HTTP/1.1 connections with bounds: how long a request's head may be, and how long it may take to arrive.
+"""uvicorn's HTTP/1.1 connections with bounds: how long a request's head may be, how long it may take to arrive, and how long
+an answer may wait to be read.
 
 What comes before a body is read by uvicorn alone, which takes however much there is. Bodies are `serving.api.arrival`'s.
 """
@@ -8,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from serving.api.views.live.events import STOPPING
 
@@ -16,11 +18,13 @@ from serving.api.views.live.events import STOPPING
 MOST_HEAD_BYTES = 64 * 1024
 HEAD_SECONDS = 30.0
 # Requests that may wait on one connection for the answers to those before them.
-MOST_PIPELINED = 64
+MOST_PIPELINED = 8
+# Within it a client has read all but a little of what was sent, or has gone.
+UNREAD_SECONDS = 60.0
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """Closes a connection whose next request has a head that is too long (431), or not whole in time.
+    """Closes a connection whose next request has a head that is too long (431), or not whole in time, and one that is not read.
 
     What answers is told when the server is about to stop: an answer that never ends by itself would be waited for.
     """
@@ -30,6 +34,8 @@ class BoundedHttp(HttpToolsProtocol):
         self._head_bytes = 0
         self._in_head = True
         self._late: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
+        self._answered: RequestResponseCycle | None = None
         self._stopping = asyncio.Event()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -38,13 +44,19 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._unset_late()
+        self._unset_unread()
         super().connection_lost(exc)
+        self._leave()
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
         super().data_received(data)
-        if not self._in_head or self.transport.is_closing():
+        if self.transport.is_closing():
+            self._leave()
+            self._wait_for_reader()
+            return
+        if not self._in_head:
             return
         self._head_bytes += len(data)
         if self._head_bytes > MOST_HEAD_BYTES:
@@ -65,9 +77,37 @@ class BoundedHttp(HttpToolsProtocol):
             raise OverflowError(f"more than {MOST_PIPELINED} requests wait on one connection")
         super().on_headers_complete()
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._wait_for_reader()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._wait_for_reader()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._wait_for_reader()
+
+    def resume_writing(self) -> None:
+        self._unset_unread()
+        super().resume_writing()
+        self._wait_for_reader()
+
     def shutdown(self) -> None:
         self._stopping.set()
         super().shutdown()
+        self._wait_for_reader()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _leave(self) -> None:
+        """Tells what is being answered that nobody is there: uvicorn tells the request that arrived last, which may wait."""
+        if self._answered is not None and not self._answered.response_complete:
+            self._answered.disconnected = True
+            self._answered.message_event.set()
 
     def _wait_for_head(self) -> None:
         self._late = self.loop.call_later(HEAD_SECONDS, self._refuse, b"408 Request Timeout")
@@ -77,6 +117,16 @@ class BoundedHttp(HttpToolsProtocol):
             self._late.cancel()
             self._late = None
 
+    def _wait_for_reader(self) -> None:
+        """Gives a client that long to read what keeps a full or a closing connection; once begun, it runs on."""
+        if self._unread is None and (self.flow.write_paused or self.transport.is_closing()):
+            self._unread = self.loop.call_later(UNREAD_SECONDS, self.transport.abort)
+
+    def _unset_unread(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
     def _refuse(self, status: bytes) -> None:
         self._unset_late()
         if self.transport.is_closing():
@@ -84,3 +134,5 @@ class BoundedHttp(HttpToolsProtocol):
         if self.cycle is None or self.cycle.response_complete:  # else these would be bytes of another answer
             self.transport.write(b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
         self.transport.close()
+        self._leave()
+        self._wait_for_reader()

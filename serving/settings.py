@@ -6,10 +6,11 @@ import os
 import re
 from collections.abc import Collection
 from difflib import get_close_matches
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 _NONE = "none"
@@ -28,6 +29,13 @@ OF_PLUGINS = frozenset(
 )  # fmt: skip
 _LONGEST_NAME = 64
 LogLevel = Literal["critical", "error", "warning", "info", "debug"]
+
+
+def _networks(given: str | None) -> str | None:
+    """Raises ValueError where one of them is none."""
+    for one in () if given is None else given.split(","):
+        ip_network(one.strip())
+    return given
 
 
 class Settings(BaseSettings):
@@ -128,6 +136,10 @@ class Settings(BaseSettings):
     )
     connections: int = Field(
         default=10_000, ge=1, description="Most connections of one worker (503 above), fewer where files are limited."
+    )
+    trusted_proxies: Annotated[str | None, AfterValidator(_networks)] = Field(
+        default=None,
+        description="Addresses or networks, by commas, whose X-Forwarded-* headers are believed. None: nobody's.",
     )
     max_batch: int = Field(default=256, ge=1, le=4_096, description="Most requests, or feedback, in one batch.")
     max_values: int = Field(

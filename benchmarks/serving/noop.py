@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from fastapi import FastAPI, Request, Response
 
+from serving.api.bodies.examples import decision_example
 from serving.api.bodies.route import RouteBody
 from serving.api.documents import RouteResponse
-from serving.api.examples import decision_example
 from serving.api.parsing import parse
 from serving.settings import Settings
 

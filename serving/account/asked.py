@@ -23,6 +23,7 @@ MOST_LINES = 1_000  # anybody may make up tags
 MOST_STRATA = 50  # the busiest are told apart
 JUDGEMENTS = ("judged", "thumb")  # where a quality is from that is no mere hint; without a source it was judged
 _BATCH = 1_000
+_LEAST, _MOST = 1e-12, 1e12  # PostgreSQL refuses products that are too small for a float, as it does those too large
 
 
 class Tables(NamedTuple):
@@ -78,9 +79,9 @@ def _rows(tables: Tables, window: Window, dialect: str) -> Subquery:
         also_told, judge_also = tables.also.c.cost_usd, _of(tables.also, "judge_cost_usd")
     judge, instead = _of(tables.feedback, "judge_cost_usd"), _of(tables.decisions, "instead_expected_cost_usd")
     own_costs: dict[str, ColumnElement[Any]] = {
-        "exploration_usd": case((d.reason == Reason.EXPLORE.value, d.expected_cost_usd - instead)),
-        "also_usd": func.coalesce(also_told, _of(tables.decisions, "also_expected_cost_usd")),
-        "judge_usd": func.coalesce(judge, 0.0) + func.coalesce(judge_also, 0.0),
+        "exploration_usd": case((d.reason == Reason.EXPLORE.value, _amount(d.expected_cost_usd) - _amount(instead))),
+        "also_usd": _amount(func.coalesce(also_told, _of(tables.decisions, "also_expected_cost_usd"))),
+        "judge_usd": _amount(func.coalesce(judge, 0.0)) + _amount(func.coalesce(judge_also, 0.0)),
     }
     columns: dict[str, ColumnElement[Any]] = {
         "line": _line(window.by, d, dialect),
@@ -91,24 +92,24 @@ def _rows(tables: Tables, window: Window, dialect: str) -> Subquery:
         "reference": case((priced, reference)),
         "decisions": sa.literal(1),
         "costed": _one(costed),
-        "actual_usd": f.cost_usd,
-        "expected_usd": case((costed, d.expected_cost_usd)),
+        "actual_usd": _amount(f.cost_usd),
+        "expected_usd": case((costed, _amount(d.expected_cost_usd))),
         "compared": _one(compared),
-        "compared_usd": case((compared, f.cost_usd)),
+        "compared_usd": case((compared, _amount(f.cost_usd))),
         "failed": _one(failed),
         "held_back": _one(held),
         "without_reference": _one(sa.not_(priced)),
         **{name: case((compared, usd)) for name, usd in own_costs.items()},
         **{f"uncompared_{name}": case((sa.not_(compared), usd)) for name, usd in own_costs.items()},
         "judged": _one(judged),
-        "quality": case((judged, f.quality)),
+        "quality": case((judged, _amount(f.quality))),
         "held_back_judged": _one(judged_held),
-        "held_back_quality": case((judged_held, f.quality)),
-        "own_usd": case((by_reference, f.cost_usd)),
-        "rest_usd": case((rest, expected)),
-        "prompts_usd": case((rest, _of(tables.decisions, "reference_input_usd"))),
-        "answer_usd": case((and_(own, d.expected_cost_usd > 0), f.cost_usd)),
-        "answer_expected_usd": case((and_(own, d.expected_cost_usd > 0), d.expected_cost_usd)),
+        "held_back_quality": case((judged_held, _amount(f.quality))),
+        "own_usd": case((by_reference, _amount(f.cost_usd))),
+        "rest_usd": case((rest, _amount(expected))),
+        "prompts_usd": case((rest, _amount(_of(tables.decisions, "reference_input_usd")))),
+        "answer_usd": case((and_(own, d.expected_cost_usd >= _LEAST), _amount(f.cost_usd))),
+        "answer_expected_usd": case((and_(own, d.expected_cost_usd >= _LEAST), _amount(d.expected_cost_usd))),
     }
     chosen = select(*(column.label(name) for name, column in columns.items())).select_from(joined)
     chosen = chosen.where(d.at >= window.since, d.at < window.until)
@@ -269,6 +270,12 @@ def _of(table: Table, name: str, kind: sa.types.TypeEngine[Any] | None = None) -
 
 def _nothing(kind: sa.types.TypeEngine[Any]) -> ColumnElement[Any]:
     return sa.cast(sa.null(), kind)
+
+
+def _amount(value: ColumnElement[Any]) -> ColumnElement[Any]:
+    """An amount: 0 where it is next to nothing, and no more than there is."""
+    small, most = func.abs(value) < _LEAST, sa.literal(_MOST)
+    return case((small, 0.0), (value > most, most), (value < -most, -most), else_=value)
 
 
 def _one(when: ColumnElement[bool]) -> ColumnElement[int]:

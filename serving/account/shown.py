@@ -23,6 +23,8 @@ _OF_COMPARED = frozenset({"reference_usd", "reference_low", "reference_high", "s
 _FORMULA = ("=", "+", "-", "@")
 # Characters that end a line or move in it, and those that nobody sees.
 _BREAKS, _UNSEEN = frozenset({"Cc", "Zl", "Zp"}), frozenset({"Cf", "Mn", "Me"})
+# Characters that turn the direction of what follows, so that a name reads as another.
+_TURNS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def document(account: Account) -> dict[str, Any]:
@@ -47,7 +49,7 @@ def as_csv(account: Account) -> str:
     writer = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow([f"routing_costs_{name}" if name in COSTS else name for name in names])
     for line in account.lines:
-        writer.writerow([_cell(line.name), *(_told(line, name) for name in names[1:])])
+        writer.writerow([cell(line.name), *(_told(line, name) for name in names[1:])])
     if account.other is not None:
         writer.writerow([OTHER, *(_told(account.other, name) for name in names[1:])])
     return out.getvalue()
@@ -77,7 +79,7 @@ def _ratio(one: Ratio) -> dict[str, Any]:
     }
 
 
-def _cell(name: str | None) -> str | None:
+def cell(name: str | None) -> str | None:
     """A line's name, which anybody may have made up: on one line, and marked where it would be a formula or the remainder.
 
     Spreadsheets take full-width characters for the usual ones, and some leave out blanks before a formula.
@@ -88,3 +90,14 @@ def _cell(name: str | None) -> str | None:
     plain = unicodedata.normalize("NFKC", shown)
     plain = "".join(one for one in plain if unicodedata.category(one) not in _UNSEEN).strip()
     return f"'{shown}" if plain.startswith(_FORMULA) or plain == OTHER else shown
+
+
+def harmless(text: str) -> str:
+    """Text of anybody's as a terminal may have it: U+FFFD for what would command it or turn what is read; lines stay."""
+    if text.isprintable():  # none of these are
+        return text
+    return "".join("\ufffd" if _commands(one) else one for one in text)
+
+
+def _commands(one: str) -> bool:
+    return one != "\n" and (unicodedata.category(one) in _BREAKS or one in _TURNS)

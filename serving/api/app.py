@@ -31,7 +31,8 @@ from serving.api.documents import (
     ShadowResponse,
 )
 from serving.api.evidence.turns import Turns
-from serving.api.openapi import TAGS, document_bodies, guard_pages, problem_responses, request_body
+from serving.api.made import Together
+from serving.api.openapi import TAGS, document_bodies, document_once, guard_pages, problem_responses, request_body
 from serving.api.problems import install
 from serving.api.views import VIEWS
 from serving.api.views.live.feed import LiveFeed
@@ -44,6 +45,15 @@ logger = logging.getLogger(__name__)
 _SWITCH_SECONDS = 0.0005
 # So many large bodies and batches are worked on at once; metrics and reloading have threads of their own.
 _BODIES_AT_ONCE = 16
+# What is asked for most, or by anybody without a key.
+_OFTEN = (
+    endpoints.candidates,
+    endpoints.bundle,
+    endpoints.healthz,
+    endpoints.readyz,
+    endpoints.feedback,
+    endpoints.route,
+)
 Endpoint = Callable[..., Awaitable[Response]]
 
 
@@ -62,6 +72,7 @@ def create_app(settings: Settings | None = None, service: Service | None = None)
         made.start()
         app.state.service, app.state.bodies = made, CapacityLimiter(_BODIES_AT_ONCE)
         app.state.live, app.state.explaining = LiveFeed(made), Turns()
+        app.state.metrics = Together(lambda: endpoints.metrics_of(made))
         router = made.live.current.router
         logger.info("serving bundle %s with %d candidates", router.manifest.version, len(router.candidates))
         yield
@@ -89,6 +100,7 @@ def create_app(settings: Settings | None = None, service: Service | None = None)
     install(app)
     _add_routes(app)
     document_bodies(app)
+    document_once(app)
     guard_pages(app)
     if settings.page:
         app.router.routes.append(mount())
@@ -153,15 +165,16 @@ def _add_routes(app: FastAPI) -> None:
         ("/readyz", endpoints.readyz, None, HealthResponse, "health", ()),
     )
     for path, endpoint, body, answer, tag, errors in routes:
-        if endpoint in (endpoints.route, endpoints.feedback):
+        method = "POST" if body is not None or endpoint is endpoints.reload else "GET"
+        if endpoint in _OFTEN:
             # The endpoint takes the request as it is, so Starlette's own route does: FastAPI's, which follows for the
             # document, would resolve dependencies that there are none of. First of all, for routes are tried in their order.
-            app.router.routes.insert(0, Route(path, endpoint, methods=["POST"]))
+            app.router.routes.insert(0, Route(path, endpoint, methods=[method]))
         always = (failed,) if endpoint is endpoints.healthz else (failed, unready)
         app.add_api_route(
             path,
             endpoint,
-            methods=["POST" if body is not None or endpoint is endpoints.reload else "GET"],
+            methods=[method],
             tags=[tag],
             response_model=None,
             responses={200: {"model": answer}, **problem_responses(*always, *errors)},

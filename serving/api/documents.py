@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from serving.api.bodies.examples import DECISION, PROBLEM
 from serving.api.evidence.documents import Explanation
-from serving.api.examples import DECISION, PROBLEM
 from serving.bundle.catalogue import Candidate
 from serving.bundle.manifest import Certificate
 from serving.decide.decision import Also, Decision, HeldBack, Reason

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import orjson
 from anyio import to_thread
@@ -20,6 +20,7 @@ from serving.api.confidential import bundle_for_all
 from serving.api.documents import BundleResponse, decision_document
 from serving.api.evidence.explain import shown
 from serving.api.evidence.turns import Turns
+from serving.api.made import MadeOnce
 from serving.api.parsing import parse, parse_batch, parse_feedback
 from serving.api.problems import problem_of
 from serving.bundle.manifest import Manifest
@@ -186,17 +187,24 @@ async def shadow(request: Request, hours: Annotated[float, Query(gt=0, le=24 * 3
 async def metrics(request: Request) -> Response:
     """Prometheus metrics; what names an API key only for one that may administer, or with the metrics' own token."""
     service = service_of(request)
-    document = await to_thread.run_sync(service.metrics.document)
-    if not sees_keys(request, service):
-        document = b"".join(line for line in document.splitlines(keepends=True) if _OF_A_KEY not in line)
-    return Response(document, media_type=METRICS_TYPE)
+    everything, for_all = await request.app.state.metrics.value()
+    return Response(everything if sees_keys(request, service) else for_all, media_type=METRICS_TYPE)
+
+
+def metrics_of(service: Service) -> tuple[bytes, bytes]:
+    """The metrics' document, and the same without what names an API key."""
+    document = service.metrics.document()
+    return document, b"".join(line for line in document.splitlines(keepends=True) if _OF_A_KEY not in line)
 
 
 async def candidates(request: Request) -> Response:
     """The candidates, in the order of every decision's list."""
-    manifest = service_of(request).live.current.router.manifest
+    return _json(_CANDIDATES.of(_manifest(request)))
+
+
+def _candidates(manifest: Manifest) -> bytes:
     rows = [{**one.model_dump(), "cost_from": manifest.cost_from[one.name]} for one in manifest.candidates]
-    return _json(orjson.dumps({"reference": manifest.reference, "candidates": rows}))
+    return orjson.dumps({"reference": manifest.reference, "candidates": rows})
 
 
 async def bundle(request: Request) -> Response:
@@ -204,11 +212,17 @@ async def bundle(request: Request) -> Response:
 
     No key is asked for. Where there are keys, names of workflows and the log's volume and cost are for one that may administer.
     """
-    service = service_of(request)
-    shown = _manifest(request).model_dump(include=set(BundleResponse.model_fields))
-    if not administers(request, service):
-        shown = bundle_for_all(shown)
-    return _json(orjson.dumps(shown))
+    made = _BUNDLE if administers(request, service_of(request)) else _BUNDLE_FOR_ALL
+    return _json(made.of(_manifest(request)))
+
+
+def _bundle(manifest: Manifest) -> dict[str, Any]:
+    return manifest.model_dump(include=set(BundleResponse.model_fields))
+
+
+_CANDIDATES = MadeOnce(_candidates)
+_BUNDLE = MadeOnce(lambda manifest: orjson.dumps(_bundle(manifest)))
+_BUNDLE_FOR_ALL = MadeOnce(lambda manifest: orjson.dumps(bundle_for_all(_bundle(manifest))))
 
 
 async def root(request: Request) -> Response:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+from functools import cache
 from typing import Any
 
-from fastapi import FastAPI
+import orjson
+from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.datastructures import MutableHeaders
-from starlette.routing import Route
+from starlette.routing import Route, request_response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.api.bodies.feedback import FeedbackOneOrMany
@@ -71,6 +74,38 @@ def document_bodies(app: FastAPI) -> None:
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def document_once(app: FastAPI) -> None:
+    """Serves the document as bytes that are made once, and to who has them already nothing but that they are the same.
+
+    Anybody may ask, and as often as they like: to make it takes as long as many decisions. Behind a path prefix it has that
+    prefix in it, and is FastAPI's own.
+    """
+
+    @cache
+    def made() -> tuple[bytes, str]:
+        content = orjson.dumps(app.openapi())
+        return content, f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+
+    async def openapi(request: Request) -> Response:
+        content, etag = made()
+        headers = {"ETag": etag, "Cache-Control": "no-cache"}
+        known = [one.strip().removeprefix("W/") for one in request.headers.get("if-none-match", "").split(",")]
+        if etag in known:
+            return Response(status_code=304, headers=headers)
+        return Response(content, headers=headers, media_type="application/json")
+
+    for one in app.routes:
+        if isinstance(one, Route) and one.path == app.openapi_url:
+            one.app = _without_prefix(request_response(openapi), one.app)
+
+
+def _without_prefix(ours: ASGIApp, others: ASGIApp) -> ASGIApp:
+    async def choose(scope: Scope, receive: Receive, send: Send) -> None:
+        await (others if scope.get("root_path") else ours)(scope, receive, send)
+
+    return choose
 
 
 def guard_pages(app: FastAPI) -> None:

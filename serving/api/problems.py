@@ -42,6 +42,7 @@ CONFLICT = "urn:outcome-router:feedback-conflict"
 NO_CANDIDATE = "urn:outcome-router:no-eligible-candidate"
 # What the store calls otherwise than clients do.
 _FIELDS = {"candidate": "model"}
+_OF_CALLERS, _UNKEPT = "/v1/", (b"cache-control", b"no-store")
 _FAILED = "The request could not be handled; the log says why."
 
 
@@ -125,7 +126,10 @@ _KNOWN = (
 
 
 class LastResort:
-    """Middleware: an exception that nothing else handles is logged, and answered by a problem without its text."""
+    """Middleware: an exception that nothing else handles is logged, and answered by a problem without its text.
+
+    What is answered under /v1/ is for who asked, now: nobody on the way may keep it.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -141,6 +145,8 @@ class LastResort:
             if message["type"] == "http.response.start":
                 started = True
                 _count(scope, message["status"])
+                if scope["path"].removeprefix(scope.get("root_path", "")).startswith(_OF_CALLERS):
+                    message["headers"] = [*message.get("headers", ()), _UNKEPT]
             await send(message)
 
         try:

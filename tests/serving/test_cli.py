@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import logging
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from starlette.testclient import TestClient
 
 from serving import cli
@@ -259,3 +261,32 @@ def test_connections_leave_files_for_the_rest(monkeypatch: pytest.MonkeyPatch) -
 def test_an_idle_connection_outlives_the_caller_s_use_of_it() -> None:
     """Load balancers keep one for a minute; the first to close it must be the caller, who would send the next request."""
     assert cli.server_options(Settings())["timeout_keep_alive"] > 60
+
+
+def test_nobody_s_forwarded_address_is_believed_but_that_of_a_proxy_which_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
+    assert address_by(Settings()) == "10.0.0.1"
+    assert address_by(Settings(trusted_proxies="192.168.0.0/16, 127.0.0.1")) == "10.0.0.1"
+    assert address_by(Settings(trusted_proxies="192.168.0.0/16, 10.0.0.1")) == "203.0.113.9"
+    code, error, _ = serve(monkeypatch, "--bundle", str(folder), "--trusted-proxies", "proxy.example")
+    assert code == 2
+    assert error.startswith("router-serve: trusted_proxies: ")
+    assert "proxy.example" in error
+
+
+def address_by(settings: Settings) -> str:
+    """Which address a request is from, as uvicorn has it, that 10.0.0.1 sends on for 203.0.113.9."""
+
+    async def seen(scope: Any, receive: Any, send: Any) -> None:
+        came.append(scope["client"][0])
+
+    came: list[str] = []
+    config = uvicorn.Config(seen, **{**cli.server_options(settings), "log_config": None})
+    config.load()
+    headers = [(b"x-forwarded-for", b"198.51.100.1, 203.0.113.9")]
+    scope: Any = {"type": "http", "client": ("10.0.0.1", 5_000), "headers": headers, "scheme": "http"}
+    nothing: Any = None
+    asyncio.run(config.loaded_app(scope, nothing, nothing))
+    return came[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import socket
 import threading
 from collections.abc import Iterator
@@ -14,6 +16,8 @@ from serving import connections
 from serving.connections import MOST_HEAD_BYTES, MOST_PIPELINED, BoundedHttp
 from tests.patience import PATIENCE, until
 
+LARGE = b"x" * 2**24  # more than two sockets hold
+
 
 async def echoing(scope: Any, receive: Any, send: Any) -> None:
     """Answers with the length of the body."""
@@ -21,7 +25,9 @@ async def echoing(scope: Any, receive: Any, send: Any) -> None:
     while more:
         message = await receive()
         body, more = body + message.get("body", b""), message.get("more_body", False)
-    answer = str(len(body)).encode()
+    if scope["path"] == "/later":
+        await asyncio.sleep(0.1)
+    answer = LARGE if scope["path"] == "/large" else str(len(body)).encode()
     headers = [(b"content-length", str(len(answer)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": answer})
@@ -127,3 +133,64 @@ def test_few_requests_wait_for_the_answers_before_them(port: int) -> None:
     assert few.count(b"HTTP/1.1 200") == MOST_PIPELINED // 2 + 1
     assert said(port, (HEAD + b"\r\n") * 20_000).count(b"HTTP/1.1 200") <= MOST_PIPELINED + 1
     assert said(port, HEAD + b"Connection: close\r\n\r\n").startswith(b"HTTP/1.1 200")
+
+
+def test_a_connection_that_is_refused_while_it_is_answered_is_no_error(
+    server: uvicorn.Server, port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.ERROR):
+        said(port, b"GET /later HTTP/1.1\r\nHost: a\r\n\r\n" * 2 * MOST_PIPELINED)
+        until(lambda: not server.server_state.tasks)
+    assert not caplog.records
+
+
+@pytest.fixture
+def unread(port: int) -> Iterator[socket.socket]:
+    """A connection that asks for a large answer and reads none of it."""
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as client:
+        client.sendall(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
+        yield client
+
+
+def test_an_answer_that_nobody_reads_ends_the_connection(
+    server: uvicorn.Server, unread: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    until(lambda: held(server))
+    monkeypatch.setattr(connections, "UNREAD_SECONDS", 0.2)
+    with socket.create_connection(unread.getpeername(), timeout=PATIENCE) as other:
+        other.sendall(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
+        until(lambda: len(server.server_state.connections) == 2)
+        until(lambda: len(server.server_state.connections) == 1)
+
+
+def test_an_answer_that_is_read_later_is_whole(server: uvicorn.Server, unread: socket.socket) -> None:
+    until(lambda: held(server))
+    came = 0
+    while came < len(LARGE):
+        came += len(unread.recv(2**20))
+    until(lambda: not held(server), "the time for reading ends with it")
+    unread.sendall(HEAD + b"Content-Length: 0\r\n\r\n")
+    until(lambda: unread.recv(65_536).endswith(b"0"))
+
+
+def test_a_connection_that_is_being_closed_waits_no_longer_for_its_reader(
+    server: uvicorn.Server, unread: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    until(lambda: held(server))
+    (connection,) = server.server_state.connections
+    assert isinstance(connection, BoundedHttp)
+    monkeypatch.setattr(connections, "UNREAD_SECONDS", 0.2)
+
+    def close() -> None:
+        connection.transport.close()
+        connection.resume_writing()  # as when all but a little of it was read
+
+    connection.loop.call_soon_threadsafe(close)
+    until(lambda: not server.server_state.connections)
+
+
+def held(server: uvicorn.Server) -> bool:
+    """Whether the only connection is to be ended if it is not read."""
+    return [one._unread is not None for one in server.server_state.connections if isinstance(one, BoundedHttp)] == [
+        True
+    ]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     Progress,
@@ -19,8 +19,11 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
+
+from serving.account.shown import harmless
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,13 +44,28 @@ if TYPE_CHECKING:
 # Tells a stage, and how many of how many things are done.
 Tell = Callable[[str, int | None, int | None], None]
 
-console = Console()
-errors = Console(stderr=True)
+
+class Terminal(Console):
+    """A console that neither markup nor a control character of what it prints has any effect on.
+
+    Who knows that a name is anybody's calls `harmless` before, so that columns are as wide as what they show.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False, emoji=False)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for one in super().render(renderable, options):
+            yield one if one.control else Segment(harmless(one.text), one.style)
+
+
+console = Terminal()
+errors = Terminal(stderr=True)
 
 
 def say(text: str, style: str = "", to: Console = console) -> None:
     """A line, broken by the terminal alone."""
-    to.print(Text(text, style), soft_wrap=True)
+    to.print(Text(harmless(text), style), soft_wrap=True)
 
 
 def grid(*names: str, caption: str | None = None) -> Table:
@@ -62,7 +80,7 @@ def print_rows(names: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A table, unless it is empty."""
     table = grid(*names)
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(harmless(cell)) for cell in row))
     if table.row_count:
         console.print(table)
 
@@ -163,7 +181,7 @@ def print_side_by_side(found: SideBySide) -> None:
     table.title = f"first {found.versions[0]} at {found.points[0]}, second {found.versions[1]} at {found.points[1]}"
     for part in (found.whole, *found.workflows):
         table.add_row(
-            f"{part.name} ({part.requests:,})",
+            harmless(f"{part.name} ({part.requests:,})"),
             *(f"{value:.1%}" for value in part.quality),
             _gap(part, (f"{100 * value:+.1f}" for value in part.quality_gap)),
             *(f"{1000 * value:.3f}" for value in part.cost_usd),

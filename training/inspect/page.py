@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from serving.account.shown import harmless
 from training.inspect.report import Finding, LogReport, Summary
 from training.inspect.unread import sentence
 from training.logs.outcomes import AliasUse
@@ -18,14 +19,14 @@ _SHOWN = 30
 
 def page(report: LogReport) -> RenderableType:
     """What was read, what is in it, and what it supports; the largest candidates and workflows only."""
-    parts: list[RenderableType] = [Text(line) for line in _lines(report)]
+    parts: list[RenderableType] = [_text(line) for line in _lines(report)]
     if report.skipped:
         parts.append(_skipped(report))
     if report.aliases:
         parts.append(_aliases(report.aliases))
     parts.append(_outcomes("candidate", report.candidates, [one.name for one in report.candidates if not one.priced]))
     parts.append(_outcomes("workflow", report.workflows))
-    parts.append(Text("What it can and cannot support", style="bold"))
+    parts.append(_text("What it can and cannot support", style="bold"))
     parts += [_finding(finding) for finding in report.findings]
     return Group(*parts)
 
@@ -60,7 +61,7 @@ def _skipped(report: LogReport) -> Table:
     for one in report.skipped:
         named = f"{one.field} is {one.value}" if one.field else one.value
         grid.add_row(
-            Text(one.reason), f"{one.rows:,}", Text(f"{one.source} row {one.row}: {named}, not {one.expected}")
+            _text(one.reason), f"{one.rows:,}", _text(f"{one.source} row {one.row}: {named}, not {one.expected}")
         )
     grid.columns[2].justify = "left"
     return grid
@@ -70,7 +71,7 @@ def _aliases(uses: Sequence[AliasUse]) -> Table:
     grid = _grid("logged as", "rows", "read as")
     for use in uses:
         lost = f" ({use.without_propensity:,} rows without a propensity: drawn under both names)"
-        grid.add_row(Text(use.alias), f"{use.rows:,}", Text(use.candidate + (lost if use.without_propensity else "")))
+        grid.add_row(_text(use.alias), f"{use.rows:,}", _text(use.candidate + (lost if use.without_propensity else "")))
     return grid
 
 
@@ -79,7 +80,7 @@ def _outcomes(what: str, lines: Sequence[Summary], marked: Collection[str] = ())
     largest = sorted(lines, key=lambda line: -line.rows)[:_SHOWN]
     for line in largest:
         grid.add_row(
-            Text(line.name + (" *" if line.name in marked else "")),
+            _text(line.name + (" *" if line.name in marked else "")),
             f"{line.rows:,}",
             f"{100 * line.judged:.0f}%",
             "" if line.quality is None else f"{line.quality:.3f}",
@@ -96,7 +97,12 @@ def _outcomes(what: str, lines: Sequence[Summary], marked: Collection[str] = ())
 
 def _finding(finding: Finding) -> Text:
     mark, style = ("yes ", "green") if finding.supported else ("no  ", "red")
-    return Text.assemble((mark, f"bold {style}"), finding.what)
+    return Text.assemble((mark, f"bold {style}"), harmless(finding.what))
+
+
+def _text(text: str, style: str = "") -> Text:
+    """Text of which some may be anybody's."""
+    return Text(harmless(text), style)
 
 
 def _grid(first: str, *others: str) -> Table:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Annotated, Literal
 
 import orjson
 from fastapi import Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from serving.account.savings import ENOUGH, Method
@@ -21,6 +22,8 @@ from serving.api.views.table import View
 from serving.api.views.turns import Turns
 from serving.runtime.pipeline import Service
 from serving.store.savings import Asking
+
+logger = logging.getLogger(__name__)
 
 CSV = "text/csv"
 # Any key may ask, each time for sums over all of its decisions: so many at once, so many others wait.
@@ -152,6 +155,10 @@ async def savings(
         found = await state.savings.ask(request, window.key, lambda: asking.savings(engine, window), asking.stop)
     except OperationalError:
         why = "The store did not answer in time; ask for a shorter time, or again later."
+        raise HTTPException(503, why, {"Retry-After": "10"}) from None
+    except SQLAlchemyError as error:
+        logger.warning("savings cannot be summed by the store: %s", type(error).__name__)
+        why = "The store cannot sum the savings now; ask again later."
         raise HTTPException(503, why, {"Retry-After": "10"}) from None
     if form == "csv" or (form is None and _wants_csv(request)):
         name = {"Content-Disposition": f'attachment; filename="savings-by-{by.value}.csv"'}

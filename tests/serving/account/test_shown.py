@@ -8,7 +8,7 @@ import io
 import pytest
 
 from serving.account.savings import Account, Sums, account
-from serving.account.shown import OTHER, as_csv, document
+from serving.account.shown import OTHER, as_csv, document, harmless
 
 
 def found(*names: str | None) -> Account:
@@ -65,3 +65,18 @@ def test_where_nothing_was_compared_nothing_is_said_of_savings() -> None:
     names = ("reference_usd", "reference_low", "reference_high", "saved_usd", "saved_low", "saved_high")
     assert [told["total"][name] for name in names] == [None] * 6
     assert told["lines"][0]["saved_usd"] == -1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("easy, \u00e9\u6f22 \U0001f469\u200d\U0001f4bb", "easy, \u00e9\u6f22 \U0001f469\u200d\U0001f4bb"),
+        ("two\nlines", "two\nlines"),
+        ("\x1b[2J\x1b]0;x\x07", "\ufffd[2J\ufffd]0;x\ufffd"),
+        ("\x9b31m\r\x08\x00\x7f", "\ufffd31m" + "\ufffd" * 4),
+        ("\u202egnp.exe\u2069", "\ufffdgnp.exe\ufffd"),
+        ("a\u2028b", "a\ufffdb"),
+    ],
+)
+def test_nothing_in_a_name_commands_a_terminal(text: str, shown: str) -> None:
+    assert harmless(text) == shown

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import DataError
 from starlette.testclient import TestClient
 
 from serving.api.app import create_app
@@ -107,6 +108,18 @@ def test_a_store_that_takes_too_long_is_said(client: TestClient, monkeypatch: py
     assert answer.json()["detail"].startswith("The store did not answer in time")
     monkeypatch.undo()
     assert asked(client, "app").total.decisions == 1
+
+
+def test_a_store_that_cannot_sum_is_said(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object, **_named: object) -> None:
+        raise DataError("SELECT", {}, ValueError("value out of range: underflow"))
+
+    decide(client, "app")
+    monkeypatch.setattr(of_store, "asked", refuse)
+    answer = client.get("/v1/savings", headers=bearer("app"))
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "10")
+    assert answer.json()["detail"].startswith("The store cannot sum the savings now")
+    assert "underflow" not in answer.text
 
 
 def test_a_decision_keeps_what_the_reference_would_have_cost_and_whom_it_passed_over(

@@ -307,3 +307,49 @@ def test_what_takes_too_long_or_is_wanted_no_more_is_ended(
         stopper.join(PATIENCE)
     assert savings(engine, ALWAYS).total.decisions == 0, "the connection is as good as before"
     engine.dispose()
+
+
+AMOUNTS = (5e-324, 1e-200, 1e-170, 1e-13, 0.0, 1e300, 1.7e308)
+
+
+def test_no_amount_is_too_small_or_too_large_to_be_summed(url: str) -> None:
+    """PostgreSQL refuses a product that a float does not hold, of one row in a million too."""
+    plain, said = enough()
+    made = [
+        decided(
+            f"{who}{number}",
+            candidate=who,
+            workflow="odd",
+            session_id=f"s{number % 2}",
+            reason="explore",
+            expected_cost_usd=usd,
+            instead_expected_cost_usd=AMOUNTS[-number],
+            reference_expected_cost_usd=usd,
+            reference_input_usd=usd,
+            also_candidate="x",
+            also_expected_cost_usd=usd,
+        )
+        for who in (LARGE, SMALL)
+        for number, usd in enumerate(AMOUNTS)
+    ]
+    odd = [
+        feedback(row["id"], cost_usd=usd, quality=usd if usd <= 1 else 1.0, judge_cost_usd=usd)
+        for row, usd in zip(made, AMOUNTS * 2, strict=True)
+    ]
+    also = [feedback(row["id"], candidate="x", cost_usd=usd) for row, usd in zip(made, AMOUNTS * 2, strict=True)]
+    found = account(url, [*plain, *made], [*said, *odd], also)
+    assert of(found, "odd").costed == len(odd)
+    assert of(found, "odd").actual_usd == 4e12, (
+        "what is beyond all money is a trillion, and what is next to nothing is 0"
+    )
+    assert of(found, "odd").quality == pytest.approx(4 / 14)
+    assert found.total.decisions == len(plain) + len(made)
+
+
+def test_next_to_nothing_changes_nothing(url: str) -> None:
+    made, said = enough()
+    made += [decided("tiny"), decided("none")]
+    said += [feedback("tiny", cost_usd=1e-170, quality=1e-200), feedback("none", cost_usd=0.0, quality=0.0)]
+    line = account(url, made, said).total
+    assert (line.compared, line.judged, line.quality) == (32, 2, 0.0)
+    assert line.compared_usd == pytest.approx(90.0)

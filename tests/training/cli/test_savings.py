@@ -40,7 +40,7 @@ def filled(url: str) -> str:
     drawn = simulate(1, conversations=60)
     engine = open_engine(url)
     with engine.begin() as connection:
-        connection.execute(DECISIONS.insert(), [*drawn.decisions, decision("old", workflow="[bold]x")])
+        connection.execute(DECISIONS.insert(), [*drawn.decisions, decision("old", workflow="[bold]x\x1b[2J")])
         connection.execute(FEEDBACK.insert(), drawn.told)
         asked_too = feedback(drawn.decisions[0]["id"], candidate="x", cost_usd=0.25, judge_cost_usd=0.5)
         connection.execute(ALSO_FEEDBACK.insert(), [asked_too.row(200.0)])
@@ -75,7 +75,7 @@ def test_what_judging_cost_elsewhere_is_taken_from_the_total(tmp_path: Path) -> 
     assert "$0.50 for judging." in plain.stdout
     assert "$7,000.50 for judging, $7,000.00 of it as --judge-usd says" in done.stdout
     assert "-$7,0" in done.stdout, "a loss is shown as one"
-    assert "[bold]x" in done.stdout, "a tag is no markup"
+    assert "[bold]x\ufffd[2J" in done.stdout, "a tag is no markup, and does nothing to the terminal"
 
 
 def test_what_was_held_back_and_what_is_not_compared_is_told_apart(url: str, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from serving.account.shown import cell
 from serving.bundle.manifest import BundleError
 from training.charts.show import Shown, show, start
 from training.charts.tables import table as table_of
@@ -77,9 +78,7 @@ def written(rows: pd.DataFrame, folder: Path, name: str) -> Shown:
     """Writes the table as CSV into a folder, and says where; what a spreadsheet would take for a formula is text there."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
-    plain = rows.map(
-        lambda value: f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" and value else value
-    )
+    plain = rows.map(lambda value: cell(value) if isinstance(value, str) else value)
     plain.to_csv(path, index=False)
     return said(f"To take along: {path} ({len(rows):,} rows).")
 

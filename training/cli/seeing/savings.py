@@ -91,6 +91,8 @@ def _print(account: Account, judge_usd: float) -> None:
 def _add(table: Table, name: str, line: Line, style: str | None) -> None:
     from rich.text import Text
 
+    from serving.account.shown import harmless
+
     quality = "-"
     if line.quality is not None and line.quality_low is not None and line.quality_high is not None:
         quality = f"{line.quality:.1%} ({line.quality_low:.1%} … {line.quality_high:.1%}, {line.judged:,})"
@@ -100,7 +102,7 @@ def _add(table: Table, name: str, line: Line, style: str | None) -> None:
         "-" if line.saving is None else f"{line.saving:.1%}",
         quality,
     )
-    table.add_row(*(Text(cell) for cell in (name, *cells)), style=style)
+    table.add_row(*(Text(cell) for cell in (harmless(name), *cells)), style=style)
 
 
 def _compared(line: Line) -> tuple[str, str, str]:

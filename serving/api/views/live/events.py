@@ -27,7 +27,7 @@ RETRY_MS = 2_000
 BEAT_SECONDS = 15.0
 # A client that takes nothing for so long has gone.
 _SEND_SECONDS = 30.0
-_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+_HEADERS = {"X-Accel-Buffering": "no"}
 
 
 async def live(request: Request) -> Response:
@@ -60,7 +60,7 @@ async def snapshot(request: Request) -> Response:
     except SQLAlchemyError as error:
         logger.warning("live figures cannot be read from the store: %s", type(error).__name__)
         raise HTTPException(503, UNREADABLE, {"Retry-After": "5"}) from None
-    return Response(orjson.dumps(document), media_type="application/json", headers={"Cache-Control": "no-store"})
+    return Response(orjson.dumps(document), media_type="application/json")
 
 
 def _viewer(request: Request) -> tuple[str | None, str | None]:

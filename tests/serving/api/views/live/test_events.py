@@ -77,7 +77,7 @@ def refused(service: Attacked, key: str | None = None) -> httpx.Response:
 @pytest.fixture(scope="module")
 def service(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
     folder = tmp_path_factory.mktemp("live")
-    with running(bundle, folder, rules=RULES, live_seconds=0.2, live_streams=8) as service:
+    with running(bundle, folder, rules=RULES, live_seconds=0.2, live_streams=8, trusted_proxies="127.0.0.1") as service:
         yield service
 
 
