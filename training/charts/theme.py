@@ -69,6 +69,8 @@ def config(theme: Theme) -> Row:
             "offset": 12,
         },
         "text": {"color": ink["text"]},
+        # A name above lines and bands: a rim in the page's colour keeps it legible.
+        "style": {"rim": {"stroke": ink["page"], "strokeWidth": 4, "strokeOpacity": 0.9, "strokeJoin": "round"}},
         "rule": {"color": ink["muted"]},
         "view": {"stroke": None},
         "range": {"category": list(COLOURS)},
