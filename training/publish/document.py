@@ -174,7 +174,11 @@ def month_of(
 
 
 def with_month(metrics: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest's metrics with the log's dates and volume and the month's saving; no key for what is not known."""
+    """A manifest's metrics with the log's dates and volume and the month's saving; no key for what is not known.
+
+    `log_counted_requests` are those that a month is reckoned from, `requests_a_month` = counted / days * 30.4375: the log's own
+    traffic, without what was put to every candidate or bought.
+    """
     log, month = document.get("log") or {}, document.get("month") or {}
     figures = {
         "log_first": log.get("first"),
@@ -182,6 +186,7 @@ def with_month(metrics: Mapping[str, Any], document: Mapping[str, Any]) -> dict[
         "log_days": log.get("days"),
         "log_requests": log.get("requests"),
         "log_dated_requests": log.get("dated"),
+        "log_counted_requests": log.get("counted"),
         "requests_a_month": log.get("requests_a_month"),
         "log_cost_usd_per_request": log.get("cost_usd_per_request"),
         "reference_cost_usd_per_request": month.get("reference_usd_per_request"),

@@ -19,6 +19,7 @@ from training.dataset.volume import Volume
 from training.publish.document import at_another_point, month_of, read_document, with_month
 from training.publish.making import of_addition
 from training.publish.pages import of_comparison, of_report
+from training.publish.pages.basis import volume
 from training.publish.pages.blocks import environment
 from training.publish.pages.first_screen import first_screen
 from training.publish.pages.tables import by_workflow
@@ -130,7 +131,7 @@ def test_the_figures_of_the_first_screen_are_the_manifests(folder: Path, certifi
     assert point.cost_usd is not None
     assert point.saving is not None
     reference = point.cost_usd / (1 - point.saving)
-    requests = known["log_dated_requests"] / known["log_days"] * 30.4375
+    requests = known["log_counted_requests"] / known["log_days"] * 30.4375
     assert shown["month_saved_usd"] == known["month_saved_usd"] == pytest.approx(requests * reference * point.saving)
     assert shown["alpha"] == proof.alpha
     assert shown["confidence"] == 1 - proof.delta
@@ -202,8 +203,11 @@ def test_without_a_certificate_the_first_screen_says_that_nothing_moves_and_what
     assert "acme/large answers everything; in the log it answered 33.3%" in top
     assert "Estimated saving a month against all to acme/large" in top
     assert "Estimated saving a month against what the log cost" in top
-    assert "What now: <code>router-train plan --data a.csv</code>" in top
-    assert "It plans 120 answers for about 3.10 USD." in top
+    last = re.sub(r"\s+", " ", top[top.rindex("<p ") :])
+    assert last.startswith('<p class="change"><strong>What would change that:</strong> '), (
+        "the first screen ends with it"
+    )
+    assert "<code>router-train plan --data a.csv</code>. It plans 120 answers for about 3.10 USD." in last
 
 
 def test_sending_all_to_the_reference_is_no_news_where_the_log_was_cheaper(
@@ -425,19 +429,87 @@ def test_without_a_frontier_the_reason_is_told_once_and_its_command_as_one(
     assert "goes to acme/large. More calibration" in page.replace("\n", " ")
 
 
-def test_a_name_is_not_broken_at_its_hyphens_and_stays_text() -> None:
-    text = (
-        environment()
-        .from_string("{{ text | whole }}")
-        .render(
-            manifest=SimpleNamespace(candidates=[SimpleNamespace(name="gpt-4o"), SimpleNamespace(name="gpt-4o-mini")]),
-            text="<b> gpt-4o and gpt-4o-mini",
-        )
-    )
-    assert text == '&lt;b&gt; <span class="name">gpt-4o</span> and <span class="name">gpt-4o-mini</span>'
-
-
 def test_the_page_of_two_says_how_it_is_made_again(folder: Path) -> None:
     bundle = open_bundle(folder)
     page = of_comparison.render(bundle, bundle, None, "No log was given.")
     assert f"router-train compare {bundle.folder} {bundle.folder} --html compare.html" in page
+
+
+def test_where_nothing_is_saved_the_first_screen_ends_with_what_would_change_that(
+    folder: Path, making: dict[str, Any]
+) -> None:
+    manifest, document = open_bundle(folder).manifest, read_document(folder) or {}
+    assert first_screen(manifest, document, making).change is None, "it saves, and it is certified"
+    bare, told = uncertified(manifest, document)
+    assert "`router-train plan --data LOG` says which ones to buy" in str(first_screen(bare, told, making).change)
+    point = manifest.default
+    assert point.certificate is not None
+    proof = point.certificate.model_copy(update={"saving_low": -0.1, "saving_high": 0.1})
+    idle = with_default(manifest, point.model_copy(update={"saving": 0.01, "certificate": proof}))
+    assert "a candidate that costs less than acme/large" in str(first_screen(idle, document, making).change)
+    lower = point.model_copy(
+        update={"name": "quality-0.8", "saving": 0.7, "certificate": proof.model_copy(update={"alpha": 0.2})}
+    )
+    idle = idle.model_copy(update={"operating_points": (*idle.operating_points, lower)})
+    said = str(first_screen(idle, document, making).change)
+    assert "at most 20.0% of requests fail there instead of 10.0%" in said
+    assert "it saves 70.0% instead of 1.0%: `router-train set-point quality-0.8`." in said
+
+
+def test_the_volume_says_whether_it_is_counted_or_given_and_what_the_log_says_against_it() -> None:
+    log: dict[str, Any] = {
+        "requests": 500,
+        "dated": 450,
+        "counted": 300,
+        "first": "2026-03-01T00:00:00Z",
+        "last": "2026-03-31T00:00:00Z",
+        "days": 31.0,
+        "requests_a_month": 294.6,
+        "requests_a_month_from": "dates",
+        "note": None,
+    }
+    assert volume(log) == (
+        "295 requests a month, reckoned from the log's dates: 300 requests counted in the 31 days from 1 Mar 2026 to "
+        "31 Mar 2026; 200 that went to every candidate or were bought are no traffic and not counted; 50 requests without a "
+        "date are taken to be of the same days. A season is not seen by it; report.requests_a_month overrides it."
+    )
+    assert volume({**log, "note": "Requests a month are not sure."}).endswith("days. Requests a month are not sure.")
+    given = volume({**log, "requests_a_month": 9000.0, "requests_a_month_from": "setting"})
+    assert given == "9,000 requests a month: given (report.requests_a_month), not counted in the log."
+    nothing = {"requests": 500, "requests_a_month": None}
+    assert volume({**nothing, "note": "The log's dates are of less than a day."}) == (
+        "Not known: The log's dates are of less than a day."
+    )
+    assert "the log has no dates" in volume(nothing)
+    old = {name: value for name, value in log.items() if name != "counted"}
+    assert "450 requests counted" in volume(old), "a document from before it was counted"
+
+
+def test_the_manifest_tells_how_many_requests_the_volume_is_counted_from(folder: Path, certified_page: str) -> None:
+    document = read_document(folder) or {}
+    told = {**document, "log": {**document["log"], "counted": 123}}
+    assert with_month({}, told)["log_counted_requests"] == 123
+    assert open_bundle(folder).manifest.metrics["log_counted_requests"] == 300
+    assert "300 requests counted in the 31 days from 1 Mar 2026 to 31 Mar 2026" in certified_page
+    assert "dated requests" not in certified_page
+
+
+def test_no_name_is_broken_at_its_hyphens(certified_page: str) -> None:
+    """In sentences; in a table the cell is as wide as it has room."""
+    template = environment().from_string("{{ text | whole }}")
+    manifest = Manifest.model_construct(
+        version="20260101T000000-0123456789ab",
+        candidates=(SimpleNamespace(name="gpt-4-mini"), SimpleNamespace(name="gpt-4")),
+        operating_points=(SimpleNamespace(name="quality-0.9", certificate=None),),
+        head=SimpleNamespace(workflows=("b2b-mail", "chat")),
+    )
+    text = "<b> gpt-4-mini and gpt-4 answer b2b-mail & chat at quality-0.9 of 20260101T000000-0123456789ab, not gpt-4-mini-high."
+    assert template.render(manifest=manifest, text=text) == (
+        '&lt;b&gt; <span class="name">gpt-4-mini</span> and <span class="name">gpt-4</span> answer <span class="name">b2b-mail</span>'
+        ' &amp; chat at <span class="name">quality-0.9</span> of <span class="name long">20260101T000000-0123456789ab</span>,'
+        " not gpt-4-mini-high."
+    )
+    assert (
+        template.render(sides=[SimpleNamespace(manifest=manifest)], text="gpt-4") == '<span class="name">gpt-4</span>'
+    )
+    assert 'At\n<span class="name">quality-0.9</span>, with' in certified_page

@@ -10,10 +10,12 @@ from serving.bundle.manifest import Manifest, OperatingPoint
 from training.measure.bounds import clopper_pearson_upper
 from training.publish.pages import in_log
 from training.publish.pages.basis import basis
+from training.publish.pages.change import change
 from training.publish.pages.month import Month
 from training.publish.pages.written import count, day, money, percent, span
 
-_NO_MONTH = "The log has no dates, so there is no month: --set report.requests_a_month=N tells it."
+_NO_MONTH = "No month is known, see Volume: --set report.requests_a_month=N tells it."
+_NO_VOLUME = "how many requests a month there are is not known, see Volume"
 # A delta of 5%, and a tenth of it as for what is to stop a promotion.
 _HARDLY = 0.005
 MONTH = "requests_a_month × reference_cost_usd_per_request"
@@ -36,7 +38,8 @@ class Figure:
 
 @dataclass(frozen=True)
 class FirstScreen:
-    """`title` is a sentence; `warnings` come before the figures; `basis` are (what, in words)."""
+    """`title` is a sentence; `warnings` come before the figures; `basis` are (what, in words). `change` says what would change
+    that nothing is certified, or that nothing is saved; None where both are."""
 
     title: str
     lead: str
@@ -44,6 +47,7 @@ class FirstScreen:
     figures: tuple[Figure, ...]
     basis: tuple[tuple[str, str], ...]
     certified: bool
+    change: str | None
 
 
 def first_screen(manifest: Manifest, document: Mapping[str, Any], making: Mapping[str, Any]) -> FirstScreen:
@@ -69,6 +73,7 @@ def first_screen(manifest: Manifest, document: Mapping[str, Any], making: Mappin
         figures=(*figures, *_confidence(point), _rests(manifest, document)),
         basis=basis(manifest, document, making),
         certified=certified,
+        change=change(manifest, making, money_of),
     )
 
 
@@ -181,7 +186,7 @@ def _against_log(month: Month) -> Figure:
     saved = month.against_log_usd
     if saved is None:
         why = (
-            "the log has no dates"
+            _NO_VOLUME
             if month.requests is None
             else "no request that the log chose one candidate for has a cost of every call"
         )
@@ -275,8 +280,8 @@ def _estimated_against_log(manifest: Manifest, month: Month) -> Figure:
     label, key = "Estimated saving a month against what the log cost", "estimated_saved_against_log_usd"
     formula = f"requests_a_month × log_cost_usd_per_request − {MONTH} × (1 − estimated saving)"
     if in_usd is None or month.reference_usd is None or month.logged_usd is None:
-        why = "The log has no dates" if month.requests is None else "The log has too few costs"
-        return Figure(key, label, None, "not known", f"{why} to tell it.", formula)
+        why = _NO_VOLUME if month.requests is None else "the log has too few costs to tell it"
+        return Figure(key, label, None, "not known", f"{why[0].upper()}{why[1:]}.", formula)
     routed = month.reference_usd - in_usd
     note = (
         f"{money(month.logged_usd)} a month by the log's own mix, {money(routed)} if routed. "
