@@ -218,7 +218,7 @@ def test_a_saving_that_is_chosen_by_chance_is_none_on_other_requests() -> None:
     in_sample = cost_save(points.cost, points.quality, quality[:, best].mean(), cost[:, best].mean())
     saving, beyond = cross_fitted_cost_save(points, quality, cost, np.arange(n), seed=0)
     assert in_sample > 0.15
-    assert saving < in_sample - 0.05
+    assert saving < in_sample
     assert beyond < 0, "elsewhere it is worse than the candidate that it seemed to match"
 
 
