@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from serving.bundle.manifest import Estimated, Manifest, OperatingPoint, WorkflowBound, open_bundle
+from serving.bundle.manifest import Bundle, Estimated, Manifest, OperatingPoint, WorkflowBound, open_bundle
 from tests import fake_bundle, fake_frontier
 from training.charts.show import javascript
 from training.dataset.volume import Volume
@@ -23,6 +24,7 @@ from training.publish.pages.basis import volume
 from training.publish.pages.blocks import environment
 from training.publish.pages.first_screen import first_screen
 from training.publish.pages.tables import by_workflow
+from training.publish.side_by_side import Part, SideBySide
 
 # What makes a browser fetch something, in HTML and in CSS.
 FETCHED = re.compile(
@@ -435,6 +437,40 @@ def test_the_page_of_two_says_how_it_is_made_again(folder: Path) -> None:
     bundle = open_bundle(folder)
     page = of_comparison.render(bundle, bundle, None, "No log was given.")
     assert f"router-train compare {bundle.folder} {bundle.folder} --html compare.html" in page
+
+
+def test_the_page_of_two_says_which_is_newer_and_each_difference_with_its_interval(folder: Path) -> None:
+    older = open_bundle(folder)
+    newer = replace(
+        older, manifest=older.manifest.model_copy(update={"version": "fake-2", "created": "2026-02-01T00:00:00Z"})
+    )
+
+    def part(name: str, conversations: int, quality_gap: tuple[float, float]) -> Part:
+        return Part(name, 300, conversations, (0.9, 0.88), (0.004, 0.003), quality_gap, (-0.0012, -0.0008))
+
+    def shown(first: Bundle, second: Bundle, whole: Part) -> str:
+        parts = (part("easy", 120, (-0.03, -0.01)), part("hard", 20, (-0.03, -0.01)))
+        found = SideBySide(("a", "b"), ("x", "x"), whole, parts, {"acme/small": (0.2, 0.4)}, 0.2)
+        return " ".join(re.sub("</?span[^>]*>", "", of_comparison.render(first, second, found)).split())
+
+    page = shown(older, newer, part("all", 200, (-0.03, 0.01)))
+    assert (
+        "<h1>Simulated: the newer bundle (fake-2) costs $1.00 less per 1,000 requests than the older bundle (fake-1), and no "
+        "difference in quality is shown.</h1>"
+    ) in page
+    cost = "costs $3.00 instead of $4.00 per 1,000 requests: $1.00 less (95% −$1.20 … −$0.80).</li>"
+    assert f"<li>The newer bundle (fake-2) {cost}" in page
+    quality = "gives 88.0% acceptable answers instead of 90.0%"
+    assert f"<li>The newer bundle (fake-2) {quality}: which may be chance (95% −3.0 … +1.0 points).</li>" in page
+    assert f"<li>In easy (300 requests) the newer bundle (fake-2) {quality}: 2.0 points lower" in page
+    assert "<li>In hard" not in page, "twenty conversations are too few"
+    assert "First is the older bundle (fake-1), second the newer bundle (fake-2)." in page
+    assert "Made 2026-02-01" in page
+    turned = shown(newer, older, part("all", 200, (-0.03, 0.01)))
+    assert "the older bundle (fake-1) costs $1.00 less per 1,000 requests than the newer bundle (fake-2)" in turned
+    few = shown(older, newer, part("all", 20, (-0.03, -0.01)))
+    assert "too few requests to tell them apart" in few
+    assert "of 20 conversations no interval is given" in few
 
 
 def test_where_nothing_is_saved_the_first_screen_ends_with_what_would_change_that(
