@@ -137,6 +137,9 @@ def month_of(
     What is saved against the log is by other requests than what is routed; its interval, requests * `against_log`, is by the
     same ones (`saved_against_log`), and says whether there is a difference at all.
 
+    `saving` is the share that the month is of, from the calibration part as the certificate is: the month of this point in the
+    report and on the page comes from it, saved = requests * `reference_usd_per_request` * `saving`.
+
     No low and high end of what is saved in USD is known: R is as uncertain as the saving's share, and the manifest has an
     interval of the share alone. Nothing saved is known to be nothing.
     """
@@ -159,6 +162,8 @@ def month_of(
         "reference_usd": everything,
         "reference_usd_per_request": base,
         "reference_from": source,
+        "saving": saving,
+        "saving_from": "calibration",
         "routed_usd": routed,
         "saved_usd": part(saving),
         "saved_low": nothing,

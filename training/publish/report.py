@@ -14,7 +14,8 @@ from training.evaluate.evaluation import SPLIT, Evaluation, OffPolicyLine
 from training.learn.learn import Learned
 from training.learn.prepare import Prepared
 from training.logs.outcomes import Outcomes
-from training.publish.document import frontier_document, write_document
+from training.publish import on_the_test_part
+from training.publish.document import frontier_document, with_month, write_document
 from training.publish.making import making, write_making
 from training.publish.pages import of_report
 from training.publish.pages.blocks import environment
@@ -49,13 +50,16 @@ def write(
     write_making(folder, made)
     of_report.write(folder, manifest)
     figures = {name: value for name, value in manifest.metrics.items() if not name.startswith(SPLIT)}
+    of_the_log = {name: value for name, value in with_month({}, document).items() if name in figures}
     card = environment().get_template("card.md.j2")
     words = card.render(
         manifest=manifest,
         document=document,
         making=made,
         default=manifest.default,
-        figures_of_the_test_part=figures,
+        figures_of_the_test_part={name: value for name, value in figures.items() if name not in of_the_log},
+        figures_of_the_log=of_the_log,
+        on_the_test_part=on_the_test_part.said(document),
         left_out=left_out,
     )
     (folder / "card.md").write_text(words, encoding="utf-8")

@@ -150,6 +150,53 @@ def test_the_figures_of_the_first_screen_are_the_manifests(folder: Path, certifi
         assert text in certified_page
 
 
+def test_the_quality_is_of_the_requests_that_the_saving_is_of_and_the_test_figures_stand_together(
+    folder: Path, making: dict[str, Any]
+) -> None:
+    manifest, document = open_bundle(folder).manifest, read_document(folder) or {}
+    manifest = manifest.model_copy(update={"metrics": {**manifest.metrics, "quality": 0.123, "saving": 0.456}})
+    screen = first_screen(manifest, document, making)
+    (quality,) = (one for one in screen.figures if one.key == "quality")
+    assert quality.number == manifest.default.quality
+    assert "calibration requests" in quality.note
+    test = next(one["test"] for one in document["points"] if one["default"])
+    assert (
+        f"On the 300 test requests, which it had not seen, it saved {test['saving']:.1%} (95% {test['saving_low']:.1%} … "
+        f"{test['saving_high']:.1%}) with {test['quality']:.1%} acceptable answers (acme/large alone: "
+    ) in screen.lead
+
+
+@pytest.mark.parametrize(
+    ("saving", "low", "high", "told"),
+    [
+        (0.6, 0.5, 0.7, None),
+        (0.69, 0.62, 0.76, None),
+        (0.75, 0.7, 0.8, "more"),
+        (0.4, 0.35, 0.45, "less"),
+        (0.52, 0.45, 0.59, None),
+    ],
+)
+def test_a_saving_on_the_test_part_that_chance_does_not_explain_is_said_first(
+    folder: Path, making: dict[str, Any], saving: float, low: float, high: float, told: str | None
+) -> None:
+    document = json.loads(json.dumps(read_document(folder)))
+    for one in document["points"]:
+        if one["default"]:
+            one["test"] |= {"saving": saving, "saving_low": low, "saving_high": high}
+    found = [w for w in first_screen(open_bundle(folder).manifest, document, making).warnings if "was saved" in w]
+    assert len(found) == (told is not None)
+    assert all(f"{told} than the 60.0% (95% 52.0% … 67.0%) on the calibration requests" in text for text in found)
+
+
+def test_the_page_can_reckon_the_same_month_from_the_document(folder: Path) -> None:
+    document, manifest = read_document(folder) or {}, open_bundle(folder).manifest
+    month = month_of(manifest, Volume(**document["log"]))
+    assert month is not None
+    assert (month["saving"], month["saving_from"]) == (manifest.default.saving, "calibration")
+    reckoned = month["requests"] * month["reference_usd_per_request"] * month["saving"]
+    assert reckoned == pytest.approx(manifest.metrics["month_saved_usd"])
+
+
 @pytest.mark.parametrize("name", ["certified_page", "uncertified_page"])
 def test_no_amount_of_usd_has_an_interval(name: str, request: pytest.FixtureRequest) -> None:
     text = request.getfixturevalue(name)
