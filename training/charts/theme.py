@@ -103,6 +103,14 @@ def as_wide_as_its_place(spec: Spec) -> Spec:
     return {**spec, "width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
 
 
+def by_row(rows: int, step: float) -> dict[str, Any]:
+    """The height of a chart with a row for each of its lines; `usermeta` tells a page not to press it.
+
+    As a number and not as a step: a chart with a step has no continuous height, and Vega-Lite warns of fitting its width.
+    """
+    return {"height": round(rows * step), "usermeta": {"rows": rows}}
+
+
 def below(columns: int = 2, title: str | None = None, **more: Any) -> Any:
     """A legend below the chart, where it covers nothing."""
     return alt.Legend(orient="bottom", direction="horizontal", columns=columns, title=title, **more)

@@ -353,3 +353,29 @@ def test_the_bundle_has_no_end_of_a_script_in_it() -> None:
 def test_a_drawing_takes_a_theme_of_its_own(document: Document) -> None:
     assert "#14191f" in svg(frontier(document), theme="dark")
     assert "#14191f" not in svg(frontier(document))
+
+
+@pytest.mark.parametrize("draw", [workflows_before_after, shares, workflows_quality, profile])
+def test_a_chart_with_rows_is_as_high_as_they_need_and_is_fitted_without_a_warning(
+    draw: Any, document: dict[str, Any]
+) -> None:
+    """A height of steps is none that Vega-Lite can fit; a number is, and the page is told not to press it."""
+    part = document["profiles"] if draw is profile else document["workflows"]
+    spec = draw(part, simulated=False)
+    assert spec["usermeta"]["rows"] > 1
+    assert spec["height"] >= 20 * spec["usermeta"]["rows"]
+
+
+def test_what_stands_out_is_in_points_and_a_name_has_two_lines(document: dict[str, Any]) -> None:
+    text = str(profile(document["profiles"], simulated=False))
+    assert "split(datum.label, ' · ')" in text
+    assert "points above or below" in text
+    gaps = [one["gap"] for each in document["profiles"] for one in (*each["best"], *each["worst"])]
+    assert all(abs(gap) <= 1 for gap in gaps)
+    assert str(100 * max(gaps)) in text
+
+
+def test_what_is_risked_is_called_not_acceptable(document: dict[str, Any]) -> None:
+    text = str(risk_coverage(document["risk_coverage"], simulated=False))
+    assert "share not acceptable" in text
+    assert "fail" not in text

@@ -541,6 +541,12 @@ def test_where_nothing_is_saved_the_first_screen_ends_with_what_would_change_tha
     assert "it saves 70.0% instead of 1.0%: `router-train set-point quality-0.8`." in said
 
 
+def test_how_the_log_was_split_is_told_in_sentences(folder: Path, making: dict[str, Any]) -> None:
+    split = {"method": "time", "note": "whole groups by time; train 3600, calibration 1200, test 12"}
+    page = of_report.render(open_bundle(folder).manifest, read_document(folder) or {}, {**making, "split": split})
+    assert "Split: whole groups by time. Train 3,600, calibration 1,200, test 12. " in page
+
+
 def test_the_volume_says_whether_it_is_counted_or_given_and_what_the_log_says_against_it() -> None:
     log: dict[str, Any] = {
         "requests": 500,
