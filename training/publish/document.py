@@ -24,8 +24,9 @@ def frontier_document(manifest: Manifest, evaluation: Evaluation) -> dict[str, A
     """Everything that it takes to redraw the frontier and to write the report; no figure that could not be measured.
 
     `basis` says whether outcomes are known or estimated, also those of `workflows`. `why_not` says why no routing could be
-    compared exactly, and, where `basis` is null too, why it could not be estimated. `routers`, `workflows`,
-    `reliability.chosen` and `risk_coverage` are about the operating point `measured_at`.
+    compared exactly, and, where `basis` is null too, why it could not be estimated. `basis_note` is a sentence to stand beside
+    the figures of `sweep`, `guarded`, `points` and `singles`, where their requests are not like all the traffic. `routers`,
+    `workflows`, `reliability.chosen` and `risk_coverage` are about the operating point `measured_at`.
     """
     found, log = evaluation.tradeoff, evaluation.volume
     why_not = evaluation.why_not
@@ -54,6 +55,7 @@ def frontier_document(manifest: Manifest, evaluation: Evaluation) -> dict[str, A
         "basis": found.basis,
         "basis_requests": found.requests,
         "effective_requests": found.effective_requests,
+        "basis_note": found.note,
         "sweep": [asdict(mark) for mark in found.sweep],
         "guarded": [asdict(mark) for mark in found.guarded],
         "points": [

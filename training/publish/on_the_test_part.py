@@ -23,6 +23,7 @@ def said(document: Mapping[str, Any]) -> str:
     return (
         f"On the {count(test['requests'])} test requests, which it had not seen, it {kind} {percent(test['saving'])} "
         f"({span(test['saving_low'], test['saving_high'])}) with {percent(test['quality'])} acceptable answers{beside}."
+        + (f" {document['basis_note']}" if document.get("basis_note") else "")
     )
 
 

@@ -78,7 +78,17 @@ def sentence(manifest: Manifest, evaluation: Evaluation) -> str:
         f"{percent(router.saving)} less than sending everything to {manifest.reference} and keeps "
         f"{percent(router.quality / reference.quality) if reference.quality else 'none'} of its quality "
         f"({percent(router.quality)} against {percent(reference.quality)} acceptable)."
+        + _of_the_traffic(manifest, evaluation)
     )
+
+
+def _of_the_traffic(manifest: Manifest, evaluation: Evaluation) -> str:
+    """What that is for the traffic, where these requests are not like it."""
+    found = evaluation.tradeoff
+    mark = found.points.get(manifest.default_point)
+    if found.note is None or mark is None:
+        return ""
+    return f" {found.note} Of the traffic, it is {percent(mark.saving)} less at {percent(mark.quality)} acceptable answers."
 
 
 def terminal(manifest: Manifest, evaluation: Evaluation) -> RenderableType:

@@ -541,6 +541,15 @@ def test_where_nothing_is_saved_the_first_screen_ends_with_what_would_change_tha
     assert "it saves 70.0% instead of 1.0%: `router-train set-point quality-0.8`." in said
 
 
+def test_figures_of_requests_unlike_the_traffic_have_it_said_beside_them(folder: Path, making: dict[str, Any]) -> None:
+    manifest, document = open_bundle(folder).manifest, read_document(folder) or {}
+    note = "They cover easy, which carry 33.3% of the traffic."
+    page = of_report.render(manifest, {**document, "basis_note": note}, making)
+    assert page.count(note) == 3, "on the first screen, at the frontier and at the operating points"
+    old = {name: value for name, value in document.items() if name != "basis_note"}
+    assert note not in of_report.render(manifest, old, making), "nor does a document of before stop it"
+
+
 def test_how_the_log_was_split_is_told_in_sentences(folder: Path, making: dict[str, Any]) -> None:
     split = {"method": "time", "note": "whole groups by time; train 3600, calibration 1200, test 12"}
     page = of_report.render(open_bundle(folder).manifest, read_document(folder) or {}, {**making, "split": split})
