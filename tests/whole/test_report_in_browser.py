@@ -99,6 +99,11 @@ def test_printed_it_begins_with_the_first_screen_alone_and_cuts_nothing_off(chro
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert page.locator("figure .still img").first.is_visible()
     assert not page.locator("figure .live").first.is_visible()
+    size = "getComputedStyle(document.querySelector('{}')).fontSize"
+    small, text = (float(page.evaluate(size.format(one)).removesuffix("px")) for one in ("main .muted", "body"))
+    assert small < text, "small print is no larger than the text"
+    tallest = "Math.max(...[...document.querySelectorAll('figure .still img')].map(one => one.getBoundingClientRect().height))"
+    assert page.evaluate(tallest) <= 500, "no picture needs half a page: it would leave as much white before it"
     page.context.close()
 
 

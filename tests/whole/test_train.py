@@ -199,7 +199,9 @@ def test_the_reports_month_is_the_manifests(trained: Trained) -> None:
     shown = dict(re.findall(r'data-figure="(\w+)" data-number="([^"]+)"', report))
     assert float(shown["month_saved_usd"]) == known["month_saved_usd"]
     assert float(shown["month_saved_against_log_usd"]) == known["month_saved_against_log_usd"]
-    assert float(shown["quality"]) == known["quality"]
+    assert float(shown["quality"]) == manifest.default.quality, "of the requests that the saving is of"
+    assert f"it saved {known['saving']:.1%}" in report
+    assert f"with {known['quality']:.1%} acceptable answers" in report
     assert float(shown["log_requests"]) == known["log_requests"]
 
 

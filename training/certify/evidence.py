@@ -164,11 +164,16 @@ def traffic(data: CalibrationData) -> Traffic:
     are weighted to their shares among these others, which are traffic: within a workflow, the run counts as fair. Drawn
     requests are traffic too.
     """
-    n, picked = len(data), data.complete & ~data.drawn
+    return stands_for(data.workflow, data.groups, data.complete & ~data.drawn)
+
+
+def stands_for(workflow: NDArray[np.object_], groups: Columns, picked: Bools) -> Traffic:
+    """How n requests stand for the traffic, of which those that are not `picked` (n,) are: see `traffic`."""
+    n = len(workflow)
     alike = Traffic(np.ones(n), np.zeros(n, dtype=np.intp))
-    names, code = np.unique(workflow_names(data.workflow), return_inverse=True)
+    names, code = np.unique(workflow_names(workflow), return_inverse=True)
     first = np.zeros(n, dtype=np.bool_)
-    first[np.unique(data.groups, return_index=True)[1]] = True
+    first[np.unique(groups, return_index=True)[1]] = True
     table = np.array([np.bincount(code[first & side], minlength=len(names)) for side in (picked, ~picked)])
     table = table[:, table.sum(axis=0) > 0]
     if table.shape[1] < 2 or (table.sum(axis=1) == 0).any():

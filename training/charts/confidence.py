@@ -56,13 +56,13 @@ def reliability_by_candidate(
 
 
 def risk_coverage(marks: Sequence[Mapping[str, Any]], *, simulated: bool, theme: Theme | None = None) -> Spec:
-    """The share that fails among the most confident decisions, with its 95% band."""
+    """The share whose answer is not acceptable among the most confident decisions, with its 95% band."""
     if not marks:
         raise NothingToDrawError("too few of the chosen answers were judged to tell risk by coverage")
     rows = [dict(one) for one in marks]
     x = alt.X("coverage:Q", axis=alt.Axis(title="share of requests decided, the most confident first", format=PERCENT))
     base = alt.Chart(alt.Data(values=rows))
-    y = alt.Y("risk:Q", axis=alt.Axis(title=titled("share that fails", simulated=simulated), format=PERCENT))
+    y = alt.Y("risk:Q", axis=alt.Axis(title=titled("share not acceptable", simulated=simulated), format=PERCENT))
     tips = [
         alt.Tooltip("coverage:Q", format=".0%"),
         alt.Tooltip("risk:Q", format=".1%"),
@@ -77,7 +77,7 @@ def risk_coverage(marks: Sequence[Mapping[str, Any]], *, simulated: bool, theme:
     return finished(
         drawn,
         "What is risked by deciding more",
-        f"Of the most confident half {half['risk']:.1%} fail, of all {rows[-1]['risk']:.1%}.",
+        f"Of the most confident half {half['risk']:.1%} are not acceptable, of all {rows[-1]['risk']:.1%}.",
         simulated=simulated,
         theme=theme,
         subtitle="Of requests whose chosen answer was judged; 95% band",

@@ -7,10 +7,23 @@ from typing import Any
 
 import altair as alt
 
+from training.charts.labels import FONT_SIZE, NARROW_BELOW, Axes, of_shares, placed
+from training.charts.points import (
+    DOMINATED,
+    LOOKS,
+    OTHERS,
+    PER,
+    ROUTER,
+    band_rows,
+    by_cost,
+    dot_rows,
+    line_rows,
+    look,
+    rank,
+)
 from training.charts.theme import (
     FIRST,
     HEIGHT,
-    MUTED,
     PERCENT,
     WIDTH,
     NothingToDrawError,
@@ -21,37 +34,31 @@ from training.charts.theme import (
     finished,
     money_axis,
     money_format,
-    percent,
     told_apart,
     usd,
 )
 
-ROUTER = "outcome-router"
-# Amounts are per so many requests.
-PER = 1000.0
 _COST = "USD per 1,000 requests"
 _QUALITY = "share of acceptable answers"
-# Where a label stands to its point: the default point's above it, candidates' below, inside the chart at its right end.
-_SIDES = {"right": ("left", "top", 7, 5), "left": ("right", "top", -7, 5), "above": ("right", "bottom", 4, -12)}
-_GUARDED = f"{ROUTER}, guarded"
-_CERTIFIED, _UNCERTIFIED, _SINGLE = "operating point, certified", "operating point, not certified", "single candidate"
 
 
 def frontier(document: Mapping[str, Any], *, simulated: bool | None = None, theme: Theme | None = None) -> Spec:
-    """A bundle's `frontier.json`: the router with its 95% band, baselines, single candidates and operating points.
+    """A bundle's `frontier.json`: the router with its 95% band, the best baseline, the oracle, the candidates than which none
+    is both cheaper and better, and the operating points. What else was swept or answered is there in grey, without a name.
 
     Raises NothingToDrawError where nothing was measured.
     """
     simulated = bool(document["simulated"]) if simulated is None else simulated
-    band, lines, dots = _band(document), _lines(document), _dots(document)
+    band, lines, dots = band_rows(document), line_rows(document), dot_rows(document)
     costs = [row["cost"] for row in (*band, *lines, *dots)]
-    middle = (max(costs) * max(min(costs), 1e-9)) ** 0.5
-    for row in dots:
-        row["side"] = "above" if row["default"] else "left" if row["cost"] > middle else "right"
+    ends = of_shares(
+        value for row in (*band, *lines, *dots) for value in (row["quality"], row.get("low"), row.get("high")) if value
+    )
     x = alt.X("cost:Q", **money_axis(_COST, costs, simulated=simulated))
-    y = alt.Y("quality:Q", scale=alt.Scale(zero=False), axis=alt.Axis(title=_objective(document), format=PERCENT))
-    names = list(dict.fromkeys(row["router"] for row in lines))
-    colour, dash = told_apart(names)
+    shares = alt.Scale(domain=list(ends), nice=False, zero=False)
+    y = alt.Y("quality:Q", scale=shares, axis=alt.Axis(title=_objective(document), format=PERCENT))
+    names = sorted({row["series"] for row in lines}, key=rank)
+    looks = [look(name) for name in names]
     form = money_format(costs)
     tips = [
         alt.Tooltip("name:N", title="what"),
@@ -60,45 +67,52 @@ def frontier(document: Mapping[str, Any], *, simulated: bool | None = None, them
         alt.Tooltip("interval:N", title="quality, 95%"),
         alt.Tooltip("saving:N", title="saving"),
     ]
+    kinds = [one for one in LOOKS if any(row["kind"] == one for row in dots)]
+    by_kind = {"domain": kinds, "range": [LOOKS[one][1] for one in kinds]}
+    chosen = alt.selection_point(name="series", fields=["series"], bind="legend", toggle="true")
     drawn = alt.layer(
-        alt.Chart(alt.Data(values=band)).mark_area(color=FIRST, opacity=0.16).encode(x=x, y="low:Q", y2="high:Q"),
+        alt.Chart(alt.Data(values=band))
+        .mark_area(color=FIRST, opacity=0.16)
+        .encode(x=x, y=alt.Y("low:Q"), y2="high:Q"),
         alt.Chart(alt.Data(values=lines))
-        .mark_line(strokeWidth=2)
+        .mark_line()
         .encode(
             x=x,
             y=y,
-            color=alt.Color("router:N", scale=colour, legend=below(symbolType="stroke")),
-            strokeDash=alt.StrokeDash("router:N", scale=dash, legend=below(symbolType="stroke")),
+            color=alt.Color(
+                "series:N",
+                scale=alt.Scale(domain=names, range=[colour for colour, _ in looks]),
+                legend=below(symbolType="stroke"),
+            ),
+            strokeDash=alt.StrokeDash(
+                "series:N",
+                scale=alt.Scale(domain=names, range=[list(dash) for _, dash in looks]),
+                legend=below(symbolType="stroke"),
+            ),
+            strokeWidth=alt.condition(f"datum.series === '{OTHERS}'", alt.value(1), alt.value(2.5)),
+            opacity=alt.condition(chosen, alt.value(0.9), alt.value(0.06)),
+            detail="router:N",
             order="order:Q",
             tooltip=[alt.Tooltip("router:N"), *tips[1:3]],
-        ),
-        alt.Chart(alt.Data(values=[row for row in dots if row["low"] is not None]))
+        )
+        .add_params(chosen),
+        alt.Chart(alt.Data(values=[row for row in dots if row["low"] is not None and row["label"]]))
         .mark_rule(strokeWidth=1, opacity=0.7)
         .encode(x=x, y="low:Q", y2="high:Q"),
         alt.Chart(alt.Data(values=dots))
-        .mark_point(filled=True, size=90, opacity=1, stroke="white", strokeWidth=0.5)
+        .mark_point(filled=True, strokeWidth=0.5, stroke="white")
         .encode(
             x=x,
             y=y,
             shape=alt.Shape(
-                "kind:N",
-                scale=alt.Scale(domain=[_CERTIFIED, _UNCERTIFIED, _SINGLE], range=["diamond", "triangle-up", "circle"]),
-                legend=below(3),
+                "kind:N", scale=alt.Scale(domain=kinds, range=[LOOKS[one][0] for one in kinds]), legend=below(2)
             ),
-            fill=alt.Fill(
-                "kind:N",
-                scale=alt.Scale(domain=[_CERTIFIED, _UNCERTIFIED, _SINGLE], range=["#2a9464", "#d1495b", MUTED]),
-                legend=below(3),
-            ),
+            fill=alt.Fill("kind:N", scale=alt.Scale(**by_kind), legend=below(2)),
             size=alt.condition("datum.default", alt.value(240), alt.value(80)),
+            opacity=alt.condition("datum.kind === '" + DOMINATED + "'", alt.value(0.45), alt.value(1)),
             tooltip=tips,
         ),
-        *(
-            alt.Chart(alt.Data(values=[row for row in dots if row["label"] and row["side"] == side]))
-            .mark_text(align=align, baseline=baseline, dx=dx, dy=dy, fontSize=11)
-            .encode(x=x, y=y, text="label:N")
-            for side, (align, baseline, dx, dy) in _SIDES.items()
-        ),
+        *_names(band, lines, dots, x, y, ends),
     )
     return finished(
         drawn.properties(width=WIDTH, height=HEIGHT),
@@ -110,12 +124,51 @@ def frontier(document: Mapping[str, Any], *, simulated: bool | None = None, them
     )
 
 
+def _names(
+    band: Sequence[Row],
+    lines: Sequence[Row],
+    dots: Sequence[Row],
+    x: alt.X,
+    y: alt.Y,
+    ends: tuple[float, float],
+) -> list[Any]:
+    """The names of points and lines where they are free of both, on a rim in the page's colour."""
+    scale = x.to_dict()["scale"]
+    costs = [row["cost"] for row in (*band, *lines, *dots)]
+    log = scale.get("type") == "log"
+    axes = Axes(tuple(scale["domain"]) if log else (0.0, 1.08 * max(costs)), ends, log)
+    paths: dict[str, list[tuple[float, float]]] = {}
+    for row in lines:
+        paths.setdefault(row["router"], []).append((row["cost"], row["quality"]))
+    whiskers = [
+        [(row["cost"], row["low"]), (row["cost"], row["high"])]
+        for row in dots
+        if row["label"] and row["low"] is not None
+    ]
+    by_weight = sorted(
+        (row for row in dots if row["label"]), key=lambda row: (not row["default"], not row["reference"])
+    )
+    names = [(row["label"], [(row["cost"], row["quality"])]) for row in by_weight]
+    if "oracle" in paths:
+        names.insert(1, ("oracle", paths["oracle"][::-1]))
+    rows = placed(names, [*paths.values(), *whiskers], [(row["cost"], row["quality"]) for row in dots], axes)
+    there = f"datum.narrow === (width < {NARROW_BELOW})"
+    place = {one: alt.ExprRef(f"datum.{one}") for one in ("align", "baseline", "dx", "dy")}
+    chart = alt.Chart(alt.Data(values=rows))
+    return [
+        chart.mark_text(fontSize=FONT_SIZE, **place, **more).encode(
+            x=x, y=y, text="label:N", opacity=alt.condition(there, alt.value(1), alt.value(0))
+        )
+        for more in ({"style": "rim"}, {})
+    ]
+
+
 def frontier_table(document: Mapping[str, Any]) -> list[Row]:
     """What the chart shows, a row for each operating point, candidate and place of the knob."""
-    rows = [{**row, "kind": row["kind"]} for row in _dots(document)]
+    rows = [{**row, "kind": row["kind"]} for row in dot_rows(document)]
     return rows + [
         {**row, "kind": f"knob at {_place(mark)}", "name": ROUTER}
-        for row, mark in zip(_band(document), _by_cost(document), strict=True)
+        for row, mark in zip(band_rows(document), by_cost(document), strict=True)
     ]
 
 
@@ -208,8 +261,8 @@ def two_frontiers(
     band: list[Row] = []
     dots: list[Row] = []
     for name, document in zip(names, (first, second), strict=True):
-        band += [{**row, "bundle": name} for row in _band(document)]
-        dots += [{**row, "bundle": name} for row in _dots(document) if row["default"]]
+        band += [{**row, "bundle": name} for row in band_rows(document)]
+        dots += [{**row, "bundle": name} for row in dot_rows(document) if row["default"]]
     costs = [row["cost"] for row in (*band, *dots)]
     colour, dash = told_apart(names)
     x = alt.X("cost:Q", **money_axis(_COST, costs, simulated=simulated))
@@ -250,76 +303,6 @@ def two_frontiers(
 
 def _objective(document: Mapping[str, Any]) -> str:
     return "mean quality" if document.get("objective") == "quality" else _QUALITY
-
-
-def _by_cost(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The sweep's marks by rising cost, the same place once. Raises NothingToDrawError where there is none."""
-    if not document.get("sweep"):
-        raise NothingToDrawError(f"nothing was measured along the knob: {document.get('why_not')}")
-    places = {(mark["cost_usd"], mark["quality"]): mark for mark in document["sweep"]}
-    return [places[place] for place in sorted(places)]
-
-
-def _band(document: Mapping[str, Any]) -> list[Row]:
-    return [
-        {
-            "order": order,
-            "cost": PER * mark["cost_usd"],
-            "quality": mark["quality"],
-            "low": mark["quality_low"],
-            "high": mark["quality_high"],
-            "saving": percent(mark["saving"]) or "not known",
-        }
-        for order, mark in enumerate(_by_cost(document))
-    ]
-
-
-def _lines(document: Mapping[str, Any]) -> list[Row]:
-    """The router as it was swept, and the hulls of what it is compared with."""
-    rows = [
-        {"router": ROUTER, "order": row["order"], "cost": row["cost"], "quality": row["quality"]}
-        for row in _band(document)
-    ]
-    guarded = sorted(document["guarded"], key=lambda mark: mark["cost_usd"])
-    rows += [
-        {"router": _GUARDED, "order": order, "cost": PER * mark["cost_usd"], "quality": mark["quality"]}
-        for order, mark in enumerate(guarded)
-    ]
-    for name, curve in document["curves"].items():
-        if name != ROUTER:
-            rows += [
-                {"router": name, "order": order, "cost": PER * cost, "quality": quality}
-                for order, (cost, quality) in enumerate(zip(curve["cost_usd"], curve["quality"], strict=True))
-            ]
-    return rows
-
-
-def _dots(document: Mapping[str, Any]) -> list[Row]:
-    """Single candidates and operating points, the default one last, so that it lies above the others."""
-    rows = [_dot(one["candidate"], _SINGLE, one, label=one["candidate"].split("/")[-1]) for one in document["singles"]]
-    points: Sequence[Mapping[str, Any]] = sorted(document["points"], key=lambda point: point["default"])
-    for point in points:
-        if point["test"] is not None:
-            kind = _CERTIFIED if point["certified"] else _UNCERTIFIED
-            label = point["name"] if point["default"] else ""
-            rows.append(_dot(point["name"], kind, point["test"], label=label, default=point["default"]))
-    return rows
-
-
-def _dot(name: str, kind: str, found: Mapping[str, Any], *, label: str, default: bool = False) -> Row:
-    low, high = found.get("quality_low"), found.get("quality_high")
-    return {
-        "name": name,
-        "kind": kind,
-        "cost": PER * found["cost_usd"],
-        "quality": found["quality"],
-        "low": low,
-        "high": high,
-        "interval": "" if low is None or high is None else f"{low:.1%} … {high:.1%}",
-        "saving": percent(found["saving"]) or "not known",
-        "label": label,
-        "default": default,
-    }
 
 
 def _place(mark: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import altair as alt
 
-from training.charts.frontier import PER
+from training.charts.points import PER
 from training.charts.theme import (
     FIRST,
     HEIGHT,

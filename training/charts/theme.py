@@ -69,6 +69,8 @@ def config(theme: Theme) -> Row:
             "offset": 12,
         },
         "text": {"color": ink["text"]},
+        # A name above lines and bands: a rim in the page's colour keeps it legible.
+        "style": {"rim": {"stroke": ink["page"], "strokeWidth": 4, "strokeOpacity": 0.9, "strokeJoin": "round"}},
         "rule": {"color": ink["muted"]},
         "view": {"stroke": None},
         "range": {"category": list(COLOURS)},
@@ -99,6 +101,14 @@ def as_wide_as_its_place(spec: Spec) -> Spec:
     if not {"mark", "layer"} & spec.keys():
         return spec
     return {**spec, "width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
+
+
+def by_row(rows: int, step: float) -> dict[str, Any]:
+    """The height of a chart with a row for each of its lines; `usermeta` tells a page not to press it.
+
+    As a number and not as a step: a chart with a step has no continuous height, and Vega-Lite warns of fitting its width.
+    """
+    return {"height": round(rows * step), "usermeta": {"rows": rows}}
 
 
 def below(columns: int = 2, title: str | None = None, **more: Any) -> Any:

@@ -18,6 +18,7 @@ from training.charts.theme import (
     Spec,
     Theme,
     below,
+    by_row,
     finished,
     money_axis,
     money_format,
@@ -31,6 +32,8 @@ MOST = 20
 PER = 1000.0
 _BEFORE, _AFTER = "all to the reference", "routed"
 _BAR = 13
+# Between a candidate and a workflow, which stand in two lines.
+_AND = " · "
 
 
 def workflows_before_after(workflows: Lines, *, simulated: bool, theme: Theme | None = None) -> Spec:
@@ -65,7 +68,7 @@ def workflows_before_after(workflows: Lines, *, simulated: bool, theme: Theme | 
                 alt.Tooltip("requests:Q", format=","),
             ],
         )
-        .properties(width=WIDTH - 120, height=alt.Step(_BAR))
+        .properties(width=WIDTH - 120, **by_row(len(shown), 2.5 * _BAR))
     )
     return finished(
         drawn,
@@ -114,7 +117,7 @@ def workflows_quality(workflows: Lines, *, simulated: bool, theme: Theme | None 
                 alt.Tooltip("requests:Q", format=","),
             ],
         ),
-    ).properties(width=WIDTH - 120, height=alt.Step(22))
+    ).properties(width=WIDTH - 120, **by_row(len(shown), 22))
     return finished(
         drawn,
         "Quality of each workflow, before and after",
@@ -151,7 +154,7 @@ def shares(workflows: Lines, *, simulated: bool, theme: Theme | None = None) -> 
             order="place:Q",
             tooltip=["workflow:N", "candidate:N", alt.Tooltip("share:Q", format=".1%")],
         )
-        .properties(width=WIDTH - 120, height=alt.Step(22))
+        .properties(width=WIDTH - 120, **by_row(len(shown), 22))
     )
     words = " ".join(f"{line['workflow']}: mostly {max(line['share'], key=line['share'].get)}." for line in shown)
     return finished(
@@ -168,9 +171,10 @@ def profile(profiles: Sequence[Mapping[str, Any]], *, simulated: bool, theme: Th
     """What each candidate is best and worst at: how its share of acceptable answers differs from the candidates' mean there."""
     rows: list[Row] = [
         {
-            "at": f"{one['candidate'].split('/')[-1]} · {found['workflow']}",
+            "at": f"{one['candidate'].split('/')[-1]}{_AND}{found['workflow']}",
             "candidate": one["candidate"],
-            **{name: found[name] for name in ("workflow", "quality", "gap", "low", "high", "n")},
+            **{name: found[name] for name in ("workflow", "quality", "n")},
+            **{name: 100 * found[name] for name in ("gap", "low", "high")},
             "kind": "better than the others" if found["gap"] > 0 else "worse than the others",
         }
         for one in profiles
@@ -182,28 +186,42 @@ def profile(profiles: Sequence[Mapping[str, Any]], *, simulated: bool, theme: Th
             "nothing stands out: in no workflow do two candidates with ten judged answers each differ by more than chance"
         )
     kinds = ["better than the others", "worse than the others"]
-    y = alt.Y("at:N", title=None, sort=[row["at"] for row in rows], axis=alt.Axis(labelLimit=300))
+    y = alt.Y(
+        "at:N",
+        title=None,
+        sort=[row["at"] for row in rows],
+        axis=alt.Axis(labelLimit=200, labelExpr=f"split(datum.label, '{_AND}')"),
+    )
     base = alt.Chart(alt.Data(values=rows))
-    colour = alt.Color("kind:N", scale=alt.Scale(domain=kinds, range=[FIRST, BAD]), legend=below())
+    colour = alt.Color("kind:N", scale=alt.Scale(domain=kinds, range=[FIRST, BAD]), legend=below(columns=1))
     drawn = alt.layer(
         alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(strokeDash=[4, 3]).encode(x="zero:Q"),
         base.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q", y=y, color=colour),
         base.mark_point(filled=True, size=70, opacity=1).encode(
             x=alt.X(
-                "gap:Q", axis=alt.Axis(title="share of acceptable answers, against the candidates' mean", format="+.0%")
+                "gap:Q",
+                axis=alt.Axis(
+                    title=["points above or below", "the candidates' mean"],
+                    format="+d",
+                    tickCount=4,
+                    labelOverlap=True,
+                    labelFlush=False,
+                ),
             ),
             y=y,
             color=colour,
-            shape=alt.Shape("kind:N", scale=alt.Scale(domain=kinds, range=["circle", "square"]), legend=below()),
+            shape=alt.Shape(
+                "kind:N", scale=alt.Scale(domain=kinds, range=["circle", "square"]), legend=below(columns=1)
+            ),
             tooltip=[
                 "candidate:N",
                 "workflow:N",
                 alt.Tooltip("quality:Q", format=".1%"),
-                alt.Tooltip("gap:Q", format="+.1%"),
+                alt.Tooltip("gap:Q", title="points", format="+.1f"),
                 alt.Tooltip("n:Q", title="judged", format=","),
             ],
         ),
-    ).properties(width=WIDTH - 180, height=alt.Step(20))
+    ).properties(width=WIDTH - 180, **by_row(len(rows), 34))
     words = " ".join(f"{row['candidate']} is {row['kind']} at {row['workflow']}." for row in rows)
     return finished(
         drawn,
@@ -211,7 +229,7 @@ def profile(profiles: Sequence[Mapping[str, Any]], *, simulated: bool, theme: Th
         words,
         simulated=simulated,
         theme=theme,
-        subtitle="95% intervals",
+        subtitle="Share of acceptable answers, with 95% intervals",
     )
 
 

@@ -9,10 +9,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.account.intervals import wilson
 from serving.bundle.arrays import Bools, Columns, Floats
 from serving.bundle.manifest import Manifest
 from serving.decide.decision import Estimates
 from serving.decide.value import Setting, choose
+from training.certify.evidence import stands_for
+from training.dataset.matrix import workflow_names
 from training.measure.frontier import bootstrap_weights
 from training.measure.offpolicy import MINIMUM_EFFECTIVE, doubly_robust, effective_sample_size, pseudo_outcomes
 
@@ -20,6 +23,8 @@ COMPLETE: Literal["complete"] = "complete"
 DOUBLY_ROBUST: Literal["doubly robust"] = "doubly robust"
 # 320 MB of weights; and as many resamples as a 95% interval takes at least.
 _MOST_WEIGHTS, _LEAST_REPEATS = 40_000_000, 100
+_MOST_NAMED = 5
+_NO_WIDTH = 1e-9
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,8 @@ class Tradeoff:
     """The knob's sweep by what is expected (`sweep`), by what is expected to be broken (`guarded`), and single candidates and
     operating points by name. It rests on `requests`, worth `effective_requests` independent ones at the default point.
 
-    `basis` says how outcomes are known; None where they are not, and `why_not` says why.
+    `basis` says how outcomes are known; None where they are not, and `why_not` says why. `note` says of what traffic the
+    figures are, where the complete requests are not like all of it: it belongs beside each of them.
     """
 
     basis: Literal["complete", "doubly robust"] | None = None
@@ -62,6 +68,7 @@ class Tradeoff:
     singles: dict[str, Mark] = field(default_factory=dict)
     points: dict[str, Mark] = field(default_factory=dict)
     why_not: str | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,33 @@ def enough_complete(complete: Bools, groups: Columns) -> bool:
     A few would give narrow bands that mean nothing, and would put the many requests with one outcome aside.
     """
     return len(np.unique(groups[complete])) >= MINIMUM_EFFECTIVE
+
+
+def weighted_to_traffic(known: Outcomes) -> tuple[Floats, str | None]:
+    """What each complete request counts for, and a sentence about it where they do not all count the same.
+
+    As for the certificate (`certify.evidence.traffic`): where complete requests are of other workflows than the others, which
+    are traffic, workflows are weighted to their shares among these. One without a complete request is not in the figures.
+    """
+    complete = known.complete
+    ones = np.ones(int(complete.sum()))
+    if not stands_for(known.workflow, known.groups, complete).reweighted:
+        return ones, None
+    names, code = np.unique(workflow_names(known.workflow), return_inverse=True)
+    have = np.bincount(code[complete], minlength=len(names))
+    wanted = np.bincount(code[~complete], minlength=len(names)) / (~complete).sum()
+    covered = float(wanted[have > 0].sum())
+    unlike = "The complete requests are of other workflows than the other test requests, which are traffic"
+    if covered == 0:
+        return ones, f"{unlike}: they have none in common, so that these figures say nothing of the traffic."
+    weights = (wanted / np.maximum(have, 1))[code[complete]]
+    note = f"{unlike}, and are weighted to the shares that their workflows have there."
+    if (wanted[have == 0] > 0).any():
+        known_of = [str(names[k]) for k in np.argsort(-wanted, kind="stable") if have[k] and wanted[k]]
+        told = ", ".join(known_of[:_MOST_NAMED])
+        told += f" and {len(known_of) - _MOST_NAMED} more" if len(known_of) > _MOST_NAMED else ""
+        note += f" They cover {told}, which carry {covered:.1%} of the traffic: of the rest these figures say nothing."
+    return weights / weights.mean(), note
 
 
 def tradeoff(
@@ -168,12 +202,13 @@ def tradeoff(
         tuple(mark for mark in guarded if mark is not None),
         {name: mark for name, mark in alone.items() if mark is not None},
         {name: mark for name, mark in points.items() if mark is not None},
+        note=board.note,
     )
 
 
 @dataclass(frozen=True)
 class _Board:
-    """The n requests that count, complete or completed, and `weights` (resamples, n) of the bootstrap."""
+    """The n requests, complete or completed, which count for `counts` (n,), and `weights` (resamples, n) of the bootstrap."""
 
     candidates: tuple[str, ...]
     reference: int
@@ -182,10 +217,12 @@ class _Board:
     value: Floats
     cost: Floats
     broken: Floats | None
+    counts: Floats
     weights: Floats
     base: Floats  # (resamples,) what sending everything to the reference costs
     base_known: bool = True  # whether the log can bear that
     eligible: Bools | None = None
+    note: str | None = None
 
     @classmethod
     def of(
@@ -217,7 +254,9 @@ class _Board:
             known.workflow[rows],
         )
         found, cost, broken = part.value, part.cost_usd, None
+        counts, note = np.ones(len(found)), None
         if basis == COMPLETE:
+            counts, note = weighted_to_traffic(known)
             broken = ((part.labels == 0) & (part.labels[:, [reference]] == 1)).astype(np.float64)
         else:
             assert propensity is not None
@@ -225,8 +264,13 @@ class _Board:
             found = pseudo_outcomes(part.value, propensity, value, judged=judged)
             cost = pseudo_outcomes(judged_cost, propensity, usd, judged=judged)
         weights = bootstrap_weights(part.groups, repeats(resamples, len(found)), seed, part.workflow)
+        if note is not None:
+            weights = weights * counts
+            weights /= weights.sum(axis=1, keepdims=True)
         base = np.asarray(weights @ cost[:, reference])
-        board = cls(names, reference, (value, violation, usd), part, found, cost, broken, weights, base)
+        board = cls(
+            names, reference, (value, violation, usd), part, found, cost, broken, counts, weights, base, note=note
+        )
         everything = np.full(len(found), reference, dtype=np.intp)
         return replace(board, base_known=board.support(everything)[1] is None)
 
@@ -241,7 +285,7 @@ class _Board:
     def support(self, columns: Columns) -> tuple[float, str | None]:
         """How many independent requests the choices `columns` (n,) are known by, and why that is too few."""
         if self.broken is not None:
-            return effective_sample_size(np.ones(len(columns)), self.known.groups), None
+            return effective_sample_size(self.counts, self.known.groups), None
         assert self.known.propensity is not None
         found = doubly_robust(
             self.known.value,
@@ -256,27 +300,44 @@ class _Board:
 
     def mark(self, columns: Columns, knob: float) -> Mark | None:
         """What the choices `columns` (n,) come to; None where the log cannot bear it."""
-        if self.support(columns)[1] is not None:
+        effective, refused = self.support(columns)
+        if refused is not None:
             return None
         rows = np.arange(len(columns))
         cost, quality = self.cost[rows, columns], self.value[rows, columns]
-        base = float(self.cost[:, self.reference].mean())
+        base, mean = self._mean(self.cost[:, self.reference]), self._mean(cost)
         spent = self.weights @ cost
-        share = np.bincount(columns, minlength=len(self.candidates)) / len(columns)
-        saving = 1.0 - float(cost.mean()) / base if base > 0 else 0.0
+        share = np.bincount(columns, self.counts, minlength=len(self.candidates)) / self.counts.sum()
+        saving = 1.0 - mean / base if base > 0 else 0.0
         savings = 1.0 - spent / self.base if (self.base > 0).all() else np.zeros_like(spent)
         if not self.base_known:
             saving, savings = np.nan, np.full_like(spent, np.nan)
         return Mark(
             knob,
-            *_with_band(float(cost.mean()), spent),
-            *_with_band(float(quality.mean()), self.weights @ quality),
-            *_with_band(saving, savings),
+            *_with_band(mean, spent, least=0.0),
+            *_of_a_share(_with_band(self._mean(quality), self.weights @ quality, least=0.0, most=1.0), effective),
+            *_with_band(saving, savings, most=1.0),
             shares={name: float(part) for name, part in zip(self.candidates, share, strict=True)},
-            violation_rate=None if self.broken is None else float(self.broken[rows, columns].mean()),
+            violation_rate=None if self.broken is None else self._mean(self.broken[rows, columns]),
         )
 
+    def _mean(self, values: Floats) -> float:
+        return float(np.average(values, weights=self.counts))
 
-def _with_band(value: float, resampled: Floats) -> tuple[float, float, float]:
+
+def _with_band(
+    value: float, resampled: Floats, *, least: float = -np.inf, most: float = np.inf
+) -> tuple[float, float, float]:
+    """A value with its 95% band, all of them no further than what there can be: an estimate may lie beyond it."""
     low, high = np.quantile(resampled, [0.025, 0.975]).tolist()
-    return value, min(low, value), max(high, value)
+    value, low, high = np.clip([value, min(low, value), max(high, value)], least, most).tolist()
+    return value, low, high
+
+
+def _of_a_share(band: tuple[float, float, float], effective: float) -> tuple[float, float, float]:
+    """Where all outcomes are the same, resampling sees no spread: the band is then Wilson's, of `effective` requests."""
+    value, low, high = band
+    if high - low > _NO_WIDTH:
+        return band
+    least, most = wilson(value * effective, effective)
+    return value, min(least, value), max(most, value)

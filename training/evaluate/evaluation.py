@@ -28,7 +28,8 @@ class Line:
     """One router in the result table; fields that do not apply to it are NaN.
 
     `quality`, `cost_usd` and `saving` (against the reference) are at its operating point; `beats` is the 95% interval of
-    the served router's AIQ minus this one's.
+    the served router's AIQ minus this one's. `cost_save` is cross-fitted, with `cost_save_quality` the quality beyond the best
+    single candidate's there; `cost_save_in_sample` is chosen and measured on the same requests, hence too high.
     """
 
     name: str
@@ -38,6 +39,8 @@ class Line:
     aiq: float = float("nan")
     headroom: float = float("nan")
     cost_save: float = float("nan")
+    cost_save_quality: float = float("nan")
+    cost_save_in_sample: float = float("nan")
     performance_gain: float = float("nan")
     beats: tuple[float, float] = (float("nan"), float("nan"))
     simulated_truth: bool = False

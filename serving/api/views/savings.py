@@ -93,17 +93,21 @@ class SavingsLine(_Document):
 
 
 class ReferenceCost(_Document):
-    """What a reference's answers cost for each dollar that was expected of them, between `low` and `high`: a 95% interval if it
-    is by its own answers, else without a level."""
+    """What a reference's answers cost for each dollar that was expected of them, over all workflows and keys together, between
+    `low` and `high`: a 95% interval if it is by its own answers, else without a level. It is for orientation: the total and the
+    lines use a ratio of each workflow and key, so nothing is to be multiplied by this one."""
 
     reference: str
     method: Method = Field(
         description=f"From what: its own answers of at least {ENOUGH} conversations; other candidates' answers, between the "
         "lowest and the highest of theirs; or, without either, no less than the prompts alone cost."
     )
-    ratio: float
-    low: float
-    high: float | None
+    ratio: float = Field(
+        description="Pooled over all workflows and keys, for orientation. Amounts are worked out by strata (a workflow's "
+        "decisions for a key), each with a ratio of its own: multiplying by this one does not give them."
+    )
+    low: float = Field(description="Of the pooled ratio.")
+    high: float | None = Field(description="Of the pooled ratio; null where nothing bounds it.")
     answers: int
     conversations: int
 
@@ -115,7 +119,7 @@ class SavingsResponse(_Document):
     until: str = Field(alias="to", description="UTC; and before that.")
     by: By
     method: Method | None = Field(description="The least sure one of the references'; null without any decision.")
-    references: list[ReferenceCost]
+    references: list[ReferenceCost] = Field(description="Pooled ratios, for orientation; the lines use strata.")
     total: SavingsLine
     lines: list[SavingsLine] = Field(description="At most 1,000: the busiest first, days in their order.")
     other: SavingsLine | None = Field(description="What came to no line of its own.")

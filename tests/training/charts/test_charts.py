@@ -15,6 +15,7 @@ from serving.account.savings import Method
 from tests import fake_bundle, fake_frontier
 from training.charts.confidence import reliability, reliability_by_candidate, risk_coverage
 from training.charts.frontier import frontier, knob, two_frontiers
+from training.charts.labels import Axes, efficient, placed
 from training.charts.logs import costs_by_workflow_and_candidate, drift, savings
 from training.charts.show import VEGA_LITE, as_json, figure, javascript, show, start, svg
 from training.charts.tables import table
@@ -153,6 +154,89 @@ def test_lines_differ_by_colour_and_by_dash(document: Document) -> None:
     assert '"orient": "right"' not in spec
 
 
+def _crowded(document: Document) -> Document:
+    """A frontier with eight more routers on top of the first, and six candidates that lie close together."""
+    curve = {"cost_usd": [0.0001, 0.001, 0.003], "quality": [0.6, 0.8, 0.9]}
+    names = [f"baseline {number}" for number in range(8)]
+    line = next(one for one in document["routers"] if one["name"] == "outcome-router")
+    near = [
+        {
+            **document["singles"][1],
+            "candidate": f"maker/model-with-a-long-name-{number}",
+            "cost_usd": 0.001 + 1e-5 * number,
+        }
+        for number in range(6)
+    ]
+    return {
+        **document,
+        "curves": {**document["curves"], **dict.fromkeys(names, curve)},
+        "routers": [*document["routers"], *({**line, "name": name, "aiq": k / 10} for k, name in enumerate(names))],
+        "singles": [*document["singles"], *near],
+    }
+
+
+def test_few_lines_stand_out_and_the_others_are_grey_together(document: Document) -> None:
+    words = texts(svg(frontier(_crowded(document))))
+    assert {"outcome-router", "baseline 7 (best baseline)", "oracle (knows every outcome)", "other routers"} <= set(
+        words
+    )
+    assert not {"baseline 0", "baseline 6", "baseline 7"} & set(words)
+
+
+def test_the_oracle_looks_the_same_with_and_without_a_baseline(document: Document) -> None:
+    def looks(of: Document) -> dict[str, str]:
+        (lines,) = [one for one in frontier(of)["layer"] if one["mark"].get("type") == "line"]
+        scale = lines["encoding"]["color"]["scale"]
+        return dict(zip(scale["domain"], scale["range"], strict=True))
+
+    alone, crowded = looks(document), looks(_crowded(document))
+    assert alone.items() <= crowded.items()
+    assert len(set(crowded.values())) == len(crowded)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_name_has_a_rim_in_the_pages_colour(document: Document, theme: Theme) -> None:
+    drawn = svg(frontier(document), theme=theme)
+    rims = re.findall(r'<text[^>]* stroke="(#\w+)"[^>]* stroke-width="4"', drawn)
+    assert set(rims) == {config(theme)["background"]}
+
+
+def test_no_name_lies_on_a_line_on_a_point_or_on_another_name(document: Document) -> None:
+    axes = Axes((0.0001, 0.01), (0.4, 1.0), log=True)
+    line = [(0.0001 * 1.1**k, 0.45 + 0.01 * k) for k in range(45)]
+    dots = [(0.0005, 0.6), (0.00052, 0.61), (0.00055, 0.6), (0.005, 0.5)]
+    rows = placed([(f"candidate-{k}", [dot]) for k, dot in enumerate(dots)], [line], dots, axes)
+    assert {row["label"] for row in rows if not row["narrow"]} >= {"candidate-0", "candidate-3"}
+    for narrow, size in ((False, (560, 320)), (True, (255, 250))):
+        boxes = []
+        for row in (one for one in rows if one["narrow"] is narrow):
+            x, y = axes.at(row["cost"], row["quality"], size)
+            wide, high = 6.1 * len(row["label"]), 13
+            left = x + row["dx"] - wide * {"left": 0, "center": 0.5, "right": 1}[row["align"]]
+            top = y + row["dy"] - high * {"top": 0, "middle": 0.5, "bottom": 1}[row["baseline"]]
+            boxes.append((left, top, left + wide, top + high))
+            assert left >= 0
+            assert top >= 0
+            assert left + wide <= size[0]
+            assert top + high <= size[1]
+        points = [axes.at(*one, size) for one in (*line, *dots)]
+        for number, (left, top, right, bottom) in enumerate(boxes):
+            assert not [1 for x, y in points if left <= x <= right and top <= y <= bottom]
+            for other in boxes[:number]:
+                assert left >= other[2] or right <= other[0] or top >= other[3] or bottom <= other[1]
+
+
+def test_a_candidate_that_another_beats_in_both_is_not_named(document: Document) -> None:
+    rows = [
+        {"candidate": name, "cost_usd": cost, "quality": quality}
+        for name, cost, quality in (("a", 1.0, 0.5), ("b", 2.0, 0.7), ("c", 3.0, 0.6), ("d", 3.0, 0.9), ("e", 2.0, 0.7))
+    ]
+    assert efficient(rows) == {"a", "b", "d"}
+    headers, cells = table("frontier", _crowded(document))
+    kinds = {row[0]: row[headers.index("kind")] for row in cells}
+    assert kinds["maker/model-with-a-long-name-5"] == "candidate that another beats in both"
+
+
 def _luminance(colour: str) -> float:
     parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
@@ -276,3 +360,29 @@ def test_the_bundle_has_no_end_of_a_script_in_it() -> None:
 def test_a_drawing_takes_a_theme_of_its_own(document: Document) -> None:
     assert "#14191f" in svg(frontier(document), theme="dark")
     assert "#14191f" not in svg(frontier(document))
+
+
+@pytest.mark.parametrize("draw", [workflows_before_after, shares, workflows_quality, profile])
+def test_a_chart_with_rows_is_as_high_as_they_need_and_is_fitted_without_a_warning(
+    draw: Any, document: dict[str, Any]
+) -> None:
+    """A height of steps is none that Vega-Lite can fit; a number is, and the page is told not to press it."""
+    part = document["profiles"] if draw is profile else document["workflows"]
+    spec = draw(part, simulated=False)
+    assert spec["usermeta"]["rows"] > 1
+    assert spec["height"] >= 20 * spec["usermeta"]["rows"]
+
+
+def test_what_stands_out_is_in_points_and_a_name_has_two_lines(document: dict[str, Any]) -> None:
+    text = str(profile(document["profiles"], simulated=False))
+    assert "split(datum.label, ' · ')" in text
+    assert "points above or below" in text
+    gaps = [one["gap"] for each in document["profiles"] for one in (*each["best"], *each["worst"])]
+    assert all(abs(gap) <= 1 for gap in gaps)
+    assert str(100 * max(gaps)) in text
+
+
+def test_what_is_risked_is_called_not_acceptable(document: dict[str, Any]) -> None:
+    text = str(risk_coverage(document["risk_coverage"], simulated=False))
+    assert "share not acceptable" in text
+    assert "fail" not in text

@@ -161,6 +161,72 @@ def test_one_complete_request_does_not_put_the_others_aside(bundle: Path) -> Non
     assert found.workflows
 
 
+def unlike_the_traffic(workflows: tuple[str | None, ...], requests: int = 900) -> Outcomes:
+    """A log of which an evaluation run asked every candidate, four of five times about the first of these workflows; the rest
+    is traffic, as much of each of the three."""
+    run, traffic = log_with_dates(11, 400).frame, log_with_dates(12, requests, everybody=False).frame
+    kept = run[run["workflow"].isin([one for one in workflows if one is not None])]
+    rare = kept[(kept["workflow"] == workflows[0]) | (kept["request_id"].str[1:].astype(int) % 4 == 0)]
+    frame = pd.concat([rare.assign(request_id="run-" + rare["request_id"], propensity=1.0), traffic], ignore_index=True)
+    return validate(frame, source="test", format="test")
+
+
+def test_complete_requests_are_weighted_to_the_workflows_of_the_traffic(bundle: Path) -> None:
+    log = unlike_the_traffic(("easy", "hard"))
+    found = evaluated(bundle, log).tradeoff
+    assert found.basis == "complete"
+    assert found.note is not None
+    assert "They cover easy, hard, which carry 66.7% of the traffic" in found.note
+    router = Router(open_bundle(bundle))
+    matrix = build_matrix(log.frame, router.candidates)
+    rows = matrix.complete()
+    assert found.requests == rows.sum()
+    assert 30 < found.effective_requests < found.requests
+    column = router.candidates.index(fake_bundle.SMALL)
+    quality, workflow = matrix.quality[rows][:, column], matrix.workflow[rows]
+    each = [float(quality[workflow == name].mean()) for name in ("easy", "hard")]
+    mark = found.singles[fake_bundle.SMALL]
+    assert mark.quality == pytest.approx(np.mean(each), abs=0.005)
+    assert abs(mark.quality - quality.mean()) > 0.001, "they are not all alike"
+    assert contained(mark)
+    assert sum(mark.shares.values()) == pytest.approx(1.0)
+
+
+def test_where_all_are_complete_or_a_fair_sample_each_counts_once(bundle: Path, complete: Evaluation) -> None:
+    assert complete.tradeoff.note is None
+    run, traffic = log_with_dates(11, 300).frame, log_with_dates(12, 600, everybody=False).frame
+    frame = pd.concat([run.assign(request_id="run-" + run["request_id"]), traffic], ignore_index=True)
+    found = evaluated(bundle, validate(frame, source="test", format="test"))
+    assert found.tradeoff.note is None
+    assert found.tradeoff.points["quality-0.9"].quality == pytest.approx(found.line().quality)
+
+
+def test_complete_requests_of_no_workflow_of_the_traffic_say_so(bundle: Path) -> None:
+    frame = unlike_the_traffic(("easy",)).frame
+    own = frame["request_id"].str.startswith("run-")
+    frame = frame.assign(workflow=np.where(own, "exam", frame["workflow"]))
+    found = evaluated(bundle, validate(frame, source="test", format="test")).tradeoff
+    assert found.note is not None
+    assert "say nothing of the traffic" in found.note
+
+
+def test_no_share_is_beyond_all_and_the_same_outcome_of_all_has_a_band(bundle: Path) -> None:
+    frame = log_with_dates(1).frame.assign(quality=1.0)
+    found = evaluated(bundle, validate(frame, source="test", format="test")).tradeoff
+    for mark in (*found.sweep, *found.singles.values(), *found.points.values()):
+        assert (mark.quality, mark.quality_high) == (1.0, 1.0)
+        assert mark.quality_low == pytest.approx(300 / (300 + 1.959964**2)), "Wilson's, of 300 conversations"
+    frame = log_with_dates(2, 900, everybody=False).frame
+    good = frame["candidate"] == fake_bundle.LARGE
+    frame = frame.assign(quality=np.where(good, 1.0, frame["quality"]))
+    found = evaluated(bundle, validate(frame, source="test", format="test")).tradeoff
+    assert found.basis == "doubly robust"
+    for mark in (*found.sweep, *found.singles.values(), *found.points.values()):
+        assert 0 <= mark.quality_low <= mark.quality <= mark.quality_high <= 1
+        assert mark.saving_high <= 1
+        assert mark.cost_low >= 0
+
+
 def test_complete_requests_count_from_thirty_conversations_on() -> None:
     assert not enough_complete(np.ones(290, dtype=bool), np.arange(290) // 10)
     assert enough_complete(np.ones(300, dtype=bool), np.arange(300) // 10)

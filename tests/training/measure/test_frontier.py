@@ -8,7 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.bundle.arrays import Floats
-from training.measure.frontier import Singles, bootstrap_aiq, bootstrap_weights, frontier, knob_grid, singles
+from training.measure.frontier import (
+    Frontier,
+    Singles,
+    bootstrap_aiq,
+    bootstrap_weights,
+    cross_fitted_cost_save,
+    frontier,
+    knob_grid,
+    singles,
+)
+from training.measure.metrics import cost_save
 
 # Two requests, three candidates: cheap, middling, dear.
 ESTIMATE = np.array([[0.5, 0.8, 0.9], [0.9, 0.9, 0.95]])
@@ -89,10 +99,43 @@ def test_with_twenty_clusters_a_whole_cluster_comes_and_goes() -> None:
 
 
 def test_fewer_clusters_are_strata() -> None:
-    groups, workflow = np.arange(6), np.array(["a", "a", "a", "a", None, None], dtype=object)
+    groups, workflow = np.arange(32), np.array(["a"] * 20 + [None] * 12, dtype=object)
     weights = bootstrap_weights(groups, 500, seed=3, clusters=workflow)
-    assert weights[:, :4].sum(axis=1) == pytest.approx(4 / 6)
+    assert weights[:, :20].sum(axis=1) == pytest.approx(20 / 32)
     assert len({tuple(row) for row in weights.tolist()}) > 50
+
+
+def test_strata_of_few_groups_are_one() -> None:
+    groups, workflow = np.arange(26), np.array(["a"] * 4 + ["b"] * 7 + ["c"] * 15, dtype=object)
+    weights = bootstrap_weights(groups, 500, seed=3, clusters=workflow)
+    assert weights[:, 11:].sum(axis=1) == pytest.approx(15 / 26), "c has groups enough of its own"
+    assert np.ptp(weights[:, :4].sum(axis=1)) > 0.1
+    # With two groups a and b would be too few together as well: the smallest other one is with them.
+    weights = bootstrap_weights(np.arange(17), 500, seed=3, clusters=workflow[[0, *range(10, 26)]])
+    assert np.ptp(weights[:, 2:].sum(axis=1)) > 0.01
+
+
+@pytest.mark.parametrize("per_stratum", [4, 8, 12])
+def test_the_spread_within_strata_is_not_too_small(per_stratum: int) -> None:
+    """The variance of the mean of a stratified sample is sum of s_k^2 / n_k with n_k - 1 in s_k (Cochran 1977, 5.3)."""
+    workflow = np.repeat(np.array(["a", "b", "c"], dtype=object), per_stratum)
+    value = np.random.default_rng(1).normal(size=3 * per_stratum)
+    weights = bootstrap_weights(np.arange(len(value)), 20_000, seed=3, clusters=workflow)
+    strata = value.reshape(3, per_stratum)
+    expected = (strata.var(axis=1, ddof=1) / per_stratum).mean() / 3
+    pooled = value.var(ddof=1) / len(value)
+    assert np.var(weights @ value) == pytest.approx(pooled if per_stratum < 10 else expected, rel=0.05)
+
+
+@pytest.mark.parametrize(("strata", "per_stratum"), [(5, 4), (10, 4), (5, 8)])
+def test_intervals_of_few_conversations_a_stratum_cover_the_mean(strata: int, per_stratum: int) -> None:
+    """Plain resampling within strata covers it in 87, 88 and 91 of 100."""
+    draw, mean = np.random.default_rng(0), np.repeat(np.linspace(0.6, 0.95, strata), per_stratum)
+    workflow = np.repeat(np.array([f"w{k}" for k in range(strata)], dtype=object), per_stratum)
+    weights = bootstrap_weights(np.arange(len(mean)), 400, seed=0, clusters=workflow)
+    values = draw.normal(mean, 0.3, size=(1500, len(mean)))
+    low, high = np.quantile(values @ weights.T, [0.025, 0.975], axis=1)
+    assert np.mean((low <= mean.mean()) & (mean.mean() <= high)) >= 0.925
 
 
 def test_the_bootstrap_of_equal_weights_is_the_plain_aiq() -> None:
@@ -158,3 +201,37 @@ def test_bootstrap_weights_sum_to_one_and_treat_a_group_alike(groups: list[int],
         inside = weights[:, member == group]
         assert (inside == inside[:, :1]).all()
     assert (weights == bootstrap_weights(member, 20, seed)).all()
+
+
+def test_a_saving_that_is_chosen_by_chance_is_none_on_other_requests() -> None:
+    """Forty places that differ by chance alone: the best of them seems to match the dear candidate for less."""
+    draw, n, places = np.random.default_rng(0), 100, 40
+    quality = np.column_stack([np.zeros(n), np.arange(n) % 5 != 0]).astype(float)
+    cost = np.tile([0.5, 1.0], (n, 1))
+    dear = draw.random((n, places)) < np.linspace(0.2, 0.9, places)
+    points = Frontier(
+        np.arange(float(places)),
+        np.where(dear, 1.0, 0.5),
+        (draw.random((n, places)) < 0.78).astype(float),
+    )
+    best = singles(quality, cost).best
+    in_sample = cost_save(points.cost, points.quality, quality[:, best].mean(), cost[:, best].mean())
+    saving, beyond = cross_fitted_cost_save(points, quality, cost, np.arange(n), seed=0)
+    assert in_sample > 0.15
+    assert saving < in_sample
+    assert beyond < 0, "elsewhere it is worse than the candidate that it seemed to match"
+
+
+def test_a_saving_that_is_real_is_there_on_other_requests() -> None:
+    """Half of the requests are easy: the cheap candidate answers them as well as the dear one."""
+    easy = np.arange(40) % 2 == 0
+    quality, cost = np.column_stack([easy, np.ones(40)]).astype(float), np.tile([0.0, 1.0], (40, 1))
+    points = Frontier(
+        np.zeros(2), np.column_stack([np.zeros(40), ~easy]).astype(float), np.column_stack([easy, easy | ~easy])
+    )
+    groups = np.arange(40) // 2
+    saving, beyond = cross_fitted_cost_save(points, quality, cost, groups, seed=0)
+    assert (saving, beyond) == pytest.approx((0.5, 0.0))
+    worse = Frontier(points.knobs, points.request_cost, np.zeros((40, 2)))
+    assert np.isnan(cross_fitted_cost_save(worse, quality, cost, groups, seed=0)).all()
+    assert np.isnan(cross_fitted_cost_save(points, quality, cost, np.zeros(40, dtype=int), seed=0)).all()

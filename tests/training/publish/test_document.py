@@ -21,7 +21,8 @@ FIRST = {
     "routers", "workflows", "splits", "calibration",
 }  # fmt: skip
 SECOND = {
-    "schema", "basis", "basis_requests", "effective_requests", "sweep", "guarded", "points", "singles", "profiles",
+    "schema", "basis", "basis_requests", "basis_note", "effective_requests", "sweep", "guarded", "points", "singles",
+    "profiles",
     "reliability", "risk_coverage", "abstention", "log", "month", "measured_at", "objective",
 }  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -12,16 +13,18 @@ from typing import Any, ClassVar
 
 import pytest
 
-from serving.bundle.manifest import Estimated, Manifest, OperatingPoint, WorkflowBound, open_bundle
+from serving.bundle.manifest import Bundle, Estimated, Manifest, OperatingPoint, WorkflowBound, open_bundle
 from tests import fake_bundle, fake_frontier
 from training.charts.show import javascript
 from training.dataset.volume import Volume
 from training.publish.document import at_another_point, month_of, read_document, with_month
 from training.publish.making import of_addition
 from training.publish.pages import of_comparison, of_report
+from training.publish.pages.basis import volume
 from training.publish.pages.blocks import environment
 from training.publish.pages.first_screen import first_screen
 from training.publish.pages.tables import by_workflow
+from training.publish.side_by_side import Part, SideBySide
 
 # What makes a browser fetch something, in HTML and in CSS.
 FETCHED = re.compile(
@@ -130,7 +133,7 @@ def test_the_figures_of_the_first_screen_are_the_manifests(folder: Path, certifi
     assert point.cost_usd is not None
     assert point.saving is not None
     reference = point.cost_usd / (1 - point.saving)
-    requests = known["log_dated_requests"] / known["log_days"] * 30.4375
+    requests = known["log_counted_requests"] / known["log_days"] * 30.4375
     assert shown["month_saved_usd"] == known["month_saved_usd"] == pytest.approx(requests * reference * point.saving)
     assert shown["alpha"] == proof.alpha
     assert shown["confidence"] == 1 - proof.delta
@@ -145,6 +148,53 @@ def test_the_figures_of_the_first_screen_are_the_manifests(folder: Path, certifi
         "Reference",
     ):
         assert text in certified_page
+
+
+def test_the_quality_is_of_the_requests_that_the_saving_is_of_and_the_test_figures_stand_together(
+    folder: Path, making: dict[str, Any]
+) -> None:
+    manifest, document = open_bundle(folder).manifest, read_document(folder) or {}
+    manifest = manifest.model_copy(update={"metrics": {**manifest.metrics, "quality": 0.123, "saving": 0.456}})
+    screen = first_screen(manifest, document, making)
+    (quality,) = (one for one in screen.figures if one.key == "quality")
+    assert quality.number == manifest.default.quality
+    assert "calibration requests" in quality.note
+    test = next(one["test"] for one in document["points"] if one["default"])
+    assert (
+        f"On the 300 test requests, which it had not seen, it saved {test['saving']:.1%} (95% {test['saving_low']:.1%} … "
+        f"{test['saving_high']:.1%}) with {test['quality']:.1%} acceptable answers (acme/large alone: "
+    ) in screen.lead
+
+
+@pytest.mark.parametrize(
+    ("saving", "low", "high", "told"),
+    [
+        (0.6, 0.5, 0.7, None),
+        (0.69, 0.62, 0.76, None),
+        (0.75, 0.7, 0.8, "more"),
+        (0.4, 0.35, 0.45, "less"),
+        (0.52, 0.45, 0.59, None),
+    ],
+)
+def test_a_saving_on_the_test_part_that_chance_does_not_explain_is_said_first(
+    folder: Path, making: dict[str, Any], saving: float, low: float, high: float, told: str | None
+) -> None:
+    document = json.loads(json.dumps(read_document(folder)))
+    for one in document["points"]:
+        if one["default"]:
+            one["test"] |= {"saving": saving, "saving_low": low, "saving_high": high}
+    found = [w for w in first_screen(open_bundle(folder).manifest, document, making).warnings if "was saved" in w]
+    assert len(found) == (told is not None)
+    assert all(f"{told} than the 60.0% (95% 52.0% … 67.0%) on the calibration requests" in text for text in found)
+
+
+def test_the_page_can_reckon_the_same_month_from_the_document(folder: Path) -> None:
+    document, manifest = read_document(folder) or {}, open_bundle(folder).manifest
+    month = month_of(manifest, Volume(**document["log"]))
+    assert month is not None
+    assert (month["saving"], month["saving_from"]) == (manifest.default.saving, "calibration")
+    reckoned = month["requests"] * month["reference_usd_per_request"] * month["saving"]
+    assert reckoned == pytest.approx(manifest.metrics["month_saved_usd"])
 
 
 @pytest.mark.parametrize("name", ["certified_page", "uncertified_page"])
@@ -202,8 +252,11 @@ def test_without_a_certificate_the_first_screen_says_that_nothing_moves_and_what
     assert "acme/large answers everything; in the log it answered 33.3%" in top
     assert "Estimated saving a month against all to acme/large" in top
     assert "Estimated saving a month against what the log cost" in top
-    assert "What now: <code>router-train plan --data a.csv</code>" in top
-    assert "It plans 120 answers for about 3.10 USD." in top
+    last = re.sub(r"\s+", " ", top[top.rindex("<p ") :])
+    assert last.startswith('<p class="change"><strong>What would change that:</strong> '), (
+        "the first screen ends with it"
+    )
+    assert "<code>router-train plan --data a.csv</code>. It plans 120 answers for about 3.10 USD." in last
 
 
 def test_sending_all_to_the_reference_is_no_news_where_the_log_was_cheaper(
@@ -295,7 +348,9 @@ def test_another_point_has_a_page_of_its_own(folder: Path, making: dict[str, Any
     other = next(point for point in manifest.operating_points if point.name == "balanced")
     moved = manifest.model_copy(update={"version": "fake-2", "default_point": other.name})
     page = of_report.render(moved, at_another_point(read_document(folder) or {}, moved), making)
-    assert "were measured at quality-0.9; this bundle serves balanced" in " ".join(page.split())
+    assert "were measured at quality-0.9; this bundle serves balanced" in " ".join(
+        re.sub("</?span[^>]*>", "", page).split()
+    )
     assert "Bundle fake-2" in page
     assert Page(page).headings[0][1].startswith("Simulated: nothing is certified")
 
@@ -425,19 +480,138 @@ def test_without_a_frontier_the_reason_is_told_once_and_its_command_as_one(
     assert "goes to acme/large. More calibration" in page.replace("\n", " ")
 
 
-def test_a_name_is_not_broken_at_its_hyphens_and_stays_text() -> None:
-    text = (
-        environment()
-        .from_string("{{ text | whole }}")
-        .render(
-            manifest=SimpleNamespace(candidates=[SimpleNamespace(name="gpt-4o"), SimpleNamespace(name="gpt-4o-mini")]),
-            text="<b> gpt-4o and gpt-4o-mini",
-        )
-    )
-    assert text == '&lt;b&gt; <span class="name">gpt-4o</span> and <span class="name">gpt-4o-mini</span>'
-
-
 def test_the_page_of_two_says_how_it_is_made_again(folder: Path) -> None:
     bundle = open_bundle(folder)
     page = of_comparison.render(bundle, bundle, None, "No log was given.")
     assert f"router-train compare {bundle.folder} {bundle.folder} --html compare.html" in page
+
+
+def test_the_page_of_two_says_which_is_newer_and_each_difference_with_its_interval(folder: Path) -> None:
+    older = open_bundle(folder)
+    newer = replace(
+        older, manifest=older.manifest.model_copy(update={"version": "fake-2", "created": "2026-02-01T00:00:00Z"})
+    )
+
+    def part(name: str, conversations: int, quality_gap: tuple[float, float]) -> Part:
+        return Part(name, 300, conversations, (0.9, 0.88), (0.004, 0.003), quality_gap, (-0.0012, -0.0008))
+
+    def shown(first: Bundle, second: Bundle, whole: Part) -> str:
+        parts = (part("easy", 120, (-0.03, -0.01)), part("hard", 20, (-0.03, -0.01)))
+        found = SideBySide(("a", "b"), ("x", "x"), whole, parts, {"acme/small": (0.2, 0.4)}, 0.2)
+        return " ".join(re.sub("</?span[^>]*>", "", of_comparison.render(first, second, found)).split())
+
+    page = shown(older, newer, part("all", 200, (-0.03, 0.01)))
+    assert (
+        "<h1>Simulated: the newer bundle (fake-2) costs $1.00 less per 1,000 requests than the older bundle (fake-1), and no "
+        "difference in quality is shown.</h1>"
+    ) in page
+    cost = "costs $3.00 instead of $4.00 per 1,000 requests: $1.00 less (95% −$1.20 … −$0.80).</li>"
+    assert f"<li>The newer bundle (fake-2) {cost}" in page
+    quality = "gives 88.0% acceptable answers instead of 90.0%"
+    assert f"<li>The newer bundle (fake-2) {quality}: which may be chance (95% −3.0 … +1.0 points).</li>" in page
+    assert f"<li>In easy (300 requests) the newer bundle (fake-2) {quality}: 2.0 points lower" in page
+    assert "<li>In hard" not in page, "twenty conversations are too few"
+    assert "First is the older bundle (fake-1), second the newer bundle (fake-2)." in page
+    assert "Made 2026-02-01" in page
+    turned = shown(newer, older, part("all", 200, (-0.03, 0.01)))
+    assert "the older bundle (fake-1) costs $1.00 less per 1,000 requests than the newer bundle (fake-2)" in turned
+    few = shown(older, newer, part("all", 20, (-0.03, -0.01)))
+    assert "too few requests to tell them apart" in few
+    assert "of 20 conversations no interval is given" in few
+
+
+def test_where_nothing_is_saved_the_first_screen_ends_with_what_would_change_that(
+    folder: Path, making: dict[str, Any]
+) -> None:
+    manifest, document = open_bundle(folder).manifest, read_document(folder) or {}
+    assert first_screen(manifest, document, making).change is None, "it saves, and it is certified"
+    bare, told = uncertified(manifest, document)
+    assert "`router-train plan --data LOG` says which ones to buy" in str(first_screen(bare, told, making).change)
+    point = manifest.default
+    assert point.certificate is not None
+    proof = point.certificate.model_copy(update={"saving_low": -0.1, "saving_high": 0.1})
+    idle = with_default(manifest, point.model_copy(update={"saving": 0.01, "certificate": proof}))
+    assert "a candidate that costs less than acme/large" in str(first_screen(idle, document, making).change)
+    lower = point.model_copy(
+        update={"name": "quality-0.8", "saving": 0.7, "certificate": proof.model_copy(update={"alpha": 0.2})}
+    )
+    idle = idle.model_copy(update={"operating_points": (*idle.operating_points, lower)})
+    said = str(first_screen(idle, document, making).change)
+    assert "at most 20.0% of requests fail there instead of 10.0%" in said
+    assert "it saves 70.0% instead of 1.0%: `router-train set-point quality-0.8`." in said
+
+
+def test_figures_of_requests_unlike_the_traffic_have_it_said_beside_them(folder: Path, making: dict[str, Any]) -> None:
+    manifest, document = open_bundle(folder).manifest, read_document(folder) or {}
+    note = "They cover easy, which carry 33.3% of the traffic."
+    page = of_report.render(manifest, {**document, "basis_note": note}, making)
+    assert page.count(note) == 3, "on the first screen, at the frontier and at the operating points"
+    old = {name: value for name, value in document.items() if name != "basis_note"}
+    assert note not in of_report.render(manifest, old, making), "nor does a document of before stop it"
+
+
+def test_how_the_log_was_split_is_told_in_sentences(folder: Path, making: dict[str, Any]) -> None:
+    split = {"method": "time", "note": "whole groups by time; train 3600, calibration 1200, test 12"}
+    page = of_report.render(open_bundle(folder).manifest, read_document(folder) or {}, {**making, "split": split})
+    assert "Split: whole groups by time. Train 3,600, calibration 1,200, test 12. " in page
+
+
+def test_the_volume_says_whether_it_is_counted_or_given_and_what_the_log_says_against_it() -> None:
+    log: dict[str, Any] = {
+        "requests": 500,
+        "dated": 450,
+        "counted": 300,
+        "first": "2026-03-01T00:00:00Z",
+        "last": "2026-03-31T00:00:00Z",
+        "days": 31.0,
+        "requests_a_month": 294.6,
+        "requests_a_month_from": "dates",
+        "note": None,
+    }
+    assert volume(log) == (
+        "295 requests a month, reckoned from the log's dates: 300 requests counted in the 31 days from 1 Mar 2026 to "
+        "31 Mar 2026; 200 that went to every candidate or were bought are no traffic and not counted; 50 requests without a "
+        "date are taken to be of the same days. A season is not seen by it; report.requests_a_month overrides it."
+    )
+    assert volume({**log, "note": "Requests a month are not sure."}).endswith("days. Requests a month are not sure.")
+    given = volume({**log, "requests_a_month": 9000.0, "requests_a_month_from": "setting"})
+    assert given == "9,000 requests a month: given (report.requests_a_month), not counted in the log."
+    nothing = {"requests": 500, "requests_a_month": None}
+    assert volume({**nothing, "note": "The log's dates are of less than a day."}) == (
+        "Not known: The log's dates are of less than a day."
+    )
+    assert "the log has no dates" in volume(nothing)
+    old = {name: value for name, value in log.items() if name != "counted"}
+    assert "450 requests counted" in volume(old), "a document from before it was counted"
+
+
+def test_the_manifest_tells_how_many_requests_the_volume_is_counted_from(folder: Path, certified_page: str) -> None:
+    document = read_document(folder) or {}
+    told = {**document, "log": {**document["log"], "counted": 123}}
+    assert with_month({}, told)["log_counted_requests"] == 123
+    assert open_bundle(folder).manifest.metrics["log_counted_requests"] == 300
+    assert "300 requests counted in the 31 days from 1 Mar 2026 to 31 Mar 2026" in certified_page
+    assert "dated requests" not in certified_page
+
+
+def test_no_name_is_broken_at_its_hyphens(certified_page: str) -> None:
+    """In sentences; in a table the cell is as wide as it has room."""
+    template = environment().from_string("{{ text | whole }}")
+    manifest = Manifest.model_construct(
+        version="20260101T000000-0123456789ab",
+        candidates=(SimpleNamespace(name="gpt-4-mini"), SimpleNamespace(name="gpt-4")),
+        operating_points=(SimpleNamespace(name="quality-0.9", certificate=None),),
+        head=SimpleNamespace(workflows=("b2b-mail", "chat")),
+    )
+    text = (
+        "<b> gpt-4-mini and gpt-4 at quality-0.9, b2b-mail & chat, 20260101T000000-0123456789ab, not gpt-4-mini-high."
+    )
+    assert template.render(manifest=manifest, text=text) == (
+        '&lt;b&gt; <span class="name">gpt-4-mini</span> and <span class="name">gpt-4</span> at '
+        '<span class="name">quality-0.9</span>, <span class="name">b2b-mail</span> &amp; chat, '
+        '<span class="name long">20260101T000000-0123456789ab</span>, not gpt-4-mini-high.'
+    )
+    assert (
+        template.render(sides=[SimpleNamespace(manifest=manifest)], text="gpt-4") == '<span class="name">gpt-4</span>'
+    )
+    assert 'At\n<span class="name">quality-0.9</span>, with' in certified_page

@@ -6,22 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from serving.bundle.manifest import Manifest
-from training.publish.pages.written import count
+from training.publish.pages.written import count, day
 
 
 def basis(manifest: Manifest, document: Mapping[str, Any], making: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """As (what, in words)."""
-    log, found = document.get("log") or {}, []
-    if log.get("requests_a_month_from") == "setting":
-        found.append(("Volume", f"{count(log['requests_a_month'])} requests a month, as report.requests_a_month says."))
-    elif log.get("requests_a_month") is not None:
-        found.append(
-            (
-                "Volume",
-                f"{count(log['dated'])} dated requests in {count(log['days'])} days, carried on to a month of 30.4 days. "
-                "A season is not seen by it; report.requests_a_month overrides it.",
-            )
-        )
+    found = [("Volume", volume(document.get("log") or {}))]
     priced = [name for name, source in manifest.cost_from.items() if source == "tokens"]
     logged = [name for name, source in manifest.cost_from.items() if source != "tokens"]
     words = []
@@ -44,3 +34,24 @@ def basis(manifest: Manifest, document: Mapping[str, Any], making: Mapping[str, 
     if manifest.simulated:
         found.insert(0, ("Simulated", "The log is made up: prices are real, how good each candidate is was invented."))
     return tuple(found)
+
+
+def volume(log: Mapping[str, Any]) -> str:
+    """How many requests a month there are, and whether that is reckoned from the log's dates or was given; what the log says
+    against it, or why there is none."""
+    a_month, note = log.get("requests_a_month"), log.get("note")
+    if a_month is None:
+        return f"Not known: {note or 'the log has no dates. Set report.requests_a_month if you know it.'}"
+    if log.get("requests_a_month_from") == "setting":
+        return f"{count(a_month)} requests a month: given (report.requests_a_month), not counted in the log."
+    dated, counted = log.get("dated"), log.get("counted", log.get("dated"))
+    told = f"{count(a_month)} requests a month, reckoned from the log's dates: {count(counted)} requests counted in"
+    if log.get("first") is not None and log.get("last") is not None:
+        told += f" the {count(log['days'])} days from {day(log['first'])} to {day(log['last'])}"
+    else:
+        told += f" {count(log['days'])} days"
+    if (left := log.get("requests", counted) - counted) > 0:
+        told += f"; {count(left)} that went to every candidate or were bought are no traffic and not counted"
+    if (without := log.get("requests", dated) - dated) > 0:
+        told += f"; {count(without)} requests without a date are taken to be of the same days"
+    return f"{told}. {note or 'A season is not seen by it; report.requests_a_month overrides it.'}"

@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
 from markupsafe import Markup, escape
 
+from serving.bundle.manifest import Manifest
 from training.charts.show import as_json, javascript, svg
 from training.charts.theme import NothingToDrawError, Spec, Theme, as_wide_as_its_place, config
 from training.publish.pages import written
@@ -21,7 +22,7 @@ from training.publish.pages import written
 _THEMES: tuple[Theme, ...] = ("light", "dark")
 _TEMPLATES = Path(__file__).parents[1] / "templates"
 # As wide on every machine: a picture is measured where it is made, and its text is drawn where it is read.
-# As many letters stay in one line on a phone, also as a heading.
+# A name of as many letters stays in one line on a phone, also in a heading.
 _SHORT = 20
 _FONTS = "Liberation Sans, Arial, Helvetica, sans-serif"
 
@@ -117,14 +118,37 @@ def environment() -> Environment:
 
 @pass_context
 def _whole(context: Context, text: str) -> Markup:
-    """Text in which a candidate's name is not broken at its hyphens, as long as it fits into a line of a phone."""
-    names = [one.name for one in context["manifest"].candidates if "-" in one.name and len(one.name) <= _SHORT]
+    """Text in which no name is broken at its hyphens: of a candidate, a workflow, an operating point or a bundle. One that is
+    too long for a line of a phone may break there, and only there."""
+    found = {name for one in _manifests(context) for name in _names(one) if "-" in name}
     escaped = str(escape(text))
-    if not names:
+    if not found:
         return Markup(escaped)
-    longest_first = sorted((re.escape(str(escape(name))) for name in names), key=len, reverse=True)
+    longest_first = sorted((re.escape(str(escape(name))) for name in found), key=len, reverse=True)
     kept = rf"(?<![\w-])({'|'.join(longest_first)})(?![\w-])"
-    return Markup(re.sub(kept, r'<span class="name">\1</span>', escaped))
+
+    def spanned(match: re.Match[str]) -> str:
+        long = " long" if len(match[0]) > _SHORT else ""
+        return f'<span class="name{long}">{match[0]}</span>'
+
+    return Markup(re.sub(kept, spanned, escaped))
+
+
+def _manifests(context: Context) -> list[Manifest]:
+    """Of the page's bundle, or of both."""
+    alone = context.get("manifest")
+    return [alone] if alone is not None else [side.manifest for side in context.get("sides") or ()]
+
+
+def _names(manifest: Manifest) -> set[str]:
+    proofs = [one.certificate.workflows for one in manifest.operating_points if one.certificate is not None]
+    return {
+        manifest.version,
+        *(one.name for one in manifest.candidates),
+        *(one.name for one in manifest.operating_points),
+        *manifest.head.workflows,
+        *(name for proof in proofs for name in proof),
+    }
 
 
 def _pieces(text: str) -> list[tuple[str, bool]]:

@@ -8,12 +8,15 @@ from typing import Any
 
 from serving.bundle.manifest import Manifest, OperatingPoint
 from training.measure.bounds import clopper_pearson_upper
+from training.publish import on_the_test_part
 from training.publish.pages import in_log
 from training.publish.pages.basis import basis
+from training.publish.pages.change import change
 from training.publish.pages.month import Month
 from training.publish.pages.written import count, day, money, percent, span
 
-_NO_MONTH = "The log has no dates, so there is no month: --set report.requests_a_month=N tells it."
+_NO_MONTH = "No month is known, see Volume: --set report.requests_a_month=N tells it."
+_NO_VOLUME = "how many requests a month there are is not known, see Volume"
 # A delta of 5%, and a tenth of it as for what is to stop a promotion.
 _HARDLY = 0.005
 MONTH = "requests_a_month × reference_cost_usd_per_request"
@@ -36,7 +39,8 @@ class Figure:
 
 @dataclass(frozen=True)
 class FirstScreen:
-    """`title` is a sentence; `warnings` come before the figures; `basis` are (what, in words)."""
+    """`title` is a sentence; `warnings` come before the figures; `basis` are (what, in words). `change` says what would change
+    that nothing is certified, or that nothing is saved; None where both are."""
 
     title: str
     lead: str
@@ -44,6 +48,7 @@ class FirstScreen:
     figures: tuple[Figure, ...]
     basis: tuple[tuple[str, str], ...]
     certified: bool
+    change: str | None
 
 
 def first_screen(manifest: Manifest, document: Mapping[str, Any], making: Mapping[str, Any]) -> FirstScreen:
@@ -69,6 +74,7 @@ def first_screen(manifest: Manifest, document: Mapping[str, Any], making: Mappin
         figures=(*figures, *_confidence(point), _rests(manifest, document)),
         basis=basis(manifest, document, making),
         certified=certified,
+        change=change(manifest, making, money_of),
     )
 
 
@@ -100,10 +106,9 @@ def _lead(manifest: Manifest, point: OperatingPoint, document: Mapping[str, Any]
     proof, reference = point.certificate, manifest.reference
     if proof is not None:
         return (
-            f"With {percent(1 - proof.delta)} confidence, at most {percent(proof.alpha)} of requests get an unacceptable "
-            f"answer where {reference} would have given an acceptable one. That confidence is about failures; what is "
-            "saved has an interval of its own."
-        )
+            f"A failure is an unacceptable answer where {reference} would have given an acceptable one. The confidence is of "
+            f"failures; what is saved has an interval of its own. {on_the_test_part.said(document)}"
+        ).strip()
     guess = point.estimated
     if point.always is not None:
         rest = f"Until a target is certified, {in_log.answers_everything(document, point.always)}. "
@@ -142,8 +147,9 @@ def _warnings(manifest: Manifest, document: Mapping[str, Any], month: Month) -> 
                 else "That is more than chance makes of so many: the log has changed, or its parts differ otherwise."
             )
         )
+    differs = None if proof is None else on_the_test_part.differs(manifest.default, document)
     above = None if proof is None else in_log.above_in_words(proof)
-    return (*found, above) if above is not None else tuple(found)
+    return (*found, *(text for text in (differs, above) if text is not None))
 
 
 def _surely_above(test: Mapping[str, Any], document: Mapping[str, Any]) -> float:
@@ -181,7 +187,7 @@ def _against_log(month: Month) -> Figure:
     saved = month.against_log_usd
     if saved is None:
         why = (
-            "the log has no dates"
+            _NO_VOLUME
             if month.requests is None
             else "no request that the log chose one candidate for has a cost of every call"
         )
@@ -193,31 +199,28 @@ def _against_log(month: Month) -> Figure:
 
 
 def _quality(manifest: Manifest, document: Mapping[str, Any]) -> Figure:
-    point, known, label = manifest.default, manifest.metrics, "Acceptable answers"
-    tested = known.get("quality") if document.get("points") else None
-    reference = next(
-        (one["quality"] for one in document.get("singles", ()) if one["candidate"] == manifest.reference), None
-    )
-    if tested is not None:
-        beside = f"{manifest.reference} alone: {percent(reference)}. " if reference is not None else ""
-        note = f"{beside}On {count(known.get('complete_requests'))} test requests, which had no say in anything"
-        return Figure("quality", label, tested, percent(tested), note, "quality among the test figures")
-    if point.quality is None:
-        nobody = "No calibration request was answered by every candidate and judged."
-        seen = in_log.quality_of(document, point.always) if point.always is not None else None
-        if seen is None:
-            return Figure("quality", label, None, "not known", nobody, "quality of the default point")
+    """Of the router and the requests that the saving beside it is of."""
+    point, label = manifest.default, "Acceptable answers"
+    if point.quality is not None:
+        note = f"On {count(point.calibration_requests)} calibration requests"
+        if point.certificate is not None:
+            note += ", by the same choices as what is saved"
+        elif document.get("basis") != "complete":
+            few = "too few test requests have" if document.get("complete_requests") else "no test request has"
+            note += f"; {few} an outcome of every candidate"
+        if point.certificate is None and point.always is not None:
+            note = f"{point.always}, as today. {note}"
+        formula = "quality of the default operating point"
+        return Figure("quality", label, point.quality, percent(point.quality), note, formula)
+    nobody = "No calibration request was answered by every candidate and judged."
+    if (tested := on_the_test_part.quality(document)) is not None:
+        formula = "quality of the default point on the test part, of frontier.json"
+        return Figure("quality", label, tested[0], percent(tested[0]), f"{tested[1]}. {nobody}", formula)
+    seen = in_log.quality_of(document, point.always) if point.always is not None else None
+    if seen is not None:
         formula = "quality among the profiles of frontier.json"
         return Figure("quality", label, seen[0], percent(seen[0]), f"{seen[1]}. {nobody}", formula)
-    note = f"On {count(point.calibration_requests)} calibration requests"
-    if document.get("basis") != "complete":
-        few = "too few test requests have" if document.get("complete_requests") else "no test request has"
-        note += f"; {few} an outcome of every candidate"
-    if point.certificate is None and point.always is not None:
-        note = f"{point.always}, as today. {note}"
-    return Figure(
-        "quality", label, point.quality, percent(point.quality), note, "quality of the default operating point"
-    )
+    return Figure("quality", label, None, "not known", nobody, "quality of the default operating point")
 
 
 def _fails(manifest: Manifest, point: OperatingPoint) -> Figure:
@@ -275,8 +278,8 @@ def _estimated_against_log(manifest: Manifest, month: Month) -> Figure:
     label, key = "Estimated saving a month against what the log cost", "estimated_saved_against_log_usd"
     formula = f"requests_a_month × log_cost_usd_per_request − {MONTH} × (1 − estimated saving)"
     if in_usd is None or month.reference_usd is None or month.logged_usd is None:
-        why = "The log has no dates" if month.requests is None else "The log has too few costs"
-        return Figure(key, label, None, "not known", f"{why} to tell it.", formula)
+        why = _NO_VOLUME if month.requests is None else "the log has too few costs to tell it"
+        return Figure(key, label, None, "not known", f"{why[0].upper()}{why[1:]}.", formula)
     routed = month.reference_usd - in_usd
     note = (
         f"{money(month.logged_usd)} a month by the log's own mix, {money(routed)} if routed. "

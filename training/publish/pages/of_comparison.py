@@ -45,7 +45,9 @@ def render(
         "compare.html.j2",
         sides=sides,
         simulated=any(side.manifest.simulated for side in sides),
-        title=_title(found),
+        title=_title(sides, found),
+        names=_called(sides),
+        differences=[] if found is None else _differences(sides, found),
         found=found,
         why_not=why_not,
         warnings=warnings,
@@ -61,25 +63,77 @@ def render(
     )
 
 
-def _title(found: SideBySide | None) -> str:
+def _called(sides: tuple[Side, Side]) -> tuple[str, str]:
+    """What either is called: which is newer, and its version, for a version alone tells nobody which that is."""
+    first, second = (side.manifest for side in sides)
+    if first.version == second.version:
+        return f"the first ({first.version})", f"the second ({second.version})"
+    if first.created == second.created:
+        return first.version, second.version
+    ages = ("the older", "the newer") if first.created < second.created else ("the newer", "the older")
+    return f"{ages[0]} bundle ({first.version})", f"{ages[1]} bundle ({second.version})"
+
+
+def _title(sides: tuple[Side, Side], found: SideBySide | None) -> str:
+    first, second = _called(sides)
     if found is None:
-        return "Two bundles, each by what its own test part says"
+        return f"{first[0].upper()}{first[1:]} and {second}, each by what its own test part says"
     whole = found.whole
-    low, high = whole.cost_gap
-    gap = whole.cost_usd[1] - whole.cost_usd[0]
+    if not whole.enough:
+        return f"{second[0].upper()}{second[1:]} beside {first}: too few requests to tell them apart"
     costs = (
-        f"The second bundle costs {money(abs(1000 * gap))} {'less' if gap < 0 else 'more'} per 1,000 requests than the first"
-        if low > 0 or high < 0
-        else "The two bundles cost about the same"
+        f"costs {money(abs(1000 * (gap := whole.cost_usd[1] - whole.cost_usd[0])))} {'less' if gap < 0 else 'more'} per 1,000 "
+        "requests than"
+        if _surely(whole.cost_gap)
+        else "costs about the same as"
     )
-    low, high = whole.quality_gap
     better = whole.quality[1] - whole.quality[0]
     quality = (
         f"its quality is {100 * abs(better):.1f} points {'higher' if better > 0 else 'lower'}"
-        if low > 0 or high < 0
+        if _surely(whole.quality_gap)
         else "no difference in quality is shown"
     )
-    return f"{costs}, and {quality}"
+    return f"{second[0].upper()}{second[1:]} {costs} {first}, and {quality}"
+
+
+def _surely(gap: tuple[float, float]) -> bool:
+    return gap[0] > 0 or gap[1] < 0
+
+
+def _differences(sides: tuple[Side, Side], found: SideBySide) -> list[str]:
+    """Each difference in a sentence with its interval, of all requests and of the workflows where one is shown."""
+    second, whole = _called(sides)[1], found.whole
+    told = [_cost_told(second, whole), _quality_told(second, whole)]
+    for part in found.workflows:
+        if len(found.workflows) > 1 and part.enough:
+            inside = f"in {part.name} ({part.requests:,} requests) {second}"
+            told += [_quality_told(inside, part)] if _surely(part.quality_gap) else []
+            told += [_cost_told(inside, part)] if _surely(part.cost_gap) else []
+    return [f"{one[0].upper()}{one[1:]}" for one in told]
+
+
+def _cost_told(what: str, part: Part) -> str:
+    gap = 1000 * (part.cost_usd[1] - part.cost_usd[0])
+    both = f"{thousand(part.cost_usd[1])} instead of {thousand(part.cost_usd[0])} per 1,000 requests"
+    if not part.enough:
+        return f"{what} costs {both}; of {part.conversations:,} conversations no interval is given."
+    span = f"95% {signed_money(1000 * part.cost_gap[0])} … {signed_money(1000 * part.cost_gap[1])}"
+    more = f"{money(abs(gap))} {'less' if gap < 0 else 'more'}" if _surely(part.cost_gap) else "which may be chance"
+    return f"{what} costs {both}: {more} ({span})."
+
+
+def _quality_told(what: str, part: Part) -> str:
+    gap = 100 * (part.quality[1] - part.quality[0])
+    both = f"{percent(part.quality[1])} acceptable answers instead of {percent(part.quality[0])}"
+    if not part.enough:
+        return f"{what} gives {both}; of {part.conversations:,} conversations no interval is given."
+    span = f"95% {signed_percent(part.quality_gap[0])} … {signed_percent(part.quality_gap[1])} points"
+    better = (
+        f"{abs(gap):.1f} points {'lower' if gap < 0 else 'higher'}"
+        if _surely(part.quality_gap)
+        else "which may be chance"
+    )
+    return f"{what} gives {both}: {better} ({span})."
 
 
 def _chart(sides: tuple[Side, Side]) -> Chart | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -44,6 +45,7 @@ def render(manifest: Manifest, document: Mapping[str, Any], making: Mapping[str,
         aliases=tables.aliases(making),
         formulas=tables.formulas(screen),
         commands=_commands(manifest, making),
+        split=_split(making["split"]),
     )
 
 
@@ -54,6 +56,14 @@ def write(folder: Path, manifest: Manifest) -> bool:
         return False
     (folder / REPORT).write_text(render(manifest, document, making), encoding="utf-8")
     return True
+
+
+def _split(made: Mapping[str, Any] | None) -> str:
+    """How the log was split, in sentences; its note is the one of the terminal, in one line."""
+    if not made:
+        return ""
+    told = [f"{part[:1].upper()}{part[1:]}." for part in f"split: {made['note']}".split("; ")]
+    return re.sub(r"\b\d{4,}\b", lambda found: f"{int(found[0]):,}", " ".join(told))
 
 
 def _charts(document: Mapping[str, Any]) -> dict[str, Chart | None]:
@@ -88,7 +98,7 @@ def _charts(document: Mapping[str, Any]) -> dict[str, Chart | None]:
         ),
         "risk": (
             lambda: confidence.risk_coverage(risk, simulated=simulated),
-            ("Failures among the most confident decisions", "risk_coverage", risk),
+            ("Answers that are not acceptable, among the most confident decisions", "risk_coverage", risk),
         ),
         "profile": (
             lambda: workflows.profile(profiles, simulated=simulated),

@@ -24,7 +24,7 @@
       made.legend = { ...made.legend, labelLimit: width - 40, ...(width < 460 ? { columns: 1 } : {}) };
     }
     if (made.axis && typeof made.axis === "object" && made.axis.title) {
-      made.axis = { ...made.axis, title: lines(made.axis.title, Math.max((width - 90) / 7, 16)) };
+      made.axis = { ...made.axis, title: Array.isArray(made.axis.title) ? made.axis.title : lines(made.axis.title, Math.max((width - 90) / 7, 16)) };
     }
     return made;
   }
@@ -36,7 +36,7 @@
       text: lines(spec.title.text, width / 8.4),
       ...(spec.title.subtitle ? { subtitle: lines(spec.title.subtitle, width / 7.2) } : {}),
     };
-    if (typeof made.height === "number") made.height = Math.min(made.height, Math.round(width * 0.85));
+    if (typeof made.height === "number" && !spec.usermeta?.rows) made.height = Math.min(made.height, Math.round(width * 0.85));
     return made;
   }
 
