@@ -38,11 +38,11 @@ export function frontierTab(panel, { knob, bundle }) {
     if (!loaded.sweep?.length) return replace(panel, card("Frontier", h("p", { class: "empty muted" }, loaded.why_not ?? "This bundle has no frontier.")));
     plot = chart(describe(), draw);
     const left = card(null, h("div", { class: "row between" }, h("h2", {}, "Quality against cost"), loaded.simulated && badge("simulated", "warn")), legend(), plot.element, h("p", { class: "muted small" }, rests()), tables());
-    replace(panel, h("div", { class: "columns wide-left" }, left, h("div", { class: "stack" }, card("The knob", view.element), reading)), points());
+    replace(panel, h("div", { class: "columns wide-left" }, left, h("div", { class: "stack" }, card("What is chosen", view.element), reading)), points());
     moved();
   }
 
-  const describe = () => `Quality against cost per thousand requests: the router along its knob, ${loaded.singles.length} single candidates and ${loaded.points.length} operating points. The figures are in the tables below.`;
+  const describe = () => `Quality against cost per thousand requests: the router along the slider, ${loaded.singles.length} single candidates and ${loaded.points.length} operating points. The figures are in the tables below.`;
 
   function rests() {
     const on = `${number(loaded.basis_requests)} test requests`;
@@ -51,7 +51,7 @@ export function frontierTab(panel, { knob, bundle }) {
   }
 
   const legend = () => h("ul", { class: "legend", "aria-hidden": "true" },
-    [["line sweep", "router along the knob, with band"], ["dot", "one candidate for everything"], ["diamond certified", "certified operating point"], ["diamond", "another operating point"], ["ring", "where the knob is"]]
+    [["line sweep", "router along the slider, with band"], ["dot", "one candidate for everything"], ["diamond certified", "certified point, by its target"], ["diamond", "another operating point"], ["ring", "what is chosen"]]
       .filter(([kind]) => kind !== "diamond" || loaded.points.some((one) => !one.certified)).map(([kind, text]) => h("li", {}, h("span", { class: `key ${kind}` }), text)));
 
   function now() {
@@ -88,9 +88,8 @@ export function frontierTab(panel, { knob, bundle }) {
       const [cx, cy] = at(figures);
       svg.append(diamond(cx, cy, point.certified ? 7 : 5, point.certified ? "point certified" : "point"));
       taken.push({ x: cx - 8, y: cy - 8, w: 16, h: 16 });
-      const chosen = point.name === knob.point?.name;
-      if (chosen) words.unshift({ x: cx, y: cy, text: point.name, kind: "strong" });
-      else if (point.certified || point.default) words.push({ x: cx, y: cy, text: point.name, kind: "strong" });
+      const { name, quality_target: target } = point, text = !target || name.includes(target) ? name : `${name} (${target})`;
+      words[name === knob.point?.name ? "unshift" : "push"]({ x: cx, y: cy, text, kind: "strong" });
     }
     for (const one of loaded.singles) {
       if (!(one.cost_usd > 0) || one.quality === null) continue;
@@ -152,8 +151,8 @@ export function frontierTab(panel, { knob, bundle }) {
   function tables() {
     const costs = decimals(loaded.sweep.map((one) => one.cost_usd * THOUSAND), 4);
     return details("Figures behind the chart",
-      h("h3", {}, "Along the knob"),
-      table("Along the knob", [["Place", "num"], ["$ per 1,000", "num"], ["Acceptable", "num"], ["95%", "num"], ["Saved", "num"]], loaded.sweep.map((one) =>
+      h("h3", {}, "Along the slider"),
+      table("Along the slider", [["Place", "num"], ["$ per 1,000", "num"], ["Acceptable", "num"], ["95%", "num"], ["Saved", "num"]], loaded.sweep.map((one) =>
         [number(one.cost_quality, 1), usd(one.cost_usd * THOUSAND, costs), percent(one.quality), between(one.quality_low, one.quality_high, percent), percent(one.saving, 0)])),
       h("h3", {}, "One candidate for everything"),
       table("One candidate for everything", [["Candidate", ""], ["$ per 1,000", "num"], ["Acceptable", "num"], ["95%", "num"], ["Requests", "num"]], loaded.singles.map((one) =>

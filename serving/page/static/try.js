@@ -12,7 +12,7 @@ const EXAMPLES = {
 const CAPABILITIES = ["tools", "vision", "json_schema", "audio", "pdf", "video"];
 const PRIVACY = { zero_retention: "zero retention", self_hosted: "self-hosted", no_training: "no training" };
 const REASONS = {
-  best_value: "Best value at this setting of the knob.",
+  best_value: "Best value at this setting.",
   only_eligible: "The only candidate that the rules leave.",
   reference: "This operating point always uses it: nothing else could be certified for the target.",
   uncertified: "Nothing could be certified for the target; it is estimated to be kept, which is no promise.",
@@ -109,7 +109,7 @@ export function tryTab(panel, { bundle, candidates, knob, me, say }) {
   function nothingYet() {
     view.show([]);
     replace(answer, card("Decision", h("p", { class: "muted empty" },
-      "Type a prompt, or take one of the examples: here is then who would answer, what it would cost, and where on the knob the choice flips.")));
+      "Type a prompt, or take one of the examples: here is then who would answer, what it would cost, and where on the slider the choice flips.")));
   }
 
   function body() {
