@@ -298,6 +298,45 @@ def test_savings_show_what_was_lost_as_well(visit: Visit) -> None:
     assert "−$0.40" in visit.page.get_by_role("region", name="Savings").inner_text()
 
 
+def test_savings_follow_the_traffic_every_half_minute_at_most(backend: Backend, visit: Visit) -> None:
+    page = visit.page
+    settled(page, "Live")
+    table = page.get_by_role("region", name="Savings")
+    table.get_by_text("1,200").first.wait_for()
+    page.get_by_text("as of").first.wait_for()
+    now = page.evaluate("Date.now()")
+    assert backend.summed == 1
+    backend.decided = 1300
+    page.locator("#total", has_text="1,300").wait_for()
+    assert backend.summed == 1, "half a minute is not over"
+    page.clock.set_fixed_time(now + 31_000)
+    table.get_by_text("1,300").first.wait_for()
+    assert backend.summed == 2
+    page.clock.set_fixed_time(now + 62_000)
+    page.wait_for_timeout(300)  # events arrive all the time
+    assert backend.summed == 2, "nothing was decided since"
+
+
+def test_why_savings_are_unknown_is_told_and_an_unknown_cost_is_a_gap(backend: Backend, visit: Visit) -> None:
+    page = visit.page
+    settled(page, "Live")
+    gaps = "() => document.querySelector('.line.actual[d]').getAttribute('d').split('M').length - 2"
+    page.locator("path.line.actual").wait_for(state="attached")
+    assert page.evaluate(gaps) == 3
+    assert page.evaluate(gaps.replace("actual", "expected")) == 0
+    page.get_by_text("Figures behind the charts").click()
+    rows = page.get_by_role("region", name="The last hour by minute").locator("tbody tr")
+    assert rows.nth(59 - 7).locator("td").nth(1).inner_text() == "–"
+    go_to(page, "Try")
+    backend.costs_told = False
+    go_to(page, "Live")
+    page.get_by_label("Savings by").select_option("workflow")
+    why = "So far nothing is known of what was saved. None of 1,200 compared; left out: 1,200 without a cost in feedback. "
+    page.get_by_text(f"{why}Tell cost_usd in feedback.").wait_for()
+    page.get_by_text("unknown: no cost told").wait_for()
+    assert page.locator("path.line.actual").get_attribute("d") == ""
+
+
 def test_events_are_read_however_the_network_cuts_them(visit: Visit) -> None:
     stream = (
         'retry: 1500\n\n: beat\n\nevent: snapshot\r\nid: 1\r\ndata: {"a":\r\ndata: "ü"}\r\n\r\n'

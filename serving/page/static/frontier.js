@@ -16,9 +16,7 @@ export function onSweep(sweep, place) {
   const [a, b] = [rows[upper - 1], rows[upper]];
   const part = (place - a.cost_quality) / (b.cost_quality - a.cost_quality);
   const mixed = { ...b };
-  for (const name of ["cost_usd", "quality", "saving", "quality_low", "quality_high", "saving_low", "saving_high", "cost_low", "cost_high"]) {
-    mixed[name] = a[name] === null || b[name] === null ? null : a[name] + part * (b[name] - a[name]);
-  }
+  for (const name in b) if (Number.isFinite(b[name])) mixed[name] = Number.isFinite(a[name]) ? a[name] + part * (b[name] - a[name]) : null;
   return mixed;
 }
 
@@ -55,8 +53,7 @@ export function frontierTab(panel, { knob, bundle }) {
       .filter(([kind]) => kind !== "diamond" || loaded.points.some((one) => !one.certified)).map(([kind, text]) => h("li", {}, h("span", { class: `key ${kind}` }), text)));
 
   function now() {
-    if (!knob.point) return { ...onSweep(loaded.sweep, knob.place), from: "the sweep, on test requests" };
-    const point = loaded.points.find((one) => one.name === knob.point.name);
+    const point = knob.point && loaded.points.find((one) => one.name === knob.point.name);
     const figures = point?.test ?? point?.calibration;
     if (!figures) return { ...onSweep(loaded.sweep, knob.place), from: "the sweep, on test requests" };
     return { ...point.calibration, ...figures, certified: point.certified ? point.calibration?.saving : null, from: point.test ? "test requests" : "calibration requests" };
@@ -144,7 +141,7 @@ export function frontierTab(panel, { knob, bundle }) {
         one.certified ? badge("certified", "good") : badge("not certified"), percent(one.bound), share(one.alpha), number(one.requests),
         percent(figures.quality), dollars(figures.cost_usd * THOUSAND), percent(one.test?.saving), percent(one.calibration?.saving)];
     });
-    return card("Operating points", muted(`A certificate bounds how often the choice fails where ${loaded.reference} would not. The bound holds on average over requests like the log's, not for a single one. What is certified is measured on calibration requests, and so is the saving that the report begins with; the other figures are on test requests.`),
+    return card("Operating points", muted(`A certificate bounds how often the choice fails where ${loaded.reference} would not, on average over requests like the log's. Bounds, and the saving that the report begins with, are on calibration requests, the rest is on test requests.`),
       table("Operating points", [["Point", ""], ["State", ""], ["Fails, at most", "num"], ["Allowed", "num"], ["On requests", "num"], ["Acceptable", "num"], ["$ per 1,000", "num"], ["Saved, test", "num"], ["Saved, calibration", "num"]], rows, "This bundle has none."));
   }
 

@@ -36,7 +36,7 @@ export class Knob extends EventTarget {
 
   describe() {
     const { point } = this;
-    if (!point) return ["Not certified", "", "The best of P(acceptable) against cost at this place."];
+    if (!point) return ["Not certified", "", ""];
     if (point.certificate) {
       const { alpha, delta } = point.certificate;
       return ["Certified", "good", `In at most ${share(alpha)} of requests the choice fails where ${this.reference} would not. Confidence ${share(1 - delta)}.`];
@@ -78,7 +78,7 @@ export function knobView(knob) {
     chips.hidden = !point;
     slider.value = knob.place;
     slider.setAttribute("aria-valuetext", `${knob.name()}, ${state.toLowerCase()}`);
-    replace(says, h("p", {}, h("strong", { class: "knob-name" }, knob.name()), badge(state, kind)), muted(text));
+    replace(says, h("p", {}, h("strong", { class: "knob-name" }, knob.name()), badge(state, kind)), text && muted(text));
     const focused = chips.contains(document.activeElement);
     replace(chips, knob.points.map((one) => h("button", {
       type: "button", class: `chip${one.certificate ? " certified" : ""}`, "aria-pressed": String(point === one), onclick: () => knob.choose(one),
@@ -113,6 +113,6 @@ export function knobView(knob) {
   const element = h("div", { class: "knob" },
     knob.points.length > 0 && h("div", { class: "segments", role: "radiogroup", "aria-label": "Chosen by" }, radios.map(([label, input]) => h("label", { class: "segment" }, input, h("span", {}, label)))),
     slide, chips, says,
-    knob.points.length > 0 && muted(`A point weighs cost against failing where ${knob.reference} would not, the slider against P(acceptable): no place on the slider is a point, or certified.`), legend);
+    knob.points.length > 0 && muted(`A point weighs cost against failing where ${knob.reference} would not, the slider against P(acceptable): no place on the slider is a point, or certified. Points' figures are on calibration requests.`), legend);
   return { element, show };
 }
