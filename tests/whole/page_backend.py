@@ -134,7 +134,8 @@ class Backend:
             self.streams += 1
             yield "retry: 2000\n\n"
             for number in range(600):
-                yield f"event: snapshot\nid: {number}\ndata: {json.dumps(snapshot(self.decided, self.costs_told))}\n\n: beat\n\n"
+                shown = json.dumps(snapshot(self.decided, self.costs_told))
+                yield f"event: snapshot\nid: {number}\ndata: {shown}\n\n: beat\n\n"
                 if self.closes_stream:
                     yield 'event: end\ndata: {"why": "The key was taken away."}\n\n'
                     return

@@ -29,7 +29,7 @@ const REASONS = {
 const RULES = {
   not_allowed: "is not among those allowed",
   denied: "is denied",
-  context_window: "The request is longer than it can read.",
+  context_window: "cannot read a request that long",
   max_output_tokens: "cannot write an answer that long",
   tools: "cannot call tools",
   vision: "cannot see pictures",
