@@ -37,10 +37,10 @@ def read(cells: pd.Series[Any], form: str) -> tuple[pd.Series[Any], pd.Series[bo
     return moments.astype(object).where(moments.notna(), None), moments.isna() & ~empty
 
 
-def looks_like(text: str) -> str:
-    """The first of the usual forms that a date is of, or ""."""
+def looks_like(*texts: str) -> str:
+    """The first of the usual forms that all these dates are of, or ""."""
     forms = (day + time for day in _DAYS for time in _TIMES)
-    return next((form for form in forms if _fits(text.strip(" '\""), form)), "")
+    return next((form for form in forms if all(_fits(text.strip(), form) for text in texts)), "")
 
 
 def _fits(text: str, form: str) -> bool:

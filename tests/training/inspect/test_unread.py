@@ -27,7 +27,7 @@ def test_a_column_that_looks_like_grades_is_named_with_the_map_that_reads_it(tmp
     found = unread([log], {})
     assert found == (
         Unread("user_rating", "quality=user_rating:stars"),
-        Unread("took_seconds"),
+        Unread("took_seconds", "latency_ms=took_seconds:seconds"),
         Unread("region"),
     )
     assert sentence(found) == (
