@@ -29,6 +29,8 @@ PAGE = ROOT / "docs" / "first-hour.md"
 BESIDE = ("pyproject.toml", "README.md", "LICENSE")
 SERVE = "router-serve --bundle models/current"
 _STARTED_S = 120.0
+# What `run` tells of its stages where nobody watches: its seconds are others each time.
+_STAGE = re.compile(r"^ *\d+\.\d s  .*\n", re.MULTILINE)
 
 QUESTIONS = {
     "summarise": (
@@ -230,7 +232,7 @@ def typed(
             )  # fmt: skip
             if done.returncode:
                 raise RuntimeError(f"{command}: {done.stdout}")
-            said = done.stdout
+            said = _STAGE.sub("", done.stdout)
             for looks, is_at in (elsewhere or {}).items():
                 said = said.replace(is_at, looks)
             shown.append((command, said))

@@ -21,12 +21,15 @@ _MOST_LABELS = 1_000  # candidates of one time and their reasons; bundles' names
 
 @dataclass(frozen=True)
 class Minute:
-    """The decisions that were made in the minute from `begins` on, and their costs in USD as far as they are known."""
+    """The decisions that were made in the minute from `begins` on, and their costs in USD as far as they are known.
+
+    `actual_usd` is None where feedback has told the cost of none of them.
+    """
 
     begins: float
     decisions: int
     expected_usd: float
-    actual_usd: float
+    actual_usd: float | None
     reference_usd: float
 
 
@@ -69,8 +72,9 @@ def minutes(connection: Connection, now: float, count: int, key: str | None = No
     known: dict[int, list[Any]] = {place: sums for place, *sums in connection.execute(asked)}
     found = []
     for place in range(int(last) - count + 1, int(last) + 1):
-        decisions, *usd = known.get(place, (0, 0.0, 0.0, 0.0))
-        found.append(Minute(place * MINUTE, int(decisions), *(float(one or 0.0) for one in usd)))
+        decisions, expected, actual, reference = known.get(place, (0, None, None, None))
+        told = None if actual is None else float(actual)
+        found.append(Minute(place * MINUTE, int(decisions), float(expected or 0.0), told, float(reference or 0.0)))
     return found
 
 

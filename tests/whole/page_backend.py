@@ -51,6 +51,8 @@ class Backend:
     decided: int = 1200
     routed: list[dict[str, Any]] = field(default_factory=list)
     streams: int = 0
+    costs_told: bool = True
+    summed: int = 0
 
     def app(self) -> Starlette:
         routes = [
@@ -132,7 +134,8 @@ class Backend:
             self.streams += 1
             yield "retry: 2000\n\n"
             for number in range(600):
-                yield f"event: snapshot\nid: {number}\ndata: {json.dumps(snapshot(self.decided))}\n\n: beat\n\n"
+                shown = json.dumps(snapshot(self.decided, self.costs_told))
+                yield f"event: snapshot\nid: {number}\ndata: {shown}\n\n: beat\n\n"
                 if self.closes_stream:
                     yield 'event: end\ndata: {"why": "The key was taken away."}\n\n'
                     return
@@ -143,14 +146,18 @@ class Backend:
     async def savings(self, request: Request) -> Response:
         if refused := self.refusal(request):
             return refused
+        self.summed += 1
         by = request.query_params.get("by", "day")
         names = {"workflow": WORKFLOWS, "candidate": list(CANDIDATES), "key": ["observer"]}.get(by, ["2026-11-26"])
         lines = [_saved(name, 100 * (place + 1), -0.4 if place == 2 else 1.2) for place, name in enumerate(names)]
+        total = _saved(None, self.decided, 2.0)
+        if not self.costs_told:
+            total |= {"costed": 0, "compared": 0, "uncosted": self.decided}
         correction = {"reference": REFERENCE, "method": "reference's own answers", "ratio": 1.04, "low": 0.98}
         correction |= {"high": 1.1, "answers": 412, "conversations": 390}
         method = {"by": by, "method": "reference's own answers", "references": [correction], "other": None}
         window = {"from": "2026-10-28T00:00:00Z", "to": "2026-11-27T00:00:00Z"}
-        return JSONResponse({**window, **method, "total": _saved(None, 300, 2.0), "lines": lines})
+        return JSONResponse({**window, **method, "total": total, "lines": lines})
 
     async def bundles(self, request: Request) -> Response:
         if refused := self.refusal(request):
@@ -299,12 +306,13 @@ def frontier() -> dict[str, Any]:
     }
 
 
-def snapshot(decided: int) -> dict[str, Any]:
-    """One event of /v1/live; its total is `decided`."""
+def snapshot(decided: int, costs_told: bool = True) -> dict[str, Any]:
+    """One event of /v1/live; its total is `decided`. No cost is told of one minute in 20, or of all."""
     now = time.time()
     series = [
         {"minute": int(now / 60) * 60 - 60 * (59 - place), "decisions": 14 + (place * 7) % 11}
-        | {"expected_usd": 0.02 + 0.001 * (place % 9), "actual_usd": 0.021 + 0.001 * (place % 7), "reference_usd": 0.07}
+        | {"expected_usd": 0.02 + 0.001 * (place % 9), "reference_usd": 0.07}
+        | {"actual_usd": 0.021 + 0.001 * (place % 7) if costs_told and place % 20 != 7 else None}
         for place in range(60)
     ]
     scope = {"scope": "default", "period": "month", "limit_usd": 400.0, "spent_usd": 171.2, "reserved_usd": 3.1}
@@ -320,9 +328,12 @@ def snapshot(decided: int) -> dict[str, Any]:
         "total_decisions": decided,
         "shares": {"acme/small": 0.41, "open/medium": 0.22, "nord/flash-2": 0.28, "acme/large": 0.09},
         "reasons": {"best_value": 190, "session": 33, "novel": 4, "explore": 6},
-        "cost": {"expected_usd": 12.31, "actual_usd": 12.9, "reference_expected_usd": 41.2, "costed": 1102}
+        "cost": {"expected_usd": 12.31, "actual_usd": 12.9, "reference_expected_usd": 41.2}
+        | {"costed": 1102 if costs_told else 0}
         | {"expected_of_costed_usd": 12.2, "since": now - 86400, "as_of": now},
-        "saved": {"usd": 28.3, "low": 25.1, "high": 30.9, "as_of": now}
+        "saved": None
+        if not costs_told
+        else {"usd": 28.3, "low": 25.1, "high": 30.9, "as_of": now}
         | {
             "method": "reference's own answers",
             "counterfactual": f"all to {REFERENCE}, by the reference's own answers",

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from serving.decide.value import knob_for
 from tests.browser import ROOT, Visit, served, visiting
 from tests.whole import page_backend
-from tests.whole.page_backend import CANDIDATES, KNOBS, POINTS, REFERENCE, SECRET, VERSION, Backend, chosen
+from tests.whole.page_backend import CANDIDATES, POINTS, REFERENCE, SECRET, VERSION, Backend
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, Response
 
 TABS = ("Try", "Frontier", "Live", "Bundles")
 WIDTHS = (360, 1024, 1920)
@@ -54,7 +53,13 @@ def go_to(page: Page, name: str) -> None:
     page.get_by_role("tab", name=name).click()
 
 
+def sent(response: Response) -> dict[str, Any]:
+    """What the page asked /v1/route for."""
+    return response.request.post_data_json if response.url.endswith("/v1/route") else {}
+
+
 def turn(page: Page, place: float) -> None:
+    page.get_by_role("radio", name="Cost/quality slider").locator("visible=true").check()
     page.get_by_role("slider").locator("visible=true").fill(f"{place:.1f}")
 
 
@@ -77,39 +82,49 @@ def test_the_choice_flips_along_the_knob_as_the_service_says(backend: Backend, v
     stretches = page_backend.flips(hard, {})
     assert len(stretches) >= 3
     for one in stretches:
-        middle = round((one["from_cost_quality"] + one["to_cost_quality"]) / 2, 1)
-        place = next(  # an operating point's detent is another question
-            (
-                middle + away
-                for away in (0.0, 0.1, -0.1, 0.2)
-                if chosen(knob_for(middle + away, KNOBS), hard, {}) == one["model"]
-            ),
-        )
-        turn(visit.page, place)
+        turn(visit.page, round((one["from_cost_quality"] + one["to_cost_quality"]) / 2, 1))
         choice(visit.page, one["model"])
     shown = visit.page.locator(".panel:visible .flips li").all_inner_texts()
-    assert [line.split("\n")[0] for line in shown[: len(stretches)]] == [one["model"] for one in stretches]
+    assert [line.split("\n")[0] for line in shown] == [one["model"] for one in stretches]
     assert all(body["dry_run"] and body["explain"] for body in backend.routed)
 
 
-def test_an_operating_point_asks_for_its_target_and_between_them_nothing_is_certified(
-    backend: Backend, visit: Visit
+def test_each_place_on_the_slider_is_that_cost_quality_and_each_point_is_its_target(
+    backend: Backend, visit: Visit, origin: str
 ) -> None:
     page = visit.page
     ask(page)
     assert backend.routed[-1]["quality_target"] == 0.95, "the bundle's default point"
-    page.get_by_role("button", name="quality-0.9", exact=True).click()
-    choice(page, chosen(POINTS["quality-0.9"][1], True, {}))
-    assert backend.routed[-1]["quality_target"] == 0.9
-    assert page.locator(".panel:visible .says").inner_text().startswith("quality-0.9\nCertified")
-    slider = page.get_by_role("slider")
-    detent = float(slider.input_value())
-    slider.press("ArrowLeft")  # a detent does not hold who uses the keyboard
-    page.locator(".says", has_text="Not certified").first.wait_for()
-    page.locator(".panel:visible .answer:not([aria-busy]) .badge", has_text="Not certified").first.wait_for()
-    assert "quality_target" not in backend.routed[-1]
-    assert backend.routed[-1]["cost_quality"] == pytest.approx(detent - 0.1)
-    assert slider.get_attribute("aria-valuetext") == f"{detent - 0.1:.1f} of 10, not certified"
+    assert not page.get_by_role("slider").locator("visible=true").count()
+
+    def said(**trade: float) -> str:
+        answer = page.request.post(f"{origin}/v1/route", data={"prompt": PROOF, **trade})
+        return str(answer.json()["model"])
+
+    chosen_by_target, seen = {}, set()
+    for number, (name, (target, *_)) in enumerate(POINTS.items()):
+        with page.expect_response(lambda one, asked=target: sent(one).get("quality_target") == asked) as response:
+            page.locator(".panel:visible .chip[aria-pressed]").nth(number).click()
+        assert "cost_quality" not in sent(response.value)
+        chosen_by_target[name] = said(quality_target=target)
+        choice(page, chosen_by_target[name])
+        assert page.locator(".panel:visible .says").inner_text().startswith(f"{name}\nCertified")
+    at_points = page.get_by_label("Who is chosen at each point").locator("li").all_inner_texts()
+    assert at_points == [f"{model}\n{name}" for name, model in chosen_by_target.items()]
+    for step in range(0, 101, 4):
+        place = step / 10
+        with page.expect_response(lambda one, asked=place: sent(one).get("cost_quality") == asked) as response:
+            turn(page, place)
+        assert "quality_target" not in sent(response.value)
+        seen.add(said(cost_quality=place))
+        choice(page, said(cost_quality=place))
+        slider = page.get_by_role("slider").locator("visible=true")
+        assert float(slider.input_value()) == place, "the slider snaps to nothing"
+        assert slider.get_attribute("aria-valuetext") == f"{place:.1f} of 10, not certified"
+    assert seen == set(CANDIDATES)
+    page.get_by_role("radio", name="Certified point").check()
+    choice(page, chosen_by_target["quality-0.95"])
+    assert page.locator(".panel:visible .says").inner_text().startswith("quality-0.95\nCertified")
 
 
 def test_constraints_rule_out_and_whose_rule_it_was_is_told(backend: Backend, visit: Visit) -> None:
@@ -202,7 +217,7 @@ def test_the_frontiers_point_moves_with_the_knob_and_a_month_is_the_volume_times
     page.get_by_text("Figures behind the chart").click()
     table = page.get_by_role("region", name="One candidate for everything")
     assert table.locator("tbody tr").count() == len(CANDIDATES)
-    assert page.get_by_role("region", name="Along the knob").locator("tbody tr").count() == len(document["sweep"])
+    assert page.get_by_role("region", name="Along the slider").locator("tbody tr").count() == len(document["sweep"])
     go_to(page, "Try")  # one knob for both
     assert page.get_by_role("slider").locator("visible=true").input_value() == "0"
 
@@ -284,6 +299,45 @@ def test_savings_show_what_was_lost_as_well(visit: Visit) -> None:
     visit.page.get_by_label("Savings by").select_option("workflow")
     visit.page.get_by_role("region", name="Savings").get_by_text("proofs").wait_for()
     assert "−$0.40" in visit.page.get_by_role("region", name="Savings").inner_text()
+
+
+def test_savings_follow_the_traffic_every_half_minute_at_most(backend: Backend, visit: Visit) -> None:
+    page = visit.page
+    settled(page, "Live")
+    table = page.get_by_role("region", name="Savings")
+    table.get_by_text("1,200").first.wait_for()
+    page.get_by_text("as of").first.wait_for()
+    now = page.evaluate("Date.now()")
+    assert backend.summed == 1
+    backend.decided = 1300
+    page.locator("#total", has_text="1,300").wait_for()
+    assert backend.summed == 1, "half a minute is not over"
+    page.clock.set_fixed_time(now + 31_000)
+    table.get_by_text("1,300").first.wait_for()
+    assert backend.summed == 2
+    page.clock.set_fixed_time(now + 62_000)
+    page.wait_for_timeout(300)  # events arrive all the time
+    assert backend.summed == 2, "nothing was decided since"
+
+
+def test_why_savings_are_unknown_is_told_and_an_unknown_cost_is_a_gap(backend: Backend, visit: Visit) -> None:
+    page = visit.page
+    settled(page, "Live")
+    gaps = "() => document.querySelector('.line.actual[d]').getAttribute('d').split('M').length - 2"
+    page.locator("path.line.actual").wait_for(state="attached")
+    assert page.evaluate(gaps) == 3
+    assert page.evaluate(gaps.replace("actual", "expected")) == 0
+    page.get_by_text("Figures behind the charts").click()
+    rows = page.get_by_role("region", name="The last hour by minute").locator("tbody tr")
+    assert rows.nth(59 - 7).locator("td").nth(1).inner_text() == "–"
+    go_to(page, "Try")
+    backend.costs_told = False
+    go_to(page, "Live")
+    page.get_by_label("Savings by").select_option("workflow")
+    why = "So far nothing is known of what was saved. None of 1,200 compared; left out: 1,200 without a cost in feedback. "
+    page.get_by_text(f"{why}Tell cost_usd in feedback.").wait_for()
+    page.get_by_text("unknown: no cost told").wait_for()
+    assert page.locator("path.line.actual").get_attribute("d") == ""
 
 
 def test_events_are_read_however_the_network_cuts_them(visit: Visit) -> None:
@@ -430,7 +484,7 @@ def test_a_table_that_goes_on_beyond_the_edge_shows_it_and_can_be_scrolled_by_ke
         go_to(page, "Frontier")
         page.locator("#here").wait_for()
         page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
-        region = page.get_by_role("region", name="Along the knob")
+        region = page.get_by_role("region", name="Along the slider")
         region.scroll_into_view_if_needed()
         assert region.evaluate("one => one.scrollWidth > one.clientWidth"), (
             "the table of this test fits: it shows nothing"

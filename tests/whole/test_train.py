@@ -73,7 +73,7 @@ def test_the_default_point_is_certified_and_every_answer_says_so(trained: Traine
     assert re.search(r"Where traffic would go at quality-0\.95: \d+\.\d% \S+, \d+\.\d% ", said)
     assert re.search(r"What that saves: \d+\.\d% \(95% .*\) of what sending everything to \S+ costs\.", said)
     assert re.search(
-        r"What now: router-serve --bundle \S+current; another trade-off of quality-\S+.*set-point NAME", said
+        r"What now: router-serve --bundle \S+current; another certified trade-off of quality-\S+.*set-point NAME", said
     )
     with TestClient(create_app(Settings(bundle=trained.bundle))) as client:
         answer = client.post("/v1/route", json={"prompt": "Hello", "quality_target": 0.94}).json()

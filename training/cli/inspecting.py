@@ -100,11 +100,15 @@ def _next_step(
 
 def _listed(log: LogOptions, path: Path) -> LogOptions:
     """Writes a list of the logs that were named; the options to read them by it. Ends here where somebody has to fill it in."""
+    from training.logs.io import files
     from training.logs.sources.listed import write_list
     from training.logs.sources.mapped import parse_mapping
 
     scored = [*map(str, log.scores)], log.score_rule
     if missing := write_list(path, log.data, parse_mapping(log.map), *scored, log.format):
+        for named in log.data:
+            if Path(named).is_file():
+                say(f"{named} has the columns {files.shown_columns(Path(named))}")
         say(f"{path} written. Replace {', '.join(missing)} by the fields that hold it, then: --logs {path}")
         raise typer.Exit
     return replace(log, data=(), logs=path, map=(), format="auto", scores=(), score_rule=())

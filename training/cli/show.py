@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,7 +88,10 @@ def print_rows(names: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 @contextmanager
 def progress() -> Iterator[Tell]:
-    """A bar on stderr while something long runs, and what tells it how far that is."""
+    """A bar on stderr while something long runs, and what tells it how far that is; where it is no terminal, a line a stage."""
+    if not errors.is_terminal:
+        yield _lines()
+        return
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -103,6 +107,20 @@ def progress() -> Iterator[Tell]:
             bar.update(task, description=stage, completed=done or 0, total=total)
 
         yield tell
+
+
+def _lines() -> Tell:
+    """Says each stage once, as it begins, and the seconds since the first began."""
+    began, said = time.monotonic(), [""]
+
+    def tell(stage: str, _done: int | None = None, total: int | None = None) -> None:
+        name = stage.partition(":")[0]  # behind it stands how far it is
+        if name != said[0]:
+            said[0] = name
+            of = f" ({total:,})" if total else ""
+            say(f"{time.monotonic() - began:6.1f} s  {stage}{of}", to=errors)
+
+    return tell
 
 
 def print_log(table: Outcomes, quality: Sequence[QualityReport], masked: Mapping[str, int] | None) -> None:
@@ -225,8 +243,16 @@ def print_next(promotion: Promotion, manifest: Manifest, out: Path, evidence: st
     first = f"router-serve --bundle {out / 'current'}"
     if not promotion.promoted:
         first += f" (as it was); to take this one all the same: router-train promote {manifest.version} --out {out}"
-    points = [point.name for point in manifest.operating_points if point.name != manifest.default_point]
-    others = f"; another trade-off of {', '.join(points)}: router-train set-point NAME --out {out}" if points else ""
+    points = [
+        point.name
+        for point in manifest.operating_points
+        if point.name != manifest.default_point and point.certificate is not None
+    ]
+    others = (
+        f"; another certified trade-off of {', '.join(points)}: router-train set-point NAME --out {out}"
+        if points
+        else ""
+    )
     say(f"What now: {first}{others}; the pictures: {out / manifest.version / 'report.html'}.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -31,6 +32,8 @@ _EXPECTED: dict[str, str] = {
     "status": "success, error, an HTTP status, or nothing (success)",
     "split": "train, test or nothing",
 }
+# Numbers apart by what stands in dates: nothing that anybody wrote to an LLM.
+_DATE = re.compile(r"(?a:[\d\s.:,/+TZ-]{4,32}(?:[AaPp][Mm])?)")
 _SPECIAL = {
     "duplicate row": "each try once",
     "outcome that another log tells too": "each outcome of a decision in one log",
@@ -75,4 +78,6 @@ def report(table: pd.DataFrame, failures: Sequence[Failure], source: str, rows: 
 
 def _shown(field: str, cell: Any) -> str:
     prompt = field in ("prompt", "messages") and isinstance(cell, str)
+    if field == "timestamp" and isinstance(cell, str) and _DATE.fullmatch(cell):
+        return shown(cell, phrase=True)
     return f"text, {len(cell)} characters" if prompt else shown(cell)

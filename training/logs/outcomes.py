@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from training.errors import TrainingError
+from training.logs import dates
 from training.logs.cells import replace_surrogates
 
 COLUMNS: tuple[str, ...] = (
@@ -118,15 +119,35 @@ def _nothing_usable(source: str, format: str, arrived: list[str], skipped: pd.Da
         ", …" if len(arrived) > _MOST_NAMES else ""
     )
     expected = f"expected the columns {', '.join(REQUIRED)} and prompt or messages"
-    lead = f"{source}: no usable outcome (format {format}); {expected}; arrived: {names or 'no column'}"
+    lead, came = f"{source}: no usable outcome (format {format})", f"arrived: {names or 'no column'}"
     if skipped.empty:
-        return f"{lead}; the table has no rows. Give a log with at least one try."
+        return f"{lead}; {expected}; {came}; the table has no rows. Give a log with at least one try."
     counts = "; ".join(f"{reason}: {count}" for reason, count in skipped["reason"].value_counts().items())
     present = {ALIASES.get(name, name) for name in arrived}
     missing = [name for name in REQUIRED if name not in present]
     missing += [] if present & {"prompt", "messages"} else ["prompt or messages"]
     first = skipped.iloc[0]
     absent = str(first["reason"]).startswith("no ")
-    fix = f"Add or rename: {', '.join(missing)}" if missing and absent else "Correct these columns"
-    example = "" if absent else f", as {first['field']}: {first['value']}, expected {first['expected']}"
-    return f"{lead}; {len(skipped)} rows skipped ({counts}{example}). {fix}; data/README.md describes the table."
+    described = "data/README.md describes the table."
+    if absent:
+        fix = f"Add or rename: {', '.join(missing)}" if missing else "Correct these columns"
+        return f"{lead}; {expected}; {came}; {len(skipped)} rows skipped ({counts}). {fix}; {described}"
+    # What is wrong comes first: the columns are there.
+    example = (
+        f"as {first['field']}: {first['value']}, expected {first['expected']}"
+        if first["field"]
+        else (f"as {first['value']}, expected {first['expected']}")
+    )
+    fix = (
+        _fix_of_dates(str(first["value"])) if first["reason"] == "timestamp is not a date" else "Correct these columns"
+    )
+    return f"{lead}: {len(skipped)} rows skipped ({counts}; {example}). {fix}; {described} {came[0].upper()}{came[1:]}."
+
+
+def _fix_of_dates(value: str) -> str:
+    """How to say of which form dates are; FIELD is the column's name in the log."""
+    form = dates.looks_like(value)
+    looks = f"which looks like {form}" if form else f"such as {dates.EXAMPLE}"
+    return (
+        f"Say the form of the dates, {looks}: --map 'timestamp=FIELD:{form or dates.EXAMPLE}', FIELD being their column"
+    )

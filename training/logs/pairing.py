@@ -68,5 +68,23 @@ def paired(parts: Iterable[Outcomes]) -> Iterator[Outcomes]:
         yield replace(part, frame=part.frame.assign(request_id=pd.Series(renamed, index=ids.index, dtype=ids.dtype)))
 
 
+def merged_by_prompt(table: Outcomes) -> Outcomes:
+    """The outcomes, noted where fewer than half of the requests are equal prompts that several candidates answered.
+
+    In a table of answers most are; in a log the same prompt may have been asked twice by chance.
+    """
+    ids = table.frame["request_id"]
+    ids = ids[ids.map(lambda id: _BY_PROMPT.match(id) is not None).astype(bool)]
+    sizes = table.frame.loc[ids.index].groupby("request_id", sort=False)["candidate"].nunique()
+    merged = int((sizes > 1).sum())
+    if not 0 < merged * 2 < len(sizes):
+        return table
+    note = (
+        f"{merged:,} of {len(sizes):,} requests are equal prompts that several candidates answered, for no column is read as "
+        "request_id; if each row is a request of its own, map what tells them apart: --map request_id=FIELD"
+    )
+    return replace(table, notes=(*table.notes, note))
+
+
 def _digest(text: str) -> str:
     return "p-" + hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:24]

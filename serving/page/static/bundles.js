@@ -1,7 +1,7 @@
 // Bundles: which there are, two side by side, what the shadow would have decided, and reloading.
 
 import { read } from "./api.js";
-import { badge, card, day, dollars, failure, figure, h, loading, many, meaning, muted, nothing, number, percent, replace, share, table, titled, whole } from "./dom.js";
+import { badge, card, day, dollars, failure, figure, h, loading, meaning, muted, nothing, number, percent, replace, share, table, titled, whole } from "./dom.js";
 
 const METRICS = { aiq: ["AIQ on its test part", 3], headroom_captured: ["Headroom captured", 3], saving: ["Saving", 3], quality: ["Quality", 3], cost_usd: ["Cost per request, USD", 6], ece: ["Calibration error (ECE)", 3], brier: ["Brier score", 3], test_requests: ["Test requests", 0] };
 const two = (low, high) => `${low} → ${high}`;
@@ -107,7 +107,7 @@ export function bundlesTab(panel, { me }) {
       try {
         const came = await read("v1/admin/reload", { method: "POST" });
         replace(result, h("p", {}, came.changed ? "Something is another now." : "Nothing has changed."),
-          h("ul", {}, came.workers.map((one) => h("li", {}, `Worker ${one.worker}: ${one.bundle}${one.shadow ? `, shadow ${one.shadow}` : ""}`))), muted(many(came.workers.length, "worker")));
+          h("ul", {}, came.workers.map((one) => h("li", {}, `Worker ${one.worker}: ${one.bundle}${one.shadow ? `, shadow ${one.shadow}` : ""}`))));
         go.remove();
         close.textContent = "Close";
         dialog.addEventListener("close", load);

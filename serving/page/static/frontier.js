@@ -16,9 +16,7 @@ export function onSweep(sweep, place) {
   const [a, b] = [rows[upper - 1], rows[upper]];
   const part = (place - a.cost_quality) / (b.cost_quality - a.cost_quality);
   const mixed = { ...b };
-  for (const name of ["cost_usd", "quality", "saving", "quality_low", "quality_high", "saving_low", "saving_high", "cost_low", "cost_high"]) {
-    mixed[name] = a[name] === null || b[name] === null ? null : a[name] + part * (b[name] - a[name]);
-  }
+  for (const name in b) if (Number.isFinite(b[name])) mixed[name] = Number.isFinite(a[name]) ? a[name] + part * (b[name] - a[name]) : null;
   return mixed;
 }
 
@@ -38,11 +36,11 @@ export function frontierTab(panel, { knob, bundle }) {
     if (!loaded.sweep?.length) return replace(panel, card("Frontier", h("p", { class: "empty muted" }, loaded.why_not ?? "This bundle has no frontier.")));
     plot = chart(describe(), draw);
     const left = card(null, h("div", { class: "row between" }, h("h2", {}, "Quality against cost"), loaded.simulated && badge("simulated", "warn")), legend(), plot.element, h("p", { class: "muted small" }, rests()), tables());
-    replace(panel, h("div", { class: "columns wide-left" }, left, h("div", { class: "stack" }, card("The knob", view.element), reading)), points());
+    replace(panel, h("div", { class: "columns wide-left" }, left, h("div", { class: "stack" }, card("What is chosen", view.element), reading)), points());
     moved();
   }
 
-  const describe = () => `Quality against cost per thousand requests: the router along its knob, ${loaded.singles.length} single candidates and ${loaded.points.length} operating points. The figures are in the tables below.`;
+  const describe = () => `Quality against cost per thousand requests: the router along the slider, ${loaded.singles.length} single candidates and ${loaded.points.length} operating points. The figures are in the tables below.`;
 
   function rests() {
     const on = `${number(loaded.basis_requests)} test requests`;
@@ -51,12 +49,11 @@ export function frontierTab(panel, { knob, bundle }) {
   }
 
   const legend = () => h("ul", { class: "legend", "aria-hidden": "true" },
-    [["line sweep", "router along the knob, with band"], ["dot", "one candidate for everything"], ["diamond certified", "certified operating point"], ["diamond", "another operating point"], ["ring", "where the knob is"]]
+    [["line sweep", "router along the slider, with band"], ["dot", "one candidate for everything"], ["diamond certified", "certified point, by its target"], ["diamond", "another operating point"], ["ring", "what is chosen"]]
       .filter(([kind]) => kind !== "diamond" || loaded.points.some((one) => !one.certified)).map(([kind, text]) => h("li", {}, h("span", { class: `key ${kind}` }), text)));
 
   function now() {
-    if (!knob.point) return { ...onSweep(loaded.sweep, knob.place), from: "the sweep, on test requests" };
-    const point = loaded.points.find((one) => one.name === knob.point.name);
+    const point = knob.point && loaded.points.find((one) => one.name === knob.point.name);
     const figures = point?.test ?? point?.calibration;
     if (!figures) return { ...onSweep(loaded.sweep, knob.place), from: "the sweep, on test requests" };
     return { ...point.calibration, ...figures, certified: point.certified ? point.calibration?.saving : null, from: point.test ? "test requests" : "calibration requests" };
@@ -88,9 +85,8 @@ export function frontierTab(panel, { knob, bundle }) {
       const [cx, cy] = at(figures);
       svg.append(diamond(cx, cy, point.certified ? 7 : 5, point.certified ? "point certified" : "point"));
       taken.push({ x: cx - 8, y: cy - 8, w: 16, h: 16 });
-      const chosen = point.name === knob.point?.name;
-      if (chosen) words.unshift({ x: cx, y: cy, text: point.name, kind: "strong" });
-      else if (point.certified || point.default) words.push({ x: cx, y: cy, text: point.name, kind: "strong" });
+      const { name, quality_target: target } = point, text = !target || name.includes(target) ? name : `${name} (${target})`;
+      words[name === knob.point?.name ? "unshift" : "push"]({ x: cx, y: cy, text, kind: "strong" });
     }
     for (const one of loaded.singles) {
       if (!(one.cost_usd > 0) || one.quality === null) continue;
@@ -113,9 +109,10 @@ export function frontierTab(panel, { knob, bundle }) {
     plot.again();
     const here = now();
     const volume = loaded.seen?.requests_a_month ?? loaded.month?.requests ?? null;
-    const reference = Number.isFinite(here.saving) && here.saving < 1 ? here.cost_usd / (1 - here.saving) : null;
-    const month = volume === null ? null : volume * here.cost_usd;
-    const saved = volume === null || reference === null ? null : volume * (reference - here.cost_usd);
+    // As the report's month: the reference's cost times the saving, a point's where it was certified.
+    const share = Number.isFinite(here.certified) ? here.certified : here.saving;
+    const each = loaded.month?.reference_usd_per_request ?? (here.saving < 1 ? here.cost_usd / (1 - here.saving) : null);
+    const all = volume === null || each === null || !Number.isFinite(share) ? null : volume * each;
     replace(reading, card("At this place",
       h("dl", { class: "figures", id: "at-place" },
         figure("Acceptable", percent(here.quality), between(here.quality_low, here.quality_high, percent) === "–" ? null : `95%: ${between(here.quality_low, here.quality_high, percent)}`),
@@ -123,9 +120,9 @@ export function frontierTab(panel, { knob, bundle }) {
         figure(`Saved, on ${here.from === "calibration requests" ? "calibration" : "test"} requests`, percent(here.saving), ["against ", whole(loaded.reference), Number.isFinite(here.saving_low) && `, 95%: ${between(here.saving_low, here.saving_high, percent)}`]),
         Number.isFinite(here.certified) && figure("Saved, where certified", percent(here.certified), "on the calibration requests, as in the report")),
       h("dl", { class: "figures month" },
-        figure("A month costs", dollars(month), reference !== null && volume !== null ? [whole(loaded.reference), `: ${dollars(volume * reference)}`] : null),
-        figure("A month saves", dollars(saved), null, "good")),
-      h("p", { class: "muted small" }, volumeSaid(volume), ` Figures from ${here.from}.`),
+        figure("A month costs", dollars(all && all * (1 - share)), all && [whole(loaded.reference), `: ${dollars(all)}`]),
+        figure("A month saves", dollars(all && all * share), all && `${percent(share)}, ${share === here.certified ? "where certified" : "on test requests"}`, "good")),
+      h("p", { class: "muted small" }, volumeSaid(volume), ` Other figures from ${here.from}. ${loaded.basis_note ?? ""}`),
       here.shares && h("div", {}, h("h3", {}, "Who answers"), h("ul", { class: "shares" }, Object.entries(here.shares).sort((a, b) => b[1] - a[1]).map(([name, share]) =>
         h("li", {}, candidate(name), h("span", { class: "num" }, percent(share, 0))))))));
   }
@@ -145,15 +142,15 @@ export function frontierTab(panel, { knob, bundle }) {
         one.certified ? badge("certified", "good") : badge("not certified"), percent(one.bound), share(one.alpha), number(one.requests),
         percent(figures.quality), dollars(figures.cost_usd * THOUSAND), percent(one.test?.saving), percent(one.calibration?.saving)];
     });
-    return card("Operating points", muted(`A certificate bounds how often the choice fails where ${loaded.reference} would not. The bound holds on average over requests like the log's, not for a single one. What is certified is measured on calibration requests, and so is the saving that the report begins with; the other figures are on test requests.`),
+    return card("Operating points", muted(`A certificate bounds how often the choice fails where ${loaded.reference} would not, on average over requests like the log's. Bounds, and the saving that the report begins with, are on calibration requests, the rest is on test requests.`),
       table("Operating points", [["Point", ""], ["State", ""], ["Fails, at most", "num"], ["Allowed", "num"], ["On requests", "num"], ["Acceptable", "num"], ["$ per 1,000", "num"], ["Saved, test", "num"], ["Saved, calibration", "num"]], rows, "This bundle has none."));
   }
 
   function tables() {
     const costs = decimals(loaded.sweep.map((one) => one.cost_usd * THOUSAND), 4);
     return details("Figures behind the chart",
-      h("h3", {}, "Along the knob"),
-      table("Along the knob", [["Place", "num"], ["$ per 1,000", "num"], ["Acceptable", "num"], ["95%", "num"], ["Saved", "num"]], loaded.sweep.map((one) =>
+      h("h3", {}, "Along the slider"),
+      table("Along the slider", [["Place", "num"], ["$ per 1,000", "num"], ["Acceptable", "num"], ["95%", "num"], ["Saved", "num"]], loaded.sweep.map((one) =>
         [number(one.cost_quality, 1), usd(one.cost_usd * THOUSAND, costs), percent(one.quality), between(one.quality_low, one.quality_high, percent), percent(one.saving, 0)])),
       h("h3", {}, "One candidate for everything"),
       table("One candidate for everything", [["Candidate", ""], ["$ per 1,000", "num"], ["Acceptable", "num"], ["95%", "num"], ["Requests", "num"]], loaded.singles.map((one) =>

@@ -2,23 +2,26 @@
 
 import { open, Problem, read, sleep } from "./api.js";
 import { badge, bar, between, candidate, card, clock, colour, decimals, details, dollars, failure, figure, h, helped, many, moment, nothing, number, percent, replace, s, table, usd, whole, words } from "./dom.js";
-import { axes, chart, linear, path, widest } from "./draw.js";
+import { axes, chart, linear, widest } from "./draw.js";
 import { events, Parser } from "./sse.js";
 
-const LONGEST_WAIT = 30_000;
+const HALF_A_MINUTE = 30_000;
 const DRIFT = { psi: ["Prompts' mix (PSI)", (value) => number(value, 3)], novel_share: ["Novel prompts", percent], calibration_error: ["Calibration error on feedback", (value) => number(value, 3)] };
 const BY = { day: "day", workflow: "workflow", candidate: "candidate", key: "API key" };
 const level = (method) => (/^ref/.test(method) ? "95%" : "rough");
 
 export function liveTab(panel, { me }) {
-  let stop = null, latest = null, paused = false;
+  let stop = null, latest = null, paused = false, summed = { at: 0, of: "", by: "day" };
   const state = h("span", { class: "badge", role: "status" }, "connecting");
   const pause = h("button", { type: "button", class: "quiet", "aria-pressed": "false", onclick: toggle }, "Pause");
   const body = h("div", { class: "stack" });
   const savings = h("div");
   replace(panel, h("div", { class: "row between" }, h("h2", { class: "panel-title" }, "Live"), h("div", { class: "row tight" }, state, pause)), body, savings);
   const per = chart("Decisions a minute over the last hour; the figures are in the table.", drawRate, (width) => (width < 500 ? 170 : 190));
-  const money = chart("US dollars a minute over the last hour: actual, expected, and what the reference would be expected to cost; the figures are in the table.", drawMoney, (width) => (width < 500 ? 190 : 190));
+  const money = chart("US dollars a minute over the last hour: actual, expected, and what the reference would be expected to cost; the figures are in the table.", drawMoney, () => 190);
+
+  // What changes where the savings may have.
+  const counted = () => `${latest?.total_decisions} ${latest?.cost?.costed}`;
 
   function toggle() {
     paused = !paused;
@@ -46,6 +49,7 @@ export function liveTab(panel, { me }) {
           mark("live", "good");
           latest = JSON.parse(data);
           draw();
+          if (me.store && counted() !== summed.of && Date.now() - summed.at >= HALF_A_MINUTE && !savings.contains(document.activeElement)) saved(summed.by);
         }
       } catch (problem) {
         if (signal.aborted) return;
@@ -54,7 +58,7 @@ export function liveTab(panel, { me }) {
       }
       failed += 1;
       mark(`reconnecting${latest ? `, as of ${clock(latest.at)}` : ""}`, "warn");
-      await sleep(Math.min(LONGEST_WAIT, (parser.retry ?? 2000) * 2 ** (failed - 1)), signal).catch(() => {});
+      await sleep(Math.min(HALF_A_MINUTE, (parser.retry ?? 2000) * 2 ** (failed - 1)), signal).catch(() => {});
     }
   }
 
@@ -77,7 +81,7 @@ export function liveTab(panel, { me }) {
     stop = new AbortController();
     mark("connecting");
     listen(stop.signal);
-    if (me.store && !savings.childNodes.length) saved("day");
+    if (me.store && !summed.at) saved("day");
   }
 
   function hide() {
@@ -103,7 +107,7 @@ export function liveTab(panel, { me }) {
       figure("Decisions a minute", number(now.decisions_per_minute, now.decisions_per_minute < 10 && now.decisions_per_minute > 0 ? 1 : 0)),
       figure("Decisions", h("span", { id: "total" }, number(now.total_decisions)), now.from === "store" ? "in the store" : "since this service started"),
       figure("Actual cost", cost?.costed ? dollars(cost.actual_usd) : "–", cost?.costed ? `of ${number(cost.costed)}; expected of them ${dollars(cost.expected_of_costed_usd)}` : `none told yet; expected ${dollars(cost?.expected_usd)}`),
-      figure("Saved so far", kept ? dollars(kept.usd) : "–", kept ? `${level(kept.method)}: ${between(kept.low, kept.high, dollars)}` : "not known yet", !kept ? "" : kept.usd < 0 ? "bad" : "good"),
+      figure("Saved so far", kept ? dollars(kept.usd) : "–", kept ? `${level(kept.method)}: ${between(kept.low, kept.high, dollars)}` : now.cost && !cost.costed ? "unknown: no cost told. Tell cost_usd in feedback." : "not known yet", !kept ? "" : kept.usd < 0 ? "bad" : "good"),
       figure("Time of a decision", Number.isFinite(now.latency_ms?.p50) ? `${number(now.latency_ms.p50, 1)} ms` : "–", Number.isFinite(now.latency_ms?.p99) ? `p99 ${number(now.latency_ms.p99, 1)} ms` : null)),
     h("p", { class: "muted small" }, kept ? `Counterfactual: ${kept.counterfactual}. ` : "",
       now.note ? `${now.note} ` : "", now.scope === "key" ? "These are the decisions of your key alone. " : "", cost?.since ? `Costs since ${moment(cost.since)}. ` : "",
@@ -176,32 +180,40 @@ export function liveTab(panel, { me }) {
       const places = ticks.every(Number.isInteger) ? 0 : decimals(ticks, 12);
       return (value) => usd(value, places);
     });
-    for (const name of latest.cost?.costed ? names : names.slice(0, 2)) {
-      svg.append(s("path", { class: `line ${name}`, d: path(series.map((one, place) => [x(place), y(one[`${name}_usd`] ?? 0)])) }));
-    }
+    for (const name of names) svg.append(s("path", { class: `line ${name}`, d: pieces(series.map((one) => one[`${name}_usd`]), x, y) }));
   }
+
+  // A line with gaps where nothing is known; what is known alone is a short one.
+  const pieces = (values, x, y) => values.map((value, place) => {
+    if (value === null) return "";
+    const alone = (values[place - 1] ?? null) === null && (values[place + 1] ?? null) === null;
+    return `${(values[place - 1] ?? null) === null ? "M" : "L"}${x(place)} ${y(value)}${alone ? "h2" : ""}`;
+  }).join("");
 
   async function saved(by) {
     const choose = h("select", { "aria-label": "Savings by", onchange: (event) => { event.target.disabled = true; saved(event.target.value); } }, Object.entries(BY).map(([name, label]) => h("option", { value: name, selected: name === by }, label)));
-    const put = (...children) => replace(savings, card(null, h("div", { class: "row between" }, h("h2", {}, "Saved over 30 days"), h("label", { class: "row tight" }, h("span", { class: "muted" }, "by"), choose)), ...children));
+    const mine = (summed = { at: Date.now(), of: counted(), by });
+    const put = (...children) => replace(savings, card(null, h("div", { class: "row between" }, h("h2", {}, "Saved over 30 days ", h("small", { class: "muted" }, `as of ${clock(mine.at / 1000)}`)), h("label", { class: "row tight" }, h("span", { class: "muted" }, "by"), choose)), ...children));
     let found;
     try {
       found = await read(`v1/savings?by=${by}`);
+      if (mine !== summed) return; // another was asked for since
     } catch (problem) {
       return put(problem.status === 404 ? nothing(problem.message) : failure(problem, () => saved(by)));
     }
-    const all = [...found.lines, found.total];
+    const { total } = found, left = [[total.uncosted, "without a cost in feedback"], [total.without_reference, "stored before the reference's cost was"], [total.held_back, "held back"]].filter(([count]) => count).map(([count, why]) => `${number(count)} ${why}`);
+    const compared = left.length ? `${total.compared ? `${number(total.compared)} of` : "None of"} ${number(total.decisions)} compared; left out: ${left.join(", ")}.${total.uncosted ? " Tell cost_usd in feedback." : ""}` : "";
+    const all = [...found.lines, total];
     const places = decimals(all.flatMap((one) => [one.compared_usd, one.reference_usd]), 5);
     const money = (one, value) => usd(one.compared ? value : null, places);
     const interval = (one, low, high) => h("small", { class: "muted block" }, one.compared ? between(low, high, (value) => usd(value, places)) : `none of ${number(one.decisions)} compared`);
     const row = (one, name) => [name, number(one.decisions), h("span", {}, money(one, one.compared_usd), h("small", { class: "muted block" }, `of ${number(one.compared)}`)), h("span", {}, money(one, one.reference_usd), interval(one, one.reference_low, one.reference_high)),
       h("span", { class: one.compared && one.saved_usd < 0 ? "bad" : "" }, money(one, one.saved_usd), interval(one, one.saved_low, one.saved_high)),
-      usd(Object.values(one.routing_costs ?? {}).reduce((sum, value) => sum + (value ?? 0), 0), places), h("span", {}, percent(one.quality), h("small", { class: "muted block" }, one.judged ? between(one.quality_low, one.quality_high, percent) : "none judged"))];
+      usd(Object.entries(one.routing_costs ?? {}).reduce((sum, [name, value]) => sum + (/^un/.test(name) ? 0 : value ?? 0), 0), places), h("span", {}, percent(one.quality), h("small", { class: "muted block" }, one.judged ? between(one.quality_low, one.quality_high, percent) : "none judged"))];
     const reference = found.references.map((one) => one.reference).join(", ");
-    const held = found.total.held_back ? ` ${many(found.total.held_back, "decision")} held back are not compared.` : "";
-    put(found.method && h("p", { class: "muted small" }, `Against all to ${reference}, by ${found.method} (${level(found.method)} intervals). Second answers and judging are taken off; exploring is in the cost.${held}`),
+    put(!total.compared && compared && h("p", { class: "notice warn" }, `So far nothing is known of what was saved. ${compared}`), found.method && h("p", { class: "muted small" }, `Against all to ${reference || "the reference"}, known from ${found.method} (${level(found.method)} intervals). Second answers and judging are taken off; exploring is in the cost. ${total.compared ? compared : ""}`),
       table("Savings", [[`By ${BY[by]}`, ""], ["Decisions", "num"], ["Cost, compared", "num"], ["Reference", "num"], ["Saved", "num"], ["Routing's own", "num"], ["Acceptable", "num"]],
-        found.lines.length ? [...found.lines.map((one) => row(one, one.name ?? "none")), found.other && row(found.other, "all others"), row(found.total, h("strong", {}, "Total"))].filter(Boolean) : [], "No decision in this time."));
+        found.lines.length ? [...found.lines.map((one) => row(one, one.name ?? "none")), found.other && row(found.other, "all others"), row(total, h("strong", {}, "Total"))].filter(Boolean) : [], "No decision in this time."));
   }
 
   return { show, hide };

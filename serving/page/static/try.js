@@ -12,7 +12,7 @@ const EXAMPLES = {
 const CAPABILITIES = ["tools", "vision", "json_schema", "audio", "pdf", "video"];
 const PRIVACY = { zero_retention: "zero retention", self_hosted: "self-hosted", no_training: "no training" };
 const REASONS = {
-  best_value: "Best value at this setting of the knob.",
+  best_value: "Best value at this setting.",
   only_eligible: "The only candidate that the rules leave.",
   reference: "This operating point always uses it: nothing else could be certified for the target.",
   uncertified: "Nothing could be certified for the target; it is estimated to be kept, which is no promise.",
@@ -27,25 +27,25 @@ const REASONS = {
   fault: "The decision failed; the service's log says why.",
 };
 const RULES = {
-  not_allowed: "It is not among those allowed.",
-  denied: "It is denied.",
-  context_window: "The request is longer than it can read.",
-  max_output_tokens: "It cannot write an answer that long.",
-  tools: "It cannot call tools.",
-  vision: "It cannot see pictures.",
-  json_schema: "It cannot keep to a JSON schema.",
-  audio: "It cannot hear audio.",
-  pdf: "It cannot read PDFs.",
-  video: "It cannot watch video.",
-  zero_retention: "It keeps what it is sent.",
-  self_hosted: "It is not self-hosted.",
-  region: "It is in none of the regions asked for.",
-  no_training: "It may train on what it is sent.",
-  max_cost_usd: "It would cost more than the limit.",
-  max_latency_ms: "It would take longer than the limit.",
-  max_price: "Its price is above the limit.",
+  not_allowed: "is not among those allowed",
+  denied: "is denied",
+  context_window: "cannot read a request that long",
+  max_output_tokens: "cannot write an answer that long",
+  tools: "cannot call tools",
+  vision: "cannot see pictures",
+  json_schema: "cannot keep to a JSON schema",
+  audio: "cannot hear audio",
+  pdf: "cannot read PDFs",
+  video: "cannot watch video",
+  zero_retention: "keeps what it is sent",
+  self_hosted: "is not self-hosted",
+  region: "is in none of the regions asked for",
+  no_training: "may train on what it is sent",
+  max_cost_usd: "would cost more than the limit",
+  max_latency_ms: "would take longer than the limit",
+  max_price: "has a price above the limit",
 };
-const ruled = (rule) => RULES[rule] ?? words(rule);
+const ruled = (rule) => (RULES[rule] ? `It ${RULES[rule]}.` : words(rule));
 const list = (text) => text.split(/[,\s]+/).filter(Boolean);
 
 export function tryTab(panel, { bundle, candidates, knob, me, say }) {
@@ -108,8 +108,7 @@ export function tryTab(panel, { bundle, candidates, knob, me, say }) {
 
   function nothingYet() {
     view.show([]);
-    replace(answer, card("Decision", h("p", { class: "muted empty" },
-      "Type a prompt, or take one of the examples: here is then who would answer, what it would cost, and where on the knob the choice flips.")));
+    replace(answer, card("Decision", nothing("Type a prompt, or take an example: here is then who would answer, what it would cost, and where on the slider the choice flips.")));
   }
 
   function body() {

@@ -46,8 +46,8 @@ def test_minutes_are_summed_and_empty_ones_are_there(connection: sa.Connection) 
     assert [one.begins for one in found] == [MINUTE - 180, MINUTE - 120, MINUTE - 60, MINUTE]
     assert [one.decisions for one in found] == [1, 0, 1, 2]
     assert found[3] == series.Minute(MINUTE, 2, 1.0, 1.0, 4.0)
-    assert found[2] == series.Minute(MINUTE - 60, 1, 0.5, 0.0, 2.0)
-    assert found[1] == series.Minute(MINUTE - 120, 0, 0.0, 0.0, 0.0)
+    assert found[2] == series.Minute(MINUTE - 60, 1, 0.5, None, 2.0), "no cost is told"
+    assert found[1] == series.Minute(MINUTE - 120, 0, 0.0, None, 0.0)
 
 
 def test_a_minute_begins_where_it_does_whatever_the_database_rounds(connection: sa.Connection) -> None:

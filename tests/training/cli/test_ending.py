@@ -60,6 +60,8 @@ def test_what_is_not_promoted_is_not_said_to_serve(capsys: pytest.CaptureFixture
 def test_a_certified_bundle_is_to_be_served(capsys: pytest.CaptureFixture[str]) -> None:
     made = at(point(0.95, certified=True), point(0.9, certified=True))
     said = ending(capsys, made)
-    assert said.startswith("What now: router-serve --bundle models/current; another trade-off of quality-0.9:")
+    assert said.startswith(
+        "What now: router-serve --bundle models/current; another certified trade-off of quality-0.9:"
+    )
     assert said.count("What now") == 1
     assert "ALTHOUGH" not in said

@@ -27,11 +27,12 @@ def test_a_column_that_looks_like_grades_is_named_with_the_map_that_reads_it(tmp
     found = unread([log], {})
     assert found == (
         Unread("user_rating", "quality=user_rating:stars"),
-        Unread("took_seconds"),
+        Unread("took_seconds", "latency_ms=took_seconds:seconds"),
         Unread("region"),
     )
     assert sentence(found) == (
-        "columns that nothing reads: user_rating (quality? --map quality=user_rating:stars), took_seconds, region"
+        "columns that nothing reads: user_rating (quality? --map quality=user_rating:stars), took_seconds "
+        "(latency_ms? --map latency_ms=took_seconds:seconds), region"
     )
     done = router_train_here("inspect", "--data", log, folder=tmp_path)
     assert "(quality? --map quality=user_rating:stars)" in " ".join(done.stdout.split())

@@ -4,7 +4,7 @@ A field is named by dots (`question.text`, `choices.0.message.content`); a name 
 JSON text in a cell is opened where the path goes on. Columns that are not mapped are read under their own names. In a table
 without request_id, answers of different candidates to the same prompt are one request (`training.logs.pairing`). What stands
 behind an equals sign is the same in every row (`candidate==gpt-4o`), and a latency or a cost may have a unit behind its field
-(`latency_ms=took:seconds`).
+(`latency_ms=took:seconds`), a date its form (`timestamp=asked_at:%d.%m.%Y %H:%M`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.logs import rescale, typed
+from training.logs import dates, rescale, typed
 from training.logs.cells import parsed, shown
 from training.logs.io import files
 from training.logs.io.files import Records
@@ -65,6 +65,12 @@ def parse_mapping(pairs: Sequence[str]) -> dict[str, str]:
             )
         if target in mapping:
             raise OutcomeError(f"--map {pair!r}: {target} is already mapped to {mapping[target]!r}; map it once")
+        form = dates.split(field)[1] if target == "timestamp" else ""
+        if form and dates.wrong(form):
+            raise OutcomeError(
+                f"--map {pair!r}: {form!r} is no form of dates; expected one with a year, such as {dates.EXAMPLE} "
+                "(the signs are those of Python's strptime)"
+            )
         mapping[target] = field
     return mapping
 
@@ -98,6 +104,7 @@ class Mapped:
         factors = {
             column: _factor(path, column, field) for column, field in self.mapping.items() if column in UNITS and field
         }
+        form = dates.split(self.mapping.get("timestamp", ""))[1]
         dropped = {target for target, field in self.mapping.items() if not field}
         asked = {**dict.fromkeys(_TEXTS, options.answers), "parameters": options.parameters}
         fields = {target: field for target, field in fields.items() if asked.get(target, True)}
@@ -110,7 +117,8 @@ class Mapped:
             self._require(path, {target for target, field in fields.items() if _there(field, columns)}, fields)
 
         def convert(records: Records) -> Records:
-            made = _rescaled(_in_units(_convert(records, fields, own, found), factors), rule)
+            made = _dated(_in_units(_convert(records, fields, own, found), factors), form)
+            made = _rescaled(made, rule)
             return with_parameters(made) if options.parameters else made
 
         wanted = own.union(*(_prefixes(field) for field in fields.values()))
@@ -209,7 +217,9 @@ def unit_of(column: str, field: str) -> str:
 
 
 def without_unit(column: str, field: str) -> str:
-    """A field without the unit behind it."""
+    """A field without the unit behind it, or the form of its dates."""
+    if column == "timestamp":
+        return dates.split(field)[0]
     bare, colon, unit = field.rpartition(":")
     return bare if colon and unit in UNITS.get(column, {}) else field
 
@@ -236,6 +246,23 @@ def _in_units(records: Records, factors: Mapping[str, float]) -> Records:
             numbers = pd.to_numeric(cells, errors="coerce") * factor
             made[column] = numbers.astype(object).where(numbers.notna(), cells)
     return records._replace(table=records.table.assign(**made)) if made else records
+
+
+def _dated(records: Records, form: str) -> Records:
+    """Dates by the form that the mapping says; rows whose date is not of it are unreadable ones."""
+    if not form or "timestamp" not in records.table:
+        return records
+    cells = records.table["timestamp"]
+    moments, bad = dates.read(cells, form)
+    table = records.table.assign(timestamp=moments)
+    reason = f"timestamp is not as {form}"
+    unfit = [
+        Unreadable(row, reason, shown(cell), f"a date as {form}, or nothing")
+        for row, cell, is_bad in zip(records.rows, cells, bad, strict=True)
+        if is_bad
+    ]
+    kept = [row for row, is_bad in zip(records.rows, bad, strict=True) if not is_bad]
+    return Records(table[~bad].reset_index(drop=True), kept, [*records.unreadable, *unfit])
 
 
 def _prefixes(field: str) -> frozenset[str]:

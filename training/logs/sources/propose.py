@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.logs import rescale
+from training.logs import dates, rescale
 from training.logs.cells import blank, parsed
 from training.logs.io import files
 from training.logs.sources.mapped import CONSTANT, UNITS, unit_of, words_of
@@ -64,14 +64,21 @@ def _conversation(cells: Cells) -> bool:
 
 
 def _times(cells: Cells) -> bool:
-    """Moments, text in ISO 8601, or seconds since 1970."""
+    """Moments, text in ISO 8601 or in a usual form of dates, or seconds since 1970."""
     if all(isinstance(cell, datetime) for cell in cells):
         return True
     if _numbers(cells):
         return bool(pd.to_numeric(pd.Series(cells)).between(1e8, 1e11).all())
-    return _words(cells) and bool(
-        pd.to_datetime(pd.Series(cells), errors="coerce", utc=True, format="ISO8601").notna().all()
-    )
+    return _words(cells) and (_iso(cells) or _form(cells) != "")
+
+
+def _iso(cells: Cells) -> bool:
+    return bool(pd.to_datetime(pd.Series(cells), errors="coerce", utc=True, format="ISO8601").notna().all())
+
+
+def _form(cells: Cells) -> str:
+    """The form of dates that are text but not ISO 8601, "" where there is none."""
+    return dates.looks_like(*cells) if _words(cells) and not _iso(cells) else ""
 
 
 def _statuses(cells: Cells) -> bool:
@@ -99,21 +106,32 @@ _USUAL: dict[str, tuple[Callable[[Cells], bool], str]] = {
     "cost_usd": (_numbers, "cost_usd usd cost total_cost price spend cents"),
     "workflow": (_words, "workflow task category dataset use_case feature subject suite"),
     "session_id": (_any, "session_id session conversation_id conversation thread_id chat_id"),
-    "timestamp": (_times, "timestamp ts time created_at created start_time date"),
+    "timestamp": (_times, "timestamp ts time created_at created start_time date asked_at sent_at requested_at at when"),
     "input_tokens": (
         _numbers,
-        "input_tokens prompt_tokens tokens_in usage.in usage.input usage.prompt tokens.in tokens.input",
+        "input_tokens prompt_tokens prompt_toks input_toks tokens_in usage.in usage.input usage.prompt "
+        "tokens.in tokens.input",
     ),
     "output_tokens": (
         _numbers,
-        "output_tokens completion_tokens tokens_out usage.out usage.output usage.completion tokens.out tokens.output",
+        "output_tokens completion_tokens completion_toks output_toks tokens_out usage.out usage.output "
+        "usage.completion tokens.out tokens.output",
     ),
     "latency_ms": (
         _numbers,
-        "latency_ms duration_ms elapsed_ms total_ms ms latency_s latency_seconds duration_s duration_seconds",
+        "latency_ms duration_ms elapsed_ms total_ms ms latency_s latency_seconds duration_s duration_seconds "
+        "took_ms took_s took_seconds elapsed_s",
     ),
     "status": (_statuses, "status status_code http_status"),
 }
+# How names of LLMs begin, behind a provider's.
+_LLM = re.compile(
+    r"(?:[\w.-]+/)*(gpt|chatgpt|o\d|claude|gemini|gemma|llama|mi[sx]tral|ministral|codestral|qwen|deepseek|command|grok|phi|nova|"
+    r"kimi|glm|yi|jamba|falcon|granite|nemotron)(?![a-z])",
+    re.IGNORECASE,
+)
+# What ids of requests are called, where each row has one of its own.
+_ID = frozenset({"id", "no", "nr", "number", "ref", "uuid", "key"})
 # What a log cannot do without stands in capitals where no field is found.
 _NEEDED = {"prompt": "QUESTION", "candidate": "LLM", "quality": "GRADE"}
 
@@ -126,16 +144,50 @@ def proposed_mapping(path: Path) -> dict[str, str]:
     """
     cells = cells_of(path)
     pairs: dict[str, str] = {}
+    if own := _own_id(cells):
+        pairs["request_id"] = own
     for column in _USUAL:
         if column == "prompt" and "messages" in pairs:
             continue
         field = _field_of(column, cells)
-        if field is not None and (field != column or column in _NEEDED or column == "messages"):
-            pairs[column] = _in_full(column, field, cells[field])
+        if field is None:
+            continue
+        full = _in_full(column, field, cells[field])
+        if full != column or column in _NEEDED or column == "messages":
+            pairs[column] = full
     needed = {column: name for column, name in _NEEDED.items() if not (column == "prompt" and "messages" in pairs)}
     return {
-        column: pairs.get(column, needed.get(column, "")) for column in _USUAL if column in pairs or column in needed
+        column: pairs.get(column, needed.get(column, ""))
+        for column in ("request_id", *_USUAL)
+        if column in pairs or column in needed
     }
+
+
+def _own_id(cells: Mapping[str, Cells]) -> str | None:
+    """A field that tells requests apart: another in each row of a log whose prompts are hardly ever the same twice.
+
+    Where most prompts are there several times it is a table of answers, in which equal prompts are one request.
+    """
+    if "request_id" in cells:
+        return None
+    prompt = _field_of("prompt", cells)
+    if prompt is None or len(set(cells[prompt])) <= 0.6 * len(cells[prompt]):
+        return None
+    rows = max(map(len, cells.values()))
+    fitting = (name for name in cells if words_of(name)[-1:] and words_of(name)[-1] in _ID and "." not in name)
+    return next((name for name in fitting if len({*map(str, cells[name])}) == len(cells[name]) == rows > 1), None)
+
+
+def _by_cells(cells: Mapping[str, Cells]) -> str | None:
+    """The field with the most cells among those of few values, most of which are called as LLMs are."""
+    fitting = [
+        name
+        for name, values in cells.items()
+        if _names(values)
+        and len(set(values)) <= max(20, len(values) / 50)
+        and sum(_LLM.match(one) is not None for one in set(values)) * 2 > len(set(values))
+    ]
+    return max(fitting, key=lambda name: len(cells[name]), default=None)
 
 
 def looks_like(name: str, cells: Cells) -> dict[str, str]:
@@ -153,6 +205,9 @@ def _in_full(column: str, field: str, cells: Cells) -> str:
     if column == "quality":
         scale = rescale.graded_by(cells)
         return f"{field}:{scale}" if scale else field
+    if column == "timestamp":
+        form = _form(cells)
+        return f"{field}:{form}" if form else field
     unit = unit_of(column, field)
     return f"{field}:{unit}" if unit and UNITS[column][unit][0] != 1.0 else field
 
@@ -181,6 +236,8 @@ def _field_of(column: str, cells: Mapping[str, Cells]) -> str | None:
     ]
     if column == "candidate" and fitting:
         return max(dict.fromkeys(fitting), key=lambda name: len(cells[name]))
+    if column == "candidate":
+        return _by_cells(cells)
     return fitting[0] if fitting else None
 
 

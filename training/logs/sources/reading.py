@@ -16,7 +16,7 @@ from pathlib import Path
 from training.dataset.label import judged_quality
 from training.logs.io import database, files
 from training.logs.outcomes import COLUMNS, OutcomeError, Outcomes, Unreadable, require_usable
-from training.logs.pairing import paired
+from training.logs.pairing import merged_by_prompt, paired
 from training.logs.repeated.repeats import concat, unrepeated
 from training.logs.repeated.told import Told, overlap
 from training.logs.rescale import fitting
@@ -57,7 +57,7 @@ def read(data: Sequence[Path | str], format: str = "auto", options: ImportOption
     folder is a log; otherwise it counts as one skipped row. Other files in a folder are passed over. A log without a
     usable row is an error if it was named; in a folder, one usable row in all is enough. Raises OutcomeError.
     """
-    return concat(paired(fitting(_partitions(data, format, options), _together(data))))
+    return merged_by_prompt(concat(paired(fitting(_partitions(data, format, options), _together(data)))))
 
 
 def stream(data: Sequence[Path | str], format: str = "auto", options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:

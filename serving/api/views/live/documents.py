@@ -84,7 +84,7 @@ class LiveMinute(_Document):
     minute: float = Field(description="When it begins, in epoch seconds.")
     decisions: int
     expected_usd: float
-    actual_usd: float
+    actual_usd: float | None = Field(description="Of those whose cost feedback has told; null where of none.")
     reference_usd: float = Field(description="Expected of the reference.")
 
 

@@ -223,3 +223,36 @@ def test_a_column_that_is_mapped_to_nothing_is_not_read(tmp_path: Path) -> None:
     read = mapped(path, ["candidate=candidate", "status=", "cost_usd="])
     assert len(read.frame) == 3
     assert read.frame["cost_usd"].isna().all()
+
+
+DATED = "Asked at;question;llm;grade\n01.09.2026 08:25;one?;a;1\n21.09.2026 18:05;two?;b;0\n;three?;a;1\n"
+DATED_PAIRS = ["prompt=question", "candidate=llm", "quality=grade"]
+
+
+def test_dates_of_another_form_are_read_by_what_stands_behind_the_field(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text(DATED + "2026-09-01;four?;a;1\n", encoding="utf-8")
+    found = mapped(path, [*DATED_PAIRS, "timestamp=Asked at:%d.%m.%Y %H:%M"])
+    times = [None if pd.isna(one) else one.isoformat() for one in found.frame["timestamp"]]
+    assert times == ["2026-09-01T08:25:00+00:00", "2026-09-21T18:05:00+00:00", None]
+    assert found.reasons == {"timestamp is not as %d.%m.%Y %H:%M": 1}
+    assert found.rows_read == 4
+
+
+def test_a_date_in_another_form_is_told_first_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("\n".join(DATED.splitlines()[:3]), encoding="utf-8")
+    with pytest.raises(OutcomeError) as caught:
+        mapped(path, [*DATED_PAIRS, "timestamp=Asked at"])
+    said = str(caught.value)
+    assert "no usable outcome (format mapped): 2 rows skipped (timestamp is not a date: 2; as timestamp: " in said
+    assert "01.09.2026 08:25" in said
+    assert "which looks like %d.%m.%Y %H:%M: " in said
+    assert "--map 'timestamp=FIELD:%d.%m.%Y %H:%M'" in said
+    assert said.index("rows skipped") < said.index("Arrived: ")
+
+
+@pytest.mark.parametrize("form", ["%Q", "%d.%m", "%"])
+def test_a_form_that_no_date_has_is_refused(form: str) -> None:
+    with pytest.raises(OutcomeError, match="is no form of dates"):
+        parse_mapping(["candidate=llm", f"timestamp=asked:{form}"])

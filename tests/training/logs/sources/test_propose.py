@@ -377,3 +377,37 @@ def test_what_is_said_of_odd_names_is_safe_in_a_terminal_and_a_shell(tmp_path: P
 def test_a_password_is_in_no_name_of_a_list(tmp_path: Path) -> None:
     text, _ = proposal(["postgresql://bob:hunter2@host:5432/litellm?schema=x"], {}, [], "unit", tmp_path)
     assert text.startswith("[litellm]")
+
+
+def test_plain_names_are_proposed_by_what_is_in_them(tmp_path: Path) -> None:
+    llms = ("gpt-4o", "gpt-4o-mini", "claude-sonnet-4")
+    lines = ["Ticket No;asked_at;text;answered by;took (s);prompt toks;completion toks;stars"]
+    lines += [
+        f"T-{row};{1 + row % 28:02d}.09.2026 08:25;question {row} ?;{llms[row % 3]};1.5;{row};{row + 1};{1 + row % 5}"
+        for row in range(30)
+    ]
+    path = tmp_path / "helpdesk.csv"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    found = proposed_mapping(path)
+    assert found == {
+        "request_id": "Ticket No",
+        "prompt": "text",
+        "candidate": "answered by",
+        "quality": "stars:stars",
+        "timestamp": "asked_at:%d.%m.%Y %H:%M",
+        "input_tokens": "prompt toks",
+        "output_tokens": "completion toks",
+        "latency_ms": "took (s):seconds",
+    }
+    table = read([path], "auto", ImportOptions(mapping=found))
+    assert (len(table.frame), table.frame["request_id"].nunique(), table.notes) == (30, 30, ())
+
+
+def test_equal_prompts_of_several_candidates_are_told_where_no_id_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    rows = [f"question {row % 8};{'ab'[row // 8]};1" for row in range(10)]
+    path.write_text("\n".join(["text;llm;grade", *rows]), encoding="utf-8")
+    mapping = {"prompt": "text", "candidate": "llm", "quality": "grade"}
+    (note,) = read([path], "auto", ImportOptions(mapping=mapping)).notes
+    assert note.startswith("2 of 8 requests are equal prompts that several candidates answered")
+    assert "--map request_id=FIELD" in note

@@ -70,7 +70,7 @@ def test_what_was_decided_is_told(bundle: Path, url: str, tmp_path: Path) -> Non
     assert cost["expected_of_costed_usd"] == pytest.approx(2 * plain[0]["expected_cost_usd"], rel=1e-4)
     assert shown["at"] - cost["since"] == pytest.approx(86_400.0, abs=60)
     assert sum(one["decisions"] for one in shown["series"]) == 4
-    assert sum(one["actual_usd"] for one in shown["series"]) == pytest.approx(0.008)
+    assert sum(one["actual_usd"] or 0.0 for one in shown["series"]) == pytest.approx(0.008)
 
 
 def test_what_was_saved_says_against_what(bundle: Path, url: str, tmp_path: Path) -> None:
