@@ -294,6 +294,7 @@ def frontier() -> dict[str, Any]:
         for name, (quality, cost) in means.items()
     ]
     month = {"requests": 61200.0, "reference_usd": 312.12, "routed_usd": 165.42, "saved_usd": 146.7}
+    month |= {"reference_usd_per_request": 0.0051, "saving": 0.47, "saving_from": "calibration"}
     month |= {"saved_low": 131.0, "saved_high": 160.4, "logged_usd": 201.0, "saved_against_logged_usd": 35.6}
     log = {"first": "2026-09-01", "last": "2026-10-30", "days": 60.0, "requests": 48211, "requests_a_month": 24460.0}
     seen = {"requests_a_month": 61200.0, "days": 28.0, "decisions": 56300, "from": "store", "scope": "all"}

@@ -203,10 +203,12 @@ def test_the_frontiers_point_moves_with_the_knob_and_a_month_is_the_volume_times
     settled(page, "Frontier")
     document = page_backend.frontier()
     before = page.locator("#here").get_attribute("cx")
-    default = next(one for one in document["points"] if one["default"])["test"]
-    month = default["cost_usd"] * document["seen"]["requests_a_month"]
-    assert f"A month costs\n${month:,.2f}" in page.locator(".month").inner_text()
-    assert page.locator(".month .figure.good .note").count() == 0, "the saved share's interval is none of the saved sum"
+    default = next(one for one in document["points"] if one["default"])["calibration"]
+    all_to_reference = document["seen"]["requests_a_month"] * document["month"]["reference_usd_per_request"]
+    said = page.locator(".month").inner_text()
+    assert f"A month costs\n${all_to_reference * (1 - default['saving']):,.2f}" in said
+    assert f"A month saves\n${all_to_reference * default['saving']:,.2f}" in said
+    assert page.locator(".month .figure.good .note").inner_text() == f"{default['saving']:.1%}, where certified"
     turn(page, 0)
     cheapest = next(one for one in document["sweep"] if one["cost_quality"] == 0.0)
     page.locator("#at-place", has_text=f"{cheapest['quality']:.1%}").wait_for()

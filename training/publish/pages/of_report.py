@@ -112,7 +112,8 @@ def _commands(manifest: Manifest, making: Mapping[str, Any]) -> list[tuple[str, 
     """(what for, command) of all that it takes to come to these figures again, and to go on from them."""
     log = "" if manifest.simulated else " --data LOG"
     settings = "".join(f" --set {one}" for one in making["settings"])
-    others = [point.name for point in manifest.operating_points if point.name != manifest.default_point]
+    certified = [point.name for point in manifest.operating_points if point.certificate is not None]
+    others = [name for name in certified if name != manifest.default_point]
     train = f"router-train run{log}{settings}"
     if making["added"] is not None:
         train = f"router-train add-candidate {making['added']} --data LOG"
@@ -132,6 +133,6 @@ def _commands(manifest: Manifest, making: Mapping[str, Any]) -> list[tuple[str, 
         )
     )
     if others:
-        found.append((f"Serve another trade-off ({', '.join(others)})", f"router-train set-point {others[0]}"))
+        found.append((f"Serve another certified trade-off ({', '.join(others)})", f"router-train set-point {others[0]}"))
     found.append(("Serve it", f"router-serve --bundle models/{manifest.version}"))
     return found
