@@ -106,14 +106,19 @@ def test_the_files_it_links_to_exist() -> None:
     assert [link for link in links if not (ROOT / link.partition("#")[0]).exists()] == []
 
 
-def test_its_first_screen_is_a_sentence_two_commands_a_question_and_pictures() -> None:
-    title, sentence, *shown = README.partition("It answers, shortened:")[0].strip().split("\n\n")
+def test_its_first_screen_is_a_sentence_two_commands_a_question_with_its_answer_and_pictures() -> None:
+    title, sentence, *shown = README.partition("The frontier is of simulated traffic")[0].strip().split("\n\n")
     assert title == "# outcome-router"
     assert sentence.count(". ") == 0
-    assert [one.split()[0] for one in shown] == ["```sh", "```sh", *["![" + one[2:].split()[0] for one in shown[2:]]]
-    assert [line.split("#")[0].split() for line in shown[0].splitlines()[1:-1]] == [
+    commands, question, leads, answer, *pictures = shown
+    assert [line.split("#")[0].split() for line in commands.splitlines()] == [
+        ["```sh"],
         ["make", "train"],
         ["make", "serve"],
+        ["```"],
     ]
-    assert shown[1].splitlines()[1].startswith("curl ")
-    assert shown[2:]
+    assert question.splitlines()[1].startswith("curl ")
+    assert leads == "It answers, shortened:"
+    assert answer.startswith("```json\n{")
+    assert len(pictures) == 2
+    assert all(picture.startswith("![") for picture in pictures)

@@ -274,11 +274,17 @@ def _(folder: Path) -> str:
     return trained(folder, found)
 
 
+STAGE = re.compile(r" *\d+\.\d s  ")  # what is told while something runs
+
+
 def said_in(folder: Path, what: str) -> str:
     """The message that a mistake gets, in one line."""
     fake_bundle.build(folder / "models")
     with chdir(folder):
-        said = " ".join(CASES[what](folder).split()).replace(f"{folder.resolve()}/", "")
+        lines = CASES[what](folder).splitlines()
+    said = " ".join(" ".join(line for line in lines if not STAGE.match(line)).split()).replace(
+        f"{folder.resolve()}/", ""
+    )
     said = re.sub(r"\b[0-9a-f]{12}…", "…", said)
     return said.removeprefix("error: ").removeprefix("router-serve: ").replace("|", "/").replace("`", "'").strip()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 from typer.core import TyperGroup
 
 from training.cli import added, bundles, evidence, inspecting, logs, planning
@@ -44,7 +45,7 @@ class _Commands(TyperGroup):
         except typer.Exit:  # help was shown: what a bundle's errors need is not imported for it
             raise
         except _mendable() as error:
-            errors.print("[bold red]error:[/]", end=" ")
+            errors.print(Text("error:", "bold red"), end=" ")
             say(str(error), to=errors)
             raise typer.Exit(2) from None
 

@@ -133,6 +133,8 @@ def _commands(manifest: Manifest, making: Mapping[str, Any]) -> list[tuple[str, 
         )
     )
     if others:
-        found.append((f"Serve another certified trade-off ({', '.join(others)})", f"router-train set-point {others[0]}"))
+        found.append(
+            (f"Serve another certified trade-off ({', '.join(others)})", f"router-train set-point {others[0]}")
+        )
     found.append(("Serve it", f"router-serve --bundle models/{manifest.version}"))
     return found
