@@ -25,7 +25,7 @@ BUNDLE ?= models/current
 PINNED := --constraint constraints.txt --editable '.[train,notebooks,docs,dev]'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train serve test check notebooks docs pictures benchmark bench-serve bench-gateway mlflow clean
+.PHONY: help setup train serve test check notebooks docs pictures benchmark bench-serve bench-gateway bench-scale mlflow clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -96,6 +96,9 @@ bench-serve: $(READY) ## Measure serving with wrk and write docs/bench-serve.jso
 
 bench-gateway: $(READY) $(LITELLM_READY) ## Measure LiteLLM's proxy with the plug-in (ARGS="--requests 500 --calls 200 --no-loop" for less)
 	$(BIN)/python -m benchmarks.gateway.run $(ARGS)
+
+bench-scale: $(READY) ## Measure how training, serving and the store grow and write docs/scale.json (ARGS="--only NAME" for a part)
+	$(BIN)/python -m benchmarks.scale.run $(ARGS)
 
 clean: ## Remove what was installed, cached and trained
 	rm -rf $(VENV) $(LITELLM) $(OPENAPI) .cache mlruns out site $(filter-out models/README.md,$(wildcard models/*))

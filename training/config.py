@@ -145,6 +145,14 @@ class PolicyParams:
 
 
 @dataclass(frozen=True, config=_CONFIG)
+class Scale:
+    core_train: Annotated[StrictInt, _between(100, 10**9)]
+    core_measured: Annotated[StrictInt, _between(100, 10**9)]
+    floor: Annotated[StrictInt, _between(1, 10**9)]
+    part_rows: Annotated[StrictInt, _between(100, 10_000_000)]
+
+
+@dataclass(frozen=True, config=_CONFIG)
 class Export:
     tolerance: StrictFloat
     neighbours: Annotated[StrictInt, _between(0, 1_000_000)]
@@ -211,6 +219,7 @@ class Params:
     fit: Fit
     calibrate: Calibrate
     policy: PolicyParams
+    scale: Scale
     export: Export
     report: Report
     evaluate: Evaluate

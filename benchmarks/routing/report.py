@@ -10,6 +10,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from benchmarks.scale.run import FOUND, sections
+
 BASELINES = (
     "best single",
     "zero router",
@@ -46,11 +48,13 @@ def templates() -> Environment:
 def write(found: Mapping[str, Any], report: Path, readme: Path) -> None:
     """Renders the report, and replaces what stands between the README's benchmark marks.
 
-    Serving's figures are read from `bench-serve.json` beside the report, where there are any.
+    Figures of serving and of growth are read from the files of these names beside the report, where there are any.
     """
     context = {"found": found, "baselines": BASELINES, "best_baseline": best_baseline, "mean_lead": mean_lead(found)}
     beside = report.parent / SERVE
     context["serve"] = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    beside = report.parent / FOUND
+    context["scale"] = sections(json.loads(beside.read_text(encoding="utf-8"))) if beside.is_file() else ""
     context["first_seed"] = min(found["seeds"], default=0)
     report.write_text(templates().get_template("benchmarks.md.j2").render(**context), encoding="utf-8")
     text = readme.read_text(encoding="utf-8")

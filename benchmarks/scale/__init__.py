@@ -1,0 +1,1 @@
+"""How training, serving and the store grow: the figures of the section Scale of docs/benchmarks.md."""
