@@ -38,7 +38,21 @@ at_limit = "warn"
 pacing = true
 """
 # What is no metric and no label in an expression of ours.
-WORDS = {"sum", "min", "max", "by", "le", "and", "or", "rate", "increase", "delta", "histogram_quantile", "vector"}
+WORDS = {
+    "sum",
+    "min",
+    "max",
+    "count",
+    "by",
+    "le",
+    "and",
+    "or",
+    "rate",
+    "increase",
+    "delta",
+    "histogram_quantile",
+    "vector",
+}
 EXPRESSIONS = [target["expr"] for target in TARGETS] + [
     one["expr"] for group in ALERTS["groups"] for one in group["rules"]
 ]
@@ -51,14 +65,14 @@ def plain(expression: str) -> str:
 
 def metrics_of(expression: str) -> set[str]:
     """The names of its metrics."""
-    bare = re.sub(r"\{.*?\}|\[.*?\]|\bby\s*\(.*?\)", " ", plain(expression))
+    bare = re.sub(r"\{.*?\}|\[.*?\]|\b(?:by|on)\s*\(.*?\)", " ", plain(expression))
     return set(re.findall(r"[a-zA-Z_]\w*", bare)) - WORDS
 
 
 def labels_of(expression: str) -> set[str]:
     """The labels that it matches or keeps."""
     matched = re.findall(r"(\w+)\s*(?:=~|!~|!=|=)\s*\"", expression)
-    kept = [one.strip() for found in re.findall(r"\bby\s*\((.*?)\)", expression) for one in found.split(",")]
+    kept = [one.strip() for found in re.findall(r"\b(?:by|on)\s*\((.*?)\)", expression) for one in found.split(",")]
     return {*matched, *kept}
 
 
@@ -152,8 +166,11 @@ def test_secrets_come_from_the_environment_and_stand_in_no_file() -> None:
 
 
 def test_the_routers_variables_are_settings() -> None:
-    named = [name.removeprefix("ROUTER_").lower() for name in SERVICES["router"]["environment"]]
-    assert set(named) <= Settings.model_fields.keys()
+    text = (FOLDER / "docker-compose.yaml").read_text(encoding="utf-8")
+    proposed = re.findall(r"^ +# (ROUTER_\w+): ", text, flags=re.MULTILINE)
+    assert "ROUTER_POLICIES" in proposed
+    named = {name.removeprefix("ROUTER_").lower() for name in [*SERVICES["router"]["environment"], *proposed]}
+    assert named <= Settings.model_fields.keys()
 
 
 def test_the_proxys_variables_and_callback_are_the_plug_ins() -> None:

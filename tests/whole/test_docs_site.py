@@ -86,7 +86,7 @@ def anchors(path: Path) -> frozenset[str]:
 
 READ = sorted(
     {*DOCS.rglob("*.md"), *ROOT.glob("*.md"), *(ROOT / name / "README.md" for name in ("data", "models", "examples"))}
-    | {ROOT / "deploy" / "compose" / "README.md"}
+    | {*(ROOT / "deploy").rglob("README.md")}
 )
 
 

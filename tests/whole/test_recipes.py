@@ -18,16 +18,15 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
-from kubernetes_validate import validate
 
 from docs.first_hour import write_harness
-from serving.api.app import create_app
 from serving.client import RouteRefusedError
 from serving.settings import Settings
 from tests import fake_bundle
 from tests.conftest import QUICK, ROOT, Trained, router_train_here, setting
 from tests.patience import until
 from tests.serving.attacks.conftest import Attacked, running
+from tests.whole import promtool
 
 TEXT = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
 RECIPES = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", TEXT, flags=re.DOTALL | re.MULTILINE))
@@ -216,24 +215,6 @@ def test_what_the_unit_runs_first_says_that_it_is_ready(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "ready to serve"
 
 
-def test_the_manifests_of_kubernetes() -> None:
-    """They keep to the API's own schemas, and name settings, paths and a port that the service has."""
-    deployment, exposed = yaml.safe_load_all(block("Kubernetes", "yaml"))
-    for document in (deployment, exposed):
-        validate(document, "1.34", strict=True)
-    pod = deployment["spec"]["template"]
-    (container,) = pod["spec"]["containers"]
-    assert {one["name"].removeprefix("ROUTER_").lower() for one in container["env"]} <= set(Settings.model_fields)
-    paths = {route.path for route in create_app(Settings(bundle="nowhere", store=None)).routes}
-    assert {container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "readiness", "liveness")} <= paths
-    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-    assert f"EXPOSE {container['ports'][0]['containerPort']}" in dockerfile
-    assert {mount["name"] for mount in container["volumeMounts"]} == {
-        volume["name"] for volume in pod["spec"]["volumes"]
-    }
-    assert exposed["spec"]["selector"] == pod["metadata"]["labels"] == deployment["spec"]["selector"]["matchLabels"]
-
-
 def test_upgrading_checks_the_bundle_first(tmp_path: Path) -> None:
     """What is typed after the installation; a bundle of another format is among the cases of docs/errors.md."""
     (tmp_path / "models").mkdir()
@@ -249,11 +230,6 @@ def test_upgrading_checks_the_bundle_first(tmp_path: Path) -> None:
 
 def test_prometheus_fires_them(tmp_path: Path) -> None:
     """Its own tool reads the rules, and fires each on a series that has what it is about, and none on a healthy one."""
-    if (promtool := shutil.which("promtool")) is None:
-        pytest.skip("there is no promtool here (Debian's package prometheus has it)")
-    text = ALERTS.read_text(encoding="utf-8")
-    (tmp_path / "alerts.yml").write_text(text, encoding="utf-8")
-    alerts = {rule["alert"]: rule["annotations"] for group in yaml.safe_load(text)["groups"] for rule in group["rules"]}
     ill = {
         "RouterIsAway": {'up{job="outcome-router"}': "0+0x120"},
         "RouterAnswersByReference": {
@@ -283,36 +259,8 @@ def test_prometheus_fires_them(tmp_path: Path) -> None:
         "router_litellm_failed_open_total": "0+1x120",
         "router_litellm_decisions_total": "0+100x120",
     }
-    assert set(ill) == set(alerts)
-
-    def fired(series: dict[str, str], firing: str | None) -> list[dict[str, Any]]:
-        """What is expected of every alert at two hours; promtool takes nothing of an alert's labels for granted."""
-        labels = {"RouterIsAway": {"job": "outcome-router"}}
-        return [
-            {
-                "eval_time": "2h",
-                "alertname": name,
-                "exp_alerts": [{"exp_labels": labels.get(name, {}), "exp_annotations": noted}]
-                if name == firing
-                else [],
-            }
-            for name, noted in alerts.items()
-        ]
-
-    tests = [
-        {
-            "interval": "1m",
-            "input_series": [{"series": name, "values": values} for name, values in series.items()],
-            "alert_rule_test": fired(series, firing),
-        }
-        for firing, series in [*ill.items(), (None, healthy)]
-    ]
-    document = {"rule_files": ["alerts.yml"], "evaluation_interval": "1m", "tests": tests}
-    (tmp_path / "test.yml").write_text(yaml.safe_dump(document), encoding="utf-8")
-    done = subprocess.run(
-        [promtool, "test", "rules", "test.yml"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    groups = yaml.safe_load(ALERTS.read_text(encoding="utf-8"))["groups"]
+    promtool.each_alert_fires(tmp_path, groups, ill, healthy, {"RouterIsAway": {"job": "outcome-router"}})
 
 
 def test_the_picture_for_a_slide(trained: Trained, tmp_path: Path) -> None:
