@@ -7,7 +7,7 @@ WORKDIR /build
 RUN python -m venv /opt/router
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY serving ./serving
-RUN /opt/router/bin/pip install --no-cache-dir --constraint constraints.txt '.[postgres]'
+RUN /opt/router/bin/pip install --no-cache-dir --constraint constraints.txt '.[postgres,redis]'
 
 FROM python:3.11-slim
 

@@ -62,8 +62,8 @@ def test_the_base_package_is_installed_with_pinned_versions() -> None:
     installs = [arguments for instruction, arguments in instructions() if "pip install" in arguments]
     assert len(installs) == 1
     assert "--constraint constraints.txt" in installs[0]
-    extras = set(re.findall(r"\.\[([a-z,]+)\]", installs[0]))
-    assert extras <= {"postgres"}, "training's packages do not belong into the image"
+    (extras,) = re.findall(r"\.\[([a-z,]+)\]", installs[0])
+    assert set(extras.split(",")) == {"postgres", "redis"}, "training's packages do not belong into the image"
 
 
 def test_it_runs_slim_and_as_nobody_in_particular() -> None:

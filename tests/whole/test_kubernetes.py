@@ -283,6 +283,9 @@ def test_ports_are_called_alike_from_the_image_to_prometheus() -> None:
 
 def test_a_roll_takes_no_replica_away_before_there_is_another() -> None:
     assert DEPLOYMENT["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+    startup = ROUTER["startupProbe"]
+    assert startup["periodSeconds"] * startup["failureThreshold"] == 600  # the README's ten minutes
+    assert DEPLOYMENT["spec"]["progressDeadlineSeconds"] > 600
     assert "replicas" not in DEPLOYMENT["spec"], "an apply would undo what the autoscaler did"
     assert one("HorizontalPodAutoscaler", files())["spec"]["minReplicas"] == 3
     assert one("PodDisruptionBudget", files())["spec"]["maxUnavailable"] == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,9 +13,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from sqlalchemy import QueuePool, create_engine
 
 from serving.settings import OF_PLUGINS, Settings, unknown_variables
 from serving.state.rulebook import load_rules
+from serving.store.engine import looked_at, open_engine
 from tests import fake_bundle
 from tests.conftest import ROOT
 from tests.patience import until
@@ -103,16 +106,38 @@ def test_the_check_is_of_what_is_served(tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     fake_bundle.build(tmp_path / "models")
     places = {"/models": tmp_path / "models", "/rules": BASE}
-    given = {each["name"]: each.get("value", str(tmp_path / "decisions.db")) for each in container["env"]}
-    for name, value in given.items():
-        for place, here in places.items():
-            given[name] = given[name].replace(place, str(here)) if value.startswith(f"{place}/") else given[name]
+    given = {each["name"]: each.get("value", "decisions.db") for each in container["env"]}
+    for place, here in places.items():
+        given = {name: re.sub(f"^{place}(?=/)", str(here), value) for name, value in given.items()}
     done = subprocess.run(
         [sys.executable, "-c", "from serving.cli import main; main()", *container["args"]],
         cwd=tmp_path, env={**given, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "ready to serve"
+
+
+def test_what_the_check_says_of_the_store_is_what_the_readme_goes_by(tmp_path: Path) -> None:
+    """One that this version made, and one that it would bring up to date."""
+    file = str(tmp_path / "decisions.db")
+    open_engine(file).dispose()
+    assert looked_at(file).endswith(" is of this version")
+    with sqlite3.connect(file) as store:
+        store.execute("UPDATE outcome_router_store SET version_num = '4'")
+    store.close()
+    assert " will be upgraded from version 4 " in looked_at(file)
+    assert "store `is of this version`" in README
+    assert "store `will be upgraded`" in README
+
+
+def test_a_replica_holds_as_many_connections_as_the_readme_counts() -> None:
+    pool = create_engine(
+        "postgresql+psycopg://router@postgres/router"
+    ).pool  # as the store's, whose pool is the usual one
+    assert isinstance(pool, QueuePool)
+    most = pool.size() + pool._max_overflow
+    replicas = one("HorizontalPodAutoscaler", files())["spec"]["maxReplicas"]
+    assert f"up to {most} connections to PostgreSQL: ten replicas want {most * replicas}" in README
 
 
 # --- rules
@@ -207,6 +232,7 @@ def test_prometheus_fires_the_alerts_about_replicas(tmp_path: Path) -> None:
     ill = {
         "RouterHasFewReplicas": {f'up{{{job}, pod="a"}}': "1+0x130", f'up{{{job}, pod="b"}}': "0+0x130"},
         "RouterReplicasServeDifferentBundles": {**up, **bundles("1", "1", "2")},
+        "RouterRatesUnshared": {**up, f"router_rates_unshared{{{job}}}": "1+0x130"},
         "RouterLoadIsUneven": {**up, **deciding(30_000, 900, 900)},
         "RouterCannotScale": {**up, desired: "10+0x130", most: "10+0x130"},
         "RouterRestarts": {**up, restarts: "0+0x100 1 2 3 4 4 4 4 4 4 4 4 4 4 4 4 4 4 4 4 4 4 4"},
@@ -216,11 +242,13 @@ def test_prometheus_fires_the_alerts_about_replicas(tmp_path: Path) -> None:
         **deciding(9_000, 11_000, 10_000),
         **bundles("2", "2", "2"),
         f'router_bundle_info{{{job}, pod="a", version="1"}}': "0+0x130",  # as workers leave the one before
+        f"router_rates_unshared{{{job}}}": "0+0x130",
         desired: "4+0x130",
         most: "10+0x130",
         restarts: "0+0x110 1+0x20",
     }
     labels = {
+        "RouterRatesUnshared": {"job": "outcome-router"},
         "RouterCannotScale": {"horizontalpodautoscaler": "outcome-router", "namespace": "a"},
         "RouterRestarts": container,
     }
