@@ -116,14 +116,13 @@ def settings_file() -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
-def pods(among: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [each["spec"]["template"] for each in among if each["kind"] in {"Deployment", "Job"}]
-
-
 DEPLOYMENT = one("Deployment", files())
 POD = DEPLOYMENT["spec"]["template"]
 (ROUTER,) = POD["spec"]["containers"]
 CHECK = yaml.safe_load((FOLDER / "check.yaml").read_text(encoding="utf-8"))
+CHECKING = CHECK["spec"]["template"]
+PRUNE = yaml.safe_load((FOLDER / "components" / "prune" / "cronjob.yaml").read_text(encoding="utf-8"))
+PRUNING = PRUNE["spec"]["jobTemplate"]["spec"]["template"]
 
 
 def test_the_base_names_each_of_its_files_once() -> None:
@@ -136,7 +135,7 @@ def test_the_base_names_each_of_its_files_once() -> None:
     assert not any("namespace" in document["metadata"] for document in files())
 
 
-@pytest.mark.parametrize("document", [*files(), CHECK], ids=lambda document: document["kind"])
+@pytest.mark.parametrize("document", [*files(), CHECK, PRUNE], ids=lambda document: document["kind"])
 def test_every_manifest_keeps_to_its_schema(document: dict[str, Any]) -> None:
     sound(document)
     with pytest.raises(ValidationError):
@@ -182,17 +181,19 @@ def test_the_components_fit_the_example(tmp_path: Path) -> None:
     shutil.copytree(FOLDER, tmp_path / "kubernetes")
     overlay = tmp_path / "kubernetes" / "overlays" / "example" / "kustomization.yaml"
     text, changed = re.subn(r"^# (components:).*$|^# (  - .*)$", r"\1\2", overlay.read_text(), flags=re.MULTILINE)
-    assert changed == 3
+    assert changed == 4
     text = text.replace("images:\n", "images:\n  - {name: outcome-router-bundle, newName: reg/bundle, newTag: v7}\n")
     overlay.write_text(text, encoding="utf-8")
     found = built(overlay.parent)
-    assert {document["kind"] for document in found} == {*KINDS, "Namespace"} - {
+    assert {document["kind"] for document in found} == {*KINDS, "CronJob", "Namespace"} - {
         "ServiceMonitor", "PrometheusRule", "PersistentVolumeClaim",
     }  # fmt: skip
     for document in found:
         sound(document)
     (metric,) = one("HorizontalPodAutoscaler", found)["spec"]["metrics"]
     assert metric["resource"]["name"] == "cpu"
+    (pruning,) = one("CronJob", found)["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    assert pruning["image"] == "registry.example.com/outcome-router:0.1.0"
     pod = one("Deployment", found)["spec"]["template"]["spec"]
     (bundle,) = pod["initContainers"]
     assert bundle["image"] == "reg/bundle:v7"
@@ -238,14 +239,18 @@ def restricted(pod: dict[str, Any]) -> None:
         assert mounted <= {volume["name"] for volume in pod["volumes"]}
 
 
-@pytest.mark.parametrize("pod", pods([DEPLOYMENT, CHECK]), ids=["server", "check"])
+@pytest.mark.parametrize("pod", [POD, CHECKING, PRUNING], ids=["server", "check", "prune"])
 def test_a_pod_may_do_nothing_that_it_need_not(pod: dict[str, Any]) -> None:
     restricted(pod["spec"])
-    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-    assert "USER 10001:10001" in dockerfile
-    claims = {volume["persistentVolumeClaim"]["claimName"] for volume in pod["spec"]["volumes"][:1]}
-    assert claims == {one("PersistentVolumeClaim", files())["metadata"]["name"]}
+    assert "USER 10001:10001" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    claims = {
+        volume["persistentVolumeClaim"]["claimName"]
+        for volume in pod["spec"]["volumes"]
+        if "persistentVolumeClaim" in volume
+    }
+    assert claims <= {one("PersistentVolumeClaim", files())["metadata"]["name"]}
     assert pod["spec"]["serviceAccountName"] == one("ServiceAccount", files())["metadata"]["name"]
+    assert {container["image"] for container in pod["spec"]["containers"]} == {ROUTER["image"]}
 
 
 def test_everything_that_selects_the_pods_selects_the_servers_alone() -> None:
@@ -258,11 +263,11 @@ def test_everything_that_selects_the_pods_selects_the_servers_alone() -> None:
         *(each["labelSelector"]["matchLabels"] for each in POD["spec"]["topologySpreadConstraints"]),
     ]
     assert all(selector == labels for selector in selectors)
-    checking = CHECK["spec"]["template"]["metadata"]["labels"]
+    others = [pod["metadata"]["labels"] for pod in (CHECKING, PRUNING)]
     policy = one("NetworkPolicy", files())["spec"]["podSelector"]["matchLabels"]
     assert policy.items() <= labels.items()
-    assert policy.items() <= checking.items(), "the check has to reach the store"
-    assert labels != checking, "the Service may not send anything to the check"
+    assert all(policy.items() <= other.items() for other in others), "they have to reach the store"
+    assert labels not in others, "the Service may send them nothing"
     assert monitor["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
     alerts = (ROOT / "deploy" / "compose" / "prometheus" / "alerts.yml").read_text(encoding="utf-8")
     assert f'job="{service["metadata"]["labels"][monitor["jobLabel"]]}"' in alerts

@@ -24,7 +24,18 @@ from tests.patience import until
 from tests.serving.attacks.conftest import Attacked, key_rules, running
 from tests.whole import promtool
 from tests.whole.test_compose import families, labels_of, metrics_of
-from tests.whole.test_kubernetes import BASE, CHECK, FOLDER, ROUTER, documents, files, kubectl, one, settings_file
+from tests.whole.test_kubernetes import (
+    BASE,
+    CHECK,
+    FOLDER,
+    PRUNING,
+    ROUTER,
+    documents,
+    files,
+    kubectl,
+    one,
+    settings_file,
+)
 
 SECRETS = (FOLDER / "secret.env.example").read_text(encoding="utf-8")
 README = (FOLDER / "README.md").read_text(encoding="utf-8")
@@ -41,6 +52,14 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
     with running(fake_bundle.build(folder / "models"), folder, metrics_token=TOKEN) as found:
         found.route(prompt="hello world")
         yield found
+
+
+def router_serve(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`router-serve` in a folder, with nothing else in its environment."""
+    return subprocess.run(
+        [sys.executable, "-c", "from serving.cli import main; main()", *arguments],
+        cwd=folder, env={**environment, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
 
 
 # --- settings
@@ -70,12 +89,17 @@ def test_a_replica_starts_with_its_variables(monkeypatch: pytest.MonkeyPatch) ->
     assert (mounted["/models"], mounted["/rules"]) == ("models", "rules")
 
 
-def test_every_secret_has_its_place_in_the_file_to_fill_in() -> None:
+def test_every_secret_has_its_place_in_the_file_to_fill_in(tmp_path: Path) -> None:
     asked = {each["name"]: each["valueFrom"]["secretKeyRef"] for each in ROUTER["env"]}
     assert all(each["key"] == name and each["name"] == "outcome-router" for name, each in asked.items())
     optional = {name for name, each in asked.items() if each.get("optional")}
     assert set(re.findall(r"^(\w+)=$", SECRETS, flags=re.MULTILINE)) == asked.keys() - optional
     assert set(re.findall(r"^#(\w+)=$", SECRETS, flags=re.MULTILINE)) == optional == {"ROUTER_REDIS"}
+    filled = tmp_path / "secret.env"
+    filled.write_text(re.sub(r"^#?(\w+)=$", r"\1=x", SECRETS, flags=re.MULTILINE), encoding="utf-8")
+    (command,) = re.findall(r"^kubectl -n \S+ (create secret .*)secret\.env$", README, flags=re.MULTILINE)
+    made = yaml.safe_load(kubectl(*shlex.split(f"{command}{filled} --dry-run=client -o yaml")))
+    assert (made["metadata"]["name"], made["data"].keys()) == ("outcome-router", asked.keys())
     (scraped,) = one("ServiceMonitor", files())["spec"]["endpoints"]
     assert scraped["authorization"]["credentials"] == {"name": "outcome-router", "key": "ROUTER_METRICS_TOKEN"}
     ignored = subprocess.run(
@@ -109,10 +133,7 @@ def test_the_check_is_of_what_is_served(tmp_path: Path) -> None:
     given = {each["name"]: each.get("value", "decisions.db") for each in container["env"]}
     for place, here in places.items():
         given = {name: re.sub(f"^{place}(?=/)", str(here), value) for name, value in given.items()}
-    done = subprocess.run(
-        [sys.executable, "-c", "from serving.cli import main; main()", *container["args"]],
-        cwd=tmp_path, env={**given, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = router_serve(tmp_path, *container["args"], **given)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "ready to serve"
 
@@ -128,6 +149,16 @@ def test_what_the_check_says_of_the_store_is_what_the_readme_goes_by(tmp_path: P
     assert " will be upgraded from version 4 " in looked_at(file)
     assert "store `is of this version`" in README
     assert "store `will be upgraded`" in README
+
+
+def test_old_decisions_are_let_go_by_a_command_that_there_is(tmp_path: Path) -> None:
+    (container,) = PRUNING["spec"]["containers"]
+    (variable,) = container["env"]
+    assert variable in ROUTER["env"]
+    open_engine(str(tmp_path / "decisions.db")).dispose()
+    done = router_serve(tmp_path, *container["args"], "--dry-run", ROUTER_STORE="decisions.db")
+    assert done.returncode == 0, done.stderr
+    assert f"older than {container['args'][-1].removesuffix('d')} days" in README
 
 
 def test_a_replica_holds_as_many_connections_as_the_readme_counts() -> None:
