@@ -1,6 +1,7 @@
 """`router-serve`: settings from options and the environment, and the processes that serve.
 
-Before the options may stand a command: `check` looks at all that serving needs and ends, `new-key NAME` makes an API key.
+Before the options may stand a command: `check` looks at all that serving needs and ends, `new-key NAME` makes an API key,
+`prune` lets go of old decisions.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from serving.runtime.reloading import Reloading
 from serving.settings import Settings, hand_on, share_metrics, unknown_variables
 from serving.state.rulebook import RulesError, digest_of
 from serving.store.engine import StoreError, kept, looked_at
+from serving.store.months import command as pruning
+from serving.store.months.prune import BusyError
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else list(arguments)
     if given[:1] == ["new-key"]:
         _new_key(given[1:])
+        return
+    if given[:1] == ["prune"]:
+        try:
+            pruning.main(given[1:])
+        except (SettingsError, StoreError, BusyError, ValidationError) as error:
+            _give_up(_said(error))
         return
     checking = given[:1] == ["check"]
     try:
@@ -59,11 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         service = Service(settings) if settings.workers == 1 else None
         if service is None:
             Service(settings).close()  # says what is wrong before there are workers to say it each
-    except ValidationError as error:
-        wrong = error.errors()[0]
-        _give_up(f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}; {wrong['input']!r} arrived")
-    except (SettingsError, BundleError, RulesError, StoreError) as error:
-        _give_up(str(error).removeprefix("error parsing CLI: "))
+    except (ValidationError, SettingsError, BundleError, RulesError, StoreError) as error:
+        _give_up(_said(error))
     configure_logging(settings.log_level)
     logger.info(kept(settings.store, prompts=settings.store_prompts))
     if service is not None:
@@ -149,6 +155,14 @@ def worker() -> FastAPI:
     settings = Settings()
     configure_logging(settings.log_level)
     return create_app(settings)
+
+
+def _said(error: Exception) -> str:
+    """What is wrong, in a line."""
+    if isinstance(error, ValidationError):
+        wrong = error.errors()[0]
+        return f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}; {wrong['input']!r} arrived"
+    return str(error).removeprefix("error parsing CLI: ")
 
 
 def _give_up(why: str) -> NoReturn:

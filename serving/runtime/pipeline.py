@@ -6,7 +6,6 @@ import asyncio
 import logging
 import random
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -38,6 +37,7 @@ from serving.state.reloads import Reloaded
 from serving.state.reservations import Reservations
 from serving.state.rulebook import RuleBook
 from serving.store.engine import StoreError, open_engine
+from serving.store.ids import new_id
 from serving.store.ledger import BudgetKey, Charge, Totals
 from serving.store.transaction import totals_of
 from serving.store.writer import DecisionStore, Watched
@@ -214,7 +214,7 @@ class Service:
 
     def _reserved(self, case: Case, decide: Callable[[Situation], Decision]) -> tuple[str, Decision]:
         """A decision that its budgets hold, and its id; raises BudgetSpentError."""
-        identifier = uuid.uuid4().hex
+        identifier = new_id(self._clock())
         if not self.budgets.any:
             return identifier, decide(self._situation(case, _FREE))
         return identifier, self.reservations.decided(
@@ -255,7 +255,7 @@ class Service:
             logger.exception("a batch could not be decided together, each is decided by itself")
             return {}
         asked = [
-            Asked(uuid.uuid4().hex, one, cases[row].also)
+            Asked(new_id(self._clock()), one, cases[row].also)
             for row, one in zip(known, decided, strict=True)
             if not isinstance(one, NoEligibleCandidateError)
         ]

@@ -14,7 +14,8 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
 from serving.bundle.atomic_write import for_its_owner
-from serving.store.upgrade import UnusableError, pending, upgrade
+from serving.store.months.partitions import make_ahead
+from serving.store.upgrade import CURRENT, UnusableError, pending, upgrade
 
 _CONNECT_SECONDS = 10
 _LOCKED_SECONDS = 60.0
@@ -45,6 +46,7 @@ def open_engine(url: str) -> Engine:
     try:
         with for_its_owner():  # what SQLite puts beside a new file later has the file's mode
             _upgraded(engine)
+        make_ahead(engine, time.time())
     except (SQLAlchemyError, UnusableError, ValueError) as error:
         engine.dispose()
         raise _unusable(parsed, error) from None
@@ -71,6 +73,14 @@ def looked_at(url: str) -> str:
         raise _unusable(_parsed(url), error) from None
     finally:
         engine.dispose()
+
+
+def open_current(url: str) -> Engine:
+    """As `open_engine`, for a store that is there and of this version; raises StoreError, and makes and upgrades nothing."""
+    found = looked_at(url)
+    if not found.endswith(CURRENT):
+        raise StoreError(f"{found}, once router-serve is started with it; nothing is done before that")
+    return open_engine(url)
 
 
 def _file(url: URL) -> Path | None:
@@ -148,6 +158,10 @@ def _upgraded(engine: Engine) -> None:
 def _pragmas(connection: Any, _: object) -> None:
     cursor = connection.cursor()
     # In WAL mode, NORMAL survives a killed process; what it risks is a power cut.
+    if (
+        cursor.execute("pragma page_count").fetchone()[0] == 0
+    ):  # a new file, which can give back the room of what is pruned
+        cursor.execute("pragma auto_vacuum = incremental")
     for pragma in ("busy_timeout = 5000", "journal_mode = wal", "synchronous = normal"):
         cursor.execute(f"pragma {pragma}")
     cursor.close()

@@ -60,7 +60,10 @@ DECISIONS = Table(
     Column("instead_candidate", String(256)),  # who would have been chosen, where another was explored
     Column("instead_expected_cost_usd", Float),
     Index("decision_at", "at"),
+    Index("decision_key_at", "key", "at"),
 )
+# In PostgreSQL a decision's month is a partition, and the key of a partitioned table holds what it is partitioned by.
+_PARTITIONED = ("id", "at")
 
 
 def _told(name: str) -> Table:
@@ -120,6 +123,18 @@ SESSIONS = Table(
     Column("marks", LargeBinary, nullable=False),
     Index("session_at", "at"),
 )
+# What was answered to requests that name themselves (Idempotency-Key), for who sends one again; without an answer yet it is
+# under way. `id` is a hash of the key and that name.
+REPLAYS = Table(
+    "replay",
+    METADATA,
+    Column("id", String(64), primary_key=True),
+    Column("at", Float, nullable=False),
+    Column("body_hash", String(64), nullable=False),
+    Column("answer", LargeBinary),
+    Column("status", Integer),
+    Index("replay_at", "at"),
+)
 
 
 def insert(engine: Engine, table: Table) -> Any:
@@ -130,7 +145,9 @@ def insert(engine: Engine, table: Table) -> Any:
 
 def insert_new(engine: Engine, table: Table) -> Any:
     """An insert that leaves a row of the same primary key as it is."""
-    return insert(engine, table).on_conflict_do_nothing(index_elements=list(table.primary_key.columns))
+    by_month = table is DECISIONS and engine.dialect.name == "postgresql"
+    key = [table.c[name] for name in _PARTITIONED] if by_month else list(table.primary_key.columns)
+    return insert(engine, table).on_conflict_do_nothing(index_elements=key)
 
 
 def upsert(engine: Engine, table: Table) -> Any:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Engine, Table, bindparam, select
+from sqlalchemy import ColumnElement, Connection, Engine, Table, bindparam, select
+from sqlalchemy.exc import DBAPIError, InternalError, OperationalError
 
 from serving.store.feedback import TOLD, ConflictError, Feedback, UnknownDecisionError, merged
+from serving.store.ids import EVER, Around, made_around
 from serving.store.ledger import ALSO, BudgetKey, Charge, Ledger, Totals, budget_of
+from serving.store.months.calendar import month_of
 from serving.store.tables import ALSO_FEEDBACK, DECISIONS, FEEDBACK, SESSIONS, insert_new, upsert
 
 Row = Mapping[str, Any]
@@ -20,6 +23,7 @@ Row = Mapping[str, Any]
 Told = frozenset[str] | UnknownDecisionError | ConflictError
 
 STATEMENT_SECONDS = 30.0
+_MOST_MONTHS = 4
 _SHADOW = ("shadow_bundle", "shadow_candidate", "shadow_confidence", "shadow_expected_cost_usd")
 
 
@@ -124,27 +128,61 @@ def begin(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
-def _decided(connection: Connection, decisions: Collection[str]) -> dict[str, Decided]:
+def may_pass(error: Exception) -> bool:
+    """Whether the database may take the same rows later: it is locked, full, being switched over or away."""
+    lost = isinstance(error, DBAPIError) and error.connection_invalidated
+    return lost or isinstance(error, OperationalError | InternalError)
+
+
+def _decided(connection: Connection, decisions: Set[str]) -> dict[str, Decided]:
     """The decisions, of those that there are; who tells something of them waits for this."""
     if not decisions:
         return {}
-    asked = select(DECISIONS.c.id, DECISIONS.c.key, DECISIONS.c.also_candidate)
-    asked = asked.where(DECISIONS.c.id.in_(sorted(decisions))).order_by(DECISIONS.c.id).with_for_update()
-    return {row[0]: Decided(*row[1:]) for row in connection.execute(asked)}
+    found: dict[str, Decided] = {}
+    for (since, until), ids in _by_time(decisions):
+        _find(connection, ids, (DECISIONS.c.at >= since, DECISIONS.c.at < until), found)
+    if missing := sorted(decisions - found.keys()):
+        _find(connection, missing, (), found)
+    return found
+
+
+def _by_time(decisions: Collection[str]) -> list[tuple[Around, list[str]]]:
+    """Those whose id says when they were made, month by month: PostgreSQL looks into the partitions of that time alone."""
+    months: dict[str, list[str]] = {}
+    for identifier in sorted(decisions):
+        around = made_around(identifier)
+        if around is not EVER:
+            months.setdefault(month_of(around.since).name, []).append(identifier)
+    if len(months) > _MOST_MONTHS:  # one look everywhere takes less than many
+        return []
+    return [(Around(made_around(ids[0]).since, made_around(ids[-1]).until), ids) for ids in months.values()]
+
+
+def _find(
+    connection: Connection, ids: Sequence[str], when: Sequence[ColumnElement[bool]], found: dict[str, Decided]
+) -> None:
+    asked = select(DECISIONS.c.id, DECISIONS.c.key, DECISIONS.c.also_candidate).where(DECISIONS.c.id.in_(ids), *when)
+    for row in connection.execute(asked.order_by(DECISIONS.c.id).with_for_update()):
+        found[row[0]] = Decided(*row[1:])
 
 
 def _write_decisions(connection: Connection, items: Sequence[Item]) -> None:
     decisions = [dict(item.row) for item in items if item.row is not None]
     if decisions:
         connection.execute(insert_new(connection.engine, DECISIONS), decisions)
-    shadows = [
-        {"_id": item.shadow["id"], **{name: item.shadow[name] for name in _SHADOW}} for item in items if item.shadow
-    ]
+    shadows = [_of_shadow(item.shadow) for item in items if item.shadow]
     if shadows:
-        connection.execute(DECISIONS.update().where(DECISIONS.c.id == bindparam("_id")), shadows)
+        d = DECISIONS.c
+        same = (d.id == bindparam("_id"), d.at >= bindparam("_since"), d.at < bindparam("_until"))
+        connection.execute(DECISIONS.update().where(*same), shadows)
     sessions = {item.session["id"]: dict(item.session) for item in items if item.session is not None}
     if sessions:
         connection.execute(upsert(connection.engine, SESSIONS), [sessions[name] for name in sorted(sessions)])
+
+
+def _of_shadow(row: Row) -> dict[str, Any]:
+    since, until = made_around(row["id"])
+    return {"_id": row["id"], "_since": since, "_until": until, **{name: row[name] for name in _SHADOW}}
 
 
 def _write_feedback(

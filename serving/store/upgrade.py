@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 # Alembic's table of the version, under a name that tells a store from other databases.
 MARKER = "outcome_router_store"
 MIGRATIONS = Path(__file__).with_name("migrations")
+CURRENT = "is of this version"
 # Version 0.1 kept its version under this name in the table, as a number.
 _NUMBER = "version"
 _LOCKS = {
@@ -51,7 +52,7 @@ def pending(engine: Engine) -> str:
     revisions = ScriptDirectory(MIGRATIONS, version_locations=[MIGRATIONS])
     with engine.connect() as connection:
         if _is_current(connection, revisions):
-            return "is of this version"
+            return CURRENT
         connection.rollback()
         _, version = _usable(connection, revisions)
     newest = revisions.get_current_head()

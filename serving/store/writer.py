@@ -18,12 +18,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Engine, select
-from sqlalchemy.exc import DBAPIError, InternalError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from serving.store.feedback import Feedback, UnknownDecisionError
 from serving.store.ledger import BudgetKey, Charge, Limit, Totals
+from serving.store.months.partitions import Ahead
 from serving.store.tables import SESSIONS
-from serving.store.transaction import Item, Told, totals_of, write
+from serving.store.transaction import Item, Told, may_pass, totals_of, write
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +93,7 @@ class DecisionStore:
         self._closed = False
         self._give_up = float("inf")  # on the monotonic clock
         self._hurry = threading.Event()
+        self._months = Ahead(engine, clock)
         self._thread = threading.Thread(target=self._write, name="decision-store", daemon=True)
         self._thread.start()
 
@@ -215,6 +217,7 @@ class DecisionStore:
                 self._closed = True
                 self._queue.put(None)
         self._hurry.set()
+        self._months.stop()
         self._thread.join(timeout + _LONGEST_WAIT)
         if self._thread.is_alive():
             logger.error("the decision store still has %d rows to write after %g s", self.waiting, timeout)
@@ -282,7 +285,7 @@ class DecisionStore:
             try:
                 self._transaction(items)
             except _FAULTS as error:
-                if not _may_pass(error):
+                if not may_pass(error):
                     self._write_apart(items, error)
                     return
                 self.failing = True
@@ -342,9 +345,3 @@ class DecisionStore:
         size = sum(item.size for item in items)
         with self._lock:
             self._bytes = max(self._bytes - size, 0)
-
-
-def _may_pass(error: Exception) -> bool:
-    """Whether the database may take the same rows later: it is locked, full, being switched over or away."""
-    lost = isinstance(error, DBAPIError) and error.connection_invalidated
-    return lost or isinstance(error, OperationalError | InternalError)

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from training.cli import added, bundles, evidence, inspecting, logs, planning
 from training.cli.options import HERE, at_home
-from training.cli.seeing import compare, savings
+from training.cli.seeing import compare, savings, stored
 from training.cli.show import errors, say
 from training.errors import TrainingError
 
@@ -66,6 +66,7 @@ app.add_typer(compare.app)
 app.add_typer(planning.app)
 app.add_typer(added.app)
 app.add_typer(savings.app)
+app.add_typer(stored.app)
 
 
 @app.callback()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +19,7 @@ from serving.store import upgrade as module
 from serving.store.engine import StoreError, open_engine
 from serving.store.tables import DECISIONS, FEEDBACK, METADATA
 from serving.store.upgrade import MARKER
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, until
 from tests.postgres_server import engine_of
 from tests.serving.store.rows import decision, feedback, stored
 
@@ -41,16 +43,17 @@ CREATE TABLE outcome_router_store (version INTEGER NOT NULL, PRIMARY KEY (versio
 """
 MADE = [decision(f"d{n}", at=float(n), tools=bool(n % 2), max_output_tokens=10**12, knob=2.5) for n in range(50)]
 SAID = [feedback(f"d{n}", cost_usd=0.25, input_tokens=10**12).row(float(n)) for n in range(30)]
-NEWEST = "5"
+NEWEST = "6"
 # What a decision says of the reference and of whom exploring passed over, before it could.
 NO_REFERENCE = (None,) * 5
 NOBODY_ELSE = (None,) * 3 + NO_REFERENCE  # and of who was asked too, where nobody was
 UNPAID = (None,)  # what judging cost, before it was told
 JUDGED = (None, *UNPAID)  # and where a quality is from
+AFTER = ("v1.py", "v2.py", "v3.py", "v4.py", "v5.py", "v6.py")
 NEXT = """
 import sqlalchemy as sa
-revision = "6"
-down_revision = "5"
+revision = "7"
+down_revision = "6"
 def upgrade(op):
     op.add_column("decision", sa.Column("later", sa.Integer, nullable=False, server_default="7"))
     op.rename_table("feedback", "said")
@@ -93,17 +96,22 @@ def version(url: str) -> list[Any]:
         return [tuple(row) for row in connection.exec_driver_sql(f"SELECT * FROM {MARKER}")]
 
 
+def is_partition(name: str | None) -> bool:
+    return (name or "").startswith("decision_")
+
+
 def everything(url: str) -> dict[str, list[Any]]:
     """Every table's rows, in their order."""
     with plain(url).connect() as connection:
-        names = sorted(sa.inspect(connection).get_table_names())
+        names = [one for one in sorted(sa.inspect(connection).get_table_names()) if not is_partition(one)]
         return {name: sorted(map(tuple, connection.exec_driver_sql(f"SELECT * FROM {name}"))) for name in names}
 
 
 def differences(url: str) -> list[Any]:
     """How the database's tables differ from those that the code uses."""
+    options = {"version_table": MARKER, "include_name": lambda name, kind, _: kind != "table" or not is_partition(name)}
     with plain(url).connect() as connection:
-        context = MigrationContext.configure(connection, opts={"version_table": MARKER})
+        context = MigrationContext.configure(connection, opts=options)
         return list(compare_metadata(context, METADATA))
 
 
@@ -112,9 +120,9 @@ def following(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The migrations with one more, that a later version might bring."""
     folder = tmp_path / "migrations"
     shutil.copytree(module.MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "v6.py").write_text(NEXT)
+    (folder / "v7.py").write_text(NEXT)
     monkeypatch.setattr(module, "MIGRATIONS", folder)
-    return folder / "v6.py"
+    return folder / "v7.py"
 
 
 @pytest.mark.parametrize("made_by", ["this", "0.1"])
@@ -133,7 +141,7 @@ def test_a_store_of_version_0_1_is_upgraded_and_keeps_every_row(url: str, writte
         MARKER: [(NEWEST,)],
         "decision": [(*row, *NOBODY_ELSE) for row in before["decision"]],
         "feedback": [(*row, *JUDGED) for row in before["feedback"]],
-        **{name: [] for name in ("also_feedback", "budget", "charge", "session")},
+        **{name: [] for name in ("also_feedback", "budget", "charge", "replay", "session")},
     }
     assert [dict(row) for row in stored(url, DECISIONS)] == sorted(MADE, key=lambda row: row["id"])
     assert [dict(row) for row in stored(url, FEEDBACK)] == sorted(SAID, key=lambda row: row["decision_id"])
@@ -143,7 +151,7 @@ def test_a_store_of_version_2_is_upgraded_and_keeps_every_row(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "migrations"
-    shutil.copytree(module.MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__", "v3.py", "v4.py", "v5.py"))
+    shutil.copytree(module.MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__", *AFTER[2:]))
     with monkeypatch.context() as patch:
         patch.setattr(module, "MIGRATIONS", folder)
         open_engine(url).dispose()
@@ -161,6 +169,7 @@ def test_a_store_of_version_2_is_upgraded_and_keeps_every_row(
         "decision": [(*row, *NOBODY_ELSE) for row in before["decision"]],
         "feedback": [(*row, *JUDGED) for row in before["feedback"]],
         "also_feedback": [],
+        "replay": [],
     }
     assert differences(url) == []
 
@@ -169,7 +178,7 @@ def test_a_store_of_version_3_is_upgraded_and_what_was_told_counts_as_judged(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "migrations"
-    shutil.copytree(module.MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__", "v4.py", "v5.py"))
+    shutil.copytree(module.MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__", *AFTER[3:]))
     with monkeypatch.context() as patch:
         patch.setattr(module, "MIGRATIONS", folder)
         open_engine(url).dispose()
@@ -180,7 +189,7 @@ def test_a_store_of_version_3_is_upgraded_and_what_was_told_counts_as_judged(
     open_engine(url).dispose()
     told = {name: [(*row, *JUDGED) for row in before[name]] for name in ("feedback", "also_feedback")}
     decided = [(*row, *NO_REFERENCE) for row in before["decision"]]
-    assert everything(url) == before | told | {MARKER: [(NEWEST,)], "decision": decided}
+    assert everything(url) == before | told | {MARKER: [(NEWEST,)], "decision": decided, "replay": []}
     assert differences(url) == []
 
 
@@ -188,7 +197,7 @@ def test_a_store_of_version_4_is_upgraded_and_what_was_decided_has_no_reference(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "migrations"
-    shutil.copytree(module.MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__", "v5.py"))
+    shutil.copytree(module.MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__", *AFTER[4:]))
     with monkeypatch.context() as patch:
         patch.setattr(module, "MIGRATIONS", folder)
         open_engine(url).dispose()
@@ -199,7 +208,7 @@ def test_a_store_of_version_4_is_upgraded_and_what_was_decided_has_no_reference(
     open_engine(url).dispose()
     told = {name: [(*row, *UNPAID) for row in before[name]] for name in ("feedback", "also_feedback")}
     decided = [(*row, *NO_REFERENCE) for row in before["decision"]]
-    assert everything(url) == before | told | {MARKER: [(NEWEST,)], "decision": decided}
+    assert everything(url) == before | told | {MARKER: [(NEWEST,)], "decision": decided, "replay": []}
     assert differences(url) == []
 
 
@@ -222,7 +231,7 @@ def test_several_workers_may_upgrade_at_once(url: str, following: Path) -> None:
         for one in [pool.submit(start) for _ in range(4)]:
             one.result()
     after = everything(url)
-    assert version(url) == [("6",)]
+    assert version(url) == [("7",)]
     assert after["decision"] == [(*row, *NOBODY_ELSE, 7) for row in before["decision"]]
     assert after["said"] == [(*row, *JUDGED) for row in before["feedback"]]
 
@@ -274,3 +283,36 @@ def test_a_store_is_opened_while_another_writes(tmp_path: Path) -> None:
         connection.exec_driver_sql("begin immediate")
         open_engine(path).dispose()
         connection.rollback()
+
+
+SLEEPING = """
+import pathlib, time
+revision = "7"
+down_revision = "6"
+def upgrade(op):
+    pathlib.Path({there!r}).touch()
+    time.sleep(600)
+"""
+OPENING = """
+import pathlib, sys
+from serving.store import upgrade
+upgrade.MIGRATIONS = pathlib.Path(sys.argv[1])
+from serving.store.engine import open_engine
+open_engine(sys.argv[2])
+"""
+
+
+def test_an_upgrade_that_is_killed_leaves_the_store_as_it_was(url: str, following: Path, tmp_path: Path) -> None:
+    before, there = everything(old(url)), tmp_path / "there"
+    following.write_text(SLEEPING.format(there=str(there)))
+    process = subprocess.Popen([sys.executable, "-c", OPENING, str(following.parent), url])
+    try:
+        until(there.exists, "version 6 is made, and not committed")
+    finally:
+        process.kill()
+        process.wait(PATIENCE)
+    following.unlink()
+    assert everything(url) == before
+    open_engine(url).dispose()
+    assert len(everything(url)["decision"]) == len(MADE)
+    assert version(url) == [(NEWEST,)]

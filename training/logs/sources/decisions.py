@@ -40,8 +40,8 @@ SETTING = "ROUTER_STORE_PROMPTS"
 # The tables, as they are in the database: the service that writes them is not asked.
 _MARKER, _DECISIONS, _FEEDBACK, _ALSO = "outcome_router_store", "decision", "feedback", "also_feedback"
 # The store's versions that are read here; 0.1 wrote "1" as a number. Before "3" nobody was asked
-# too, before "4" every quality was judged; what "5" has more is no outcome.
-_VERSIONS = ("1", "2", "3", "4", "5")
+# too, before "4" every quality was judged; what "5" and "6" have more is no outcome.
+_VERSIONS = ("1", "2", "3", "4", "5", "6")
 # Why a row was logged, where the outcome table says it: who was asked too was drawn among all the router's own traffic.
 _PURPOSE = {"purpose": "learn"} if "purpose" in COLUMNS else {}
 

@@ -1,0 +1,215 @@
+"""Lets go of old decisions, with all that is about them: feedback, on who was asked too as well, charges, repeated answers.
+
+In PostgreSQL a month that is old as a whole is taken out of the table at once, and dropped when what is about its decisions is
+gone; everything else goes in batches, each a transaction with all that is about its decisions. So whoever kills it finds a
+store that is whole, and calls it again. Decisions of the running month stay until it is over: a budget that is set meanwhile
+begins with what they cost.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Engine, Table, column, func, select, text
+from sqlalchemy import table as named
+from sqlalchemy.exc import OperationalError
+
+from serving.store.ids import EVER, made_around
+from serving.store.months.calendar import month_of
+from serving.store.months.partitions import Partition, partitions, timed_out
+from serving.store.tables import ALSO_FEEDBACK, CHARGES, DECISIONS, FEEDBACK, REPLAYS
+from serving.store.transaction import begin
+
+BATCH = 10_000
+_ABOUT = (FEEDBACK, ALSO_FEEDBACK, CHARGES)
+_LEAVING = "pruned_"
+_WAIT_MS, _TRIES, _BETWEEN = 1_000, 60, 1.0
+_PAGES = 1_000  # that SQLite gives back at a time
+Progress = Callable[[str], object]
+
+
+class BusyError(RuntimeError):
+    """The table of decisions was in use all the time; the message says what to do."""
+
+
+@dataclass
+class Pruned:
+    """What was let go, or would be: decisions made before `until` (epoch seconds) by month, as 2026-03, and rows by table."""
+
+    until: float
+    months: dict[str, int] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
+
+    def add(self, table: str, rows: int) -> None:
+        self.rows[table] = self.rows.get(table, 0) + rows
+
+
+def until_of(now: float, seconds: float) -> float:
+    """Until when decisions are old: so many seconds ago, and not in the running month."""
+    return min(now - seconds, float(month_of(now).begins))
+
+
+def counted(engine: Engine, until: float) -> Pruned:
+    """What `prune` would let go; nothing is changed."""
+    found = Pruned(until)
+    with engine.connect() as connection:
+        d, months = DECISIONS.c, _months(connection)
+        asked = select(months, func.count()).where(d.at < until).group_by(months).order_by(months)
+        found.months = {str(month): int(rows) for month, rows in connection.execute(asked)}
+        found.rows["decision"] = sum(found.months.values())
+        old = select(d.id).where(d.at < until)
+        for one in _ABOUT:
+            found.rows[one.name] = connection.scalar(_count(one, one.c.decision_id.in_(old))) or 0
+        found.rows["replay"] = connection.scalar(_count(REPLAYS, REPLAYS.c.at < until)) or 0
+        for name in _left(connection):
+            found.rows["decision"] += connection.scalar(select(func.count()).select_from(named(name))) or 0
+    return found
+
+
+def prune(engine: Engine, until: float, batch: int = BATCH, progress: Progress = lambda _: None) -> Pruned:
+    """Lets go of the decisions made before a time; raises BusyError, and what SQLAlchemy does."""
+    pruned = Pruned(until)
+    with engine.connect() as connection:
+        left, whole = _left(connection), [one for one in partitions(connection) if one.ends <= until]
+    for name in left:
+        progress(f"{name} was left by a call that was stopped")
+        _finish(engine, name, batch, pruned)
+    for one in whole:
+        _take_out(engine, one, pruned)
+        progress(f"{one.name} is out of the table")
+        _finish(engine, f"{_LEAVING}{one.name}", batch, pruned)
+    while _some(engine, until, batch, pruned):
+        progress(f"{pruned.rows['decision']} decisions are gone")
+    while gone := _replays(engine, until, batch):
+        pruned.add("replay", gone)
+    _give_back(engine)
+    return pruned
+
+
+def shrinks(engine: Engine) -> bool:
+    """Whether what is let go gives back room on the disk, which an SQLite file of an earlier version does not."""
+    if engine.dialect.name != "sqlite":
+        return True
+    with engine.connect() as connection:
+        return bool(connection.exec_driver_sql("PRAGMA auto_vacuum").scalar())
+
+
+def _months(connection: Connection, at: ColumnElement[Any] = DECISIONS.c.at) -> ColumnElement[str]:
+    if connection.dialect.name == "sqlite":
+        return func.strftime("%Y-%m", at, "unixepoch")
+    return func.to_char(func.timezone("UTC", func.to_timestamp(at)), "YYYY-MM")
+
+
+def _count(table: Table, *which: ColumnElement[bool]) -> Any:
+    return select(func.count()).select_from(table).where(*which)
+
+
+def _left(connection: Connection) -> list[str]:
+    """What is out of the table and still there: somebody stopped it."""
+    if connection.dialect.name != "postgresql":
+        return []
+    found = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace"
+    return list(connection.scalars(text(f"{found} AND starts_with(relname, '{_LEAVING}decision') ORDER BY 1")))
+
+
+def _take_out(engine: Engine, one: Partition, pruned: Pruned) -> None:
+    """Takes a month out of the table: from then on nobody sees it, and nothing can be told of it."""
+    for last in (*[False] * (_TRIES - 1), True):
+        try:
+            with begin(engine) as connection:
+                connection.exec_driver_sql(f"SET LOCAL lock_timeout = {_WAIT_MS}")
+                connection.exec_driver_sql(f"ALTER TABLE decision DETACH PARTITION {one.name}")
+                connection.exec_driver_sql(f"ALTER TABLE {one.name} RENAME TO {_LEAVING}{one.name}")
+            break
+        except OperationalError as error:
+            if last or not timed_out(error):
+                raise BusyError(
+                    f"{one.name} could not be taken out of the table for {_TRIES * (_WAIT_MS / 1e3 + _BETWEEN):.0f} s: "
+                    "somebody reads decisions all the time. Nothing of it is lost; prune again"
+                ) from None
+            time.sleep(_BETWEEN)
+    with engine.connect() as connection:
+        month = _months(connection, column("at"))
+        for name, rows in connection.execute(
+            select(month, func.count()).select_from(named(f"{_LEAVING}{one.name}")).group_by(month)
+        ):
+            pruned.months[name] = pruned.months.get(name, 0) + rows
+
+
+def _finish(engine: Engine, name: str, batch: int, pruned: Pruned) -> None:
+    """Deletes what is about the decisions of a table that was taken out, and drops it."""
+    leaving, after = named(name, column("id")), ""
+    while True:
+        with begin(engine) as connection:
+            asked = select(leaving.c.id).where(leaving.c.id > after).order_by(leaving.c.id).limit(batch)
+            ids = list(connection.scalars(asked))
+            if not ids:
+                break
+            _delete_about(connection, ids, pruned)
+        pruned.add("decision", len(ids))
+        after = ids[-1]
+    with begin(engine) as connection:
+        connection.exec_driver_sql(f"DROP TABLE {name}")
+
+
+def _some(engine: Engine, until: float, batch: int, pruned: Pruned) -> bool:
+    """Deletes a batch of the oldest, with all that is about them; whether there were any."""
+    d = DECISIONS.c
+    months: dict[str, int] = {}
+    with begin(engine) as connection:
+        month = _months(connection)
+        asked = select(d.id, d.at, month).where(d.at < until).order_by(d.at).limit(batch)
+        old = list(connection.execute(asked))
+        if not old:
+            return False
+        ids, first, last = sorted(row[0] for row in old), old[0][1], old[-1][1]
+        # Whoever tells something of one of these holds it, and is waited for: what was told goes as well.
+        _hold(connection, ids, first, last)
+        connection.execute(DECISIONS.delete().where(d.at >= first, d.at <= last, d.id.in_(ids)))
+        for *_, name in old:
+            months[name] = months.get(name, 0) + 1
+        counts = Pruned(until)
+        _delete_about(connection, ids, counts)
+    for name, rows in months.items():
+        pruned.months[name] = pruned.months.get(name, 0) + rows
+    for name, rows in counts.rows.items():
+        pruned.add(name, rows)
+    pruned.add("decision", len(ids))
+    return True
+
+
+def _hold(connection: Connection, ids: Sequence[str], first: float, last: float) -> None:
+    """Locks decisions in the order in which feedback on them does, so that neither waits for the other for ever."""
+    d = DECISIONS.c
+    dated = [one for one in ids if made_around(one) is not EVER]
+    for some in (dated, sorted(set(ids) - set(dated))):
+        if some:
+            asked = select(d.id).where(d.at >= first, d.at <= last, d.id.in_(some)).order_by(d.id)
+            connection.execute(asked.with_for_update()).all()
+
+
+def _delete_about(connection: Connection, ids: Sequence[str], pruned: Pruned) -> None:
+    for one in _ABOUT:
+        pruned.add(one.name, connection.execute(one.delete().where(one.c.decision_id.in_(ids))).rowcount)
+
+
+def _replays(engine: Engine, until: float, batch: int) -> int:
+    """Deletes a batch of answers that were given to requests made before a time."""
+    old = select(REPLAYS.c.id).where(REPLAYS.c.at < until).limit(batch)
+    with begin(engine) as connection:
+        return connection.execute(REPLAYS.delete().where(REPLAYS.c.id.in_(old))).rowcount
+
+
+def _give_back(engine: Engine) -> None:
+    """Gives back the room that SQLite keeps in its file, some at a time: others write meanwhile."""
+    if engine.dialect.name != "sqlite" or not shrinks(engine):
+        return
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        free = None
+        while (left := connection.exec_driver_sql("PRAGMA freelist_count").scalar()) and left != free:
+            free = left
+            connection.exec_driver_sql(f"PRAGMA incremental_vacuum({_PAGES})").all()
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").all()
