@@ -1,0 +1,269 @@
+"""A store that a year of decisions is in: what feedback, budgets, savings, reading and pruning take as it grows."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import sqlalchemy as sa
+import typer
+from sqlalchemy.exc import OperationalError
+
+from benchmarks.scale.throwaway import own_database, postgres
+from serving.account.window import DAY, By, Window
+from serving.store import upgrade
+from serving.store.engine import open_engine
+from serving.store.feedback import Feedback
+from serving.store.ledger import BudgetKey
+from serving.store.months.calendar import Month, month_of
+from serving.store.months.partitions import make
+from serving.store.months.prune import prune
+from serving.store.savings import savings
+from serving.store.transaction import totals_of
+from serving.store.writer import DecisionStore
+from training.logs.sources import decisions
+
+logger = logging.getLogger(__name__)
+
+SIZES = (1_000_000, 10_000_000)
+UPGRADED = 1_000_000
+# What is promised of a year of 10 million decisions: seconds at most, rows per second at least.
+PROMISED = {
+    "feedback_p99_s": 0.020,
+    "budgets_p99_s": 0.050,
+    "savings_30_days_s": 5.0,
+    "savings_year_s": 30.0,
+    "import_rows_per_s": 20_000,
+}
+_FEEDBACK, _BUDGETS, _READ = 2_000, 200, 500_000
+_FED_BACK = 0.6
+_DAYS = 365
+_ID = "lpad(to_hex((at * 1e3)::bigint), 12, '0') || '7' || substr(h, 1, 3) || '8' || substr(h, 4, 15)"
+# Half of the decisions are one of three turns of a conversation; three in ten went to the reference.
+_FILL = """
+WITH made AS (
+    SELECT n, h, at, {id} AS id, CASE WHEN n % 10 < 3 THEN 0 ELSE 1 + n % 5 END AS to_whom,
+        0.002 * (0.5 + (n * 7919 % 1000) / 1000.0) AS usd
+    FROM (SELECT n, md5(n::text) AS h, {begins} + (n - {first}) * {step} AS at FROM generate_series({first}, {last}) n) numbered
+)
+INSERT INTO decision (id, at, key, workflow, session_id, prompt, candidate, reason, propensity, knob, confidence,
+    expected_quality, expected_cost_usd, expected_latency_ms, novelty, cluster, tools, json_schema, bundle, reference,
+    reference_expected_cost_usd, reference_input_usd)
+SELECT id, at, 'key' || n % 4, 'workflow' || n % 7, CASE WHEN n / 3 % 2 = 0 THEN 's' || n / 3 END, repeat(h, 4),
+    'vendor/candidate-' || to_whom, 'best_value', 0.9, 5.0, 0.9, 0.8, CASE to_whom WHEN 0 THEN usd ELSE usd / (1 + to_whom) END,
+    800, 0.1, n % 20, false, false, 'v1', 'vendor/candidate-0', usd, usd / 10 FROM made
+"""
+_TELL = """
+INSERT INTO feedback (decision_id, at, quality, cost_usd, input_tokens, output_tokens, latency_ms, error)
+SELECT id, at + 30, CASE WHEN h < '5' THEN 0 ELSE 1 END, expected_cost_usd * (0.6 + (ascii(substr(h, 2, 1)) % 8) / 10.0),
+    400, 250, 900, false
+FROM (SELECT id, at, expected_cost_usd, substr(id, 18, 4) AS h FROM decision
+    WHERE at >= {begins} AND at < {ends} AND substr(id, 25, 4) < '{share}') told
+"""
+
+
+def measure(work: Path) -> dict[str, Any]:
+    """Fills a store of each size and measures it."""
+    with postgres(work) as url:
+        return {
+            "sizes": {str(rows): measured(own_database(url, f"rows_{rows}"), rows) for rows in SIZES},
+            "upgrade": upgraded(own_database(url, "upgraded"), UPGRADED),
+            "promised": PROMISED,
+        }
+
+
+def measured(url: str, rows: int) -> dict[str, float | None]:
+    """What a store of so many decisions takes."""
+    engine, now = open_engine(url), time.time()
+    found: dict[str, float | None] = {}
+    months = _months(now)
+    make(engine, months)
+    found["fill_s"] = _timed(lambda: _fill(engine, months, now, rows))
+    with engine.connect() as connection:
+        told = connection.scalar(sa.text("SELECT count(*) FROM feedback"))
+        found["fed_back"] = float(told or 0)
+        found["bytes"] = float(connection.scalar(sa.text("SELECT pg_database_size(current_database())")) or 0)
+    found |= _feedback(engine, now)
+    found |= _budgets(engine, now)
+    for name, days in (("30_days", 30), ("year", _DAYS)):
+        found[f"savings_{name}_s"] = _savings(engine, now, days)
+    found |= _import(url)
+    found["prune_month_s"] = _timed(lambda: prune(engine, float(months[0].ends)))
+    engine.dispose()
+    return found
+
+
+def upgraded(url: str, rows: int) -> dict[str, float]:
+    """How long the upgrade from version 5, which nobody else can use the store during, takes with so many decisions."""
+    now = time.time()
+    with tempfile.TemporaryDirectory() as folder:
+        before, upgrade.MIGRATIONS = upgrade.MIGRATIONS, Path(folder) / "migrations"
+        shutil.copytree(before, upgrade.MIGRATIONS, ignore=shutil.ignore_patterns("v6.py", "__pycache__"))
+        try:
+            engine = open_engine(url)
+        finally:
+            upgrade.MIGRATIONS = before
+    _fill(engine, _months(now), now, rows)
+    engine.dispose()
+    return {"rows": rows, "seconds": _timed(lambda: open_engine(url).dispose())}
+
+
+def _months(now: float) -> list[Month]:
+    """The months of the year before a time."""
+    months = [month_of(now - _DAYS * DAY)]
+    while months[-1].ends <= now:
+        months.append(months[-1].following)
+    return months
+
+
+def _fill(engine: sa.Engine, months: list[Month], now: float, rows: int) -> None:
+    """Decisions at an even pace, and feedback on a part of them, month by month."""
+    begins, step = now - _DAYS * DAY, _DAYS * DAY / rows
+    first = 0
+    for month in months:
+        last = min(int((min(month.ends, now) - begins) / step), rows)
+        with engine.begin() as connection:
+            connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
+            bounds = {"first": first, "last": last - 1, "begins": repr(begins + first * step), "step": repr(step)}
+            connection.exec_driver_sql(_FILL.format(id=_ID, **bounds).replace("%", "%%"))
+            share = f"{int(_FED_BACK * 0x10000):04x}"
+            asked = {"begins": max(month.begins, begins), "ends": month.ends, "share": share}
+            connection.exec_driver_sql(_TELL.format(**asked).replace("%", "%%"))
+        first = last
+        logger.info("%s is filled: %d decisions", month.name, last)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("VACUUM (ANALYZE)")
+        connection.exec_driver_sql("CHECKPOINT")
+
+
+def _feedback(engine: sa.Engine, now: float) -> dict[str, float | None]:
+    """One at a time, on decisions of the last 30 days that nobody told of yet, until each is on the disk."""
+    asked = sa.text(
+        "SELECT id FROM decision d WHERE at >= :since AND NOT EXISTS (SELECT FROM feedback WHERE decision_id = d.id) "
+        "ORDER BY substr(id, 20) LIMIT :most"
+    )
+    with engine.connect() as connection:
+        ids = list(connection.scalars(asked, {"since": now - 30 * DAY, "most": _FEEDBACK}))
+    store = DecisionStore(engine)
+    taken = []
+    for identifier in ids:
+        started = time.perf_counter()
+        [done] = store.feedback([Feedback(identifier, quality=1.0, cost_usd=0.001)])
+        told = done.result()
+        assert isinstance(told, frozenset), told
+        taken.append(time.perf_counter() - started)
+    store.close()
+    return _percentiles("feedback", taken)
+
+
+def _budgets(engine: sa.Engine, now: float) -> dict[str, float | None]:
+    """What is read of budgets again and again, and once, when a budget is set within a month of which there are decisions."""
+    begins = month_of(now).begins
+    day = int(now // DAY * DAY)
+    keys = [BudgetKey(f"key:key{n}", *one) for n in range(4) for one in (("day", day), ("month", begins))]
+    first = _timed(lambda: totals_of(engine, keys))
+    taken = [_timed(lambda: totals_of(engine, keys)) for _ in range(_BUDGETS)]
+    return {"budgets_first_s": first, **_percentiles("budgets", taken)}
+
+
+def _savings(engine: sa.Engine, now: float, days: int) -> float | None:
+    """Seconds, the better of two; None where the store does not answer in time."""
+    window = Window(By.DAY, now - days * DAY, now)
+    try:
+        return min(_timed(lambda: savings(engine, window)) for _ in range(2))
+    except OperationalError:
+        return None
+
+
+def _import(url: str) -> dict[str, float | None]:
+    """Rows per second of training's reading, after the first partition; what that one waits for is told by itself."""
+    started = time.perf_counter()
+    read = decisions.read_url(url)
+    first = len(next(read).frame)
+    waited, rows = time.perf_counter() - started, 0
+    started = time.perf_counter()
+    for one in islice(read, _READ // first):
+        rows += len(one.frame)
+    return {"import_first_s": waited, "import_rows_per_s": rows / (time.perf_counter() - started)}
+
+
+def _percentiles(name: str, taken: list[float]) -> dict[str, float | None]:
+    return {f"{name}_p{part}_s": float(np.percentile(taken, part)) for part in (50, 99)}
+
+
+def _timed(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+_ROWS = (
+    ("feedback, until it is on the disk, p50", "feedback_p50_s", "ms"),
+    ("feedback, p99", "feedback_p99_s", "ms"),
+    ("8 budgets read, p99", "budgets_p99_s", "ms"),
+    ("8 budgets set within the month, once", "budgets_first_s", "s"),
+    ("savings of 30 days by day", "savings_30_days_s", "s"),
+    ("savings of a year by day", "savings_year_s", "s"),
+    ("import: until the first rows", "import_first_s", "s"),
+    ("import: rows per second then", "import_rows_per_s", "rows"),
+    ("the oldest month pruned", "prune_month_s", "s"),
+)
+
+
+def section(found: dict[str, Any]) -> str:
+    """The figures of all sizes beside what is promised."""
+    sizes = {int(rows): one for rows, one in found["sizes"].items()}
+    names = sorted(sizes)
+    lines = [
+        "### A year in the store",
+        "",
+        f"A year of decisions in a PostgreSQL of its own, on the same machine; feedback on {_FED_BACK:.0%} of them, half of "
+        "them in conversations of three turns; each figure is of one run, savings the better of two.",
+        "",
+        f"| | {' | '.join(f'{rows:,} decisions' for rows in names)} | promised |",
+        f"|---|{'---|' * (len(names) + 1)}",
+        f"| on the disk | {' | '.join(_said(sizes[rows]['bytes'] / 1e9, 'GB') for rows in names)} | |",
+    ]
+    for label, key, unit in _ROWS:
+        promised = found["promised"].get(key)
+        bound = "" if promised is None else f"{'≥' if unit == 'rows' else '≤'} {_said(promised, unit)}"
+        lines.append(f"| {label} | {' | '.join(_said(sizes[rows].get(key), unit) for rows in names)} | {bound} |")
+    upgrade_of = found["upgrade"]
+    lines += [
+        "",
+        f"The upgrade from version 5 to 6 holds a table of {upgrade_of['rows']:,} decisions for {upgrade_of['seconds']:.1f} s.",
+    ]
+    return "\n".join(lines)
+
+
+def _said(value: float | None, unit: str) -> str:
+    if value is None:
+        return "not within 30 s"
+    return {"GB": f"{value:.1f} GB", "ms": f"{value * 1e3:.1f} ms", "s": f"{value:.1f} s", "rows": f"{value:,.0f}"}[
+        unit
+    ]
+
+
+def main(
+    rows: Annotated[int, typer.Option()] = SIZES[0], work: Annotated[Path, typer.Option()] = Path(".cache/scale")
+) -> None:
+    """Measure a store of so many decisions and print what was found; nothing is written."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    work.mkdir(parents=True, exist_ok=True)
+    with postgres(work) as url:
+        logger.info("since %s", datetime.now(UTC))
+        logger.info("upgrade: %s", upgraded(own_database(url, "upgraded"), min(rows, UPGRADED)))
+        typer.echo(json.dumps(measured(own_database(url, "measured"), rows), indent=1))
+
+
+if __name__ == "__main__":
+    typer.run(main)
