@@ -53,12 +53,13 @@ _FILL = """
 WITH made AS (
     SELECT n, h, at, {id} AS id, CASE WHEN n % 10 < 3 THEN 0 ELSE 1 + n % 5 END AS to_whom,
         0.002 * (0.5 + (n * 7919 % 1000) / 1000.0) AS usd
-    FROM (SELECT n, md5(n::text) AS h, {begins} + (n - {first}) * {step} AS at FROM generate_series({first}, {last}) n) numbered
+    FROM (SELECT n, md5(n::text) AS h, {begins} + (n - {first}) * {step} AS at
+        FROM generate_series({first}::bigint, {last}::bigint) n) numbered
 )
 INSERT INTO decision (id, at, key, workflow, session_id, prompt, candidate, reason, propensity, knob, confidence,
     expected_quality, expected_cost_usd, expected_latency_ms, novelty, cluster, tools, json_schema, bundle, reference,
     reference_expected_cost_usd, reference_input_usd)
-SELECT id, at, 'key' || n % 4, 'workflow' || n % 7, CASE WHEN n / 3 % 2 = 0 THEN 's' || n / 3 END, repeat(h, 4),
+SELECT id, at, 'key' || n / 3 % 4, 'workflow' || n / 3 % 7, CASE WHEN n / 3 % 2 = 0 THEN 's' || n / 3 END, repeat(h, 4),
     'vendor/candidate-' || to_whom, 'best_value', 0.9, 5.0, 0.9, 0.8, CASE to_whom WHEN 0 THEN usd ELSE usd / (1 + to_whom) END,
     800, 0.1, n % 20, false, false, 'v1', 'vendor/candidate-0', usd, usd / 10 FROM made
 """

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from serving.account.asked import JUDGEMENTS
+from serving.account.told import JUDGEMENTS
 
 # What feedback may tell. A call that did not fail is what a row holds until somebody tells of a failure.
 TOLD = (

@@ -286,7 +286,7 @@ def test_what_takes_too_long_or_is_wanted_no_more_is_ended(
 ) -> None:
     engine, asking, began = open_engine(url), Asking(), threading.Event()
 
-    def endless(connection: sa.Connection, *_: Any) -> None:
+    def endless(connection: sa.Connection, *_: Any, **_gather: bool) -> None:
         began.set()
         connection.exec_driver_sql(ENDLESS)
 
