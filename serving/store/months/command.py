@@ -83,7 +83,7 @@ def _batch(said: str) -> int:
 def _say(head: str, pruned: Pruned) -> None:
     lines = [head, f"  decisions made before {iso(pruned.until)}"]
     lines += [f"  {month}: {rows:,} decisions" for month, rows in sorted(pruned.months.items())]
-    lines += [f"  {rows:,} {_TABLES[name]}" for name, rows in pruned.rows.items() if rows or name == "decision"]
+    lines += [f"  {pruned.rows[name]:,} {words}" for name, words in _TABLES.items() if pruned.rows.get(name)]
     if not any(pruned.rows.values()):
         lines = [head, f"  nothing: no decision is from before {iso(pruned.until)}"]
     sys.stdout.write("".join(f"{line}\n" for line in lines))

@@ -207,9 +207,10 @@ def _give_back(engine: Engine) -> None:
     """Gives back the room that SQLite keeps in its file, some at a time: others write meanwhile."""
     if engine.dialect.name != "sqlite" or not shrinks(engine):
         return
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+    with engine.connect() as connection:
+        driver: Any = connection.connection.driver_connection
         free = None
-        while (left := connection.exec_driver_sql("PRAGMA freelist_count").scalar()) and left != free:
+        while (left := driver.execute("PRAGMA freelist_count").fetchone()[0]) and left != free:
             free = left
-            connection.exec_driver_sql(f"PRAGMA incremental_vacuum({_PAGES})").all()
-        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").all()
+            driver.executescript(f"PRAGMA incremental_vacuum({_PAGES})")  # which a single step does not finish
+        driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
