@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -234,6 +233,6 @@ def test_series_and_accounts_look_into_no_other_months(engine: sa.Engine, monkey
     assert len(asked) >= 6
     for one in asked:
         assert "decision_2031_03" in one
-        assert not re.search(r"decision_2031_0[5-8]", one)
+        assert "decision_202" not in one, "what is older is not looked at"
     for one in asked[:2]:
         assert "Seq Scan on decision" not in one
