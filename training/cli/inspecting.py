@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +17,7 @@ from training.cli.show import say
 
 if TYPE_CHECKING:
     from serving.bundle.catalogue import Candidate
+    from training.cli.show import QualityReport, Tell
     from training.config import Params
     from training.inspect.report import LogReport
     from training.inspect.unread import Unread
@@ -40,9 +41,7 @@ def inspect(
 
     With --judge the answers are graded as `run` would, within the same budget; `run` then pays for none of them again.
     """
-    from training.cli.reading import priced, read
     from training.errors import TrainingError
-    from training.inspect.log import inspect_log
     from training.inspect.page import page
 
     params, prices = settings.load(), load_prices(log.catalogue)
@@ -50,24 +49,69 @@ def inspect(
         log = _listed(log, write)
     with show.progress() as tell:
         try:
-            found, prices = priced(read(log, prices, params.judge, tell, test or (), keep_texts=True), prices)
+            if _too_large(log, test or ()):
+                found = _in_parts(log, params, prices, tell)
+            else:
+                found = _whole(log, test or (), params, prices, tell)
         except TrainingError:
             if write is not None:
                 say(f"{write} written, but it does not read yet: correct it there.")
             raise
     if write is not None:
         say(f"{write} written; router-train run --logs {write} trains on it.")
-    report = replace(inspect_log(found.outcomes, prices, params), unread=_unread(log))
+    report = replace(found.report, unread=_unread(log))
     show.console.print(page(report))
-    for note in found.outcomes.notes:
+    for note in found.notes:
         say(note)
     show.print_quality(found.quality)
     show.print_masked(found.masked)
     with show.progress() as tell:
         tell("what would help", None, None)
-        said = _next_step(log, test or (), report, found.outcomes, params, prices)
+        said = _next_step(log, test or (), report, found.table, params, found.prices)
     say(said)
     show.write_json(json_file, report.document())
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """What was found, with the prices it goes by, and the outcomes themselves where they are held."""
+
+    report: LogReport
+    notes: tuple[str, ...]
+    quality: tuple[QualityReport, ...]
+    masked: Mapping[str, int] | None
+    prices: Mapping[str, Candidate]
+    table: Outcomes | None
+
+
+def _too_large(log: LogOptions, test: Sequence[str]) -> bool:
+    """Whether the log is looked at a partition at a time, which says the same of it."""
+    from training.cli.reading import in_one_part
+    from training.inspect.large import large
+
+    return not (test or in_one_part(log)) and large(log.data)
+
+
+def _whole(
+    log: LogOptions, test: Sequence[str], params: Params, prices: Mapping[str, Candidate], tell: Tell
+) -> _Looked:
+    from training.cli.reading import priced, read
+    from training.inspect.log import inspect_log
+
+    found, known = priced(read(log, prices, params.judge, tell, test, keep_texts=True), prices)
+    report = inspect_log(found.outcomes, known, params)
+    return _Looked(report, found.outcomes.notes, found.quality, found.masked, known, found.outcomes)
+
+
+def _in_parts(log: LogOptions, params: Params, prices: Mapping[str, Candidate], tell: Tell) -> _Looked:
+    from training.cli.reading import read_parts
+    from training.inspect.log import inspect_rows, notes, rows_of, uncosted
+    from training.prices.found import with_listed_prices
+
+    parts, quality, masked = read_parts(log, params, tell, keep_texts=True)
+    rows = rows_of(parts, lambda done: tell(f"read: {done:,} rows", None, None))
+    known, more = with_listed_prices(uncosted(rows, prices), prices)
+    return _Looked(inspect_rows(rows, known, params), (*notes(rows), *more), quality, masked, known, None)
 
 
 def _unread(log: LogOptions) -> tuple[Unread, ...]:
@@ -86,7 +130,7 @@ def _next_step(
     log: LogOptions,
     test: Sequence[str],
     report: LogReport,
-    table: Outcomes,
+    table: Outcomes | None,
     params: Params,
     prices: Mapping[str, Candidate],
 ) -> str:
@@ -95,6 +139,11 @@ def _next_step(
     if usual.possible and len(report.candidates) > 1:
         held_out = [word for name in test for word in ("--test", name)]
         return f"What now: {shlex.join(['router-train', 'run', *log.words(), *held_out])}"
+    if table is None:
+        return (
+            "What now: what to buy is planned with all requests in memory, for which this log is too large. Give a part of it, "
+            "such as its newest files, to `router-train plan`"
+        )
     return advice(log, table, params, prices)
 
 

@@ -200,19 +200,26 @@ def priced(found: ReadLog, prices: Mapping[str, Candidate]) -> tuple[ReadLog, di
 
 
 def read_parts(
-    log: LogOptions, params: Params, tell: Tell
+    log: LogOptions, params: Params, tell: Tell, *, keep_texts: bool = False
 ) -> tuple[Iterable[Outcomes], tuple[QualityReport, ...], Mapping[str, int] | None]:
     """The outcomes of a log under the names that were logged, and the rest of `ReadLog`, masked as the parts are taken.
 
-    A partition at a time; in one part where quality comes from elsewhere, for which the whole log is needed.
+    A partition at a time; in one part where quality comes from elsewhere, for which the whole log is needed. With `keep_texts`,
+    rows that differ in their answers alone are different rows, as they are to `read`.
     """
     asked = plan(log)
-    if asked.scores or asked.importing.answers or log.logs is not None:
+    if in_one_part(log):
         found = read(log, load_prices(log.catalogue), params.judge, tell, keep_names=True)
         return [found.outcomes], found.quality, found.masked
-    parts = sources.stream(_files(log.data, log), log.format, asked.importing)
+    importing = replace(asked.importing, answers=True, parameters=True) if keep_texts else asked.importing
+    parts = sources.stream(_files(log.data, log), log.format, importing)
     redactor = asked.redactor
     return (parts, (), None) if redactor is None else (map(redactor.outcomes, parts), (), redactor.counts)
+
+
+def in_one_part(log: LogOptions) -> bool:
+    """Whether the options need the whole log at once."""
+    return bool(log.scores or log.check or log.judge or log.logs is not None)
 
 
 def _files(names: Sequence[str], log: LogOptions) -> list[str | Path]:

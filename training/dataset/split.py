@@ -22,7 +22,7 @@ from training.errors import TrainingError
 
 Order = Literal["time", "random"]
 
-_TELLING_WORDS = 8
+TELLING_WORDS = 8
 _MOST_CONVERSATIONS = 10
 _WORDS: dict[Order, str] = {"time": "by time", "random": "at random"}
 
@@ -51,7 +51,7 @@ def group_requests(texts: Sequence[str], sessions: Sequence[str | None]) -> Colu
     """Group ids, shape (n,), 0 to g-1 by first appearance: connected by the same session or the same text.
 
     Texts that differ only in case and whitespace are the same. A null session connects nothing. Conversations of several
-    requests are not connected by a text below `_TELLING_WORDS` words ("hi", "yes please"), nor by one that more than
+    requests are not connected by a text below `TELLING_WORDS` words ("hi", "yes please"), nor by one that more than
     `_MOST_CONVERSATIONS` of them have: it tells nothing of them, and would make one group of half a log.
     """
     if len(texts) != len(sessions):
@@ -61,13 +61,19 @@ def group_requests(texts: Sequence[str], sessions: Sequence[str | None]) -> Colu
         return np.zeros(0, dtype=np.intp)
     text = pd.factorize(np.array([" ".join(t.split()).casefold() for t in texts], dtype=object))[0]
     session = pd.factorize(np.array(list(sessions), dtype=object))[0]
+    enough = np.fromiter((len(t.split()) >= TELLING_WORDS for t in texts), np.bool_, n)
+    return connected_requests(text.astype(np.intp), enough, session.astype(np.intp))
+
+
+def connected_requests(text: Columns, enough_words: Bools, session: Columns) -> Columns:
+    """`group_requests` by numbers, (n,) each: of the text, whether it has enough words to tell, of the session (-1: none)."""
+    n = len(text)
     known = session >= 0
     size_of = np.bincount(session[known], minlength=1)
     inside = known & (np.where(known, size_of[session], 0) > 1)
-    words = np.array([len(t.split()) for t in texts])
-    pairs = np.unique(np.stack([text[inside], session[inside]]), axis=1)
-    said_in = np.bincount(pairs[0], minlength=int(text.max()) + 1)
-    telling = ~inside | ((words >= _TELLING_WORDS) & (said_in[text] <= _MOST_CONVERSATIONS))
+    pairs = np.unique(text[inside] * len(size_of) + session[inside])
+    said_in = np.bincount(pairs // len(size_of), minlength=int(text.max(initial=-1)) + 1)
+    telling = ~inside | (enough_words & (said_in[text] <= _MOST_CONVERSATIONS))
     # A graph of requests, texts and sessions: two requests are connected through what they share.
     requests = np.arange(n)
     rows = np.concatenate([requests[telling], requests[known]])

@@ -79,7 +79,7 @@ def _joined(frame: pd.DataFrame) -> pd.DataFrame:
     outcome_of, candidate = np.divmod(cells.astype(np.intp), max(len(names), 1))
     error = np.bincount(cell, answered, len(cells)) == 0
     propensity = _first_known(cell, measured["propensity"], len(cells))
-    chained = _chained(outcome_of, candidate, error, np.isfinite(propensity))
+    chained = chained_outcomes(outcome_of, candidate, error, np.isfinite(propensity))
     sums = {
         measure: _sum(cell, measured[measure], answered, len(cells))
         for measure in ("cost_usd", "input_tokens", "output_tokens", "latency_ms")
@@ -90,7 +90,7 @@ def _joined(frame: pd.DataFrame) -> pd.DataFrame:
         {
             "request_id": np.asarray(ids, dtype=object)[outcome_of],
             "candidate": np.asarray(names, dtype=object)[candidate],
-            "quality": np.where(error & _never_judged(candidate, quality, error | chained), np.nan, quality),
+            "quality": np.where(error & never_judged(candidate, quality, error | chained), np.nan, quality),
             **sums,
             "cost_usd": np.where(unbilled, 0.0, sums["cost_usd"]),
             "propensity": propensity,
@@ -158,7 +158,7 @@ def _first_known(cell: Columns, values: Floats, cells: int) -> Floats:
     return found
 
 
-def _never_judged(candidate: Columns, quality: Floats, apart: Bools) -> Bools:
+def never_judged(candidate: Columns, quality: Floats, apart: Bools) -> Bools:
     """(cells,) whether the cell's candidate has answers of its own choosing, none of which was judged."""
     m = candidate.max(initial=-1) + 1
     answers = np.bincount(candidate[~apart], minlength=m)
@@ -166,7 +166,7 @@ def _never_judged(candidate: Columns, quality: Floats, apart: Bools) -> Bools:
     return np.asarray(((answers > 0) & (judged == 0))[candidate])
 
 
-def _chained(request: Columns, candidate: Columns, error: Bools, chosen: Bools) -> Bools:
+def chained_outcomes(request: Columns, candidate: Columns, error: Bools, chosen: Bools) -> Bools:
     """(cells,) which outcomes another candidate's failure led to; cells of a request stand together, first try first.
 
     A request looks like a chain if all candidates before the last failed and none after the first has a propensity of its

@@ -3,70 +3,148 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from serving.bundle.arrays import Bools, Columns
 from serving.bundle.catalogue import Candidate
-from serving.bundle.manifest import NO_WORKFLOW
-from training.config import Params
-from training.dataset.label import judged_quality, label_kinds, labels_said
-from training.dataset.matrix import build_matrix
-from training.dataset.split import Split, SplitError, group_requests, split_requests
-from training.dataset.tries import costed, one_outcome_each
+from training.config import JUDGEMENTS, WEAK, Params
+from training.dataset.label import labels_said
+from training.dataset.split import Split, SplitError, connected_requests, split_requests
+from training.inspect.counts import Counts, added_up
+from training.inspect.exact import exact_sums, rounded
 from training.inspect.findings import findings
 from training.inspect.report import CandidateSummary, LogReport, Skipped, Summary, Target
-from training.logs.outcomes import Outcomes
-from training.measure.offpolicy import effective_sample_size
+from training.inspect.rows import HELD_OUT, JUDGED, NOT_A_TIME, Rows, Whole
+from training.inspect.tried import Tried, Tries, tried
+from training.logs.aliases import alias_names
+from training.logs.outcomes import AliasUse, OutcomeError, Outcomes
+from training.logs.pairing import merge_notes
+
+_AT_ONCE = 1_000_000  # rows
 
 
 def inspect_log(table: Outcomes, catalogue: Mapping[str, Candidate], params: Params) -> LogReport:
     """The report on an outcome table, with aliases resolved; `params` as a training run would have them."""
-    kinds = label_kinds(table.frame)
-    frame = table.frame.assign(quality=judged_quality(table.frame))
-    outcomes = one_outcome_each(frame)
-    tries = _tries(outcomes[~outcomes["chained"]])
-    split, split_note = _split(frame, params)
-    everywhere = tries["tried"] == frame["candidate"].nunique()
-    candidates = tuple(
-        _candidate(str(name), rows, catalogue, everywhere) for name, rows in frame.groupby("candidate", sort=True)
-    )
-    workflows = frame["workflow"].fillna(NO_WORKFLOW)
-    targets = _targets(tries, split, len(candidates), params)
-    stamps = frame["timestamp"]
+    return replace(inspect_rows(rows_of([table]), catalogue, params), aliases=table.aliases)
+
+
+def rows_of(parts: Iterable[Outcomes], progress: Callable[[int], None] | None = None) -> Rows:
+    """All of a log that has to be known for the report, from its partitions, none of which is kept; `progress` gets the rows
+    read so far."""
+    rows = Rows()
+    for part in parts:
+        rows.add(part)
+        if progress is not None:
+            progress(rows.rows_read)
+    if not rows.rows_used:
+        raise OutcomeError("no usable outcome: expected at least one, got none")
+    return rows
+
+
+def inspect_rows(rows: Rows, catalogue: Mapping[str, Candidate], params: Params) -> LogReport:
+    """The report on what was read, under the names that were logged; to the last digit that of `inspect_log` on all of it."""
+    named = _named(rows, catalogue)
+    request, cell = rows.request(), rows.cell()
+    seen = _tries(rows, named, request, cell)
+    everywhere = seen.tried == len(named.names)
+    split, split_note = _split(rows, request, params)
+    m, counts = len(named.names), added_up(rows.counts)
+    stamp = rows.stamp()
+    timed = stamp[stamp != NOT_A_TIME]
     report = LogReport(
-        formats=table.formats,
-        rows_read=table.rows_read,
-        rows_used=len(frame),
-        rows_skipped=len(table.skipped),
-        skipped=_skipped(table),
-        aliases=table.aliases,
-        requests=len(tries),
-        requests_of_several_candidates=int((tries["tried"] > 1).sum()),
+        formats=tuple(rows.formats),
+        rows_read=rows.rows_read,
+        rows_used=rows.rows_used,
+        rows_skipped=rows.reasons.total(),
+        skipped=_skipped(rows),
+        aliases=named.aliases,
+        requests=rows.requests,
+        requests_of_several_candidates=int((seen.tried > 1).sum()),
         requests_of_all_candidates=int(everywhere.sum()),
-        chained=int(outcomes["chained"].sum()),
-        complete=int((tries["judged"] == len(candidates)).sum()),
-        sessions=int(frame["session_id"].nunique()),
-        judged=float(frame["quality"].notna().mean()),
-        labels=kinds,
-        labels_said=labels_said(kinds, params.signals),
-        cost_usd=_sum(frame["cost_usd"]),
-        input_tokens=int(frame["input_tokens"].sum()),
-        output_tokens=int(frame["output_tokens"].sum()),
-        first=stamps.min().isoformat() if stamps.notna().any() else None,
-        last=stamps.max().isoformat() if stamps.notna().any() else None,
-        timestamped_requests=int(frame.loc[stamps.notna(), "request_id"].nunique()),
+        chained=seen.chained,
+        complete=int((seen.judged == m).sum()),
+        sessions=rows.sessions,
+        judged=counts.judged / counts.rows,
+        labels=(labels := {name: rows.labels[name] for name in (*JUDGEMENTS, "failed", *WEAK) if rows.labels[name]}),
+        labels_said=labels_said(labels, params.signals),
+        cost_usd=counts.cost_usd,
+        input_tokens=counts.input_tokens,
+        output_tokens=counts.output_tokens,
+        first=_instant(timed.min()) if len(timed) else None,
+        last=_instant(timed.max()) if len(timed) else None,
+        timestamped_requests=_different(request[stamp != NOT_A_TIME], rows.requests),
         split=split_note,
-        propensities=int(frame["propensity"].notna().sum()),
-        candidates=candidates,
-        workflows=tuple(Summary(**_summary(str(name), rows)) for name, rows in frame.groupby(workflows, sort=True)),
-        targets=targets,
+        propensities=counts.propensities - sum(named.lost.values()),
+        candidates=_candidates(rows, named, request, cell, everywhere, catalogue),
+        workflows=_workflows(rows, request, cell),
+        targets=_targets(seen.judged, split, m, params),
         findings=(),
     )
     return replace(report, findings=findings(report, catalogue, params))
+
+
+@dataclass(frozen=True)
+class _Named:
+    """The candidates' names, sorted, and which of them each cell is of; which candidates' propensities are not of them alone,
+    and how many rows have `lost` theirs so."""
+
+    names: tuple[str, ...]
+    of: Whole
+    lost: Mapping[str, int]
+    aliases: tuple[AliasUse, ...]
+
+    @property
+    def unknown(self) -> Bools:
+        """(cells,) those whose propensities are not known."""
+        return np.isin(self.of, [place for place, name in enumerate(self.names) if name in self.lost])
+
+
+def _named(rows: Rows, catalogue: Mapping[str, Candidate]) -> _Named:
+    """What `aliases.resolve` does, from counts by the names that were logged."""
+    known = alias_names(catalogue)
+    logged: dict[str, Counts] = {}
+    for (name, _), counts in zip(rows.cells, rows.counts, strict=True):
+        logged[name] = logged.get(name, Counts()) + counts
+    drawn: dict[str, int] = {}
+    for name, counts in logged.items():
+        drawn[known.get(name, name)] = drawn.get(known.get(name, name), 0) + (counts.drawn > 0)
+    lost = {
+        name: sum(counts.propensities for one, counts in logged.items() if known.get(one, one) == name)
+        for name, times in drawn.items()
+        if times > 1
+    }
+    uses = tuple(
+        AliasUse(name, known[name], logged[name].rows, lost.get(known[name], 0))
+        for name in sorted(logged)
+        if name in known
+    )
+    names = tuple(sorted({known.get(name, name) for name in logged}))
+    of = np.array([names.index(known.get(name, name)) for name, _ in rows.cells], dtype=np.int32)
+    return _Named(names, of, lost, uses)
+
+
+def uncosted(rows: Rows, catalogue: Mapping[str, Candidate]) -> list[str]:
+    """The candidates, by the catalogue's names, of which the cost of some outcome is not known."""
+    named = _named(rows, catalogue)
+    lacking = {named.names[of] for of, one in zip(named.of.tolist(), rows.counts, strict=True) if one.costed < one.rows}
+    return sorted(lacking)
+
+
+def notes(rows: Rows) -> tuple[str, ...]:
+    """What importers had to decide, and what is to be said of requests that were told by their prompts alone."""
+    by_prompt = rows.first().by_prompt
+    if not by_prompt.any():
+        return tuple(rows.notes)
+    names = sorted({name for name, _ in rows.cells})
+    of = np.array([names.index(name) for name, _ in rows.cells])
+    pairs = np.unique(rows.request().astype(np.int64) * len(names) + of[rows.cell()])
+    several = np.bincount(pairs // len(names), minlength=rows.requests) > 1
+    return (*rows.notes, *merge_notes(int((several & by_prompt).sum()), int(by_prompt.sum())))
 
 
 def requests_needed(alpha: float, delta: float, minimum: int) -> int:
@@ -80,22 +158,25 @@ def best_bound(n: int, delta: float) -> float:
     return -math.expm1(math.log(delta) / n) if n else 1.0
 
 
-def _tries(chosen: pd.DataFrame) -> pd.DataFrame:
+def _tries(rows: Rows, named: _Named, request: Whole, cell: Whole) -> Tried:
     """For every request, in order of appearance, how many candidates were tried and how many of these judged."""
-    grouped = chosen.assign(judged=chosen["quality"].notna()).groupby("request_id", sort=False)
-    return pd.DataFrame({"tried": grouped.size(), "judged": grouped["judged"].sum()})
+    known = ~np.isnan(rows.propensity()) & ~named.unknown[cell]
+    return tried(Tries(request, named.of[cell], known, rows.stamp(), rows.flags()), rows.requests)
 
 
-def _split(frame: pd.DataFrame, params: Params) -> tuple[Split | None, str]:
+def _split(rows: Rows, request: Whole, params: Params) -> tuple[Split | None, str]:
     """The parts a training run would make, and how; None and why not where it could not."""
-    # Under one candidate's name, for only what belongs to requests is asked for: the matrices stay one column wide.
-    requests = build_matrix(frame.assign(candidate="any"))
+    first = rows.first()
+    text, session = pd.factorize(first.text)[0], pd.factorize(first.session)[0]
+    session[first.session == 0] = -1
+    given = np.full(rows.requests, None, dtype=object)
+    given[request[(rows.flags() & HELD_OUT) > 0]] = "test"  # a request of which any row is held out is held out
     fractions = (params.split.train, params.split.calibration, 1.0 - params.split.train - params.split.calibration)
     try:
         split = split_requests(
-            group_requests(list(requests.texts), list(requests.session_id)),
-            requests.timestamp,
-            requests.given_split,
+            connected_requests(text.astype(np.intp), first.telling, session.astype(np.intp)),
+            first.stamp.view("datetime64[us]"),
+            given,
             fractions=fractions,
             method=params.split.method,
             seed=params.split.seed,
@@ -105,46 +186,96 @@ def _split(frame: pd.DataFrame, params: Params) -> tuple[Split | None, str]:
     return split, split.note
 
 
-def _summary(name: str, rows: pd.DataFrame) -> dict[str, Any]:
+def _summary(name: str, counts: Counts, requests: int) -> dict[str, Any]:
     return {
         "name": name,
-        "rows": len(rows),
-        "requests": int(rows["request_id"].nunique()),
-        "judged": float(rows["quality"].notna().mean()),
-        "quality": _mean(rows["quality"]),
-        "errors": float((rows["status"] == "error").mean()),
-        "costed": float(costed(rows).mean()),
-        "cost_usd": _sum(rows["cost_usd"]),
-        "input_tokens": int(rows["input_tokens"].sum()),
-        "output_tokens": int(rows["output_tokens"].sum()),
-        "latency_ms": _mean(rows["latency_ms"]),
+        "rows": counts.rows,
+        "requests": requests,
+        "judged": counts.judged / counts.rows,
+        "quality": counts.quality,
+        "errors": counts.errors / counts.rows,
+        "costed": counts.costed / counts.rows,
+        "cost_usd": counts.cost_usd,
+        "input_tokens": counts.input_tokens,
+        "output_tokens": counts.output_tokens,
+        "latency_ms": counts.latency_ms,
     }
 
 
-def _candidate(
-    name: str, rows: pd.DataFrame, catalogue: Mapping[str, Candidate], everywhere: pd.Series[bool]
-) -> CandidateSummary:
-    entry = catalogue.get(name)
-    return CandidateSummary(
-        **_summary(name, rows),
-        in_catalogue=entry is not None,
-        priced=entry is not None and entry.priced,
-        effective_sample=_effective_sample(rows, everywhere),
-    )
+def _candidates(
+    rows: Rows,
+    named: _Named,
+    request: Whole,
+    cell: Whole,
+    everywhere: Bools,
+    catalogue: Mapping[str, Candidate],
+) -> tuple[CandidateSummary, ...]:
+    requests = _requests_each(request, named.of[cell], len(named.names))
+    samples = _effective_samples(rows, named, request, cell, everywhere)
+    found = []
+    for place, name in enumerate(named.names):
+        entry = catalogue.get(name)
+        counts = added_up(one for one, of in zip(rows.counts, named.of, strict=True) if of == place)
+        found.append(
+            CandidateSummary(
+                **_summary(name, counts, int(requests[place])),
+                in_catalogue=entry is not None,
+                priced=entry is not None and entry.priced,
+                effective_sample=samples[place],
+            )
+        )
+    return tuple(found)
 
 
-def _effective_sample(rows: pd.DataFrame, everywhere: pd.Series[bool]) -> float | None:
-    """Kish's effective sample of a candidate's judged rows; a request tried on every candidate has propensity 1."""
-    judged = rows[rows["quality"].notna()]
-    certain = judged["request_id"].map(everywhere).astype(bool)
-    known = judged["propensity"].mask(certain, 1.0).dropna().to_numpy(dtype=np.float64)
-    return effective_sample_size(1.0 / known) if len(known) else None
+def _workflows(rows: Rows, request: Whole, cell: Whole) -> tuple[Summary, ...]:
+    names = sorted({workflow for _, workflow in rows.cells})
+    place = {name: number for number, name in enumerate(names)}
+    of = np.array([place[workflow] for _, workflow in rows.cells], dtype=np.int32)
+    requests = _requests_each(request, of[cell], len(names))
+    counts = [Counts()] * len(names)
+    for one, number in zip(rows.counts, of.tolist(), strict=True):
+        counts[number] += one
+    return tuple(Summary(**_summary(name, counts[number], int(requests[number]))) for number, name in enumerate(names))
 
 
-def _targets(tries: pd.DataFrame, split: Split | None, m: int, params: Params) -> tuple[Target, ...]:
+def _requests_each(request: Whole, kind: Whole, kinds: int) -> Columns:
+    """(kinds,) how many different requests the rows (n,) of each kind have."""
+    pairs = request.astype(np.int64) * kinds + kind
+    pairs.sort()
+    new = np.append(True, pairs[1:] != pairs[:-1])
+    return np.bincount(pairs[new] % kinds, minlength=kinds)
+
+
+def _effective_samples(rows: Rows, named: _Named, request: Whole, cell: Whole, everywhere: Bools) -> list[float | None]:
+    """Kish's effective sample of each candidate's judged rows; a request tried on every candidate has propensity 1."""
+    m = len(named.names)
+    propensity, judged = rows.propensity(), (rows.flags() & JUDGED) > 0
+    sums, squares = [0] * m, [0] * m
+    for start in range(0, len(cell), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        known = np.where(named.unknown[cell[part]], np.nan, propensity[part])
+        known = np.where(everywhere[request[part]], 1.0, known)
+        counted = judged[part] & ~np.isnan(known)
+        weights, candidate = 1.0 / known[counted], named.of[cell[part]][counted].astype(np.intp)
+        sums = [a + b for a, b in zip(sums, exact_sums(weights, candidate, m), strict=True)]
+        squares = [a + b for a, b in zip(squares, exact_sums(weights**2, candidate, m), strict=True)]
+    return [rounded(a) ** 2 / rounded(b) if b else None for a, b in zip(sums, squares, strict=True)]
+
+
+def _different(request: Whole, requests: int) -> int:
+    met = np.zeros(requests, dtype=np.bool_)
+    met[request] = True
+    return int(met.sum())
+
+
+def _instant(stamp: int) -> str:
+    return pd.Timestamp(int(stamp), unit="us", tz="UTC").isoformat()
+
+
+def _targets(judged: Columns, split: Split | None, m: int, params: Params) -> tuple[Target, ...]:
     """What each quality target of the parameters takes, highest first."""
     m = max(m, 2)  # with one candidate in the log, every request lacks the second
-    complete = (tries["judged"] == m).to_numpy()
+    complete = judged == m
     parts = (
         split.train | split.calibration | split.test if split is not None else np.zeros(len(complete), dtype=np.bool_)
     )
@@ -152,7 +283,7 @@ def _targets(tries: pd.DataFrame, split: Split | None, m: int, params: Params) -
     small = parts.sum() < params.policy.cross_fit_below
     certifying = parts if small or split is None else split.calibration
     requests, share = int((complete & certifying).sum()), 1.0 if small else params.split.calibration
-    lacking = np.sort(m - tries["judged"].to_numpy(dtype=np.int64)[~complete])
+    lacking = np.sort(m - judged[~complete])
     targets = sorted({*params.policy.targets, params.policy.quality_target}, reverse=True)
     delta = params.policy.delta
     found = []
@@ -168,21 +299,10 @@ def _targets(tries: pd.DataFrame, split: Split | None, m: int, params: Params) -
     return tuple(found)
 
 
-def _skipped(table: Outcomes) -> tuple[Skipped, ...]:
+def _skipped(rows: Rows) -> tuple[Skipped, ...]:
     """Every reason, most frequent first, with the first row it was given for."""
-    first = {str(row.reason): row for row in table.skipped.drop_duplicates("reason").itertuples(index=False)}
+    named = ("source", "row", "field", "value", "expected")
     return tuple(
-        Skipped(
-            reason, rows, *(getattr(first[reason], name) for name in ("source", "row", "field", "value", "expected"))
-        )
-        for reason, rows in table.reasons.items()
+        Skipped(reason, count, *(getattr(rows.skipped[reason], name) for name in named))
+        for reason, count in rows.reasons.most_common()
     )
-
-
-def _mean(column: pd.Series[Any]) -> float | None:
-    return float(column.mean()) if column.notna().any() else None
-
-
-def _sum(column: pd.Series[Any]) -> float:
-    """Exact to the cent over millions of rows: added up without losing small terms."""
-    return math.fsum(column.dropna().tolist())

@@ -46,6 +46,11 @@ def by_prompt(ids: pd.Series[Any]) -> Bools:
     return np.asarray(ids.map(lambda id: _BY_PROMPT.fullmatch(id) is not None).to_numpy(dtype=np.bool_))
 
 
+def named_by_prompt(ids: pd.Series[Any]) -> Bools:
+    """(n,) which ids were given by prompt, for the first or for a later request with it."""
+    return np.asarray(ids.map(lambda id: _BY_PROMPT.match(id) is not None).to_numpy(dtype=np.bool_))
+
+
 def paired(parts: Iterable[Outcomes]) -> Iterator[Outcomes]:
     """The parts, the rows with ids by prompt as requests: the k-th different row of a candidate belongs to the k-th of them.
 
@@ -74,16 +79,19 @@ def merged_by_prompt(table: Outcomes) -> Outcomes:
     In a table of answers most are; in a log the same prompt may have been asked twice by chance.
     """
     ids = table.frame["request_id"]
-    ids = ids[ids.map(lambda id: _BY_PROMPT.match(id) is not None).astype(bool)]
+    ids = ids[named_by_prompt(ids)]
     sizes = table.frame.loc[ids.index].groupby("request_id", sort=False)["candidate"].nunique()
-    merged = int((sizes > 1).sum())
-    if not 0 < merged * 2 < len(sizes):
-        return table
-    note = (
-        f"{merged:,} of {len(sizes):,} requests are equal prompts that several candidates answered, for no column is read as "
-        "request_id; if each row is a request of its own, map what tells them apart: --map request_id=FIELD"
+    return replace(table, notes=(*table.notes, *merge_notes(int((sizes > 1).sum()), len(sizes))))
+
+
+def merge_notes(merged: int, requests: int) -> tuple[str, ...]:
+    """What there is to say where, of so many requests with ids by prompt, so many were answered by several candidates."""
+    if not 0 < merged * 2 < requests:
+        return ()
+    return (
+        f"{merged:,} of {requests:,} requests are equal prompts that several candidates answered, for no column is read as "
+        "request_id; if each row is a request of its own, map what tells them apart: --map request_id=FIELD",
     )
-    return replace(table, notes=(*table.notes, note))
 
 
 def _digest(text: str) -> str:
