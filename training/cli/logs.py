@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -269,13 +270,26 @@ def fetch(
 @grouped
 def simulate(
     settings: Settings,
-    out: Annotated[Path, typer.Argument(help="The file to write: .parquet, .jsonl or .csv.")],
+    out: Annotated[
+        Path,
+        typer.Argument(help="The file to write: .parquet, .jsonl or .csv; without a suffix a folder, of any size."),
+    ],
     catalogue: CatalogueOption = CANDIDATES,
 ) -> None:
     """Write the simulated log, to look at or to import as one's own."""
+    from training.logs.dataset import ImportAccount, store
     from training.logs.outcomes import OutcomeError
+    from training.logs.validate import validate
 
-    log = simulated_log(settings.load(), load_prices(catalogue)).outcomes
+    params, prices = settings.load(), load_prices(catalogue)
+    if not out.suffix:
+        made, account = simulated_blocks(params, prices), ImportAccount(["simulated"])
+        rows = (part for one in made for part in one.parts(params.scale.part_rows))
+        parts = (validate(part, source="simulated", format="simulated", partition=True) for part in rows)
+        with show.progress() as tell:
+            store(parts, out, account, lambda rows: tell(f"simulate: {rows:,} outcomes", None, None))
+        return say(f"{account.rows_used:,} simulated outcomes written to {out}")
+    log = simulated_log(params, prices).outcomes
     writers = {
         ".parquet": lambda: log.to_parquet(out, index=False),
         ".jsonl": lambda: log.to_json(out, orient="records", lines=True, date_format="iso"),
@@ -291,21 +305,35 @@ def simulate(
 
 def simulated_log(params: Params, prices: Mapping[str, Candidate]) -> SimulatedLog:
     """The log that training makes up where none is given; raises ConfigError."""
+    return _simulation(params, prices)[0]()
+
+
+def simulated_blocks(params: Params, prices: Mapping[str, Candidate]) -> Iterator[SimulatedLog]:
+    """That log, some of its requests at a time."""
+    return _simulation(params, prices)[1]()
+
+
+def _simulation(
+    params: Params, prices: Mapping[str, Candidate]
+) -> tuple[Callable[[], SimulatedLog], Callable[[], Iterator[SimulatedLog]]]:
+    """What makes up the log, whole and by blocks."""
     from training.config import ConfigError
 
     try:
-        from training.simulation.simulate import simulate as make
+        from training.simulation.simulate import simulate as whole
+        from training.simulation.simulate import simulate_blocks as blocks
     except ModuleNotFoundError:
         raise ConfigError("the simulated log is in the repository, not in the installed package: give --data") from None
     wanted = params.simulate
     missing = [name for name in wanted.candidates if name not in prices]
     if missing:
         raise ConfigError(f"simulate.candidates has {missing[0]!r}; the catalogue has {', '.join(prices)}")
-    return make(
-        [prices[name] for name in wanted.candidates],
-        requests=wanted.requests,
-        days=wanted.days,
-        seed=wanted.seed,
-        shadow_share=wanted.shadow_share,
-        judged_share=wanted.judged_share,
-    )
+    given: dict[str, Any] = {
+        "candidates": [prices[name] for name in wanted.candidates],
+        "requests": wanted.requests,
+        "days": wanted.days,
+        "seed": wanted.seed,
+        "shadow_share": wanted.shadow_share,
+        "judged_share": wanted.judged_share,
+    }
+    return partial(whole, **given), partial(blocks, **given)

@@ -7,7 +7,7 @@ off the text that was composed for it, so that a router can learn it; a small pa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from serving.bundle.catalogue import Candidate
 from training.simulation.requests import MIX, START, WORKFLOWS, Floats, Message, Requests, drawn, write_requests
 
+BLOCK = 50_000  # requests that are made, and held, at once
 ACCEPTABLE_SCORE = 0.75
 SHADOW_SHARE = 0.25
 UNTAGGED_SHARE = 0.04
@@ -67,6 +68,10 @@ class SimulatedLog:
     acceptable: pd.DataFrame
     cost_usd: pd.DataFrame
 
+    def parts(self, rows: int) -> Iterator[pd.DataFrame]:
+        """The raw rows, so many at a time."""
+        return (self.outcomes.iloc[start : start + rows] for start in range(0, len(self.outcomes), rows))
+
 
 @dataclass(frozen=True)
 class _Truth:
@@ -86,27 +91,68 @@ def simulate(
     seed: int = 0,
     shadow_share: float = SHADOW_SHARE,
     judged_share: float = 1.0 - UNJUDGED_SHARE,
+    block: int = BLOCK,
 ) -> SimulatedLog:
     """Simulate the log of `requests` distinct requests over `days` days.
 
     The share `shadow_share` of the requests are shadow requests (one row per candidate, propensity 1); the others have the one
     row that a stochastic logging policy chose, of which the share `judged_share` is judged. The same arguments give the same
-    log. Raises ValueError when there are
-    fewer than two candidates, two of one name, one without a price, no request, or less than a day.
+    log: that of `simulate_blocks`, put in order. Raises ValueError when there are fewer than two candidates, two of one name,
+    one without a price, no request, or less than a day.
+    """
+    blocks = list(
+        simulate_blocks(
+            candidates,
+            requests=requests,
+            days=days,
+            seed=seed,
+            shadow_share=shadow_share,
+            judged_share=judged_share,
+            block=block,
+        )
+    )
+    if len(blocks) == 1:
+        return blocks[0]
+    outcomes = pd.concat([block.outcomes for block in blocks])
+    return SimulatedLog(
+        outcomes=outcomes.sort_values("timestamp", kind="stable", ignore_index=True),
+        acceptable=pd.concat([block.acceptable for block in blocks]),
+        cost_usd=pd.concat([block.cost_usd for block in blocks]),
+    )
+
+
+def simulate_blocks(
+    candidates: Sequence[Candidate],
+    *,
+    requests: int,
+    days: float = 60.0,
+    seed: int = 0,
+    shadow_share: float = SHADOW_SHARE,
+    judged_share: float = 1.0 - UNJUDGED_SHARE,
+    block: int = BLOCK,
+) -> Iterator[SimulatedLog]:
+    """What `simulate` makes, so many requests at a time, so that a log of any size can be written.
+
+    Each block is a log of the whole period, drawn by the seed and its number alone; a prompt is repeated within its block.
     """
     _check(candidates, requests, days)
-    rng = np.random.default_rng(seed)
     profiles = _profiles(candidates)
-    asked = write_requests(requests, days, rng)
-    truth = _truth(asked, candidates, profiles)
-    ids = np.array([f"req-{number:07d}" for number in range(requests)], dtype=object)
-    index = pd.Index(ids, name="request_id")
-    names = [candidate.name for candidate in candidates]
-    return SimulatedLog(
-        outcomes=_rows(asked, truth, candidates, profiles, ids, rng, shadow_share, judged_share),
-        acceptable=pd.DataFrame(truth.acceptable, index=index, columns=names),
-        cost_usd=pd.DataFrame(truth.cost_usd, index=index, columns=names),
-    )
+
+    def made(number: int) -> SimulatedLog:
+        first = number * block
+        rng = np.random.default_rng([seed, number] if number else seed)
+        asked = write_requests(min(block, requests - first), days, rng)
+        truth = _truth(asked, candidates, profiles)
+        ids = np.array([f"req-{first + place:07d}" for place in range(len(asked.contents))], dtype=object)
+        index = pd.Index(ids, name="request_id")
+        names = [candidate.name for candidate in candidates]
+        return SimulatedLog(
+            outcomes=_rows(asked, truth, candidates, profiles, ids, rng, shadow_share, judged_share),
+            acceptable=pd.DataFrame(truth.acceptable, index=index, columns=names),
+            cost_usd=pd.DataFrame(truth.cost_usd, index=index, columns=names),
+        )
+
+    return map(made, range(-(-requests // block)))
 
 
 def _check(candidates: Sequence[Candidate], requests: int, days: float) -> None:
