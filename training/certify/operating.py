@@ -20,7 +20,7 @@ from serving.decide.value import Setting
 from training.certify.evidence import CalibrationData, Evidence, evidence, traffic
 from training.dataset.matrix import workflow_names
 from training.measure.bounds import RateBound
-from training.measure.frontier import bootstrap_weights
+from training.measure.frontier import Resamples
 from training.measure.offpolicy import (
     CLIP,
     MINIMUM_EFFECTIVE,
@@ -37,12 +37,22 @@ _LEAST_GIVEN = 0.01
 @dataclass(frozen=True)
 class _Tested:
     """One knob's test: its routing, what is known to have come of it, and the bound that follows; and where the heads that are
-    served send the same requests, `served` (n,)."""
+    served send the same requests, `served` (n,). There is one at a time: of each knob only `_Passed` is kept."""
 
     setting: Setting
     seen: Evidence
     bound: RateBound
     served: Columns
+
+
+@dataclass(frozen=True)
+class _Passed:
+    """What is kept of a knob's test: its bound, how much it gives away and, where that is worth asking, what it saves."""
+
+    setting: Setting
+    upper: float
+    given_away: float
+    saving: float
 
 
 @dataclass(frozen=True)
@@ -121,12 +131,6 @@ def operating_points(
     if len(used) < minimum:
         return tuple(without(target) for target in sorted(targets, reverse=True))
     stands_for = traffic(used)
-    tested = []
-    for knob in sorted(knobs.tolist()):
-        setting = Setting(knob, guarded=True)
-        seen = evidence(used, stands_for, setting, reference, delta)
-        served = seen.columns if used.served is None else used.served.choices(setting)
-        tested.append(_Tested(setting, seen, seen.bound(delta), served))
     # The propensity is that of a judged attempt, so an attempt that nobody judged counts for neither.
     judged_cost = np.where(np.isfinite(used.labels), used.cost, np.nan)
     outcomes = _Outcomes(
@@ -135,19 +139,32 @@ def operating_points(
         cost=pseudo_outcomes(judged_cost, used.propensity, used.expected_cost, judged=used.judged),
         reference=reference,
     )
+
+    def test(setting: Setting) -> _Tested:
+        seen = evidence(used, stands_for, setting, reference, delta)
+        served = seen.columns if used.served is None else used.served.choices(setting)
+        return _Tested(setting, seen, seen.bound(delta), served)
+
+    alphas = [1.0 - target for target in sorted(targets, reverse=True)]
+    tested = []
+    for knob in sorted(knobs.tolist()):
+        one = test(Setting(knob, guarded=True))
+        if not one.bound.upper <= max(alphas, default=0.0) * (1.0 - explore):
+            break  # it ends the sequence of every target
+        given = outcomes.given_away(one)
+        worth_asking = given > max(min(alphas), _LEAST_GIVEN)
+        tested.append(_Passed(one.setting, one.bound.upper, given, outcomes.saving(one) if worth_asking else 0.0))
     points = []
     for target in sorted(targets, reverse=True):
         alpha = 1.0 - target
-        passed: list[_Tested] = []
-        for test in tested:
-            if not test.bound.upper <= alpha * (1.0 - explore):
-                break
-            passed.append(test)
-        worth = [test for test in passed if outcomes.given_away(test) > max(alpha, _LEAST_GIVEN)]
-        best = max(worth, key=outcomes.saving, default=None)
-        if best is None or outcomes.saving(best) <= 0.0:
+        failed = (place for place, one in enumerate(tested) if not one.upper <= alpha * (1.0 - explore))
+        passed = tested[: next(failed, len(tested))]
+        worth = [one for one in passed if one.given_away > max(alpha, _LEAST_GIVEN)]
+        kept = max(worth, key=lambda one: one.saving, default=None)
+        if kept is None or kept.saving <= 0.0:
             points.append(without(target))
             continue
+        best = test(kept.setting)
         reweighted = stands_for.reweighted
         point = _point(target, alpha, delta, best, outcomes, names[reference], seed=seed, reweighted=reweighted)
         points.append(point.model_copy(update={"explore": alpha * explore}))
@@ -181,7 +198,7 @@ def estimate(data: CalibrationData, knobs: Floats, target: float, reference: int
         return Estimated(knob=found[0], violation_rate=found[1])
     cost = pseudo_outcomes(np.where(seen, used.cost, np.nan), used.propensity, used.expected_cost, judged=used.judged)
     spent, base = cost[np.arange(len(used)), columns], cost[:, reference]
-    resampled = bootstrap_weights(used.groups, _RESAMPLES, seed)
+    resampled = Resamples.draw(used.groups, _RESAMPLES, seed)
     low, high = np.quantile(1.0 - (resampled @ spent) / (resampled @ base), [0.025, 0.975]).tolist()
     return Estimated(
         knob=found[0],
@@ -234,8 +251,8 @@ def _point(
 ) -> OperatingPoint:
     data, seen = outcomes.data, test.seen
     spent, base = outcomes.cost[np.arange(len(data)), test.served], outcomes.cost[:, outcomes.reference]
-    resampled = bootstrap_weights(data.groups, _RESAMPLES, seed) * seen.shares
-    savings = 1.0 - (resampled @ spent) / (resampled @ base)
+    blocks = (weights * seen.shares for weights in Resamples.draw(data.groups, _RESAMPLES, seed).blocks())
+    savings = np.concatenate([1.0 - (weights @ spent) / (weights @ base) for weights in blocks])
     return OperatingPoint(
         name=_name(target),
         quality_target=target,

@@ -27,7 +27,7 @@ from training.learn.estimators.registry import factories
 from training.learn.estimators.tables import WorkflowTable
 from training.learn.prepare import Prepared
 from training.learn.training_data import cell_weights, cost_model, part_propensity
-from training.measure.frontier import Frontier, Singles, bootstrap_aiq, bootstrap_weights, frontier, knob_grid, singles
+from training.measure.frontier import Frontier, Resamples, Singles, bootstrap_aiq, frontier, knob_grid, singles
 
 RANDOM, TIME, WORKFLOWS = "random by prompt", "by time", "workflows left out"
 # Each workflow is left out once, with others, in one of so many parts; each part is a training of its own.
@@ -53,7 +53,7 @@ class Tested(CompleteOutcomes):
         points = self.points(estimate)
         return self.alone.aiq(points.cost, points.quality)
 
-    def resampled(self, estimate: Floats, weights: Floats) -> Floats:
+    def resampled(self, estimate: Floats, weights: Floats | Resamples) -> Floats:
         """(resamples,) AIQ with each row of `weights` (resamples, n)."""
         return bootstrap_aiq(self.points(estimate), self.quality, self.cost_usd, weights)
 
@@ -236,7 +236,7 @@ def _measured(line: SplitLine, parts: Sequence[_Relearned], params: Params) -> S
     )
     router = np.concatenate([part.router for part in parts])
     table = np.concatenate([part.table for part in parts])
-    weights = bootstrap_weights(tested.groups, params.evaluate.resamples, params.evaluate.seed, tested.workflow)
+    weights = Resamples.draw(tested.groups, params.evaluate.resamples, params.evaluate.seed, tested.workflow)
     lead = tested.resampled(router, weights) - tested.resampled(table, weights)
     low, high = np.quantile(lead, [0.025, 0.975])
     return replace(

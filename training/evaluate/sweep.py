@@ -15,9 +15,9 @@ from training.dataset.matrix import workflow_names
 from training.evaluate.evaluation import ORACLE, ROUTER, Line, WorkflowLine
 from training.measure.frontier import (
     Frontier,
+    Resamples,
     Singles,
     bootstrap_aiq,
-    bootstrap_weights,
     cross_fitted_cost_save,
     frontier,
     singles,
@@ -71,7 +71,7 @@ def sweep(data: Contest, *, resamples: int, seed: int) -> tuple[tuple[Line, ...]
     """The result table, each contender's hull as (cost, quality), and the single candidates' points."""
     outcome = data.test
     alone = singles(outcome.quality, outcome.cost_usd)
-    weights = bootstrap_weights(outcome.groups, resamples, seed, outcome.workflow)
+    weights = Resamples.draw(outcome.groups, resamples, seed, outcome.workflow)
     reference_cost = outcome.cost_usd[:, data.reference]
     tuning = data.calibration
     oracle = Contender(ORACLE, (outcome.quality, outcome.cost_usd), (tuning.quality, tuning.cost_usd))

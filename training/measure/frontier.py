@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,8 @@ from training.measure.metrics import aiq, non_decreasing_hull
 FEW_CLUSTERS = 20
 # Strata of fewer groups are taken together.
 FEW_GROUPS = 10
+# Of a bootstrap's weights so many rows at least, and about so many numbers, are in memory at once.
+_ROWS, _NUMBERS = 32, 4_000_000
 
 
 @dataclass(frozen=True)
@@ -109,30 +113,67 @@ def bootstrap_weights(groups: Columns, repeats: int, seed: int, clusters: NDArra
     to 88, as before: so few say no more. A group counts to its first row's cluster. Source:
     Davison & Hinkley 1997, sections 3.2 (strata) and 3.8 (both levels).
     """
-    labels, first, member = np.unique(groups, return_index=True, return_inverse=True)
-    generator = np.random.default_rng(seed)
-    if clusters is None:
-        share = np.full(len(labels), 1.0 / len(labels))
-        drawn = generator.multinomial(len(labels), share, size=repeats).astype(np.float64)
-    else:
+    drawn = Resamples.draw(groups, repeats, seed, clusters)
+    return np.concatenate(list(drawn.blocks(repeats)))
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """The weights of `bootstrap_weights`, of which some rows at a time are in memory: (repeats, n) in all.
+
+    `times` (repeats, g) is how often each group was drawn, `counting` (g,) what it counts each time, `member` (n,) its rows.
+    `resamples @ values` is what the weights give of `values` (n,) or (n, k).
+    """
+
+    times: NDArray[np.unsignedinteger[Any]]
+    counting: Floats
+    member: Columns
+
+    @classmethod
+    def draw(cls, groups: Columns, repeats: int, seed: int, clusters: NDArray[np.object_] | None = None) -> Resamples:
+        labels, first, member = np.unique(groups, return_index=True, return_inverse=True)
+        generator = np.random.default_rng(seed)
+        counted = np.uint16 if len(labels) <= np.iinfo(np.uint16).max else np.uint32
+        if clusters is None:
+            share = np.full(len(labels), 1.0 / len(labels))
+            times = np.empty((repeats, len(labels)), dtype=counted)
+            for start in range(0, repeats, _ROWS):
+                rows = times[start : start + _ROWS]
+                rows[:] = generator.multinomial(len(labels), share, size=len(rows))
+            return cls(times, np.ones(len(labels)), member)
         names = np.array(["" if name is None else str(name) for name in clusters[first]])
         _, cluster, size = np.unique(names, return_inverse=True, return_counts=True)
         if len(size) < FEW_CLUSTERS:
             cluster = _pooled(cluster, size)
             size = np.bincount(cluster)
-        times = np.ones((repeats, len(size)), dtype=np.int64)
+        drawn = np.ones((repeats, len(size)), dtype=np.int64)
         if len(size) >= FEW_CLUSTERS:
-            times = generator.multinomial(len(size), np.full(len(size), 1.0 / len(size)), size=repeats)
-        drawn = np.zeros((repeats, len(labels)))
+            drawn = generator.multinomial(len(size), np.full(len(size), 1.0 / len(size)), size=repeats)
+        # A cluster that is drawn several times brings its groups as often.
+        most = int((drawn * size).max(initial=0))
+        times = np.zeros((repeats, len(labels)), dtype=np.uint16 if most <= np.iinfo(np.uint16).max else np.uint32)
+        counting = np.ones(len(labels))
         for k, groups_inside in enumerate(size):
             share = np.full(groups_inside, 1.0 / groups_inside)
             # One fewer than there are, each counting for more, or strata of few groups vary by (n - 1) / n of what they should.
             draws = groups_inside - 1 if groups_inside > 1 and len(size) < FEW_CLUSTERS else groups_inside
-            found = generator.multinomial(times[:, k] * draws, share)
-            drawn[:, cluster == k] = found * (groups_inside / draws)
-    weights = drawn[:, member]
-    resampled: Floats = weights / weights.sum(axis=1, keepdims=True)
-    return resampled
+            inside = np.flatnonzero(cluster == k)
+            counting[inside] = groups_inside / draws
+            for start in range(0, repeats, _ROWS):
+                part = slice(start, start + _ROWS)
+                times[part, inside] = generator.multinomial(drawn[part, k] * draws, share)
+        return cls(times, counting, member)
+
+    def blocks(self, rows: int = 0) -> Iterator[Floats]:
+        """The weights, so many rows at a time: by default as many as make some megabytes."""
+        # A whole number of what products take at once, so that they are the same.
+        rows = rows or max(_ROWS, _NUMBERS // max(len(self.member), 1) // _ROWS * _ROWS)
+        for start in range(0, len(self.times), rows):
+            weights = (self.times[start : start + rows] * self.counting)[:, self.member]
+            yield weights / weights.sum(axis=1, keepdims=True)
+
+    def __matmul__(self, values: Floats) -> Floats:
+        return np.concatenate([weights @ values for weights in self.blocks()])
 
 
 def _pooled(cluster: NDArray[np.intp], size: NDArray[np.intp]) -> NDArray[np.intp]:
@@ -194,7 +235,7 @@ def _held_out(points: Frontier, quality: Floats, cost: Floats, chosen_on: NDArra
     return (1.0 - float(mixed[0]) / base if base > 0 else 0.0), float(mixed[1] - quality[rest, best].mean())
 
 
-def bootstrap_aiq(points: Frontier, quality: Floats, cost: Floats, weights: Floats) -> Floats:
+def bootstrap_aiq(points: Frontier, quality: Floats, cost: Floats, weights: Floats | Resamples) -> Floats:
     """(repeats,) AIQ of a frontier on each resample; `quality` and `cost` (n, m) are the single candidates' outcomes."""
     resampled = zip(
         weights @ points.request_cost,
