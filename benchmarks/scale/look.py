@@ -6,11 +6,9 @@ Each is a command in a process of its own, whose seconds and highest memory are 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
-import time
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,9 +17,20 @@ from typing import Any
 import typer
 
 SIZES = (1_000_000, 10_000_000)  # outcomes
-# So many blocks are drawn; the others are these again, as other requests with other texts.
-_DRAWN = 8
+# So many are drawn; the others are these again, as other requests with other texts.
+_REQUESTS = 400_000
 _CHARACTERS = 80
+# A process starts out with the highest memory of the one that made it, which therefore is as small as can be.
+_LAUNCH = """
+import json, os, subprocess, sys, time
+started = time.monotonic()
+process = subprocess.Popen([sys.executable, *sys.argv[1:]], stdout=sys.stderr)
+_, status, usage = os.wait4(process.pid, 0)
+process.returncode = os.waitstatus_to_exitcode(status)
+seconds, cpu = time.monotonic() - started, usage.ru_utime + usage.ru_stime
+print(json.dumps({"seconds": seconds, "cpu_seconds": cpu, "peak_mib": usage.ru_maxrss / 1024}))
+sys.exit(process.returncode)
+"""
 
 
 def measure(work: Path, sizes: Sequence[int] = SIZES) -> dict[str, Any]:
@@ -30,7 +39,6 @@ def measure(work: Path, sizes: Sequence[int] = SIZES) -> dict[str, Any]:
 
 
 def _measured(work: Path, outcomes: int) -> dict[str, Any]:
-    # Nothing large is loaded here: a process starts out with the highest memory of the one that made it.
     raw, imported, report = (work / f"look-{outcomes}-{name}" for name in ("raw", "imported", "report.json"))
     if not raw.exists():
         _child("-m", "benchmarks.scale.look", str(raw), str(outcomes))
@@ -48,17 +56,10 @@ def _measured(work: Path, outcomes: int) -> dict[str, Any]:
 
 
 def _child(*words: str) -> dict[str, float]:
-    started = time.monotonic()
-    with subprocess.Popen([sys.executable, *words], stdout=sys.stderr) as process:
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, words)
-    return {
-        "seconds": time.monotonic() - started,
-        "cpu_seconds": usage.ru_utime + usage.ru_stime,
-        "peak_mib": usage.ru_maxrss / 1024,
-    }
+    """What running Python with these words takes; raises CalledProcessError."""
+    launched = subprocess.run([sys.executable, "-c", _LAUNCH, *words], stdout=subprocess.PIPE, check=True)
+    found: dict[str, float] = json.loads(launched.stdout)
+    return found
 
 
 def section(found: dict[str, Any]) -> str:
@@ -91,8 +92,7 @@ def make(folder: Path, outcomes: int) -> None:
     from training.cli.options import CANDIDATES, load_prices
     from training.config import DEFAULTS, load_params
 
-    requests = 50_000 * min(_DRAWN, 1 + outcomes // 100_000)
-    params = load_params(DEFAULTS, (f"simulate.requests={requests}",))
+    params = load_params(DEFAULTS, (f"simulate.requests={min(_REQUESTS, outcomes)}",))
     drawn = [_short(block.outcomes) for block in simulated_blocks(params, load_prices(CANDIDATES))]
     with written_whole(folder) as draft:
         draft.mkdir()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 
 from serving.bundle.manifest import OperatingPoint
-from training.certify.evidence import CalibrationData
+from training.certify import operating
+from training.certify.evidence import CalibrationData, Evidence, evidence
 from training.certify.operating import estimate, operating_points, violations
 from training.learn.heads.violation import independent
 from training.measure.bounds import clopper_pearson_upper
@@ -323,3 +325,21 @@ def test_a_request_with_an_outcome_of_unknown_propensity_is_left_out() -> None:
     point = operating_points(data, np.array([0.1]), [0.95], 1, ["cheap", "dear"], delta=0.1, minimum=30, seed=0)[0]
     assert point.certificate is not None
     assert point.certificate.requests == 390
+
+
+def test_of_each_knob_only_figures_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[Evidence]] = []
+    most = 0
+
+    def watched(*given: Any) -> Evidence:
+        nonlocal most
+        found = evidence(*given)
+        made.append(weakref.ref(found))
+        most = max(most, sum(one() is not None for one in made))
+        return found
+
+    monkeypatch.setattr(operating, "evidence", watched)
+    found = points(hundred(), 0.95, 0.9, knobs=np.linspace(0.0, 0.2, 60))
+    assert all(point.certificate is not None for point in found)
+    assert len(made) > 30
+    assert most <= 3

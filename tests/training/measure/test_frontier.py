@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from serving.bundle.arrays import Floats
 from training.measure.frontier import (
     Frontier,
+    Resamples,
     Singles,
     bootstrap_aiq,
     bootstrap_weights,
@@ -201,6 +202,31 @@ def test_bootstrap_weights_sum_to_one_and_treat_a_group_alike(groups: list[int],
         inside = weights[:, member == group]
         assert (inside == inside[:, :1]).all()
     assert (weights == bootstrap_weights(member, 20, seed)).all()
+
+
+@pytest.mark.parametrize("clusters", [0, 3, 40])
+def test_resamples_some_rows_at_a_time_are_the_weights(clusters: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw, n = np.random.default_rng(2), 900
+    groups, values = draw.integers(0, 500, n), draw.random((n, 5))
+    workflow = np.array([f"w{k}" for k in draw.integers(0, clusters, n)], dtype=object) if clusters else None
+    weights = bootstrap_weights(groups, 500, 3, workflow)
+    monkeypatch.setattr("training.measure.frontier._NUMBERS", 50_000)
+    resamples = Resamples.draw(groups, 500, 3, workflow)
+    blocks = list(resamples.blocks())
+    assert len(blocks) > 10
+    assert max(block.size for block in blocks) <= 50_000
+    assert (np.concatenate(blocks) == weights).all()
+    assert (bootstrap_weights(groups, 500, 3, workflow) == weights).all()
+    for given_values in (values, values[:, 0]):
+        np.testing.assert_allclose(resamples @ given_values, weights @ given_values, rtol=1e-14)
+    assert resamples.times.nbytes <= 2 * 500 * 500
+
+
+def test_resamples_are_drawn_as_ever() -> None:
+    weights = bootstrap_weights(np.array([0, 0, 1, 2, 3, 4]), 3, 5)
+    generator = np.random.default_rng(5)
+    drawn = generator.multinomial(5, np.full(5, 0.2), size=3)[:, [0, 0, 1, 2, 3, 4]].astype(np.float64)
+    assert (weights == drawn / drawn.sum(axis=1, keepdims=True)).all()
 
 
 def test_a_saving_that_is_chosen_by_chance_is_none_on_other_requests() -> None:
