@@ -12,14 +12,15 @@ from typing import Literal
 
 import numpy as np
 
-from serving.bundle.arrays import Floats
+from serving.bundle.arrays import Columns, Floats
 from serving.bundle.catalogue import Candidate
 from serving.bundle.manifest import Usual
 from serving.decide.pricing import Pricing
 from training.dataset.inputs import Inputs
 from training.dataset.matrix import OutcomeMatrix
-from training.learn.estimators.design import Design, Equations, stacked
+from training.learn.estimators.design import Design, linear
 from training.learn.onnx_graph import Graph
+from training.learn.sums import Normal, Sums, add
 
 CostFrom = Literal["tokens", "logged"]
 _ENOUGH_TOKENS = 20
@@ -50,42 +51,45 @@ class LogRidge:
         self.stretch = stretch
         self.rising = rising
 
-    def fit(self, columns: Floats, design: Design, values: Floats) -> LogRidge:
-        """`columns` (n, d) standardised by `design`, `values` (n, m) >= 0 with NaN where not observed."""
+    def fit(self, inputs: Inputs, values: Floats, normal: Normal | None = None) -> LogRidge:
+        """`values` (n, m) >= 0 with NaN where not observed; `normal` are the sums of their logarithms, where there are any."""
         observed = np.isfinite(values)
         seen = observed & (values > 0)  # zeros have no logarithm; they count through their share of what was observed
-        self.known, positive = observed.any(axis=0), seen.any(axis=0)
+        if normal is None:
+            normal = Normal.of(inputs, logarithm(values), np.ones(values.shape))
+        self._solve(normal)
+        self.known, count = observed.any(axis=0), seen.sum(axis=0)
         logs = np.where(seen, np.log(np.where(seen, values, 1.0)), 0.0)
-        counts = np.maximum(seen.sum(axis=0), 1)
-        pooled = logs.sum() / max(seen.sum(), 1)
-        mean = np.where(positive, logs.sum(axis=0) / counts, pooled)
-        rest = np.where(seen, logs - mean, 0.0)
-        per_request = seen.sum(axis=1)
-        target = rest.sum(axis=1) / np.maximum(per_request, 1)
-        nothing = np.zeros(columns.shape[1])
-        equations = Equations(columns)
-        shared = self._ridge(equations, target, per_request.astype(float), self.shared, nothing)
-        weight = np.repeat(shared[:, None], values.shape[1], axis=1)
-        for candidate in np.flatnonzero(positive):
-            own, rows = rest[:, candidate], seen[:, candidate]
-            shift = (own - columns @ shared)[rows].mean()
-            mean[candidate] += shift
-            weight[:, candidate] = self._ridge(equations, own - shift, rows.astype(float), self.own, shared)
-        fitted = columns @ weight + mean
-        smear = np.where(seen, np.exp(np.clip(logs - fitted, -5, 5)), 0.0)
-        self.smear = (smear.sum(axis=0) + 20.0) / (seen.sum(axis=0) + 20.0)
-        self.smear *= seen.sum(axis=0) / np.maximum(observed.sum(axis=0), 1)
+        rest = logs - linear(inputs, self.weight, self.bias)
+        smear = np.where(seen, np.exp(np.clip(rest, -5, 5)), 0.0)
+        self.smear = (smear.sum(axis=0) + 20.0) / (count + 20.0)
+        self.smear *= count / np.maximum(observed.sum(axis=0), 1)
         room = np.log(self.stretch)
         # The tail is taken over all candidates: one alone has few of the rare slow answers.
-        self.tail = float(np.quantile((logs - fitted)[seen], 0.95)) if seen.any() else 0.0
-        self.low = np.where(positive, np.where(seen, logs, np.inf).min(axis=0), 0.0) - room
-        self.high = np.where(positive, np.where(seen, logs, -np.inf).max(axis=0), 0.0) + room
-        self.weight, self.bias = design.fold(weight, mean)
+        self.tail = float(np.quantile(rest[seen], 0.95)) if seen.any() else 0.0
+        self.low = np.where(count > 0, np.where(seen, logs, np.inf).min(axis=0), 0.0) - room
+        self.high = np.where(count > 0, np.where(seen, logs, -np.inf).max(axis=0), 0.0) + room
         return self
 
-    def _ridge(self, equations: Equations, target: Floats, weight: Floats, penalty: float, around: Floats) -> Floats:
+    def _solve(self, normal: Normal) -> None:
+        """`weight` (dim + k, m) and `bias` (m,), of logarithms that count alike."""
+        design = Design.of(normal)
+        counts = normal.weight
+        mean = np.where(counts > 0, normal.total / np.maximum(counts, 1), normal.total.sum() / max(counts.sum(), 1))
+        level = design.sums(np.vstack([normal.gram[:-1, :, 0].T, normal.counts[:-1].T]))  # of the columns, by candidate
+        cross = design.sums(np.vstack([normal.cross.T, normal.cross_tagged.T])) - mean * level
+        grams = [design.gram(normal, candidate) for candidate in range(len(counts))]
+        shared = self._ridge(sum(grams, np.zeros_like(grams[0])), cross.sum(axis=1), self.shared, np.zeros(len(cross)))
+        weight = np.repeat(shared[:, None], len(counts), axis=1)
+        for candidate in np.flatnonzero(counts > 0):
+            shift = -float(level[:, candidate] @ shared) / counts[candidate]
+            mean[candidate] += shift
+            own = cross[:, candidate] - shift * level[:, candidate]
+            weight[:, candidate] = self._ridge(grams[candidate], own, self.own, shared)
+        self.weight, self.bias = design.fold(weight, mean)
+
+    def _ridge(self, gram: Floats, cross: Floats, penalty: float, around: Floats) -> Floats:
         """(d,) coefficients, by ridge regression towards `around` (d,), without those rising columns that would fall."""
-        gram, cross = equations.gram(weight), equations.columns.T @ (weight * target)
         rising = np.zeros(len(around), dtype=np.bool_)
         rising[list(self.rising)] = True
         kept = np.ones(len(around), dtype=np.bool_)
@@ -100,7 +104,7 @@ class LogRidge:
 
     def predict(self, inputs: Inputs) -> Floats:
         """(n, m) expected values; NaN for a candidate of which none was observed."""
-        log = np.clip(stacked(inputs) @ self.weight + self.bias, self.low, self.high)
+        log = np.clip(linear(inputs, self.weight, self.bias), self.low, self.high)
         return np.where(self.known, np.exp(log) * self.smear, np.nan)
 
     def predict_tail(self, inputs: Inputs) -> Floats:
@@ -147,6 +151,41 @@ class CostModel:
         return pricing.expected(inputs.counted, self.output_tokens.predict(inputs), self.logged_cost.predict(inputs))
 
 
+@dataclass(frozen=True)
+class CostSums:
+    """The sums over logarithms of answers' tokens, logged costs and latencies: of each the sums, and its target in them."""
+
+    parts: tuple[tuple[Sums, int], ...]
+
+    @classmethod
+    def of(cls, inputs: Inputs, matrix: OutcomeMatrix, slot: Columns, slots: int) -> CostSums:
+        """By `slot` (n,); what is known of the same outcomes is added up together."""
+        targets = [logarithm(values) for values in (matrix.output_tokens, matrix.cost_usd, matrix.latency_ms)]
+        groups: dict[bytes, list[int]] = {}
+        for number, target in enumerate(targets):
+            groups.setdefault(np.isfinite(target).tobytes(), []).append(number)
+        found: dict[int, tuple[Sums, int]] = {}
+        for group in groups.values():
+            sums = add(inputs, np.ones(targets[0].shape), [targets[number] for number in group], slot, slots)
+            found.update({number: (sums, place) for place, number in enumerate(group)})
+        return cls(tuple(found[number] for number in range(len(targets))))
+
+    def without(self, slot: int) -> tuple[Normal, Normal, Normal]:
+        """Of all slots but that one."""
+        tokens, cost, latency = (sums.without(slot, target) for sums, target in self.parts)
+        return tokens, cost, latency
+
+    def all(self) -> tuple[Normal, Normal, Normal]:
+        tokens, cost, latency = (sums.all(target) for sums, target in self.parts)
+        return tokens, cost, latency
+
+
+def logarithm(values: Floats) -> Floats:
+    """Of what is above 0, NaN of all else."""
+    seen = np.isfinite(values) & (values > 0)
+    return np.where(seen, np.log(np.where(seen, values, 1.0)), np.nan)
+
+
 def fit_costs(
     inputs: Inputs,
     matrix: OutcomeMatrix,
@@ -157,21 +196,25 @@ def fit_costs(
     own: float,
     assumed_output_tokens: float,
     rising: Sequence[int] = (),
+    sums: tuple[Normal, Normal, Normal] | None = None,
 ) -> CostModel:
     """Learns every part on the given requests; `matrix` has its costs filled in.
 
-    With the columns `rising` of the inputs, those that say how long a prompt is, no expected cost falls.
+    With the columns `rising` of the inputs, those that say how long a prompt is, no expected cost falls. `sums` are those of
+    `CostSums` over these requests, where they were added up before.
     """
-    design = Design.learn(inputs)
-    columns = design.columns(inputs)
+    if sums is None:
+        sums = CostSums.of(inputs, matrix, np.zeros(len(inputs), dtype=np.intp), 1).all()
 
-    def learn(values: Floats) -> LogRidge:
-        return LogRidge(shared, own, rising=rising).fit(columns, design, values)
+    def learn(values: Floats, normal: Normal) -> LogRidge:
+        return LogRidge(shared, own, rising=rising).fit(inputs, values, normal)
 
     return CostModel(
-        output_tokens=learn(matrix.output_tokens),
-        logged_cost=learn(matrix.cost_usd),  # of a prompt that is longer than any seen, `Pricing` makes it more
-        latency=learn(matrix.latency_ms),
+        output_tokens=learn(matrix.output_tokens, sums[0]),
+        logged_cost=learn(
+            matrix.cost_usd, sums[1]
+        ),  # of a prompt that is longer than any seen, `Pricing` makes it more
+        latency=learn(matrix.latency_ms, sums[2]),
         candidates=candidates,
         cost_from=cost_from,
         usual=usual_of(matrix, inputs.counted, assumed_output_tokens),

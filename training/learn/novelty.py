@@ -14,6 +14,7 @@ from sklearn.cluster import MiniBatchKMeans
 
 from serving.bundle.arrays import Floats, Floats32
 from training.learn.onnx_graph import Graph
+from training.learn.sums import BLOCK
 
 # The share of the mean variance that every direction is given, so that one without any divides by something.
 _SHRINKAGE = 0.02
@@ -28,8 +29,10 @@ class Spread:
 
     def novelty(self, embedding: Floats32) -> Floats:
         """(n,) the mean squared deviation of embeddings (n, dim) in standard deviations; near 1 for training prompts."""
-        deviation = (embedding - self.mean) @ self.whitening
-        novelty: Floats = np.square(deviation).mean(axis=1)
+        novelty = np.empty(len(embedding))
+        for start in range(0, len(embedding), BLOCK):
+            block = slice(start, start + BLOCK)
+            novelty[block] = np.square((embedding[block] - self.mean) @ self.whitening).mean(axis=1)
         return novelty
 
     def to_onnx(self, graph: Graph) -> str:
@@ -41,10 +44,12 @@ class Spread:
 
 def spread_of(embedding: Floats32) -> Spread:
     """The spread of n training embeddings (n, dim), its covariance shrunk a little towards an even one."""
-    values = embedding.astype(np.float64)
-    mean = values.mean(axis=0)
-    centred = values - mean
-    covariance = centred.T @ centred / max(len(values), 1)
+    mean = embedding.mean(axis=0, dtype=np.float64)
+    covariance = np.zeros((len(mean), len(mean)))
+    for start in range(0, len(embedding), BLOCK):
+        centred = embedding[start : start + BLOCK] - mean
+        covariance += centred.T @ centred
+    covariance /= max(len(embedding), 1)
     even = max(float(np.trace(covariance)) / len(mean), 1e-12)
     variance, directions = np.linalg.eigh(covariance)
     scale = (1.0 - _SHRINKAGE) * np.maximum(variance, 0.0) + _SHRINKAGE * even

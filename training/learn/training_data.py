@@ -13,9 +13,10 @@ from training.config import Params
 from training.dataset.inputs import Inputs
 from training.dataset.matrix import OutcomeMatrix
 from training.dataset.split import folds
-from training.learn.costs import CostModel, cost_sources, fit_costs
+from training.learn.costs import CostModel, CostSums, cost_sources, fit_costs
 from training.learn.hints import Hints, hints_of, taught
 from training.learn.prepare import Prepared
+from training.learn.sums import Normal
 from training.measure.propensity import fitting_weights, judged_share, observation_propensity
 
 
@@ -143,9 +144,11 @@ def training_data(prepared: Prepared, inputs: Inputs, propensity: Floats, params
     matrix, train = prepared.matrix.take(rows), inputs.take(rows)
     fold = folds(prepared.groups[rows], params.fit.folds, params.fit.seed)
     expected = np.empty((len(train), len(matrix.candidates)))
+    sums = CostSums.of(train, matrix, fold, params.fit.folds)
     for held in range(params.fit.folds):
         inside = fold == held
-        expected[inside] = cost_model(prepared, matrix, train, ~inside, params).cost_usd(train.take(inside))
+        costs = cost_model(prepared, matrix, train, ~inside, params, sums.without(held))
+        expected[inside] = costs.cost_usd(train.take(inside))
     weights = cell_weights(matrix, prepared.labels[rows], propensity[rows], params.fit.weight_clip)
     hints, grade_hints = hints_of(matrix, weights, params)
     return TrainingData(
@@ -164,8 +167,15 @@ def training_data(prepared: Prepared, inputs: Inputs, propensity: Floats, params
     )
 
 
-def cost_model(prepared: Prepared, matrix: OutcomeMatrix, inputs: Inputs, rows: Bools, params: Params) -> CostModel:
-    """Tokens, cost and latency, learned on the given rows of the training part."""
+def cost_model(
+    prepared: Prepared,
+    matrix: OutcomeMatrix,
+    inputs: Inputs,
+    rows: Bools,
+    params: Params,
+    sums: tuple[Normal, Normal, Normal] | None = None,
+) -> CostModel:
+    """Tokens, cost and latency, learned on the given rows of the training part; `sums` as of `fit_costs`."""
     return fit_costs(
         inputs.take(rows),
         matrix.take(rows),
@@ -175,4 +185,5 @@ def cost_model(prepared: Prepared, matrix: OutcomeMatrix, inputs: Inputs, rows: 
         own=params.costs.own_penalty,
         assumed_output_tokens=params.costs.assumed_output_tokens,
         rising=[inputs.embedding.shape[1] + SURFACE.index(name) for name in LENGTHS],
+        sums=sums,
     )

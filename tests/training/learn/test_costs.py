@@ -18,7 +18,7 @@ from tests import onnx_run
 from training.dataset.inputs import Inputs
 from training.dataset.matrix import OutcomeMatrix, build_matrix
 from training.learn.costs import CostModel, LogRidge, cost_sources, fit_costs, to_onnx, usual_of
-from training.learn.estimators.design import Design, stacked
+from training.learn.estimators.design import stacked
 from training.learn.onnx_graph import Graph
 from training.logs.validate import validate
 from training.prices.costs import CostError, CostNotes, fill_costs
@@ -50,8 +50,7 @@ def log_linear(inputs: Inputs) -> Floats:
 
 
 def ridge(inputs: Inputs, values: Floats, **options: Any) -> LogRidge:
-    design = Design.learn(inputs)
-    return LogRidge(**{"shared": 1e-4, "own": 1e-4, **options}).fit(design.columns(inputs), design, values)
+    return LogRidge(**{"shared": 1e-4, "own": 1e-4, **options}).fit(inputs, values)
 
 
 def test_a_logged_cost_is_kept_and_a_missing_one_is_priced_from_tokens() -> None:

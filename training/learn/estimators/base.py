@@ -12,6 +12,7 @@ from serving.bundle.arrays import Floats
 from training.dataset.inputs import Inputs
 from training.errors import TrainingError
 from training.learn.onnx_graph import Graph
+from training.learn.sums import Normal
 
 # From this many candidates on their means are shrunk towards a line in price, with fewer towards one level.
 PRICED = 4
@@ -50,6 +51,17 @@ class Estimator(ABC):
         """Adds this estimator's nodes; returns the tensor (n, m) that equals `predict`."""
 
 
+class FromSums(Estimator):
+    """An estimator that is solved from sums over the requests, and never asks for the requests themselves."""
+
+    def fit(self, inputs: Inputs, labels: Floats, weights: Floats) -> Self:
+        return self.fit_sums(Normal.of(inputs, labels, weights))
+
+    @abstractmethod
+    def fit_sums(self, normal: Normal) -> Self:
+        """As `fit` on the requests that were added up; raises NotTrainableError."""
+
+
 Factory = Callable[[], Estimator]
 
 
@@ -63,10 +75,15 @@ def observed(labels: Floats, weights: Floats) -> tuple[Floats, Floats]:
 def observed_mean(labels: Floats, weights: Floats, strength: float = 2.0) -> Floats:
     """(m,) weighted mean label of each candidate, shrunk towards the mean of all with `strength` pseudo-outcomes."""
     weight, total = observed(labels, weights)
+    return shrunk_mean(weight.sum(axis=0), total.sum(axis=0), strength)
+
+
+def shrunk_mean(weight: Floats, total: Floats, strength: float = 2.0) -> Floats:
+    """The same from each candidate's sum of weights and of weights times labels, both (m,)."""
     if not weight.sum() > 0:
         raise NotTrainableError("no outcome was judged")
     overall = total.sum() / weight.sum()
-    mean: Floats = (total.sum(axis=0) + strength * overall) / (weight.sum(axis=0) + strength)
+    mean: Floats = (total + strength * overall) / (weight + strength)
     return mean
 
 
@@ -78,11 +95,15 @@ def priced_mean(labels: Floats, weights: Floats, mean_cost: Floats) -> Floats:
     candidates the line is level. `mean_cost` (m,) in USD. Raises NotTrainableError where nothing was judged.
     """
     weight, weighted = observed(labels, weights)
-    if not weight.sum() > 0:
+    return shrunk_to_price(weight.sum(axis=0), (weight**2).sum(axis=0), weighted.sum(axis=0), mean_cost)
+
+
+def shrunk_to_price(total: Floats, squares: Floats, weighted: Floats, mean_cost: Floats) -> Floats:
+    """`priced_mean` from each candidate's sum of weights, of their squares and of weights times labels, all (m,)."""
+    if not total.sum() > 0:
         raise NotTrainableError("no outcome was judged")
-    total, squares = weight.sum(axis=0), (weight**2).sum(axis=0)
     n = np.where(squares > 0, total**2 / np.where(squares > 0, squares, 1.0), 0.0)
-    mean = weighted.sum(axis=0) / np.where(total > 0, total, 1.0)
+    mean = weighted / np.where(total > 0, total, 1.0)
     overall = float(n @ mean / n.sum())
     line = np.full(len(n), overall)
     if (n > 0).sum() >= PRICED:

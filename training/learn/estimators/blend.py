@@ -9,8 +9,9 @@ import numpy as np
 
 from serving.bundle.arrays import Floats
 from training.dataset.inputs import Inputs
-from training.learn.estimators.base import Estimator, Factory
+from training.learn.estimators.base import Estimator, Factory, FromSums
 from training.learn.onnx_graph import Graph
+from training.learn.sums import Normal
 
 
 class Blend(Estimator):
@@ -25,8 +26,7 @@ class Blend(Estimator):
         self.weights = {name: weights[name] for name in self.members}
 
     def fit(self, inputs: Inputs, labels: Floats, weights: Floats) -> Self:
-        for member in self.members.values():
-            member.fit(inputs, labels, weights)
+        fit_from(self, inputs, labels, weights, Normal.of(inputs, labels, weights) if takes_sums(self) else None)
         return self
 
     def predict(self, inputs: Inputs) -> Floats:
@@ -36,3 +36,27 @@ class Blend(Estimator):
         return graph.total(
             *(graph.scale(member.to_onnx(graph), self.weights[name]) for name, member in self.members.items())
         )
+
+
+def takes_sums(estimator: Estimator) -> bool:
+    """Whether it, or a member of it, is solved from sums."""
+    if isinstance(estimator, Blend):
+        return any(takes_sums(member) for member in estimator.members.values())
+    return isinstance(estimator, FromSums)
+
+
+def fit_from(
+    estimator: Estimator, inputs: Inputs, labels: Floats, weights: Floats, normal: Normal | None = None
+) -> Estimator:
+    """Fits it: from the rows' sums `normal` what can be, a blend member by member, and from the rows what cannot.
+
+    Without `normal` everything is fitted from the rows. Raises NotTrainableError.
+    """
+    if isinstance(estimator, Blend):
+        for member in estimator.members.values():
+            fit_from(member, inputs, labels, weights, normal)
+    elif isinstance(estimator, FromSums) and normal is not None:
+        estimator.fit_sums(normal)
+    else:
+        estimator.fit(inputs, labels, weights)
+    return estimator

@@ -1,21 +1,20 @@
-"""The standardised design matrix of embedding, surface features and workflow, and ridge regression on it."""
+"""The standardised design matrix of embedding, surface features and workflow, and what is linear in its columns."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from hashlib import blake2b
-from threading import Lock
 
 import numpy as np
-from cachetools import LRUCache
 
 from serving.bundle.arrays import Floats
 from training.dataset.inputs import Inputs
 from training.learn.estimators.base import Estimator, sigmoid
 from training.learn.onnx_graph import Graph
+from training.learn.sums import BLOCK, Normal
 
-_GRAMS: LRUCache[tuple[object, ...], Floats] = LRUCache(maxsize=64)  # those of the folds, a few for each
-_LOCK = Lock()
+# A column that varies by less, or by less than this share of its mean, is constant: of sums rounding leaves as much.
+_LEAST, _LEAST_SHARE = 1e-9, 1e-6
 
 
 @dataclass(frozen=True)
@@ -31,16 +30,48 @@ class Design:
 
     @classmethod
     def learn(cls, inputs: Inputs) -> Design:
-        columns = stacked(inputs)
-        deviation = columns.std(axis=0)
-        dim = inputs.embedding.shape[1]
-        deviation[:dim] = np.sqrt((deviation[:dim] ** 2).mean())
-        return cls(columns.mean(axis=0), np.where(deviation > 1e-9, 1.0 / np.maximum(deviation, 1e-9), 0.0))
+        n = len(inputs)
+        total, squares = np.zeros((2, inputs.embedding.shape[1] + inputs.features.shape[1]))
+        for columns in _blocks(inputs):
+            total += columns.sum(axis=0)
+        for columns in _blocks(inputs):
+            squares += np.square(columns - total / n).sum(axis=0)
+        return cls._of(total / n, squares / n, inputs.embedding.shape[1])
+
+    @classmethod
+    def of(cls, normal: Normal) -> Design:
+        """As `learn` from the requests of the sums."""
+        n = normal.outcomes[-1]
+        mean = np.append(normal.gram[-1, 0, 1:], normal.counts[-1]) / n
+        square = np.append(np.diag(normal.gram[-1])[1:], normal.counts[-1]) / n
+        return cls._of(mean, np.maximum(square - mean**2, 0.0), normal.dim)
+
+    @classmethod
+    def _of(cls, mean: Floats, variance: Floats, dim: int) -> Design:
+        size, variance = np.abs(mean), variance.copy()
+        variance[:dim] = variance[:dim].mean()
+        size[:dim] = np.sqrt((mean[:dim] ** 2).mean())
+        deviation = np.sqrt(variance)
+        varies = deviation > np.maximum(_LEAST, _LEAST_SHARE * size)
+        return cls(mean, np.where(varies, 1.0 / np.where(varies, deviation, 1.0), 0.0))
 
     def columns(self, inputs: Inputs) -> Floats:
         """(n, dim + k) standardised."""
-        values: Floats = (stacked(inputs) - self.mean) * self.scale
+        values: Floats = stacked(inputs)
+        values -= self.mean
+        values *= self.scale
         return values
+
+    def gram(self, normal: Normal, candidate: int) -> Floats:
+        """(d, d) sum w x x' of one candidate's outcomes, x the standardised columns; -1: of every request."""
+        moments = normal.moments(candidate)
+        one, mean = moments[0, 1:], self.mean
+        centred = moments[1:, 1:] - np.outer(mean, one) - np.outer(one, mean) + moments[0, 0] * np.outer(mean, mean)
+        return np.asarray(self.scale[:, None] * centred * self.scale)
+
+    def sums(self, raw: Floats) -> Floats:
+        """(d, k) sums of the standardised columns, by weights whose sums of [1, columns] are `raw` (1 + d, k)."""
+        return np.asarray(self.scale[:, None] * (raw[1:] - np.outer(self.mean, raw[0])))
 
     def fold(self, weight: Floats, bias: Floats) -> tuple[Floats, Floats]:
         """Weight and bias that give the same values on the raw columns."""
@@ -55,7 +86,7 @@ class SigmoidOfColumns(Estimator):
     bias: Floats
 
     def predict(self, inputs: Inputs) -> Floats:
-        return sigmoid(stacked(inputs) @ self.weight + self.bias)
+        return sigmoid(linear(inputs, self.weight, self.bias))
 
     def to_onnx(self, graph: Graph) -> str:
         columns = graph.concat(graph.embedding, graph.features)
@@ -64,51 +95,21 @@ class SigmoidOfColumns(Estimator):
 
 def stacked(inputs: Inputs) -> Floats:
     """(n, dim + k) embedding and features side by side, as they are."""
-    return np.hstack([inputs.embedding, inputs.features]).astype(np.float64)
+    return np.hstack([inputs.embedding, inputs.features], dtype=np.float64)
 
 
-def _digest(values: Floats) -> bytes:
-    return blake2b(np.ascontiguousarray(values).data, digest_size=16).digest()
+def linear(inputs: Inputs, weight: Floats, bias: Floats) -> Floats:
+    """(n, m) embedding and features times `weight` (dim + k, m), plus `bias` (m,), a block of requests at a time."""
+    found = np.empty((len(inputs), weight.shape[1]))
+    for start in range(0, len(inputs), BLOCK):
+        block = slice(start, start + BLOCK)
+        dim = inputs.embedding.shape[1]
+        found[block] = inputs.embedding[block].astype(np.float64) @ weight[:dim]
+        found[block] += inputs.features[block].astype(np.float64) @ weight[dim:] + bias
+    return found
 
 
-class Equations:
-    """Normal equations of weighted least squares on columns X (n, d).
-
-    Fits on the same columns, of another penalty or another target, share their Gram matrices: the last ones computed are kept,
-    under a digest of what they were computed from.
-    """
-
-    def __init__(self, columns: Floats) -> None:
-        self.columns = columns
-        self._digest = _digest(columns)
-
-    def gram(self, weight: Floats) -> Floats:
-        """(d, d) X'WX, of weights (n,) >= 0; not to be written to."""
-        key = (self._digest, self.columns.shape, _digest(weight))
-        with _LOCK:
-            known = _GRAMS.get(key)
-        if known is None:
-            rows = weight > 0
-            taken = self.columns[rows]
-            known = (taken * weight[rows, None]).T @ taken
-            known.flags.writeable = False
-            with _LOCK:
-                _GRAMS[key] = known
-        return known
-
-    def ridge(self, target: Floats, weight: Floats, penalty: float) -> Floats:
-        """(d, m) minimisers of sum w (y - Xb)^2 + penalty |b|^2, each column's on its own: target and weight are (n, m)."""
-        cross = self.columns.T @ (weight * target)
-        found = np.empty_like(cross)
-        for shared in same_rows(weight):
-            left = self.gram(weight[:, shared[0]]) + penalty * np.eye(len(cross))
-            found[:, shared] = np.linalg.solve(left, cross[:, shared])
-        return found
-
-
-def same_rows(weight: Floats) -> list[list[int]]:
-    """The columns of the weights (n, m) that are equal, together: candidates that share a Gram matrix."""
-    found: dict[bytes, list[int]] = {}
-    for column, w in enumerate(weight.T):
-        found.setdefault(w.tobytes(), []).append(column)
-    return list(found.values())
+def _blocks(inputs: Inputs) -> Iterator[Floats]:
+    for start in range(0, len(inputs), BLOCK):
+        block = slice(start, start + BLOCK)
+        yield np.hstack([inputs.embedding[block], inputs.features[block]], dtype=np.float64)

@@ -12,10 +12,11 @@ from sklearn.linear_model import LogisticRegression
 from serving.bundle.arrays import Columns, Floats
 from training.dataset.inputs import Inputs
 from training.dataset.label import cheapest_acceptable
-from training.learn.estimators.base import Estimator, NotTrainableError, observed_mean, priced_mean
-from training.learn.estimators.design import Design, Equations, SigmoidOfColumns, same_rows, stacked
+from training.learn.estimators.base import Estimator, FromSums, NotTrainableError, observed_mean, shrunk_to_price
+from training.learn.estimators.design import Design, SigmoidOfColumns, linear
 from training.learn.estimators.tables import WorkflowTable
 from training.learn.onnx_graph import Graph
+from training.learn.sums import Normal
 
 
 class LogisticPerCandidate(SigmoidOfColumns):
@@ -33,23 +34,23 @@ class LogisticPerCandidate(SigmoidOfColumns):
         self.c = c
 
     def fit(self, inputs: Inputs, labels: Floats, weights: Floats) -> Self:
-        self.design = Design.learn(inputs)
-        columns = self.design.columns(inputs)
+        design = Design.learn(inputs)
         m = labels.shape[1]
         overall = np.clip(observed_mean(labels, weights), 1e-3, 1 - 1e-3)
-        weight, bias = np.zeros((columns.shape[1], m)), np.log(overall / (1 - overall))
+        weight, bias = np.zeros((len(design.mean), m)), np.log(overall / (1 - overall))
         for candidate in range(m):
             seen = np.isfinite(labels[:, candidate]) & (weights[:, candidate] > 0)
             y = labels[seen, candidate]
             if min((y == 1).sum(), (y == 0).sum()) < self.minimum:
                 continue
-            model = logistic(self.c).fit(columns[seen], y, sample_weight=weights[seen, candidate])
+            columns = design.columns(inputs.take(seen))
+            model = logistic(self.c).fit(columns, y, sample_weight=weights[seen, candidate])
             weight[:, candidate], bias[candidate] = model.coef_[0], model.intercept_[0]
-        self.weight, self.bias = self.design.fold(weight, bias)
+        self.weight, self.bias = design.fold(weight, bias)
         return self
 
 
-class LowRankResidual(Estimator):
+class LowRankResidual(FromSums):
     """The workflow table, plus what text adds to it in the few directions in which candidates vary together.
 
     A ridge regression of each candidate's residual (its label minus the table) on the standardised columns, weighted by
@@ -68,32 +69,32 @@ class LowRankResidual(Estimator):
         self.rank = rank
         self.strength = strength
 
-    def fit(self, inputs: Inputs, labels: Floats, weights: Floats) -> Self:
-        used = inputs.untagged() if self.text_only else inputs
-        self.table = WorkflowTable(self.strength).fit(used, labels, weights)
-        seen = np.isfinite(labels)
-        weight = np.where(seen, weights, 0.0)
-        residual = np.where(seen, labels - self.table.predict(used), 0.0)
-        text = inputs.untagged()
-        design = Design.learn(text)
-        columns = design.columns(text)
-        coefficients = Equations(columns).ridge(residual, weight, self.penalty)
-        m = labels.shape[1]
+    def fit_sums(self, normal: Normal) -> Self:
+        used = normal.untagged() if self.text_only else normal
+        self.table = WorkflowTable(self.strength).fit_sums(used)
+        text = normal.text()
+        design = Design.of(text)
+        # sum w (y - what the table says) x, by candidate
+        cross = design.sums(normal.cross.T - _level(normal) * self.table.overall - _tabled(used, self.table.offset))
+        coefficients = np.empty_like(cross)
+        for shared in text.alike():
+            left = design.gram(text, shared[0]) + self.penalty * np.eye(len(cross))
+            coefficients[:, shared] = np.linalg.solve(left, cross[:, shared])
+        m = cross.shape[1]
         if self.rank < m:
-            fitted = columns @ coefficients
-            _, directions = np.linalg.eigh(fitted.T @ fitted)
+            _, directions = np.linalg.eigh(coefficients.T @ design.gram(text, -1) @ coefficients)
             leading = directions[:, -self.rank :]
             coefficients = coefficients @ leading @ leading.T
-        self.weight, self.bias = design.fold(coefficients, np.zeros(m))
+        weight, self.bias = design.fold(coefficients, np.zeros(m))
+        self.weight = np.vstack([weight, np.zeros((normal.workflows, m))])
         return self
 
     def predict(self, inputs: Inputs) -> Floats:
-        text = inputs.untagged()
-        base = self.table.predict(text if self.text_only else inputs)
-        return np.asarray(base + stacked(text) @ self.weight + self.bias)
+        base = self.table.predict(inputs.untagged() if self.text_only else inputs)
+        return np.asarray(base + linear(inputs, self.weight, self.bias))
 
     def to_onnx(self, graph: Graph) -> str:
-        # The workflow columns' weights are zero: they did not vary in what the ridge saw.
+        # The workflow columns' weights are zero.
         columns = graph.concat(graph.embedding, graph.features)
         if self.text_only:
             return graph.linear(columns, self.weight, self.bias + self.table.overall)
@@ -123,7 +124,7 @@ class Ridge(LowRankResidual):
         super().__init__(penalty, rank=10**6)
 
 
-class HierarchicalRidge(Estimator):
+class HierarchicalRidge(FromSums):
     """Each candidate's mean, plus a ridge regression on text and workflow whose coefficients candidates share in part.
 
     The coefficients are b + d_c: b, what makes a request easy for everyone, is learned from all outcomes together with the
@@ -144,38 +145,43 @@ class HierarchicalRidge(Estimator):
         self.own = own
         self.tag = tag
 
-    def fit(self, inputs: Inputs, labels: Floats, weights: Floats) -> Self:
-        text = inputs.untagged()
-        self.design = Design.learn(text)
-        columns = self.design.columns(text)
-        if inputs.workflows.shape[1]:
-            columns[:, -inputs.workflows.shape[1] :] = self.tag * inputs.workflows
-        seen = np.isfinite(labels)
-        weight = np.where(seen, weights, 0.0)
-        mean = priced_mean(labels, weights, self.mean_cost)
-        residual = np.where(seen, labels - mean, 0.0)
-        d, tags = columns.shape[1], inputs.workflows.shape[1]
+    def fit_sums(self, normal: Normal) -> Self:
+        text, tags = normal.text(), normal.workflows
+        design = Design.of(text)
+        mean = shrunk_to_price(normal.weight, normal.squares, normal.total, self.mean_cost)
+        cross = np.vstack(
+            [
+                design.sums(normal.cross.T - _level(normal) * mean),
+                self.tag * (normal.cross_tagged - normal.counts[:-1] * mean[:, None]).T,
+            ]
+        )
+        d = len(cross)
         left, right = self.shared * np.eye(d), np.zeros(d)
-        equations, cross = Equations(columns), columns.T @ (weight * residual)
         eliminated = []
-        for shared in same_rows(weight):
-            gram = equations.gram(weight[:, shared[0]])
+        for shared in normal.alike():
+            gram = self._gram(normal, design, shared[0])
             solved = np.linalg.solve(gram + self.own * np.eye(d), np.column_stack([gram, cross[:, shared]]))
             left += len(shared) * (gram - gram @ solved[:, :d])
             right += (cross[:, shared] - gram @ solved[:, d:]).sum(axis=1)
             eliminated.append((shared, solved))
         common = np.linalg.solve(left, right)
-        coefficients = np.empty((d, labels.shape[1]))
+        coefficients = np.empty_like(cross)
         for shared, solved in eliminated:
             coefficients[:, shared] = (common - solved[:, :d] @ common)[:, None] + solved[:, d:]
-        # The design knows of no workflows: their columns were untagged when it was learned, and fold to nothing.
-        self.weight, self.bias = self.design.fold(coefficients, mean)
-        if tags:
-            self.weight[-tags:] = self.tag * coefficients[-tags:]
+        weight, self.bias = design.fold(coefficients[: d - tags], mean)
+        self.weight = np.vstack([weight, self.tag * coefficients[d - tags :]])
         return self
 
+    def _gram(self, normal: Normal, design: Design, candidate: int) -> Floats:
+        """(d, d) of the standardised text and `tag` times the workflows side by side."""
+        tagged = self.tag * design.sums(normal.tagged[candidate])
+        counts = np.diag(self.tag**2 * normal.counts[candidate])
+        return np.asarray(
+            np.block([[design.gram(normal.text(), candidate), tagged], [tagged.T, counts]]), dtype=np.float64
+        )
+
     def predict(self, inputs: Inputs) -> Floats:
-        return np.asarray(stacked(inputs) @ self.weight + self.bias)
+        return linear(inputs, self.weight, self.bias)
 
     def to_onnx(self, graph: Graph) -> str:
         return graph.linear(graph.concat(graph.embedding, graph.features), self.weight, self.bias)
@@ -226,7 +232,7 @@ class DirectClassifier(Estimator):
 
     def classes(self, inputs: Inputs) -> Floats:
         """(n, m) probability that each candidate is the cheapest acceptable one."""
-        z = stacked(inputs) @ self.weight + self.bias
+        z = linear(inputs, self.weight, self.bias)
         power = np.exp(z - z.max(axis=1, keepdims=True))
         probability: Floats = power / power.sum(axis=1, keepdims=True)
         return probability
@@ -247,6 +253,16 @@ class _Quiet(LogisticRegression):  # type: ignore[misc]  # scikit-learn ships no
             warnings.simplefilter("ignore", ConvergenceWarning)
             super().fit(X, y, sample_weight=sample_weight)
         return self
+
+
+def _level(normal: Normal) -> Floats:
+    """(q, m) sum w z, by candidate."""
+    return normal.gram[:-1, :, 0].T
+
+
+def _tabled(normal: Normal, offset: Floats) -> Floats:
+    """(q, m) sum w (offset of the request's workflow) z, by candidate; `offset` (W, m)."""
+    return np.asarray(np.einsum("mqw,wm->qm", normal.tagged[:-1], offset))
 
 
 def logistic(c: float) -> LogisticRegression:

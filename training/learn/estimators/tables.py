@@ -9,15 +9,16 @@ from sklearn.cluster import KMeans
 
 from serving.bundle.arrays import Floats, Floats32
 from training.dataset.inputs import Inputs
-from training.learn.estimators.base import Estimator, observed, observed_mean, sigmoid
+from training.learn.estimators.base import Estimator, FromSums, observed, observed_mean, shrunk_mean, sigmoid
 from training.learn.onnx_graph import Graph
+from training.learn.sums import Normal
 
 _STEPS = 30
 # A workflow's effect on all candidates is shrunk as by so many outcomes; without any it is 0.
 _EFFECT_STRENGTH = 2.0
 
 
-class WorkflowTable(Estimator):
+class WorkflowTable(FromSums):
     """Each workflow's mean per candidate, shrunk towards the candidate's overall mean.
 
     A request without a known workflow gets the overall mean. `strength` is how many outcomes the overall mean counts
@@ -32,11 +33,10 @@ class WorkflowTable(Estimator):
     def __init__(self, strength: float = 10.0) -> None:
         self.strength = strength
 
-    def fit(self, inputs: Inputs, labels: Floats, weights: Floats) -> Self:
-        weight, total = observed(labels, weights)
-        self.overall = observed_mean(labels, weights)
-        workflows = inputs.workflows.astype(np.float64)
-        table = (workflows.T @ total + self.strength * self.overall) / (workflows.T @ weight + self.strength)
+    def fit_sums(self, normal: Normal) -> Self:
+        self.overall = shrunk_mean(normal.weight, normal.total)
+        counts, sums = normal.counts[:-1].T, normal.cross_tagged.T  # (workflows, m)
+        table = (sums + self.strength * self.overall) / (counts + self.strength)
         self.offset = table - self.overall  # (workflows, m)
         return self
 
@@ -64,12 +64,10 @@ class AdditiveTable(WorkflowTable):
     def __init__(self, strength: float = 100.0) -> None:
         super().__init__(strength)
 
-    def fit(self, inputs: Inputs, labels: Floats, weights: Floats) -> Self:
-        weight, total = observed(labels, weights)
-        self.overall = np.clip(observed_mean(labels, weights), 1e-4, 1.0 - 1e-4)
+    def fit_sums(self, normal: Normal) -> Self:
+        self.overall = np.clip(shrunk_mean(normal.weight, normal.total), 1e-4, 1.0 - 1e-4)
         base = np.log(self.overall / (1.0 - self.overall))
-        member = inputs.workflows.astype(np.float64)
-        counts, sums = member.T @ weight, member.T @ total  # (workflows, m)
+        counts, sums = normal.counts[:-1].T, normal.cross_tagged.T  # (workflows, m)
         effect = np.zeros((len(counts), 1))
         for _ in range(_STEPS):  # Newton's on a concave likelihood in one number for each workflow
             expected = sigmoid(base + effect)

@@ -13,8 +13,10 @@ from training.config import Params
 from training.dataset.inputs import Inputs
 from training.dataset.split import workflow_folds
 from training.learn.estimators.base import Factory
+from training.learn.estimators.blend import takes_sums
 from training.learn.heads.recognise import Recogniser
 from training.learn.heads.select import Blending, Head, fit_head
+from training.learn.sums import Normal
 from training.learn.training_data import TrainingData
 
 
@@ -41,10 +43,14 @@ class Pair:
 
     def refitted(self, inputs: Inputs, target: Floats, weights: Floats, recogniser: Recogniser | None) -> Pair:
         """The same with both estimators fitted on these rows instead: arguments as of `Estimator.fit`."""
-        tagged = self.tagged.refitted(inputs, target, weights)
+        normal = None
+        if takes_sums(self.tagged.estimator) or takes_sums(self.untagged.estimator):
+            normal = Normal.of(inputs, target, weights)
+        tagged = self.tagged.refitted(inputs, target, weights, normal)
         if self.untagged is self.tagged:
             return Pair(tagged, tagged)
-        return Pair(tagged, self.untagged.refitted(inputs.untagged(), target, weights), recogniser)
+        bare = None if normal is None else normal.untagged()
+        return Pair(tagged, self.untagged.refitted(inputs.untagged(), target, weights, bare), recogniser)
 
     def _mixed(self, inputs: Inputs, of: Callable[[Head, Inputs], Floats]) -> Floats:
         if self.untagged is self.tagged:

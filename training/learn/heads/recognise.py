@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from serving.bundle.arrays import Bools, Columns, Floats
 from training.dataset.inputs import Inputs
 from training.learn.estimators.base import sigmoid
-from training.learn.estimators.design import Design, stacked
+from training.learn.estimators.design import Design, linear
 from training.learn.novelty import Spread, spread_of
 
 # Less is as this much: of the training prompts' middle itself there is no logarithm.
@@ -82,7 +82,7 @@ class Recogniser:
 
     def _scores(self, inputs: Inputs) -> Floats:
         """(n, workflows + 1), by the text alone."""
-        return np.asarray(stacked(inputs.untagged()) @ self.weight + self.bias)
+        return linear(inputs.untagged(), self.weight, self.bias)
 
 
 def learn_recogniser(inputs: Inputs, folds: Columns, left_out: Columns) -> Recogniser | None:

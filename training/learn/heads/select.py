@@ -12,9 +12,10 @@ from threadpoolctl import threadpool_limits
 
 from serving.bundle.arrays import Bools, Floats
 from training.dataset.inputs import Inputs
-from training.learn.estimators.base import Estimator, Factory, NotTrainableError, observed
-from training.learn.estimators.blend import Blend
+from training.learn.estimators.base import Estimator, Factory, FromSums, NotTrainableError, observed
+from training.learn.estimators.blend import Blend, fit_from, takes_sums
 from training.learn.heads.calibrate import Calibrator, Uncalibrated, fit_calibrator
+from training.learn.sums import Normal, Sums, add
 from training.learn.training_data import TrainingData
 from training.measure.frontier import bootstrap_aiq, bootstrap_weights, frontier, knob_grid, singles
 from training.measure.metrics import brier, expected_calibration_error
@@ -87,9 +88,9 @@ class Head:
         """(n, m) calibrated P(acceptable)."""
         return self.calibrator.predict(self.estimator.predict(inputs))
 
-    def refitted(self, inputs: Inputs, labels: Floats, weights: Floats) -> Head:
-        """The same with the estimator fitted on these rows instead: arguments as of `Estimator.fit`."""
-        return replace(self, estimator=self.factory().fit(inputs, labels, weights))
+    def refitted(self, inputs: Inputs, labels: Floats, weights: Floats, normal: Normal | None) -> Head:
+        """The same with the estimator fitted on these rows instead: arguments as of `fit_from`."""
+        return replace(self, estimator=fit_from(self.factory(), inputs, labels, weights, normal))
 
     @property
     def description(self) -> str:
@@ -119,12 +120,14 @@ def fit_head(
         factories = {name: factories[name] for name in few}
     predictions: dict[str, Floats] = {}
     reasons: dict[str, str] = {}
+    sums = by_fold(data) if any(takes_sums(factory()) for factory in factories.values()) else None
+    apart = {} if sums is None else {fold: sums.without(place) for place, fold in enumerate(np.unique(data.folds))}
 
     def attempt(name: str) -> Floats | NotTrainableError:
         if progress is not None:
             progress(name)
         try:
-            return out_of_fold(factories[name], data)
+            return out_of_fold(factories[name], data, apart)
         except NotTrainableError as error:
             return error
 
@@ -163,7 +166,7 @@ def fit_head(
     # A map of a candidate's own has a level of its own: learned from few outcomes it lets a lucky one look best again.
     method = Uncalibrated.name if few and calibration == "auto" else calibration
     calibrator = fit_calibrator(method, predictions[chosen], data.labels, data.weights, data.folds)
-    estimator = available[chosen]().fit(data.inputs, *data.taught())
+    estimator = fit_from(available[chosen](), data.inputs, *data.taught(), None if sums is None else sums.all())
     return Head(chosen, available[chosen], estimator, calibrator, (*scores, *refused), selected_by)
 
 
@@ -174,13 +177,26 @@ def effective_outcomes(labels: Floats, weights: Floats) -> Floats:
     return np.asarray(weight.sum(axis=0) ** 2 / np.where(squares > 0, squares, 1.0))
 
 
-def out_of_fold(factory: Factory, data: TrainingData) -> Floats:
-    """(n, m) predictions for each request by an estimator that saw neither it nor any of its fold."""
+def by_fold(data: TrainingData) -> Sums:
+    """The sums of what estimators are taught, a slot for each of the folds in their order."""
+    folds, slot = np.unique(data.folds, return_inverse=True)
+    labels, weights = data.taught()
+    return add(data.inputs, weights, [labels], slot, len(folds))
+
+
+def out_of_fold(factory: Factory, data: TrainingData, apart: Mapping[int, Normal] | None = None) -> Floats:
+    """(n, m) predictions for each request by an estimator that saw neither it nor any of its fold.
+
+    `apart` are the sums without each fold, from which is solved what can be.
+    """
     predictions = np.full(data.labels.shape, np.nan)
     labels, weights = data.taught()
     for fold in np.unique(data.folds):
-        held = data.folds == fold
-        model = factory().fit(data.inputs.take(~held), labels[~held], weights[~held])
+        held, model = data.folds == fold, factory()
+        if apart is not None and isinstance(model, FromSums):
+            model.fit_sums(apart[fold])
+        else:
+            model.fit(data.inputs.take(~held), labels[~held], weights[~held])
         predictions[held] = model.predict(data.inputs.take(held))
     return predictions
 
