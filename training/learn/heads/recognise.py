@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 
 from serving.bundle.arrays import Bools, Columns, Floats
@@ -13,6 +12,7 @@ from training.dataset.inputs import Inputs
 from training.learn.estimators.base import sigmoid
 from training.learn.estimators.design import Design, linear
 from training.learn.novelty import Spread, spread_of
+from training.learn.sums import Normal
 
 # Less is as this much: of the training prompts' middle itself there is no logarithm.
 LEAST_NOVELTY = 1e-6
@@ -119,20 +119,25 @@ def _far(inputs: Inputs, folds: Columns) -> Floats:
 def _discriminant(inputs: Inputs) -> tuple[Floats, Floats]:
     """Linear scores of the workflows and of what has no tag, by the text: (dim + k, workflows + 1) and (workflows + 1,).
 
-    Source: Fisher 1936, Rao 1948.
+    A linear discriminant analysis with a common covariance, shrunk towards an even one, from sums over the requests. Source:
+    Fisher 1936, Rao 1948.
     """
-    classes = np.column_stack([inputs.workflows, ~inputs.tagged]).astype(np.float64)
-    enough = np.flatnonzero(classes.sum(axis=0) >= _LEAST)
-    rows = np.asarray(classes[:, enough].any(axis=1))
-    text = inputs.take(rows).untagged()
-    design = Design.learn(text)
-    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=_SHRINKAGE)
-    model.fit(design.columns(text), classes[rows].argmax(axis=1))
-    coefficients, intercept = model.coef_.T, model.intercept_
-    if len(enough) == 2:  # scikit-learn keeps one score for two classes: that of the second against the first
-        coefficients, intercept = np.hstack([0.0 * coefficients, coefficients]), np.array([0.0, intercept[0]])
-    count = classes.shape[1]
-    weight, bias = np.zeros((len(coefficients), count)), np.full(count, _NEVER)
-    weight[:, enough], bias[enough] = design.fold(coefficients, intercept)
+    counts = np.append(inputs.workflows.sum(axis=0, dtype=np.float64), (~inputs.tagged).sum())
+    enough = np.flatnonzero(counts >= _LEAST)
+    classes = np.column_stack([inputs.workflows > 0, ~inputs.tagged])
+    seen = inputs.take(np.asarray(classes[:, enough].any(axis=1)))
+    nobody = np.empty((len(seen), 0))  # no candidate: the sums over every request alone
+    normal = Normal.of(seen, nobody, nobody)
+    text, tagged, count = normal.text(), normal.tagged[-1], counts[enough]
+    design = Design.of(text)
+    total = np.column_stack([tagged, normal.gram[-1, :, 0] - tagged.sum(axis=1)])[:, enough]
+    mean = design.sums(total) / count  # (dim + surface, classes)
+    within = (design.gram(text, -1) - (mean * count) @ mean.T) / len(seen)
+    even = np.trace(within) / (len(within) + normal.workflows)
+    covariance = (1.0 - _SHRINKAGE) * within + _SHRINKAGE * even * np.eye(len(within))
+    coefficients = np.linalg.lstsq(covariance, mean, rcond=None)[0]
+    intercept = np.log(count / len(seen)) - 0.5 * (mean * coefficients).sum(axis=0)
+    weight, bias = np.zeros((len(within) + normal.workflows, len(counts))), np.full(len(counts), _NEVER)
+    weight[: len(within), enough], bias[enough] = design.fold(coefficients, intercept)
     bias[-1] -= np.log(_UNTAGGED_ODDS)
     return weight, bias

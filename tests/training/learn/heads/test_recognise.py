@@ -7,11 +7,13 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from serving.bundle.encoder import onnx_session
 from training.config import load_params
 from training.dataset.inputs import Inputs
 from training.dataset.split import workflow_folds
+from training.learn.estimators.design import Design, stacked
 from training.learn.estimators.registry import variants
 from training.learn.export import pair_to_onnx, recognised_to_onnx
 from training.learn.heads.pair import Pair, fit_pair
@@ -85,6 +87,25 @@ def test_two_workflows_and_rare_ones() -> None:
     found = recogniser(mixed.take(kept), kind[kept])
     assert found is not None
     assert not (found.recognised(written(200, 3, tagged=0.0)[0]).workflows.argmax(axis=1) == 3).any()
+
+
+@pytest.mark.parametrize(("workflows", "tagged"), [(3, 0.8), (2, 1.0)])
+def test_the_scores_are_a_linear_discriminant_analysis(workflows: int, tagged: float) -> None:
+    """Those of scikit-learn's on the standardised columns, up to what all classes have in common."""
+    inputs, kind = written(500, 3, workflows=workflows, tagged=tagged)
+    found = recogniser(inputs, kind)
+    assert found is not None
+    text = inputs.untagged()
+    columns = Design.learn(text).columns(text)
+    classes = np.where(inputs.tagged, inputs.workflows.argmax(axis=1), WORKFLOWS)
+    theirs = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.1).fit(columns, classes)
+    known = np.unique(classes)
+    scores = stacked(text) @ found.weight[:, known] + found.bias[known]
+    scores[:, known == WORKFLOWS] += np.log(4.0)
+    expected = theirs.decision_function(columns)
+    if len(known) == 2:
+        expected = np.column_stack([0.0 * expected, expected])
+    np.testing.assert_allclose(scores - scores[:, :1], expected - expected[:, :1], atol=1e-7)
 
 
 @pytest.fixture(scope="module")
