@@ -64,15 +64,18 @@ def train(
     promote: bool = True,
     evidence: Callable[[], str] | None = None,
     progress: Progress = silent,
+    prepared: Prepared | None = None,
 ) -> Run:
     """Trains on an outcome table and writes `out/<version>`; `out/current` is switched to it last, if it is promoted, which
     without `promote` it never is.
 
     `truth` is given for a simulated log only, and marks every figure as simulated. No file that is written holds text of
     a request, unless `keep_text` puts the test requests, and the texts of those shown beside decisions, into the bundle. Where
-    nothing is certified, the report says what `evidence` would change that.
+    nothing is certified, the report says what `evidence` would change that. Where it was `prepared` before, the rows of the
+    table are not read any more.
     """
-    prepared = prepare(table.frame, params, catalogue)
+    if prepared is None:
+        prepared = prepare(table.frame, params, catalogue)
     if params.evaluate.splits:  # a misspelt name is told now, not after the training
         quick_estimators(params, np.zeros(len(prepared.candidates)))
     inputs, encoder = encode(prepared, params, cache, progress)
@@ -105,6 +108,8 @@ def train(
         tested = exported(Path(aside), measured, part.train | part.calibration)
         progress("evaluate", None, None)
         evaluation = evaluate_router(tested, prepared, inputs, measured, params, truth)
+        if prepared.volume is not None:
+            evaluation = replace(evaluation, volume=prepared.volume)
         if params.evaluate.splits:
             progress("evaluate by other splits", None, None)
             evaluation = replace(evaluation, splits=split_figures(prepared, inputs, params))
@@ -114,7 +119,7 @@ def train(
         # The sweep stays the one that was measured, so that a champion's tested heads are compared on their own knobs.
         known = {"metrics": evaluation.summary(), "knobs": tested.manifest.knobs}
         manifest = exported(folder, served, part.train | part.calibration | part.test).manifest.model_copy(update=known)
-        figures = with_month(manifest.metrics, frontier_document(manifest, evaluation))
+        figures = with_month(manifest.metrics, frontier_document(manifest, evaluation), prepared.sampled)
         manifest = manifest.model_copy(update={"metrics": figures})
         lacking = None
         if evidence is not None and manifest.default.certificate is None:

@@ -36,6 +36,8 @@ class OutcomeMatrix:
 
     What was bought after the fact is `certifying` (n, m) where its request was drawn uniformly at random, its propensity the
     chance that this candidate was asked then; and `learning` (n, m) where it was chosen for what it teaches.
+
+    `weight` (n,) is how many requests of the log each stands for: 1, unless the log was sampled.
     """
 
     candidates: tuple[str, ...]
@@ -59,6 +61,7 @@ class OutcomeMatrix:
     chained: Bools
     certifying: Bools
     learning: Bools
+    weight: Floats
 
     def __len__(self) -> int:
         return len(self.request_id)
@@ -100,10 +103,13 @@ def workflow_names(workflow: Objects) -> Objects:
     return np.array([NO_WORKFLOW if name is None else str(name) for name in workflow], dtype=object)
 
 
-def build_matrix(frame: pd.DataFrame, candidates: Sequence[str] | None = None) -> OutcomeMatrix:
+def build_matrix(
+    frame: pd.DataFrame, candidates: Sequence[str] | None = None, *, requests: bool = True
+) -> OutcomeMatrix:
     """The outcome table as matrices, requests in order of first appearance.
 
-    `candidates` fixes the columns (rows of other candidates are left out); by default all that occur, sorted.
+    `candidates` fixes the columns (rows of other candidates are left out); by default all that occur, sorted. Without
+    `requests` these are None, and a text is what the table has as prompt.
     """
     columns = tuple(sorted(frame["candidate"].unique())) if candidates is None else tuple(candidates)
     outcomes = one_outcome_each(frame)
@@ -111,7 +117,7 @@ def build_matrix(frame: pd.DataFrame, candidates: Sequence[str] | None = None) -
     rows, ids = pd.factorize(outcomes["request_id"])
     cols = pd.Categorical(outcomes["candidate"], categories=list(columns)).codes.astype(np.intp)
     first = frame[~frame["request_id"].duplicated() & frame["request_id"].isin(ids)].reset_index(drop=True)
-    requests = _requests(first)
+    asked: Objects = requests_of(first) if requests else np.full(len(first), None)
     # A request of which any row is held out is held out.
     held_out = set(frame.loc[frame["split"] == "test", "request_id"])
     given = [
@@ -132,8 +138,8 @@ def build_matrix(frame: pd.DataFrame, candidates: Sequence[str] | None = None) -
     return OutcomeMatrix(
         candidates=columns,
         request_id=np.asarray(ids, dtype=object),
-        requests=requests,
-        texts=_objects([text_of(request) for request in requests]),
+        requests=asked,
+        texts=_objects(list(map(text_of, asked)) if requests else list(first["prompt"])),
         workflow=_nullable(first["workflow"]),
         session_id=_nullable(first["session_id"]),
         timestamp=stamps,
@@ -143,6 +149,7 @@ def build_matrix(frame: pd.DataFrame, candidates: Sequence[str] | None = None) -
         chained=cells(chained, False),
         certifying=cells(purpose == "certify", False),
         learning=cells(purpose == "learn", False),
+        weight=np.ones(len(ids)),
         **{name: cells(values, np.nan) for name, values in measured.items()},
     )
 
@@ -157,7 +164,8 @@ def _nullable(series: pd.Series[Any]) -> Objects:
     return _objects([None if pd.isna(value) else value for value in series])
 
 
-def _requests(first: pd.DataFrame) -> Objects:
+def requests_of(first: pd.DataFrame) -> Objects:
+    """(n,) the requests of an outcome table's rows."""
     requests = []
     for prompt, messages, workflow, session in zip(
         first["prompt"], first["messages"], first["workflow"], first["session_id"], strict=True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,11 +12,14 @@ import pandas as pd
 from serving.bundle.arrays import Bools, Columns, Floats
 from serving.bundle.catalogue import Candidate
 from serving.bundle.manifest import Objective
+from serving.bundle.request import text_of
 from training.config import Params
 from training.dataset.kinds import Kinds
 from training.dataset.label import acceptable
-from training.dataset.matrix import ENOUGH_DRAWN, OutcomeMatrix, build_matrix
+from training.dataset.matrix import ENOUGH_DRAWN, Objects, OutcomeMatrix, build_matrix
+from training.dataset.sampling.core import Sampled, core_of
 from training.dataset.split import Split, group_requests, split_requests
+from training.dataset.volume import Volume, volume
 from training.errors import TrainingError
 from training.prices.costs import CostNotes, fill_costs
 
@@ -30,7 +33,7 @@ class PrepareError(TrainingError):
 @dataclass(frozen=True)
 class Prepared:
     """A log ready to be learned from. `labels` (n, m) is 1 acceptable, 0 not, NaN not judged; `groups` (n,) ties
-    requests that may not be separated."""
+    requests that may not be separated. Of a log that was `sampled` it is the core, and `volume` is the whole log's."""
 
     matrix: OutcomeMatrix
     labels: Floats
@@ -41,6 +44,8 @@ class Prepared:
     cost_notes: CostNotes
     fingerprint: str
     kinds: Kinds | None = None
+    sampled: Sampled | None = None
+    volume: Volume | None = None
 
     @property
     def graded(self) -> bool:
@@ -65,9 +70,62 @@ def prepare(frame: pd.DataFrame, params: Params, catalogue: Mapping[str, Candida
     A candidate of which the training part has no judged outcome that may be measured on, such as one that was released last
     week, is left out with all its rows, and the split's note says so: it would be judged on nothing.
     """
+    return _without_unlearnable(frame, params, catalogue)[0]
+
+
+def prepare_stored(
+    frame: pd.DataFrame, params: Params, catalogue: Mapping[str, Candidate], requests: Callable[[Objects], Objects]
+) -> Prepared:
+    """As `prepare`, of a log whose texts are on disk: `frame` has a `stand_in` of each, and `requests` (ids) gives requests.
+
+    Of a log with more requests than its core it is the core, which has the parts, groups and outcomes that the whole log has.
+    """
+    whole, logged = _without_unlearnable(frame, params, catalogue, requests=False)
+    core = core_of(whole.matrix, whole.fair_labels, whole.groups, whole.split, params.scale, params.split.seed)
+    rows, split = np.flatnonzero(core.kept), whole.split
+    asked = requests(whole.matrix.request_id[rows])
+    texts = np.array([text_of(request) for request in asked], dtype=object)
+    matrix = replace(logged.take(rows), requests=asked, texts=texts, weight=core.weight[rows])
+    matrix, notes = fill_costs(matrix, catalogue, params.costs.assumed_output_tokens)
+    masks = {name: getattr(split, name)[rows] for name in ("train", "calibration", "test", "dropped")}
+    found = replace(
+        whole,
+        matrix=matrix,
+        labels=whole.labels[rows],
+        groups=np.asarray(pd.factorize(whole.groups[rows])[0], dtype=np.intp),
+        split=replace(split, **masks),
+        cost_notes=notes,
+        sampled=core.sampled,
+    )
+    if core.sampled is None:
+        return found
+    note = f"{split.note}; {core.sampled.said()}"
+    return replace(found, split=replace(found.split, note=note), volume=_volume(whole.matrix, found, params))
+
+
+def _volume(whole: OutcomeMatrix, core: Prepared, params: Params) -> Volume:
+    """The whole log's volume; where a cost takes the length of a text that is not at hand, costs are those of the core's
+    calibration and test part, which are fair samples."""
+    found = volume(whole, params.report.requests_a_month)
+    if not (whole.attempted & np.isnan(whole.cost_usd)).any():
+        return found
+    fair = volume(core.matrix.take(core.split.calibration | core.split.test))
+    each = fair.cost_usd_per_request
+    return replace(
+        found,
+        cost_usd=None if each is None else each * found.counted,
+        cost_known_share=fair.cost_known_share,
+        cost_usd_per_request=each,
+    )
+
+
+def _without_unlearnable(
+    frame: pd.DataFrame, params: Params, catalogue: Mapping[str, Candidate], *, requests: bool = True
+) -> tuple[Prepared, OutcomeMatrix]:
+    """The log without candidates that it tells too little of, and its outcomes before costs were filled in."""
     left_out: list[str] = []
     while True:
-        found = _prepared(frame, params, catalogue, left_out)
+        found, built = _prepared(frame, params, catalogue, left_out, requests)
         learned = _can_be_certified(found.matrix)
         learned &= np.isfinite(found.fair_labels[found.split.train]).any(axis=0)
         if learned.all():
@@ -76,7 +134,7 @@ def prepare(frame: pd.DataFrame, params: Params, catalogue: Mapping[str, Candida
     if left_out:
         note = f"{found.split.note}; {_left_out(left_out)}"
         found = replace(found, split=replace(found.split, note=note))
-    return found
+    return found, built
 
 
 def _can_be_certified(matrix: OutcomeMatrix) -> Bools:
@@ -98,10 +156,10 @@ def _left_out(names: Sequence[str]) -> str:
 
 
 def _prepared(
-    frame: pd.DataFrame, params: Params, catalogue: Mapping[str, Candidate], left_out: Sequence[str]
-) -> Prepared:
+    frame: pd.DataFrame, params: Params, catalogue: Mapping[str, Candidate], left_out: Sequence[str], requests: bool
+) -> tuple[Prepared, OutcomeMatrix]:
     # All rows, for what the failure of one that is left out led to was not chosen either.
-    built = build_matrix(frame, sorted(set(frame["candidate"]) - set(left_out)))
+    built = build_matrix(frame, sorted(set(frame["candidate"]) - set(left_out)), requests=requests)
     if left_out and len(built.candidates) < 2:
         raise PrepareError(
             f"only {', '.join(built.candidates) or 'no candidate'} has judged outcomes in the training part, so there is "
@@ -135,7 +193,7 @@ def _prepared(
     )
     workflows = tuple(sorted({w for w in matrix.workflow[split.train] if w is not None}))
     candidates = tuple(catalogue.get(name, Candidate(name=name)) for name in matrix.candidates)
-    return Prepared(matrix, labels, groups, split, candidates, workflows, notes, fingerprint(frame))
+    return Prepared(matrix, labels, groups, split, candidates, workflows, notes, fingerprint(frame)), built
 
 
 def fingerprint(frame: pd.DataFrame) -> str:

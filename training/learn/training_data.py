@@ -91,10 +91,11 @@ def cell_propensity(
             labels[others],
             features[others],
             lambda: fold(others),
+            matrix.weight[others],
         )
     if drawn.any():
         asked_for = matrix.certifying[drawn]
-        share = judged_share(asked_for, matrix.error[drawn], labels[drawn], together=True)
+        share = judged_share(asked_for, matrix.error[drawn], labels[drawn], matrix.weight[drawn], together=True)
         asked = matrix.propensity[drawn] * share
         found[drawn] = np.where(asked_for, asked, np.where(logged[drawn], 1.0, np.nan))
         bought = f"a plan's, as its rows say, for {int(drawn.sum())} requests that were drawn to certify on"
@@ -114,9 +115,10 @@ def cell_judged(matrix: OutcomeMatrix, labels: Floats) -> Floats:
     """(n, m) the share of `cell_propensity` that is being judged; 1 of what the log knew of a drawn request."""
     found, drawn = np.full(labels.shape, np.nan), matrix.drawn
     logged = matrix.attempted & ~matrix.learning
-    found[~drawn] = judged_share(logged[~drawn], matrix.error[~drawn], labels[~drawn])
-    share = judged_share(matrix.certifying[drawn], matrix.error[drawn], labels[drawn], together=True)
-    found[drawn] = np.where(matrix.certifying[drawn], share, np.where(logged[drawn], 1.0, np.nan))
+    found[~drawn] = judged_share(logged[~drawn], matrix.error[~drawn], labels[~drawn], matrix.weight[~drawn])
+    asked_for, weight = matrix.certifying[drawn], matrix.weight[drawn]
+    share = judged_share(asked_for, matrix.error[drawn], labels[drawn], weight, together=True)
+    found[drawn] = np.where(asked_for, share, np.where(logged[drawn], 1.0, np.nan))
     return found
 
 
@@ -128,12 +130,13 @@ def cell_weights(matrix: OutcomeMatrix, labels: Floats, propensity: Floats, clip
     What the log knew of a request that was drawn counts as the average logged outcome.
     """
     logged = matrix.attempted & ~matrix.certifying & ~matrix.learning & ~matrix.drawn[:, None]
-    judged = judged_share(logged, matrix.error, labels)
-    weights = fitting_weights(np.where(logged, propensity, np.nan), judged, clip)
+    judged = judged_share(logged, matrix.error, labels, matrix.weight)
+    weights = fitting_weights(np.where(logged, propensity, np.nan), judged, clip, matrix.weight)
     for bought in (matrix.certifying, matrix.learning):
         if bought.any():
-            share = judged_share(bought, matrix.error, labels, together=True)
-            weights += fitting_weights(np.where(bought, matrix.propensity, np.nan) * share, share, clip)
+            share = judged_share(bought, matrix.error, labels, matrix.weight, together=True)
+            asked = np.where(bought, matrix.propensity, np.nan) * share
+            weights += fitting_weights(asked, share, clip, matrix.weight)
     known = matrix.attempted & ~matrix.certifying & ~matrix.learning & matrix.drawn[:, None]
     return np.asarray(np.where(known, 1.0, weights))
 

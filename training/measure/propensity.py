@@ -1,6 +1,7 @@
 """With which probability a log observed each outcome: as logged, or estimated; and what an outcome counts for then.
 
-n requests, m candidates. A propensity (n, m) is that of the cell, NaN where there was no attempt.
+n requests, m candidates. A propensity (n, m) is that of the cell, NaN where there was no attempt. `weight` (n,) is how many
+requests of the log each stands for, 1 where it is None: what is estimated of a sample is estimated of the log then.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ def observation_propensity(
     labels: Floats,
     features: AnyFloats,
     folds: Callable[[], Columns],
+    weight: Floats | None = None,
 ) -> tuple[Floats, str]:
     """(n, m) the probability with which each cell was tried and judged, NaN where it was not tried, and where it is from.
 
@@ -40,17 +42,17 @@ def observation_propensity(
     if everywhere.all():
         note = "every candidate was tried on every request"
     elif not known.any():
-        tried, note = estimate_propensities(attempted, features.astype(np.float64), folds())
+        tried, note = estimate_propensities(attempted, features.astype(np.float64), folds(), weight)
     else:
         note = f"logged for {int(known.sum())} of {len(known)} requests with some candidates only"
         if not known.all():
-            tried, more = _estimated_where_missing(attempted, tried, features, folds())
+            tried, more = _estimated_where_missing(attempted, tried, features, folds(), weight)
             note += more
-    return judged_propensity(attempted, error, labels, tried), note
+    return judged_propensity(attempted, error, labels, tried, weight), note
 
 
 def _estimated_where_missing(
-    attempted: Bools, tried: Floats, features: AnyFloats, folds: Columns
+    attempted: Bools, tried: Floats, features: AnyFloats, folds: Columns, weight: Floats | None
 ) -> tuple[Floats, str]:
     """`tried` (n, m) with the propensity of each single attempt that has none estimated, and what to add to the note.
 
@@ -61,7 +63,8 @@ def _estimated_where_missing(
     single = missing & (attempted.sum(axis=1) == 1)
     like = single if single.sum() >= _FEW else attempted.sum(axis=1) == 1
     found = np.full(tried.shape, np.nan)
-    found[like], _ = estimate_propensities(attempted[like], features[like].astype(np.float64), folds[like])
+    counts = None if weight is None else weight[like]
+    found[like], _ = estimate_propensities(attempted[like], features[like].astype(np.float64), folds[like], counts)
     note = (
         f"; for {int(single.sum())} tried on one it is estimated by out-of-fold logistic regression"
         if single.any()
@@ -72,13 +75,17 @@ def _estimated_where_missing(
     return np.where(single[:, None], found, tried), note
 
 
-def judged_propensity(attempted: Bools, error: Bools, labels: Floats, propensity: Floats) -> Floats:
+def judged_propensity(
+    attempted: Bools, error: Bools, labels: Floats, propensity: Floats, weight: Floats | None = None
+) -> Floats:
     """(n, m) the probability of an attempt that was also judged: propensity times `judged_share`. All arrays (n, m)."""
-    product: Floats = propensity * judged_share(attempted, error, labels)
+    product: Floats = propensity * judged_share(attempted, error, labels, weight)
     return product
 
 
-def judged_share(attempted: Bools, error: Bools, labels: Floats, *, together: bool = False) -> Floats:
+def judged_share(
+    attempted: Bools, error: Bools, labels: Floats, weight: Floats | None = None, *, together: bool = False
+) -> Floats:
     """(n, m) the probability that an attempt was judged: 1 for an error, which is always known; of an answer estimated.
 
     An answer nobody judged is no observation of quality (it is one of cost, which needs no such factor). The share is
@@ -89,16 +96,19 @@ def judged_share(attempted: Bools, error: Bools, labels: Floats, *, together: bo
     """
     everywhere = attempted.all(axis=1) & (not together)
     answered = attempted & ~error
+    counts = _counts(weight, len(attempted))
     shares = np.full(attempted.shape, np.nan)
     for stratum in (everywhere, ~everywhere):
-        answers = answered[stratum].sum(axis=0)
-        judged = (answered[stratum] & np.isfinite(labels[stratum])).sum(axis=0)
+        answers = counts[stratum] @ answered[stratum]
+        judged = counts[stratum] @ (answered[stratum] & np.isfinite(labels[stratum]))
         known = np.where((answers > 0) & (judged == 0), np.nan, 1.0)
-        shares[stratum] = np.where(error[stratum], known, judged / np.maximum(answers, 1))
+        shares[stratum] = np.where(error[stratum], known, judged / np.where(answers > 0, answers, 1.0))
     return np.where(attempted, shares, np.nan)
 
 
-def estimate_propensities(attempted: Bools, features: AnyFloats, folds: Columns) -> tuple[Floats, str]:
+def estimate_propensities(
+    attempted: Bools, features: AnyFloats, folds: Columns, weight: Floats | None = None
+) -> tuple[Floats, str]:
     """Propensities (n, m) for a log that has none, NaN where there was no attempt, and a note that says how.
 
     Given how many candidates a request was tried on: all of them, 1; a single one, the multinomial logistic regression
@@ -116,10 +126,10 @@ def estimate_propensities(attempted: Bools, features: AnyFloats, folds: Columns)
         raise ValueError("expected at least two folds to estimate propensities out of fold, got one")
     propensity = np.full((n, m), np.nan)
     propensity[everywhere] = 1.0
-    chosen = attempted.argmax(axis=1)
+    chosen, counts = attempted.argmax(axis=1), _counts(weight, n)
     for fold in np.unique(folds[single]):
         held, rest = single & (folds == fold), single & (folds != fold)
-        shares = _choice_shares(features[rest], chosen[rest], features[held], m)
+        shares = _choice_shares(features[rest], chosen[rest], features[held], m, counts[rest])
         propensity[held] = np.maximum(shares, 1.0 / (20 * m))
     note = (
         f"propensities were not logged; {int(everywhere.sum())} requests tried on every candidate count with propensity 1"
@@ -131,8 +141,9 @@ def estimate_propensities(attempted: Bools, features: AnyFloats, folds: Columns)
     return np.where(attempted, propensity, np.nan), note
 
 
-def fitting_weights(propensity: Floats, judged: Floats, clip: float) -> Floats:
-    """(n, m) what each cell counts for in fitting: 1 / propensity, with mean 1 over each candidate's attempts.
+def fitting_weights(propensity: Floats, judged: Floats, clip: float, weight: Floats | None = None) -> Floats:
+    """(n, m) what each cell counts for in fitting: 1 / propensity, with mean 1 over each candidate's attempts, times
+    what its request stands for.
 
     `propensity` is that of the choice and of being judged together, `judged` the second alone (`judged_share`). Only the
     choice's weight is clipped, at `clip`: it varies from request to request, where a share of 5% judged is the same for all
@@ -146,16 +157,24 @@ def fitting_weights(propensity: Floats, judged: Floats, clip: float) -> Floats:
     choice = propensity / share
     known = counts & np.isfinite(choice)
     chosen = np.where(known, 1.0 / np.maximum(np.where(known, choice, 1.0), 1.0 / clip), 0.0)
-    usual = np.where(known.any(axis=0), chosen.sum(axis=0) / np.maximum(known.sum(axis=0), 1), 1.0)
-    weight = np.where(counts, np.where(known, chosen, usual) / share, 0.0)
-    mean = weight.sum(axis=0) / np.maximum(counts.sum(axis=0), 1)
-    return np.asarray(weight / np.where(mean > 0, mean, 1.0))
+    standing = _counts(weight, len(judged))[:, None]
+    number = np.where(known, standing, 0.0).sum(axis=0)
+    usual = np.where(known.any(axis=0), (standing * chosen).sum(axis=0) / np.where(number > 0, number, 1.0), 1.0)
+    total = standing * np.where(counts, np.where(known, chosen, usual) / share, 0.0)
+    mean = total.sum(axis=0) / np.maximum(counts.sum(axis=0), 1)
+    return np.asarray(total / np.where(mean > 0, mean, 1.0))
 
 
-def _choice_shares(features: AnyFloats, chosen: Columns, at: AnyFloats, m: int) -> Floats:
+def _counts(weight: Floats | None, n: int) -> Floats:
+    """(n,) what each of n requests counts for: 1 on average."""
+    return np.ones(n) if weight is None or not n else weight * (n / weight.sum())
+
+
+def _choice_shares(features: AnyFloats, chosen: Columns, at: AnyFloats, m: int, weight: Floats) -> Floats:
     """(len(at), m) probability of each candidate at the features `at`, learned from the choices made at `features`."""
     counts = np.bincount(chosen, minlength=m)
-    marginal = (counts + 1.0) / (counts.sum() + m)
+    weighted = np.bincount(chosen, weight, minlength=m)
+    marginal = (weighted + 1.0) / (weighted.sum() + m)
     shares = np.tile(marginal, (len(at), 1))
     common = np.flatnonzero(counts >= _RARE)
     if len(common) < 2:
@@ -163,7 +182,7 @@ def _choice_shares(features: AnyFloats, chosen: Columns, at: AnyFloats, m: int) 
     rows = np.isin(chosen, common)
     mean, deviation = features[rows].mean(axis=0), features[rows].std(axis=0)
     scale = np.where(deviation > 1e-9, 1.0 / np.maximum(deviation, 1e-9), 0.0)
-    model = LogisticRegression(max_iter=1000).fit((features[rows] - mean) * scale, chosen[rows])
+    model = LogisticRegression(max_iter=1000).fit((features[rows] - mean) * scale, chosen[rows], weight[rows])
     # scikit-learn sorts its classes, and so is `common`.
     shares[:, common] = model.predict_proba((at - mean) * scale) * marginal[common].sum()
     return shares

@@ -61,7 +61,9 @@ def fill_costs(
         )
     unknown = missing & np.isnan(matrix.input_tokens)
     entries = [catalogue.get(name, Candidate(name=name)) for name in matrix.candidates]
-    found, counted = tokens_of(list(matrix.requests), entries, unknown)
+    # Of a request that is not at hand nobody knows how long it is: its cost stays unknown.
+    readable = np.array([request is not None for request in matrix.requests], dtype=np.bool_)
+    found, counted = tokens_of(list(matrix.requests), entries, unknown & readable[:, None])
     input_tokens = np.where(unknown, found, matrix.input_tokens)
     seen = np.isfinite(matrix.output_tokens)
     mean_output = np.where(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.bundle.manifest import Manifest, OperatingPoint
+from training.dataset.sampling.core import Sampled
 from training.dataset.volume import Volume
 from training.evaluate.bands import Mark
 from training.evaluate.evaluation import ROUTER, Evaluation, PointLine
@@ -180,11 +181,14 @@ def month_of(
     }
 
 
-def with_month(metrics: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str, Any]:
+def with_month(
+    metrics: Mapping[str, Any], document: Mapping[str, Any], sampled: Sampled | None = None
+) -> dict[str, Any]:
     """A manifest's metrics with the log's dates and volume and the month's saving; no key for what is not known.
 
     `log_counted_requests` are those that a month is reckoned from, `requests_a_month` = counted / days * 30.4375: the log's own
-    traffic, without what was put to every candidate or bought.
+    traffic, without what was put to every candidate or bought. Of a log that was `sampled`, `log_core_requests` are in its
+    core.
     """
     log, month = document.get("log") or {}, document.get("month") or {}
     figures = {
@@ -194,6 +198,7 @@ def with_month(metrics: Mapping[str, Any], document: Mapping[str, Any]) -> dict[
         "log_requests": log.get("requests"),
         "log_dated_requests": log.get("dated"),
         "log_counted_requests": log.get("counted"),
+        "log_core_requests": metrics.get("log_core_requests") if sampled is None else sampled.kept,
         "requests_a_month": log.get("requests_a_month"),
         "log_cost_usd_per_request": log.get("cost_usd_per_request"),
         "reference_cost_usd_per_request": month.get("reference_usd_per_request"),

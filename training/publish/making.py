@@ -34,9 +34,10 @@ def making(
     split, matrix = prepared.split, prepared.matrix
     counts = {
         "rows read": table.rows_read,
-        "rows used": len(table.frame),
+        "rows used": table.rows_read - len(table.skipped),
         "rows skipped": len(table.skipped),
-        "requests": len(matrix),
+        "requests": len(matrix) if prepared.sampled is None else prepared.sampled.requests,
+        **({} if prepared.sampled is None else {"requests in the core": len(matrix)}),
         "requests with every candidate observed": int(matrix.complete().sum()),
         "training requests": int(split.train.sum()),
         "calibration requests": int(split.calibration.sum()),
@@ -57,6 +58,7 @@ def making(
         "aliases": [use._asdict() for use in table.aliases],
         "formats": list(table.formats),
         "split": {"method": split.method, "note": split.note},
+        "sampled": None if prepared.sampled is None else prepared.sampled.said(),
         "reference_note": learned.reference_note,
         "propensity_note": learned.propensity_note,
         "zero_router": evaluation.zero_router,
@@ -80,7 +82,7 @@ def making(
 
 def of_addition(before: Mapping[str, Any] | None, name: str, sentence: str) -> dict[str, Any]:
     """Of a bundle that is another one, made as `before` says, with the candidate `name` added and nothing measured anew."""
-    told: dict[str, Any] = dict.fromkeys(("split", "zero_router", "confidence", "evidence"))
+    told: dict[str, Any] = dict.fromkeys(("split", "sampled", "zero_router", "confidence", "evidence"))
     told |= {key: [] for key in ("formats", "aliases", "off_policy", "heads", "settings")}
     told |= {"counts": {}, "reasons": {}, "reference_note": "", "propensity_note": ""}
     kept = ("reference_note", "propensity_note", "settings")

@@ -50,7 +50,8 @@ def write(
     write_making(folder, made)
     of_report.write(folder, manifest)
     figures = {name: value for name, value in manifest.metrics.items() if not name.startswith(SPLIT)}
-    of_the_log = {name: value for name, value in with_month({}, document).items() if name in figures}
+    known = with_month({}, document, prepared.sampled)
+    of_the_log = {name: value for name, value in known.items() if name in figures}
     card = environment().get_template("card.md.j2")
     words = card.render(
         manifest=manifest,

@@ -1,0 +1,145 @@
+"""The rows of an imported log, a file at a time: all of them without their texts, or those of some requests with them.
+
+Texts are read in two passes and never all at once: the first leaves a stand-in of each (`split.stand_in`), by which requests
+are tied together as by the text itself; the second reads those of the requests that are wanted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from serving.bundle.request import text_of
+from training.dataset.inputs import Progress, silent
+from training.dataset.matrix import Objects, requests_of
+from training.dataset.split import stand_in
+from training.logs.cells import parse_json
+from training.logs.dataset import ACCOUNT, FORMAT_VERSION, SKIPPED, ImportAccount
+from training.logs.outcomes import COLUMNS, OutcomeError, Outcomes, origin, unreadable_rows
+
+_TOKENS = ("input_tokens", "output_tokens")
+_OF_A_REQUEST = ("request_id", "prompt", "messages", "workflow", "session_id")
+_SKIPPED_NAMES = ("source", "reason", "field", "value", "expected")
+
+
+class StoredLog:
+    """A folder that `dataset.store` wrote."""
+
+    def __init__(self, folder: Path, account: ImportAccount) -> None:
+        self.folder, self.account = folder, account
+
+    def __len__(self) -> int:
+        """The rows."""
+        return self.account.rows_used
+
+    def requests(self) -> int:
+        """How many requests the rows are of."""
+        found = [pd.util.hash_array(_column(path, "request_id"), categorize=False) for path in self._files()]
+        return len(np.unique(np.concatenate(found))) if found else 0
+
+    def skeleton(self, progress: Progress = silent) -> Outcomes:
+        """Every row, with a stand-in for the text of each request's first row and no other text; what was skipped, and the
+        account, are the whole import's."""
+        frames, done = [], 0
+        for path in self._files():
+            frame = _frame(path)
+            first = np.flatnonzero(~frame["request_id"].duplicated())
+            texts = np.full(len(frame), None, dtype=object)
+            texts[first] = [stand_in(text_of(request)) for request in requests_of(frame.iloc[first])]
+            nothing = pd.Series(np.full(len(frame), None), dtype=object)
+            frames.append(frame.assign(prompt=pd.Series(texts, dtype="str"), messages=nothing))
+            done += len(frame)
+            progress("read without texts", done, len(self))
+        whole = pd.concat(frames, ignore_index=True)
+        # The first of a file need not be the first of the log: how it was cut into files is not to be seen.
+        again = whole["request_id"].duplicated()
+        return self._outcomes(whole.assign(prompt=whole["prompt"].mask(again)))
+
+    def requests_of(self, ids: Objects, progress: Progress = silent) -> Objects:
+        """(n,) the requests with these ids, in their order."""
+        wanted = pd.Index(ids)
+        found = np.full(len(wanted), None, dtype=object)
+        missing, done = np.ones(len(wanted), dtype=np.bool_), 0
+        for path in self._files():
+            place = wanted.get_indexer(pd.Index(_column(path, "request_id")))
+            rows = np.flatnonzero((place >= 0) & missing[place] & ~pd.Series(place).duplicated().to_numpy())
+            if len(rows):
+                found[place[rows]] = requests_of(_frame(path, _OF_A_REQUEST).iloc[rows])
+                missing[place[rows]] = False
+            done += len(place)
+            progress("read texts of the core", done, len(self))
+        if missing.any():
+            raise OutcomeError(
+                f"{self.folder}: {int(missing.sum()):,} requests are gone since it was read. Import it again."
+            )
+        return found
+
+    def rows_of(self, ids: Collection[str]) -> Outcomes:
+        """The rows of the requests with these ids, with their texts."""
+        wanted = pd.Index(list(ids))
+        frames = [frame[frame["request_id"].isin(wanted)] for frame in map(_frame, self._files())]
+        return self._outcomes(pd.concat(frames, ignore_index=True))
+
+    def _files(self) -> Iterator[Path]:
+        return (self.folder / name for name in self.account.files)
+
+    def _outcomes(self, frame: pd.DataFrame) -> Outcomes:
+        skipped = unreadable_rows(str(self.folder), ())
+        if (path := self.folder / SKIPPED).exists():
+            skipped = pd.read_csv(path, dtype=dict.fromkeys(_SKIPPED_NAMES, "str"), keep_default_na=False)
+        return Outcomes(
+            frame=frame,
+            skipped=skipped,
+            rows_read=len(frame) + len(skipped),
+            formats=tuple(self.account.formats),
+            origin=origin(str(self.folder), np.arange(1, len(frame) + 1)),
+            notes=tuple(self.account.notes),
+        )
+
+
+def open_stored(folder: Path) -> StoredLog | None:
+    """The import in a folder; None where it is not one that is whole and was left as it was written."""
+    try:
+        told: dict[str, Any] = json.loads((folder / ACCOUNT).read_text(encoding="utf-8"))
+        account = ImportAccount(**{one.name: told[one.name] for one in fields(ImportAccount)})
+        there = {str(path.relative_to(folder)) for path in folder.rglob("*.parquet")}
+        rows = sum(pq.read_metadata(folder / name).num_rows for name in there)
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+        return None
+    same = there == set(account.files) and rows == account.rows_used and rows > 0
+    return StoredLog(folder, account) if same and account.format_version == FORMAT_VERSION else None
+
+
+def _column(path: Path, name: str) -> Objects:
+    return np.asarray(_table(path, [name])[name].to_pandas().to_numpy(dtype=object))
+
+
+def _frame(path: Path, columns: Sequence[str] = COLUMNS) -> pd.DataFrame:
+    """A file's rows as the outcome table has them."""
+    frame: pd.DataFrame = _table(path, list(columns)).to_pandas()
+    for name in columns:
+        if name == "messages":
+            parsed = [None if text is None or text != text else parse_json(text) for text in frame[name]]
+            frame[name] = pd.Series(parsed, dtype=object)
+        elif name in _TOKENS:
+            frame[name] = frame[name].astype("Int64")
+        elif frame[name].dtype == object:
+            frame[name] = frame[name].astype("str")
+    return frame
+
+
+def _table(path: Path, columns: list[str]) -> pa.Table:
+    try:
+        return pq.read_table(path, columns=columns, partitioning=None)
+    except (OSError, pa.ArrowException) as error:
+        raise OutcomeError(
+            f"{path}: cannot be read ({error}); the file was damaged or changed. Import the log again."
+        ) from error
