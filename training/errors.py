@@ -21,6 +21,9 @@ TrainingError                  the command line shows any of these as one messag
 ├── WhatIfError                what would be otherwise
 ├── NothingToDrawError         a chart of what is not known
 ├── NotOpenedError             what a notebook was not given
+├── MemoryTooSmallError        what is learned from, and the memory for it
+├── DiskTooSmallError          room to import a log that is trained on
+├── LargeLogError              an option that would hold a large log in memory
 └── NotComparableError         two bundles that the test requests cannot compare
 """
 

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -24,6 +25,7 @@ from training.cli.options import (
     CatalogueOption,
     JsonOption,
     LogOptions,
+    MemoryOption,
     PickleOption,
     Settings,
     TestOption,
@@ -48,6 +50,7 @@ def run(
     log: LogOptions,
     settings: Settings,
     test: TestOption = None,
+    memory_gb: MemoryOption = None,
     out: Annotated[Path, typer.Option(help="Where bundles are written; out/current is the champion.")] = MODELS,
     track: Annotated[bool, typer.Option(help="Log the run and register the bundle with MLflow.")] = True,
     promote: Annotated[
@@ -63,9 +66,10 @@ def run(
     ] = False,
 ) -> None:
     """Train a router on a log, through all stages, and write its bundle. Without --data the log is simulated."""
-    from training.cli.reading import ReadLog, named, priced, read
+    from training.cli.reading import ReadLog, named, priced, read, read_to_train, rows_in_core
     from training.dataset.label import label_kinds, labels_said
     from training.evaluate.baselines import Truth
+    from training.learn.prepare import Prepared, prepare_stored
     from training.logs.outcomes import OutcomeError
     from training.logs.sources.public import hub
     from training.logs.validate import validate
@@ -75,12 +79,12 @@ def run(
     if not any(hub.recognises_url(name) for name in [*named(log), *(test or ())]):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the encoder is on disk
     params, prices = settings.load(), load_prices(log.catalogue)
-    needless = [*log.needing_data, *(["--test"] if test else [])]
+    needless = [*log.needing_data, *(["--test"] if test else []), *(["--memory-gb"] if memory_gb else [])]
     if needless and not log.given:
         raise OutcomeError(f"{', '.join(needless)}: give --data as well; the simulated log is read as it is")
     with show.progress() as tell:
         if log.given:
-            found, prices = priced(read(log, prices, params.judge, tell, test or ()), prices)
+            found, prices = priced(read_to_train(log, prices, params, tell, test or (), memory_gb), prices)
             truth = None
         else:
             made = simulated_log(params, prices)
@@ -89,9 +93,19 @@ def run(
     show.print_log(found.outcomes, found.quality, found.masked)  # before training: it may be what training fails for
     if (said := labels_said(label_kinds(found.outcomes.frame), params.signals)) is not None:
         say(said)
-    with show.progress() as tell:
+    prepared: Prepared | None = None
+    if found.stored is not None:
+        stored = found.stored
+        with show.progress() as tell:
+            prepared = prepare_stored(found.outcomes.frame, params, prices, lambda ids: stored.requests_of(ids, tell))
+        found = found.without_rows()
+        if prepared.sampled is not None:
+            say(prepared.sampled.said())
+    with show.progress() as tell, found.work.until_done() if found.work is not None else nullcontext():
 
         def evidence() -> str:
+            if found.stored is not None and prepared is not None:
+                return advice(log, rows_in_core(found.stored, prepared, prices), params, prices, of_core=True)
             # Once more with the answers: those that nobody judged need not be bought.
             ungraded = replace(log, judge=None, judge_budget_usd=None)
             texts, known = priced(read(ungraded, prices, params.judge, tell, keep_texts=True), prices)
@@ -108,6 +122,7 @@ def run(
             promote=promote,
             evidence=evidence if log.given else None,
             progress=tell,
+            prepared=prepared,
         )
         manifest, promotion = trained.bundle.manifest, trained.promotion
         model = ""

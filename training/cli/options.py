@@ -61,6 +61,13 @@ JudgeBudgetOption = Annotated[float | None, _quality(help="What --judge may spen
 JudgePriceOption = Annotated[
     str | None, _quality(help="INPUT:OUTPUT, USD per million tokens, where LiteLLM's price map does not know it.")
 ]
+MemoryOption = Annotated[
+    float | None,
+    _settings(
+        help="How much memory to use, in GB; a log that takes more is read from disk. It never changes what is learned: "
+        "[scale] does. Default: 3/4 of what is free."
+    ),
+]
 HERE = Path()
 _HOME: ContextVar[Path] = ContextVar("home", default=HERE)
 CANDIDATES, CACHE, MODELS = Path("candidates.toml"), Path(".cache"), Path("models")

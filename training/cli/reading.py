@@ -13,7 +13,10 @@ from serving.bundle.catalogue import Candidate
 from training.cli.options import LogOptions, load_prices
 from training.cli.show import Tell, errors, say
 from training.config import Judge, Params
+from training.learn.prepare import Prepared
 from training.logs import aliases, rescale
+from training.logs.dataset import ImportAccount, store
+from training.logs.io import database
 from training.logs.outcomes import OutcomeError, Outcomes
 from training.logs.pairing import by_prompt, paired
 from training.logs.repeated import repeats
@@ -23,6 +26,9 @@ from training.logs.sources.langfuse import live as langfuse
 from training.logs.sources.listed import load_sources
 from training.logs.sources.mapped import parse_mapping
 from training.logs.sources.public import hub
+from training.logs.stored.memory import GB, LargeLogError, Limits, limits
+from training.logs.stored.rows import Counted, StoredLog, open_stored
+from training.logs.stored.work import WorkFolder, work_folder
 from training.prices.found import with_found_prices
 from training.quality import checks, llm_grader, llm_prices, scores
 
@@ -34,11 +40,20 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class ReadLog:
     """Outcomes under the catalogue's names, with the quality that was asked for, masked if that was, without answer texts;
-    what each source of quality did; and how much of each kind was masked, None where nothing was looked for."""
+    what each source of quality did; and how much of each kind was masked, None where nothing was looked for. Of a log that is
+    read from disk, `stored` has the texts, for which outcomes have stand-ins, and `work` is the folder made for it."""
 
     outcomes: Outcomes
     quality: tuple[QualityReport, ...]
     masked: Mapping[str, int] | None
+    stored: StoredLog | None = None
+    work: WorkFolder | None = None
+
+    def without_rows(self) -> ReadLog:
+        """The same, when nobody needs the outcomes any more."""
+        return replace(
+            self, outcomes=replace(self.outcomes, frame=self.outcomes.frame.iloc[:0].copy(), origin=pd.DataFrame())
+        )
 
 
 @dataclass(frozen=True)
@@ -116,6 +131,77 @@ def read(
         table = replace(table, frame=table.frame.assign(candidate=logged), aliases=())
     masked = asked.redactor.counts if asked.redactor is not None else None
     return ReadLog(table if keep_texts else replace(table, beside=pd.DataFrame()), (*reports, *more), masked)
+
+
+def read_to_train(
+    log: LogOptions,
+    prices: Mapping[str, Candidate],
+    params: Params,
+    tell: Tell,
+    test: Sequence[str],
+    memory_gb: float | None,
+) -> ReadLog:
+    """As `read`; but a log with more requests than `scale` has room for, or than memory has, is read from disk, into which it
+    is imported unless it is an import already."""
+    asked, bounds = plan(log), limits(params.scale, memory_gb)
+    holding = [
+        *(["--scores"] if log.scores else []),
+        *(["--check"] if log.check else []),
+        *(["--judge"] if log.judge is not None else []),
+        *(["--logs"] if log.logs is not None else []),
+        *(["--test"] if test else []),
+    ]
+    if holding:
+        found = read(log, prices, params.judge, tell, test)
+        requests = found.outcomes.frame["request_id"].nunique()
+        if requests > bounds.core or (bounds.given and bounds.beyond(requests)):
+            raise LargeLogError(_import_first(requests, bounds, holding))
+        return found
+    named = _files(log.data, log)
+    own = log.map == () and log.format == "auto" and not log.redact and len(named) == 1
+    stored, work = open_stored(Path(named[0])) if own else None, None
+    if stored is None:
+        work = work_folder(named, f"{asked.importing} {log.format} {log.redact} {log.phone_region}", log.cache)
+        stored = work.there()
+    if stored is None and work is not None:
+        met = Counted()
+        table = sources.read_or_stream(named, log.format, asked.importing, lambda p: not bounds.beyond(met.add(p)))
+        if isinstance(table, Outcomes):
+            return _held(table, prices, asked)
+        say(f"this log is read from disk; {work.require_room()}", to=errors)
+        redactor = asked.redactor
+        account = ImportAccount([database.shown(name) for name in log.data])
+        if redactor is not None:
+            table, account.redacted = map(redactor.outcomes, table), redactor.counts
+        store(
+            table, work.path, account, lambda rows: tell(f"import: {rows:,} rows", None, None), params.scale.part_rows
+        )
+        stored = StoredLog(work.path, account)
+    assert stored is not None
+    requests = stored.requests()
+    if work is None and not bounds.beyond(requests):
+        return read(log, prices, params.judge, tell)
+    bounds.require(requests)
+    table = aliases.resolve(stored.skeleton(tell), prices)
+    return ReadLog(table, (), stored.account.redacted, stored, work)
+
+
+def _held(table: Outcomes, prices: Mapping[str, Candidate], asked: Plan) -> ReadLog:
+    """What `read` makes of outcomes whose quality is their own."""
+    table = aliases.resolve(table, prices)
+    if asked.redactor is not None:
+        table = asked.redactor.outcomes(table)
+    masked = asked.redactor.counts if asked.redactor is not None else None
+    return ReadLog(replace(table, beside=pd.DataFrame()), (), masked)
+
+
+def _import_first(requests: int, bounds: Limits, holding: Sequence[str]) -> str:
+    what = "a column split with 'test' says it for one log" if holding == ["--test"] else "its quality is kept"
+    return (
+        f"{requests:,} requests are more than are held at once ({bounds.core:,} by [scale], {bounds.memory / GB:.1f} GB of "
+        f"memory), and {', '.join(holding)} would hold them. Import the log first, where {what}: router-train import "
+        f"with the same options and --out FOLDER, in slices where memory lacks; then router-train run --data FOLDER"
+    )
 
 
 def graded(
@@ -243,3 +329,9 @@ def _redactor(regions: Sequence[str]) -> Redactor:
     if unknown := sorted(set(regions) - SUPPORTED_REGIONS):
         raise OutcomeError(f"phone region {unknown[0]!r} is not known; expected two capital letters, as in US or DE")
     return Redactor(regions)
+
+
+def rows_in_core(stored: StoredLog, prepared: Prepared, prices: Mapping[str, Candidate]) -> Outcomes:
+    """The rows, with their texts, of the calibration and the test requests of the core: a fair sample of them."""
+    fair = prepared.split.calibration | prepared.split.test
+    return aliases.resolve(stored.rows_of(prepared.matrix.request_id[fair]), prices)

@@ -19,8 +19,11 @@ from training.learn.training_data import TrainingData, cell_weights, cost_model
 
 
 def is_small(prepared: Prepared, params: Params) -> bool:
-    """Whether a log has too few requests to keep a part aside to certify on: all are learned from and certified on."""
-    return keeps_nothing_aside(prepared.matrix, prepared.labels, prepared.groups, prepared.split, params)
+    """Whether a log has too few requests to keep a part aside to certify on: all are learned from and certified on.
+
+    Never one that was sampled: its training part, drawn with floors, is not like the log.
+    """
+    return prepared.sampled is None and keeps_nothing_aside(prepared.matrix, prepared.labels, prepared.groups, prepared.split, params)
 
 
 def keeps_nothing_aside(matrix: OutcomeMatrix, labels: Floats, groups: Columns, split: Split, params: Params) -> bool:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from training.dataset.label import judged_quality
@@ -62,11 +64,30 @@ def read(data: Sequence[Path | str], format: str = "auto", options: ImportOption
 
 def stream(data: Sequence[Path | str], format: str = "auto", options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
     """What `read` reads, a partition at a time; none holds a row that repeats or contradicts one of an earlier one."""
+    parts = paired(fitting(_partitions(data, format, options), _together(data)))
+    yield from unrepeated(parts, _told(data, format, options))
+
+
+def read_or_stream(
+    data: Sequence[Path | str], format: str, options: ImportOptions, held: Callable[[Outcomes], bool]
+) -> Outcomes | Iterator[Outcomes]:
+    """What `read` gives, or, once a further part is not to be `held` any more, what `stream` gives."""
+    parts = paired(fitting(_partitions(data, format, options), _together(data)))
+    waiting = deque[Outcomes]()
+    for part in parts:
+        waiting.append(part)
+        if not held(part):
+            before = (waiting.popleft() for _ in range(len(waiting)))  # none is kept that was taken
+            return unrepeated(chain(before, parts), _told(data, format, options))
+    return merged_by_prompt(concat(waiting))
+
+
+def _told(data: Sequence[Path | str], format: str, options: ImportOptions) -> Told:
     told = Told()
     if overlap(_formats(data, format, options)):  # then every log is read once before
         for part in paired(_partitions(data, format, options)):
             told.learn(part)
-    yield from unrepeated(paired(fitting(_partitions(data, format, options), _together(data))), told)
+    return told
 
 
 def _formats(data: Sequence[Path | str], format: str, options: ImportOptions) -> set[str]:

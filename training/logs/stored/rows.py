@@ -24,6 +24,7 @@ from training.dataset.split import stand_in
 from training.logs.cells import parse_json
 from training.logs.dataset import ACCOUNT, FORMAT_VERSION, SKIPPED, ImportAccount
 from training.logs.outcomes import COLUMNS, OutcomeError, Outcomes, origin, unreadable_rows
+from training.logs.repeated.known import Known, hashes_of
 
 _TOKENS = ("input_tokens", "output_tokens")
 _OF_A_REQUEST = ("request_id", "prompt", "messages", "workflow", "session_id")
@@ -103,6 +104,21 @@ class StoredLog:
             origin=origin(str(self.folder), np.arange(1, len(frame) + 1)),
             notes=tuple(self.account.notes),
         )
+
+
+class Counted:
+    """How many requests the parts of a log are of, so far."""
+
+    def __init__(self) -> None:
+        self._known, self._count = Known(), 0
+
+    def add(self, part: Outcomes) -> int:
+        """Counts those of one more part; how many there are now."""
+        ids = np.unique(hashes_of(part.frame["request_id"]))
+        new = ids[~self._known.find(ids)[0]]
+        self._known.add(new, new)
+        self._count += len(new)
+        return self._count
 
 
 def open_stored(folder: Path) -> StoredLog | None:

@@ -1,0 +1,108 @@
+"""How much memory a run takes, how much there is, and whether a log is held in it: its requests alone say what is sampled."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.config import Scale
+from training.errors import TrainingError
+
+GB = 1e9
+# What a run takes before it has a log; and of each request that is learned from, and of each that is on disk. Measured with
+# the shipped parameters and six candidates (docs/scale.md).
+_BASE, _LEARNED, _HELD, _STORED = 0.8 * GB, 36_000, 2_000, 1_500
+_SHARE = 0.75
+_LEAST = 500
+_CGROUPS = (
+    ("memory.max", "memory.current", "memory.stat"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+)
+
+
+class MemoryTooSmallError(TrainingError):
+    """A core that does not fit: says what it takes, and which parameters make it smaller."""
+
+
+class LargeLogError(TrainingError):
+    """A log too large to be held, asked for with an option that holds it."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is held: at most `core` requests are learned from, and `memory` bytes used, `given` where somebody said so."""
+
+    scale: Scale
+    memory: float
+    given: bool
+
+    @property
+    def core(self) -> int:
+        return self.scale.core_train + 2 * self.scale.core_measured
+
+    def beyond(self, requests: int) -> bool:
+        """Whether a log of so many requests is read from disk instead of held."""
+        return requests > self.core or _BASE + (_LEARNED + _HELD) * requests > self.memory
+
+    def require(self, requests: int) -> None:
+        """Raises MemoryTooSmallError where the core of a log of so many requests, which is on disk, does not fit.
+
+        Not where nobody gave a limit and all of the log is learned from: that is tried as it always was.
+        """
+        learned = min(requests, self.core)
+        takes = max(_BASE + _LEARNED * learned, _BASE + _STORED * requests)
+        if takes <= self.memory or not (self.given or requests > self.core):
+            return
+        fit = int((self.memory - _BASE) / _LEARNED)
+        there = (
+            f"--memory-gb {self.memory / GB:g}" if self.given else f"{self.memory / GB:.1f} GB, 3/4 of what is free,"
+        )
+        told = (
+            f"learning from {learned:,} of {requests:,} requests takes about {takes / GB:.1f} GB, and {there} is less."
+        )
+        if fit < _LEAST or _BASE + _STORED * requests > self.memory:
+            least = max(_BASE + _LEARNED * _LEAST, _BASE + _STORED * requests)
+            raise MemoryTooSmallError(f"{told} Give at least {least / GB:.1f} GB, or fewer requests.")
+        smaller = f"--set scale.core_train={fit * 6 // 10} --set scale.core_measured={fit * 2 // 10}"
+        more = "give more" if self.given else "say that there is more (--memory-gb)"
+        raise MemoryTooSmallError(f"{told} Lower what is held in memory, for example {smaller}, or {more}.")
+
+
+def limits(scale: Scale, memory_gb: float | None) -> Limits:
+    """The limits of a run; without `memory_gb` three quarters of what is free now."""
+    if memory_gb is not None and not memory_gb > 0:
+        raise MemoryTooSmallError(f"--memory-gb {memory_gb:g}: expected a number above 0, as 8")
+    given = memory_gb is not None
+    return Limits(scale, memory_gb * GB if memory_gb is not None else _SHARE * free_bytes(), given)
+
+
+def free_bytes(cgroup: Path = Path("/sys/fs/cgroup"), meminfo: Path = Path("/proc/meminfo")) -> float:
+    """What memory a process can still have: what the machine has, or what its container's limit leaves."""
+    free = _of_machine(meminfo)
+    for limit, usage, stat in _CGROUPS:
+        most, used = _number(cgroup / limit), _number(cgroup / usage)
+        if most is not None and used is not None:
+            # Files that were read and may be forgotten count as used there.
+            free = min(free, most - used + _field(cgroup / stat, "inactive_file"))
+    return max(free, 0.0)
+
+
+def _of_machine(meminfo: Path) -> float:
+    kilobytes = _field(meminfo, "MemAvailable:")
+    return kilobytes * 1024 if kilobytes else float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
+def _number(path: Path) -> float | None:
+    try:
+        return float(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):  # no such limit, or "max"
+        return None
+
+
+def _field(path: Path, name: str) -> float:
+    try:
+        rows = [line.split() for line in path.read_text(encoding="ascii").splitlines()]
+    except OSError:
+        return 0.0
+    return next((float(row[1]) for row in rows if row[:1] == [name]), 0.0)
