@@ -23,7 +23,9 @@ def is_small(prepared: Prepared, params: Params) -> bool:
 
     Never one that was sampled: its training part, drawn with floors, is not like the log.
     """
-    return prepared.sampled is None and keeps_nothing_aside(prepared.matrix, prepared.labels, prepared.groups, prepared.split, params)
+    return prepared.sampled is None and keeps_nothing_aside(
+        prepared.matrix, prepared.labels, prepared.groups, prepared.split, params
+    )
 
 
 def keeps_nothing_aside(matrix: OutcomeMatrix, labels: Floats, groups: Columns, split: Split, params: Params) -> bool:

@@ -1,0 +1,100 @@
+"""How much memory there is and what is too much for it; where a log is imported while it is trained on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from training.config import Scale, load_params
+from training.logs.stored.memory import GB, MemoryTooSmallError, free_bytes, limits
+from training.logs.stored.work import DiskTooSmallError, WorkFolder, work_folder
+
+SCALE = load_params().scale
+MEMINFO = "MemTotal: 16000000 kB\nMemAvailable:    8000000 kB\n"
+
+
+def memory(folder: Path, **files: str) -> float:
+    (folder / "meminfo").write_text(MEMINFO)
+    for name, text in files.items():
+        (folder / f"memory.{name}").write_text(text)
+    return free_bytes(folder, folder / "meminfo")
+
+
+def test_free_is_what_the_machine_and_the_container_leave(tmp_path: Path) -> None:
+    assert memory(tmp_path) == 8_000_000 * 1024
+    assert memory(tmp_path, max="max\n", current="5000\n") == 8_000_000 * 1024
+    found = memory(tmp_path, max="3000000000", current="2000000000", stat="anon 1\ninactive_file 500000000\n")
+    assert found == 1_500_000_000
+    assert memory(tmp_path, max="1000", current="2000", stat="inactive_file 0") == 0
+
+
+def test_a_log_beyond_the_core_is_read_from_disk_whatever_memory_there_is() -> None:
+    bounds = limits(SCALE, 1_000.0)
+    assert bounds.core == 300_000
+    assert not bounds.beyond(300_000)
+    assert bounds.beyond(300_001)
+    assert limits(SCALE, 2.0).beyond(100_000)
+
+
+def test_a_core_that_does_not_fit_says_which_parameter_to_lower() -> None:
+    with pytest.raises(MemoryTooSmallError, match=r"--memory-gb 4 is less.*scale\.core_train=(\d+)") as raised:
+        limits(SCALE, 4.0).require(2_000_000)
+    words = str(raised.value).replace(",", " ").split()
+    told = dict(word.removeprefix("scale.").split("=") for word in words if word.startswith("scale."))
+    lower = Scale(int(told["core_train"]), int(told["core_measured"]), SCALE.floor, SCALE.part_rows)
+    limits(lower, 4.0).require(1_000_000)
+    with pytest.raises(MemoryTooSmallError, match="Give at least"):
+        limits(lower, 1.0).require(2_000_000)
+    with pytest.raises(MemoryTooSmallError, match="expected a number above 0"):
+        limits(SCALE, 0.0)
+
+
+def test_without_a_limit_a_log_that_is_its_own_core_is_tried() -> None:
+    bounds = limits(SCALE, None)
+    low = type(bounds)(SCALE, 1.0 * GB, given=False)
+    low.require(200_000)
+    with pytest.raises(MemoryTooSmallError, match="3/4 of what is free"):
+        low.require(400_000)
+
+
+def test_the_same_log_and_options_find_their_folder_again(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text("{}")
+    found = work_folder([log], "auto", tmp_path)
+    assert work_folder([log], "auto", tmp_path) == found
+    assert work_folder([log], "canonical", tmp_path).path != found.path
+    os.utime(log, (1, 1))
+    assert work_folder([log], "auto", tmp_path).path != found.path
+    url = work_folder(["postgresql://u@h/db"], "auto", tmp_path)
+    assert not url.again
+    assert url.path != work_folder(["postgresql://u@h/db"], "auto", tmp_path).path
+
+
+@pytest.mark.parametrize(("again", "fails", "stays"), [(True, True, True), (True, False, False), (False, True, False)])
+def test_the_folder_stays_after_a_crash_if_it_can_be_found(
+    tmp_path: Path, again: bool, fails: bool, stays: bool
+) -> None:
+    work = WorkFolder(tmp_path / "imports" / "one", 0.0, again)
+    work.path.mkdir(parents=True)
+
+    def used() -> None:
+        with work.until_done():
+            if fails:
+                raise KeyboardInterrupt
+
+    if fails:
+        with pytest.raises(KeyboardInterrupt):
+            used()
+    else:
+        used()
+    assert work.path.exists() is stays
+
+
+def test_too_little_disk_is_told_before(tmp_path: Path) -> None:
+    work = WorkFolder(tmp_path / "imports" / "one", 1e18, again=True)
+    with pytest.raises(DiskTooSmallError, match=r"takes about 1000000000\.0 GB, .* are free\. Give another place"):
+        work.require_room()
+    assert "of disk" in WorkFolder(work.path, 10.0, again=True).require_room()
+    assert (tmp_path / "imports").stat().st_mode & 0o777 == 0o700
