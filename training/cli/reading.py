@@ -168,6 +168,7 @@ def read_to_train(
         table = sources.read_or_stream(named, log.format, asked.importing, lambda p: not bounds.beyond(met.add(p)))
         if isinstance(table, Outcomes):
             return _held(table, prices, asked)
+        bounds.require(met.count)  # more than that there are in any case
         say(f"this log is read from disk; {work.require_room()}", to=errors)
         redactor = asked.redactor
         account = ImportAccount([database.shown(name) for name in log.data])

@@ -110,15 +110,15 @@ class Counted:
     """How many requests the parts of a log are of, so far."""
 
     def __init__(self) -> None:
-        self._known, self._count = Known(), 0
+        self._known, self.count = Known(), 0
 
     def add(self, part: Outcomes) -> int:
         """Counts those of one more part; how many there are now."""
         ids = np.unique(hashes_of(part.frame["request_id"]))
         new = ids[~self._known.find(ids)[0]]
         self._known.add(new, new)
-        self._count += len(new)
-        return self._count
+        self.count += len(new)
+        return self.count
 
 
 def open_stored(folder: Path) -> StoredLog | None:
