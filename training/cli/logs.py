@@ -105,7 +105,8 @@ def run(
 
         def evidence() -> str:
             if found.stored is not None and prepared is not None:
-                return advice(log, rows_in_core(found.stored, prepared, prices), params, prices, of_core=True)
+                told = advice(log, rows_in_core(found.stored, prepared, prices), params, prices)
+                return f"{told} Reckoned from requests of the core; the command itself holds the whole log in memory."
             # Once more with the answers: those that nobody judged need not be bought.
             ungraded = replace(log, judge=None, judge_budget_usd=None)
             texts, known = priced(read(ungraded, prices, params.judge, tell, keep_texts=True), prices)

@@ -155,13 +155,8 @@ def _saving(offer: Offer) -> str:
     return f"{found.saving:.0%} ({found.low:.0%} … {found.high:.0%})" if found.chance else "nothing"
 
 
-def advice(
-    log: LogOptions, table: Outcomes, params: Params, prices: Mapping[str, Candidate], *, of_core: bool = False
-) -> str:
-    """The next step for a log on which nothing could be certified: what to buy for how much, and what that would bring.
-
-    With `of_core` the table has some requests of the log alone, and it says so.
-    """
+def advice(log: LogOptions, table: Outcomes, params: Params, prices: Mapping[str, Candidate]) -> str:
+    """The next step for a log on which nothing could be certified: what to buy for how much, and what that would bring."""
     from training.errors import TrainingError
     from training.evidence.advise import LIKELY, advise
 
@@ -180,5 +175,4 @@ def advice(
         f"What now: {command}\nIt plans {offer.pairs:,} answers for about {offer.expected_usd:.2f} USD and their grades, which "
         f"are {offer.foreseen.chance:.0%} likely to certify {target:g}, with {offer.foreseen.saving:.0%} saved then. Nothing "
         "is sent before `router-train replay`."
-        + (" Reckoned from requests of the core; that command holds the whole log in memory." if of_core else "")
     )

@@ -86,11 +86,11 @@ def store(
     folder: Path,
     account: ImportAccount,
     progress: Callable[[int], None] | None = None,
-    rows: int = _ENOUGH,
+    rows: int | None = None,
 ) -> None:
     """Writes the parts, one at a time, into a new folder, and fills the account, which is written beside them.
 
-    Parts go into one file until they have so many `rows`.
+    Parts go into one file until they have so many `rows`, by default enough to be worth one.
 
     The folder is written under another name and renamed when all of it is there. `progress` gets the rows read so far.
     Raises OutcomeError where the folder exists.
@@ -104,7 +104,7 @@ def store(
             account.add(part)
             _append(part.skipped, draft / SKIPPED)
             waiting.append(part.frame)
-            if sum(map(len, waiting)) >= rows:
+            if sum(map(len, waiting)) >= (_ENOUGH if rows is None else rows):
                 _write(waiting, draft, account)
                 waiting = []
             if progress is not None:

@@ -13,6 +13,7 @@ import training.run
 from tests.conftest import QUICK, router_train_here, setting
 from training.cli import logs as cli_logs
 from training.cli import reading
+from training.logs.outcomes import Outcomes
 from training.logs.stored.rows import StoredLog
 from training.publish.making import read_making
 
@@ -52,14 +53,24 @@ def imports(cache: Path) -> list[Path]:
 def test_a_large_log_is_learned_from_in_part_and_every_page_says_so(
     log: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patched:
-        patched.setattr(cli_logs, "advice", lambda *_, **__: "")
-        whole = run(log, tmp_path / "whole", cache)
-    part = run(log, tmp_path / "part", cache, *CORE, *setting("policy.quality_target=0.99"))
+    asked: list[Outcomes] = []
+
+    def advice(_: object, table: Outcomes, *__: object) -> str:
+        asked.append(table)
+        return "Buy more."
+
+    monkeypatch.setattr(cli_logs, "advice", advice)
+    strict = setting("policy.quality_target=0.99")
+    whole = run(log, tmp_path / "whole", cache, *strict)
+    part = run(log, tmp_path / "part", cache, *CORE, *strict)
     assert (whole.returncode, part.returncode) == (0, 0), whole.stderr + part.stderr
     assert "sampled" not in whole.stdout
     assert f"of {REQUESTS:,} requests are in the core" in part.stdout
-    assert "Reckoned from requests of the core; that command holds the whole log" in part.stdout
+    assert "Buy more. Reckoned from requests of the core" in part.stdout
+    held_asked, core_asked = (table.frame["request_id"].nunique() for table in asked)
+    assert held_asked == REQUESTS
+    assert 300 < core_asked < 500
+    assert asked[1].frame["prompt"].notna().any()
     assert "this log is read from disk; imported into" in part.stderr
     assert "1 skipped" in part.stdout
     assert imports(cache) == []
