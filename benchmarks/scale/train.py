@@ -101,6 +101,7 @@ def section(found: dict[str, Any]) -> str:
     return (
         "### A log that is trained on\n\n"
         "`router-train run` on simulated logs that are on disk, with the shipped parameters, in a process of its own; "
-        f"embeddings are made anew. The AIQ is that of each bundle on the same {found['tested']:,} requests, which none of them has seen."
+        f"embeddings are made anew. The AIQ is that of each bundle on the same {found['tested']:,} requests, which none of "
+        f"them has seen."
         f"\n\n{table}"
     )

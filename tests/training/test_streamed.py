@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from serving.decide.router import Router
@@ -94,3 +95,46 @@ def test_a_log_that_is_its_own_core_makes_the_bundle_of_memory(
     assert one.operating_points == other.operating_points
     assert one.reference == other.reference
     assert {**one.metrics} == pytest.approx({**other.metrics}, nan_ok=True)
+
+
+CORE = ("scale.core_train=500", "scale.core_measured=200", "scale.floor=20")
+
+
+def test_the_core_is_the_same_however_the_log_was_cut(log: Outcomes, stored: StoredLog, tmp_path: Path) -> None:
+    params, again = params_of(*CORE), on_disk(log, tmp_path / "log", 400)
+    one, other = (
+        prepare_stored(each.skeleton().frame, params, CATALOGUE, each.requests_of) for each in (stored, again)
+    )
+    assert one.sampled == other.sampled
+    assert one.sampled is not None
+    assert 700 < len(one.matrix) < 1_100
+    assert one.fingerprint == other.fingerprint
+    for name in ("request_id", "texts", "quality", "cost_usd", "weight"):
+        np.testing.assert_array_equal(getattr(one.matrix, name), getattr(other.matrix, name), err_msg=name)
+
+
+@pytest.mark.parametrize("held_out", [0.0, 0.3])
+def test_a_core_has_the_parts_groups_and_outcomes_of_the_whole_log(
+    log: Outcomes, tmp_path: Path, held_out: float
+) -> None:
+    ids = log.frame["request_id"]
+    drawn = pd.Series(pd.util.hash_array(ids.to_numpy(dtype=object)) % 100 < 100 * held_out, index=ids.index)
+    given = replace(log, frame=log.frame.assign(split=log.frame["split"].mask(drawn, "test")))
+    stored, params = on_disk(given, tmp_path / "log", 2_000), params_of(*CORE)
+    whole = prepare(given.frame, params, CATALOGUE)
+    core = prepare_stored(stored.skeleton().frame, params, CATALOGUE, stored.requests_of)
+    place = pd.Index(whole.matrix.request_id).get_indexer(pd.Index(core.matrix.request_id))
+    assert (place >= 0).all()
+    assert (np.diff(place) > 0).all()
+    for name in ("train", "calibration", "test"):
+        np.testing.assert_array_equal(getattr(core.split, name), getattr(whole.split, name)[place], err_msg=name)
+    assert not core.split.dropped.any()
+    for name in ("texts", "quality", "propensity", "attempted", "chained", "timestamp"):
+        np.testing.assert_array_equal(getattr(core.matrix, name), getattr(whole.matrix, name)[place], err_msg=name)
+    np.testing.assert_array_equal(core.labels, whole.labels[place])
+    groups = whole.groups[place]
+    assert len(set(zip(groups, core.groups, strict=True))) == len(set(groups)) == len(set(core.groups))
+    assert (core.candidates, core.workflows) == (whole.candidates, whole.workflows)
+    assert core.volume is not None
+    assert core.volume.requests == len(whole.matrix)
+    assert float(core.matrix.weight[core.split.train].sum()) == pytest.approx(float(whole.split.train.sum()), rel=0.15)

@@ -89,7 +89,7 @@ def stand_in(text: str) -> str:
     """A short text that `group_requests` groups with others as it would this one, and from which nobody reads it."""
     words = text.split()
     digest = hashlib.blake2b(" ".join(words).casefold().encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-    return digest + " -" * (_TELLING_WORDS - 1) if len(words) >= _TELLING_WORDS else digest
+    return digest + " -" * (TELLING_WORDS - 1) if len(words) >= TELLING_WORDS else digest
 
 
 def conversations(sessions: Sequence[str | None]) -> Columns:
