@@ -88,12 +88,13 @@ def _said(one: dict[str, float]) -> str:
 def make(folder: Path, outcomes: int) -> None:
     """Writes a log of so many simulated outcomes, with short texts, as a folder of Parquet files."""
     from serving.bundle.atomic_write import written_whole
-    from training.cli.logs import simulated_blocks
-    from training.cli.options import CANDIDATES, load_prices
     from training.config import DEFAULTS, load_params
+    from training.prices.catalogue import SHIPPED, load_catalogue
+    from training.simulation.simulate import simulate_blocks
 
-    params = load_params(DEFAULTS, (f"simulate.requests={min(_REQUESTS, outcomes)}",))
-    drawn = [_short(block.outcomes) for block in simulated_blocks(params, load_prices(CANDIDATES))]
+    wanted, catalogue = load_params(DEFAULTS, ()).simulate, load_catalogue(SHIPPED)
+    blocks = simulate_blocks([catalogue[name] for name in wanted.candidates], requests=min(_REQUESTS, outcomes))
+    drawn = [_short(block.outcomes) for block in blocks]
     with written_whole(folder) as draft:
         draft.mkdir()
         number = 0

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from benchmarks.routing.report import SERVE, write
+from benchmarks.routing.report import FOUND, SERVE, write
 from serving.api.app import create_app
 from serving.decide.router import Router
 from serving.settings import Settings
@@ -27,8 +27,9 @@ def test_its_table_is_what_the_benchmark_wrote(tmp_path: Path) -> None:
     assert len(found["sets"]) == 3
     copy = tmp_path / "README.md"
     copy.write_text(re.sub(r"(<!-- benchmark -->\n).*?(<!-- end)", r"\1\2", README, flags=re.DOTALL))
-    if (ROOT / "docs" / SERVE).is_file():
-        (tmp_path / SERVE).write_bytes((ROOT / "docs" / SERVE).read_bytes())
+    for name in (SERVE, FOUND):
+        if (ROOT / "docs" / name).is_file():
+            (tmp_path / name).write_bytes((ROOT / "docs" / name).read_bytes())
     write(found, tmp_path / "benchmarks.md", copy)
     assert copy.read_text() == README
     assert (tmp_path / "benchmarks.md").read_text() == (ROOT / "docs" / "benchmarks.md").read_text()
