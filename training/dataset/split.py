@@ -76,10 +76,11 @@ def connected_requests(text: Columns, enough_words: Bools, session: Columns) -> 
     said_in = np.bincount(pairs // len(size_of), minlength=int(text.max(initial=-1)) + 1)
     telling = ~inside | (enough_words & (said_in[text] <= _MOST_CONVERSATIONS))
     # A graph of requests, texts and sessions: two requests are connected through what they share.
-    requests = np.arange(n)
-    rows = np.concatenate([requests[telling], requests[known]])
-    columns = np.concatenate([n + text[telling], n + text.max() + 1 + session[known]])
-    size = int(columns.max()) + 1
+    size = n + int(text.max()) + 1 + int(session.max()) + 1
+    number = np.int32 if size <= np.iinfo(np.int32).max else np.int64
+    rows = np.concatenate([np.flatnonzero(telling), np.flatnonzero(known)]).astype(number)
+    columns = np.concatenate([n + text[telling], n + text.max() + 1 + session[known]]).astype(number)
+    del pairs, said_in, size_of, inside, telling
     graph = coo_array((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(size, size))
     labels = connected_components(graph, directed=False)[1]
     return np.asarray(pd.factorize(labels[:n])[0], dtype=np.intp)

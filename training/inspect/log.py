@@ -43,16 +43,17 @@ def rows_of(parts: Iterable[Outcomes], progress: Callable[[int], None] | None = 
             progress(rows.rows_read)
     if not rows.rows_used:
         raise OutcomeError("no usable outcome: expected at least one, got none")
+    rows.close()
     return rows
 
 
 def inspect_rows(rows: Rows, catalogue: Mapping[str, Candidate], params: Params) -> LogReport:
     """The report on what was read, under the names that were logged; to the last digit that of `inspect_log` on all of it."""
     named = _named(rows, catalogue)
+    split, split_note = _split(rows, params)  # first, for it takes most memory
     request, cell = rows.request(), rows.cell()
     seen = _tries(rows, named, request, cell)
     everywhere = seen.tried == len(named.names)
-    split, split_note = _split(rows, request, params)
     m, counts = len(named.names), added_up(rows.counts)
     stamp = rows.stamp()
     timed = stamp[stamp != NOT_A_TIME]
@@ -164,13 +165,13 @@ def _tries(rows: Rows, named: _Named, request: Whole, cell: Whole) -> Tried:
     return tried(Tries(request, named.of[cell], known, rows.stamp(), rows.flags()), rows.requests)
 
 
-def _split(rows: Rows, request: Whole, params: Params) -> tuple[Split | None, str]:
+def _split(rows: Rows, params: Params) -> tuple[Split | None, str]:
     """The parts a training run would make, and how; None and why not where it could not."""
     first = rows.first()
     text, session = pd.factorize(first.text)[0], pd.factorize(first.session)[0]
     session[first.session == 0] = -1
     given = np.full(rows.requests, None, dtype=object)
-    given[request[(rows.flags() & HELD_OUT) > 0]] = "test"  # a request of which any row is held out is held out
+    given[rows.request()[(rows.flags() & HELD_OUT) > 0]] = "test"  # a request of which any row is held out is held out
     fractions = (params.split.train, params.split.calibration, 1.0 - params.split.train - params.split.calibration)
     try:
         split = split_requests(

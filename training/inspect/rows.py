@@ -40,6 +40,9 @@ class _Places:
     def __len__(self) -> int:
         return self._count
 
+    def close(self) -> None:
+        self._known = Known()
+
     def of(self, hashes: Hashes) -> tuple[Columns, Columns]:
         """(n,) the place of each, and which rows have the new ones first."""
         known, places = self._known.find(hashes)
@@ -114,6 +117,11 @@ class Rows:
         self._firsts.append(_first(part.frame.iloc[first], session[first], stamp[first]))
         propensity = part.frame["propensity"].to_numpy(dtype=np.float64, na_value=np.nan)
         self._columns.append((request.astype(np.int32), cell, propensity, stamp, _flags(part.frame, judgement)))
+
+    def close(self) -> None:
+        """Forgets what only further partitions would be compared with."""
+        self._requests.close()
+        self._sessions.close()
 
     def request(self) -> Whole:
         """(n,) the request of each row, numbered in order of first appearance."""
