@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import tempfile
 import time
@@ -105,6 +106,7 @@ def measured(url: str, rows: int) -> dict[str, float | None]:
         found[f"savings_{name}_s"] = _savings(engine, now, days)
     found |= _import(url)
     found["prune_month_s"] = _timed(lambda: prune(engine, float(months[0].ends)))
+    found["load"] = os.getloadavg()[2]
     engine.dispose()
     return found
 
@@ -223,6 +225,7 @@ _ROWS = (
     ("import: until the first rows", "import_first_s", "s"),
     ("import: rows per second then", "import_rows_per_s", "rows"),
     ("the oldest month pruned", "prune_month_s", "s"),
+    ("load of the machine meanwhile (2 cores)", "load", "load"),
 )
 
 
@@ -236,7 +239,7 @@ def section(found: dict[str, Any]) -> str:
         f"A year of decisions in a PostgreSQL of its own, on the same machine; feedback on {_FED_BACK:.0%} of them, half of "
         "them in conversations of three turns; each figure is of one run.",
         "",
-        f"| | {' | '.join(f'{rows:,} decisions' for rows in names)} | promised |",
+        f"| | {' | '.join(f'{rows:,} decisions' for rows in names)} | aimed at |",
         f"|---|{'---|' * (len(names) + 1)}",
         f"| on the disk | {' | '.join(_said(sizes[rows]['bytes'] / 1e9, 'GB') for rows in names)} | |",
     ]

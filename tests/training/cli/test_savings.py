@@ -48,6 +48,14 @@ def filled(url: str) -> str:
     return url
 
 
+def figures(text: str) -> list[list[str]]:
+    """A CSV's cells, numbers to nine digits: in which order PostgreSQL sums them is its own affair."""
+    return [
+        [f"{round(float(cell), 12):.9g}" if "." in cell else cell for cell in row]
+        for row in csv.reader(io.StringIO(text))
+    ]
+
+
 @pytest.mark.parametrize("by", ["workflow", "key", "candidate", "day"])
 def test_the_command_and_the_endpoint_give_the_same_figures(url: str, tmp_path: Path, by: str) -> None:
     filled(url)
@@ -58,7 +66,7 @@ def test_the_command_and_the_endpoint_give_the_same_figures(url: str, tmp_path: 
     out = tmp_path / "savings.csv"
     done = router_train_here("savings", "--data", url, "--by", by, "--from", "0", "--to", "1000", "--csv", out)
     assert done.returncode == 0, done.stderr
-    assert out.read_text() == told
+    assert figures(out.read_text()) == figures(told)
     assert len(told.splitlines()) > 1
     assert "acme/large would have cost what was expected of it, times" in done.stdout
     assert f"${total['routing_costs']['also_usd']:,.2f} for who was asked too" in done.stdout
