@@ -246,7 +246,7 @@ def section(found: dict[str, Any]) -> str:
     for label, key, unit in _ROWS:
         promised = found["promised"].get(key)
         bound = "" if promised is None else f"{'≥' if unit == 'rows' else '≤'} {_said(promised, unit)}"
-        lines.append(f"| {label} | {' | '.join(_said(sizes[rows].get(key), unit) for rows in names)} | {bound} |")
+        lines.append(f"| {label} | {' | '.join(_told(sizes[rows], key, unit) for rows in names)} | {bound} |")
     upgrade_of = found["upgrade"]
     lines += [
         "",
@@ -255,12 +255,15 @@ def section(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _told(found: dict[str, float | None], key: str, unit: str) -> str:
+    return _said(found[key], unit) if key in found else ""
+
+
 def _said(value: float | None, unit: str) -> str:
     if value is None:
         return "not within 30 s"
-    return {"GB": f"{value:.1f} GB", "ms": f"{value * 1e3:.1f} ms", "s": f"{value:.1f} s", "rows": f"{value:,.0f}"}[
-        unit
-    ]
+    said = {"GB": f"{value:.1f} GB", "ms": f"{value * 1e3:.1f} ms", "s": f"{value:.1f} s"}
+    return said.get(unit, f"{value:,.1f}" if unit == "load" else f"{value:,.0f}")
 
 
 def main(rows: Annotated[int, typer.Option()], work: Annotated[Path, typer.Option()] = Path(".cache/scale")) -> None:
