@@ -37,8 +37,8 @@ from serving.state.reloads import Reloaded
 from serving.state.reservations import Reservations
 from serving.state.rulebook import RuleBook
 from serving.store.engine import StoreError, open_engine
-from serving.store.ids import new_id
 from serving.store.ledger import BudgetKey, Charge, Totals
+from serving.store.months.ids import new_id
 from serving.store.transaction import totals_of
 from serving.store.writer import DecisionStore, Watched
 

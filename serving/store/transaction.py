@@ -13,9 +13,9 @@ from sqlalchemy import ColumnElement, Connection, Engine, Table, bindparam, sele
 from sqlalchemy.exc import DBAPIError, InternalError, OperationalError
 
 from serving.store.feedback import TOLD, ConflictError, Feedback, UnknownDecisionError, merged
-from serving.store.ids import EVER, Around, made_around
 from serving.store.ledger import ALSO, BudgetKey, Charge, Ledger, Totals, budget_of
 from serving.store.months.calendar import month_of
+from serving.store.months.ids import EVER, Around, made_around
 from serving.store.tables import ALSO_FEEDBACK, DECISIONS, FEEDBACK, SESSIONS, insert_new, upsert
 
 Row = Mapping[str, Any]

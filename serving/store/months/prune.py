@@ -17,8 +17,8 @@ from sqlalchemy import ColumnElement, Connection, Engine, Table, column, func, s
 from sqlalchemy import table as named
 from sqlalchemy.exc import OperationalError
 
-from serving.store.ids import EVER, made_around
 from serving.store.months.calendar import month_of
+from serving.store.months.ids import EVER, made_around
 from serving.store.months.partitions import Partition, partitions, timed_out
 from serving.store.tables import ALSO_FEEDBACK, CHARGES, DECISIONS, FEEDBACK, REPLAYS
 from serving.store.transaction import begin

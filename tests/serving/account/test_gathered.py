@@ -12,7 +12,7 @@ from serving.account.asked import Tables, asked
 from serving.account.shown import document
 from serving.account.window import By, Window
 from serving.store.engine import open_engine
-from serving.store.ids import new_id
+from serving.store.months.ids import new_id
 from serving.store.tables import ALSO_FEEDBACK, DECISIONS, FEEDBACK
 from tests.postgres_server import needs_postgres, own_database
 from tests.serving.store.rows import decision, feedback

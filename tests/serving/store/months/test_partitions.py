@@ -15,9 +15,9 @@ from serving.account.window import By, Window
 from serving.decide.decision import Reason
 from serving.store import series
 from serving.store.engine import open_engine
-from serving.store.ids import made_around, new_id
 from serving.store.months import partitions as module
 from serving.store.months.calendar import Month, month_of, months_from
+from serving.store.months.ids import made_around, new_id
 from serving.store.months.partitions import OTHER, Ahead, make, make_ahead, partitions
 from serving.store.savings import savings
 from serving.store.tables import DECISIONS, FEEDBACK

@@ -12,10 +12,10 @@ import sqlalchemy as sa
 
 from serving.cli import main
 from serving.store.engine import open_engine
-from serving.store.ids import new_id
 from serving.store.ledger import BudgetKey, Charge, Limit
 from serving.store.months import prune as module
 from serving.store.months.calendar import Month, month_of
+from serving.store.months.ids import new_id
 from serving.store.months.partitions import make, partitions
 from serving.store.months.prune import BusyError, counted, prune, until_of
 from serving.store.tables import ALSO_FEEDBACK, BUDGETS, CHARGES, DECISIONS, FEEDBACK, METADATA, REPLAYS

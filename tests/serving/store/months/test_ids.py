@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.store.ids import EVER, made_around, new_id
+from serving.store.months.ids import EVER, made_around, new_id
 
 
 @given(st.floats(0.0, 2e11))
