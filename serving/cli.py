@@ -39,6 +39,10 @@ from serving.store.months.prune import BusyError
 logger = logging.getLogger(__name__)
 
 _KEY_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_ALONE = (
+    "ROUTER_HASH_SECRET is not set: other replicas on this PostgreSQL, and this one after a restart, do not know the sessions; "
+    "give all of them the same"
+)
 _FILES = 128  # what the store, the bundle and the metrics may have open beside connections
 
 
@@ -63,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _check(settings)
             return
         share_arenas()
-        if settings.hash_secret is None:  # one for all workers
+        alone = settings.hash_secret is None
+        if alone:  # one for all workers
             settings = settings.model_copy(update={"hash_secret": secrets.token_hex()})
         service = Service(settings) if settings.workers == 1 else None
         if service is None:
@@ -72,6 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _give_up(_said(error))
     configure_logging(settings.log_level)
     logger.info(kept(settings.store, prompts=settings.store_prompts))
+    if alone and (settings.store or "").startswith("postgres"):
+        logger.warning(_ALONE)
     if service is not None:
         gc.freeze()  # what is loaded now stays: looking through it again and again would make some decisions slow
         uvicorn.run(create_app(settings, service), **server_options(settings))
@@ -105,6 +112,11 @@ def _check(settings: Settings) -> None:
         else f"rules: {settings.policies}: {len(parts.rules.workflows)} workflows, {len(parts.rules.keys)} API keys",
         f"store: {looked_at(settings.store)}" if settings.store else "no store",
         kept(settings.store, prompts=settings.store_prompts),
+        *(
+            [f"WARNING: {_ALONE}"]
+            if settings.hash_secret is None and (settings.store or "").startswith("postgres")
+            else []
+        ),
     ]
     sys.stdout.write("".join(f"{line}\n" for line in [*lines, *refusing, "ready to serve"]))
 

@@ -89,6 +89,18 @@ class Settings(BaseSettings):
         gt=0,
         description="Longest wait for the store to hold a budget; after it a decision goes by what this process knows.",
     )
+    redis: SecretStr | None = Field(
+        default=None,
+        description="A redis:// or rediss:// URL: API keys' rates hold for all replicas together (extra redis).",
+    )
+    idempotency_seconds: float = Field(
+        default=600.0, gt=0, description="How long a call with an Idempotency-Key is answered by the same bytes again."
+    )
+    drain_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        description="How long after SIGTERM requests are still taken, while /readyz says that no more are to come.",
+    )
     embed_wait_ms: float = Field(
         default=200.0,
         gt=0,
@@ -109,6 +121,11 @@ class Settings(BaseSettings):
     )
     session_margin: float = Field(
         default=0.03, ge=0, description="How much more another candidate has to be worth for a session to move to it."
+    )
+    session_wait_ms: float = Field(
+        default=50.0,
+        ge=0,
+        description="Longest wait for PostgreSQL to say where a conversation is, and to be told; 0: other replicas hear later.",
     )
     derived_sessions: bool = Field(
         default=True,
@@ -217,7 +234,8 @@ def hand_on(settings: Settings) -> None:
     """Puts the settings that were given into the environment, where worker processes read them."""
     for name in settings.model_fields_set:
         value = getattr(settings, name)
-        os.environ[f"ROUTER_{name.upper()}"] = _NONE if value is None else str(value)
+        shown = value.get_secret_value() if isinstance(value, SecretStr) else value
+        os.environ[f"ROUTER_{name.upper()}"] = _NONE if shown is None else str(shown)
 
 
 def share_metrics(folder: str) -> None:

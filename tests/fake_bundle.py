@@ -238,7 +238,7 @@ def _encoder() -> onnx.ModelProto:
         helper.make_node("Div", ["total", "count"], ["mean"]),
         helper.make_node("LpNormalization", ["mean"], ["embedding"], axis=1, p=2),
     ]
-    constants = {
+    constants: dict[str, NDArray[np.generic]] = {
         "vectors": np.eye(DIM, dtype=np.float32),
         "last": np.array([2], dtype=np.int64),
         "middle": np.array([1], dtype=np.int64),

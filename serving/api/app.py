@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from types import FrameType
 from typing import Any
 
 from anyio import CapacityLimiter
@@ -75,7 +79,8 @@ def create_app(settings: Settings | None = None, service: Service | None = None)
         app.state.metrics = Together(lambda: endpoints.metrics_of(made))
         router = made.live.current.router
         logger.info("serving bundle %s with %d candidates", router.manifest.version, len(router.candidates))
-        yield
+        with _told_before_it_stops(app, settings.drain_seconds):
+            yield
         app.state.service = None
         app.state.live.close()
         app.state.explaining.close()
@@ -90,7 +95,7 @@ def create_app(settings: Settings | None = None, service: Service | None = None)
         redoc_url=None,
     )
     app.state.settings = settings
-    app.state.service = None
+    app.state.service, app.state.stopping = None, False
     app.add_middleware(
         BodyLimits,
         max_bytes=settings.max_body_bytes,
@@ -111,6 +116,30 @@ def create_app(settings: Settings | None = None, service: Service | None = None)
     return app
 
 
+@contextmanager
+def _told_before_it_stops(app: FastAPI, seconds: float) -> Iterator[None]:
+    """On SIGTERM the process is not ready any more, but takes requests for so many seconds, until load balancers know it.
+
+    A second SIGTERM ends that. Where it is not the main thread's event loop, or there is nothing to wait for, nothing is done.
+    """
+    if not seconds or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop, stop = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
+
+    def stopped(number: int, _: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, stop)
+        app.state.stopping = True
+        logger.info("stopping in %g s, not ready any more", seconds)
+        loop.call_soon_threadsafe(loop.call_later, seconds, signal.raise_signal, number)
+
+    signal.signal(signal.SIGTERM, stopped)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, stop)
+
+
 def _add_routes(app: FastAPI) -> None:
     unready = (503, "No bundle is loaded yet.")
     failed = (500, "The request could not be handled.")
@@ -120,6 +149,7 @@ def _add_routes(app: FastAPI) -> None:
         (413, "The body is too long."),
         (422, "A field is wrong, and `errors` names it; or no candidate is eligible, and `ruled_out` says why."),
     )
+    twice = (409, "The Idempotency-Key came with another body; or the call with it is under way (Retry-After).")
     refused = ((401, "No API key, or one that is not known."), (429, "The API key is over its rate."))
     bound = (403, "The API key is not for the request's workflow.")
     spent = (402, "A budget is spent, and its rule is to reject.")
@@ -132,8 +162,8 @@ def _add_routes(app: FastAPI) -> None:
     routes: tuple[
         tuple[str, Endpoint, type[BaseModel] | None, type[BaseModel], str, tuple[tuple[int, str], ...]], ...
     ] = (
-        ("/v1/route", endpoints.route, RouteBody, RouteResponse, "route", (*invalid, *refused, spent, bound)),
-        ("/v1/route/batch", endpoints.route_batch, BatchBody, BatchResponse, "route", (*invalid, *refused)),
+        ("/v1/route", endpoints.route, RouteBody, RouteResponse, "route", (*invalid, *refused, spent, bound, twice)),
+        ("/v1/route/batch", endpoints.route_batch, BatchBody, BatchResponse, "route", (*invalid, *refused, twice)),
         (
             "/v1/feedback",
             endpoints.feedback,

@@ -13,7 +13,7 @@ from serving.runtime.pipeline import Service
 from serving.state.rates import NeverFitsError
 
 
-def caller(request: Request, service: Service, *, admin: bool = False) -> str | None:
+async def caller(request: Request, service: Service, *, admin: bool = False) -> str | None:
     """The name of the caller's API key; None where the rules have no keys. Raises HTTPException 401, 403 or 429."""
     rules = service.rules  # once: a reload may put others in their place
     if not rules.keys:
@@ -25,19 +25,19 @@ def caller(request: Request, service: Service, *, admin: bool = False) -> str | 
         raise HTTPException(401, f"{why}: Authorization: Bearer <key>.", {"WWW-Authenticate": "Bearer"})
     if admin and not rules.keys[name].admin:
         raise HTTPException(403, f"The key {name} may not administer (admin = true in the rule file).")
-    _keep(service, name, 1, 0)
+    _within_rate(name, await service.rates.kept(name))
     return name
 
 
 def count_all(service: Service, key: str | None, field: str, requests: int) -> None:
-    """Counts as many requests as `field` of the body has, the first of which `caller` has counted.
+    """Counts as many requests as `field` of the body has, the first of which `caller` has counted; for a thread that may wait.
 
     Raises HTTPException 429 where they do not fit the key's rate now, BodyError where they never will.
     """
     if key is None or requests <= 1:
         return
     try:
-        _keep(service, key, requests, 1)
+        _within_rate(key, service.rates.keep(key, requests, 1))
     except NeverFitsError as error:
         raise BodyError.on(field, str(error)) from None
 
@@ -95,7 +95,6 @@ def _bearer(request: Request) -> str:
     return secret.strip() if scheme.lower() == "bearer" else ""
 
 
-def _keep(service: Service, key: str, requests: int, counted: int) -> None:
-    wait = service.rates.keep(key, requests, counted)
+def _within_rate(key: str, wait: float | None) -> None:
     if wait is not None:
         raise HTTPException(429, f"The key {key} is over its rate.", {"Retry-After": str(max(1, ceil(wait)))})

@@ -18,10 +18,10 @@ from serving.api.bodies.route import RouteBody
 from serving.api.bounds import is_small
 from serving.api.confidential import bundle_for_all
 from serving.api.documents import BundleResponse, decision_document
-from serving.api.evidence.explain import shown
+from serving.api.evidence.explain import DRY_RUN, shown
 from serving.api.evidence.turns import Turns
 from serving.api.made import MadeOnce
-from serving.api.parsing import parse, parse_batch, parse_feedback
+from serving.api.parsing import BodyError, parse, parse_batch, parse_feedback
 from serving.api.problems import problem_of
 from serving.bundle.manifest import Manifest
 from serving.decide.decision import Decision
@@ -29,6 +29,7 @@ from serving.page import html, wanted
 from serving.runtime.metrics import CONTENT_TYPE as METRICS_TYPE
 from serving.runtime.pipeline import Answer, Service
 from serving.runtime.recording import Case
+from serving.state.replays import LONGEST_KEY, Call, Make, Named
 from serving.state.rulebook import ForbiddenWorkflowError
 from serving.store.queries import compared, held_back
 from serving.store.writer import NotStoredError
@@ -44,39 +45,58 @@ async def route(request: Request) -> Response:
 
     Hard rules come first: what the caller and the server's rules allow, demand and limit, and what the request needs. Of
     what is left, the operating point's trade of quality against cost picks one.
+
+    With an `Idempotency-Key` the same call again has the same answer, and decides nothing.
     """
     service = service_of(request)
-    key = caller(request, service)
+    key = await caller(request, service)
     body = await request.body()
-    if is_small(body):
-        identifier, decision, document = await decided(service, key, body, request.app.state.explaining)
-        content = orjson.dumps(document)
-    else:
-        apart = to_thread.run_sync(
-            _decided_apart, service, key, body, request.app.state.explaining, limiter=request.app.state.bodies
-        )
-        identifier, decision, content = await apart
-    if service.settings.otel:
-        from serving.runtime.traces import annotate
 
-        annotate(identifier, decision)
-    return _json(content)
+    async def made(call: Call | None) -> tuple[bytes, bool]:
+        turns, name = request.app.state.explaining, None if call is None else call.named()
+        if is_small(body):
+            identifier, decision, document = await decided(service, key, body, turns, name)
+            content = orjson.dumps(document)
+        else:
+            limiter = request.app.state.bodies
+            apart = to_thread.run_sync(_decided_apart, service, key, body, turns, name, limiter=limiter)
+            identifier, decision, content = await apart
+        if service.settings.otel:
+            from serving.runtime.traces import annotate
+
+            annotate(identifier, decision)
+        return content, identifier != DRY_RUN
+
+    return _json(await _once(request, service, key, body, made))
+
+
+async def _once(request: Request, service: Service, key: str | None, body: bytes, make: Make) -> bytes:
+    """What `make` gives of a body, or gave where the call has an `Idempotency-Key` that came before."""
+    header = request.headers.get("idempotency-key")
+    if header is None or service.replays is None:
+        return (await make(None))[0]
+    if not 0 < len(header) <= LONGEST_KEY:
+        raise BodyError.on("Idempotency-Key", f"it has {len(header)} characters, expected 1 to {LONGEST_KEY}")
+    return await service.replays.once(key, header, body, make)
 
 
 async def decided(
-    service: Service, key: str | None, body: bytes, turns: Turns | None = None
+    service: Service, key: str | None, body: bytes, turns: Turns | None = None, name: Named | None = None
 ) -> tuple[str, Decision, dict[str, object]]:
-    """The decision on a body: its id, itself, and its document. What it rests on is found by `turns`."""
+    """The decision on a body: its id, which may be named, itself, and its document. What it rests on is found by `turns`."""
     asked = parse(RouteBody, body, service.settings.max_values)
+    case = service.case(asked.request(), asked.policy(), key, name)
     if asked.shows:
-        return await shown(service, key, asked, turns)
-    identifier, decision = await service.route(service.case(asked.request(), asked.policy(), key))
+        return await shown(service, case, asked, turns)
+    identifier, decision = await service.route(case)
     return identifier, decision, decision_document(identifier, decision, asked.misspelt)
 
 
-def _decided_apart(service: Service, key: str | None, body: bytes, turns: Turns) -> tuple[str, Decision, bytes]:
+def _decided_apart(
+    service: Service, key: str | None, body: bytes, turns: Turns, name: Named | None
+) -> tuple[str, Decision, bytes]:
     """The same in a thread with an event loop of its own: nothing that a large body takes holds up the other requests."""
-    identifier, decision, document = asyncio.run(decided(service, key, body, turns))
+    identifier, decision, document = asyncio.run(decided(service, key, body, turns, name))
     return identifier, decision, orjson.dumps(document)
 
 
@@ -84,13 +104,18 @@ async def route_batch(request: Request) -> Response:
     """Decisions for many requests with one forward pass, each under its own policy.
 
     A request with no eligible candidate, whose budget is spent or whose workflow the key is not for has a problem document
-    in its place (it has `status` and no `model`); an invalid request fails the batch.
+    in its place (it has `status` and no `model`); an invalid request fails the batch. With an `Idempotency-Key` the same batch
+    again has the same answer.
     """
     service = service_of(request)
-    key = caller(request, service)
+    key = await caller(request, service)
     body = await request.body()
-    answer = to_thread.run_sync(_route_batch, service, key, body, request.url.path, limiter=request.app.state.bodies)
-    return _json(await answer)
+
+    async def made(call: Call | None) -> tuple[bytes, bool]:
+        path, limiter = request.url.path, request.app.state.bodies
+        return await to_thread.run_sync(_route_batch, service, key, body, path, call, limiter=limiter), True
+
+    return _json(await _once(request, service, key, body, made))
 
 
 async def feedback(request: Request) -> Response:
@@ -101,7 +126,7 @@ async def feedback(request: Request) -> Response:
     result in its place, a problem document perhaps. 503: it was not stored, send it again.
     """
     service = service_of(request)
-    key = caller(request, service)
+    key = await caller(request, service)
     if service.store is None:
         raise HTTPException(404, "This service stores no decisions (ROUTER_STORE is empty).")
     body = await request.body()
@@ -110,7 +135,8 @@ async def feedback(request: Request) -> Response:
         bodies, several = parse_feedback(body, *limits)
     else:
         bodies, several = await to_thread.run_sync(parse_feedback, body, *limits, limiter=request.app.state.bodies)
-    count_all(service, key, "feedback", len(bodies))
+    if len(bodies) > 1:
+        await to_thread.run_sync(count_all, service, key, "feedback", len(bodies))
     try:
         came = await service.recorder.feedback([one.feedback() for one in bodies], key)
     except NotStoredError as error:
@@ -133,7 +159,7 @@ async def budgets(request: Request) -> Response:
     Of the keys' budgets its own, of the workflows' those that its key is bound to; all, if the key may administer.
     """
     service = service_of(request)
-    key = caller(request, service)
+    key = await caller(request, service)
     return _json(orjson.dumps({"budgets": budget_lines(service, key)}))
 
 
@@ -143,7 +169,7 @@ async def reload(request: Request) -> Response:
     409: something is refused, by one of them at least, and what was there stays.
     """
     service = service_of(request)
-    caller(request, service, admin=True)
+    await caller(request, service, admin=True)
     came = await to_thread.run_sync(service.reload)
     refusals = dict.fromkeys(said for one in came for said in one.refusals)
     if refusals:
@@ -159,7 +185,7 @@ async def shadow(request: Request, hours: Annotated[float, Query(gt=0, le=24 * 3
     And what the router itself would have chosen where its decisions were held back, for which no shadow bundle is needed.
     """
     service = service_of(request)
-    caller(request, service, admin=True)
+    await caller(request, service, admin=True)
     store, live = service.store, service.live.version
     shadow = None if service.shadow is None else service.shadow.live.version
     if store is None:
@@ -249,14 +275,17 @@ async def healthz(request: Request) -> Response:
 
 
 async def readyz(request: Request) -> Response:
-    """A bundle is loaded and warm."""
+    """A bundle is loaded and warm, and the process is not about to stop."""
+    if request.app.state.stopping:
+        raise HTTPException(503, "This process is about to stop.")
     return _json(orjson.dumps({"status": "ok", "bundle": _manifest(request).version}))
 
 
-def _route_batch(service: Service, key: str | None, body: bytes, instance: str) -> bytes:
+def _route_batch(service: Service, key: str | None, body: bytes, instance: str, call: Call | None) -> bytes:
     bodies = parse_batch(body, service.settings.max_batch, service.settings.max_values)
     count_all(service, key, "requests", len(bodies))
-    cases = [_case(service, one, key) for one in bodies]
+    names = [None if call is None else call.named(place) for place in range(len(bodies))]
+    cases = [_case(service, one, key, name) for one, name in zip(bodies, names, strict=True)]
     answers = iter(service.route_batch([case for case in cases if isinstance(case, Case)]))
     came: list[Answer | Exception] = [next(answers) if isinstance(case, Case) else case for case in cases]
     results = [
@@ -268,10 +297,10 @@ def _route_batch(service: Service, key: str | None, body: bytes, instance: str) 
     return orjson.dumps({"results": results})
 
 
-def _case(service: Service, body: RouteBody, key: str | None) -> Case | Exception:
+def _case(service: Service, body: RouteBody, key: str | None, name: Named | None) -> Case | Exception:
     """One request of a batch, or why it is none, which is no reason to refuse the others."""
     try:
-        return service.case(body.request(), body.policy(), key)
+        return service.case(body.request(), body.policy(), key, name)
     except ForbiddenWorkflowError as error:
         return error
     except Exception as error:

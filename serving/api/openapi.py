@@ -19,11 +19,19 @@ from serving.api.bodies.feedback import FeedbackOneOrMany
 from serving.api.bodies.route import BatchBody, RouteBody
 from serving.api.documents import BatchResponse
 from serving.api.problems import MEDIA_TYPE
+from serving.state.replays import LONGEST_KEY
 
 _REF = "#/components/schemas/{model}"
 # The documentation's pages have scripts of their own inline; but nobody else shows them in a frame.
 _PAGES = ("/docs", "/docs/oauth2-redirect")
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "frame-ancestors 'none'"}
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "The same call again, with the same body, has the same answer and decides nothing.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": LONGEST_KEY},
+}
 TAGS = [
     {"name": "route", "description": "Which candidate a request should be sent to."},
     {"name": "feedback", "description": "What came of a decision."},
@@ -42,7 +50,8 @@ def problem_responses(*statuses: tuple[int, str]) -> dict[int | str, dict[str, A
 def request_body(model: type[BaseModel]) -> dict[str, Any]:
     """How a route documents a body that its endpoint reads itself."""
     schema = {"$ref": _REF.format(model=model.__name__)}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    body = {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    return {**body, "parameters": [_IDEMPOTENCY_KEY]} if model in (RouteBody, BatchBody) else body
 
 
 def document_bodies(app: FastAPI) -> None:

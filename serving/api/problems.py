@@ -6,6 +6,8 @@
     ForbiddenWorkflowError        403
     UnknownDecisionError          404
     ConflictError                 409, with the fields that feedback contradicts
+    OtherBodyError                409, of an Idempotency-Key
+    UnderWayError                 409 with Retry-After, of an Idempotency-Key
     NoEligibleCandidateError      422, with the rule that excludes each candidate
     HTTPException                 401, 403, 404, 405, 413, 429, 503
     anything else                 500, logged with its traceback, and nothing of it on the wire
@@ -28,6 +30,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving.api.parsing import BodyError, dotted
 from serving.decide.eligibility import NoEligibleCandidateError
 from serving.state.budgets import BudgetSpentError
+from serving.state.replays import OtherBodyError, UnderWayError
 from serving.state.rulebook import ForbiddenWorkflowError, RemovedKeyError
 from serving.store.feedback import ConflictError, UnknownDecisionError
 
@@ -39,10 +42,13 @@ BUDGET_SPENT = "urn:outcome-router:budget-spent"
 FORBIDDEN_WORKFLOW = "urn:outcome-router:forbidden-workflow"
 UNKNOWN_DECISION = "urn:outcome-router:unknown-decision"
 CONFLICT = "urn:outcome-router:feedback-conflict"
+IDEMPOTENCY_CONFLICT = "urn:outcome-router:idempotency-conflict"
+UNDER_WAY = "urn:outcome-router:idempotency-under-way"
 NO_CANDIDATE = "urn:outcome-router:no-eligible-candidate"
 # What the store calls otherwise than clients do.
 _FIELDS = {"candidate": "model"}
 _OF_CALLERS, _UNKEPT = "/v1/", (b"cache-control", b"no-store")
+_LEAVE = (b"connection", b"close")
 _FAILED = "The request could not be handled; the log says why."
 
 
@@ -71,6 +77,10 @@ def problem_of(error: Exception, instance: str) -> dict[str, object]:
             return problem(404, str(error), instance, UNKNOWN_DECISION, "Unknown decision")
         case ConflictError():
             return _conflict(error, instance)
+        case OtherBodyError():
+            return problem(409, str(error), instance, IDEMPOTENCY_CONFLICT, "Idempotency conflict")
+        case UnderWayError():
+            return problem(409, str(error), instance, UNDER_WAY, "Under way")
         case HTTPException():
             return problem(error.status_code, error.detail, instance)
         case _:
@@ -103,6 +113,8 @@ def problem_response(document: dict[str, object], headers: dict[str, str] | None
 
 async def _on_error(request: Request, error: Exception) -> Response:
     headers = dict(error.headers) if isinstance(error, HTTPException) and error.headers else None
+    if isinstance(error, UnderWayError):
+        headers = {"Retry-After": "1"}
     return problem_response(problem_of(error, request.url.path), headers)
 
 
@@ -120,6 +132,8 @@ _KNOWN = (
     ForbiddenWorkflowError,
     UnknownDecisionError,
     ConflictError,
+    OtherBodyError,
+    UnderWayError,
     NoEligibleCandidateError,
     HTTPException,
 )
@@ -147,6 +161,8 @@ class LastResort:
                 _count(scope, message["status"])
                 if scope["path"].removeprefix(scope.get("root_path", "")).startswith(_OF_CALLERS):
                     message["headers"] = [*message.get("headers", ()), _UNKEPT]
+                if scope["app"].state.stopping:  # who asks again is to find another
+                    message["headers"] = [*message.get("headers", ()), _LEAVE]
             await send(message)
 
         try:

@@ -35,7 +35,8 @@ class AsyncRouterClient:
     answers something that is no decision. After that the router is not asked for `retry_after_seconds`, and after each further
     failure for twice as long, up to a minute; one request at a time then sees whether it is back. So a router that hangs costs
     one time-out, not one a request. An answer without a decision that concerns this request or this key alone (401, 429, 413)
-    falls back too, but the next request asks again. Why a fallback was given is logged, at most once a minute.
+    falls back too, but the next request asks again. Why a fallback was given is logged, at most once a minute. A request whose
+    connection is lost is sent once more within the same time, with the same Idempotency-Key: it is decided and charged once.
 
     Feedback has its own limit in time, `feedback_timeout_seconds` for each 256: the router answers it when it is on disk.
     `http` is for certificates, proxies and tests; without it connections are this client's own. One client may be used from
@@ -82,7 +83,7 @@ class AsyncRouterClient:
             if attempt is None:
                 return self._fallbacks.given("it failed a moment ago")
             try:
-                answer = await self._exchange.post("/v1/route", content, self.timeout_seconds)
+                answer = await self._exchange.post("/v1/route", content, self.timeout_seconds, once=True)
                 if answer.status == 200:
                     route = route_of(answer.content)
                     attempt.alive = True

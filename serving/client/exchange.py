@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -18,6 +21,8 @@ MOST_ANSWER_BYTES = 4 * 1024 * 1024
 _KEPT_SECONDS = 2.0
 # A host and its port, which are read as a scheme and a path. What stands before an @ may be a password.
 _WITHOUT_SCHEME = re.compile(r"[\w.-]+(:\d{1,5})?(/[\w./-]*)?", re.ASCII)
+# The connection was, or could not be made: whether the router has decided is not known.
+_LOST = (httpx.NetworkError, httpx.RemoteProtocolError)
 _FAILURES = (httpx.HTTPError, httpx.StreamError, OSError, RuntimeError, ValueError)
 
 
@@ -55,21 +60,30 @@ class Exchange:
         """The router's address, without what may be a password in it."""
         return f"{self._url.scheme}://{self._url.netloc.decode()}"
 
-    async def post(self, path: str, content: bytes, seconds: float) -> Answer:
-        """The answer to a body; raises RouterFailedError where none has come whole after so many seconds in all."""
+    async def post(self, path: str, content: bytes, seconds: float, *, once: bool = False) -> Answer:
+        """The answer to a body; raises RouterFailedError where none has come whole after so many seconds in all.
+
+        What is to be done `once` is sent again where the connection was lost, with the same Idempotency-Key: behind the address
+        may be several routers, of which one has gone.
+        """
         http = self._http()
+        named = {"idempotency-key": uuid.uuid4().hex} if once else {}
         try:
             async with asyncio.timeout(seconds):
-                return await self._post(http, path, content)
+                if once:
+                    with suppress(*_LOST):
+                        return await self._post(http, path, content, named)
+                return await self._post(http, path, content, named)
         except TimeoutError:
             raise RouterFailedError(f"no whole answer within {seconds:g} s") from None
         except _FAILURES as error:
             said = str(error).partition("\n")[0][:200]
             raise RouterFailedError(f"{error.__class__.__name__}: {said}") from error
 
-    async def _post(self, http: httpx.AsyncClient, path: str, content: bytes) -> Answer:
+    async def _post(self, http: httpx.AsyncClient, path: str, content: bytes, named: Mapping[str, str]) -> Answer:
+        headers = {**self._headers, **named}
         request = http.build_request(
-            "POST", f"{str(self._url).rstrip('/')}{path}", content=content, headers=self._headers, timeout=None
+            "POST", f"{str(self._url).rstrip('/')}{path}", content=content, headers=headers, timeout=None
         )
         response = await http.send(request, stream=True, follow_redirects=False)
         try:

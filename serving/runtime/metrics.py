@@ -17,6 +17,7 @@ from serving.runtime.shadow import ShadowAnswer
 from serving.settings import metrics_folder, several_processes
 from serving.state.budgets import Budgets
 from serving.state.drift import Drift
+from serving.state.rates import Rates
 from serving.state.reservations import Reservations
 from serving.store.feedback import Feedback
 from serving.store.writer import DecisionStore
@@ -39,6 +40,7 @@ GAUGES: tuple[tuple[str, str, tuple[str, ...], Among], ...] = (
     ("router_bundle_reloads", "Bundles taken over since the start.", (), "livesum"),
     ("router_bundle_refusals", "Bundles refused since the start.", (), "livesum"),
     ("router_rules_refused", "1 while the rule file is wrong and the rules before it hold.", (), "livemax"),
+    ("router_rates_unshared", "1 while Redis does not answer and rates hold for each process.", (), "livemax"),
     ("router_embedding_cache_hit_share", "Share of embeddings known.", (), "livemostrecent"),
     ("router_drift_psi", "Stability index of prompts' clusters; 0 until enough are seen.", (), "livemax"),
     ("router_novel_share", "Share of novel prompts; 0 until enough.", (), "livemax"),
@@ -200,6 +202,7 @@ def snapshot_of(
     budgets: Budgets,
     reservations: Reservations,
     drift: Drift,
+    rates: Rates,
     also_spent_usd: float,
 ) -> Snapshot:
     """Every gauge's value now; 0 where there is nothing to measure."""
@@ -218,6 +221,7 @@ def snapshot_of(
         "router_bundle_reloads": live.reloads,
         "router_bundle_refusals": live.refusals,
         "router_rules_refused": 0 if reloading.rules_refused is None else 1,
+        "router_rates_unshared": 1 if rates.unshared else 0,
         "router_embedding_cache_hit_share": cache.hits / asked if asked else 0.0,
         "router_drift_psi": measured.psi or 0.0,
         "router_novel_share": measured.novel_share or 0.0,

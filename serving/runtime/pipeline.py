@@ -6,14 +6,13 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from hashlib import blake2b
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from sqlalchemy.exc import SQLAlchemyError
 
 from serving.bundle.arrays import Floats32
 from serving.bundle.request import RouteRequest, read
@@ -33,17 +32,16 @@ from serving.state.budgets import Allowance, Budgets, BudgetSpentError
 from serving.state.conversations import Before, Conversations
 from serving.state.drift import Drift, Thresholds
 from serving.state.rates import Rates
+from serving.state.redis_rates import RedisRates
 from serving.state.reloads import Reloaded
-from serving.state.reservations import Reservations
+from serving.state.replays import Named, Replays
+from serving.state.reservations import Reservations, opened
 from serving.state.rulebook import RuleBook
-from serving.store.engine import StoreError, open_engine
-from serving.store.ledger import BudgetKey, Charge, Totals
 from serving.store.months.ids import new_id
-from serving.store.transaction import totals_of
-from serving.store.writer import DecisionStore, Watched
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 _MOST_ASKING = 32  # decisions that wait for the store to hold their budgets
 _FREE = Allowance()
 
@@ -70,6 +68,8 @@ class Service:
         self.settings = settings
         self._clock = clock
         self._reloading = Reloading(settings, self._follow)
+        redis = settings.redis
+        self.rates = Rates(self.rules.keys) if redis is None else RedisRates(self.rules.keys, redis.get_secret_value())
         self.live = self._reloading.live
         shadow = self._reloading.shadow
         self.shadow = None if shadow is None else Shadow(shadow, most_bytes=settings.waiting_bytes)
@@ -82,53 +82,29 @@ class Service:
             stored=bool(settings.store) and settings.store_prompts,
             wait_seconds=settings.reserve_wait_ms / 1e3,
         )
-        self.store = self._opened(settings.store) if settings.store else None
+        self.store = opened(settings, self.budgets, self.also, clock)
         self.reservations = Reservations(self.budgets, self.store, settings.reserve_wait_ms / 1e3)
-        self.rates = Rates(self.rules.keys)
+        waits = settings.idempotency_seconds, settings.reserve_wait_ms / 1e3
+        self.replays = None if self.store is None else Replays(self.store.engine, *waits, clock)
         self.conversations = Conversations(settings, self.store, clock)
         self.drift = Drift(settings.drift_window, Thresholds.of(settings))
         self.metrics = Metrics(
             lambda: snapshot_of(
-                self._reloading, self.store, self.budgets, self.reservations, self.drift, self.also.spent_usd
+                self._reloading,
+                self.store,
+                self.budgets,
+                self.reservations,
+                self.drift,
+                self.rates,
+                self.also.spent_usd,
             )
         )
         self.recorder = Recorder(
-            settings,
-            self.live,
-            self.shadow,
-            self.store,
-            self.conversations,
-            self.drift,
-            self.metrics,
-            clock,
+            settings, self.live, self.shadow, self.store, self.conversations, self.drift, self.metrics, clock
         )
         self.embedding = Embedding(settings)
         self._asking = ThreadPoolExecutor(_MOST_ASKING, thread_name_prefix="budgets")
         self._upkeep: list[Periodic] = []
-
-    def _opened(self, url: str) -> DecisionStore:
-        """The store, and in the budgets what it says of them; raises StoreError."""
-        engine = open_engine(url)
-        try:
-            self._told(totals_of(engine, self._watched()))
-        except SQLAlchemyError as error:
-            engine.dispose()
-            kind = type(getattr(error, "orig", None) or error).__name__
-            raise StoreError(f"what budgets have used cannot be read from the store ({kind}): is it locked?") from None
-        watched = Watched(self._watched, self._told, self.settings.watch_seconds)
-        options = self.settings
-        return DecisionStore(
-            engine, options.store_queue, self._clock, most_bytes=options.store_queue_bytes, watched=watched
-        )
-
-    def _watched(self) -> list[BudgetKey]:
-        """The budgets that the store is asked for."""
-        return [*self.budgets.keys(), *self.also.keys()]
-
-    def _told(self, totals: Mapping[BudgetKey, Totals], written: Sequence[Charge] = ()) -> None:
-        """Takes what the store says of them."""
-        self.budgets.told(totals, written)
-        self.also.told(totals)
 
     @property
     def rules(self) -> RuleBook:
@@ -137,11 +113,11 @@ class Service:
 
     # --- one request ---
 
-    def case(self, request: RouteRequest, asked: Policy, key: str | None) -> Case:
-        """The request, read, under the server's rules, which only tighten what it asks itself."""
+    def case(self, request: RouteRequest, asked: Policy, key: str | None, name: Named | None = None) -> Case:
+        """The request, read, under the server's rules, which only tighten what it asks itself; `name` is its decision's."""
         policy, scopes, no_candidate = asked, [], None
-        for name, rules in self._reloading.rules_for(key).scopes(key, request.workflow):
-            scopes.append(name)
+        for scope, rules in self._reloading.rules_for(key).scopes(key, request.workflow):
+            scopes.append(scope)
             no_candidate = rules.no_candidate or no_candidate  # the key's before the workflow's
             if rules.tightening is not None:
                 policy = policy.tightened(rules.tightening)
@@ -154,7 +130,7 @@ class Service:
         given, share = request.session_id is not None, min(policy.share, self.settings.share)
         hold = self._hold(session if given else None) if share < 1.0 else 0.0
         kept = self.conversations.kept(session, aside=given and hold > share)
-        return Case(read(request), policy, asked, key, scopes, no_candidate, session, also, hold, draw, kept)
+        return Case(read(request), policy, asked, key, scopes, no_candidate, session, also, hold, draw, kept, name)
 
     async def route(self, case: Case) -> tuple[str, Decision]:
         """The decision's id and the decision; raises NoEligibleCandidateError or BudgetSpentError.
@@ -167,12 +143,25 @@ class Service:
         embedded = await self.embedding.one(serving, case.request.text)
         if not isinstance(embedded, Reason):
             self.recorder.stage("encode", time.perf_counter() - started)
-        if case.also is None and not self.reservations.waits(case.scopes):
+        told = self.conversations.tells(case.conversation)
+        if case.also is None and not told and not self.reservations.waits(case.scopes):
             # Remembered in the loop's next turn: the answer, which this one sends, does not wait for that.
             return self._decided(case, serving, embedded, started, asyncio.get_running_loop().call_soon)
         # In a thread: the store is asked, and the event loop must not wait for that.
         decided = partial(self._decided, case, serving, embedded, started)
+        if told:
+            decided = partial(self._told, [case], decided)
         return await asyncio.get_running_loop().run_in_executor(self._asking, decided)
+
+    def _told(self, cases: Sequence[Case], decide: Callable[[], T]) -> T:
+        """What `decide` gives, between what other replicas have said of the conversations and their being told."""
+        with self.recorder.session:
+            self.conversations.look_up([(one.conversation, one.request.request) for one in cases])
+        try:
+            return decide()
+        finally:
+            with self.recorder.session:
+                self.conversations.settle()
 
     def _decided(
         self, case: Case, serving: Serving, embedded: Embedded, started: float, after: Later = _at_once
@@ -214,7 +203,7 @@ class Service:
 
     def _reserved(self, case: Case, decide: Callable[[Situation], Decision]) -> tuple[str, Decision]:
         """A decision that its budgets hold, and its id; raises BudgetSpentError."""
-        identifier = new_id(self._clock())
+        identifier = case.id_or(new_id(self._clock()))
         if not self.budgets.any:
             return identifier, decide(self._situation(case, _FREE))
         return identifier, self.reservations.decided(
@@ -236,8 +225,12 @@ class Service:
         started = time.perf_counter()
         serving = self.live.current
         embedded = self.embedding.many(serving, [one.request.text for one in cases])
-        came = self._together(cases, serving, embedded)
-        answers = [self._answer(one, serving, embedded[row], started, came.get(row)) for row, one in enumerate(cases)]
+
+        def decided() -> list[Answer]:
+            came = self._together(cases, serving, embedded)
+            return [self._answer(one, serving, embedded[row], started, came.get(row)) for row, one in enumerate(cases)]
+
+        answers = self._told(cases, decided)
         self.recorder.stage("batch", time.perf_counter() - started)
         return answers
 
@@ -255,7 +248,7 @@ class Service:
             logger.exception("a batch could not be decided together, each is decided by itself")
             return {}
         asked = [
-            Asked(new_id(self._clock()), one, cases[row].also)
+            Asked(cases[row].id_or(new_id(self._clock())), one, cases[row].also)
             for row, one in zip(known, decided, strict=True)
             if not isinstance(one, NoEligibleCandidateError)
         ]
@@ -330,11 +323,13 @@ class Service:
 
     def start(self) -> None:
         """Begins to watch for new bundles, and what else is done again and again: each by itself, under its own name."""
-        seconds = self.settings.watch_seconds
         self.metrics.share()
-        self._upkeep = [Periodic("drift", seconds, self.drift.check), Periodic("metrics", seconds, self.metrics.share)]
+        tasks = {"drift": self.drift.check, "metrics": self.metrics.share}
         if self.conversations.shared:
-            self._upkeep.append(Periodic("sessions", seconds, self.conversations.hear))
+            tasks["sessions"] = self.conversations.hear
+        if self.replays:
+            tasks["replays"] = self.replays.prune
+        self._upkeep = [Periodic(name, self.settings.watch_seconds, task) for name, task in tasks.items()]
         self._reloading.start()
 
     def close(self) -> None:
@@ -346,5 +341,9 @@ class Service:
             self.shadow.close()
         self.embedding.close()
         self._asking.shutdown(wait=True)
+        self.conversations.close()
+        self.rates.close()
+        if self.replays is not None:
+            self.replays.close()
         if self.store is not None:
             self.store.close()

@@ -26,6 +26,7 @@ from serving.settings import Settings
 from serving.state.also import Drawn
 from serving.state.conversations import Conversations
 from serving.state.drift import Drift
+from serving.state.replays import Named
 from serving.store.feedback import ConflictError, Feedback, UnknownDecisionError
 from serving.store.rows import Reference, decision_row, shadow_columns
 from serving.store.transaction import Told
@@ -45,7 +46,8 @@ class Case:
     hash, and `also` is there where another candidate may be asked too. `hold` is the number in (0, 1] that says
     whether its decision is held back, `draw` the one in [0, 1) that says whether it is explored. `conversation` is the id
     that it is remembered by where its session is, another one where all of its decisions are held back: what the router would
-    have decided of a turn depends on what it would have decided of those before.
+    have decided of a turn depends on what it would have decided of those before. `name` is its decision's id and
+    time, where the call has named itself.
     """
 
     request: ReadRequest
@@ -59,6 +61,11 @@ class Case:
     hold: float = 0.0
     draw: float = 0.0
     conversation: str | None = None
+    name: Named | None = None
+
+    def id_or(self, drawn: str) -> str:
+        """The id of its decision: one that is drawn, where the call has not named it."""
+        return drawn if self.name is None else self.name.id
 
     @property
     def private(self) -> bool:
@@ -203,7 +210,7 @@ class Recorder:
             if case.private:
                 request, keep = self._bared(case), False
             reference = Reference.of(serving.router.manifest, case.request)
-            at = self._clock()
+            at = self._clock() if case.name is None else case.name.at
             self._store.decided(decision_row(identifier, at, case.key, request, decision, reference, prompt=keep))
 
     def _bared(self, case: Case) -> RouteRequest:

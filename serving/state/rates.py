@@ -37,6 +37,11 @@ class Rates:
         self._clock = clock
         self._lock = threading.Lock()
 
+    @property
+    def unshared(self) -> bool:
+        """Whether each process counts by itself although it should not."""
+        return False
+
     def follow(self, keys: Mapping[str, Key]) -> None:
         """Takes other rates over; what a key has used of its window goes on counting."""
         rates = {name: key.limit for name, key in keys.items() if key.limit is not None}
@@ -67,3 +72,10 @@ class Rates:
                 taken.pop()
             # They fit once so many of the oldest have left.
             return taken[over - 1] + seconds - now
+
+    async def kept(self, key: str, requests: int = 1, counted: int = 0) -> float | None:
+        """As `keep`, for an event loop, which must not wait."""
+        return self.keep(key, requests, counted)
+
+    def close(self) -> None:
+        """Ends what it has begun."""

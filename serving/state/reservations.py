@@ -3,18 +3,52 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from serving.decide.decision import Decision
+from serving.settings import Settings
+from serving.state.also import AlsoAsked
 from serving.state.budgets import Allowance, Budgets, BudgetSpentError
-from serving.store.ledger import BudgetKey, Charge
-from serving.store.writer import DecisionStore, NotStoredError
+from serving.store.engine import StoreError, open_engine
+from serving.store.ledger import BudgetKey, Charge, Totals
+from serving.store.transaction import totals_of
+from serving.store.writer import DecisionStore, NotStoredError, Watched
 
 logger = logging.getLogger(__name__)
 
 _TRIES = 4
+
+
+def opened(settings: Settings, budgets: Budgets, also: AlsoAsked, clock: Callable[[], float]) -> DecisionStore | None:
+    """The store that the settings name, which tells the budgets what it says of them, from now on; raises StoreError."""
+    if not settings.store:
+        return None
+
+    def watched() -> list[BudgetKey]:
+        return [*budgets.keys(), *also.keys()]
+
+    def told(totals: Mapping[BudgetKey, Totals], written: Sequence[Charge] = ()) -> None:
+        budgets.told(totals, written)
+        also.told(totals)
+
+    engine = open_engine(settings.store)
+    try:
+        told(totals_of(engine, watched()))
+    except SQLAlchemyError as error:
+        engine.dispose()
+        kind = type(getattr(error, "orig", None) or error).__name__
+        raise StoreError(f"what budgets have used cannot be read from the store ({kind}): is it locked?") from None
+    return DecisionStore(
+        engine,
+        settings.store_queue,
+        clock,
+        most_bytes=settings.store_queue_bytes,
+        watched=Watched(watched, told, settings.watch_seconds),
+    )
 
 
 class Reservations:

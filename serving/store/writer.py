@@ -17,13 +17,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from serving.store.feedback import Feedback, UnknownDecisionError
 from serving.store.ledger import BudgetKey, Charge, Limit, Totals
 from serving.store.months.partitions import Ahead
-from serving.store.tables import SESSIONS
 from serving.store.transaction import Item, Told, may_pass, totals_of, write
 
 logger = logging.getLogger(__name__)
@@ -144,22 +143,17 @@ class DecisionStore:
             if not self._closed and self._queue.qsize() < self.most_waiting:
                 self._put(Item(shadow=row))
 
-    def session(self, row: Mapping[str, Any]) -> None:
-        """Takes a session's row, which takes the place of the one before; it is let go where the queue is full."""
+    def session(self, row: Mapping[str, Any], done: Future[None] | None = None) -> bool:
+        """Takes a session's row, which takes the place of the one before; False where it is let go, for the queue is full.
+
+        Where somebody waits for `done` it is written now.
+        """
         with self._lock:
-            if not self._closed and self._queue.qsize() < self.most_waiting:
-                self._put(Item(session=row))
-
-    def sessions_since(self, at: float, most: int) -> Sequence[Mapping[str, Any]]:
-        """The sessions of all processes that were written since a time (epoch seconds), at most so many, the oldest first."""
-        asked = select(SESSIONS).where(SESSIONS.c.at > at).order_by(SESSIONS.c.at).limit(most)
-        with self.engine.connect() as connection:
-            return [dict(row) for row in connection.execute(asked).mappings()]
-
-    def forget_sessions(self, before: float) -> None:
-        """Deletes the sessions that were last used before a time (epoch seconds)."""
-        with self.engine.begin() as connection:
-            connection.execute(SESSIONS.delete().where(SESSIONS.c.at < before))
+            if self._closed or self._queue.qsize() >= self.most_waiting or not self._put(Item(session=row, done=done)):
+                return False
+        if done is not None:
+            self._hurry.set()
+        return True
 
     def take(self, charge: Charge) -> Future[BudgetKey | None]:
         """Charges budgets now, if all of them hold it; the future is done when that is on disk.

@@ -21,6 +21,7 @@ from serving.settings import Settings
 from serving.state.rulebook import load_rules
 from serving.store.engine import kept
 from tests import fake_bundle
+from tests.postgres_server import needs_postgres, own_database
 
 
 @pytest.fixture(scope="module")
@@ -207,11 +208,14 @@ def test_workers_read_what_was_given_from_the_environment(folder: Path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(os, "environ", {**os.environ, "ROUTER_STORE": "", "ROUTER_SHADOW": str(folder)})
         options = ["--workers=2", f"--bundle={folder}", "--shadow=none", "--no-store-prompts", "--session-margin=0.5"]
+        options += ["--redis=redis://:secret@127.0.0.1:9/0"]
         code, _, ran = serve(patch, *options)
         assert (code, ran["app"], ran["factory"], ran["workers"]) == (0, "serving.cli:worker", True, 2)
         settings = Settings()
     assert (settings.workers, settings.bundle, settings.shadow, settings.store) == (2, str(folder), None, "")
     assert (settings.store_prompts, settings.session_margin, settings.port) == (False, 0.5, 8080)
+    assert settings.redis is not None
+    assert settings.redis.get_secret_value() == "redis://:secret@127.0.0.1:9/0"
 
 
 @pytest.mark.parametrize(
@@ -290,3 +294,14 @@ def address_by(settings: Settings) -> str:
     nothing: Any = None
     asyncio.run(config.loaded_app(scope, nothing, nothing))
     return came[0]
+
+
+@needs_postgres
+def test_replicas_without_a_secret_of_their_own_are_warned_of(
+    folder: Path, postgres: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = ["--bundle", str(folder), "--store", own_database(postgres)]
+    for secret, warned in (([], 1), (["--hash-secret", "s"], 0)):
+        caplog.clear()
+        assert serve(monkeypatch, *options, *secret)[0] == 0
+        assert sum("ROUTER_HASH_SECRET is not set" in one for one in caplog.messages) == warned

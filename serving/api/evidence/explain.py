@@ -65,16 +65,15 @@ class Sight:
         return cls(True, None) if rules.admin else cls(False, rules.workflows)
 
 
-async def shown(service: Service, key: str | None, asked: RouteBody, turns: Turns | None) -> Shown:
+async def shown(service: Service, case: Case, asked: RouteBody, turns: Turns | None) -> Shown:
     """The decision's id, itself and its document, which has what was asked for; raises as the decision itself does.
 
     A dry run is decided by the rules, the bundle and what the budgets leave: nothing is charged, and it is only counted.
     Where there are no `turns`, nothing is explained.
     """
-    case = service.case(asked.request(), asked.policy(), key)
     serving = service.live.current
     if asked.dry_run:
-        service.metrics.tried(key)
+        service.metrics.tried(case.key)
         embedded = await service.embedding.one(serving, case.request.text)
         decision = service.reservations.tried(case.scopes, _trial(serving, case, service.rules, embedded))
         document = decision_document(DRY_RUN, decision, asked.misspelt) | {"dry_run": True}

@@ -90,7 +90,7 @@ async def bundles(request: Request) -> Response:
     Of a registered model (`models:/...`) the one that is served and its shadow alone are known here.
     """
     service = service_of(request)
-    admin = may_administer(service, caller(request, service))
+    admin = may_administer(service, await caller(request, service))
     document = await to_thread.run_sync(_document, service, admin)
     return Response(orjson.dumps(document), media_type="application/json")
 

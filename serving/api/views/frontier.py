@@ -64,7 +64,7 @@ async def frontier(
     A key that is bound to workflows sees these alone where there is something of single workflows, and its own volume.
     """
     service = service_of(request)
-    key = caller(request, service)
+    key = await caller(request, service)
     if version is not None and version != service.live.version and not may_administer(service, key):
         raise HTTPException(403, "Another bundle than the served one is for a key that may administer.")
     feed: LiveFeed = request.app.state.live

@@ -33,7 +33,7 @@ class MeResponse(BaseModel):
 async def me(request: Request) -> Response:
     """Who the caller is by its API key, and what of the page it may see."""
     service = service_of(request)
-    key = caller(request, service)
+    key = await caller(request, service)
     rules, settings, admin = service.rules, service.settings, may_administer(service, key)
     own = rules.keys.get(key) if key is not None else None
     tabs: list[Tab] = ["try", "frontier", "live", "bundles"]

@@ -144,7 +144,7 @@ async def savings(
     A key that may not administer asks once at a time.
     """
     service = service_of(request)
-    key = caller(request, service)
+    key = await caller(request, service)
     if service.store is None:
         raise HTTPException(404, "This service stores no decisions (ROUTER_STORE is empty).")
     try:

@@ -422,7 +422,20 @@ def test_the_documentation_has_every_model_example_and_error(client: TestClient)
     document = client.get("/openapi.json").json()
     schemas = document["components"]["schemas"]
     route = document["paths"]["/v1/route"]["post"]
-    assert set(route["responses"]) == {"200", "400", "401", "402", "403", "408", "413", "422", "429", "500", "503"}
+    assert set(route["responses"]) == {
+        "200",
+        "400",
+        "401",
+        "402",
+        "403",
+        "408",
+        "409",
+        "413",
+        "422",
+        "429",
+        "500",
+        "503",
+    }
     assert PROBLEM in route["responses"]["422"]["content"]
     prompt, chat = schemas["RouteBody"]["examples"]
     assert client.post("/v1/route", json=prompt).status_code == 200

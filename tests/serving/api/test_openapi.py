@@ -15,8 +15,8 @@ from starlette.testclient import TestClient
 
 from serving.api.app import create_app
 from serving.api.documents import Problem
-from serving.runtime import pipeline
 from serving.settings import Settings
+from serving.state import reservations
 from serving.store.writer import DecisionStore
 from tests import fake_bundle
 
@@ -36,7 +36,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     # Feedback on decisions that nobody made, as it is here, would each wait for them.
     hasty = partial(DecisionStore, late_seconds=0.0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "DecisionStore", hasty)
+        patch.setattr(reservations, "DecisionStore", hasty)
         app = create_app(Settings(bundle=str(fake_bundle.build(folder)), store=store))
         with TestClient(app, raise_server_exceptions=False) as client:
             yield client

@@ -43,6 +43,7 @@ class Stub:
     behave: Callable[[str, dict[str, Any]], Said] = lambda path, body: Said(body=DECISION)
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     authorizations: list[str | None] = field(default_factory=list)
+    keys: list[str | None] = field(default_factory=list)  # each Idempotency-Key
     url: str = ""
 
 
@@ -54,7 +55,12 @@ def _handler(stub: Stub) -> type[BaseHTTPRequestHandler]:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             stub.asked.append((self.path, body))
             stub.authorizations.append(self.headers.get("authorization"))
+            stub.keys.append(self.headers.get("idempotency-key"))
             said = stub.behave(self.path, body)
+            if said.status == 0:  # it is killed
+                self.connection.shutdown(socket.SHUT_RDWR)
+                self.close_connection = True
+                return
             data = said.body if isinstance(said.body, bytes) else json.dumps(said.body).encode()
             try:
                 self.send_response(said.status)

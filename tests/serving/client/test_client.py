@@ -121,6 +121,33 @@ def test_a_refusal_is_an_answer(status: int) -> None:
     assert len(stub.asked) == 2
 
 
+def test_a_lost_connection_is_asked_again_once_under_the_same_name() -> None:
+    killed = [True]
+
+    def behave(path: str, body: Any) -> Said:
+        return Said(status=0) if killed.pop() else Said(body=DECISION)
+
+    with answering(behave) as stub, client(stub.url, timeout_seconds=10) as router:
+        killed[:] = [False, True]
+        assert router.route(BODY).model == "acme/small"
+        killed[:] = [False]
+        assert router.route(BODY).model == "acme/small"
+        killed[:] = [True, True]
+        assert router.route(BODY).failed
+        assert router.is_open
+    first, again, other, *third = stub.keys
+    assert first == again != other
+    assert first is not None
+    assert len(set(third)) == 1
+
+
+def test_feedback_has_no_such_name() -> None:
+    said = {"recorded": 1, "repeated": 0, "results": ["recorded"]}
+    with answering(lambda path, body: Said(body=said)) as stub, client(stub.url) as router:
+        assert router.feedback({"decision_id": "d1", "quality": 1.0}) == ["recorded"]
+    assert stub.keys == [None]
+
+
 @pytest.mark.parametrize("trickle", [b"", b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n" + b" " * 1000])
 def test_a_router_that_hangs_costs_one_time_out_in_all(trickle: bytes) -> None:
     """Also where a byte comes again and again, which is no end to what a socket's own limit allows."""

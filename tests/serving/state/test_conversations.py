@@ -17,6 +17,7 @@ from serving.store.engine import open_engine
 from serving.store.tables import SESSIONS
 from serving.store.writer import DecisionStore
 from tests.patience import until
+from tests.postgres_server import needs_postgres, own_database
 
 CANDIDATES = (Candidate(name="a"), Candidate(name="b", cache_seconds=10.0), Candidate(name="c"))
 TURNS = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hello"}]
@@ -117,3 +118,62 @@ def test_one_process_on_a_file_tells_nobody(store: DecisionStore) -> None:
     known.hear()
     assert not known.shared
     assert (store.waiting, written(store)) == (0, 0)
+
+
+# --- of several replicas on one PostgreSQL ---
+
+
+@pytest.fixture
+def stores(postgres: str) -> Iterator[list[DecisionStore]]:
+    url = own_database(postgres)
+    known = [DecisionStore(open_engine(url)) for _ in range(2)]
+    yield known
+    for one in known:
+        one.close()
+
+
+@needs_postgres
+def test_a_turn_after_the_answer_to_the_one_before_is_known_to_another_replica(stores: list[DecisionStore]) -> None:
+    ahead, behind = Clock(), Clock()
+    ahead.now += 60.0
+    first, second = (
+        made(store, clock, workers=1, session_wait_ms=60_000)
+        for store, clock in zip(stores, (ahead, behind), strict=True)
+    )
+    request = read(RouteRequest(messages=LATER))
+    name = first.id_of(request.request, None, private=False)
+    assert name is not None
+    assert first.tells(name)
+    for turn in range(20):
+        here, there = (first, second) if turn % 2 else (second, first)
+        here.went(name, request.data, f"a{turn}", private=False)
+        here.settle()
+        there.look_up([(name, request.request), (None, request.request)])
+        assert there.before(name, request, CANDIDATES).candidate == f"a{turn}", "whoever's clock is ahead"
+    first.close()
+    second.close()
+
+
+@needs_postgres
+def test_who_need_not_be_asked_is_not(stores: list[DecisionStore]) -> None:
+    known = made(stores[0], workers=1, session_wait_ms=60_000)
+    begins = RouteRequest(messages=TURNS)
+    stores[0].engine.dispose()
+    known.look_up([("s", begins), (None, RouteRequest("hello"))])  # it begins here, or is no conversation
+    assert not known.tells(None)
+    assert not made(stores[0], workers=1, session_wait_ms=0).tells("s")
+    assert not made(None).tells("s")
+    known.close()
+
+
+@needs_postgres
+def test_a_store_that_fails_is_no_reason_to_wait(stores: list[DecisionStore]) -> None:
+    known = made(stores[0], workers=1, session_wait_ms=60_000)
+    with stores[0].engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE session")
+    request = read(RouteRequest(messages=LATER))
+    known.went("s", request.data, "a", private=False)
+    known.settle()
+    known.look_up([("s", request.request)])
+    assert known.before("s", request, CANDIDATES).candidate == "a"
+    known.close()

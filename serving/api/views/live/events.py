@@ -38,7 +38,7 @@ async def live(request: Request) -> Response:
     the key's rate.
     """
     service = service_of(request)
-    viewer, key = _viewer(request)
+    viewer, key = await _viewer(request)
     if request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers:
         raise HTTPException(400, "A body arrived; send none with GET /v1/live.", {"Connection": "close"})
     feed = _feed(request)
@@ -53,7 +53,7 @@ async def live(request: Request) -> Response:
 
 async def snapshot(request: Request) -> Response:
     """What goes on now, once. What takes long to find out is not looked up anew for each request."""
-    viewer, _ = _viewer(request)
+    viewer, _ = await _viewer(request)
     feed = _feed(request)
     try:
         document = await feed.ask(lambda: feed.figures.snapshot(viewer))
@@ -63,10 +63,10 @@ async def snapshot(request: Request) -> Response:
     return Response(orjson.dumps(document), media_type="application/json")
 
 
-def _viewer(request: Request) -> tuple[str | None, str | None]:
+async def _viewer(request: Request) -> tuple[str | None, str | None]:
     """Whose decisions the caller sees, None for all; and its key."""
     service = service_of(request)
-    key = caller(request, service)
+    key = await caller(request, service)
     if may_administer(service, key):
         return None, key
     if service.store is None:
