@@ -136,19 +136,6 @@ REPLAYS = Table(
     Index("replay_at", "at"),
 )
 
-# What was answered to requests that name themselves (Idempotency-Key), for who sends one again; without an answer yet it is
-# under way. `id` is a hash of the key and that name.
-REPLAYS = Table(
-    "replay",
-    METADATA,
-    Column("id", String(64), primary_key=True),
-    Column("at", Float, nullable=False),
-    Column("body_hash", String(64), nullable=False),
-    Column("answer", LargeBinary),
-    Column("status", Integer),
-    Index("replay_at", "at"),
-)
-
 
 def insert(engine: Engine, table: Table) -> Any:
     """An insert of this database's dialect, which can say what to do where a row of the same key is there."""
