@@ -28,7 +28,14 @@ def test_ids_sort_by_their_time_and_differ() -> None:
 
 
 @pytest.mark.parametrize(
-    "other", ["", "d1", "5977a4f5bbe94abb8ae523727b09231b", "g" * 12 + "7" + "0" * 3 + "8" + "0" * 15, "f" * 12 + "7aaa8" + "0" * 15]
+    "other",
+    [
+        "",
+        "d1",
+        "5977a4f5bbe94abb8ae523727b09231b",
+        "g" * 12 + "7" + "0" * 3 + "8" + "0" * 15,
+        "f" * 12 + "7aaa8" + "0" * 15,
+    ],
 )
 def test_of_other_ids_nothing_is_known(other: str) -> None:
     assert made_around(other) == EVER
