@@ -209,7 +209,7 @@ def test_a_readme_without_marks_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_published_documents_are_what_the_figures_give(tmp_path: Path) -> None:
-    for name in ("docs/benchmarks.json", "docs/bench-serve.json", "README.md"):
+    for name in ("docs/benchmarks.json", "docs/bench-serve.json", "docs/scale.json", "README.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     found = json.loads((tmp_path / "docs" / "benchmarks.json").read_text(encoding="utf-8"))

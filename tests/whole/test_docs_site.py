@@ -38,7 +38,7 @@ from tests.serving.attacks.conftest import Attacked, running
 from training.measure.bounds import clopper_pearson_upper
 
 DOCS = ROOT / "docs"
-TYPED = ("index.md", "bring-your-log.md", "log-to-certificate.md", "operations.md")
+TYPED = ("index.md", "bring-your-log.md", "log-to-certificate.md", "operations.md", "scale.md")
 NOT_TYPED_HERE = {
     "router-serve --bundle models/current": "the service that the lines below it ask runs in a process of its own",
 }
@@ -347,6 +347,12 @@ def test_from_log_to_certificate(folder: Path) -> None:
     )
     assert (folder / "models" / "current").resolve() == before, "and rollback went back"
     assert (folder / "plan.jsonl").is_file()
+
+
+def test_an_imported_log_is_trained_on(folder: Path) -> None:
+    for line in blocks("scale.md"):
+        type_in(folder, line)
+    assert (folder / "imported" / "_account.json").is_file()
 
 
 @pytest.fixture(scope="module")

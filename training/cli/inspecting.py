@@ -1,10 +1,11 @@
-"""The command that looks at a log before anything is trained on it, and says what would help most."""
+"""What is done with a log before anything is trained on it: it is looked at, and its prices are found."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from training.inspect.report import LogReport
     from training.inspect.unread import Unread
     from training.logs.outcomes import Outcomes
+    from training.prices.price_map import PriceList
 
 app = typer.Typer()
 
@@ -161,3 +163,58 @@ def _listed(log: LogOptions, path: Path) -> LogOptions:
         say(f"{path} written. Replace {', '.join(missing)} by the fields that hold it, then: --logs {path}")
         raise typer.Exit
     return replace(log, data=(), logs=path, map=(), format="auto", scores=(), score_rule=())
+
+
+@app.command("catalogue")
+@grouped
+def fill_catalogue(
+    log: LogOptions,
+    settings: Settings,
+    openrouter: Annotated[
+        Path | None, typer.Option(help="What https://openrouter.ai/api/v1/models answered, saved as a file.")
+    ] = None,
+    litellm: Annotated[bool, typer.Option(help="Look into the price map of the installed LiteLLM package.")] = True,
+    write: Annotated[
+        bool, typer.Option("--write", help="Write the file; without it, only the difference is shown.")
+    ] = False,
+) -> None:
+    """Fill the catalogue for the candidates of a log from price lists; what is written there already stays.
+
+    Prices need no grades: --judge asks nobody here.
+    """
+    from serving.bundle.atomic_write import written_whole
+    from training.cli.reading import read
+    from training.prices.catalogue import SHIPPED, load_catalogue, merged, parse_catalogue
+    from training.prices.fill import propose, read_text
+
+    shipped, before = load_catalogue(SHIPPED), read_text(log.catalogue)
+    if log.judge is not None:
+        say(f"{log.judge} is not asked: prices need no grades")
+    with show.progress() as tell:
+        log = replace(log, judge=None, judge_budget_usd=None)
+        found = read(log, merged(shipped, parse_catalogue(before, log.catalogue)), settings.load().judge, tell)
+    rows = {str(name): int(count) for name, count in found.outcomes.frame["candidate"].value_counts().items()}
+    lists = _price_lists(openrouter, litellm)
+    proposal = propose(before, log.catalogue, rows, lists, f"{datetime.now(UTC):%Y-%m}", shipped)
+    show.print_proposal(proposal)
+    if not write:
+        say(proposal.diff(str(log.catalogue)) or "Nothing to add.")
+        say(f"{log.catalogue} is as it was: --write writes this.")
+    elif proposal.after != before:
+        target = log.catalogue.resolve()  # a link is followed, and the mode kept
+        with written_whole(target) as draft:
+            draft.write_bytes(proposal.after.encode())
+            if target.exists():
+                draft.chmod(target.stat().st_mode)
+        say(f"{log.catalogue} written")
+
+
+def _price_lists(openrouter: Path | None, litellm: bool) -> Sequence[PriceList]:
+    from training.prices.catalogue import CatalogueError
+    from training.prices.price_map import litellm_prices, openrouter_prices
+
+    lists = [openrouter_prices(openrouter)] if openrouter is not None else []
+    lists += [litellm_prices()] if litellm else []
+    if not lists:
+        raise CatalogueError("no price list to look into: got --no-litellm and no --openrouter; give one of the two")
+    return lists
