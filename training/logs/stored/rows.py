@@ -10,7 +10,7 @@ import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -18,13 +18,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from serving.bundle.request import text_of
-from training.dataset.inputs import Progress, silent
 from training.dataset.matrix import Objects, requests_of
 from training.dataset.split import stand_in
 from training.logs.cells import parse_json
 from training.logs.dataset import ACCOUNT, FORMAT_VERSION, SKIPPED, ImportAccount
 from training.logs.outcomes import COLUMNS, OutcomeError, Outcomes, origin, unreadable_rows
 from training.logs.repeated.known import Known, hashes_of
+
+if TYPE_CHECKING:  # what encodes is not loaded by who only reads
+    from training.dataset.inputs import Progress
 
 _TOKENS = ("input_tokens", "output_tokens")
 _OF_A_REQUEST = ("request_id", "prompt", "messages", "workflow", "session_id")
@@ -46,7 +48,7 @@ class StoredLog:
         found = [pd.util.hash_array(_column(path, "request_id"), categorize=False) for path in self._files()]
         return len(np.unique(np.concatenate(found))) if found else 0
 
-    def skeleton(self, progress: Progress = silent) -> Outcomes:
+    def skeleton(self, progress: Progress | None = None) -> Outcomes:
         """Every row, with a stand-in for the text of each request's first row and no other text; what was skipped, and the
         account, are the whole import's."""
         frames, done = [], 0
@@ -58,13 +60,14 @@ class StoredLog:
             nothing = pd.Series(np.full(len(frame), None), dtype=object)
             frames.append(frame.assign(prompt=pd.Series(texts, dtype="str"), messages=nothing))
             done += len(frame)
-            progress("read without texts", done, len(self))
+            if progress is not None:
+                progress("read without texts", done, len(self))
         whole = pd.concat(frames, ignore_index=True)
         # The first of a file need not be the first of the log: how it was cut into files is not to be seen.
         again = whole["request_id"].duplicated()
         return self._outcomes(whole.assign(prompt=whole["prompt"].mask(again)))
 
-    def requests_of(self, ids: Objects, progress: Progress = silent) -> Objects:
+    def requests_of(self, ids: Objects, progress: Progress | None = None) -> Objects:
         """(n,) the requests with these ids, in their order."""
         wanted = pd.Index(ids)
         found = np.full(len(wanted), None, dtype=object)
@@ -76,7 +79,8 @@ class StoredLog:
                 found[place[rows]] = requests_of(_frame(path, _OF_A_REQUEST).iloc[rows])
                 missing[place[rows]] = False
             done += len(place)
-            progress("read texts of the core", done, len(self))
+            if progress is not None:
+                progress("read texts of the core", done, len(self))
         if missing.any():
             raise OutcomeError(
                 f"{self.folder}: {int(missing.sum()):,} requests are gone since it was read. Import it again."
