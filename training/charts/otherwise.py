@@ -7,7 +7,7 @@ from typing import Any
 
 import altair as alt
 
-from training.charts.points import PER
+from training.charts.points import PER, band_rows
 from training.charts.theme import (
     FIRST,
     HEIGHT,
@@ -49,9 +49,9 @@ def otherwise(
     if not known:
         raise NothingToDrawError(f"there is no frontier to move: {steps[0][1].get('why_not') if steps else 'no step'}")
     today = known[0][1] if today is None else today
-    rows = [row | {"step": place} for place, (_, document) in enumerate(known) for row in _band(document)]
+    rows = [row | {"step": place} for place, (_, document) in enumerate(known) for row in band_rows(document)]
     dots = [row | {"step": place} for place, (name, document) in enumerate(known) for row in _dot(name, document)]
-    before, now = _band(today), _dot("today", today)
+    before, now = band_rows(today), _dot("today", today)
     costs = [row["cost"] for row in (*rows, *dots, *before, *now)]
     x = alt.X("cost:Q", **money_axis("USD per 1,000 requests", costs, simulated=simulated))
     y = alt.Y("quality:Q", scale=alt.Scale(zero=False), axis=alt.Axis(title="quality", format=PERCENT))
@@ -84,20 +84,6 @@ def otherwise(
 def otherwise_rows(steps: Steps) -> list[Row]:
     """What each step comes to at the default operating point."""
     return [{"step": name} | row for name, document in steps for row in _dot(name, document)]
-
-
-def _band(document: Mapping[str, Any]) -> list[Row]:
-    marks = sorted(document["sweep"], key=lambda mark: mark["cost_usd"])
-    return [
-        {
-            "order": order,
-            "cost": PER * mark["cost_usd"],
-            "quality": mark["quality"],
-            "low": mark["quality_low"],
-            "high": mark["quality_high"],
-        }
-        for order, mark in enumerate(marks)
-    ]
 
 
 def _dot(name: str, document: Mapping[str, Any]) -> list[Row]:
