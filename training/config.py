@@ -117,6 +117,7 @@ class Fit:
     novelty_clusters: StrictInt
     logistic_c: StrictFloat
     weight_clip: StrictFloat
+    half_life_days: Annotated[StrictFloat, _between(0.0, 1e6)]
     trees: StrictInt
     leaves: StrictInt
     learning_rate: StrictFloat
@@ -150,6 +151,11 @@ class Scale:
     core_measured: Annotated[StrictInt, _between(100, 10**9)]
     floor: Annotated[StrictInt, _between(1, 10**9)]
     part_rows: Annotated[StrictInt, _between(100, 10_000_000)]
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class Since:
+    keep: StrictBool
 
 
 @dataclass(frozen=True, config=_CONFIG)
@@ -220,6 +226,7 @@ class Params:
     calibrate: Calibrate
     policy: PolicyParams
     scale: Scale
+    since: Since
     export: Export
     report: Report
     evaluate: Evaluate

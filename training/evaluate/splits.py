@@ -26,7 +26,7 @@ from training.learn.estimators.base import Factory, NotTrainableError
 from training.learn.estimators.registry import factories
 from training.learn.estimators.tables import WorkflowTable
 from training.learn.prepare import Prepared
-from training.learn.training_data import cell_weights, cost_model, part_propensity
+from training.learn.training_data import cell_weights, cost_model, decay_of, part_propensity
 from training.measure.frontier import Frontier, Resamples, Singles, bootstrap_aiq, frontier, knob_grid, singles
 
 RANDOM, TIME, WORKFLOWS = "random by prompt", "by time", "workflows left out"
@@ -175,7 +175,8 @@ def _relearned(part: Prepared, inputs: Inputs, params: Params) -> _Relearned:
             "figures need one of every candidate"
         )
     propensity, _ = part_propensity(part, inputs, rows, params)
-    weights = cell_weights(matrix, part.labels[rows], propensity, params.fit.weight_clip)
+    decay = decay_of(matrix, params.fit.half_life_days)
+    weights = cell_weights(matrix, part.labels[rows], propensity, params.fit.weight_clip, decay)
     kinds = quick_estimators(params, np.nanmean(matrix.cost_usd, axis=0))
     table: dict[str, Factory] = {WorkflowTable.name: lambda: WorkflowTable(params.fit.table_strength[0])}
     everything = np.ones(len(train), dtype=np.bool_)

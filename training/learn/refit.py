@@ -15,7 +15,7 @@ from training.learn.hints import hints_of, hints_said, taught
 from training.learn.learn import Learned
 from training.learn.novelty import prompt_clusters, spread_of
 from training.learn.prepare import Prepared
-from training.learn.training_data import TrainingData, cell_weights, cost_model
+from training.learn.training_data import TrainingData, cell_weights, cost_model, decay_of
 
 
 def is_small(prepared: Prepared, params: Params) -> bool:
@@ -100,7 +100,7 @@ def refit(learned: Learned, prepared: Prepared, inputs: Inputs, params: Params, 
         quality=quality,
         violation=None
         if learned.violation is None
-        else learned.violation.refitted(data.inputs, data.labels, recogniser),
+        else learned.violation.refitted(data.inputs, data.labels, recogniser, data.decay),
         costs=costs,
         data=replace(data, expected_cost=costs.cost_usd(data.inputs)),
         centres=prompt_clusters(data.inputs.embedding, params.fit.novelty_clusters, params.fit.seed),
@@ -111,7 +111,8 @@ def refit(learned: Learned, prepared: Prepared, inputs: Inputs, params: Params, 
 def _rows_of(learned: Learned, prepared: Prepared, inputs: Inputs, params: Params, rows: Bools) -> TrainingData:
     matrix = prepared.matrix.take(rows)
     propensity = learned.propensity[rows]
-    weights = cell_weights(matrix, prepared.labels[rows], propensity, params.fit.weight_clip)
+    decay = decay_of(matrix, params.fit.half_life_days)
+    weights = cell_weights(matrix, prepared.labels[rows], propensity, params.fit.weight_clip, decay)
     hints, grade_hints = hints_of(matrix, weights, params)
     return TrainingData(
         inputs=inputs.take(rows),
@@ -126,4 +127,5 @@ def _rows_of(learned: Learned, prepared: Prepared, inputs: Inputs, params: Param
         hints=hints,
         grade_hints=grade_hints,
         judged=learned.judged[rows],
+        decay=decay,
     )

@@ -27,7 +27,8 @@ class TrainingData:
     `labels` were judged; `hints` are fitted on beside them, and never measured on, those at a graded quality as `grade_hints`.
     `weights` (n, m) are what each cell counts for in fitting; `propensity` the probability with which it was observed
     and judged, `judged` that of being judged once it was tried (None: 1). `expected_cost` is out of fold too, so that a score
-    never rests on a cost model that has seen the row.
+    never rests on a cost model that has seen the row. `decay` (n,) is what each request's age leaves of its weight, which is in
+    `weights` already (None: all of it).
     """
 
     inputs: Inputs
@@ -42,6 +43,7 @@ class TrainingData:
     hints: Hints | None = None
     grade_hints: Hints | None = None
     judged: Floats | None = None
+    decay: Floats | None = None
 
     def taught(self) -> tuple[Floats, Floats]:
         """The labels and weights (n, m) that estimators are fitted on: those judged, and the hints."""
@@ -122,11 +124,25 @@ def cell_judged(matrix: OutcomeMatrix, labels: Floats) -> Floats:
     return found
 
 
-def cell_weights(matrix: OutcomeMatrix, labels: Floats, propensity: Floats, clip: float) -> Floats:
-    """(n, m) what each cell counts for in fitting; `propensity` (n, m) is `part_propensity`'s.
+def decay_of(matrix: OutcomeMatrix, half_life_days: float) -> Floats | None:
+    """(n,) 2^(-age / half-life), the age in days against the newest of these requests; None where nothing decays.
+
+    A request without a time counts in full: nothing says that it is old.
+    """
+    dated = ~np.isnat(matrix.timestamp)
+    if half_life_days <= 0 or not dated.any():
+        return None
+    age = (matrix.timestamp[dated].max() - matrix.timestamp) / np.timedelta64(1, "D")
+    return np.asarray(np.where(dated, np.exp2(-np.where(dated, age, 0.0) / half_life_days), 1.0))
+
+
+def cell_weights(
+    matrix: OutcomeMatrix, labels: Floats, propensity: Floats, clip: float, decay: Floats | None = None
+) -> Floats:
+    """(n, m) what each cell counts for in fitting; `propensity` (n, m) is `part_propensity`'s, `decay` (n,) `decay_of`'s.
 
     Of those that were logged, of those bought to certify, and of those bought to learn each group counts by inverse propensity
-    and 1 on average.
+    and 1 on average, before anything decays.
     What the log knew of a request that was drawn counts as the average logged outcome.
     """
     logged = matrix.attempted & ~matrix.certifying & ~matrix.learning & ~matrix.drawn[:, None]
@@ -138,7 +154,8 @@ def cell_weights(matrix: OutcomeMatrix, labels: Floats, propensity: Floats, clip
             asked = np.where(bought, matrix.propensity, np.nan) * share
             weights += fitting_weights(asked, share, clip, matrix.weight)
     known = matrix.attempted & ~matrix.certifying & ~matrix.learning & matrix.drawn[:, None]
-    return np.asarray(np.where(known, 1.0, weights))
+    found = np.asarray(np.where(known, 1.0, weights))
+    return found if decay is None else found * decay[:, None]
 
 
 def training_data(prepared: Prepared, inputs: Inputs, propensity: Floats, params: Params) -> TrainingData:
@@ -152,7 +169,8 @@ def training_data(prepared: Prepared, inputs: Inputs, propensity: Floats, params
         inside = fold == held
         costs = cost_model(prepared, matrix, train, ~inside, params, sums.without(held))
         expected[inside] = costs.cost_usd(train.take(inside))
-    weights = cell_weights(matrix, prepared.labels[rows], propensity[rows], params.fit.weight_clip)
+    decay = decay_of(matrix, params.fit.half_life_days)
+    weights = cell_weights(matrix, prepared.labels[rows], propensity[rows], params.fit.weight_clip, decay)
     hints, grade_hints = hints_of(matrix, weights, params)
     return TrainingData(
         inputs=train,
@@ -167,6 +185,7 @@ def training_data(prepared: Prepared, inputs: Inputs, propensity: Floats, params
         hints=hints,
         grade_hints=grade_hints,
         judged=cell_judged(matrix, prepared.fair_labels[rows]),
+        decay=decay,
     )
 
 

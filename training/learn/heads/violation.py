@@ -34,9 +34,11 @@ class Violation:
         violation = np.insert(1.0 - self.kept.predict(inputs), self.reference, 0.0, axis=1)
         return np.asarray(np.clip(violation, *possible(acceptable, self.reference)))
 
-    def refitted(self, inputs: Inputs, labels: Floats, recogniser: Recogniser | None) -> Violation:
-        """The same estimators fitted on these requests instead; `labels` (n, m)."""
-        target, weights = _target(labels, self.reference)
+    def refitted(
+        self, inputs: Inputs, labels: Floats, recogniser: Recogniser | None, decay: Floats | None = None
+    ) -> Violation:
+        """The same estimators fitted on these requests instead; `labels` (n, m), `decay` (n,) as of `TrainingData`."""
+        target, weights = _target(labels, self.reference, decay)
         return replace(self, kept=self.kept.refitted(inputs, target, weights, recogniser))
 
 
@@ -79,7 +81,7 @@ def learn_violation(
     violations of a whole routing, not in those of one candidate. It is not calibrated by itself: what the chances of the two
     candidates allow does that (`possible`), and any map with a level part would make equals of many rare violations.
     """
-    target, weights = _target(data.labels, reference)
+    target, weights = _target(data.labels, reference, data.decay)
     if np.isfinite(target).sum(axis=0).min() < LEAST_TOGETHER:
         return None
     columns = others(data.labels.shape[1], reference)
@@ -102,12 +104,14 @@ def learn_violation(
     return Violation(kept, reference)
 
 
-def _target(labels: Floats, reference: int) -> tuple[Floats, Floats]:
+def _target(labels: Floats, reference: int, decay: Floats | None) -> tuple[Floats, Floats]:
     """Both (n, m - 1): 1 where choosing a candidate violated nothing, 0 where it did, NaN where it is not known; and weights.
 
-    Requests on which both outcomes are known count alike, however they came to be: the head is about the request at hand.
+    Requests on which both outcomes are known count alike, however they came to be: the head is about the request at hand. But
+    for what their age leaves of them (`decay` (n,), None: all).
     """
     columns = others(labels.shape[1], reference)
     candidate, best = labels[:, columns], labels[:, [reference]]
     target = np.where(np.isnan(candidate) | np.isnan(best), np.nan, 1.0 - (1.0 - candidate) * best)
-    return target, np.isfinite(target).astype(np.float64)
+    known = np.isfinite(target).astype(np.float64)
+    return target, known if decay is None else known * decay[:, None]
