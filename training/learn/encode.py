@@ -10,8 +10,9 @@ import numpy as np
 from training.config import Params
 from training.dataset.encoders import EncoderFiles
 from training.dataset.inputs import Inputs, Progress, encode_with, silent
-from training.dataset.kinds import find_kinds
+from training.dataset.kinds import Kinds, find_kinds
 from training.learn.estimators.linear import LowRankResidual
+from training.learn.heads.chosen import Choices
 from training.learn.heads.select import out_of_fold, out_of_fold_aiq
 from training.learn.prepare import Prepared
 from training.learn.training_data import propensities, training_data
@@ -31,13 +32,27 @@ def encode(prepared: Prepared, params: Params, cache: Path, progress: Progress =
     return transformer if lead is not None and lead[0] > lead[1] else static
 
 
-def with_kinds(prepared: Prepared, inputs: Inputs, params: Params) -> tuple[Prepared, Inputs]:
-    """The log with kinds of work, found on its training part, for workflows; as it is where it names any, or is too small."""
+def with_kinds(
+    prepared: Prepared, inputs: Inputs, params: Params, choices: Choices | None = None
+) -> tuple[Prepared, Inputs]:
+    """The log with kinds of work, found on its training part, for workflows; as it is where it names any, or is too small.
+
+    With `choices` of an earlier run, its kinds."""
     if prepared.workflows:
         return prepared, inputs
+    kinds = _found(prepared, inputs, params) if choices is None else choices.kinds
+    if kinds is None:
+        return prepared, inputs
+    names = np.array(kinds.names, dtype=object)[kinds.of(inputs.embedding)]
+    features = np.hstack([inputs.features, kinds.one_hot(inputs.embedding)])
+    named = replace(prepared, matrix=replace(prepared.matrix, workflow=names), kinds=kinds)
+    return named, replace(inputs, features=features, derived=True)
+
+
+def _found(prepared: Prepared, inputs: Inputs, params: Params) -> Kinds | None:
     train = prepared.split.train
     texts = prepared.matrix.texts[train].tolist()
-    kinds = find_kinds(
+    return find_kinds(
         inputs.embedding[train],
         texts,
         prepared.groups[train],
@@ -45,12 +60,6 @@ def with_kinds(prepared: Prepared, inputs: Inputs, params: Params) -> tuple[Prep
         params.fit.seed,
         named=params.fit.name_kinds,
     )
-    if kinds is None:
-        return prepared, inputs
-    names = np.array(kinds.names, dtype=object)[kinds.of(inputs.embedding)]
-    features = np.hstack([inputs.features, kinds.one_hot(inputs.embedding)])
-    named = replace(prepared, matrix=replace(prepared.matrix, workflow=names), kinds=kinds)
-    return named, replace(inputs, features=features, derived=True)
 
 
 def encoder_lead(prepared: Prepared, static: Inputs, transformer: Inputs, params: Params) -> tuple[float, float] | None:

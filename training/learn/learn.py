@@ -14,6 +14,7 @@ from training.dataset.kinds import Kinds
 from training.learn.costs import CostModel
 from training.learn.estimators.base import Factory, priced_mean
 from training.learn.estimators.registry import variants
+from training.learn.heads.chosen import Choices, PairChoice
 from training.learn.heads.pair import Pair, fit_pair, left_out
 from training.learn.heads.recognise import learn_recogniser
 from training.learn.heads.select import effective_outcomes
@@ -69,8 +70,12 @@ class Learned:
         return independent(acceptable, self.reference)
 
 
-def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress = silent) -> Learned:
-    """Fits costs and both heads on the training part alone."""
+def learn(
+    prepared: Prepared, inputs: Inputs, params: Params, progress: Progress = silent, choices: Choices | None = None
+) -> Learned:
+    """Fits costs and both heads on the training part alone; with `choices` nothing is selected. Raises ChoiceError then."""
+    if choices is not None:
+        choices.require(graded=prepared.graded, workflows=bool(prepared.workflows))
     progress("costs", None, None)
     propensity, propensity_note = propensities(prepared, inputs, params)
     data = training_data(prepared, inputs, propensity, params)
@@ -83,17 +88,23 @@ def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress
     if not train.derived:
         recogniser = learn_recogniser(train, data.folds, left_out(data, matrix.workflow, params))
 
-    def pair(target: TrainingData, kinds: Mapping[str, Factory], calibration: str, what: str) -> Pair:
+    def pair(
+        target: TrainingData, kinds: Mapping[str, Factory], calibration: str, what: str, choice: PairChoice | None
+    ) -> Pair:
         def say(name: str) -> None:
             progress(f"{what}: {name}", None, None)
 
-        return fit_pair(target, kinds, matrix.workflow, params, recogniser, calibration=calibration, progress=say)
+        workflow = matrix.workflow
+        return fit_pair(
+            target, kinds, workflow, params, recogniser, calibration=calibration, progress=say, choice=choice
+        )
 
-    heads = pair(data, kinds, params.calibrate.method, "acceptable")
+    heads = pair(data, kinds, params.calibrate.method, "acceptable", choices.acceptable if choices else None)
     graded = None
     if prepared.graded:
         means = {name: kind for name, kind in kinds.items() if kind().graded}
-        graded = pair(replace(data, labels=matrix.quality, hints=data.grade_hints), means, "none", "quality")
+        target = replace(data, labels=matrix.quality, hints=data.grade_hints)
+        graded = pair(target, means, "none", "quality", choices.quality if choices else None)
     chosen = matrix.attempted & ~matrix.chained & ~matrix.certifying & ~matrix.learning
     reference, note = reference_of(
         prepared.matrix.candidates,
@@ -104,15 +115,18 @@ def learn(prepared: Prepared, inputs: Inputs, params: Params, progress: Progress
         params.policy.reference,
         chosen.sum(axis=0),
     )
-    violation = learn_violation(
-        data,
-        reference,
-        mean_cost,
-        matrix.workflow,
-        params,
-        recogniser,
-        lambda name: progress(f"violation: {name}", None, None),
-    )
+    violation = None
+    if choices is None or choices.violation is not None:
+        violation = learn_violation(
+            data,
+            reference,
+            mean_cost,
+            matrix.workflow,
+            params,
+            recogniser,
+            lambda name: progress(f"violation: {name}", None, None),
+            choices.violation if choices else None,
+        )
     return Learned(
         acceptable=heads,
         quality=graded,

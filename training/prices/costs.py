@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from serving.bundle.arrays import Bools, Floats
 from serving.bundle.catalogue import Candidate
+from serving.bundle.request import RouteRequest
 from training.dataset.matrix import OutcomeMatrix
 from training.dataset.tries import zero_with_tokens
 from training.errors import TrainingError
@@ -29,8 +31,17 @@ class CostNotes:
     estimated_output_tokens: int
 
 
+@dataclass(frozen=True)
+class Lengths:
+    """Input tokens by the texts of n requests, where costs take them and no log has them: `tokens` (n, m), NaN where not
+    wanted, and whether they were `counted` (n, m) rather than estimated."""
+
+    tokens: Floats
+    counted: Bools
+
+
 def fill_costs(
-    matrix: OutcomeMatrix, catalogue: Mapping[str, Candidate], assumed_output_tokens: float
+    matrix: OutcomeMatrix, catalogue: Mapping[str, Candidate], assumed_output_tokens: float, known: Lengths | None = None
 ) -> tuple[OutcomeMatrix, CostNotes]:
     """The same outcomes with every attempt's cost known: tokens times catalogue price where none was logged.
 
@@ -39,9 +50,18 @@ def fill_costs(
 
     Missing input tokens are counted where the candidate's encoding is at hand, else estimated from the text's length
     (`tokens.input_tokens`); missing output tokens are the candidate's mean, or `assumed_output_tokens` where it has none.
-    Both price attempts; they are not written into the token columns.
+    Both price attempts; they are not written into the token columns. Of requests whose text is not at hand, the length may be
+    `known`.
     Raises CostError for a candidate with neither costs nor a price.
     """
+    filled, notes, _ = fill_costs_by_length(matrix, catalogue, assumed_output_tokens, known)
+    return filled, notes
+
+
+def fill_costs_by_length(
+    matrix: OutcomeMatrix, catalogue: Mapping[str, Candidate], assumed_output_tokens: float, known: Lengths | None = None
+) -> tuple[OutcomeMatrix, CostNotes, Lengths]:
+    """As `fill_costs`, and the lengths that it took."""
     prices = [catalogue.get(name) for name in matrix.candidates]
     free = np.array([entry is not None and entry.priced and _price(entry) == (0.0, 0.0) for entry in prices])
     unpriced = ~matrix.error & ~free & zero_with_tokens(matrix.cost_usd, matrix.input_tokens, matrix.output_tokens)
@@ -62,8 +82,11 @@ def fill_costs(
     unknown = missing & np.isnan(matrix.input_tokens)
     entries = [catalogue.get(name, Candidate(name=name)) for name in matrix.candidates]
     # Of a request that is not at hand nobody knows how long it is: its cost stays unknown.
-    readable = np.array([request is not None for request in matrix.requests], dtype=np.bool_)
+    readable = np.array([isinstance(request, RouteRequest) for request in matrix.requests], dtype=np.bool_)
     found, counted = tokens_of(list(matrix.requests), entries, unknown & readable[:, None])
+    if known is not None:
+        before = unknown & ~readable[:, None]
+        found, counted = np.where(before, known.tokens, found), np.where(before, known.counted, counted)
     input_tokens = np.where(unknown, found, matrix.input_tokens)
     seen = np.isfinite(matrix.output_tokens)
     mean_output = np.where(
@@ -85,7 +108,7 @@ def fill_costs(
         estimated_input_tokens=int((unknown & ~counted).sum()),
         estimated_output_tokens=int((missing & ~seen).sum()),
     )
-    return replace(matrix, cost_usd=cost), notes
+    return replace(matrix, cost_usd=cost), notes, Lengths(found, counted)
 
 
 def _price(entry: Candidate) -> tuple[float, float]:

@@ -61,61 +61,84 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Core:
-    """(n,) which requests are in the core, and how many of the log each stands for. `sampled` is None where all are."""
+    """(n,) which requests are in the core, and how many of the log each stands for. `sampled` is None where all are.
+
+    `near` (n,) would be in it if they were in another part of the log, as they are once it has grown. `missing` are as many as
+    would be in it if anything of them were at hand.
+    """
 
     kept: Bools
     weight: Floats
     sampled: Sampled | None
+    near: Bools
+    missing: int = 0
 
 
-def core_of(matrix: OutcomeMatrix, labels: Floats, groups: Columns, split: Split, scale: Scale, seed: int) -> Core:
+def core_of(
+    matrix: OutcomeMatrix,
+    labels: Floats,
+    groups: Columns,
+    split: Split,
+    scale: Scale,
+    seed: int,
+    hashes: NDArray[np.uint64] | None = None,
+    at_hand: Bools | None = None,
+) -> Core:
     """The core of n requests with `labels` (n, m), NaN where not judged, in `groups` (n,) that are kept or left as a whole.
 
     The calibration and the test part are thinned evenly, so that what is measured on them is fair; requests that were drawn to
     certify on stay. In training every group that something was bought for stays, and so many of each workflow and of each
-    candidate's judged answers as `scale.floor` says.
+    candidate's judged answers as `scale.floor` says. `hashes` (n,) are `id_hashes` of the requests' ids, where these are not at
+    hand; requests of which nothing is `at_hand` (n,) are left out.
     """
     parts = {"training": split.train, "calibration": split.calibration, "test": split.test}
     most = {"training": scale.core_train, "calibration": scale.core_measured, "test": scale.core_measured}
+    everything = np.ones(len(matrix), dtype=np.bool_)
+    at_hand = everything if at_hand is None else at_hand
     if all(rows.sum() <= most[name] for name, rows in parts.items()):
-        return Core(np.ones(len(matrix), dtype=np.bool_), np.ones(len(matrix)), None)
-    uniform = _uniform(matrix.request_id, groups, seed)
-    theta = np.zeros(len(matrix))
+        return Core(at_hand, np.ones(len(matrix)), None, everything, int((~at_hand).sum()))
+    uniform = _uniform(id_hashes(matrix.request_id) if hashes is None else hashes, groups, seed)
+    theta, elsewhere = np.zeros(len(matrix)), 0.0
     for name in ("calibration", "test"):
         rows = parts[name]
-        theta[rows] = min(1.0, most[name] / max(int(rows.sum()), 1))
+        theta[rows] = share = min(1.0, most[name] / max(int(rows.sum()), 1))
+        elsewhere = max(elsewhere, share)
     theta[matrix.drawn & ~split.train & ~split.dropped] = 1.0
     rows, floor = split.train, scale.floor
+    in_training = np.ones(len(matrix))
     if rows.sum() > most["training"]:
-        least, floor = _floors(matrix.take(rows), labels[rows], most["training"], scale.floor)
-        theta[rows] = _thresholds(least, groups[rows], most["training"])
-    else:
-        theta[rows] = 1.0
-    kept = uniform < theta
+        least, floor = _floors(matrix, labels, rows, most["training"], scale.floor)
+        in_training = _thresholds(least, groups, rows, most["training"])
+    theta[rows] = in_training[rows]
+    wanted = uniform < theta
+    kept, near = wanted & at_hand, uniform < np.maximum(np.maximum(theta, in_training), elsewhere)
     weight = np.where(kept, 1.0 / np.where(theta > 0, theta, 1.0), 0.0)
     told = tuple(Part(name, int(part.sum()), int((part & kept).sum())) for name, part in parts.items())
     heaviest = float(weight[rows].max(initial=1.0))
-    return Core(kept, weight, Sampled(len(matrix), told, floor, heaviest))
+    sampled = Sampled(len(matrix), told, floor, heaviest)
+    return Core(kept, weight, sampled, near & ~split.dropped, int((wanted & ~at_hand).sum()))
 
 
-def _floors(matrix: OutcomeMatrix, labels: Floats, most: int, floor: int) -> tuple[Floats, int]:
-    """(n,) with which probability each request is kept at least, and the floor that this is by, the lower of `floor` and what
-    `most` has room for."""
+def _floors(matrix: OutcomeMatrix, labels: Floats, train: Bools, most: int, floor: int) -> tuple[Floats, int]:
+    """(n,) with which probability each request is kept at least if it is in training, and the floor that this is by, the lower
+    of `floor` and what `most` has room for. Counted is what is in training, `train` (n,)."""
     workflow = pd.factorize(workflow_names(matrix.workflow))[0]
     judged = np.isfinite(labels)
-    room = int(_MOST_BY_FLOORS * most / (workflow.max(initial=0) + 1 + judged.shape[1]))
+    there = np.bincount(workflow[train], minlength=int(workflow.max(initial=0)) + 1)
+    room = int(_MOST_BY_FLOORS * most / (int((there > 0).sum()) + judged.shape[1]))
     floor = max(min(floor, room), 1)
-    least = floor / np.bincount(workflow)[workflow]
-    of_candidate = floor / np.maximum(judged.sum(axis=0), 1)
+    least = floor / np.maximum(there, 1)[workflow]
+    of_candidate = floor / np.maximum(judged[train].sum(axis=0), 1)
     least = np.maximum(least, np.where(judged, of_candidate, 0.0).max(axis=1))
     bought = (matrix.certifying | matrix.learning).any(axis=1)
     return np.where(bought, 1.0, np.minimum(least, 1.0)), floor
 
 
-def _thresholds(least: Floats, groups: Columns, most: int) -> Floats:
-    """(n,) the threshold of each request's group: one for all, or what any of the group has at `least`, so that `most` requests
-    are expected to be kept."""
-    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+def _thresholds(least: Floats, groups: Columns, train: Bools, most: int) -> Floats:
+    """(n,) the threshold of each request's group in training: one for all, or what any of the group has at `least`, so that of
+    what is there, `train` (n,), `most` requests are expected to be kept."""
+    _, group = np.unique(groups, return_inverse=True)
+    sizes = np.bincount(group[train], minlength=int(group.max(initial=0)) + 1)
     of_group = np.zeros(len(sizes))
     np.maximum.at(of_group, group, least)
     low, high = 0.0, 1.0
@@ -128,9 +151,13 @@ def _thresholds(least: Floats, groups: Columns, most: int) -> Floats:
     return np.asarray(np.maximum(of_group, low)[group])
 
 
-def _uniform(ids: Sequence[str] | NDArray[np.object_], groups: Columns, seed: int) -> Floats:
-    """(n,) a number in [0, 1) for each request's group, by the lowest hash of its requests' ids."""
-    hashes = pd.util.hash_array(np.asarray(ids, dtype=object), categorize=False)
+def id_hashes(ids: Sequence[str] | NDArray[np.object_]) -> NDArray[np.uint64]:
+    """(n,) a hash of each request's id, by which the core is drawn."""
+    return np.asarray(pd.util.hash_array(np.asarray(ids, dtype=object), categorize=False), dtype=np.uint64)
+
+
+def _uniform(hashes: NDArray[np.uint64], groups: Columns, seed: int) -> Floats:
+    """(n,) a number in [0, 1) for each request's group, by the lowest of the `id_hashes` (n,) of its requests."""
     _, group = np.unique(groups, return_inverse=True)
     lowest = np.full(int(group.max(initial=-1)) + 1, np.iinfo(np.uint64).max, dtype=np.uint64)
     np.minimum.at(lowest, group, hashes)

@@ -14,6 +14,7 @@ from training.dataset.inputs import Inputs
 from training.dataset.split import workflow_folds
 from training.learn.estimators.base import Factory
 from training.learn.estimators.blend import takes_sums
+from training.learn.heads.chosen import PairChoice, fit_chosen
 from training.learn.heads.recognise import Recogniser
 from training.learn.heads.select import Blending, Head, fit_head
 from training.learn.sums import Normal
@@ -71,13 +72,25 @@ def fit_pair(
     *,
     calibration: str,
     progress: Callable[[str], None],
+    choice: PairChoice | None = None,
 ) -> Pair:
     """Selects, fits and calibrates both heads; `workflow` (n,) are the tags, None where there is none.
 
+    With a `choice` nothing is selected: the heads are made as it says.
+
     What serves workflows that training never saw is selected and calibrated on workflows that its folds leave out; the table,
     which sees no workflow there, is the constant means. Where workflows are kinds of work, every request has one, and one head
-    is enough. Raises NotTrainableError.
+    is enough. Raises NotTrainableError, or ChoiceError.
     """
+    alone = target.inputs.derived or all(name is None for name in workflow)
+    if choice is not None:
+        tagged = fit_chosen(target, kinds, choice.tagged, lambda name: progress(f"{name}, with workflow tags"))
+        if alone:
+            return Pair(tagged, tagged)
+        bare = replace(target, inputs=target.inputs.untagged(), folds=left_out(target, workflow, params))
+        without = choice.without_tags()
+        untagged = fit_chosen(bare, kinds, without, lambda name: progress(f"{name}, without workflow tags"))
+        return Pair(tagged, untagged, recogniser)
 
     def head(part: TrainingData, kinds: Mapping[str, Factory], tag: str) -> Head:
         return fit_head(
@@ -91,11 +104,11 @@ def fit_pair(
         )
 
     tagged = head(target, kinds, "with workflow tags")
-    if target.inputs.derived or all(name is None for name in workflow):
+    if alone:
         return Pair(tagged, tagged)
-    untagged = replace(target, inputs=target.inputs.untagged(), folds=left_out(target, workflow, params))
+    without_tags = replace(target, inputs=target.inputs.untagged(), folds=left_out(target, workflow, params))
     unseen = {name: kind for name, kind in kinds.items() if kind().name in params.fit.unseen_estimators}
-    return Pair(tagged, head(untagged, unseen or kinds, "without workflow tags"), recogniser)
+    return Pair(tagged, head(without_tags, unseen or kinds, "without workflow tags"), recogniser)
 
 
 def left_out(data: TrainingData, workflow: NDArray[np.object_], params: Params) -> Columns:

@@ -14,6 +14,7 @@ from training.dataset.inputs import Inputs
 from training.learn.estimators.base import NotTrainableError
 from training.learn.estimators.registry import variants
 from training.learn.heads.calibrate import Uncalibrated
+from training.learn.heads.chosen import PairChoice
 from training.learn.heads.pair import Pair, fit_pair
 from training.learn.heads.recognise import Recogniser
 from training.learn.training_data import TrainingData
@@ -74,12 +75,14 @@ def learn_violation(
     params: Params,
     recogniser: Recogniser | None,
     progress: Callable[[str], None],
+    choice: PairChoice | None = None,
 ) -> Violation | None:
     """The head; None where a candidate and the reference are both known on too few requests to learn it.
 
     `mean_cost` (m,) in USD, `workflow` (n,) the tags. It is selected by its Brier score: what it is worth shows in the
     violations of a whole routing, not in those of one candidate. It is not calibrated by itself: what the chances of the two
-    candidates allow does that (`possible`), and any map with a level part would make equals of many rare violations.
+    candidates allow does that (`possible`), and any map with a level part would make equals of many rare violations. With a
+    `choice` nothing is selected.
     """
     target, weights = _target(data.labels, reference, data.decay)
     if np.isfinite(target).sum(axis=0).min() < LEAST_TOGETHER:
@@ -98,7 +101,9 @@ def learn_violation(
     )
     kinds = variants(replace(params.fit, estimators=params.fit.violation_estimators), mean_cost[columns])
     try:
-        kept = fit_pair(known, kinds, workflow, params, recogniser, calibration=Uncalibrated.name, progress=progress)
+        kept = fit_pair(
+            known, kinds, workflow, params, recogniser, calibration=Uncalibrated.name, progress=progress, choice=choice
+        )
     except NotTrainableError:
         return None
     return Violation(kept, reference)
