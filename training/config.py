@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -260,6 +260,18 @@ def load_params(path: Path = DEFAULTS, overrides: Sequence[str] = ()) -> Params:
     except ValidationError as error:
         told = [(set_by.get(_place(one), str(path)), _explained(one)) for one in error.errors()]
         raise ConfigError("\n".join(f"{by}: {what}" for by, what in told)) from None
+
+
+def from_flat(values: Mapping[str, Any]) -> Params:
+    """Parameters from {"stage.key": value}, as `Params.flat` gives them; raises ConfigError."""
+    nested: dict[str, dict[str, Any]] = {stage: {} for stage in _STAGES}
+    for name, value in values.items():
+        stage, _, key = name.partition(".")
+        nested.setdefault(stage, {})[key] = value
+    try:
+        return TypeAdapter(Params).validate_python(nested)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explained(one) for one in error.errors())) from None
 
 
 def _override(text: str) -> tuple[str, str, Any]:

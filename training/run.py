@@ -18,14 +18,17 @@ from serving.decide.router import Router
 from training.certify.certify import calibration_data, certify, cross_fitted
 from training.certify.tested import TESTED_HEAD
 from training.config import Params
-from training.dataset.fingerprints import write_fingerprints
+from training.dataset.fingerprints import fingerprints, write_fingerprints
 from training.dataset.inputs import Progress, silent
 from training.evaluate.baselines import Truth
 from training.evaluate.evaluation import Evaluation
 from training.evaluate.served import evaluate_router
 from training.evaluate.splits import quick_estimators, split_figures
+from training.kept.keeping import Keeping, Made
+from training.kept.since import Resumed
 from training.learn.encode import encode, with_kinds
 from training.learn.export import write_files
+from training.learn.heads.chosen import Choices
 from training.learn.heads.select import effective_outcomes
 from training.learn.learn import Learned, learn
 from training.learn.prepare import Prepared, prepare
@@ -65,6 +68,9 @@ def train(
     evidence: Callable[[], str] | None = None,
     progress: Progress = silent,
     prepared: Prepared | None = None,
+    resumed: Resumed | None = None,
+    choices: Choices | None = None,
+    keeping: Keeping | None = None,
 ) -> Run:
     """Trains on an outcome table and writes `out/<version>`; `out/current` is switched to it last, if it is promoted, which
     without `promote` it never is.
@@ -72,15 +78,23 @@ def train(
     `truth` is given for a simulated log only, and marks every figure as simulated. No file that is written holds text of
     a request, unless `keep_text` puts the test requests, and the texts of those shown beside decisions, into the bundle. Where
     nothing is certified, the report says what `evidence` would change that. Where it was `prepared` before, the rows of the
-    table are not read any more.
+    table are not read any more; with `resumed`, nor are texts, which most of its requests have none of. With `choices` of an
+    earlier run nothing is selected. `keeping` keeps what a later run adds new rows to.
     """
+    if resumed is not None:
+        prepared = resumed.prepared
     if prepared is None:
         prepared = prepare(table.frame, params, catalogue)
+    if choices is not None:
+        note = f"{prepared.split.note}; {choices.said}"
+        prepared = replace(prepared, split=replace(prepared.split, note=note))
     if params.evaluate.splits:  # a misspelt name is told now, not after the training
         quick_estimators(params, np.zeros(len(prepared.candidates)))
-    inputs, encoder = encode(prepared, params, cache, progress)
-    prepared, inputs = with_kinds(prepared, inputs, params)
-    learned = learn(prepared, inputs, params, progress)
+    read, encoder = (
+        encode(prepared, params, cache, progress, choices) if resumed is None else (resumed.inputs, resumed.encoder)
+    )
+    logged, (prepared, inputs) = prepared, with_kinds(prepared, read, params, choices)
+    learned = learn(prepared, inputs, params, progress, choices)
     started = datetime.now(UTC)
     version = f"{started:%Y%m%dT%H%M%S%f}-{prepared.fingerprint[:8]}"
     simulated = truth is not None
@@ -127,7 +141,7 @@ def train(
             lacking = evidence()
         progress("report", None, None)
         report.write(folder, manifest, evaluation, prepared, served, table, changed(params), lacking)
-        write_fingerprints(folder, prepared.matrix.texts)
+        write_fingerprints(folder, fingerprints(prepared.matrix.texts) if resumed is None else resumed.core.seen)
         # Ten turns of one conversation that are like a request say less of it than ten conversations.
         shown = prepared.matrix.one_of_each(prepared.groups)
         alike = replace(prepared, matrix=prepared.matrix.take(shown))
@@ -136,10 +150,16 @@ def train(
             write_test_requests(folder, tested, prepared)
         seal(folder, manifest)
     bundle = open_bundle(out / version)
+    if keeping is not None:
+        progress("keep what a later run adds to", None, None)
+        keeping.keep(out, Made(bundle.manifest, logged, read, encoder, learned))
     progress("compare with the champion", None, None)
     new = Router(bundle, threads=params.embed.threads)
+    by = None if resumed is None else (inputs, encoder.fingerprint())
     # The heads that are served have seen the test part: on it, those that have not stand for them.
-    promotion = consider(out, new, lambda champion: compare_on_test_part(tested, champion, prepared, learned, params))
+    promotion = consider(
+        out, new, lambda champion: compare_on_test_part(tested, champion, prepared, learned, params, by)
+    )
     contradiction = evaluation.contradiction(tested.manifest.default)
     if contradiction is not None and promotion.promoted:
         promotion = replace(promotion, promoted=False, reason=f"{contradiction} {_all_the_same(version, out)}")

@@ -22,11 +22,13 @@ from training.cli.options import (
     MODELS,
     CacheOption,
     CatalogueOption,
+    ChoicesOption,
     JsonOption,
     LogOptions,
     MemoryOption,
     PickleOption,
     Settings,
+    SinceOption,
     TestOption,
     grouped,
     load_prices,
@@ -49,6 +51,8 @@ def run(
     settings: Settings,
     test: TestOption = None,
     memory_gb: MemoryOption = None,
+    since: SinceOption = None,
+    choices_of: ChoicesOption = None,
     out: Annotated[Path, typer.Option(help="Where bundles are written; out/current is the champion.")] = MODELS,
     track: Annotated[bool, typer.Option(help="Log the run and register the bundle with MLflow.")] = True,
     promote: Annotated[
@@ -65,6 +69,7 @@ def run(
 ) -> None:
     """Train a router on a log, through all stages, and write its bundle. Without --data the log is simulated."""
     from training.cli.reading import ReadLog, named, priced, read, read_to_train, rows_in_core
+    from training.cli.since.earlier import earlier_run, put_together, rows_to_keep, said
     from training.dataset.label import label_kinds, labels_said
     from training.evaluate.baselines import Truth
     from training.learn.prepare import Prepared, prepare_stored
@@ -76,7 +81,8 @@ def run(
 
     if not any(hub.recognises_url(name) for name in [*named(log), *(test or ())]):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the encoder is on disk
-    params, prices = settings.load(), load_prices(log.catalogue)
+    earlier = earlier_run(since, choices_of, log, keep_text=keep_text)
+    params, prices = earlier.params(settings), load_prices(log.catalogue)
     needless = [*log.needing_data, *(["--test"] if test else []), *(["--memory-gb"] if memory_gb else [])]
     if needless and not log.given:
         raise OutcomeError(f"{', '.join(needless)}: give --data as well; the simulated log is read as it is")
@@ -89,16 +95,26 @@ def run(
             found = ReadLog(validate(made.outcomes, source="simulated", format="simulated"), (), None)
             truth = Truth(made.acceptable, made.cost_usd)
     show.print_log(found.outcomes, found.quality, found.masked)  # before training: it may be what training fails for
-    if (said := labels_said(label_kinds(found.outcomes.frame), params.signals)) is not None:
-        say(said)
+    if (labels := labels_said(label_kinds(found.outcomes.frame), params.signals)) is not None:
+        say(labels)
     prepared: Prepared | None = None
-    if found.stored is not None:
-        stored = found.stored
+    resumed, rows = None, None
+    if earlier.kept is not None:
         with show.progress() as tell:
-            prepared = prepare_stored(found.outcomes.frame, params, prices, lambda ids: stored.requests_of(ids, tell))
+            found, prices, resumed = put_together(earlier.kept, found, params, prices, log.cache, memory_gb, tell)
+        said(resumed, found)
+        prepared, rows = resumed.prepared, resumed.rows if params.since.keep else None
+    elif log.given:
+        rows = rows_to_keep(found, params)
+    if found.stored is not None and resumed is None:
+        stored, near = found.stored, params.since.keep
+        with show.progress() as tell:
+            prepared = prepare_stored(
+                found.outcomes.frame, params, prices, lambda ids: stored.requests_of(ids, tell), near=near
+            )
         found = found.without_rows()
-        if prepared.sampled is not None:
-            say(prepared.sampled.said())
+    if prepared is not None and prepared.sampled is not None:
+        say(prepared.sampled.said())
     with show.progress() as tell, found.work.until_done() if found.work is not None else nullcontext():
 
         def evidence() -> str:
@@ -119,9 +135,12 @@ def run(
             truth=truth,
             keep_text=keep_text,
             promote=promote,
-            evidence=evidence if log.given else None,
+            evidence=evidence if log.given and resumed is None else None,
             progress=tell,
             prepared=prepared,
+            resumed=resumed,
+            choices=earlier.choices,
+            keeping=earlier.keeping(log, rows, found.outcomes, params, resumed),
         )
         manifest, promotion = trained.bundle.manifest, trained.promotion
         model = ""

@@ -68,6 +68,16 @@ MemoryOption = Annotated[
         "[scale] does. Default: 3/4 of what is free."
     ),
 ]
+SinceOption = Annotated[
+    Path | None,
+    _settings(
+        help="Add the log's rows to what the run kept that made this bundle, and learn anew with its choices: nothing is "
+        "selected, and no text of then is needed."
+    ),
+]
+ChoicesOption = Annotated[
+    Path | None, _settings(help="Select nothing: keep to what the run selected that made this bundle. --since does too.")
+]
 HERE = Path()
 _HOME: ContextVar[Path] = ContextVar("home", default=HERE)
 CANDIDATES, CACHE, MODELS = Path("candidates.toml"), Path(".cache"), Path("models")

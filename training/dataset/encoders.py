@@ -12,7 +12,7 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -51,6 +51,10 @@ class EncoderFiles:
     spec: EncoderSpec
 
     @property
+    def kind(self) -> Kind:
+        return "transformer" if self.folder.name.startswith("transformer-") else "static"
+
+    @property
     def onnx(self) -> Path:
         return self.folder / "encoder.onnx"
 
@@ -64,7 +68,16 @@ class EncoderFiles:
 
     def fingerprint(self) -> str:
         """sha256 over both files: embeddings are cached under it."""
-        return hashlib.sha256((sha256(self.onnx) + sha256(self.tokenizer)).encode()).hexdigest()
+        return _named(sha256(self.onnx), sha256(self.tokenizer))
+
+
+def encoder_fingerprint(files: Mapping[str, str]) -> str:
+    """`EncoderFiles.fingerprint` of the encoder in a bundle, by the sha256 of its files."""
+    return _named(files["encoder.onnx"], files["tokenizer.json"])
+
+
+def _named(onnx_sha256: str, tokenizer_sha256: str) -> str:
+    return hashlib.sha256((onnx_sha256 + tokenizer_sha256).encode()).hexdigest()
 
 
 # Told how much of how much is done.

@@ -18,19 +18,20 @@ SEEN = "seen.npy"
 _BYTES = 5
 
 
-def write_fingerprints(folder: Path, texts: Iterable[str]) -> None:
-    """Writes `SEEN` into a bundle's folder: a number for each text, sorted."""
-    np.save(folder / SEEN, np.unique(_fingerprints(texts)), allow_pickle=False)
+def write_fingerprints(folder: Path, found: NDArray[np.uint64]) -> None:
+    """Writes `SEEN` into a bundle's folder: the `fingerprints` of its texts, sorted."""
+    np.save(folder / SEEN, np.unique(found), allow_pickle=False)
 
 
 def seen_by(bundle: Bundle, texts: Iterable[str]) -> Bools:
     """(n,) whether the bundle was made from a request of each text; all False of a bundle that does not say."""
-    found = _fingerprints(texts)
+    found = fingerprints(texts)
     if SEEN not in bundle.manifest.files:
         return np.zeros(len(found), dtype=np.bool_)
     return np.isin(found, np.load(BytesIO(bundle.read(SEEN)), allow_pickle=False))
 
 
-def _fingerprints(texts: Iterable[str]) -> NDArray[np.uint64]:
+def fingerprints(texts: Iterable[str]) -> NDArray[np.uint64]:
+    """(n,) a number for each text."""
     digests = (blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_BYTES).digest() for text in texts)
     return np.array([int.from_bytes(digest) for digest in digests], dtype=np.uint64)

@@ -12,6 +12,7 @@ from serving.bundle.arrays import Bools, Columns, Floats
 from serving.bundle.catalogue import Candidate
 from serving.bundle.features import feature_matrix
 from serving.bundle.manifest import Bundle, Manifest, Objective
+from serving.bundle.request import RouteRequest
 from serving.decide.decision import Estimates
 from serving.decide.router import Router
 from serving.decide.value import Setting
@@ -84,10 +85,11 @@ class _Rivals:
 def evaluate_router(
     router: Router, prepared: Prepared, inputs: Inputs, learned: Learned, params: Params, truth: Truth | None
 ) -> Evaluation:
-    """The router's figures on the test part; the estimates are the served ones, computed from the requests' text."""
+    """The router's figures on the test part; the estimates are the served ones, from the texts if all are at hand."""
     rows = prepared.split.test
     log = _part(prepared, rows)
-    served = router.estimate(list(log.matrix.requests))
+    written = all(isinstance(one, RouteRequest) for one in log.matrix.requests)
+    served = router.estimate(list(log.matrix.requests)) if written else served_estimates(router, inputs, rows)
     chosen = router.chosen(list(log.matrix.requests), served)
     complete = log.matrix.complete()
     tested = calibration_data(router, prepared, inputs, learned, rows)

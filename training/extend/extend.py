@@ -18,7 +18,7 @@ from serving.bundle.manifest import OPTIONAL_FILES, Bundle, Manifest, OperatingP
 from serving.decide.router import Router
 from training.certify.tested import TESTED_HEAD
 from training.config import Params
-from training.dataset.fingerprints import SEEN, write_fingerprints
+from training.dataset.fingerprints import SEEN, fingerprints, write_fingerprints
 from training.dataset.inputs import Progress, silent
 from training.dataset.volume import Volume, volume
 from training.evaluate.evaluation import Evaluation
@@ -136,7 +136,7 @@ def add(asked: Asked, params: Params, *, promote: bool = True, progress: Progres
         for file, head in asked.heads.items():
             column = new_column(grounds[file], log, found, basis)
             _write_head(folder / file, head, column, asked, params)
-        write_fingerprints(folder, log.matrix.texts)
+        write_fingerprints(folder, fingerprints(log.matrix.texts))
         _with_fingerprints_of(champion.bundle, folder)
         before = champion.neighbours
         known = np.isin(log.matrix.request_id, [] if before is None else list(before.ids))

@@ -18,14 +18,18 @@ from training.learn.prepare import Prepared
 from training.learn.training_data import propensities, training_data
 
 
-def encode(prepared: Prepared, params: Params, cache: Path, progress: Progress = silent) -> tuple[Inputs, EncoderFiles]:
+def encode(
+    prepared: Prepared, params: Params, cache: Path, progress: Progress = silent, choices: Choices | None = None
+) -> tuple[Inputs, EncoderFiles]:
     """The head's inputs for every request, and the encoder that made them.
 
-    For "auto" both encoders are tried: the transformer is used only if it earns its price out of fold.
+    For "auto" both encoders are tried: the transformer is used only if it earns its price out of fold. With `choices` of an
+    earlier run it is the one of these.
     """
     log = prepared.matrix, prepared.workflows, params.embed, cache, progress
-    if params.embed.encoder != "auto":
-        return encode_with(params.embed.encoder, *log)
+    kind = params.embed.encoder if choices is None else choices.encoder
+    if kind != "auto":
+        return encode_with(kind, *log)
     static, transformer = encode_with("static", *log), encode_with("transformer", *log)
     progress("compare encoders", None, None)
     lead = encoder_lead(prepared, static[0], transformer[0], params)

@@ -12,16 +12,16 @@ import pandas as pd
 from serving.bundle.arrays import Bools, Columns, Floats
 from serving.bundle.catalogue import Candidate
 from serving.bundle.manifest import Objective
-from serving.bundle.request import text_of
+from serving.bundle.request import RouteRequest, text_of
 from training.config import Params
 from training.dataset.kinds import Kinds
 from training.dataset.label import acceptable
 from training.dataset.matrix import ENOUGH_DRAWN, Objects, OutcomeMatrix, build_matrix
-from training.dataset.sampling.core import Sampled, core_of
+from training.dataset.sampling.core import Core, Sampled, core_of
 from training.dataset.split import Split, group_requests, split_requests
 from training.dataset.volume import Volume, volume
 from training.errors import TrainingError
-from training.prices.costs import CostNotes, fill_costs
+from training.prices.costs import CostNotes, Lengths, fill_costs_by_length
 
 _MOSTLY = 0.9
 
@@ -31,9 +31,20 @@ class PrepareError(TrainingError):
 
 
 @dataclass(frozen=True)
+class Near:
+    """Outcomes of requests that are not learned from, but would be if they were in another part of the log."""
+
+    matrix: OutcomeMatrix
+    lengths: Lengths
+
+
+@dataclass(frozen=True)
 class Prepared:
     """A log ready to be learned from. `labels` (n, m) is 1 acceptable, 0 not, NaN not judged; `groups` (n,) ties
-    requests that may not be separated. Of a log that was `sampled` it is the core, and `volume` is the whole log's."""
+    requests that may not be separated. Of a log that was `sampled` it is the core, and `volume` is the whole log's.
+
+    `lengths` are those that costs took. `near` comes along where it was asked for, `missing` are requests of the core of which
+    nothing is left."""
 
     matrix: OutcomeMatrix
     labels: Floats
@@ -46,6 +57,9 @@ class Prepared:
     kinds: Kinds | None = None
     sampled: Sampled | None = None
     volume: Volume | None = None
+    lengths: Lengths | None = None
+    near: Near | None = None
+    missing: int = 0
 
     @property
     def graded(self) -> bool:
@@ -73,30 +87,86 @@ def prepare(frame: pd.DataFrame, params: Params, catalogue: Mapping[str, Candida
     return _without_unlearnable(frame, params, catalogue)[0]
 
 
+@dataclass(frozen=True)
+class AtHand:
+    """Of some requests of a log whose texts are elsewhere: `requests` (n,), what stands for each where its text is gone, and
+    `lengths` of these where they are known."""
+
+    requests: Objects
+    lengths: Lengths | None = None
+
+
+# Draws the core of a log: its outcomes, fair labels, groups and parts.
+Drawing = Callable[[OutcomeMatrix, Floats, Columns, Split], Core]
+
+
 def prepare_stored(
-    frame: pd.DataFrame, params: Params, catalogue: Mapping[str, Candidate], requests: Callable[[Objects], Objects]
+    frame: pd.DataFrame,
+    params: Params,
+    catalogue: Mapping[str, Candidate],
+    requests: Callable[[Objects], Objects],
+    *,
+    near: bool = False,
 ) -> Prepared:
     """As `prepare`, of a log whose texts are on disk: `frame` has a `stand_in` of each, and `requests` (ids) gives requests.
 
-    Of a log with more requests than its core it is the core, which has the parts, groups and outcomes that the whole log has.
+    Of a log with more requests than its core it is the core, which has the parts, groups and outcomes that the whole log has;
+    what is `near` it comes along where it is asked for.
     """
-    whole, logged = _without_unlearnable(frame, params, catalogue, requests=False)
-    core = core_of(whole.matrix, whole.fair_labels, whole.groups, whole.split, params.scale, params.split.seed)
-    rows, split = np.flatnonzero(core.kept), whole.split
-    asked = requests(whole.matrix.request_id[rows])
-    texts = np.array([text_of(request) for request in asked], dtype=object)
-    matrix = replace(logged.take(rows), requests=asked, texts=texts, weight=core.weight[rows])
-    matrix, notes = fill_costs(matrix, catalogue, params.costs.assumed_output_tokens)
+
+    def draw(matrix: OutcomeMatrix, labels: Floats, groups: Columns, split: Split) -> Core:
+        return core_of(matrix, labels, groups, split, params.scale, params.split.seed)
+
+    def hold(matrix: OutcomeMatrix) -> AtHand:
+        return AtHand(requests(matrix.request_id))
+
+    return prepare_core(frame, params, catalogue, hold, draw, near=near)
+
+
+def prepare_core(
+    frame: pd.DataFrame,
+    params: Params,
+    catalogue: Mapping[str, Candidate],
+    hold: Callable[[OutcomeMatrix], AtHand],
+    draw: Drawing,
+    *,
+    near: bool,
+    mark: str | None = None,
+) -> Prepared:
+    """The core that `draw` draws of a log without texts, of which `hold` has what there is of the requests that are asked for.
+
+    `mark` is the log's fingerprint where it is known.
+    """
+    whole, logged = _without_unlearnable(frame, params, catalogue, requests=False, mark=mark)
+    core = draw(whole.matrix, whole.fair_labels, whole.groups, whole.split)
+    beside = core.near & ~core.kept if near else np.zeros(len(logged), dtype=np.bool_)
+    held = np.flatnonzero(core.kept | beside)
+    at_hand = hold(logged.take(held))
+    texts = np.array([_text(request) for request in at_hand.requests], dtype=object)
+    matrix = replace(logged.take(held), requests=at_hand.requests, texts=texts, weight=core.weight[held])
+    learned, split = core.kept[held], whole.split
+    rows, lengths = held[learned], at_hand.lengths
+
+    def priced(which: Bools) -> tuple[OutcomeMatrix, CostNotes, Lengths]:
+        known = None if lengths is None else lengths.take(which)
+        return fill_costs_by_length(matrix.take(which), catalogue, params.costs.assumed_output_tokens, known)
+
+    filled, notes, counted = priced(learned)
     masks = {name: getattr(split, name)[rows] for name in ("train", "calibration", "test", "dropped")}
     found = replace(
         whole,
-        matrix=matrix,
+        matrix=filled,
         labels=whole.labels[rows],
         groups=np.asarray(pd.factorize(whole.groups[rows])[0], dtype=np.intp),
         split=replace(split, **masks),
         cost_notes=notes,
         sampled=core.sampled,
+        lengths=counted,
+        missing=core.missing,
     )
+    if beside.any():
+        outcomes, _, of_beside = priced(~learned)
+        found = replace(found, near=Near(outcomes, of_beside))
     if core.sampled is None:
         return found
     note = f"{split.note}; {core.sampled.said()}"
@@ -120,12 +190,18 @@ def _volume(whole: OutcomeMatrix, core: Prepared, params: Params) -> Volume:
 
 
 def _without_unlearnable(
-    frame: pd.DataFrame, params: Params, catalogue: Mapping[str, Candidate], *, requests: bool = True
+    frame: pd.DataFrame,
+    params: Params,
+    catalogue: Mapping[str, Candidate],
+    *,
+    requests: bool = True,
+    mark: str | None = None,
 ) -> tuple[Prepared, OutcomeMatrix]:
     """The log without candidates that it tells too little of, and its outcomes before costs were filled in."""
     left_out: list[str] = []
+    mark = fingerprint(frame) if mark is None else mark
     while True:
-        found, built = _prepared(frame, params, catalogue, left_out, requests)
+        found, built = _prepared(frame, params, catalogue, left_out, requests, mark)
         learned = _can_be_certified(found.matrix)
         learned &= np.isfinite(found.fair_labels[found.split.train]).any(axis=0)
         if learned.all():
@@ -156,7 +232,12 @@ def _left_out(names: Sequence[str]) -> str:
 
 
 def _prepared(
-    frame: pd.DataFrame, params: Params, catalogue: Mapping[str, Candidate], left_out: Sequence[str], requests: bool
+    frame: pd.DataFrame,
+    params: Params,
+    catalogue: Mapping[str, Candidate],
+    left_out: Sequence[str],
+    requests: bool,
+    mark: str,
 ) -> tuple[Prepared, OutcomeMatrix]:
     # All rows, for what the failure of one that is left out led to was not chosen either.
     built = build_matrix(frame, sorted(set(frame["candidate"]) - set(left_out)), requests=requests)
@@ -170,7 +251,7 @@ def _prepared(
             f"the log has outcomes of one candidate only ({built.candidates[0]}): there is nothing to choose between. "
             "Send a share of the traffic to a second candidate (shadow requests tell most), or import an evaluation run."
         )
-    matrix, notes = fill_costs(built, catalogue, params.costs.assumed_output_tokens)
+    matrix, notes, lengths = fill_costs_by_length(built, catalogue, params.costs.assumed_output_tokens)
     labels = acceptable(matrix.quality, params.label.acceptable)
     judged = np.isfinite(labels).sum(axis=0)
     if not judged.all():
@@ -193,7 +274,12 @@ def _prepared(
     )
     workflows = tuple(sorted({w for w in matrix.workflow[split.train] if w is not None}))
     candidates = tuple(catalogue.get(name, Candidate(name=name)) for name in matrix.candidates)
-    return Prepared(matrix, labels, groups, split, candidates, workflows, notes, fingerprint(frame)), built
+    found = Prepared(matrix, labels, groups, split, candidates, workflows, notes, mark, lengths=lengths)
+    return found, built
+
+
+def _text(request: object) -> str:
+    return text_of(request) if isinstance(request, RouteRequest) else ""
 
 
 def fingerprint(frame: pd.DataFrame) -> str:

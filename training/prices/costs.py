@@ -39,6 +39,10 @@ class Lengths:
     tokens: Floats
     counted: Bools
 
+    def take(self, rows: Bools) -> Lengths:
+        """Of the given requests, a mask (n,)."""
+        return Lengths(self.tokens[rows], self.counted[rows])
+
 
 def fill_costs(
     matrix: OutcomeMatrix, catalogue: Mapping[str, Candidate], assumed_output_tokens: float, known: Lengths | None = None

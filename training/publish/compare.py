@@ -11,9 +11,13 @@ import numpy as np
 
 from serving.bundle.arrays import Columns, Floats
 from serving.bundle.request import RouteRequest
+from serving.decide.decision import Estimates
 from serving.decide.policy import Policy
 from serving.decide.router import Router
 from training.config import Params
+from training.dataset.encoders import encoder_fingerprint
+from training.dataset.inputs import Inputs
+from training.dataset.matrix import Objects
 from training.dataset.split import conversations
 from training.errors import TrainingError
 from training.learn.learn import Learned
@@ -93,6 +97,7 @@ def compare(
     propensity: Floats | None = None,
     judged: Floats | None = None,
     drawn: Columns | None = None,
+    estimated: tuple[Estimates, ...] | None = None,
 ) -> Comparison:
     """Runs both bundles, as served, on the same test requests; raises NotComparableError.
 
@@ -105,7 +110,7 @@ def compare(
     share of that which is being `judged` (n, m; None: 1) give every request doubly robust pseudo-outcomes in their place, by
     the mean of what both bundles expect. They are right whatever is expected only where the log tried enough of it, so each
     candidate has to have an effective sample of at least `minimum`, in which requests that may have been `drawn` (n,) together,
-    as those of a conversation are, count as one.
+    as those of a conversation are, count as one. What either expects may be `estimated` already.
 
     Neither bundle is chosen on these requests. The new one was not trained on them, while the champion may have been,
     where its log's training part overlaps with this one's test part. That flatters the champion, so it can hold back a
@@ -119,7 +124,8 @@ def compare(
         )
     columns = [list(candidates).index(name) for name in shared]
     quality, cost_usd = quality[:, columns], cost_usd[:, columns]
-    served = [_Served.of(router, requests, shared) for router in (new, champion)]
+    found = estimated or tuple(router.estimate(requests) for router in (new, champion))
+    served = [_Served.of(*one, requests, shared) for one in zip((new, champion), found, strict=True)]
     rows = np.flatnonzero((np.isfinite(quality) & np.isfinite(cost_usd)).all(axis=1))
     method: Literal["complete", "doubly robust"] = "complete"
     if len(rows) < minimum:
@@ -157,8 +163,9 @@ class _Served:
     chosen: Columns
 
     @classmethod
-    def of(cls, router: Router, requests: Sequence[str | RouteRequest], candidates: Sequence[str]) -> _Served:
-        estimates = router.estimate(requests)
+    def of(
+        cls, router: Router, estimates: Estimates, requests: Sequence[str | RouteRequest], candidates: Sequence[str]
+    ) -> _Served:
         columns = [router.candidates.index(name) for name in candidates]
         value = estimates.of(router.manifest.objective).astype(np.float64)
         # What is not among the candidates is left out, as by a request that does not allow it.
@@ -202,13 +209,29 @@ def _pseudo(
 
 
 def compare_on_test_part(
-    new: Router, champion: Router, prepared: Prepared, learned: Learned, params: Params
+    new: Router,
+    champion: Router,
+    prepared: Prepared,
+    learned: Learned,
+    params: Params,
+    by: tuple[Inputs, str] | None = None,
 ) -> Comparison:
     """Both bundles on the test part of the new one's log, whose outcomes' propensities `learned` has.
 
-    Raises NotComparableError.
+    Where texts are not at hand, it is `by` the requests' inputs and the fingerprint of the encoder that they are of: a champion
+    with another encoder has none of them. Raises NotComparableError.
     """
     tested = prepared.split.test
+    estimated = None
+    if by is not None:
+        inputs, encoder = by
+        if encoder_fingerprint(champion.manifest.files) != encoder:
+            raise NotComparableError(
+                "it has another encoder, and of requests that were learned from before no text is kept that it could read. Train "
+                "on everything (router-train run --data OLD --data NEW)"
+            )
+        workflow = None if inputs.derived else prepared.matrix.workflow[tested]
+        estimated = tuple(_by_inputs(router, inputs.take(tested), workflow) for router in (new, champion))
     return compare(
         new,
         champion,
@@ -224,7 +247,16 @@ def compare_on_test_part(
         propensity=learned.propensity[tested],
         judged=learned.judged[tested],
         drawn=conversations(list(prepared.matrix.session_id[tested])),
+        estimated=estimated,
     )
+
+
+def _by_inputs(router: Router, inputs: Inputs, workflow: Objects | None) -> Estimates:
+    """What a bundle expects of n requests by their inputs, with the workflows (n,) that it knows."""
+    names = np.array(router.manifest.head.workflows, dtype=object)
+    tags = np.zeros((len(inputs), len(names))) if workflow is None else names[None, :] == workflow[:, None]
+    features = np.hstack([inputs.features[:, : inputs.surface], tags]).astype(np.float32)
+    return router.estimate_embedded(inputs.embedding, features, inputs.counted)
 
 
 def _measure(

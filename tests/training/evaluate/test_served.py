@@ -26,7 +26,7 @@ from tests import fake_bundle
 from tests.conftest import Trained
 from tests.fake_bundle import LARGE
 from tests.small_logs import log_of
-from training.dataset.fingerprints import write_fingerprints
+from training.dataset.fingerprints import fingerprints, write_fingerprints
 from training.evaluate.evaluation import Evaluation, PointLine
 from training.evaluate.served import evaluate_bundle
 from training.learn.prepare import PrepareError
@@ -131,7 +131,7 @@ def test_a_log_that_the_bundle_was_made_from_is_no_test_of_it(tmp_path: Path) ->
     with new_bundle(root, "made") as folder:
         for file in REQUIRED_FILES:
             shutil.copy(root / "fake-1" / file, folder / file)
-        write_fingerprints(folder, texts[::2])
+        write_fingerprints(folder, fingerprints(texts[::2]))
         seal(folder, fake_bundle.manifest("made"))
     seen = {}
     for name in ("made", "fake-1"):

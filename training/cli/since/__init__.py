@@ -1,0 +1,1 @@
+"""`run --since` and `run --choices-of`: what the command goes on from."""

@@ -1,0 +1,140 @@
+"""`out/kept/<version>/`: what a later run needs of the one that made a bundle, beside the bundle and never inside it.
+
+A bundle is served, registered and copied; what is kept stays where it was trained. It goes when its bundle is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from serving.bundle.atomic_write import for_its_owner, written_whole
+from serving.bundle.manifest import Manifest, open_bundle, sha256
+from training.errors import TrainingError
+from training.learn.heads.chosen import Choices
+
+FOLDER = "kept"
+ACCOUNT = "kept.json"
+# Raise it when what is written here changes so that an earlier release reads it wrongly, or this one an earlier's.
+FORMAT_VERSION = 1
+# Between a version and the operating point that `set-point` made its default: the same bundle, with the same kept files.
+_AT = "-at-"
+# A draft that nobody finished for so long was left by a process that was killed.
+_STALE_SECONDS = 86_400.0
+_WHOLE = "Train on everything: router-train run --data OLD --data NEW"
+
+
+class KeptError(TrainingError):
+    """Nothing kept that new rows could be added to, or what does not go with it; the message says which and what to do."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What was kept of the run that made `bundle`: `rows` outcomes of `requests` requests, `learned` of which have features.
+
+    `params` are all parameters ("stage.key"), `since` the bundles that it was added to, the first one first, `files` the sha256
+    of each file. `formats` are those that its logs had, `prices` what each candidate's million tokens cost in USD, in and out.
+    """
+
+    folder: Path
+    bundle: str
+    created: str
+    fingerprint: str
+    params: dict[str, Any]
+    choices: Choices
+    since: tuple[str, ...]
+    formats: tuple[str, ...]
+    rows: int
+    requests: int
+    learned: int
+    surface: tuple[str, ...]
+    prices: dict[str, list[float | None]]
+    files: dict[str, str]
+
+    def path(self, name: str) -> Path:
+        return self.folder / name
+
+
+def kept_folder(bundle: Path) -> Path:
+    """Where what belongs to a bundle's folder, or a link to it, is kept."""
+    real = bundle.resolve()
+    own = real.parent / FOLDER / real.name
+    return own if own.exists() else own.with_name(real.name.partition(_AT)[0])
+
+
+def open_kept(bundle: Path, *, whole: bool = True) -> Kept:
+    """What is kept of the bundle in a folder; with `whole` its files are checked. Raises KeptError, or BundleError."""
+    manifest = open_bundle(bundle).manifest
+    folder = kept_folder(bundle)
+    if not (folder / ACCOUNT).is_file():
+        raise KeptError(_nothing(bundle, manifest, folder))
+    try:
+        told: dict[str, Any] = json.loads((folder / ACCOUNT).read_text(encoding="utf-8"))
+        arrived = told.pop("format_version")
+        if arrived != FORMAT_VERSION:
+            raise KeptError(
+                f"{folder / ACCOUNT} has format version {arrived!r}, this release reads {FORMAT_VERSION}: another release wrote it. "
+                f"{_WHOLE}"
+            )
+        listed: dict[str, Any] = {name: tuple(told.pop(name)) for name in ("since", "formats", "surface")}
+        found = Kept(folder=folder, choices=Choices.read(told.pop("choices")), **listed, **told)
+        files = {str(name): str(digest) for name, digest in found.files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise KeptError(f"{folder / ACCOUNT} is damaged ({error}). {_WHOLE}") from error
+    if whole:
+        for name, digest in files.items():
+            path = found.path(name)
+            if not path.is_file() or sha256(path) != digest:
+                what = "is not what was written" if path.is_file() else "is gone"
+                raise KeptError(f"{path} {what}: nothing can be added to it. {_WHOLE}")
+    return found
+
+
+def _nothing(bundle: Path, manifest: Manifest, folder: Path) -> str:
+    if manifest.simulated:
+        return f"{bundle} was trained on the simulated log of a run without --data, of which nothing is kept. {_WHOLE}"
+    return (
+        f"nothing is kept of {bundle}: there is no {folder}. Its run was of an earlier release or had --set since.keep=false, the "
+        f"folder was removed, or the bundle was made by `add-candidate` or copied from elsewhere without it. {_WHOLE}"
+    )
+
+
+def write_kept(out: Path, account: Kept, write: Callable[[Path], None]) -> Path:
+    """Writes `out/kept/<version>`, its files by `write`, whole or not at all, for its owner alone; the folder."""
+    final = out / FOLDER / account.bundle
+    with for_its_owner():
+        final.parent.mkdir(parents=True, exist_ok=True)
+        final.parent.chmod(0o700)
+        with written_whole(final) as folder:
+            folder.mkdir()
+            write(folder)
+            files = {path.name: sha256(path) for path in sorted(folder.iterdir())}
+            told = asdict(account) | {"files": files, "choices": account.choices.written()}
+            del told["folder"]
+            text = json.dumps({"format_version": FORMAT_VERSION, **told}, indent=1, allow_nan=False)
+            (folder / ACCOUNT).write_text(text, encoding="utf-8")
+    prune(out)
+    return final
+
+
+def prune(out: Path) -> list[str]:
+    """Removes what is kept of bundles that are gone from `out`, and drafts that were never finished; their names."""
+    there = {path.name.partition(_AT)[0] for path in out.iterdir() if path.is_dir() and not path.is_symlink()}
+    gone = []
+    for path in sorted((out / FOLDER).iterdir()):
+        draft = path.name.startswith(".")
+        stale = draft and time.time() - path.stat().st_mtime > _STALE_SECONDS
+        if path.is_dir() and (stale or not (draft or path.name in there)):
+            shutil.rmtree(path, ignore_errors=True)
+            gone.append(path.name)
+    return gone
+
+
+def changed_prices(before: Mapping[str, list[float | None]], now: Mapping[str, list[float | None]]) -> list[str]:
+    """The candidates whose price is another one now."""
+    return [name for name, price in now.items() if name in before and list(before[name]) != list(price)]
