@@ -27,17 +27,8 @@ def measure(work: Path, sizes: Sequence[int] = SIZES, settings: Sequence[str] = 
 
 
 def _measured(work: Path, size: int, test: Path, settings: Sequence[str]) -> dict[str, Any]:
-    # Nothing large is loaded here: a process starts out with the highest memory of the one that made it.
-    log = _log(work, f"train-{size}", size, 0)
-    out, cache, figures = work / f"train-{size}-models", work / f"train-{size}-cache", work / f"train-{size}-test.json"
-    for made in (out, cache):  # embeddings are made anew, the encoder is not
-        shutil.rmtree(made, ignore_errors=True)
-    cache.mkdir()
-    (work / "encoders").mkdir(exist_ok=True)
-    (cache / "encoders").symlink_to((work / "encoders").resolve(), target_is_directory=True)
-    kept = ["--out", str(out), "--cache", str(cache), "--no-track"]
-    took = _child("run", "--data", str(log), *kept, *_set(settings))
-    bundle = out / "current"
+    figures, cache = work / f"train-{size}-test.json", work / f"train-{size}-cache"
+    bundle, took = trained(work, size, settings)
     _child("evaluate", "--data", str(test), "--bundle", str(bundle), "--cache", str(cache), "--json", str(figures))
     known = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["metrics"]
     routers = json.loads(figures.read_text(encoding="utf-8"))["routers"]
@@ -47,6 +38,27 @@ def _measured(work: Path, size: int, test: Path, settings: Sequence[str]) -> dic
         "aiq": routers[0]["aiq"] if routers else None,
         **took,
     }
+
+
+def trained(work: Path, size: int, settings: Sequence[str]) -> tuple[Path, dict[str, float]]:
+    """The bundle of a log of so many requests, trained anew, and what that took, which is written beside it."""
+    # Nothing large is loaded here: a process starts out with the highest memory of the one that made it.
+    log = _log(work, f"train-{size}", size, 0)
+    out, cache = work / f"train-{size}-models", work / f"train-{size}-cache"
+    for made in (out, cache):  # embeddings are made anew, the encoder is not
+        shutil.rmtree(made, ignore_errors=True)
+    with_encoders(work, cache)
+    kept = ["--out", str(out), "--cache", str(cache), "--no-track"]
+    took = _child("run", "--data", str(log), *kept, *_set(settings))
+    (work / f"train-{size}-took.json").write_text(json.dumps(took), encoding="utf-8")
+    return out / "current", took
+
+
+def with_encoders(work: Path, cache: Path) -> None:
+    """Makes an empty cache but for encoders, which all runs share."""
+    cache.mkdir()
+    (work / "encoders").mkdir(exist_ok=True)
+    (cache / "encoders").symlink_to((work / "encoders").resolve(), target_is_directory=True)
 
 
 def _log(work: Path, name: str, requests: int, seed: int) -> Path:

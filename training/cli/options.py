@@ -76,7 +76,8 @@ SinceOption = Annotated[
     ),
 ]
 ChoicesOption = Annotated[
-    Path | None, _settings(help="Select nothing: keep to what the run selected that made this bundle. --since does too.")
+    Path | None,
+    _settings(help="Select nothing: keep to what the run selected that made this bundle. --since does too."),
 ]
 HERE = Path()
 _HOME: ContextVar[Path] = ContextVar("home", default=HERE)

@@ -1,4 +1,4 @@
-"""What the head sees of the requests that were learned from, as arrays that are mapped into memory, and what else their texts told.
+"""What the head sees of the requests that were learned from, as arrays mapped into memory, and what else their texts told.
 
 A later run takes it from here, and embeds the new requests alone.
 """
@@ -34,8 +34,8 @@ _NOBODYS = np.zeros(256, dtype=np.intp)
 class Features:
     """Of k requests by their `id_hashes` (k,): `embedding` (k, dim) and `surface` features, float32, and `counted` tokens (k,).
 
-    `needs` (k,) are the bits of the capabilities that they take, in the order of `Capability`; `seen` (k,) fingerprints of their
-    texts. `lengths` are the input tokens of those of whose candidates a cost takes them: place, candidate, tokens, counted.
+    `needs` (k,) are the bits of the capabilities that they take, in the order of `Capability`; `seen` (k,) fingerprints of the
+    texts. `lengths` are input tokens where a candidate's cost takes them: place, candidate, tokens, counted.
     """
 
     ids: NDArray[np.uint64]
@@ -58,7 +58,9 @@ class Features:
         found = np.full(len(places), None, dtype=object)
         needs, counted = self.needs[places].tolist(), self.counted[places].astype(np.intp).tolist()
         for row, (bits, tokens, name) in enumerate(zip(needs, counted, workflow, strict=True)):
-            taken = frozenset(one for place, one in enumerate(_CAPABILITIES) if bits >> place & 1) if bits else frozenset()
+            taken = (
+                frozenset(one for place, one in enumerate(_CAPABILITIES) if bits >> place & 1) if bits else frozenset()
+            )
             found[row] = ReadRequest(RouteRequest("", workflow=name), "", b"", _NOBODYS, taken, tokens, tokens)
         return found
 

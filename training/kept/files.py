@@ -78,8 +78,8 @@ def open_kept(bundle: Path, *, whole: bool = True) -> Kept:
         arrived = told.pop("format_version")
         if arrived != FORMAT_VERSION:
             raise KeptError(
-                f"{folder / ACCOUNT} has format version {arrived!r}, this release reads {FORMAT_VERSION}: another release wrote it. "
-                f"{_WHOLE}"
+                f"{folder / ACCOUNT} has format version {arrived!r}, this release reads {FORMAT_VERSION}: another release "
+                f"wrote it. {_WHOLE}"
             )
         listed: dict[str, Any] = {name: tuple(told.pop(name)) for name in ("since", "formats", "surface")}
         found = Kept(folder=folder, choices=Choices.read(told.pop("choices")), **listed, **told)
@@ -99,8 +99,8 @@ def _nothing(bundle: Path, manifest: Manifest, folder: Path) -> str:
     if manifest.simulated:
         return f"{bundle} was trained on the simulated log of a run without --data, of which nothing is kept. {_WHOLE}"
     return (
-        f"nothing is kept of {bundle}: there is no {folder}. Its run was of an earlier release or had --set since.keep=false, the "
-        f"folder was removed, or the bundle was made by `add-candidate` or copied from elsewhere without it. {_WHOLE}"
+        f"nothing is kept of {bundle}: there is no {folder}. Its run was of an earlier release or had --set since.keep=false, "
+        f"the folder was removed, or the bundle was made by `add-candidate` or copied from elsewhere without it. {_WHOLE}"
     )
 
 

@@ -79,7 +79,9 @@ class Keeping:
             bundle=manifest.version,
             created=manifest.created,
             fingerprint=manifest.data_fingerprint,
-            params={name: list(value) if isinstance(value, tuple) else value for name, value in self.params.flat().items()},
+            params={
+                name: list(value) if isinstance(value, tuple) else value for name, value in self.params.flat().items()
+            },
             choices=choices_of(made) if self.choices is None else self.choices,
             since=() if before is None else (*before.since, before.bundle),
             formats=tuple(dict.fromkeys((*(() if before is None else before.formats), *self.formats))),

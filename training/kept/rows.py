@@ -31,7 +31,8 @@ _MARK = "#"
 
 
 def hashed_rows(frame: pd.DataFrame, *, stand_ins: bool) -> pd.DataFrame:
-    """An outcome table's rows as they are kept: of each request's id and session a hash, of its text a stand-in in its first row.
+    """An outcome table's rows as they are kept: a hash for each request's id and session, and in its first row a stand-in for
+    its text.
 
     With `stand_ins` the table has these already (`StoredLog.skeleton`).
     """
@@ -73,7 +74,9 @@ def read_rows(kept: Kept) -> pd.DataFrame:
     try:
         frame: pd.DataFrame = pq.read_table(kept.path(ROWS), columns=list(_COLUMNS)).to_pandas()
     except (OSError, pa.ArrowException) as error:
-        raise KeptError(f"{kept.path(ROWS)} cannot be read ({error}); remove the folder, and train on everything") from error
+        raise KeptError(
+            f"{kept.path(ROWS)} cannot be read ({error}); remove the folder, and train on everything"
+        ) from error
     for name in _COLUMNS:
         if name in _TOKENS:
             frame[name] = frame[name].astype("Int64")
@@ -86,7 +89,7 @@ def read_rows(kept: Kept) -> pd.DataFrame:
 @dataclass(frozen=True)
 class Joined:
     """Kept rows and new ones behind them: `frame` has both, `new` are the new ones without repeats, with what was skipped of
-    them; `ids` are the new rows' hashed ids with those that were logged. `added` requests are new, `repeats` rows were known."""
+    them; `ids` are the new rows' hashed ids with those that were logged. `added` requests are new, `repeats` rows are not."""
 
     frame: pd.DataFrame
     new: Outcomes
@@ -110,8 +113,8 @@ def join(before: pd.DataFrame, new: Outcomes, *, stand_ins: bool) -> Joined:
     repeats = len(rows) - len(kept.frame)
     if not len(kept.frame):
         raise KeptError(
-            f"none of the {len(rows):,} rows is new: all are among those that were learned from before. Give the rows since then, "
-            "or nothing: the bundle is as it would be"
+            f"none of the {len(rows):,} rows is new: all are among those that were learned from before. Give the rows since "
+            "then, or nothing: the bundle is as it would be"
         )
     again = kept.frame["request_id"].duplicated() | kept.frame["request_id"].isin(known["request_id"])
     added = int((~again).sum())
@@ -134,8 +137,8 @@ def _as_outcomes(rows: pd.DataFrame) -> Outcomes:
 
 
 def _numbered(ids: pd.Series[Any], rows: pd.DataFrame, before: pd.DataFrame) -> pd.Series[Any]:
-    """New ids, those by prompt numbered on from the requests with that prompt that were kept: the k-th different row of a candidate
-    is of the k-th request, as `paired` has it. A row that was known keeps the id that it has there."""
+    """New ids, those by prompt numbered on from the kept requests with that prompt: the k-th different row of a candidate is of
+    the k-th request, as `paired` has it. A row that was known keeps the id that it has there."""
     by_prompt = named_by_prompt(ids)
     prompts = dict.fromkeys(one[:_BY_PROMPT] for one in ids[by_prompt])
     hashes = _hashed(pd.Series(list(prompts), dtype="str"))
@@ -146,7 +149,9 @@ def _numbered(ids: pd.Series[Any], rows: pd.DataFrame, before: pd.DataFrame) -> 
     names = {prompt: list(_kept_with(prompt, all_ids)) for prompt, known in zip(prompts, met, strict=True) if known}
     hashed = {one: prompt for prompt, all_of in names.items() for one in all_of}
     there = before[before["request_id"].isin(list(hashed))]
-    counts = there.assign(prompt=there["request_id"].map(hashed)).groupby(["prompt", "candidate"])["request_id"].nunique()
+    counts = (
+        there.assign(prompt=there["request_id"].map(hashed)).groupby(["prompt", "candidate"])["request_id"].nunique()
+    )
     plain = _texts_everywhere(there).assign(request_id=there["request_id"].map(hashed))
     nothing = pd.DataFrame()
     known = dict(zip(row_hashes(plain, nothing).tolist(), there["request_id"], strict=True))
@@ -154,7 +159,9 @@ def _numbered(ids: pd.Series[Any], rows: pd.DataFrame, before: pd.DataFrame) -> 
     asked = _texts_everywhere(rows).iloc[places]
     asked = asked.assign(request_id=[one[:_BY_PROMPT] for one in ids.iloc[places]])
     renamed = ids.to_numpy(dtype=object).copy()
-    made = {hash_: f"{prompt}{_suffix(number)}" for prompt, all_of in names.items() for number, hash_ in enumerate(all_of)}
+    made = {
+        hash_: f"{prompt}{_suffix(number)}" for prompt, all_of in names.items() for number, hash_ in enumerate(all_of)
+    }
     passed: dict[tuple[str, str], int] = {}
     for place, digest, prompt, candidate in zip(
         places.tolist(), row_hashes(asked, nothing).tolist(), asked["request_id"], asked["candidate"], strict=True

@@ -25,8 +25,9 @@ def settings_since(kept: Mapping[str, Any], asked: Params, named: Collection[str
     for name in named:
         if name.startswith(_FIXED) and name not in _FREE and _plain(wanted[name]) != _plain(before[name]):
             raise KeptError(
-                f"{name} is {_plain(wanted[name])!r}, and what was kept was made with {_plain(before[name])!r}: it decides what was "
-                f"kept or selected. Leave it out, or train on everything with it: router-train run --data OLD --data NEW"
+                f"{name} is {_plain(wanted[name])!r}, and what was kept was made with {_plain(before[name])!r}: it decides "
+                "what was kept or selected. Leave it out, or train on everything with it: router-train run --data OLD --data "
+                "NEW"
             )
     now = {name: value for name, value in wanted.items() if name in named or name.startswith(_OF_THE_MACHINE)}
     rest = {"evaluate.splits": False} if "evaluate.splits" not in named else {}

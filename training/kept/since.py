@@ -1,7 +1,7 @@
 """New rows added to what an earlier run has kept: the log of both, and what the head sees of it, without the earlier texts.
 
-Everything that is counted, split, drawn, weighed and certified is that of all rows together, as on training on all of them; only
-what was selected, and the features of earlier requests, are taken as they were.
+What is counted, split, drawn, weighed and certified is that of all rows together, as on training on all of them; only what was
+selected, and the features of earlier requests, are taken as they were.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from serving.bundle.arrays import Bools, Columns, Floats, Floats32
+from serving.bundle.arrays import Columns, Floats, Floats32
 from serving.bundle.catalogue import Candidate
 from serving.bundle.features import SURFACE
 from serving.bundle.request import RouteRequest
@@ -58,9 +57,10 @@ def add_rows(kept: Kept, new: Outcomes, *, stand_ins: bool) -> Joined:
     before = read_rows(kept)
     if unknown := new_columns(new.frame, before):
         raise KeptError(
-            f"{', '.join(unknown)}: not in what was kept of {kept.bundle}, and nothing was selected with it in the choice. Add it to "
-            f"a bundle with `router-train add-candidate`, make it an alias if it is one of {', '.join(sorted(set(before['candidate'])))} "
-            f"by another name, or train on everything: router-train run --data OLD --data NEW"
+            f"{', '.join(unknown)}: not in what was kept of {kept.bundle}, and nothing was selected with it in the choice. Add "
+            "it to a bundle with `router-train add-candidate`; make it an alias in candidates.toml if it is one of "
+            f"{', '.join(sorted(set(before['candidate'])))} by another name; or train on everything: router-train run --data "
+            "OLD --data NEW"
         )
     return join(before, new, stand_ins=stand_ins)
 
@@ -124,15 +124,15 @@ def _both(before: str, mark: str) -> str:
 
 def _said(kept: Kept, joined: Joined, prepared: Prepared) -> str:
     told = (
-        f"since {kept.bundle}: {len(joined.new.frame):,} new rows, {joined.added:,} new requests, were added to the {kept.rows:,} rows "
-        f"of {kept.requests:,} requests that were kept of it"
+        f"since {kept.bundle}: {len(joined.new.frame):,} new rows, {joined.added:,} new requests, were added to the "
+        f"{kept.rows:,} rows of {kept.requests:,} requests that were kept of it"
     )
     if joined.repeats:
         told += f"; {joined.repeats:,} rows were known or contradict what was, and were skipped"
     if prepared.missing:
         told += (
-            f"; {prepared.missing:,} requests of the core were not kept, for the log has grown so that it holds other ones, and are "
-            "left out"
+            f"; {prepared.missing:,} requests of the core were not kept, for the log has grown so that it holds other ones, "
+            "and are left out"
         )
     return told
 
@@ -152,13 +152,11 @@ class _Encoded:
         """The inputs, the encoder, and what is kept again; raises KeptError where the encoder is another one."""
         fresh = np.fromiter((isinstance(one, RouteRequest) for one in matrix.requests), np.bool_, len(matrix))
         kind, workflows = self.kept.choices.encoder, self.prepared.workflows
-        made, encoder = encode_with(
-            kind, matrix.take(fresh), workflows, self.params.embed, self.cache, self.progress
-        )
+        made, encoder = encode_with(kind, matrix.take(fresh), workflows, self.params.embed, self.cache, self.progress)
         if encoder.fingerprint() != self.kept.choices.encoder_sha256:
             raise KeptError(
-                f"the {kind} encoder is another one than {self.kept.bundle} was made with, and what was kept was embedded by that "
-                f"one. Give the --cache that it is in, or take the release that made it. {_WHOLE}"
+                f"the {kind} encoder is another one than {self.kept.bundle} was made with, and what was kept was embedded by "
+                f"that one. Give the --cache that it is in, or take the release that made it. {_WHOLE}"
             )
         ids = numbers_of(matrix.request_id)
         places, rows = self.features.places(ids[~fresh]), np.flatnonzero(~fresh)
@@ -178,5 +176,9 @@ class _Encoded:
 
 
 def _one_hot(workflow: Objects, names: tuple[str, ...]) -> Floats32:
-    place = pd.Index(names, dtype=object).get_indexer(pd.Index(workflow, dtype=object)) if names else np.full(len(workflow), -1)
+    place = (
+        pd.Index(names, dtype=object).get_indexer(pd.Index(workflow, dtype=object))
+        if names
+        else np.full(len(workflow), -1)
+    )
     return np.asarray(np.arange(len(names)) == place[:, None], dtype=np.float32)

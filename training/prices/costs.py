@@ -45,7 +45,10 @@ class Lengths:
 
 
 def fill_costs(
-    matrix: OutcomeMatrix, catalogue: Mapping[str, Candidate], assumed_output_tokens: float, known: Lengths | None = None
+    matrix: OutcomeMatrix,
+    catalogue: Mapping[str, Candidate],
+    assumed_output_tokens: float,
+    known: Lengths | None = None,
 ) -> tuple[OutcomeMatrix, CostNotes]:
     """The same outcomes with every attempt's cost known: tokens times catalogue price where none was logged.
 
@@ -63,7 +66,10 @@ def fill_costs(
 
 
 def fill_costs_by_length(
-    matrix: OutcomeMatrix, catalogue: Mapping[str, Candidate], assumed_output_tokens: float, known: Lengths | None = None
+    matrix: OutcomeMatrix,
+    catalogue: Mapping[str, Candidate],
+    assumed_output_tokens: float,
+    known: Lengths | None = None,
 ) -> tuple[OutcomeMatrix, CostNotes, Lengths]:
     """As `fill_costs`, and the lengths that it took."""
     prices = [catalogue.get(name) for name in matrix.candidates]

@@ -227,8 +227,8 @@ def compare_on_test_part(
         inputs, encoder = by
         if encoder_fingerprint(champion.manifest.files) != encoder:
             raise NotComparableError(
-                "it has another encoder, and of requests that were learned from before no text is kept that it could read. Train "
-                "on everything (router-train run --data OLD --data NEW)"
+                "it has another encoder, and of requests that were learned from before no text is kept that it could read. "
+                "Train on everything (router-train run --data OLD --data NEW)"
             )
         workflow = None if inputs.derived else prepared.matrix.workflow[tested]
         estimated = tuple(_by_inputs(router, inputs.take(tested), workflow) for router in (new, champion))

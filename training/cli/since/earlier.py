@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import tomllib
 
 from serving.bundle.catalogue import Candidate
 from training.cli.options import LogOptions, Settings
@@ -58,13 +58,17 @@ class Earlier:
 def earlier_run(since: Path | None, choices_of: Path | None, log: LogOptions, *, keep_text: bool) -> Earlier:
     """What the options name; raises KeptError where it is not there, or does not go with the other options."""
     if since is not None and choices_of is not None:
-        raise KeptError("--since keeps the choices of its bundle: leave --choices-of out, or train on everything with it")
+        raise KeptError(
+            "--since keeps the choices of its bundle: leave --choices-of out, or train on everything with it"
+        )
     if since is None:
         return Earlier() if choices_of is None else Earlier(choices=open_kept(choices_of, whole=False).choices)
     if not log.given:
         raise KeptError("--since adds rows to what was kept: give them with --data")
     if keep_text:
-        raise KeptError("--keep-text: of requests that were learned from before no text is kept. Train on everything with it")
+        raise KeptError(
+            "--keep-text: of requests that were learned from before no text is kept. Train on everything with it"
+        )
     kept = open_kept(since)
     return Earlier(kept, kept.choices)
 
@@ -96,11 +100,14 @@ def put_together(
     if overlap({*before, *joined.new.formats}) and not overlap(before) and not overlap(joined.new.formats):
         notes = (
             *notes,
-            f"outcomes that the new log ({', '.join(joined.new.formats)}) and the earlier one ({', '.join(before)}) both tell count "
-            "twice: logs of several kinds are put together within one run alone",
+            f"outcomes that the new log ({', '.join(joined.new.formats)}) and the earlier one ({', '.join(before)}) both tell "
+            "count twice: logs of several kinds are put together within one run alone",
         )
     if changed := changed_prices(kept.prices, prices_of(resumed.prepared.candidates)):
-        notes = (*notes, f"prices changed since: {', '.join(changed)}; costs by tokens, old ones too, are at the new ones")
+        notes = (
+            *notes,
+            f"prices changed since: {', '.join(changed)}; costs by tokens, old ones too, are at the new ones",
+        )
     outcomes = replace(
         joined.new,
         frame=joined.new.frame.iloc[:0],
@@ -117,7 +124,9 @@ def _requests(found: ReadLog, tell: Tell) -> Callable[[Objects], Objects]:
         return lambda ids: stored.requests_of(ids, tell)
     first = found.outcomes.frame.drop_duplicates("request_id")
     place = pd.Index(first["request_id"])
-    return lambda ids: requests_of(first.iloc[place.get_indexer(pd.Index(ids))]) if len(ids) else np.empty(0, dtype=object)
+    return lambda ids: (
+        requests_of(first.iloc[place.get_indexer(pd.Index(ids))]) if len(ids) else np.empty(0, dtype=object)
+    )
 
 
 def said(resumed: Resumed, found: ReadLog) -> None:

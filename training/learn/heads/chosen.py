@@ -34,7 +34,7 @@ class ChoiceError(TrainingError):
 
 @dataclass(frozen=True)
 class HeadChoice:
-    """What one head is made of: estimators by the names of their settings (`registry.variants`) with the weights of their blend,
+    """What one head is made of: estimators by the names of their settings (`registry.variants`) with the weights of a blend,
     one alone at 1; and the method of its calibration. `selected_by` is what it was selected by then."""
 
     members: Mapping[str, float]
@@ -173,8 +173,9 @@ def fit_chosen(
     """
     if unknown := [name for name in choice.members if name not in factories]:
         raise ChoiceError(
-            f"{unknown[0]!r} was chosen before and is none of the estimators and settings of this run ({', '.join(factories)}). "
-            "Give the parameters that it was chosen with, or select anew: router-train run on all of the log"
+            f"{unknown[0]!r} was chosen before and is none of the estimators and settings of this run "
+            f"({', '.join(factories)}). Give the parameters that it was chosen with, or select anew: router-train run on "
+            "all of the log"
         )
     sums = by_fold(data) if any(takes_sums(factories[name]()) for name in choice.members) else None
     apart = {} if sums is None else {fold: sums.without(place) for place, fold in enumerate(np.unique(data.folds))}
