@@ -83,7 +83,7 @@ def section(found: dict[str, Any]) -> str:
     table = "\n".join([heads, "|---:|---:|---:|---|---|---:|", *lines])
     return (
         "### New rows every day\n\n"
-        "A hundredth of new simulated requests is added with `router-train run --data NEW --since BUNDLE` to what the run on the "
-        "others has kept. Seconds (on the processor) and memory of a process of its own; of the earlier requests neither a text "
-        f"nor an embedding in the cache is at hand.\n\n{table}"
+        "A hundredth of new simulated requests is added with `router-train run --data NEW --since BUNDLE` to what the run on "
+        "the others has kept. Seconds (on the processor) and memory of a process of its own; of the earlier requests neither a "
+        f"text nor an embedding in the cache is at hand.\n\n{table}"
     )

@@ -6,6 +6,7 @@ Pages that other tests hold to their word (the first hour, logs, recipes, ...) a
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -342,17 +343,26 @@ def test_from_log_to_certificate(folder: Path) -> None:
     before = (folder / "models" / "current").resolve()
     for line in blocks("log-to-certificate.md"):
         type_in(folder, line)
-    assert len([path for path in (folder / "models").iterdir() if not path.is_symlink()]) == 2, (
-        "set-point made one more"
-    )
+    made = [path for path in (folder / "models").glob("*/manifest.json") if not path.parent.is_symlink()]
+    assert len(made) == 2, "set-point made one more"
     assert (folder / "models" / "current").resolve() == before, "and rollback went back"
     assert (folder / "plan.jsonl").is_file()
 
 
-def test_an_imported_log_is_trained_on(folder: Path) -> None:
+def test_an_imported_log_is_trained_on_and_added_to(folder: Path) -> None:
+    rows = [json.loads(line)["req"] for line in text_of(folder / "gateway.jsonl").splitlines()[:60]]
+    today = [
+        {
+            "request_id": f"today-{number}", "timestamp": f"2026-06-01T{number % 24:02d}:{number:02d}:00Z", "quality": number % 2,
+            "messages": row["body"]["messages"], "candidate": row["body"]["model"], "workflow": row["feature"], "cost_usd": 0.001,
+        }
+        for number, row in enumerate(rows)
+    ]  # fmt: skip
+    (folder / "today.jsonl").write_text("".join(json.dumps(row) + "\n" for row in today), encoding="utf-8")
     for line in blocks("scale.md"):
         type_in(folder, line)
     assert (folder / "imported" / "_account.json").is_file()
+    assert len(list((folder / "models" / "kept").iterdir())) > 2
 
 
 @pytest.fixture(scope="module")
