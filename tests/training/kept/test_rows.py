@@ -1,0 +1,109 @@
+"""Rows as they are kept, and new ones behind them: what is a repeat, what contradicts, and which request an id by prompt is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from training.dataset.sampling.core import id_hashes
+from training.kept.files import KeptError
+from training.kept.rows import hashed_rows, join, new_columns, numbers_of, read_rows, write_rows
+from training.logs.outcomes import Outcomes
+from training.logs.pairing import paired, prompt_ids
+from training.logs.repeated import repeats
+from training.logs.validate import validate
+
+
+def outcomes(*rows: dict[str, Any]) -> Outcomes:
+    """A log as it is read: rows without an id by their prompts."""
+    usual = {"candidate": "a", "quality": 1.0, "cost_usd": 0.01}
+    table = pd.DataFrame([{**usual, **row} for row in rows])
+    if "request_id" not in table:
+        table["request_id"] = prompt_ids(table)
+    read = validate(table, source="test", format="canonical")
+    return next(iter(paired([read]))) if any(read.frame["request_id"].str.startswith("p-")) else read
+
+
+class _Kept:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, name: str) -> Path:
+        return self.folder / name
+
+
+def kept(folder: Path, table: Outcomes) -> pd.DataFrame:
+    write_rows(folder, hashed_rows(table.frame, stand_ins=False))
+    return read_rows(_Kept(folder))  # type: ignore[arg-type]
+
+
+def test_rows_come_back_as_they_were_but_for_texts_and_ids(tmp_path: Path) -> None:
+    table = outcomes(
+        {"request_id": "one", "prompt": "What is it?", "session_id": "s", "input_tokens": 3},
+        {"request_id": "one", "prompt": "What is it?", "session_id": "s", "candidate": "b", "quality": None},
+        {"request_id": "two", "prompt": "And that?", "session_id": None, "workflow": "chat", "timestamp": "2026-01-02"},
+    )
+    found = kept(tmp_path, table)
+    same = [name for name in found if name not in ("request_id", "session_id", "prompt", "messages")]
+    pd.testing.assert_frame_equal(found[same], table.frame[same])
+    assert list(found) == list(table.frame)
+    assert found["request_id"].nunique() == 2
+    assert numbers_of(found["request_id"].to_numpy(dtype=object)).tolist() == id_hashes(["one", "one", "two"]).tolist()
+    assert found["session_id"].isna().tolist() == [False, False, True]
+    assert found["prompt"].isna().tolist() == [False, True, False]
+    assert "What" not in str(found.to_dict())
+
+
+def test_known_rows_and_contradictions_are_skipped_as_importing_does(tmp_path: Path) -> None:
+    old = [{"request_id": "one", "prompt": "What is it?"}, {"request_id": "two", "prompt": "And that?"}]
+    new = [
+        old[1],
+        {"request_id": "two", "prompt": "And that?", "candidate": "b"},
+        {"request_id": "one", "prompt": "Quite another text"},
+        {"request_id": "three", "prompt": "Third."},
+        {"request_id": "three", "prompt": "Third.", "candidate": "b"},
+    ]
+    found = join(kept(tmp_path, outcomes(*old)), outcomes(*new), stand_ins=False)
+    assert (found.added, found.repeats, len(found.frame)) == (1, 2, 5)
+    assert found.new.reasons == {"duplicate row": 1, "request has two different prompts": 1}
+    whole = repeats.concat([outcomes(*old), outcomes(*new)]).frame
+    assert found.frame["candidate"].tolist() == whole["candidate"].tolist()
+    assert found.frame["prompt"].isna().tolist() == [False, False, True, False, True]
+    assert sorted(set(found.ids.values())) == ["three", "two"]
+    assert found.new.rows_read == len(found.new.frame) + len(found.new.skipped)
+
+
+def test_nothing_new_is_an_error(tmp_path: Path) -> None:
+    table = outcomes({"request_id": "one", "prompt": "What is it?"})
+    with pytest.raises(KeptError, match="none of the 1 rows is new"):
+        join(kept(tmp_path, table), table, stand_ins=False)
+
+
+def test_the_candidates_that_nobody_kept_are_named(tmp_path: Path) -> None:
+    old = kept(tmp_path, outcomes({"request_id": "one", "prompt": "What is it?"}))
+    new = outcomes({"request_id": "two", "prompt": "And that?", "candidate": "z"})
+    assert new_columns(new.frame, old) == ["z"]
+
+
+def test_ids_by_prompt_go_on_as_in_one_log(tmp_path: Path) -> None:
+    """The second row of a candidate with a prompt is the next request, whichever of the two logs has it."""
+    old = [
+        {"prompt": "Again and again?", "quality": 0.0},
+        {"prompt": "Again and again?", "quality": 1.0},
+        {"prompt": "Again and again?", "candidate": "b"},
+        {"prompt": "Another one."},
+    ]
+    new = [
+        {"prompt": "Again and again?", "quality": 1.0},  # known: a repeat
+        {"prompt": "Again and again?", "quality": 0.5},
+        {"prompt": "Again and again?", "candidate": "b", "quality": 0.2},
+        {"prompt": "New."},
+    ]
+    found = join(kept(tmp_path, outcomes(*old)), outcomes(*new), stand_ins=False)
+    once = hashed_rows(repeats.concat([outcomes(*old, *new)]).frame, stand_ins=False)
+    columns = ["request_id", "candidate", "quality"]
+    assert found.frame[columns].values.tolist() == once[columns].values.tolist()
+    assert found.repeats == 1
