@@ -120,7 +120,9 @@ def join(before: pd.DataFrame, new: Outcomes, *, stand_ins: bool) -> Joined:
     added = int((~again).sum())
     fresh = kept.frame.assign(prompt=kept.frame["prompt"].mask(again))
     frame = pd.concat([before, fresh], ignore_index=True)
-    ids = dict(zip(rows["request_id"], logged, strict=True))
+    # Not of what was skipped: of a request that has another text now, nobody is to read that one.
+    used = set(fresh["request_id"])
+    ids = {one: plain for one, plain in zip(rows["request_id"], logged, strict=True) if one in used}
     return Joined(frame, replace(kept, frame=fresh), ids, added, repeats)
 
 
