@@ -20,6 +20,8 @@ from training.certify.tested import TESTED_HEAD
 from training.config import Params
 from training.dataset.fingerprints import fingerprints, write_fingerprints
 from training.dataset.inputs import Progress, silent
+from training.engine.engine import Engine
+from training.engine.local import HERE
 from training.evaluate.baselines import Truth
 from training.evaluate.evaluation import Evaluation
 from training.evaluate.served import evaluate_router
@@ -71,6 +73,7 @@ def train(
     resumed: Resumed | None = None,
     choices: Choices | None = None,
     keeping: Keeping | None = None,
+    engine: Engine = HERE,
 ) -> Run:
     """Trains on an outcome table and writes `out/<version>`; `out/current` is switched to it last, if it is promoted, which
     without `promote` it never is.
@@ -79,7 +82,8 @@ def train(
     a request, unless `keep_text` puts the test requests, and the texts of those shown beside decisions, into the bundle. Where
     nothing is certified, the report says what `evidence` would change that. Where it was `prepared` before, the rows of the
     table are not read any more; with `resumed`, nor are texts, which most of its requests have none of. With `choices` of an
-    earlier run nothing is selected. `keeping` keeps what a later run adds new rows to.
+    earlier run nothing is selected. `keeping` keeps what a later run adds new rows to. The parts of a stage are worked on by
+    the `engine`.
     """
     if resumed is not None:
         prepared = resumed.prepared
@@ -91,10 +95,12 @@ def train(
     if params.evaluate.splits:  # a misspelt name is told now, not after the training
         quick_estimators(params, np.zeros(len(prepared.candidates)))
     read, encoder = (
-        encode(prepared, params, cache, progress, choices) if resumed is None else (resumed.inputs, resumed.encoder)
+        encode(prepared, params, cache, progress, choices, engine)
+        if resumed is None
+        else (resumed.inputs, resumed.encoder)
     )
     logged, (prepared, inputs) = prepared, with_kinds(prepared, read, params, choices)
-    learned = learn(prepared, inputs, params, progress, choices)
+    learned = learn(prepared, inputs, params, progress, choices, engine)
     started = datetime.now(UTC)
     version = f"{started:%Y%m%dT%H%M%S%f}-{prepared.fingerprint[:8]}"
     simulated = truth is not None
@@ -116,17 +122,17 @@ def train(
         manifest = draft.model_copy(update={"operating_points": points, "default_point": default})
         return Router(Bundle(folder, manifest), threads=params.embed.threads)
 
-    with new_bundle(out, version) as folder, TemporaryDirectory() as aside:
+    with new_bundle(out, version) as folder, TemporaryDirectory(dir=engine.folder) as aside:
         progress("export", None, None)
         measured = learn_for_testing(learned, prepared, inputs, params)
         tested = exported(Path(aside), measured, part.train | part.calibration)
         progress("evaluate", None, None)
-        evaluation = evaluate_router(tested, prepared, inputs, measured, params, truth)
+        evaluation = evaluate_router(tested, prepared, inputs, measured, params, truth, engine, progress)
         if prepared.volume is not None:
             evaluation = replace(evaluation, volume=prepared.volume)
         if params.evaluate.splits:
-            progress("evaluate by other splits", None, None)
-            evaluation = replace(evaluation, splits=split_figures(prepared, inputs, params))
+            splits = split_figures(prepared, inputs, params, engine, progress)
+            evaluation = replace(evaluation, splits=splits)
         progress("learn from the test part too", None, None)
         served = learn_for_serving(learned, prepared, inputs, params)
         shutil.copyfile(Path(aside) / "head.onnx", folder / TESTED_HEAD)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,13 +15,10 @@ from training.config import Embed
 from training.dataset.embed import embed
 from training.dataset.encoders import EncoderFiles, Kind, make_encoder
 from training.dataset.matrix import OutcomeMatrix
-
-# Told of each stage as it begins, and of how much of how many is done where that is known.
-Progress = Callable[[str, int | None, int | None], None]
-
-
-def silent(stage: str, done: int | None = None, total: int | None = None) -> None:
-    """Progress that nobody watches."""
+from training.engine.engine import Engine
+from training.engine.engine import Progress as Progress
+from training.engine.engine import silent as silent
+from training.engine.local import HERE
 
 
 @dataclass(frozen=True)
@@ -74,6 +71,7 @@ def encode_with(
     settings: Embed,
     cache: Path,
     progress: Progress = silent,
+    engine: Engine = HERE,
 ) -> tuple[Inputs, EncoderFiles]:
     """The inputs of every request of `matrix`, with a column for each of `workflows`, and the encoder that made them."""
     progress(f"make {kind} encoder, once", None, None)
@@ -92,6 +90,7 @@ def encode_with(
         cache / "embeddings",
         threads=settings.threads,
         progress=lambda done, total: progress(f"embed ({kind})", done, total),
+        engine=engine,
     )
     features = feature_matrix(list(matrix.requests), workflows)
     counted = np.array([read(request).said for request in matrix.requests], dtype=np.float64)

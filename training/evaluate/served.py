@@ -16,6 +16,7 @@ from serving.bundle.request import RouteRequest
 from serving.decide.decision import Estimates
 from serving.decide.router import Router
 from serving.decide.value import Setting
+from training.certify.asked import asked
 from training.certify.certify import calibration_data, served_estimates
 from training.certify.operating import violation_bound
 from training.config import Params
@@ -25,6 +26,8 @@ from training.dataset.label import acceptable
 from training.dataset.matrix import OutcomeMatrix, build_matrix
 from training.dataset.split import SplitError, conversations, folds, group_requests
 from training.dataset.volume import volume
+from training.engine.engine import Engine, Progress, silent
+from training.engine.local import HERE
 from training.evaluate.against_log import saved_against_log
 from training.evaluate.bands import Outcomes as Known
 from training.evaluate.bands import enough_complete, tradeoff
@@ -83,14 +86,24 @@ class _Rivals:
 
 
 def evaluate_router(
-    router: Router, prepared: Prepared, inputs: Inputs, learned: Learned, params: Params, truth: Truth | None
+    router: Router,
+    prepared: Prepared,
+    inputs: Inputs,
+    learned: Learned,
+    params: Params,
+    truth: Truth | None,
+    engine: Engine = HERE,
+    progress: Progress = silent,
 ) -> Evaluation:
     """The router's figures on the test part; the estimates are the served ones, from the texts if all are at hand."""
     rows = prepared.split.test
     log = _part(prepared, rows)
     written = all(isinstance(one, RouteRequest) for one in log.matrix.requests)
-    served = router.estimate(list(log.matrix.requests)) if written else served_estimates(router, inputs, rows)
-    chosen = router.chosen(list(log.matrix.requests), served)
+    if written:
+        served, chosen = asked(router, log.matrix.requests, engine, progress)
+    else:
+        served = served_estimates(router, inputs, rows)
+        chosen = router.chosen(list(log.matrix.requests), served)
     complete = log.matrix.complete()
     tested = calibration_data(router, prepared, inputs, learned, rows)
     rivals = _Rivals()

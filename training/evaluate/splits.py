@@ -7,11 +7,9 @@ is worth on later traffic, and on workflows that nobody showed it, are other que
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from serving.bundle.arrays import Bools, Floats
 from serving.bundle.manifest import Objective
@@ -19,6 +17,9 @@ from training.config import ConfigError, Params
 from training.dataset.inputs import Inputs
 from training.dataset.matrix import OutcomeMatrix, workflow_names
 from training.dataset.split import Split, SplitError, split_requests
+from training.engine.engine import Engine, Progress, silent
+from training.engine.local import HERE
+from training.errors import TrainingError
 from training.evaluate.evaluation import SplitLine
 from training.evaluate.sweep import CompleteOutcomes
 from training.learn.costs import cost_sources
@@ -32,7 +33,7 @@ from training.measure.frontier import Frontier, Resamples, Singles, bootstrap_ai
 RANDOM, TIME, WORKFLOWS = "random by prompt", "by time", "workflows left out"
 # Each workflow is left out once, with others, in one of so many parts; each part is a training of its own.
 PARTS = 4
-_WORKERS = 2
+STAGE = "evaluate by other splits"
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,9 @@ def quick_estimators(params: Params, mean_cost: Floats) -> dict[str, Factory]:
     return {name: kind for name, kind in kinds.items() if kind().graded}
 
 
-def split_figures(prepared: Prepared, inputs: Inputs, params: Params) -> tuple[SplitLine, ...]:
+def split_figures(
+    prepared: Prepared, inputs: Inputs, params: Params, engine: Engine = HERE, progress: Progress = silent
+) -> tuple[SplitLine, ...]:
     """The router's AIQ by each split, learned again with the quick estimators; a line without figures says why.
 
     The router is the plain mean of the quick estimators, one model for requests with a workflow that was in training and
@@ -127,30 +130,51 @@ def split_figures(prepared: Prepared, inputs: Inputs, params: Params) -> tuple[S
         TIME: _or_reason(prepared, params),
         WORKFLOWS: _each_left_out(prepared, params),
     }
-    lines = []
-    # Parts side by side, a thread each: solves this small only wait for each other's threads.
-    with threadpool_limits(1), ThreadPoolExecutor(_WORKERS) as pool:
-        running = {
-            name: [pool.submit(_relearned, part, inputs, params) for part in drawn if _testable(part).any()]
-            for name, drawn in draws.items()
-            if not isinstance(drawn, str) and _enough(drawn, params)
-        }
-        for name, drawn in draws.items():
-            line = SplitLine(name, params.evaluate.split_estimators)
-            if isinstance(drawn, str):
-                lines.append(replace(line, why_not=drawn))
-                continue
-            line = replace(line, requests=_complete(drawn), parts=len(drawn))
-            if name not in running:
-                lines.append(replace(line, why_not=_too_few(line.requests, params)))
-                continue
-            try:
-                relearned = [part.result() for part in running[name]]
-            except (NotTrainableError, SplitError) as error:
-                lines.append(replace(line, why_not=str(error)))
-                continue
-            lines.append(_measured(line, relearned, params))
-    return tuple(lines)
+    lines = {name: _line(name, drawn, params) for name, drawn in draws.items()}
+    parts = {
+        name: [part for part in draws[name] if not isinstance(part, str) and _testable(part).any()]
+        for name, line in lines.items()
+        if line.why_not is None
+    }
+    every = [_without_texts(part) for drawn in parts.values() for part in drawn]
+    of = [name for name, drawn in parts.items() for _ in drawn]
+    relearned: dict[str, list[_Relearned]] = {name: [] for name in parts}
+    found = engine.map(
+        _relearned_or_not, (every, inputs, params), range(len(every)), STAGE, progress, name=of.__getitem__
+    )
+    for name, one in zip(of, found, strict=True):
+        if isinstance(one, TrainingError):
+            lines[name] = replace(lines[name], why_not=lines[name].why_not or str(one))
+        else:
+            relearned[name].append(one)
+    return tuple(
+        line if line.why_not is not None else _measured(line, relearned[name], params) for name, line in lines.items()
+    )
+
+
+def _line(name: str, drawn: Sequence[Prepared] | str, params: Params) -> SplitLine:
+    """The line of a split without figures yet, with why there will be none."""
+    line = SplitLine(name, params.evaluate.split_estimators)
+    if isinstance(drawn, str):
+        return replace(line, why_not=drawn)
+    line = replace(line, requests=_complete(drawn), parts=len(drawn))
+    return line if _enough(drawn, params) else replace(line, why_not=_too_few(line.requests, params))
+
+
+def _without_texts(part: Prepared) -> Prepared:
+    """What is learned from, without what is heavy to send and is not looked at."""
+    nothing = np.full(len(part.labels), None, dtype=object)
+    return replace(part, matrix=replace(part.matrix, requests=nothing, texts=nothing), volume=None)
+
+
+def _relearned_or_not(
+    given: tuple[Sequence[Prepared], Inputs, Params], place: int
+) -> _Relearned | NotTrainableError | SplitError:
+    parts, inputs, params = given
+    try:
+        return _relearned(parts[place], inputs, params)
+    except (NotTrainableError, SplitError) as error:
+        return error
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from serving.bundle.manifest import Usual
 from serving.decide.pricing import Pricing
 from training.dataset.inputs import Inputs
 from training.dataset.matrix import OutcomeMatrix
+from training.engine.engine import Engine
+from training.engine.local import ALONE
 from training.learn.estimators.design import Design, linear
 from training.learn.onnx_graph import Graph
 from training.learn.sums import Normal, Sums, add
@@ -158,7 +160,7 @@ class CostSums:
     parts: tuple[tuple[Sums, int], ...]
 
     @classmethod
-    def of(cls, inputs: Inputs, matrix: OutcomeMatrix, slot: Columns, slots: int) -> CostSums:
+    def of(cls, inputs: Inputs, matrix: OutcomeMatrix, slot: Columns, slots: int, engine: Engine = ALONE) -> CostSums:
         """By `slot` (n,); what is known of the same outcomes is added up together."""
         targets = [logarithm(values) for values in (matrix.output_tokens, matrix.cost_usd, matrix.latency_ms)]
         groups: dict[bytes, list[int]] = {}
@@ -166,7 +168,7 @@ class CostSums:
             groups.setdefault(np.isfinite(target).tobytes(), []).append(number)
         found: dict[int, tuple[Sums, int]] = {}
         for group in groups.values():
-            sums = add(inputs, np.ones(targets[0].shape), [targets[number] for number in group], slot, slots)
+            sums = add(inputs, np.ones(targets[0].shape), [targets[number] for number in group], slot, slots, engine)
             found.update({number: (sums, place) for place, number in enumerate(group)})
         return cls(tuple(found[number] for number in range(len(targets))))
 

@@ -11,22 +11,30 @@ from training.config import Params
 from training.dataset.encoders import EncoderFiles
 from training.dataset.inputs import Inputs, Progress, encode_with, silent
 from training.dataset.kinds import Kinds, find_kinds
+from training.engine.engine import Engine
+from training.engine.local import HERE
 from training.learn.estimators.linear import LowRankResidual
 from training.learn.heads.chosen import Choices
-from training.learn.heads.select import out_of_fold, out_of_fold_aiq
+from training.learn.heads.out_of_fold import out_of_fold
+from training.learn.heads.select import out_of_fold_aiq
 from training.learn.prepare import Prepared
 from training.learn.training_data import propensities, training_data
 
 
 def encode(
-    prepared: Prepared, params: Params, cache: Path, progress: Progress = silent, choices: Choices | None = None
+    prepared: Prepared,
+    params: Params,
+    cache: Path,
+    progress: Progress = silent,
+    choices: Choices | None = None,
+    engine: Engine = HERE,
 ) -> tuple[Inputs, EncoderFiles]:
     """The head's inputs for every request, and the encoder that made them.
 
     For "auto" both encoders are tried: the transformer is used only if it earns its price out of fold. With `choices` of an
     earlier run it is the one of these.
     """
-    log = prepared.matrix, prepared.workflows, params.embed, cache, progress
+    log = prepared.matrix, prepared.workflows, params.embed, cache, progress, engine
     kind = params.embed.encoder if choices is None else choices.encoder
     if kind != "auto":
         return encode_with(kind, *log)

@@ -11,6 +11,8 @@ from serving.bundle.arrays import Bools, Columns, Floats, Floats32
 from training.config import Params
 from training.dataset.inputs import Inputs, Progress, silent
 from training.dataset.kinds import Kinds
+from training.engine.engine import Engine
+from training.engine.local import HERE
 from training.learn.costs import CostModel
 from training.learn.estimators.base import Factory, priced_mean
 from training.learn.estimators.registry import variants
@@ -71,14 +73,19 @@ class Learned:
 
 
 def learn(
-    prepared: Prepared, inputs: Inputs, params: Params, progress: Progress = silent, choices: Choices | None = None
+    prepared: Prepared,
+    inputs: Inputs,
+    params: Params,
+    progress: Progress = silent,
+    choices: Choices | None = None,
+    engine: Engine = HERE,
 ) -> Learned:
     """Fits costs and both heads on the training part alone; with `choices` nothing is selected. Raises ChoiceError then."""
     if choices is not None:
         choices.require(graded=prepared.graded, workflows=bool(prepared.workflows))
     progress("costs", None, None)
     propensity, propensity_note = propensities(prepared, inputs, params)
-    data = training_data(prepared, inputs, propensity, params)
+    data = training_data(prepared, inputs, propensity, params, engine)
     train, labels = data.inputs, data.labels
     matrix = prepared.matrix.take(prepared.split.train)
     mean_cost = np.nanmean(matrix.cost_usd, axis=0)
@@ -91,12 +98,17 @@ def learn(
     def pair(
         target: TrainingData, kinds: Mapping[str, Factory], calibration: str, what: str, choice: PairChoice | None
     ) -> Pair:
-        def say(name: str) -> None:
-            progress(f"{what}: {name}", None, None)
-
-        workflow = matrix.workflow
         return fit_pair(
-            target, kinds, workflow, params, recogniser, calibration=calibration, progress=say, choice=choice
+            target,
+            kinds,
+            matrix.workflow,
+            params,
+            recogniser,
+            calibration=calibration,
+            engine=engine,
+            stage=what,
+            progress=progress,
+            choice=choice,
         )
 
     heads = pair(data, kinds, params.calibrate.method, "acceptable", choices.acceptable if choices else None)
@@ -124,7 +136,8 @@ def learn(
             matrix.workflow,
             params,
             recogniser,
-            lambda name: progress(f"violation: {name}", None, None),
+            engine,
+            progress,
             choices.violation if choices else None,
         )
     return Learned(

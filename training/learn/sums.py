@@ -15,6 +15,8 @@ from scipy.sparse import csr_array
 
 from serving.bundle.arrays import Columns, Floats
 from training.dataset.inputs import Inputs
+from training.engine.engine import Engine, Progress, silent
+from training.engine.local import ALONE
 
 # Requests whose columns are held in float64 at a time: 18 MB of 277 columns.
 BLOCK = 8192
@@ -151,11 +153,45 @@ class Sums:
                 yield field.name, getattr(self, field.name)
 
 
-def add(inputs: Inputs, weights: Floats, targets: Sequence[Floats], slot: Columns, slots: int) -> Sums:
+@dataclass(frozen=True)
+class _Rows:
+    """What is added up: `columns` of `add`."""
+
+    inputs: Inputs
+    weights: Floats
+    targets: Sequence[Floats]
+    slot: Columns
+
+
+@dataclass(frozen=True)
+class _Block:
+    """The sums of one block: `gram` and `tagged` of each group of candidates that share them; the others as of `Sums`, without
+    a slot."""
+
+    shared: list[list[int]]
+    gram: list[Floats]
+    tagged: list[Floats]
+    counts: Floats
+    cross: Floats
+    cross_tagged: Floats
+    squares: Floats
+    outcomes: Floats
+
+
+def add(
+    inputs: Inputs,
+    weights: Floats,
+    targets: Sequence[Floats],
+    slot: Columns,
+    slots: int,
+    engine: Engine = ALONE,
+    progress: Progress = silent,
+) -> Sums:
     """The sums of n requests, each in its `slot` (n,) of so many, in blocks of at most BLOCK rows.
 
-    `weights` (n, m) >= 0 count where all of the `targets`, each (n, m), are known; NaN is not known. Raises ValueError where a
-    request has more than one workflow.
+    `weights` (n, m) >= 0 count where all of the `targets`, each (n, m), are known; NaN is not known. Blocks are added in one
+    order whichever is done first, so that every engine gives the same to the last bit. Raises ValueError where a request has
+    more than one workflow.
     """
     m, q, tags = weights.shape[1], 1 + inputs.embedding.shape[1] + inputs.surface, inputs.workflows.shape[1]
     sums = Sums(
@@ -168,15 +204,33 @@ def add(inputs: Inputs, weights: Floats, targets: Sequence[Floats], slot: Column
         outcomes=np.zeros((slots, m + 1)),
         dim=inputs.embedding.shape[1],
     )
-    for chosen in range(slots):
-        rows = np.flatnonzero(slot == chosen)
-        for start in range(0, len(rows), BLOCK):
-            block = rows[start : start + BLOCK]
-            _add_block(sums, chosen, inputs.take(block), weights[block], [target[block] for target in targets])
+    sizes = np.bincount(slot, minlength=slots)
+    parts = [(chosen, start) for chosen in range(slots) for start in range(0, int(sizes[chosen]), BLOCK)]
+    blocks = engine.map(
+        _added,
+        _Rows(inputs, weights, targets, slot),
+        parts,
+        "sums",
+        progress,
+        name=lambda part: f"slot {part[0]}, its rows from {part[1]:,} on",
+        ahead=2 * engine.workers,
+    )
+    for (chosen, _), block in zip(parts, blocks, strict=True):
+        for shared, gram, tagged in zip(block.shared, block.gram, block.tagged, strict=True):
+            sums.gram[chosen, shared] += gram
+            sums.tagged[chosen, shared] += tagged
+        for name in ("counts", "squares", "outcomes", "cross", "cross_tagged"):
+            getattr(sums, name)[chosen] += getattr(block, name)
     return sums
 
 
-def _add_block(sums: Sums, slot: int, inputs: Inputs, weights: Floats, targets: Sequence[Floats]) -> None:
+def _added(given: _Rows, part: tuple[int, int]) -> _Block:
+    chosen, start = part
+    block = np.flatnonzero(given.slot == chosen)[start : start + BLOCK]
+    return _block(given.inputs.take(block), given.weights[block], [target[block] for target in given.targets])
+
+
+def _block(inputs: Inputs, weights: Floats, targets: Sequence[Floats]) -> _Block:
     columns = np.hstack([np.ones((len(inputs), 1)), inputs.embedding, inputs.features[:, : inputs.surface]])
     workflows = inputs.workflows.astype(np.float64)
     if (np.count_nonzero(workflows, axis=1) > 1).any() or not np.isin(workflows, (0.0, 1.0)).all():
@@ -184,17 +238,19 @@ def _add_block(sums: Sums, slot: int, inputs: Inputs, weights: Floats, targets: 
     known = np.logical_and.reduce([np.isfinite(target) for target in targets])
     weight = np.where(known, weights, 0.0)
     every = np.column_stack([weight, np.ones(len(inputs))])
-    for shared in _same(every):
-        gram, tagged = _products(columns, workflows, every[:, shared[0]])
-        sums.gram[slot, shared] += gram
-        sums.tagged[slot, shared] += tagged
-    sums.counts[slot] += every.T @ workflows
-    sums.squares[slot] += (weight**2).sum(axis=0)
-    sums.outcomes[slot] += (every > 0).sum(axis=0)
-    for number, target in enumerate(targets):
-        weighted = weight * np.where(known, target, 0.0)
-        sums.cross[slot, number] += weighted.T @ columns
-        sums.cross_tagged[slot, number] += weighted.T @ workflows
+    shared = _same(every)
+    products = [_products(columns, workflows, every[:, group[0]]) for group in shared]
+    weighted = [weight * np.where(known, target, 0.0) for target in targets]
+    return _Block(
+        shared=shared,
+        gram=[gram for gram, _ in products],
+        tagged=[tagged for _, tagged in products],
+        counts=every.T @ workflows,
+        cross=np.array([each.T @ columns for each in weighted]),
+        cross_tagged=np.array([each.T @ workflows for each in weighted]),
+        squares=(weight**2).sum(axis=0),
+        outcomes=(every > 0).sum(axis=0),
+    )
 
 
 def _products(columns: Floats, workflows: Floats, weight: Floats) -> tuple[Floats, Floats]:

@@ -13,6 +13,8 @@ from training.config import Params
 from training.dataset.inputs import Inputs
 from training.dataset.matrix import OutcomeMatrix
 from training.dataset.split import folds
+from training.engine.engine import Engine
+from training.engine.local import ALONE
 from training.learn.costs import CostModel, CostSums, cost_sources, fit_costs
 from training.learn.hints import Hints, hints_of, taught
 from training.learn.prepare import Prepared
@@ -158,13 +160,15 @@ def cell_weights(
     return found if decay is None else found * decay[:, None]
 
 
-def training_data(prepared: Prepared, inputs: Inputs, propensity: Floats, params: Params) -> TrainingData:
+def training_data(
+    prepared: Prepared, inputs: Inputs, propensity: Floats, params: Params, engine: Engine = ALONE
+) -> TrainingData:
     """The training part, with expected costs out of fold; `propensity` (n, m) is of all requests."""
     rows = prepared.split.train
     matrix, train = prepared.matrix.take(rows), inputs.take(rows)
     fold = folds(prepared.groups[rows], params.fit.folds, params.fit.seed)
     expected = np.empty((len(train), len(matrix.candidates)))
-    sums = CostSums.of(train, matrix, fold, params.fit.folds)
+    sums = CostSums.of(train, matrix, fold, params.fit.folds, engine)
     for held in range(params.fit.folds):
         inside = fold == held
         costs = cost_model(prepared, matrix, train, ~inside, params, sums.without(held))

@@ -5,27 +5,26 @@ The chosen estimators are fitted out of fold all the same, for calibration, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Self, get_args
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from serving.bundle.arrays import Floats
 from training.dataset.encoders import Kind
 from training.dataset.kinds import Kinds
+from training.engine.engine import Engine, Progress, silent
+from training.engine.local import HERE
 from training.errors import TrainingError
-from training.learn.estimators.base import Factory
+from training.learn.estimators.base import Factory, NotTrainableError
 from training.learn.estimators.blend import Blend, fit_from, takes_sums
 from training.learn.heads.calibrate import METHODS, fit_calibrator
-from training.learn.heads.select import Head, Score, by_fold, out_of_fold
+from training.learn.heads.out_of_fold import by_fold, out_of_fold_of_all
+from training.learn.heads.select import Head, Score
 from training.learn.training_data import TrainingData
 from training.measure.metrics import brier, expected_calibration_error
-
-_WORKERS = 2
 
 
 class ChoiceError(TrainingError):
@@ -165,7 +164,9 @@ def fit_chosen(
     data: TrainingData,
     factories: Mapping[str, Factory],
     choice: HeadChoice,
-    progress: Callable[[str], None] | None = None,
+    engine: Engine = HERE,
+    stage: str = "fit",
+    progress: Progress = silent,
 ) -> Head:
     """The head of a choice, fitted and calibrated on these rows; `factories` are all settings by name.
 
@@ -177,16 +178,14 @@ def fit_chosen(
             f"({', '.join(factories)}). Give the parameters that it was chosen with, or select anew: router-train run on "
             "all of the log"
         )
-    sums = by_fold(data) if any(takes_sums(factories[name]()) for name in choice.members) else None
-    apart = {} if sums is None else {fold: sums.without(place) for place, fold in enumerate(np.unique(data.folds))}
-
-    def predicted(name: str) -> Floats:
-        if progress is not None:
-            progress(name)
-        return out_of_fold(factories[name], data, apart)
-
-    with threadpool_limits(1), ThreadPoolExecutor(_WORKERS) as pool:
-        found = dict(zip(choice.members, pool.map(predicted, choice.members), strict=True))
+    members = {name: factories[name] for name in choice.members}
+    sums = by_fold(data, engine) if any(takes_sums(factory()) for factory in members.values()) else None
+    apart = {} if sums is None else {int(fold): sums.without(place) for place, fold in enumerate(np.unique(data.folds))}
+    found: dict[str, Floats] = {}
+    for name, prediction in out_of_fold_of_all(members, data, apart, engine, stage, progress).items():
+        if isinstance(prediction, NotTrainableError):
+            raise prediction
+        found[name] = prediction
     mixed = np.asarray(sum(choice.members[name] * prediction for name, prediction in found.items()))
     single = len(choice.members) == 1
     name = next(iter(choice.members)) if single else Blend.name

@@ -12,6 +12,8 @@ from serving.bundle.arrays import Columns, Floats
 from training.config import Params
 from training.dataset.inputs import Inputs
 from training.dataset.split import workflow_folds
+from training.engine.engine import Engine, Progress, silent
+from training.engine.local import HERE
 from training.learn.estimators.base import Factory
 from training.learn.estimators.blend import takes_sums
 from training.learn.heads.chosen import PairChoice, fit_chosen
@@ -71,7 +73,9 @@ def fit_pair(
     recogniser: Recogniser | None,
     *,
     calibration: str,
-    progress: Callable[[str], None],
+    engine: Engine = HERE,
+    stage: str = "fit",
+    progress: Progress = silent,
     choice: PairChoice | None = None,
 ) -> Pair:
     """Selects, fits and calibrates both heads; `workflow` (n,) are the tags, None where there is none.
@@ -83,13 +87,13 @@ def fit_pair(
     is enough. Raises NotTrainableError, or ChoiceError.
     """
     alone = target.inputs.derived or all(name is None for name in workflow)
+    with_tags, no_tags = "with workflow tags", "without workflow tags"
     if choice is not None:
-        tagged = fit_chosen(target, kinds, choice.tagged, lambda name: progress(f"{name}, with workflow tags"))
+        tagged = fit_chosen(target, kinds, choice.tagged, engine, f"{stage}, {with_tags}", progress)
         if alone:
             return Pair(tagged, tagged)
         bare = replace(target, inputs=target.inputs.untagged(), folds=left_out(target, workflow, params))
-        without = choice.without_tags()
-        untagged = fit_chosen(bare, kinds, without, lambda name: progress(f"{name}, without workflow tags"))
+        untagged = fit_chosen(bare, kinds, choice.without_tags(), engine, f"{stage}, {no_tags}", progress)
         return Pair(tagged, untagged, recogniser)
 
     def head(part: TrainingData, kinds: Mapping[str, Factory], tag: str) -> Head:
@@ -100,15 +104,17 @@ def fit_pair(
             blend=blending(params),
             knob_steps=params.policy.knob_steps,
             seed=params.fit.seed,
-            progress=lambda name: progress(f"{name}, {tag}"),
+            engine=engine,
+            stage=f"{stage}, {tag}",
+            progress=progress,
         )
 
-    tagged = head(target, kinds, "with workflow tags")
+    tagged = head(target, kinds, with_tags)
     if alone:
         return Pair(tagged, tagged)
     without_tags = replace(target, inputs=target.inputs.untagged(), folds=left_out(target, workflow, params))
     unseen = {name: kind for name, kind in kinds.items() if kind().name in params.fit.unseen_estimators}
-    return Pair(tagged, head(without_tags, unseen or kinds, "without workflow tags"), recogniser)
+    return Pair(tagged, head(without_tags, unseen or kinds, no_tags), recogniser)
 
 
 def left_out(data: TrainingData, workflow: NDArray[np.object_], params: Params) -> Columns:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import minimize
-from threadpoolctl import threadpool_limits
 
 from serving.bundle.arrays import Bools, Floats
 from training.dataset.inputs import Inputs
-from training.learn.estimators.base import Estimator, Factory, FromSums, NotTrainableError, observed
+from training.engine.engine import Engine, Progress, silent
+from training.engine.local import HERE
+from training.learn.estimators.base import Estimator, Factory, NotTrainableError, observed
 from training.learn.estimators.blend import Blend, fit_from, takes_sums
 from training.learn.heads.calibrate import Calibrator, Uncalibrated, fit_calibrator
-from training.learn.sums import Normal, Sums, add
+from training.learn.heads.out_of_fold import by_fold, out_of_fold_of_all
+from training.learn.sums import Normal
 from training.learn.training_data import TrainingData
 from training.measure.frontier import bootstrap_aiq, bootstrap_weights, frontier, knob_grid, singles
 from training.measure.metrics import brier, expected_calibration_error
@@ -29,7 +30,6 @@ PLENTY_COMPLETE = 300
 # How a head was selected for which there were too few outcomes to select by.
 FEW = "plain mean, for outcomes are few"
 _RESAMPLES = 60
-_WORKERS = 2
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,9 @@ def fit_head(
     blend: Blending | None,
     knob_steps: int,
     seed: int,
-    progress: Callable[[str], None] | None = None,
+    engine: Engine = HERE,
+    stage: str = "fit",
+    progress: Progress = silent,
 ) -> Head:
     """Scores every estimator out of fold, selects one, calibrates it on those predictions and refits it on all rows.
 
@@ -120,33 +122,22 @@ def fit_head(
         factories = {name: factories[name] for name in few}
     predictions: dict[str, Floats] = {}
     reasons: dict[str, str] = {}
-    sums = by_fold(data) if any(takes_sums(factory()) for factory in factories.values()) else None
-    apart = {} if sums is None else {fold: sums.without(place) for place, fold in enumerate(np.unique(data.folds))}
-
-    def attempt(name: str) -> Floats | NotTrainableError:
-        if progress is not None:
-            progress(name)
-        try:
-            return out_of_fold(factories[name], data, apart)
-        except NotTrainableError as error:
-            return error
-
+    sums = by_fold(data, engine) if any(takes_sums(factory()) for factory in factories.values()) else None
+    apart = {} if sums is None else {int(fold): sums.without(place) for place, fold in enumerate(np.unique(data.folds))}
+    for name, outcome in out_of_fold_of_all(factories, data, apart, engine, stage, progress).items():
+        if isinstance(outcome, NotTrainableError):
+            reasons[name] = str(outcome)
+        else:
+            predictions[name] = outcome
     complexity = {name: factory().complexity for name, factory in factories.items()}
-    # Estimators side by side, a thread each: within one, fits this small gain nothing from a second thread. Those that take
-    # longest come first, so that none of them is waited for in the end.
-    with threadpool_limits(1), ThreadPoolExecutor(_WORKERS) as pool:
-        begun = {name: pool.submit(attempt, name) for name in sorted(factories, key=lambda name: -complexity[name])}
-        for name in factories:
-            outcome = begun[name].result()
-            if isinstance(outcome, NotTrainableError):
-                reasons[name] = str(outcome)
-            else:
-                predictions[name] = outcome
     if not predictions:
         raise NotTrainableError("no estimator could be trained: " + "; ".join(f"{n}: {r}" for n, r in reasons.items()))
     available = dict(factories)
     ground = _ground(predictions, data)
-    values = {name: _bootstrapped_aiq(p, data, ground, knob_steps, seed) for name, p in predictions.items()}
+    given = (data, ground, predictions, knob_steps, seed)
+    values = dict(
+        zip(predictions, engine.map(_value, given, list(predictions), "score estimators", progress), strict=True)
+    )
     scores = _scores(predictions, complexity, data, values)
     best = _best_of_families(scores, values, factories, predictions, blend.errors) if blend is not None else {}
     equal = blend.equal if blend is not None else 0.0
@@ -175,30 +166,6 @@ def effective_outcomes(labels: Floats, weights: Floats) -> Floats:
     weight, _ = observed(labels, weights)
     squares = (weight**2).sum(axis=0)
     return np.asarray(weight.sum(axis=0) ** 2 / np.where(squares > 0, squares, 1.0))
-
-
-def by_fold(data: TrainingData) -> Sums:
-    """The sums of what estimators are taught, a slot for each of the folds in their order."""
-    folds, slot = np.unique(data.folds, return_inverse=True)
-    labels, weights = data.taught()
-    return add(data.inputs, weights, [labels], slot, len(folds))
-
-
-def out_of_fold(factory: Factory, data: TrainingData, apart: Mapping[int, Normal] | None = None) -> Floats:
-    """(n, m) predictions for each request by an estimator that saw neither it nor any of its fold.
-
-    `apart` are the sums without each fold, from which is solved what can be.
-    """
-    predictions = np.full(data.labels.shape, np.nan)
-    labels, weights = data.taught()
-    for fold in np.unique(data.folds):
-        held, model = data.folds == fold, factory()
-        if apart is not None and isinstance(model, FromSums):
-            model.fit_sums(apart[fold])
-        else:
-            model.fit(data.inputs.take(~held), labels[~held], weights[~held])
-        predictions[held] = model.predict(data.inputs.take(held))
-    return predictions
 
 
 def out_of_fold_aiq(prediction: Floats, data: TrainingData, knob_steps: int, seed: int) -> tuple[float, Floats]:
@@ -333,6 +300,13 @@ def _scores(
         error = float(np.std(values[best][1] - resampled))
         scores.append(Score(name, complexity[name], mean, error, brier(p, y), expected_calibration_error(p, y)))
     return scores
+
+
+def _value(
+    given: tuple[TrainingData, _Ground | None, Mapping[str, Floats], int, int], name: str
+) -> tuple[float, Floats]:
+    data, ground, predictions, knob_steps, seed = given
+    return _bootstrapped_aiq(predictions[name], data, ground, knob_steps, seed)
 
 
 def _bootstrapped_aiq(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +10,8 @@ from numpy.typing import NDArray
 from serving.bundle.arrays import Columns, Floats
 from training.config import Params
 from training.dataset.inputs import Inputs
+from training.engine.engine import Engine, Progress, silent
+from training.engine.local import HERE
 from training.learn.estimators.base import NotTrainableError
 from training.learn.estimators.registry import variants
 from training.learn.heads.calibrate import Uncalibrated
@@ -74,7 +75,8 @@ def learn_violation(
     workflow: NDArray[np.object_],
     params: Params,
     recogniser: Recogniser | None,
-    progress: Callable[[str], None],
+    engine: Engine = HERE,
+    progress: Progress = silent,
     choice: PairChoice | None = None,
 ) -> Violation | None:
     """The head; None where a candidate and the reference are both known on too few requests to learn it.
@@ -102,7 +104,16 @@ def learn_violation(
     kinds = variants(replace(params.fit, estimators=params.fit.violation_estimators), mean_cost[columns])
     try:
         kept = fit_pair(
-            known, kinds, workflow, params, recogniser, calibration=Uncalibrated.name, progress=progress, choice=choice
+            known,
+            kinds,
+            workflow,
+            params,
+            recogniser,
+            calibration=Uncalibrated.name,
+            engine=engine,
+            stage="violation",
+            progress=progress,
+            choice=choice,
         )
     except NotTrainableError:
         return None

@@ -130,7 +130,7 @@ def pair() -> Pair:
     params = replace(params, fit=replace(params.fit, estimators=("workflow-table", "logistic")))
     names = np.array([f"w{k}" if said else None for k, said in zip(kind, inputs.tagged, strict=True)], dtype=object)
     kinds = variants(params.fit, COST)
-    return fit_pair(data, kinds, names, params, recogniser(inputs, kind), calibration="none", progress=lambda _: None)
+    return fit_pair(data, kinds, names, params, recogniser(inputs, kind), calibration="none")
 
 
 def test_a_request_without_its_tag_gets_what_its_workflow_would(pair: Pair) -> None:

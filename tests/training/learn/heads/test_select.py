@@ -17,6 +17,7 @@ from training.learn.estimators.base import Estimator, NotTrainableError
 from training.learn.estimators.blend import Blend
 from training.learn.estimators.linear import LogisticPerCandidate
 from training.learn.estimators.tables import WorkflowTable
+from training.learn.heads.out_of_fold import out_of_fold
 from training.learn.heads.select import (
     ENOUGH,
     FEW,
@@ -26,7 +27,6 @@ from training.learn.heads.select import (
     blend_weights,
     effective_outcomes,
     fit_head,
-    out_of_fold,
     out_of_fold_aiq,
     select,
 )
@@ -254,15 +254,17 @@ def test_a_family_far_behind_is_left_out_of_the_blend() -> None:
 
 
 def test_one_that_cannot_be_trained_is_left_out_and_says_why() -> None:
-    asked = []
+    told = []
     head = fit_head(
         training(),
         {"refusing": Refusing, **FACTORIES},
         calibration="auto",
         **OPTIONS,
-        progress=asked.append,
+        stage="acceptable",
+        progress=lambda stage, done, total: told.append((stage, done, total)),
     )
-    assert sorted(asked) == ["logistic", "refusing", "workflow-table"]
+    parts = 3 * 5  # estimators times folds
+    assert [one for one in told if one[0] == "acceptable"] == [("acceptable", done, parts) for done in range(parts + 1)]
     by_name = {s.name: s for s in head.scores}
     assert by_name["refusing"].why_not == "there is too little to go by"
     assert by_name["refusing"].complexity == 7

@@ -54,7 +54,7 @@ def data(n: int, seed: int, *, together: bool) -> TrainingData:
 
 def learned(known: TrainingData, params: Params) -> Violation | None:
     workflow = np.array(["hard" if row[2] else "easy" for row in known.inputs.features], dtype=object)
-    return learn_violation(known, REFERENCE, COST, workflow, params, None, lambda _: None)
+    return learn_violation(known, REFERENCE, COST, workflow, params, None)
 
 
 def predicted(head: Violation, known: TrainingData) -> Floats:

@@ -1,0 +1,258 @@
+"""The engine of a Dask cluster. This module alone imports Dask, and only a run that asks for a cluster imports this module.
+
+What goes over the wire is pickled: scheduler and workers run whatever they are sent, by this client or by anyone else who
+reaches them.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from secrets import token_hex
+from shutil import rmtree
+from tempfile import mkdtemp
+from typing import Any
+
+import dask
+from distributed import Client, Future, KilledWorker, LocalCluster, Security, wait
+from distributed.versions import VersionMismatchWarning
+
+from training.engine.engine import Given, Part, Progress, Result, in_order, noted, place_of, silent
+from training.engine.files import SharedFiles
+from training.engine.named import ClusterError, workers_of
+from training.engine.workers import checked, worked
+from training.errors import TrainingError
+
+# Seconds in which a scheduler has to answer, and in which there has to be a worker; and after which a run without any ends.
+CONNECT, FIRST_WORKER, NO_WORKER = 15.0, 60.0, 180.0
+# Seconds between two looks whether there still is one.
+_LOOK = 5.0
+# Workers that may die of one task before it is thought to be the task's fault.
+FAILURES = 3
+
+
+class ClusterEngine:
+    """Works on parts as tasks of `client`'s cluster; `folder` is one that every worker sees."""
+
+    def __init__(self, client: Client, folder: Path, *, no_worker: float = NO_WORKER) -> None:
+        self.client, self._folder = client, folder
+        self.files, self._no_worker = SharedFiles(folder), no_worker
+        self._workerless: float | None = None
+
+    @property
+    def workers(self) -> int:
+        return max(1, sum(worker["nthreads"] for worker in self._known().values()))
+
+    @property
+    def folder(self) -> Path:
+        return self._folder
+
+    def map(
+        self,
+        function: Callable[[Given, Part], Result],
+        given: Given,
+        parts: Sequence[Part],
+        stage: str,
+        progress: Progress = silent,
+        *,
+        name: Callable[[Part], str] = str,
+        ahead: int | None = None,
+    ) -> Iterator[Result]:
+        """See `Engine.map`. Raises ClusterError where the cluster fails and not the function."""
+        if not parts:
+            return
+        tasks = _Tasks(self, function, self.files.put(given), parts, stage, name)
+        progress(stage, 0, len(parts))
+        try:
+            yield from in_order(
+                len(parts),
+                tasks.begin,
+                tasks.first_done,
+                tasks.result,
+                lambda done: progress(stage, done, len(parts)),
+                ahead,
+            )
+        finally:
+            tasks.end()
+
+    def lost(self, stage: str) -> ClusterError:
+        """The error that the scheduler is gone."""
+        return ClusterError(
+            f"{stage}: the connection to the scheduler was lost, and with it what its workers had done. See whether it "
+            "still runs (its log says why not), and start the run again: what was embedded is kept."
+        )
+
+    def elsewhere(self, host: str) -> list[str]:
+        """The addresses of workers on other machines."""
+        return [address for address, worker in self._known().items() if worker["host"] != host]
+
+    def _known(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.client.scheduler_info(n_workers=-1)["workers"]
+        return found
+
+    def require_workers(self, stage: str, where: str) -> None:
+        """Raises ClusterError where nobody works on the parts `where` any more."""
+        if self.client.status != "running":
+            raise self.lost(stage)
+        if self._known():
+            self._workerless = None
+            return
+        now = time.monotonic()
+        self._workerless = self._workerless or now
+        if now - self._workerless >= self._no_worker:
+            raise ClusterError(
+                f"{where}: for {self._no_worker:.0f} seconds the cluster has had no worker. Start some, and the run again; "
+                "workers that end themselves mostly lack memory (their logs say so): give them more (--memory-limit)."
+            )
+
+
+class _Tasks:
+    """The tasks of one stage."""
+
+    def __init__(
+        self,
+        engine: ClusterEngine,
+        function: Callable[..., Any],
+        given: Path,
+        parts: Sequence[Any],
+        stage: str,
+        name: Callable[[Any], str],
+    ) -> None:
+        self._engine, self._function, self._given = engine, function, given
+        self._parts, self._stage, self._name = parts, stage, name
+        self._key = f"{stage.partition(':')[0].replace(' ', '_')}-{token_hex(6)}"
+        self._running: dict[Future, int] = {}
+
+    def begin(self, place: int, workers: list[str] | None = None) -> Future:
+        future = self._engine.client.submit(
+            worked,
+            self._function,
+            str(self._given),
+            self._parts[place],
+            key=(f"{self._key}{'-again' if workers else ''}", place),
+            workers=workers,
+            priority=-place,
+            pure=False,
+        )
+        self._running[future] = place
+        return future
+
+    def first_done(self, running: Iterable[Future]) -> Iterable[Future]:
+        """Those that are done, of which it waits for one."""
+        futures = list(running)
+        while True:
+            try:
+                return set(wait(futures, timeout=_LOOK, return_when="FIRST_COMPLETED").done)
+            except TimeoutError:
+                self._engine.require_workers(self._stage, self._where(min(self._running.values())))
+            except CancelledError:
+                raise self._engine.lost(self._stage) from None
+
+    def _where(self, place: int) -> str:
+        return place_of(self._stage, place, len(self._parts), self._name(self._parts[place]))
+
+    def result(self, future: Future, place: int) -> Any:
+        where = self._where(place)
+        self._running.pop(future, None)
+        try:
+            return self._engine.files.unpacked(future.result())
+        except KilledWorker as error:
+            host = error.last_worker.host
+            others = self._engine.elsewhere(host)
+            if others and "-again" not in str(future.key):
+                again = self.begin(place, others)
+                list(self.first_done([again]))
+                return self.result(again, place)
+            raise ClusterError(
+                f"{where}: {error.allowed_failures + 1} workers died of it, the last on {host}. Mostly that is memory: give "
+                "workers more (dask worker --memory-limit, fewer to a machine), or lower what is held (--set "
+                "scale.core_train=…). The workers' logs say more."
+            ) from None
+        except CancelledError:
+            raise self._engine.lost(self._stage) from None
+        except TrainingError as error:
+            raise type(error)(f"{error} ({where})") from None
+        except Exception as error:
+            noted(error, where)
+            raise
+
+    def end(self) -> None:
+        if self._running:
+            self._engine.client.cancel(list(self._running), force=True)
+        self._engine.files.remove(self._given)
+
+
+@contextmanager
+def opened(cluster: str, folder: Path) -> Iterator[tuple[ClusterEngine, str]]:
+    """The engine of `local:N` or of a scheduler's address, checked before any work, and a sentence on what it is.
+
+    What is shared is written below `folder`, and removed at the end. Raises ClusterError where the scheduler does not answer,
+    or its workers are not fit: see `checked`.
+    """
+    folder = folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with ExitStack() as stack:
+        shared = Path(mkdtemp(prefix="run-", dir=folder))  # mode 0700
+        stack.callback(rmtree, shared, ignore_errors=True)
+        count = workers_of(cluster)
+        client = _connected(cluster, stack) if count is None else _of_this_machine(count, shared, stack)
+        hosts = checked(client, shared, cluster)
+        engine = ClusterEngine(client, shared)
+        workers, machines = engine.workers, len(hosts)
+        said = f"{cluster}: {workers} worker{'s' * (workers > 1)} on {machines} machine{'s' * (machines > 1)}"
+        # Without Bokeh a scheduler has no dashboard, whatever its link says.
+        if client.dashboard_link and client.run_on_scheduler(_has_dashboard):
+            said += f"; dashboard {client.dashboard_link}"
+        yield engine, said
+
+
+def _has_dashboard() -> bool:
+    return find_spec("bokeh") is not None
+
+
+def _of_this_machine(count: int, folder: Path, stack: ExitStack) -> Client:
+    """Workers of this machine, a process and a thread each; nobody without this run's certificate can reach them."""
+    stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": FAILURES}))
+    security = Security.temporary()
+    local = LocalCluster(
+        n_workers=count,
+        threads_per_worker=1,
+        processes=True,
+        host="tls://127.0.0.1",
+        protocol="tls",
+        dashboard_address="127.0.0.1:0" if _has_dashboard() else None,
+        local_directory=str(folder),
+        security=security,
+        silence_logs=logging.CRITICAL,
+    )
+    stack.enter_context(local)
+    client: Client = stack.enter_context(Client(local, security=security))
+    return client
+
+
+def _connected(address: str, stack: ExitStack) -> Client:
+    """The client of a scheduler; its certificates are those of Dask's configuration (`distributed.comm.tls`)."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", VersionMismatchWarning)  # what matters of it is told as an error
+            client: Client = stack.enter_context(Client(address, timeout=CONNECT))
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        tls = " and that Dask's configuration has its certificates (distributed.comm.tls)" * address.startswith("tls:")
+        raise ClusterError(
+            f"--cluster {address}: no scheduler answered within {CONNECT:.0f} seconds ({error}). See that `dask scheduler` "
+            f"runs there and that this machine may reach the port{tls}."
+        ) from None
+    try:
+        client.wait_for_workers(1, timeout=FIRST_WORKER)
+    except TimeoutError:
+        raise ClusterError(
+            f"--cluster {address}: the scheduler answers, but for {FIRST_WORKER:.0f} seconds it had no worker. Start some: "
+            f"dask worker {address} --nthreads 1"
+        ) from None
+    return client
