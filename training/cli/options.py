@@ -79,6 +79,20 @@ ChoicesOption = Annotated[
     Path | None,
     _settings(help="Select nothing: keep to what the run selected that made this bundle. --since does too."),
 ]
+ClusterOption = Annotated[
+    str | None,
+    _settings(
+        help="Work on a Dask cluster: tcp://HOST:PORT or tls://HOST:PORT of its scheduler, or local:N for N workers on this "
+        "machine. The bundle is the same."
+    ),
+]
+ClusterFolderOption = Annotated[
+    Path | None,
+    _settings(
+        help="A folder that all machines of the cluster have at the same path, for what they share while the run lasts. "
+        "Default: cluster below --cache."
+    ),
+]
 HERE = Path()
 _HOME: ContextVar[Path] = ContextVar("home", default=HERE)
 CANDIDATES, CACHE, MODELS = Path("candidates.toml"), Path(".cache"), Path("models")

@@ -13,6 +13,8 @@ from serving.bundle.catalogue import Candidate
 from training.cli.options import LogOptions, load_prices
 from training.cli.show import Tell, errors, say
 from training.config import Judge, Params
+from training.engine.engine import Engine
+from training.engine.local import ALONE
 from training.logs import aliases, rescale
 from training.logs.dataset import ImportAccount, store
 from training.logs.io import database
@@ -67,8 +69,9 @@ class Plan:
     redactor: Redactor | None
 
 
-def plan(log: LogOptions) -> Plan:
-    """What the options ask for; raises OutcomeError or GraderError for a rule, check, price, mapping or region that is none."""
+def plan(log: LogOptions, engine: Engine = ALONE) -> Plan:
+    """What the options ask for, files read by the `engine`; raises OutcomeError or GraderError for a rule, check, price,
+    mapping or region that is none."""
     rules = [rescale.rule(text) for text in log.score_rule]
     if len(rules) > 1 and len(rules) != len(log.scores):
         raise OutcomeError(
@@ -89,6 +92,7 @@ def plan(log: LogOptions) -> Plan:
             mapping=parse_mapping(log.map),
             answers=bool(log.check or log.judge),
             cache=log.cache,
+            engine=engine,
         ),
         tuple(zip(log.scores, each, strict=True)),
         tuple(checks.check(text) for text in log.check),
@@ -106,6 +110,7 @@ def read(
     *,
     keep_names: bool = False,
     keep_texts: bool = False,
+    engine: Engine = ALONE,
 ) -> ReadLog:
     """The outcomes of a log, those of `test` marked as held out, with `keep_names` under the names that were logged; with
     `keep_texts`, answers and what requests were sent with stay beside them.
@@ -114,7 +119,7 @@ def read(
     Where an LLM grades too, a check only fails answers: what passes is for the LLM to grade. Scores and checks see what was
     logged, for a masked identifier would fit no score; the LLM is sent what is masked. Raises a TrainingError.
     """
-    asked = plan(log)
+    asked = plan(log, engine)
     if keep_texts:
         asked = replace(asked, importing=replace(asked.importing, answers=True, parameters=True))
     table, reports = _logged(log, asked)
@@ -140,10 +145,11 @@ def read_to_train(
     tell: Tell,
     test: Sequence[str],
     memory_gb: float | None,
+    engine: Engine = ALONE,
 ) -> ReadLog:
     """As `read`; but a log with more requests than `scale` has room for, or than memory has, is read from disk, into which it
     is imported unless it is an import already."""
-    asked, bounds = plan(log), limits(params.scale, memory_gb)
+    asked, bounds = plan(log, engine), limits(params.scale, memory_gb)
     holding = [
         *(["--scores"] if log.scores else []),
         *(["--check"] if log.check else []),
@@ -152,7 +158,7 @@ def read_to_train(
         *(["--test"] if test else []),
     ]
     if holding:
-        found = read(log, prices, params.judge, tell, test)
+        found = read(log, prices, params.judge, tell, test, engine=engine)
         requests = found.outcomes.frame["request_id"].nunique()
         if requests > bounds.core or (bounds.given and bounds.beyond(requests)):
             raise LargeLogError(_import_first(requests, bounds, holding))
@@ -181,9 +187,9 @@ def read_to_train(
     assert stored is not None
     requests = stored.requests()
     if work is None and not bounds.beyond(requests):
-        return read(log, prices, params.judge, tell)
+        return read(log, prices, params.judge, tell, engine=engine)
     bounds.require(requests)
-    table = aliases.resolve(stored.skeleton(tell), prices)
+    table = aliases.resolve(stored.skeleton(tell, engine), prices)
     return ReadLog(table, (), stored.account.redacted, stored, work)
 
 
@@ -287,16 +293,16 @@ def priced(found: ReadLog, prices: Mapping[str, Candidate]) -> tuple[ReadLog, di
 
 
 def read_parts(
-    log: LogOptions, params: Params, tell: Tell, *, keep_texts: bool = False
+    log: LogOptions, params: Params, tell: Tell, *, keep_texts: bool = False, engine: Engine = ALONE
 ) -> tuple[Iterable[Outcomes], tuple[QualityReport, ...], Mapping[str, int] | None]:
     """The outcomes of a log under the names that were logged, and the rest of `ReadLog`, masked as the parts are taken.
 
     A partition at a time; in one part where quality comes from elsewhere, for which the whole log is needed. With `keep_texts`,
     rows that differ in their answers alone are different rows, as they are to `read`.
     """
-    asked = plan(log)
+    asked = plan(log, engine)
     if in_one_part(log):
-        found = read(log, load_prices(log.catalogue), params.judge, tell, keep_names=True)
+        found = read(log, load_prices(log.catalogue), params.judge, tell, keep_names=True, engine=engine)
         return [found.outcomes], found.quality, found.masked
     importing = replace(asked.importing, answers=True, parameters=True) if keep_texts else asked.importing
     parts = sources.stream(_files(log.data, log), log.format, importing)

@@ -10,7 +10,13 @@ from serving.decide.decision import Estimates
 from training.dataset.matrix import workflow_names
 from training.evaluate.bands import Outcomes
 from training.evaluate.evaluation import WorkflowLine
-from training.measure.offpolicy import doubly_robust
+from training.measure.offpolicy import MINIMUM_EFFECTIVE, doubly_robust
+
+_NO_COMPLETE = "no test request has a judged, costed outcome of every candidate"
+_SEND_SOME = (
+    ", so no routing can be compared exactly. Send a share of the traffic to all candidates (shadow requests), or give an "
+    "evaluation run (`router-train run --test`)."
+)
 
 
 def estimated_workflows(
@@ -63,3 +69,13 @@ def _mean(outcome: Floats, known: Outcomes, model: Floats, columns: Columns, ins
         groups=known.groups[inside],
     )
     return None if found.refused is not None else found.value
+
+
+def too_few_complete(complete: Bools, groups: Columns) -> str:
+    """Why no routing is compared exactly on the `complete` ones (n,) of the test requests."""
+    if not complete.any():
+        return _NO_COMPLETE + _SEND_SOME
+    return (
+        f"only {int(complete.sum()):,} test requests, of {len(np.unique(groups[complete])):,} conversations, have a judged, "
+        f"costed outcome of every candidate, and a comparison takes {MINIMUM_EFFECTIVE:g} conversations{_SEND_SOME}"
+    )

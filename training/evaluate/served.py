@@ -33,7 +33,7 @@ from training.evaluate.bands import Outcomes as Known
 from training.evaluate.bands import enough_complete, tradeoff
 from training.evaluate.baselines import Truth, direct_choice, fixed_points, learned_baselines
 from training.evaluate.confidence import calibration_figures, confidence_figures
-from training.evaluate.estimated import estimated_workflows
+from training.evaluate.estimated import estimated_workflows, too_few_complete
 from training.evaluate.evaluation import ONLY, ROUTER, Evaluation, OffPolicyLine, PointLine
 from training.evaluate.profiles import profiles
 from training.evaluate.reliability import reliability, risk_coverage
@@ -44,16 +44,11 @@ from training.learn.training_data import cell_judged, cell_propensity
 from training.logs.aliases import alike
 from training.logs.outcomes import Outcomes
 from training.measure.bounds import RateBound, clopper_pearson_upper
-from training.measure.offpolicy import MINIMUM_EFFECTIVE, doubly_robust, ips, snips
+from training.measure.offpolicy import doubly_robust, ips, snips
 from training.prices.costs import fill_costs
 
 # Folds in which the chance that a log tried a candidate is estimated, where it was not logged.
 _FOLDS = 5
-_NO_COMPLETE = "no test request has a judged, costed outcome of every candidate"
-_SEND_SOME = (
-    ", so no routing can be compared exactly. Send a share of the traffic to all candidates (shadow requests), or give an "
-    "evaluation run (`router-train run --test`)."
-)
 
 
 @dataclass(frozen=True)
@@ -241,7 +236,7 @@ def _evaluation(
     )
     if not enough_complete(complete, log.groups):
         workflows = estimated_workflows(manifest, served, columns, known)
-        return replace(found, why_not=_too_few_complete(complete, log.groups), workflows=workflows)
+        return replace(found, why_not=too_few_complete(complete, log.groups), workflows=workflows)
     outcome, columns = log.complete(objective), columns[complete]
     expected = served.of(objective)[complete].astype(np.float64), served.cost_usd[complete].astype(np.float64)
     reference = matrix.candidates.index(manifest.reference)
@@ -267,16 +262,6 @@ def _evaluation(
         workflows=by_workflow(outcome, columns, reference, matrix.candidates),
         curves=curves,
         zero_router=alone.zero_router,
-    )
-
-
-def _too_few_complete(complete: Bools, groups: Columns) -> str:
-    """Why no routing is compared exactly on the `complete` ones (n,) of the test requests."""
-    if not complete.any():
-        return _NO_COMPLETE + _SEND_SOME
-    return (
-        f"only {int(complete.sum()):,} test requests, of {len(np.unique(groups[complete])):,} conversations, have a judged, "
-        f"costed outcome of every candidate, and a comparison takes {MINIMUM_EFFECTIVE:g} conversations{_SEND_SOME}"
     )
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
+from training.engine.engine import Engine
+from training.engine.local import ALONE
 from training.logs.outcomes import Outcomes
 
 
@@ -23,7 +25,8 @@ class ImportOptions:
     table -> column or dotted path in the source, for tables of any shape. `answers`: whether answers and expected
     answers are carried beside the outcomes (`Outcomes.beside`), for checks and the judge; `parameters`: whether tools,
     tool_choice and response_format are, for asking again. `cache`: where downloads are kept.
-    `batch_requests`: files with the requests of a batch that were named beside its answers.
+    `batch_requests`: files with the requests of a batch that were named beside its answers. `engine`: what reads the files of a
+    folder; it changes nothing of what is read.
     """
 
     score_name: str | None = None
@@ -35,6 +38,7 @@ class ImportOptions:
     parameters: bool = False
     cache: Path = Path(".cache")
     batch_requests: tuple[Path, ...] = ()
+    engine: Engine = field(default=ALONE, repr=False, compare=False)
 
 
 DEFAULT = ImportOptions()

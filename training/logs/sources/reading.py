@@ -16,7 +16,9 @@ from itertools import chain
 from pathlib import Path
 
 from training.dataset.label import judged_quality
+from training.engine.local import ALONE
 from training.logs.io import database, files
+from training.logs.io.side_by_side import each_file
 from training.logs.outcomes import COLUMNS, OutcomeError, Outcomes, Unreadable, require_usable
 from training.logs.pairing import merged_by_prompt, paired
 from training.logs.repeated.repeats import concat, unrepeated
@@ -134,11 +136,17 @@ def _partitions(data: Sequence[Path | str], format: str, options: ImportOptions)
         else:
             found = [(path, _choose(path, importers, Mapped.NAME if options.mapping else format))]
         formats = ", ".join(dict.fromkeys(importer.NAME for _, importer in found))
-        parts = (part for file, importer in found for part in _read(file, importer, options))
+        listed = [(file, importer.NAME) for file, importer in found]
+        parts = each_file(_named, replace(options, engine=ALONE), listed, options.engine)
         # An export by the hour has hours without a usable row; a folder without any is an error.
         yield from _usable(parts, str(path), formats, sorted(files.columns(found[0][0])), found[0][0])
         for file in strangers:
             yield refused(str(file), [_not_recognised(file, importers)])
+
+
+def _named(options: ImportOptions, part: tuple[Path, str]) -> Iterator[Outcomes]:
+    file, format = part
+    return _read(file, Mapped(options.mapping) if options.mapping else _importers(format)[0], options)
 
 
 def _batch_requests(data: Sequence[Path | str], importers: tuple[Importer, ...]) -> tuple[Path, ...]:
@@ -330,15 +338,13 @@ def _unknown(path: Path, importers: tuple[Importer, ...]) -> str:
     if path.stat().st_size == 0:
         return f"{path}: is empty; expected a log with at least one try"
     formats = "; ".join(f"{importer.NAME}: {importer.EXPECTS}" for importer in importers)
-    perhaps = _maps(proposed_mapping(path))
     return (
         f"{path}: not recognised. Arrived: {files.shown_columns(path)}. A table of your own is read with --map COLUMN=FIELD, "
-        f"this one perhaps with {perhaps}, what is in capitals to be replaced by the field that "
+        f"this one perhaps with {_maps(proposed_mapping(path))}, what is in capitals to be replaced by the field that "
         f"holds it. Formats: {formats}."
     )
 
 
 def _not_recognised(path: Path, importers: tuple[Importer, ...]) -> Unreadable:
-    size = path.stat().st_size
-    reason = "file not recognised" if size else "file is empty"
-    return Unreadable(1, reason, f"a file of {size} bytes", ", ".join(importer.NAME for importer in importers))
+    size, known = path.stat().st_size, ", ".join(importer.NAME for importer in importers)
+    return Unreadable(1, "file not recognised" if size else "file is empty", f"a file of {size} bytes", known)

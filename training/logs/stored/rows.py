@@ -10,7 +10,7 @@ import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,13 +20,12 @@ import pyarrow.parquet as pq
 from serving.bundle.request import text_of
 from training.dataset.matrix import Objects, requests_of
 from training.dataset.split import stand_in
+from training.engine.engine import Engine, Progress, silent
+from training.engine.local import ALONE
 from training.logs.cells import parse_json
 from training.logs.dataset import ACCOUNT, FORMAT_VERSION, SKIPPED, ImportAccount
 from training.logs.outcomes import COLUMNS, OutcomeError, Outcomes, origin, unreadable_rows
 from training.logs.repeated.known import Known, hashes_of
-
-if TYPE_CHECKING:  # what encodes is not loaded by who only reads
-    from training.dataset.inputs import Progress
 
 _TOKENS = ("input_tokens", "output_tokens")
 _OF_A_REQUEST = ("request_id", "prompt", "messages", "workflow", "session_id")
@@ -48,20 +47,11 @@ class StoredLog:
         found = [pd.util.hash_array(_column(path, "request_id"), categorize=False) for path in self._files()]
         return len(np.unique(np.concatenate(found))) if found else 0
 
-    def skeleton(self, progress: Progress | None = None) -> Outcomes:
+    def skeleton(self, progress: Progress = silent, engine: Engine = ALONE) -> Outcomes:
         """Every row, with a stand-in for the text of each request's first row and no other text; what was skipped, and the
-        account, are the whole import's."""
-        frames, done = [], 0
-        for path in self._files():
-            frame = _frame(path)
-            first = np.flatnonzero(~frame["request_id"].duplicated())
-            texts = np.full(len(frame), None, dtype=object)
-            texts[first] = [stand_in(text_of(request)) for request in requests_of(frame.iloc[first])]
-            nothing = pd.Series(np.full(len(frame), None), dtype=object)
-            frames.append(frame.assign(prompt=pd.Series(texts, dtype="str"), messages=nothing))
-            done += len(frame)
-            if progress is not None:
-                progress("read without texts", done, len(self))
+        account, are the whole import's. Files are read by the `engine`."""
+        paths = list(self._files())
+        frames = list(engine.map(_bare, None, paths, "read without texts", progress, ahead=2 * engine.workers))
         whole = pd.concat(frames, ignore_index=True)
         # The first of a file need not be the first of the log: how it was cut into files is not to be seen.
         again = whole["request_id"].duplicated()
@@ -136,6 +126,16 @@ def open_stored(folder: Path) -> StoredLog | None:
         return None
     same = there == set(account.files) and rows == account.rows_used and rows > 0
     return StoredLog(folder, account) if same and account.format_version == FORMAT_VERSION else None
+
+
+def _bare(_: None, path: Path) -> pd.DataFrame:
+    """A file's rows with stand-ins for texts."""
+    frame = _frame(path)
+    first = np.flatnonzero(~frame["request_id"].duplicated())
+    texts = np.full(len(frame), None, dtype=object)
+    texts[first] = [stand_in(text_of(request)) for request in requests_of(frame.iloc[first])]
+    nothing = pd.Series(np.full(len(frame), None), dtype=object)
+    return frame.assign(prompt=pd.Series(texts, dtype="str"), messages=nothing)
 
 
 def _column(path: Path, name: str) -> Objects:
