@@ -5,6 +5,8 @@ TrainingError                  the command line shows any of these as one messag
 ├── CatalogueError             candidates.toml, or a price list
 ├── OutcomeError               a log, or judgements on it
 │   └── HubError               a public data set
+├── ObjectStoreError           an object store, or a URL of one
+│   └── ThereAlreadyError      an object that was to be new
 ├── GraderError                the LLM that grades answers
 ├── PlanError                  a plan of what to buy
 ├── ReplayError                buying the answers of a plan

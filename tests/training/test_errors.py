@@ -21,4 +21,4 @@ def test_every_error_class_derives_from_the_one_base_and_is_in_the_tree() -> Non
     assert len(found) > 10
     for name, bases in found.items():
         assert name in str(errors.__doc__)
-        assert name == "TrainingError" or bases & {"TrainingError", "OutcomeError"}
+        assert name == "TrainingError" or bases & {"TrainingError", "OutcomeError", "ObjectStoreError"}

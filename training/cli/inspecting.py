@@ -119,12 +119,13 @@ def _in_parts(log: LogOptions, params: Params, prices: Mapping[str, Candidate], 
 def _unread(log: LogOptions) -> tuple[Unread, ...]:
     """What no option on the log reads of its tables, each by its own mapping."""
     from training.inspect.unread import unread
+    from training.logs.objects.path import log_path
     from training.logs.sources.listed import load_sources
     from training.logs.sources.mapped import parse_mapping
 
-    found = list(unread(map(Path, log.data), parse_mapping(log.map), log.format))
+    found = list(unread(map(log_path, log.data), parse_mapping(log.map), log.format))
     for one in load_sources(log.logs).values() if log.logs is not None else ():
-        found += unread(map(Path, one.data), one.mapping, one.format)
+        found += unread(map(log_path, one.data), one.mapping, one.format)
     return tuple(dict.fromkeys(found))
 
 
@@ -152,14 +153,15 @@ def _next_step(
 def _listed(log: LogOptions, path: Path) -> LogOptions:
     """Writes a list of the logs that were named; the options to read them by it. Ends here where somebody has to fill it in."""
     from training.logs.io import files
+    from training.logs.objects.path import log_path
     from training.logs.sources.listed import write_list
     from training.logs.sources.mapped import parse_mapping
 
     scored = [*map(str, log.scores)], log.score_rule
     if missing := write_list(path, log.data, parse_mapping(log.map), *scored, log.format):
         for named in log.data:
-            if Path(named).is_file():
-                say(f"{named} has the columns {files.shown_columns(Path(named))}")
+            if (at := log_path(named)).is_file():
+                say(f"{at} has the columns {files.shown_columns(at)}")
         say(f"{path} written. Replace {', '.join(missing)} by the fields that hold it, then: --logs {path}")
         raise typer.Exit
     return replace(log, data=(), logs=path, map=(), format="auto", scores=(), score_rule=())

@@ -185,7 +185,7 @@ def import_log(
     context: typer.Context,
     log: LogOptions,
     settings: Settings,
-    out: Annotated[Path, typer.Option(help="The folder to make; `--data` takes it.")],
+    out: Annotated[str, typer.Option(help="The folder to make, also as s3://… or gs://…; `--data` takes it.")],
     cluster: ClusterOption = None,
     cluster_folder: ClusterFolderOption = None,
 ) -> None:
@@ -197,9 +197,10 @@ def import_log(
     from training.engine.named import engine_of
     from training.logs.dataset import ImportAccount, store
     from training.logs.io import database
+    from training.logs.objects.path import log_path
 
     engine = context.with_resource(engine_of(cluster, cluster_folder or log.cache / "cluster", say))
-    started = time.monotonic()
+    started, folder = time.monotonic(), log_path(out)
 
     def rate(rows: int) -> str:
         return f"{rows / max(time.monotonic() - started, 1e-9):,.0f} rows/s"
@@ -207,9 +208,9 @@ def import_log(
     with show.progress() as tell:
         parts, quality, masked = read_parts(log, settings.load(), tell, engine=engine)
         account = ImportAccount([database.shown(name) for name in log.data], redacted=masked)
-        store(parts, out, account, lambda rows: tell(f"import: {rows:,} rows, {rate(rows)}", None, None))
+        store(parts, folder, account, lambda rows: tell(f"import: {rows:,} rows, {rate(rows)}", None, None))
     show.print_quality(quality)
-    show.print_import(account, out, rate(account.rows_read))
+    show.print_import(account, folder, rate(account.rows_read))
 
 
 @app.command()

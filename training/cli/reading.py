@@ -18,6 +18,7 @@ from training.engine.local import ALONE
 from training.logs import aliases, rescale
 from training.logs.dataset import ImportAccount, store
 from training.logs.io import database
+from training.logs.objects.path import log_path
 from training.logs.outcomes import OutcomeError, Outcomes
 from training.logs.pairing import by_prompt, paired
 from training.logs.repeated import repeats
@@ -165,7 +166,7 @@ def read_to_train(
         return found
     named = _files(log.data, log)
     own = log.map == () and log.format == "auto" and not log.redact and len(named) == 1
-    stored, work = open_stored(Path(named[0])) if own else None, None
+    stored, work = open_stored(log_path(named[0])) if own else None, None
     if stored is None:
         work = work_folder(named, f"{asked.importing} {log.format} {log.redact} {log.phone_region}", log.cache)
         stored = work.there()

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from serving.bundle.catalogue import Candidate
     from serving.bundle.manifest import Manifest
     from training.logs.dataset import ImportAccount
+    from training.logs.objects.path import LogPath
     from training.logs.outcomes import AliasUse, Outcomes
     from training.prices.fill import Proposal
     from training.publish.promote import Promotion
@@ -273,7 +274,7 @@ def _served_uncertified(manifest: Manifest, out: Path) -> str:
     )
 
 
-def print_import(account: ImportAccount, out: Path, rate: str) -> None:
+def print_import(account: ImportAccount, out: LogPath, rate: str) -> None:
     """What an import read and wrote."""
     say(
         f"{_used(account.rows_read, account.formats, account.rows_used, sum(account.skipped.values()))} ({rate})\n"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from training.logs.io import files
+from training.logs.objects.path import LogPath, for_parquet, log_path
 
 # In memory an outcome takes one to four kilobytes.
 ROWS, BYTES = 500_000, 512 << 20
@@ -17,10 +17,10 @@ _UNPACKED = 4  # times the size of what is packed
 
 def large(data: Iterable[str], rows: int = ROWS, size: int = BYTES) -> bool:
     """Whether the files and folders have more rows, by what their Parquet files say, or more bytes. URLs do not tell."""
-    for path in (file for named in data for file in _files(Path(named))):
+    for path in (file for named in data for file in _files(log_path(named))):
         if files.kind(path) == ".parquet":
             try:
-                metadata = pq.read_metadata(path)
+                metadata = pq.read_metadata(for_parquet(path))
             except (pa.ArrowException, OSError):  # reading it says what is wrong
                 continue
             rows -= metadata.num_rows
@@ -30,7 +30,7 @@ def large(data: Iterable[str], rows: int = ROWS, size: int = BYTES) -> bool:
     return rows < 0 or size < 0
 
 
-def _files(path: Path) -> list[Path]:
+def _files(path: LogPath) -> list[LogPath]:
     if path.is_dir():
         return [file for file in path.rglob("*") if files.is_data(file)]
     return [path] if path.is_file() else []

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from training.logs.cells import shown
 from training.logs.io import files
+from training.logs.objects.path import LogPath, in_order
 from training.logs.outcomes import ALIASES, BESIDE, COLUMNS
 from training.logs.sources import canonical
 from training.logs.sources.chat_bodies import PARAMETER_FIELDS
@@ -31,7 +31,7 @@ class Unread(NamedTuple):
     mapping: str = ""
 
 
-def unread(paths: Iterable[Path], mapping: Mapping[str, str], format: str = "auto") -> tuple[Unread, ...]:
+def unread(paths: Iterable[LogPath], mapping: Mapping[str, str], format: str = "auto") -> tuple[Unread, ...]:
     """At most 100 fields of the tables' first records that are read neither by `mapping` nor under their own name.
 
     Those that look like a column that nothing fills come first. In a folder the first table stands for the others.
@@ -55,17 +55,17 @@ def sentence(found: Sequence[Unread], most: int = 10) -> str:
     return f"columns that nothing reads: {', '.join(named)}{more}"
 
 
-def _table(path: Path, mapping: Mapping[str, str], format: str) -> Path | None:
+def _table(path: LogPath, mapping: Mapping[str, str], format: str) -> LogPath | None:
     """The table that is looked at, None where what is there is of a known format."""
     if path.is_dir():
-        path = next((one for one in sorted(path.rglob("*")) if files.is_data(one)), path)
+        path = next((one for one in in_order(path.rglob("*")) if files.is_data(one)), path)
     if not path.is_file() or not files.kind(path):
         return None
     own = bool(mapping) or (format in ("auto", canonical.NAME) and canonical.recognises(path))
     return path if own else None
 
 
-def _of_table(path: Path, mapping: Mapping[str, str]) -> list[Unread]:
+def _of_table(path: LogPath, mapping: Mapping[str, str]) -> list[Unread]:
     cells = cells_of(path)
     tops = {name.partition(".")[0] for name in cells}
     fields = [

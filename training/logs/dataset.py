@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -18,10 +19,13 @@ import pyarrow.parquet as pq
 
 from serving.bundle.atomic_write import written_whole
 from training.logs.cells import json_text
+from training.logs.objects import listing
+from training.logs.objects.importing import ObjectDraft, imported_into
+from training.logs.objects.path import LogPath, ObjectPath
 from training.logs.outcomes import COLUMNS, OutcomeError, Outcomes
 
 # Names that begin with _ are not data to whoever reads a folder of Parquet files, here as elsewhere.
-ACCOUNT = "_account.json"
+ACCOUNT = listing.ACCOUNT
 SKIPPED = "_skipped.csv"
 FORMAT_VERSION = 1
 _ENOUGH = 10_000  # rows that are worth a file of their own
@@ -83,7 +87,7 @@ class ImportAccount:
 
 def store(
     parts: Iterable[Outcomes],
-    folder: Path,
+    folder: LogPath,
     account: ImportAccount,
     progress: Callable[[int], None] | None = None,
     rows: int | None = None,
@@ -92,17 +96,15 @@ def store(
 
     Parts go into one file until they have so many `rows`, by default enough to be worth one.
 
-    The folder is written under another name and renamed when all of it is there. `progress` gets the rows read so far.
-    Raises OutcomeError where the folder exists.
+    The folder is written under another name and renamed when all of it is there; one of an object store is an import when its
+    account is there, which is written last. `progress` gets the rows read so far. Raises OutcomeError where the folder exists,
+    ObjectStoreError where that is on an object store, or cannot be written there.
     """
-    if folder.exists():
-        raise OutcomeError(f"{folder} exists already; an import is never overwritten. Remove it, or give another --out")
-    with written_whole(folder) as draft:
-        draft.mkdir(mode=0o700)  # it holds prompts
+    with imported_into(folder) if isinstance(folder, ObjectPath) else _new_folder(folder) as draft:
         waiting: list[pd.DataFrame] = []
         for part in parts:
             account.add(part)
-            _append(part.skipped, draft / SKIPPED)
+            _append(part.skipped, draft.folder / SKIPPED)
             waiting.append(part.frame)
             if sum(map(len, waiting)) >= (_ENOUGH if rows is None else rows):
                 _write(waiting, draft, account)
@@ -110,17 +112,42 @@ def store(
             if progress is not None:
                 progress(account.rows_read)
         _write(waiting, draft, account)
-        (draft / ACCOUNT).write_text(json.dumps(asdict(account), indent=1), encoding="utf-8")
+        told = json.dumps(asdict(account), indent=1)
+        if isinstance(draft, ObjectDraft):
+            if (draft.folder / SKIPPED).exists():
+                draft.send(draft.folder / SKIPPED)
+            draft.end(told.encode())
+        else:
+            (draft.folder / ACCOUNT).write_text(told, encoding="utf-8")
 
 
-def _write(frames: list[pd.DataFrame], folder: Path, account: ImportAccount) -> None:
+@dataclass(frozen=True)
+class _NewFolder:
+    """Where the files of an import are written that is renamed when all are there."""
+
+    folder: Path
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[_NewFolder]:
+    if folder.exists():
+        raise OutcomeError(f"{folder} exists already; an import is never overwritten. Remove it, or give another --out")
+    with written_whole(folder) as draft:
+        draft.mkdir(mode=0o700)  # it holds prompts
+        yield _NewFolder(draft)
+
+
+def _write(frames: list[pd.DataFrame], draft: _NewFolder | ObjectDraft, account: ImportAccount) -> None:
     frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(COLUMNS))
     if frame.empty:
         return
-    name = f"part-{len(account.files):05}.parquet"
+    own = f"-{draft.token}" if isinstance(draft, ObjectDraft) else ""
+    name = f"{listing.PART}{len(account.files):05}{own}.parquet"
     as_text = frame.assign(messages=frame["messages"].map(json_text, na_action="ignore"))
     table = pa.Table.from_pandas(as_text, _SCHEMA, preserve_index=False)
-    pq.write_table(table, folder / name, compression="zstd")
+    pq.write_table(table, draft.folder / name, compression="zstd")
+    if isinstance(draft, ObjectDraft):
+        draft.send(draft.folder / name)
     account.files[name] = len(frame)
 
 

@@ -13,6 +13,8 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from training.logs.io.files import Records
+from training.logs.objects import address
+from training.logs.objects.path import LogPath, ObjectPath
 from training.logs.outcomes import OutcomeError
 
 SCHEMES = frozenset({"postgresql", "postgres", "sqlite"})
@@ -26,8 +28,10 @@ _MAGIC = b"SQLite format 3\0"
 
 def shown(url: str) -> str:
     """The URL without passwords, also those among its parameters; only the scheme where it cannot be understood."""
-    if "://" not in url:
+    if "://" not in url and not address.is_object_url(url):
         return url
+    if url.partition(":")[0].partition("+")[0].lower() not in SCHEMES:
+        return address.shown(url)
     try:
         parts = make_url(url)
     except ArgumentError:
@@ -36,14 +40,18 @@ def shown(url: str) -> str:
     return parts.update_query_dict(dict.fromkeys(secret, _HIDDEN)).render_as_string(hide_password=True)
 
 
-def is_sqlite(path: Path) -> bool:
+def is_sqlite(path: LogPath) -> bool:
     """Whether the file is an SQLite database, by its first bytes; raises OSError."""
     with path.open("rb") as file:
         return file.read(len(_MAGIC)) == _MAGIC
 
 
-def url_of(path: Path) -> str:
-    """The URL of an SQLite file."""
+def url_of(path: LogPath) -> str:
+    """The URL of an SQLite file; raises OutcomeError for one on an object store."""
+    if isinstance(path, ObjectPath):
+        raise OutcomeError(
+            f"{path}: is an SQLite database, which is read from a disk: copy it to one, and give that as --data"
+        )
     return URL.create("sqlite", database=str(path)).render_as_string()
 
 

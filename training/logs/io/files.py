@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import ijson  # type: ignore[import-untyped]
@@ -18,6 +17,8 @@ import pyarrow.parquet as pq
 
 from training.logs.cells import parse_json, replace_surrogates, shown
 from training.logs.io.unpacked import Unpacked
+from training.logs.objects.address import ObjectStoreError
+from training.logs.objects.path import LogPath, for_parquet, in_order
 from training.logs.outcomes import OutcomeError, Unreadable
 
 LINES = (".jsonl", ".ndjson")
@@ -31,7 +32,6 @@ _WHOLE_ARRAY = 64 << 20
 _RECORDS, _BYTES = 20_000, 64 << 20
 # Above any cell that fits in memory; the standard limit of 128 KiB is shorter than a long prompt.
 _LONGEST_CELL = 2**31 - 1
-
 
 Row = dict[str, Any]
 
@@ -51,7 +51,7 @@ class Records(NamedTuple):
         return ((row, dict(zip(names, line, strict=True))) for row, line in zip(self.rows, cells, strict=True))
 
 
-def kind(path: Path) -> str:
+def kind(path: LogPath) -> str:
     """The suffix that says the format, in lower case and without .gz: ".csv" for "log.CSV.gz"; "" if there is none."""
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
     if suffixes and suffixes[-1] == ".gz":
@@ -59,28 +59,28 @@ def kind(path: Path) -> str:
     return suffixes[-1] if suffixes and suffixes[-1] in SUFFIXES else ""
 
 
-def stem(path: Path) -> str:
+def stem(path: LogPath) -> str:
     """The file's name without its format and without .gz."""
     return (path.with_suffix("") if path.suffix.lower() == ".gz" else path).stem
 
 
-def in_folder(folder: Path) -> list[Path]:
+def in_folder(folder: LogPath) -> list[LogPath]:
     """The files in a folder that look like logs and are not hidden or empty, by name; [] where there is no folder."""
-    below = sorted(folder.iterdir()) if folder.is_dir() else []
+    below = in_order(folder.iterdir()) if folder.is_dir() else []
     return [file for file in below if is_data(file) and file.stat().st_size]
 
 
-def is_data(path: Path) -> bool:
+def is_data(path: LogPath) -> bool:
     """Whether a path is a file that by its name may be a log."""
     return bool(kind(path)) and not path.name.startswith((".", "_")) and path.is_file()
 
 
-def head_text(path: Path) -> str:
+def head_text(path: LogPath) -> str:
     """The first megabyte of a text file, unpacked, without a byte order mark; undecodable bytes become U+FFFD."""
     return _head(path).decode("utf-8-sig", "replace")
 
 
-def head_records(path: Path) -> list[Row]:
+def head_records(path: LogPath) -> list[Row]:
     """The first records in the first megabyte of a text file (CSV: one, with text cells); [] if none is readable."""
     suffix = kind(path)
     text = head_text(path)
@@ -98,27 +98,27 @@ def head_records(path: Path) -> list[Row]:
     return [record for record in parsed if isinstance(record, dict)]
 
 
-def head_objects(path: Path) -> list[Row]:
+def head_objects(path: LogPath) -> list[Row]:
     """The first records of a file of JSON objects; [] for any other file."""
     return head_records(path) if kind(path) in (*LINES, ".json") else []
 
 
-def columns(path: Path) -> frozenset[str]:
+def columns(path: LogPath) -> frozenset[str]:
     """The names of the columns, from the head of the file; empty when it cannot be told."""
     if kind(path) == ".parquet":
         try:
-            return frozenset(pq.read_schema(path).names)
+            return frozenset(pq.read_schema(for_parquet(path)).names)
         except pa.ArrowException:
             return frozenset()
     return frozenset(str(name).strip() for record in head_records(path) for name in record)
 
 
-def shown_columns(path: Path) -> str:
+def shown_columns(path: LogPath) -> str:
     """The names of the first columns, shortened, for an error message: in a file without a header they are data."""
     return ", ".join(shown(name, phrase=True) for name in sorted(columns(path))[:20]) or "no readable record"
 
 
-def partitions(path: Path, wanted: frozenset[str] | None = None) -> Iterator[Records]:
+def partitions(path: LogPath, wanted: frozenset[str] | None = None) -> Iterator[Records]:
     """The records of a file in order, some at a time: at most about 20,000 records or 64 MB of text in each.
 
     Only the `wanted` fields are kept, if given. There is at least one partition, if without a record. A JSON array is
@@ -155,7 +155,7 @@ class _Partition:
             self.unreadable.append(Unreadable(row, "truncated gzip", damage, expected))
 
 
-def _read_text(path: Path, wanted: frozenset[str] | None) -> Iterator[Records]:
+def _read_text(path: LogPath, wanted: frozenset[str] | None) -> Iterator[Records]:
     with closing(Unpacked(path)) as raw:
         source = io.BufferedReader(raw, _BUFFER)
         if kind(path) == ".csv":
@@ -166,9 +166,9 @@ def _read_text(path: Path, wanted: frozenset[str] | None) -> Iterator[Records]:
             yield from _read_lines(source, raw, wanted)
 
 
-def _read_parquet(path: Path, wanted: frozenset[str] | None) -> Iterator[Records]:
+def _read_parquet(path: LogPath, wanted: frozenset[str] | None) -> Iterator[Records]:
     try:
-        with pq.ParquetFile(path, buffer_size=_BUFFER) as file:
+        with pq.ParquetFile(for_parquet(path), buffer_size=_BUFFER) as file:
             names = [name for name in file.schema_arrow.names if wanted is None or name.strip() in wanted]
             groups = [file.metadata.row_group(place) for place in range(file.metadata.num_row_groups)]
             width = sum(group.total_byte_size for group in groups) / max(file.metadata.num_rows, 1)
@@ -221,7 +221,7 @@ def _read_lines(source: io.BufferedReader[Unpacked], raw: Unpacked, wanted: froz
 
 
 def _read_array(
-    path: Path, source: io.BufferedReader[Unpacked], raw: Unpacked, wanted: frozenset[str] | None
+    path: LogPath, source: io.BufferedReader[Unpacked], raw: Unpacked, wanted: frozenset[str] | None
 ) -> Iterator[Records]:
     part, number, before = _Partition(), 0, 0
     try:
@@ -235,6 +235,8 @@ def _read_array(
             if part.full:
                 yield _records(part, wanted)
                 part, before = _Partition(), raw.given
+    except ObjectStoreError:
+        raise
     except (ValueError, ijson.JSONError) as error:
         raise OutcomeError(
             f"{path}: expected a JSON array of objects, but it is not valid JSON ({error}); "
@@ -340,7 +342,7 @@ def _long_cells() -> Iterator[None]:
         csv.field_size_limit(limit)
 
 
-def _head(path: Path) -> bytes:
+def _head(path: LogPath) -> bytes:
     try:
         with closing(Unpacked(path)) as raw:
             return io.BufferedReader(raw).read(_HEAD_BYTES)

@@ -6,10 +6,10 @@ Each partition goes through on its own, so that memory holds one of them and a d
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 
 from training.logs.io import files
 from training.logs.io.files import Records
+from training.logs.objects.path import LogPath
 from training.logs.outcomes import Outcomes
 from training.logs.validate import validate
 
@@ -18,7 +18,7 @@ Convert = Callable[[Records], Records]
 
 
 def outcomes_of(
-    path: Path, *, format: str, convert: Convert, wanted: frozenset[str] | None = None
+    path: LogPath, *, format: str, convert: Convert, wanted: frozenset[str] | None = None
 ) -> Iterator[Outcomes]:
     """The outcomes of one file, a partition at a time; only the `wanted` top-level fields of a record are kept.
 

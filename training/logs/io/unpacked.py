@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import zlib
-from pathlib import Path
 from typing import BinaryIO
 
+from training.logs.objects.path import LogPath
 from training.logs.outcomes import OutcomeError
 
 _CHUNK = 1 << 16
@@ -24,7 +24,7 @@ class Unpacked(io.RawIOBase):
     damage: str
     given: int
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: LogPath) -> None:
         super().__init__()
         self._path = path
         self._gzip = path.suffix.lower() == ".gz"

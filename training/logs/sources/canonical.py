@@ -6,11 +6,11 @@ Without the column request_id, answers of different candidates to the same promp
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from training.logs.io import files
 from training.logs.io.files import Records
 from training.logs.io.partitions import outcomes_of
+from training.logs.objects.path import LogPath
 from training.logs.outcomes import ALIASES, COLUMNS, Outcomes
 from training.logs.pairing import prompt_ids
 from training.logs.sources.chat_bodies import PARAMETER_FIELDS, with_parameters
@@ -29,7 +29,7 @@ _ANSWERS = frozenset({"answer", "expected"})
 _SPEND_LOGS = frozenset({"call_type", "spend", "startTime"})
 
 
-def recognises(path: Path) -> bool:
+def recognises(path: LogPath) -> bool:
     """Whether the head of the file has the required columns. A broken Parquet file counts: reading it says why."""
     names = files.columns(path)
     if files.kind(path) == ".parquet" and not names:
@@ -41,7 +41,7 @@ def recognises(path: Path) -> bool:
     return named and bool(names & {"prompt", "messages"})
 
 
-def read(path: Path, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
+def read(path: LogPath, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
     """Read one file. Undecodable bytes become U+FFFD."""
     wanted = _FIELDS | (_ANSWERS if options.answers else frozenset())
     if not options.parameters:

@@ -18,7 +18,6 @@ Decisions that were stored without their prompt, and feedback on decisions that 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -28,6 +27,7 @@ from training.logs.aliases import alike
 from training.logs.io import database
 from training.logs.io.files import Records
 from training.logs.io.partitions import checked
+from training.logs.objects.path import LogPath
 from training.logs.outcomes import COLUMNS, OutcomeError, Outcomes, Unreadable
 from training.logs.sources.importer import DEFAULT, ImportOptions
 
@@ -61,12 +61,12 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def recognises(path: Path) -> bool:
+def recognises(path: LogPath) -> bool:
     """Whether the file is an SQLite database with the store's tables; raises OutcomeError when it cannot be opened."""
     return database.is_sqlite(path) and recognises_url(database.url_of(path))
 
 
-def read(path: Path, _options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
+def read(path: LogPath, _options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
     """As `read_url`, for an SQLite file."""
     return read_url(database.url_of(path))
 

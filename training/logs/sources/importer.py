@@ -12,6 +12,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from training.engine.engine import Engine
 from training.engine.local import ALONE
+from training.logs.objects.path import LogPath
 from training.logs.outcomes import Outcomes
 
 
@@ -37,7 +38,7 @@ class ImportOptions:
     answers: bool = False
     parameters: bool = False
     cache: Path = Path(".cache")
-    batch_requests: tuple[Path, ...] = ()
+    batch_requests: tuple[LogPath, ...] = ()
     engine: Engine = field(default=ALONE, repr=False, compare=False)
 
 
@@ -59,10 +60,10 @@ class Importer(Protocol):
     def COMPANIONS(self) -> frozenset[str]:  # noqa: N802
         """Names of files that belong to the format without being logs."""
 
-    def recognises(self, path: Path) -> bool:
+    def recognises(self, path: LogPath) -> bool:
         """Whether the file is of this kind, from its name and its head only."""
 
-    def read(self, path: Path, options: ImportOptions, /) -> Iterator[Outcomes]:
+    def read(self, path: LogPath, options: ImportOptions, /) -> Iterator[Outcomes]:
         """The outcomes of one file, a partition at a time (`partitions.outcomes_of`); raises OutcomeError."""
 
 
@@ -85,5 +86,5 @@ class UrlImporter(Importer, Protocol):
 class Accompanied(Protocol):
     """What an importer adds if files of any name can belong to its format without being logs."""
 
-    def accompanies(self, path: Path) -> bool:
+    def accompanies(self, path: LogPath) -> bool:
         """Whether the file is read together with logs of this kind, from its head and the files beside it."""

@@ -16,6 +16,8 @@ from serving.bundle.atomic_write import written_whole
 from serving.bundle.toml_file import TomlError, no_such_field, read_toml
 from training.logs import rescale
 from training.logs.io import files
+from training.logs.objects.address import is_object_url
+from training.logs.objects.path import in_order, log_path
 from training.logs.outcomes import OutcomeError
 from training.logs.sources.mapped import CONSTANT, parse_mapping
 from training.logs.sources.propose import is_open, proposed_mapping
@@ -93,13 +95,15 @@ def proposal(
         table = tomlkit.table()
         table["data"] = _from(folder, name)
         if mapping or not is_recognised(name):
-            own = dict(mapping) or proposed_mapping(Path(name))
-            if name not in data and is_open(own["candidate"], Path(name)):  # a file for each LLM, which no column says
-                own["candidate"] = CONSTANT + files.stem(Path(name))
+            own = dict(mapping) or proposed_mapping(log_path(name))
+            if name not in data and is_open(
+                own["candidate"], log_path(name)
+            ):  # a file for each LLM, which no column says
+                own["candidate"] = CONSTANT + files.stem(log_path(name))
             fields = tomlkit.inline_table()
             fields.update(own)
             table["map"] = fields
-            open_ones += [] if mapping else [field for field in own.values() if is_open(field, Path(name))]
+            open_ones += [] if mapping else [field for field in own.values() if is_open(field, log_path(name))]
         if scores and len(data) == 1:
             table["scores"] = [_from(folder, one) for one in scores]
             table["score_rule"] = score_rule
@@ -137,9 +141,9 @@ def write_list(
 
 def _files_of(named: str) -> list[str]:
     """What a list names for a folder, file or URL: itself, or of a folder in which nothing is recognised each of its logs."""
-    if is_recognised(named) or not Path(named).is_dir():
+    if is_recognised(named) or not (at := log_path(named)).is_dir():
         return [named]
-    return [str(one) for one in sorted(Path(named).rglob("*")) if files.is_data(one) and one.stat().st_size]
+    return [str(one) for one in in_order(at.rglob("*")) if files.is_data(one) and one.stat().st_size]
 
 
 def _named(name: str, taken: Container[str]) -> str:
@@ -151,7 +155,7 @@ def _named(name: str, taken: Container[str]) -> str:
 
 
 def _from(folder: Path, name: str) -> str:
-    if not Path(name).exists():
+    if is_object_url(name) or not Path(name).exists():
         return name  # a URL
     # By its own name, wherever a link of that name leads.
     return os.path.relpath(Path(name).parent.resolve() / Path(name).name, folder.resolve())

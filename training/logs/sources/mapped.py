@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,6 +24,7 @@ from training.logs.cells import parsed, shown
 from training.logs.io import files
 from training.logs.io.files import Records
 from training.logs.io.partitions import outcomes_of
+from training.logs.objects.path import LogPath, for_parquet
 from training.logs.outcomes import ALIASES, BESIDE, COLUMNS, OutcomeError, Outcomes, Unreadable
 from training.logs.pairing import prompt_ids
 from training.logs.rescale import MISFIT
@@ -87,7 +87,7 @@ class Mapped:
     EXPECTS: ClassVar[str] = "any table, with --map COLUMN=FIELD for the columns that are named otherwise"
     COMPANIONS: ClassVar[frozenset[str]] = frozenset()
 
-    def recognises(self, path: Path) -> bool:
+    def recognises(self, path: LogPath) -> bool:
         """Whether the file has the column of at least one mapped field, or all are constants.
 
         A broken Parquet file counts: reading says why.
@@ -98,7 +98,7 @@ class Mapped:
         fields = [field for field in self._fields().values() if not field.startswith(CONSTANT)]
         return not fields or any(_prefixes(field) & columns for field in fields)
 
-    def read(self, path: Path, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
+    def read(self, path: LogPath, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
         """Read one file; raises OutcomeError with the fields that were found when a mapped one is in no record."""
         fields, rule = self._fields(), self._rule()
         factors = {
@@ -141,7 +141,7 @@ class Mapped:
         name = self.mapping.get("quality", "").partition(":")[2]
         return rescale.rule(name) if name else None
 
-    def _require(self, path: Path, found: set[str], fields: Mapping[str, str]) -> None:
+    def _require(self, path: LogPath, found: set[str], fields: Mapping[str, str]) -> None:
         missing = [f"{field} (for {target})" for target, field in fields.items() if target not in found]
         if missing:
             raise OutcomeError(
@@ -224,7 +224,7 @@ def without_unit(column: str, field: str) -> str:
     return bare if colon and unit in UNITS.get(column, {}) else field
 
 
-def _factor(path: Path, column: str, field: str) -> float:
+def _factor(path: LogPath, column: str, field: str) -> float:
     """What the field's cells are to be multiplied by; raises OutcomeError where its name says another unit."""
     units = UNITS[column]
     unit = field.rpartition(":")[2] if without_unit(column, field) != field else ""
@@ -291,12 +291,12 @@ def _rescaled(records: Records, rule: rescale.Rule | None) -> Records:
     return Records(table[~bad].reset_index(drop=True), kept, [*records.unreadable, *unfit])
 
 
-def _head(path: Path) -> list[dict[str, Any]]:
+def _head(path: LogPath) -> list[dict[str, Any]]:
     """The first records; for Parquet one whose values stand for the types of the columns."""
     if files.kind(path) != ".parquet":
         return [{str(name).strip(): cell for name, cell in record.items()} for record in files.head_records(path)]
     try:
-        schema = pq.read_schema(path)
+        schema = pq.read_schema(for_parquet(path))
     except pa.ArrowException:
         return []
     return [{field.name: _stand_in(field.type) for field in schema}]
@@ -310,7 +310,7 @@ def _stand_in(kind: Any) -> Any:
     return None
 
 
-def _listed(path: Path) -> str:
+def _listed(path: LogPath) -> str:
     """The names of the fields in the head of a file, nested ones by dots; never what is in them."""
     names = dict.fromkeys(name for record in _head(path) for name in _named(record, "", 0))
     first = [shown(name, phrase=True) for name in list(names)[:_SHOWN_FIELDS]]

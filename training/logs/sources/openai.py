@@ -15,13 +15,13 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from training.logs.cells import fields, first_of, json_object, shown
 from training.logs.io import files
 from training.logs.io.files import Row
 from training.logs.io.partitions import outcomes_of
+from training.logs.objects.path import LogPath
 from training.logs.outcomes import COLUMNS, OutcomeError, Outcomes
 from training.logs.sources import chat_bodies
 from training.logs.sources.importer import DEFAULT, ImportOptions
@@ -43,19 +43,19 @@ _NOT_RUN = ("batch_expired", "batch_cancelled")
 _PAIR = "a request and its response"
 
 
-def recognises(path: Path) -> bool:
+def recognises(path: LogPath) -> bool:
     """Whether the head holds pairs (of any service but OpenRouter) or answers of a batch."""
     first = _first(path)
     return first is not None and (is_answer(first) or not is_openrouter(first))
 
 
 @remembered
-def accompanies(path: Path) -> bool:
+def accompanies(path: LogPath) -> bool:
     """Whether the file holds the requests of a batch."""
     return any(record.keys() >= _BATCH_INPUT for record in files.head_objects(path))
 
 
-def read(path: Path, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
+def read(path: LogPath, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
     """Read one file of pairs or of a batch's answers; raises OutcomeError when the batch's requests are missing."""
     if accompanies(path):
         raise OutcomeError(
@@ -158,7 +158,7 @@ def _cells(record: Row, request: Row, response: Row, *, failed: bool) -> Row:
     return {**cells, "status": "error"} if failed else cells
 
 
-def _first(path: Path) -> Row | None:
+def _first(path: LogPath) -> Row | None:
     """The first record of the head that is a pair or a batch's answer; it says what the file holds."""
     return next((record for record in files.head_objects(path) if is_pair(record) or is_answer(record)), None)
 
@@ -183,7 +183,7 @@ def _status_code(record: Row) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _read_answers(path: Path, options: ImportOptions) -> Iterator[Outcomes]:
+def _read_answers(path: LogPath, options: ImportOptions) -> Iterator[Outcomes]:
     inputs = list(dict.fromkeys([*beside(path, accompanies), *options.batch_requests]))
     if not inputs:
         raise OutcomeError(
@@ -203,7 +203,7 @@ def _requests(inputs: Signature) -> dict[str, list[Row]]:
     """The requests of all input files by custom_id; different ones under one id are kept apart."""
     found: dict[str, list[Row]] = {}
     for name, _, _ in inputs:
-        for records in files.partitions(Path(name), _BATCH_INPUT):
+        for records in files.partitions(name, _BATCH_INPUT):
             for _, line in records.numbered():
                 _add(found, line)
     return found

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from training.logs.cells import fields, first_of, json_object, shown
 from training.logs.io import files
 from training.logs.io.files import Row
 from training.logs.io.partitions import outcomes_of
+from training.logs.objects.path import LogPath
 from training.logs.outcomes import OutcomeError, Outcomes, Unreadable
 from training.logs.sources import openai
 from training.logs.sources.chat_bodies import billed
@@ -46,21 +46,21 @@ class _Generations:
 
     def __init__(self) -> None:
         self.by_id: dict[str, Row] = {}
-        self.places: dict[str, tuple[str, int]] = {}
-        self.unreadable: dict[str, list[Unreadable]] = {}
+        self.places: dict[str, tuple[LogPath, int]] = {}
+        self.unreadable: dict[LogPath, list[Unreadable]] = {}
 
 
-def recognises(path: Path) -> bool:
+def recognises(path: LogPath) -> bool:
     """Whether the head holds OpenRouter's pairs, or generation records without any pairs beside them."""
     return _is_pairs(path) or (_is_generations(path) and not beside(path, _is_pairs))
 
 
-def accompanies(path: Path) -> bool:
+def accompanies(path: LogPath) -> bool:
     """Whether the file holds generation records."""
     return _is_generations(path)
 
 
-def read(path: Path, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
+def read(path: LogPath, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
     """Read one file of pairs; raises OutcomeError for generation records, which have no prompts.
 
     A generation record without a logged request counts as a skipped row, once: with the folder's first file of pairs.
@@ -141,7 +141,7 @@ def _id(pair: Row) -> Any:
 
 
 @remembered
-def _is_pairs(path: Path) -> bool:
+def _is_pairs(path: LogPath) -> bool:
     return any(
         openai.is_openrouter(record) and (openai.is_pair(record) or _answered_content(record) is not None)
         for record in files.head_objects(path)
@@ -149,7 +149,7 @@ def _is_pairs(path: Path) -> bool:
 
 
 @remembered
-def _is_generations(path: Path) -> bool:
+def _is_generations(path: LogPath) -> bool:
     return any(_generation(record) is not None for record in files.head_objects(path))
 
 
@@ -166,7 +166,7 @@ def _generations(paths: Signature) -> _Generations:
     found = _Generations()
     for name, _, _ in paths:
         unreadable = found.unreadable.setdefault(name, [])
-        for records in files.partitions(Path(name)):
+        for records in files.partitions(name):
             unreadable += records.unreadable
             for row, line in records.numbered():
                 if problem := _keep(found, line, name, row):
@@ -174,7 +174,7 @@ def _generations(paths: Signature) -> _Generations:
     return found
 
 
-def _keep(found: _Generations, line: Row, name: str, row: int) -> Unreadable | None:
+def _keep(found: _Generations, line: Row, name: LogPath, row: int) -> Unreadable | None:
     generation = _generation({field: cell for field, cell in line.items() if first_of(cell) is not None})
     identifier = None if generation is None else generation.get("id")
     if generation is None or not isinstance(identifier, str):
@@ -186,7 +186,7 @@ def _keep(found: _Generations, line: Row, name: str, row: int) -> Unreadable | N
     return None
 
 
-def _left_over(generations: _Generations, pairs: list[Path]) -> Iterator[Outcomes]:
+def _left_over(generations: _Generations, pairs: list[LogPath]) -> Iterator[Outcomes]:
     """The generation records that are in no outcome, as skipped rows of their files."""
     logged = {str(_id(pair)) for path in pairs for part in files.partitions(path) for _, pair in part.numbered()}
     left = {name: list(found) for name, found in generations.unreadable.items()}
@@ -195,10 +195,10 @@ def _left_over(generations: _Generations, pairs: list[Path]) -> Iterator[Outcome
             expected = "a logged request whose response has this id"
             left[name].append(Unreadable(row, "no request with this generation id", shown(identifier), expected))
     for name, unreadable in left.items():
-        yield refused(name, unreadable)
+        yield refused(str(name), unreadable)
 
 
-def _no_prompts(path: Path, pairs: list[Path]) -> str:
+def _no_prompts(path: LogPath, pairs: list[LogPath]) -> str:
     start = f"{path}: holds generation records, and OpenRouter returns no prompts with them"
     if pairs:
         return f"{start}; give {pairs[0]}, which holds the requests, or the folder: the two are joined on the id"

@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 from training.logs import dates, rescale
 from training.logs.cells import blank, parsed
 from training.logs.io import files
+from training.logs.objects.path import LogPath, for_parquet
 from training.logs.sources.mapped import CONSTANT, UNITS, unit_of, words_of
 from training.logs.validate import status_words
 
@@ -136,7 +136,7 @@ _ID = frozenset({"id", "no", "nr", "number", "ref", "uuid", "key"})
 _NEEDED = {"prompt": "QUESTION", "candidate": "LLM", "quality": "GRADE"}
 
 
-def proposed_mapping(path: Path) -> dict[str, str]:
+def proposed_mapping(path: LogPath) -> dict[str, str]:
     """COLUMN: FIELD for a file that is not recognised, nested fields by dots; in capitals what nothing in it looks like.
 
     Quality has its scale's rule behind it where its cells are not numbers up to 1. A field that stands under a column's own
@@ -212,7 +212,7 @@ def _in_full(column: str, field: str, cells: Cells) -> str:
     return f"{field}:{unit}" if unit and UNITS[column][unit][0] != 1.0 else field
 
 
-def is_open(field: str, path: Path) -> bool:
+def is_open(field: str, path: LogPath) -> bool:
     """Whether what a mapping has for a column stands for a field that somebody has to name."""
     return field in _NEEDED.values() and field not in files.columns(path)
 
@@ -241,7 +241,7 @@ def _field_of(column: str, cells: Mapping[str, Cells]) -> str | None:
     return fitting[0] if fitting else None
 
 
-def cells_of(path: Path) -> dict[str, Cells]:
+def cells_of(path: LogPath) -> dict[str, Cells]:
     """The cells of each field, nested ones by dots, that are not blank in the first records."""
     found: dict[str, list[Any]] = defaultdict(list)
     for record in islice(_records(path), _LOOKED_AT):
@@ -252,12 +252,12 @@ def cells_of(path: Path) -> dict[str, Cells]:
     return dict(found)
 
 
-def _records(path: Path) -> Iterator[Mapping[str, Any]]:
+def _records(path: LogPath) -> Iterator[Mapping[str, Any]]:
     """The first records of a file: those in its first megabyte, or a Parquet file's first batch; damaged ones are left out."""
     if files.kind(path) == ".parquet":
         try:
-            names = pq.read_schema(path).names[:_MOST_FIELDS]
-            for batch in pq.ParquetFile(path).iter_batches(_LOOKED_AT, columns=names):
+            names = pq.read_schema(for_parquet(path)).names[:_MOST_FIELDS]
+            for batch in pq.ParquetFile(for_parquet(path)).iter_batches(_LOOKED_AT, columns=names):
                 yield from batch.to_pylist()
         except (pa.ArrowException, OSError):
             pass

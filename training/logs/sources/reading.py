@@ -19,6 +19,8 @@ from training.dataset.label import judged_quality
 from training.engine.local import ALONE
 from training.logs.io import database, files
 from training.logs.io.side_by_side import each_file
+from training.logs.objects.address import SCHEMES, is_object_url
+from training.logs.objects.path import LogPath, log_path
 from training.logs.outcomes import COLUMNS, OutcomeError, Outcomes, Unreadable, require_usable
 from training.logs.pairing import merged_by_prompt, paired
 from training.logs.repeated.repeats import concat, unrepeated
@@ -98,12 +100,12 @@ def _formats(data: Sequence[Path | str], format: str, options: ImportOptions) ->
     if options.mapping or format != "auto":
         return found
     for named in data:
-        if scheme := "sqlite" if _is_database(Path(named)) else _scheme(named):
-            url = database.url_of(Path(named)) if scheme == "sqlite" and not _scheme(named) else str(named)
+        if scheme := "sqlite" if _is_database(log_path(named)) else _scheme(named):
+            url = database.url_of(log_path(named)) if scheme == "sqlite" and not _scheme(named) else str(named)
             found.add(_of_url(url, scheme, IMPORTERS).NAME)
-        elif Path(named).is_dir():
-            found |= {importer.NAME for _, importer in _sort_folder(Path(named), IMPORTERS)[0]}
-        elif Path(named).is_file() and (importer := _recogniser(Path(named), IMPORTERS)):
+        elif (path := log_path(named)).is_dir():
+            found |= {importer.NAME for _, importer in _sort_folder(path, IMPORTERS)[0]}
+        elif path.is_file() and (importer := _recogniser(path, IMPORTERS)):
             found.add(importer.NAME)
     return found
 
@@ -122,12 +124,12 @@ def _partitions(data: Sequence[Path | str], format: str, options: ImportOptions)
     requests = _batch_requests(data, importers)
     options = replace(options, batch_requests=requests)
     for named in data:
-        if Path(named) in requests and len(requests) < len(data):
+        if log_path(named) in requests and len(requests) < len(data):
             continue
         if scheme := _scheme(named):
             yield from _read_url(str(named), scheme, importers, options)
             continue
-        path, strangers = Path(named), list[Path]()
+        path, strangers = log_path(named), list[LogPath]()
         if _is_database(path):
             yield from _read_url(database.url_of(path), "sqlite", importers, options)
             continue
@@ -144,21 +146,21 @@ def _partitions(data: Sequence[Path | str], format: str, options: ImportOptions)
             yield refused(str(file), [_not_recognised(file, importers)])
 
 
-def _named(options: ImportOptions, part: tuple[Path, str]) -> Iterator[Outcomes]:
+def _named(options: ImportOptions, part: tuple[LogPath, str]) -> Iterator[Outcomes]:
     file, format = part
     return _read(file, Mapped(options.mapping) if options.mapping else _importers(format)[0], options)
 
 
-def _batch_requests(data: Sequence[Path | str], importers: tuple[Importer, ...]) -> tuple[Path, ...]:
+def _batch_requests(data: Sequence[Path | str], importers: tuple[Importer, ...]) -> tuple[LogPath, ...]:
     """The files among those named that hold a batch's requests, which are read with its answers."""
     if openai not in importers:
         return ()
-    paths = [Path(named) for named in data if not _scheme(named)]
+    paths = [log_path(named) for named in data if not _scheme(named)]
     return tuple(path for path in paths if path.is_file() and files.kind(path) and openai.accompanies(path))
 
 
 def _usable(
-    parts: Iterable[Outcomes], source: str, format: str, arrived: Sequence[str], file: Path | None = None
+    parts: Iterable[Outcomes], source: str, format: str, arrived: Sequence[str], file: LogPath | None = None
 ) -> Iterator[Outcomes]:
     """The parts; raises OutcomeError at their end when none had a usable row, with how the `file` may be read otherwise."""
     unusable: list[Outcomes] | None = []
@@ -185,7 +187,7 @@ def _importers(format: str) -> tuple[Importer, ...]:
     return named
 
 
-def _choose(path: Path, importers: tuple[Importer, ...], format: str) -> Importer:
+def _choose(path: LogPath, importers: tuple[Importer, ...], format: str) -> Importer:
     """The importer of a file that was named."""
     if not path.exists():
         raise OutcomeError(f"{path}: does not exist; expected a file or a folder with logs")
@@ -207,7 +209,9 @@ def _choose(path: Path, importers: tuple[Importer, ...], format: str) -> Importe
     raise OutcomeError(_unknown(path, importers))
 
 
-def _sort_folder(folder: Path, importers: tuple[Importer, ...]) -> tuple[list[tuple[Path, Importer]], list[Path]]:
+def _sort_folder(
+    folder: LogPath, importers: tuple[Importer, ...]
+) -> tuple[list[tuple[LogPath, Importer]], list[LogPath]]:
     """The logs below a folder with their importers, and the files that look like data but are not logs."""
     found, unrecognised = [], []
     for file in sorted(file for file in filter(files.is_data, folder.rglob("*")) if not is_plan(file)):
@@ -225,7 +229,7 @@ def _sort_folder(folder: Path, importers: tuple[Importer, ...]) -> tuple[list[tu
     )
 
 
-def is_plan(path: Path) -> bool:
+def is_plan(path: LogPath) -> bool:
     """Whether a file lists what is to be bought (`training.replay.pairs`): no outcome is in it."""
     try:
         with path.open("rb") as file:
@@ -234,20 +238,20 @@ def is_plan(path: Path) -> bool:
         raise OutcomeError(f"{path}: cannot be opened ({error}); check the file and its permissions") from error
 
 
-def _accompanies(path: Path, importer: Importer) -> bool:
+def _accompanies(path: LogPath, importer: Importer) -> bool:
     if path.name in importer.COMPANIONS:
         return True
     return isinstance(importer, Accompanied) and importer.accompanies(path)
 
 
-def _recogniser(path: Path, importers: tuple[Importer, ...]) -> Importer | None:
+def _recogniser(path: LogPath, importers: tuple[Importer, ...]) -> Importer | None:
     try:
         return next((importer for importer in importers if importer.recognises(path)), None)
     except OSError as error:
         raise OutcomeError(f"{path}: cannot be opened ({error}); check the file and its permissions") from error
 
 
-def _read(path: Path, importer: Importer, options: ImportOptions) -> Iterator[Outcomes]:
+def _read(path: LogPath, importer: Importer, options: ImportOptions) -> Iterator[Outcomes]:
     judged, last = False, None
     try:
         for part in fitting(importer.read(path, options), str(path)):
@@ -261,7 +265,7 @@ def _read(path: Path, importer: Importer, options: ImportOptions) -> Iterator[Ou
         raise OutcomeError(f"{path}: cannot be read ({error}); check the file and its permissions") from error
 
 
-def _noted(part: Outcomes, path: Path, format: str) -> Outcomes:
+def _noted(part: Outcomes, path: LogPath, format: str) -> Outcomes:
     """The last part of a file without a grade, noted if a field that its format does not read looks like one."""
     field = proposed_mapping(path).get("quality", "")
     if not field or is_open(field, path) or not (maps := _own_table(path)):
@@ -270,7 +274,7 @@ def _noted(part: Outcomes, path: Path, format: str) -> Outcomes:
     return replace(part, notes=(*part.notes, note))
 
 
-def _own_table(path: Path) -> str:
+def _own_table(path: LogPath) -> str:
     """The options that read a file as a table of one's own; "" where its fields do not say what they hold."""
     found = proposed_mapping(path)
     if any(is_open(field, path) for field in found.values()):
@@ -283,13 +287,13 @@ def _maps(mapping: Mapping[str, str]) -> str:
     return " ".join(f"--map {shlex.quote(f'{column}={field}')}" for column, field in mapping.items())
 
 
-def _scheme(named: Path | str) -> str:
-    """The scheme of a URL in lower case, without a driver; "" for anything else, and for a file that has such a name."""
-    found = _URL.match(named) if isinstance(named, str) else None
-    return "" if found is None or Path(named).exists() else found.group(1).lower()
+def _scheme(named: LogPath | str) -> str:
+    """The scheme of a URL in lower case, without a driver; "" for anything else, and for a file or object of such a name."""
+    found = _URL.match(named) if isinstance(named, str) and not is_object_url(named) else None
+    return "" if found is None or Path(found.string).exists() else found.group(1).lower()
 
 
-def _is_database(path: Path) -> bool:
+def _is_database(path: LogPath) -> bool:
     try:
         return path.is_file() and database.is_sqlite(path)
     except OSError as error:
@@ -306,7 +310,7 @@ def _of_url(url: str, scheme: str, importers: tuple[Importer, ...]) -> UrlImport
     sources = [importer for importer in importers if isinstance(importer, UrlImporter)]
     able = [importer for importer in sources if scheme in importer.SCHEMES]
     if not able:
-        known = ", ".join(sorted({name for importer in sources for name in importer.SCHEMES})) or "none"
+        known = ", ".join(sorted({name for importer in sources for name in importer.SCHEMES} | {*SCHEMES}))
         raise OutcomeError(f"{shown}: nothing reads a URL of this kind; schemes that can be read: {known}")
     chosen = able[0] if len(able) == 1 else next((source for source in able if source.recognises_url(url)), None)
     if chosen is None:
@@ -317,7 +321,7 @@ def _of_url(url: str, scheme: str, importers: tuple[Importer, ...]) -> UrlImport
 
 def is_recognised(named: str) -> bool:
     """Whether a file, folder or URL is read without a mapping; raises OutcomeError where there is none."""
-    path = Path(named)
+    path = log_path(named)
     if _scheme(named) or _is_database(path):
         return True
     if path.is_dir() and not any(files.is_data(one) for one in path.rglob("*")):
@@ -334,7 +338,7 @@ def is_recognised(named: str) -> bool:
     return True
 
 
-def _unknown(path: Path, importers: tuple[Importer, ...]) -> str:
+def _unknown(path: LogPath, importers: tuple[Importer, ...]) -> str:
     if path.stat().st_size == 0:
         return f"{path}: is empty; expected a log with at least one try"
     formats = "; ".join(f"{importer.NAME}: {importer.EXPECTS}" for importer in importers)
@@ -345,6 +349,6 @@ def _unknown(path: Path, importers: tuple[Importer, ...]) -> str:
     )
 
 
-def _not_recognised(path: Path, importers: tuple[Importer, ...]) -> Unreadable:
+def _not_recognised(path: LogPath, importers: tuple[Importer, ...]) -> Unreadable:
     size, known = path.stat().st_size, ", ".join(importer.NAME for importer in importers)
     return Unreadable(1, "file not recognised" if size else "file is empty", f"a file of {size} bytes", known)

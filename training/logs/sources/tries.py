@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
 from training.logs.io import files
 from training.logs.io.files import Records, Row
+from training.logs.objects.path import LogPath
 from training.logs.outcomes import COLUMNS, Unreadable
 
 # What judging, joining and planning read beside the outcome table's own columns.
 _BESIDE = ("try_id", "trace_id", "answer", "parameters")
 
 
-Signature = tuple[tuple[str, int, int], ...]
+Signature = tuple[tuple[LogPath, int, int], ...]
 
 
 class Skip(NamedTuple):
@@ -47,22 +47,22 @@ def gather(records: Records, tries: Callable[[Row, int], Iterable[Row | Skip]]) 
     return Records(pd.DataFrame(rows, columns=[*COLUMNS, *_BESIDE], dtype=object), numbers, unreadable)
 
 
-def remembered(is_kind: Callable[[Path], bool]) -> Callable[[Path], bool]:
+def remembered(is_kind: Callable[[LogPath], bool]) -> Callable[[LogPath], bool]:
     """The same test of a file's head, made once per file as long as it does not change."""
 
     @lru_cache(maxsize=4096)
-    def test(path: str, _size: int, _changed: int) -> bool:
-        return is_kind(Path(path))
+    def test(path: LogPath, _size: int, _changed: int) -> bool:
+        return is_kind(path)
 
     return lambda path: test(*signature([path])[0])
 
 
-def beside(path: Path, is_kind: Callable[[Path], bool]) -> list[Path]:
+def beside(path: LogPath, is_kind: Callable[[LogPath], bool]) -> list[LogPath]:
     """The files of a kind in the folder of `path`, itself among them if it is of that kind, sorted by name."""
     return [file for file in files.in_folder(path.parent) if is_kind(file)]
 
 
-def signature(paths: Iterable[Path]) -> Signature:
+def signature(paths: Iterable[LogPath]) -> Signature:
     """What changes when one of the files does: path, size, time of change."""
     stats = [(path, path.stat()) for path in paths]
-    return tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats)
+    return tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats)

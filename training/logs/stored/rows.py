@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,8 @@ from training.engine.engine import Engine, Progress, silent
 from training.engine.local import ALONE
 from training.logs.cells import parse_json
 from training.logs.dataset import ACCOUNT, FORMAT_VERSION, SKIPPED, ImportAccount
+from training.logs.objects.address import ObjectStoreError
+from training.logs.objects.path import LogPath, ObjectPath, for_parquet
 from training.logs.outcomes import COLUMNS, OutcomeError, Outcomes, origin, unreadable_rows
 from training.logs.repeated.known import Known, hashes_of
 
@@ -35,7 +36,7 @@ _SKIPPED_NAMES = ("source", "reason", "field", "value", "expected")
 class StoredLog:
     """A folder that `dataset.store` wrote."""
 
-    def __init__(self, folder: Path, account: ImportAccount) -> None:
+    def __init__(self, folder: LogPath, account: ImportAccount) -> None:
         self.folder, self.account = folder, account
 
     def __len__(self) -> int:
@@ -83,13 +84,13 @@ class StoredLog:
         frames = [frame[frame["request_id"].isin(wanted)] for frame in map(_frame, self._files())]
         return self._outcomes(pd.concat(frames, ignore_index=True))
 
-    def _files(self) -> Iterator[Path]:
+    def _files(self) -> Iterator[LogPath]:
         return (self.folder / name for name in self.account.files)
 
     def _outcomes(self, frame: pd.DataFrame) -> Outcomes:
         skipped = unreadable_rows(str(self.folder), ())
         if (path := self.folder / SKIPPED).exists():
-            skipped = pd.read_csv(path, dtype=dict.fromkeys(_SKIPPED_NAMES, "str"), keep_default_na=False)
+            skipped = pd.read_csv(for_parquet(path), dtype=dict.fromkeys(_SKIPPED_NAMES, "str"), keep_default_na=False)
         return Outcomes(
             frame=frame,
             skipped=skipped,
@@ -115,20 +116,26 @@ class Counted:
         return self.count
 
 
-def open_stored(folder: Path) -> StoredLog | None:
+def open_stored(folder: LogPath) -> StoredLog | None:
     """The import in a folder; None where it is not one that is whole and was left as it was written."""
     try:
-        told: dict[str, Any] = json.loads((folder / ACCOUNT).read_text(encoding="utf-8"))
+        if isinstance(folder, ObjectPath):
+            folder = folder.as_listed()
+            if not (folder / ACCOUNT).is_file():
+                return None
+        told: dict[str, Any] = json.loads((folder / ACCOUNT).read_bytes())
         account = ImportAccount(**{one.name: told[one.name] for one in fields(ImportAccount)})
-        there = {str(path.relative_to(folder)) for path in folder.rglob("*.parquet")}
-        rows = sum(pq.read_metadata(folder / name).num_rows for name in there)
+        there = {str(path).removeprefix(str(folder / "")).lstrip("/") for path in folder.rglob("*.parquet")}
+        rows = sum(pq.read_metadata(for_parquet(folder / name)).num_rows for name in there)
+    except ObjectStoreError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
         return None
     same = there == set(account.files) and rows == account.rows_used and rows > 0
     return StoredLog(folder, account) if same and account.format_version == FORMAT_VERSION else None
 
 
-def _bare(_: None, path: Path) -> pd.DataFrame:
+def _bare(_: None, path: LogPath) -> pd.DataFrame:
     """A file's rows with stand-ins for texts."""
     frame = _frame(path)
     first = np.flatnonzero(~frame["request_id"].duplicated())
@@ -138,11 +145,11 @@ def _bare(_: None, path: Path) -> pd.DataFrame:
     return frame.assign(prompt=pd.Series(texts, dtype="str"), messages=nothing)
 
 
-def _column(path: Path, name: str) -> Objects:
+def _column(path: LogPath, name: str) -> Objects:
     return np.asarray(_table(path, [name])[name].to_pandas().to_numpy(dtype=object))
 
 
-def _frame(path: Path, columns: Sequence[str] = COLUMNS) -> pd.DataFrame:
+def _frame(path: LogPath, columns: Sequence[str] = COLUMNS) -> pd.DataFrame:
     """A file's rows as the outcome table has them."""
     frame: pd.DataFrame = _table(path, list(columns)).to_pandas()
     for name in columns:
@@ -156,9 +163,9 @@ def _frame(path: Path, columns: Sequence[str] = COLUMNS) -> pd.DataFrame:
     return frame
 
 
-def _table(path: Path, columns: list[str]) -> pa.Table:
+def _table(path: LogPath, columns: list[str]) -> pa.Table:
     try:
-        return pq.read_table(path, columns=columns, partitioning=None)
+        return pq.read_table(for_parquet(path), columns=columns, partitioning=None)
     except (OSError, pa.ArrowException) as error:
         raise OutcomeError(
             f"{path}: cannot be read ({error}); the file was damaged or changed. Import the log again."

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.errors import TrainingError
+from training.logs.objects.path import LogPath, log_path
 from training.logs.stored.rows import StoredLog, open_stored
 
 # Bytes that an import takes for each byte of a log.
@@ -59,11 +60,11 @@ class WorkFolder:
 
 
 def work_folder(sources: Sequence[str | Path], options: str, cache: Path) -> WorkFolder:
-    """The folder for these sources, by their names, sizes and times and by how they are read. A URL's content has no such mark:
-    it is imported anew each time."""
-    files, again = [], True
+    """The folder for these sources, by their names, sizes and times and by how they are read. What a URL gives, other than one
+    of an object store, has no such mark: it is imported anew each time."""
+    files, again = list[LogPath](), True
     for source in sources:
-        path = Path(source)
+        path = log_path(source)
         if path.is_dir():
             files += sorted(file for file in path.rglob("*") if file.is_file())
         elif path.is_file():
@@ -76,6 +77,6 @@ def work_folder(sources: Sequence[str | Path], options: str, cache: Path) -> Wor
     return WorkFolder(cache / "imports" / name, sum(_grows(file) * file.stat().st_size for file in files), again)
 
 
-def _grows(file: Path) -> float:
+def _grows(file: LogPath) -> float:
     suffix = file.suffix.lower()
     return _PACKED if suffix == ".gz" else _PARQUET if suffix == ".parquet" else _TEXT

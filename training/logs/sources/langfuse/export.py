@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from training.logs.cells import blank
 from training.logs.io import files
 from training.logs.io.files import Records
 from training.logs.io.partitions import outcomes_of
+from training.logs.objects.path import LogPath
 from training.logs.outcomes import OutcomeError, Outcomes, Unreadable
 from training.logs.sources.chat_bodies import parameters_text
 from training.logs.sources.importer import DEFAULT, ImportOptions
@@ -70,12 +70,12 @@ _WANTED_TYPE = "an observation of type GENERATION"
 _BETWEEN_UNITS = 1000**0.5
 
 
-def recognises(path: Path) -> bool:
+def recognises(path: LogPath) -> bool:
     """Whether the head has an observation's fields, in either spelling."""
     return is_observations(path)
 
 
-def accompanies(path: Path) -> bool:
+def accompanies(path: LogPath) -> bool:
     """Whether a file is exported with observations: scores, which `read` looks up, or a table that it does not need."""
     if is_scores(path):
         return True
@@ -83,7 +83,7 @@ def accompanies(path: Path) -> bool:
     return path.parent.name in _OTHER_TABLES and any((exported / name).is_dir() for name in (ENRICHED, LEGACY))
 
 
-def read(path: Path, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
+def read(path: LogPath, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
     """Read one file of observations, with the scores beside it; raises OutcomeError when it holds something else."""
     if is_scores(path):
         raise OutcomeError(f"{path}: holds scores, not observations; give the folder that has both")
@@ -92,7 +92,7 @@ def read(path: Path, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
     yield from _read(path, options, set())
 
 
-def _read(path: Path, options: ImportOptions, seen: set[str]) -> Iterator[Outcomes]:
+def _read(path: LogPath, options: ImportOptions, seen: set[str]) -> Iterator[Outcomes]:
     """The generations of a file but those whose ids were `seen` before, to which its own are added."""
     twice = _exported_twice(path)
     judged = judgements(path, options)
@@ -121,7 +121,7 @@ def read_url(url: str, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
         yield from _read(page, options, seen)
 
 
-def _exported_twice(path: Path) -> bool:
+def _exported_twice(path: LogPath) -> bool:
     """Whether a file of the older export has the newer one of the same time window beside it."""
     newer = path.parent.parent / ENRICHED
     if path.parent.name != LEGACY or not newer.is_dir():

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import pandas as pd
 
 from training.logs.cells import blank, parsed, replace_surrogates
 from training.logs.io import files
+from training.logs.objects.path import LogPath
 
 Cells = list[Any]
 
@@ -40,13 +40,13 @@ def both(names: Iterable[str]) -> frozenset[str]:
     return frozenset(spelt for name in names for spelt in (name, camel(name)))
 
 
-def is_observations(path: Path) -> bool:
+def is_observations(path: LogPath) -> bool:
     """Whether the head of a file has the fields that every export of observations has."""
     names = {snake(name) for name in files.columns(path)}
     return names >= {"id", "trace_id", "type", "start_time"} and bool(names & {"parent_observation_id", "level"})
 
 
-def is_scores(path: Path) -> bool:
+def is_scores(path: LogPath) -> bool:
     """Whether the head of a file has the fields that every export of scores has."""
     names = {snake(name) for name in files.columns(path)}
     return names >= {"id", "name", "value", "data_type"} and bool(names & {"trace_id", "subject"})

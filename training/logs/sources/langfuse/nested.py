@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import pandas as pd
 from training.logs import typed
 from training.logs.cells import blank
 from training.logs.io import files
+from training.logs.objects.path import LogPath
 from training.logs.outcomes import OutcomeError
 from training.logs.sources.langfuse.decided import SHAPE, Decisions
 from training.logs.sources.langfuse.fields import (
@@ -35,19 +35,19 @@ _USAGE = ("usage_details", "usage", "input_usage", "output_usage", "total_usage"
 _SHAPE = ("id", _PARENT, "type", "environment", "start_time", "end_time", "provided_model_name", "model", *_USAGE)
 
 
-def nested(path: Path) -> Nested:
+def nested(path: LogPath) -> Nested:
     """Of all files of observations in the folder of `path`, which are read once more for it."""
     return surveyed(path)[0]
 
 
-def surveyed(path: Path) -> tuple[Nested, Decisions]:
+def surveyed(path: LogPath) -> tuple[Nested, Decisions]:
     """The same, and which of the router's decisions they are about."""
     return _nested(signature(file for file in files.in_folder(path.parent) if file == path or is_observations(file)))
 
 
 @lru_cache(maxsize=2)  # every file of a folder asks for the same
 def _nested(observations: Signature) -> tuple[Nested, Decisions]:
-    paths = [Path(name) for name, _, _ in observations]
+    paths = [name for name, _, _ in observations]
     spans, decisions = Spans(), Decisions()
     for table in _tables(paths, (*_SHAPE, *SHAPE)):
         _add(spans, table)
@@ -94,7 +94,7 @@ def _seconds(cells: Cells) -> list[float]:
     return [float(one) for one in np.where(times.isna(), np.nan, times.astype("int64") / 1e6)]
 
 
-def _digests(paths: Sequence[Path], wanted: set[int]) -> Iterator[tuple[int, bytes | None]]:
+def _digests(paths: Sequence[LogPath], wanted: set[int]) -> Iterator[tuple[int, bytes | None]]:
     for table in _tables(paths, ("id", "input")):
         for id, said in zip(column(table, "id"), column(table, "input"), strict=True):
             known = identifier(id)
@@ -102,7 +102,7 @@ def _digests(paths: Sequence[Path], wanted: set[int]) -> Iterator[tuple[int, byt
                 yield key, digest(*asked(said))
 
 
-def _tables(paths: Sequence[Path], names: Sequence[str]) -> Iterator[pd.DataFrame]:
+def _tables(paths: Sequence[LogPath], names: Sequence[str]) -> Iterator[pd.DataFrame]:
     for path in paths:
         with suppress(OutcomeError):  # a damaged file says so when it is itself read
             for records in files.partitions(path, both(names)):

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
@@ -20,6 +19,7 @@ import pandas as pd
 from training.logs import typed
 from training.logs.cells import first_of, parsed
 from training.logs.io import files
+from training.logs.objects.path import LogPath
 from training.logs.outcomes import OutcomeError
 from training.logs.sources.importer import ImportOptions
 from training.logs.sources.langfuse.fields import (
@@ -110,7 +110,7 @@ class _Found:
         self.tallies.setdefault(name, Tally()).add(score.value)
 
 
-def judgements(path: Path, options: ImportOptions) -> Judgements:
+def judgements(path: LogPath, options: ImportOptions) -> Judgements:
     """The quality of the generations in an export of observations, from the scores exported with it.
 
     They are in the folder `scores` beside the observations' folder, in a file of scores beside this one, or in
@@ -133,8 +133,8 @@ def _judgements(
 ) -> Judgements:
     require_judging(score_name)
     options = ImportOptions(score_name, score_range, dict(score_mapping), trace_scores)
-    score_paths = [Path(name) for name, _, _ in scores]
-    observation_paths = [Path(name) for name, _, _ in observations]
+    score_paths = [name for name, _, _ in scores]
+    observation_paths = [name for name, _, _ in observations]
     found = _from_score_files(score_paths) if scores else _from_columns(observation_paths)
     where = str((score_paths or observation_paths)[0].parent)
     rule = choose(found.tallies, options, where)
@@ -149,14 +149,14 @@ def _judgements(
     return Judgements({**{last[trace]: of_traces[trace] for trace in last}, **own}, {}, notes)
 
 
-def _score_files(path: Path) -> list[Path]:
+def _score_files(path: LogPath) -> list[LogPath]:
     in_export = path.parent.name in (ENRICHED, LEGACY)
     beside = (path.parent.parent if in_export else path.parent) / SCORES
     found = [file for file in files.in_folder(beside) if is_scores(file)]
     return found if in_export else [*found, *(file for file in files.in_folder(path.parent) if is_scores(file))]
 
 
-def _from_score_files(paths: Iterable[Path]) -> _Found:
+def _from_score_files(paths: Iterable[LogPath]) -> _Found:
     found = _Found()
     for path in paths:
         for records in files.partitions(path, both(_SCORE_FIELDS)):
@@ -204,7 +204,7 @@ def _value(row: Mapping[str, Any]) -> float | str | None:
     return number(value)
 
 
-def _from_columns(paths: Iterable[Path]) -> _Found:
+def _from_columns(paths: Iterable[LogPath]) -> _Found:
     """Scores that are columns of the observations, each cell a list of what that observation was given."""
     found = _Found()
     for path in paths:
@@ -248,7 +248,7 @@ def _qualities(scores: Iterable[_Score], rule: ScoreRule) -> tuple[dict[str, flo
     return own, of_traces, unmapped
 
 
-def _last_generations(paths: Iterable[Path], traces: Iterable[str]) -> dict[str, str]:
+def _last_generations(paths: Iterable[LogPath], traces: Iterable[str]) -> dict[str, str]:
     """The id of the generation that started last, by trace, of those `traces` that have one."""
     wanted = frozenset(traces)
     last: dict[str, tuple[float, str]] = {}
@@ -260,7 +260,7 @@ def _last_generations(paths: Iterable[Path], traces: Iterable[str]) -> dict[str,
     return {trace: id for trace, (_, id) in last.items()}
 
 
-def _generations(path: Path) -> Iterator[tuple[str, float, str]]:
+def _generations(path: LogPath) -> Iterator[tuple[str, float, str]]:
     """Trace, start (epoch seconds, -inf if unknown) and id of the generations in a file."""
     for records in files.partitions(path, both(_CORE_FIELDS)):
         starts = typed.instant(pd.Series(column(records.table, "start_time"), dtype=object)).values

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -35,6 +34,7 @@ from training.logs.cells import blank, fields, first_of, parsed, shown
 from training.logs.io import files
 from training.logs.io.files import Records
 from training.logs.io.partitions import outcomes_of
+from training.logs.objects.path import LogPath
 from training.logs.outcomes import OutcomeError, Outcomes, Unreadable
 from training.logs.sources.chat_bodies import parameters_text
 from training.logs.sources.importer import DEFAULT, ImportOptions
@@ -67,12 +67,12 @@ _PLUGIN = ("spend_logs_metadata", "outcome_router")
 _NESTED_METADATA = ("requester_metadata", "spend_logs_metadata")
 
 
-def recognises(path: Path) -> bool:
+def recognises(path: LogPath) -> bool:
     """Whether the head of the file has the record's fields."""
     return files.columns(path) >= _MARKS
 
 
-def read(path: Path, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
+def read(path: LogPath, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
     """Read one file; raises OutcomeError when it cannot be opened or when the proxy redacted every prompt."""
     wanted = _FIELDS | ({"response"} if options.answers else set()) | (_PARAMETERS if options.parameters else set())
     parts = outcomes_of(path, format=NAME, convert=lambda records: convert(records, SETTING), wanted=wanted)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -19,6 +18,7 @@ from training.logs.cells import blank, fields, first_of, parsed
 from training.logs.io import database, files
 from training.logs.io.files import Records
 from training.logs.io.partitions import checked, outcomes_of
+from training.logs.objects.path import LogPath
 from training.logs.outcomes import Outcomes
 from training.logs.sources.importer import DEFAULT, ImportOptions
 from training.logs.sources.litellm import payload
@@ -42,12 +42,12 @@ _SAME = (
 )  # fmt: skip
 
 
-def recognises(path: Path) -> bool:
+def recognises(path: LogPath) -> bool:
     """Whether the head of the file has the table's columns."""
     return files.columns(path) >= MARKS
 
 
-def read(path: Path, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
+def read(path: LogPath, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
     """Read one export; raises OutcomeError when it cannot be opened or when no prompt was stored."""
     wanted = frozenset(_PLAIN) | frozenset(_nested(options))
     parts = outcomes_of(path, format=NAME, convert=partial(convert, parameters=options.parameters), wanted=wanted)

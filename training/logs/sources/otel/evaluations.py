@@ -12,11 +12,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from training.logs.cells import first_of, shown
 from training.logs.io.files import Row
+from training.logs.objects.path import LogPath
 from training.logs.outcomes import OutcomeError
 from training.logs.sources.importer import ImportOptions
 from training.logs.sources.otel import otlp
@@ -56,7 +56,7 @@ class Quality:
         return self.by_response.get(response) if isinstance(response, str) else None
 
 
-def quality_of(paths: Sequence[Path], options: ImportOptions) -> Quality:
+def quality_of(paths: Sequence[LogPath], options: ImportOptions) -> Quality:
     """The chosen evaluation of every span and response in these files.
 
     `options.score_name` chooses by name, `score_range` rescales numbers, `score_mapping` gives labels a quality.
@@ -79,7 +79,7 @@ def quality_of(paths: Sequence[Path], options: ImportOptions) -> Quality:
     return quality
 
 
-def _chosen(counts: Counter[str], name: str | None, paths: Sequence[Path]) -> str | None:
+def _chosen(counts: Counter[str], name: str | None, paths: Sequence[LogPath]) -> str | None:
     listed = ", ".join(f"{found} ({count})" for found, count in counts.most_common())
     if name is not None and counts and name not in counts:
         raise OutcomeError(f"{paths[0].parent}: no evaluation is named {name!r}; found: {listed}")
@@ -92,7 +92,7 @@ def _chosen(counts: Counter[str], name: str | None, paths: Sequence[Path]) -> st
     return next(iter(counts))
 
 
-def _require_numbers(chosen: Sequence[Evaluation], options: ImportOptions, paths: Sequence[Path]) -> None:
+def _require_numbers(chosen: Sequence[Evaluation], options: ImportOptions, paths: Sequence[LogPath]) -> None:
     labels = Counter(shown(e.label, phrase=True) for e in chosen if first_of(e.value) is None)
     if labels and not options.score_mapping:
         listed = ", ".join(f"{label} ({count})" for label, count in labels.most_common(20))
@@ -122,16 +122,16 @@ def _quality(evaluation: Evaluation, options: ImportOptions) -> Any:
 def _evaluations(paths: Signature) -> tuple[Evaluation, ...]:
     found: list[Evaluation] = []
     for name, _, _ in paths:
-        if _mentions(Path(name)):
-            found += _in_file(Path(name))
+        if _mentions(name):
+            found += _in_file(name)
     return tuple(found)
 
 
-def _mentions(path: Path) -> bool:
+def _mentions(path: LogPath) -> bool:
     """Whether a file can hold evaluations: most hold none, and looking for the name is quicker than parsing."""
     needle, tail = _NAME.encode(), b""
     try:
-        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+        with gzip.open(path.open("rb")) if path.suffix.lower() == ".gz" else path.open("rb") as file:
             while chunk := file.read(_CHUNK):
                 if needle in tail + chunk:
                     return True
@@ -141,7 +141,7 @@ def _mentions(path: Path) -> bool:
     return False
 
 
-def _in_file(path: Path) -> Iterator[Evaluation]:
+def _in_file(path: LogPath) -> Iterator[Evaluation]:
     for records in otlp.partitions(path, (*otlp.SPANS, *otlp.LOGS)):
         for _, request in records.numbered():
             for _, span in otlp.spans(request):

@@ -17,13 +17,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from math import nan
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from training.logs.cells import first_of, json_text, shown
 from training.logs.io import files
 from training.logs.io.files import Row
 from training.logs.io.partitions import checked, outcomes_of
+from training.logs.objects.path import LogPath
 from training.logs.outcomes import OutcomeError, Outcomes
 from training.logs.sources.chat_bodies import parameters_text
 from training.logs.sources.importer import DEFAULT, ImportOptions
@@ -45,18 +45,18 @@ _ERROR = (2, "2", "STATUS_CODE_ERROR")
 
 
 @remembered
-def recognises(path: Path) -> bool:
+def recognises(path: LogPath) -> bool:
     """Whether the head holds spans in OTLP JSON."""
     return otlp.holds(path, otlp.SPANS)
 
 
 @remembered
-def accompanies(path: Path) -> bool:
+def accompanies(path: LogPath) -> bool:
     """Whether the file holds OTLP logs, which may carry evaluations, or metrics, which are of no use here."""
     return otlp.holds(path, (*otlp.LOGS, *otlp.METRICS)) and not recognises(path)
 
 
-def read(path: Path, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
+def read(path: LogPath, options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
     """Read one file of spans; raises OutcomeError when it has none, or when it is open which evaluation to use."""
     if not recognises(path):
         hint = "give the file with the spans beside it, or the folder; " if accompanies(path) else ""
@@ -96,7 +96,7 @@ def _spans(paths: Signature) -> Iterator[tuple[Row, Row]]:
     """Every span in some files, with its attributes."""
     for name, _, _ in paths:
         with suppress(OutcomeError):  # a damaged file says so when it is itself read
-            for records in otlp.partitions(Path(name), otlp.SPANS):
+            for records in otlp.partitions(name, otlp.SPANS):
                 for _, request in records.numbered():
                     for _, span in otlp.spans(request):
                         if isinstance(span, dict):

@@ -13,7 +13,6 @@ import gzip
 import re
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -21,6 +20,7 @@ import pandas as pd
 from training.logs.cells import parse_json
 from training.logs.io import files
 from training.logs.io.files import Row
+from training.logs.objects.path import LogPath
 from training.logs.outcomes import OutcomeError
 
 SPANS = ("resourceSpans", "resource_spans")
@@ -38,7 +38,7 @@ _DETAILS = frozenset(
 )
 
 
-def holds(path: Path, names: tuple[str, ...]) -> bool:
+def holds(path: LogPath, names: tuple[str, ...]) -> bool:
     """Whether the head of a text file has an object that begins with one of these fields.
 
     By text, not by parsing: an export request of many spans is longer than the head, and on one line. Inside a JSON
@@ -49,12 +49,12 @@ def holds(path: Path, names: tuple[str, ...]) -> bool:
     return re.search(r'\{\s*"(?:' + "|".join(names) + r')"\s*:', files.head_text(path)) is not None
 
 
-def is_document(path: Path) -> bool:
+def is_document(path: LogPath) -> bool:
     """Whether the file is one JSON object over several lines."""
     return files.kind(path) == ".json" and files.head_text(path).lstrip().partition("\n")[0].strip() == "{"
 
 
-def read_document(path: Path) -> files.Records:
+def read_document(path: LogPath) -> files.Records:
     """A file that is one JSON object, as one record; raises OutcomeError when it is not."""
     try:
         data = path.read_bytes()
@@ -71,7 +71,7 @@ def read_document(path: Path) -> files.Records:
     return files.Records(pd.DataFrame({name: [cell] for name, cell in document.items()}, dtype=object), [1], [])
 
 
-def partitions(path: Path, names: tuple[str, ...]) -> Iterator[files.Records]:
+def partitions(path: LogPath, names: tuple[str, ...]) -> Iterator[files.Records]:
     """The export requests of a file, with these fields only."""
     if is_document(path):
         yield read_document(path)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -18,6 +17,7 @@ import pandas as pd
 from training.logs.io import files
 from training.logs.io.files import Records
 from training.logs.io.partitions import Convert, outcomes_of
+from training.logs.objects.path import LogPath
 from training.logs.outcomes import OutcomeError, Outcomes
 from training.logs.sources.importer import DEFAULT, ImportOptions
 
@@ -31,7 +31,7 @@ _MAX_SCORE = 10.0
 _VERDICTS = frozenset({"true", "false", ""})
 
 
-def recognises(path: Path) -> bool:
+def recognises(path: LogPath) -> bool:
     """Whether the head is a table of verdicts or of judgements."""
     if files.kind(path) in files.LINES:
         return files.columns(path) >= _JUDGEMENT
@@ -42,7 +42,7 @@ def recognises(path: Path) -> bool:
     return bool(verdicts) and verdicts <= _VERDICTS and verdicts != {""}
 
 
-def read(path: Path, _options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
+def read(path: LogPath, _options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
     """Read one file; raises OutcomeError when it is neither kind or when the judgements' questions are missing."""
     if path.name in COMPANIONS:
         raise OutcomeError(f"{path}: holds questions, not outcomes; give judgements.jsonl beside it, or the folder")
@@ -76,7 +76,7 @@ def _answers(records: Records, name: str, counted: Iterator[int]) -> Records:
     return Records(long, [row for row in records.rows for _ in range(m)], records.unreadable)
 
 
-def _judgements(path: Path) -> Convert:
+def _judgements(path: LogPath) -> Convert:
     beside = path.with_name(QUESTIONS)
     if not beside.is_file():
         raise OutcomeError(f"{path}: the questions it judges are expected in {beside}, which is missing; copy it there")

@@ -10,13 +10,13 @@ from __future__ import annotations
 import ast
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 
 import pandas as pd
 
 from training.logs.io import files
 from training.logs.io.files import Records
 from training.logs.io.partitions import outcomes_of
+from training.logs.objects.path import LogPath
 from training.logs.outcomes import OutcomeError, Outcomes
 from training.logs.sources.importer import DEFAULT, ImportOptions
 
@@ -28,13 +28,13 @@ _COST = "|total_cost"
 _IDENTITY = ("sample_id", "prompt", "eval_name")
 
 
-def recognises(path: Path) -> bool:
+def recognises(path: LogPath) -> bool:
     """Whether the CSV header has the identity columns and at least one candidate with its cost."""
     names = files.columns(path) if files.kind(path) == ".csv" else frozenset()
     return names.issuperset(_IDENTITY) and bool(_candidates(names))
 
 
-def read(path: Path, _options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
+def read(path: LogPath, _options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
     """Read one table of n prompts and m candidates as n x m outcomes; `*_train` and `*_test` files set the split."""
     if not recognises(path):
         raise OutcomeError(f"{path}: not a {NAME} file; expected {EXPECTS}; arrived: {files.shown_columns(path)}")

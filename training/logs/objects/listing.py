@@ -1,0 +1,96 @@
+"""The objects below a folder as one listing found them, and whether the imports among them are whole.
+
+An import on an object store is written in parts, each under a name that only this import gives, and then its account, which
+names them. Until then its mark is there. So what is read is never a part of an import, nor parts of two.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from training.logs.objects.address import Address, ObjectStoreError
+from training.logs.objects.store import Found
+
+ACCOUNT, MARK, PART = "_account.json", "_importing-", "part-"
+
+
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """The objects whose keys begin with `prefix`, by key, in the keys' order."""
+
+    prefix: str
+    objects: Mapping[str, Found]
+
+    @classmethod
+    def of(cls, prefix: str, found: Iterable[Found]) -> Listing:
+        """Without what some programs leave as a folder's own entry."""
+        return cls(
+            prefix, {one.key: one for one in sorted(found, key=lambda one: one.key) if not one.key.endswith("/")}
+        )
+
+    def below(self, prefix: str) -> Listing:
+        """Those of them below another folder."""
+        if prefix == self.prefix:
+            return self
+        first, last = bisect_left(self._keys, prefix), bisect_left(self._keys, prefix + "\U0010ffff")
+        return Listing(prefix, {key: self.objects[key] for key in self._keys[first:last]})
+
+    @cached_property
+    def _keys(self) -> list[str]:
+        return list(self.objects)
+
+    def marks(self) -> list[Found]:
+        """The marks of imports into this folder that have not come to their end."""
+        return [one for key, one in self.objects.items() if key.startswith(self.prefix + MARK)]
+
+    def whole(self, address: Address, read: Callable[[str], bytes]) -> Iterator[str]:
+        """The keys of what may be read: in a folder that was imported into, what its account names.
+
+        Raises ObjectStoreError where there is no account yet, or something else than it names.
+        """
+        below = sorted({key[: key.rfind("/") + 1] for key in self.objects if _is_of_an_import(key)})
+        named = {folder: self._named(address._replace(key=folder), read) for folder in below}
+        for key in self.objects:
+            folder = next((one for one in reversed(below) if key.startswith(one)), None)
+            if folder is None or key.removeprefix(folder) in named[folder]:
+                yield key
+            elif not key.rpartition("/")[2].startswith(("_", ".")) and not self._is_left_over(key, folder):
+                at = address._replace(key=key)
+                raise ObjectStoreError(
+                    f"{at}: is not of the import in its folder, as {ACCOUNT} says. Move or remove it"
+                )
+
+    def _named(self, folder: Address, read: Callable[[str], bytes]) -> frozenset[str]:
+        """What an import consists of, all of which is there."""
+        if folder.key + ACCOUNT not in self.objects:
+            raise ObjectStoreError(
+                f"{folder}: an import into it has not come to its end, and what is there may be a part. Wait for it; if it "
+                f"does not run any more, remove what is below {folder} and import again"
+            )
+        found = files_of(read(folder.key + ACCOUNT), folder)
+        if missing := sorted(name for name in found if folder.key + name not in self.objects):
+            raise ObjectStoreError(f"{folder}: {missing[0]} of the import is not there. Import the log again")
+        return found
+
+    def _is_left_over(self, key: str, folder: str) -> bool:
+        """Whether it is of another import into the folder, which never came to its end."""
+        return any(one.key.removeprefix(folder + MARK) in key for one in self.below(folder).marks())
+
+
+def _is_of_an_import(key: str) -> bool:
+    name = key.rpartition("/")[2]
+    return name == ACCOUNT or name.startswith(MARK)
+
+
+def files_of(account: bytes, at: Address) -> frozenset[str]:
+    """The files that an account names; raises ObjectStoreError where it is none."""
+    try:
+        return frozenset(json.loads(account)["files"])
+    except (ValueError, KeyError, TypeError):
+        raise ObjectStoreError(
+            f"{at}{ACCOUNT}: is no account of an import. Remove it, or import the log again"
+        ) from None
