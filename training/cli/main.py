@@ -11,7 +11,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from training.cli import added, bundles, evidence, inspecting, logs, planning
-from training.cli.options import HERE, at_home
+from training.cli.options import HERE, at_home, require_local
 from training.cli.seeing import compare, savings, stored
 from training.cli.show import errors, say
 from training.errors import TrainingError
@@ -21,6 +21,9 @@ def _mendable() -> tuple[type[Exception], ...]:
     from serving.bundle.manifest import BundleError
 
     return TrainingError, BundleError
+
+
+_WORDS = "outcome_router.words"
 
 
 class _Commands(TyperGroup):
@@ -36,11 +39,13 @@ class _Commands(TyperGroup):
                 home += [word, *islice(words, 1)]
             else:
                 (home if word.startswith("--home=") else others).append(word)
+        ctx.meta[_WORDS] = [*home, *others]
         parsed: list[str] = super().parse_args(ctx, [*home, *others])
         return parsed
 
     def invoke(self, ctx: Any) -> Any:
         try:
+            require_local(ctx.meta[_WORDS])
             return super().invoke(ctx)
         except typer.Exit:  # help was shown: what a bundle's errors need is not imported for it
             raise

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
 
@@ -131,7 +132,7 @@ class LogOptions:
 
     data: Annotated[
         Sequence[str],
-        _log(help="A log: a file, a folder or a URL (postgresql:, langfuse:, hf:). May be repeated."),
+        _log(help="A log: a file, a folder or a URL (s3:, gs:, postgresql:, langfuse:, hf:). May be repeated."),
     ] = ()
     logs: Annotated[
         Path | None, _log(help="A TOML file that lists logs, each table with its own data, format, map and scores.")
@@ -230,6 +231,21 @@ def at_home(home: Path) -> dict[str, dict[str, str]]:
         "evaluate": {**bundle, **cache},
         "plot": bundle,
     }
+
+
+def require_local(words: Sequence[str]) -> None:
+    """Raises ObjectStoreError where a URL of an object store is given for what has to be on a disk."""
+    from training.logs.objects.address import ObjectStoreError, is_object_url, shown
+
+    takes = {"--data", "--test", *(["--out"] if "import" in words else [])}
+    for before, word in pairwise(("", *words)):
+        option, equals, value = word.partition("=") if word.startswith("--") else (before, "", word)
+        if (equals or not word.startswith("-")) and is_object_url(value) and option not in takes:
+            what = f"{option} {shown(value)}" if option.startswith("-") else shown(value)
+            raise ObjectStoreError(
+                f"{what}: is to be on a disk. On an object store are logs (--data, --test, data in the list that --logs names) "
+                "and what router-train import writes (--out). Bundles get to services by MLflow's registry: docs/serving.md"
+            )
 
 
 def load_prices(catalogue: Path) -> dict[str, Candidate]:

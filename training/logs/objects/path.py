@@ -10,7 +10,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Literal, NamedTuple, cast
 
-from training.logs.objects.address import Address, ObjectStoreError, is_object_url, parse
+from training.logs.objects.address import Address, is_object_url, parse
 from training.logs.objects.listing import Listing
 from training.logs.objects.store import Found, store_of, vanished
 
@@ -179,19 +179,6 @@ def log_path(named: str | Path | ObjectPath) -> LogPath:
     if isinstance(named, str):
         return ObjectPath(parse(named)) if is_object_url(named) else Path(named)
     return named
-
-
-def local_only(path: Path, what: str) -> Path:
-    """The path, where it is one; raises ObjectStoreError for what `Path` makes of a URL of an object store."""
-    if is_object_url(str(path)):
-        raise ObjectStoreError(f"{_masked(path)}: {what}")
-    return path
-
-
-def _masked(path: Path) -> str:
-    from training.logs.objects.address import shown
-
-    return shown(str(path).replace(":/", "://", 1))
 
 
 def for_parquet(path: LogPath) -> Path | BinaryIO:
