@@ -38,7 +38,7 @@ class S3Server:
     def put(self, key: str, body: str | bytes) -> None:
         self.client.put_object(Bucket="logs", Key=key, Body=body)
 
-    def keys(self) -> list[str]:
+    def listed(self) -> list[str]:
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket="logs")
         return [one["Key"] for page in pages for one in page.get("Contents", ())]
 

@@ -172,6 +172,23 @@ def _(folder: Path) -> str:
     return done.stderr
 
 
+def on_a_store(folder: Path, *words: str) -> str:
+    done = router_train_here(*words, folder=folder)
+    assert done.returncode == 2, done.stdout
+    return done.stderr
+
+
+case("a log on an object store, with a key in its URL")(
+    lambda folder: on_a_store(folder, "inspect", "--data", "s3://AKIA0123:SEC/RET@logs/2026")
+)
+case("bundles onto an object store")(
+    lambda folder: on_a_store(folder, "run", "--data", "log.csv", "--out", "s3://bucket/models")
+)
+case("a URL of a kind that is not read")(
+    lambda folder: on_a_store(folder, "inspect", "--data", "azure://container/logs")
+)
+
+
 @case("a table with other columns")
 def _(folder: Path) -> str:
     pd.DataFrame([{"question": "q", "llm": "a", "grade": 4, "usd": 0.1}]).to_csv(folder / "log.csv", index=False)

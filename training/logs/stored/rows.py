@@ -123,9 +123,9 @@ def open_stored(folder: LogPath) -> StoredLog | None:
             folder = folder.as_listed()
             if not (folder / ACCOUNT).is_file():
                 return None
+        there = {str(path).removeprefix(str(folder / "")).lstrip("/") for path in folder.rglob("*.parquet")}
         told: dict[str, Any] = json.loads((folder / ACCOUNT).read_bytes())
         account = ImportAccount(**{one.name: told[one.name] for one in fields(ImportAccount)})
-        there = {str(path).removeprefix(str(folder / "")).lstrip("/") for path in folder.rglob("*.parquet")}
         rows = sum(pq.read_metadata(for_parquet(folder / name)).num_rows for name in there)
     except ObjectStoreError:
         raise
