@@ -26,7 +26,8 @@ from training.logs.outcomes import COLUMNS, OutcomeError, Outcomes
 
 # Names that begin with _ are not data to whoever reads a folder of Parquet files, here as elsewhere.
 ACCOUNT = listing.ACCOUNT
-SKIPPED = "_skipped.csv"
+_SKIPPED = "_skipped"
+_PART = "part-"
 FORMAT_VERSION = 1
 _ENOUGH = 10_000  # rows that are worth a file of their own
 _SCHEMA = pa.schema(
@@ -104,7 +105,7 @@ def store(
         waiting: list[pd.DataFrame] = []
         for part in parts:
             account.add(part)
-            _append(part.skipped, draft.folder / SKIPPED)
+            _append(part.skipped, draft.folder / _named(_SKIPPED, draft, ".csv"))
             waiting.append(part.frame)
             if sum(map(len, waiting)) >= (_ENOUGH if rows is None else rows):
                 _write(waiting, draft, account)
@@ -114,8 +115,8 @@ def store(
         _write(waiting, draft, account)
         told = json.dumps(asdict(account), indent=1)
         if isinstance(draft, ObjectDraft):
-            if (draft.folder / SKIPPED).exists():
-                draft.send(draft.folder / SKIPPED)
+            if (skipped := draft.folder / _named(_SKIPPED, draft, ".csv")).exists():
+                draft.send(skipped)
             draft.end(told.encode())
         else:
             (draft.folder / ACCOUNT).write_text(told, encoding="utf-8")
@@ -126,6 +127,17 @@ class _NewFolder:
     """Where the files of an import are written that is renamed when all are there."""
 
     folder: Path
+
+
+def skipped_in(account: ImportAccount) -> str:
+    """The name of the file with the rows that were skipped, if any were: it ends as the parts of the import do."""
+    own = next(iter(account.files), "").removeprefix(f"{_PART}{0:05}").removesuffix(".parquet")
+    return f"{_SKIPPED}{own}.csv"
+
+
+def _named(stem: str, draft: _NewFolder | ObjectDraft, suffix: str) -> str:
+    """A file's name, on an object store with what no other import's has."""
+    return f"{stem}-{draft.token}{suffix}" if isinstance(draft, ObjectDraft) else f"{stem}{suffix}"
 
 
 @contextmanager
@@ -141,8 +153,7 @@ def _write(frames: list[pd.DataFrame], draft: _NewFolder | ObjectDraft, account:
     frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(COLUMNS))
     if frame.empty:
         return
-    own = f"-{draft.token}" if isinstance(draft, ObjectDraft) else ""
-    name = f"{listing.PART}{len(account.files):05}{own}.parquet"
+    name = _named(f"{_PART}{len(account.files):05}", draft, ".parquet")
     as_text = frame.assign(messages=frame["messages"].map(json_text, na_action="ignore"))
     table = pa.Table.from_pandas(as_text, _SCHEMA, preserve_index=False)
     pq.write_table(table, draft.folder / name, compression="zstd")

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from tests.examples import examples
 from training.cli.main import app
-from training.logs.dataset import ACCOUNT, SKIPPED, ImportAccount, store
+from training.logs.dataset import ACCOUNT, ImportAccount, store
 from training.logs.io import files
 from training.logs.outcomes import OutcomeError
 from training.logs.repeated.repeats import Known
@@ -147,7 +147,7 @@ def test_an_import_is_a_log_with_an_account_to_the_cent(tmp_path: Path, monkeypa
     assert account["skipped"] == {"duplicate row": 1, "cost_usd is negative": 1}
     assert (account["cost_usd"], account["input_tokens"], account["output_tokens"]) == (0.1, 36, 18)
     assert list(account["files"].values()) == [4, 4, 2]
-    assert pd.read_csv(out / SKIPPED)["row"].tolist() == [12, 11]
+    assert pd.read_csv(out / "_skipped.csv")["row"].tolist() == [12, 11]
     again = reading.read([out])
     assert (again.formats, again.reasons) == (("canonical",), {})
     pd.testing.assert_frame_equal(again.frame, reading.read([path]).frame)

@@ -20,6 +20,7 @@ from training.dataset.inputs import silent
 from training.errors import TrainingError
 from training.inspect.tables import with_costs
 from training.learn.prepare import fingerprint
+from training.logs.objects.address import is_object_url, shown
 from training.logs.outcomes import Outcomes
 from training.logs.validate import validate
 from training.publish.document import SCHEMA, frontier_document, read_document
@@ -158,7 +159,7 @@ def opened(environment: Mapping[str, str]) -> Opened:
         found, prices = priced(read(options, prices, params.judge, silent), prices)
         table, said = (
             found.outcomes,
-            Path(log or store or "").name if "://" not in (log or store or "") else "a database",
+            Path(log or store or "").name if "://" not in (log or store or "") else _of_url(log or store or ""),
         )
     elif router is None or router.manifest.simulated:
         made = ReadLog(
@@ -213,6 +214,10 @@ def _source(name: str, places: list[Path], variable: str) -> str | None:
     if not name:
         return None
     return name if "://" in name or name.startswith(("langfuse:", "hf:")) else str(_found(name, places, variable))
+
+
+def _of_url(url: str) -> str:
+    return shown(url) if is_object_url(url) else "a database"
 
 
 def _at(home: Path, name: str) -> Path:

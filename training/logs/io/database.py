@@ -144,6 +144,10 @@ def _address(url: str) -> tuple[URL, str | None]:
             f"{shown(url)}: not a database URL; expected postgresql://user:password@host:port/database, with special "
             "characters of the password percent-encoded, or sqlite:///file"
         ) from None
+    if parts.get_backend_name() not in SCHEMES:
+        raise OutcomeError(
+            f"{shown(url)}: is no database; expected postgresql://user:password@host:port/database, or sqlite:///file"
+        )
     if parts.get_backend_name() == "sqlite":
         if not parts.database or not Path(parts.database).is_file():
             raise OutcomeError(f"{shown(url)}: no such file; expected sqlite:///file, or sqlite:////folder/file")

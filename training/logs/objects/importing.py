@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 class ObjectDraft:
     """Where files are made before they are sent, one at a time, and what has been sent of them.
 
-    `token` is in the name of every part, and no other import has it.
+    `token` is in the name of every file that is sent but the account, and no other import has it.
     """
 
     def __init__(self, into: ObjectPath, folder: Path) -> None:
@@ -94,7 +94,11 @@ class ObjectDraft:
     def _put(self, name: str, data: bytes) -> None:
         self._sent.append(name)
         # Always as a new one: a store that cannot do that refuses at the mark, and not at the account.
-        self._store.put(self._into.address.bucket, self._key(name), data, new=True)
+        try:
+            self._store.put(self._into.address.bucket, self._key(name), data, new=True)
+        except ThereAlreadyError:  # of this name it is ours: the answer to a first attempt was lost
+            if (self._into / name).stat().st_size != len(data):
+                raise
 
     def _remove(self, name: str) -> None:
         self._store.remove(self._into.address.bucket, self._key(name))

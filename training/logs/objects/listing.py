@@ -15,7 +15,7 @@ from functools import cached_property
 from training.logs.objects.address import Address, ObjectStoreError
 from training.logs.objects.store import Found
 
-ACCOUNT, MARK, PART = "_account.json", "_importing-", "part-"
+ACCOUNT, MARK = "_account.json", "_importing-"
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ from training.dataset.split import stand_in
 from training.engine.engine import Engine, Progress, silent
 from training.engine.local import ALONE
 from training.logs.cells import parse_json
-from training.logs.dataset import ACCOUNT, FORMAT_VERSION, SKIPPED, ImportAccount
+from training.logs.dataset import ACCOUNT, FORMAT_VERSION, ImportAccount, skipped_in
 from training.logs.objects.address import ObjectStoreError
 from training.logs.objects.path import LogPath, ObjectPath, for_parquet
 from training.logs.outcomes import COLUMNS, OutcomeError, Outcomes, origin, unreadable_rows
@@ -89,7 +89,7 @@ class StoredLog:
 
     def _outcomes(self, frame: pd.DataFrame) -> Outcomes:
         skipped = unreadable_rows(str(self.folder), ())
-        if (path := self.folder / SKIPPED).exists():
+        if (path := self.folder / skipped_in(self.account)).exists():
             skipped = pd.read_csv(for_parquet(path), dtype=dict.fromkeys(_SKIPPED_NAMES, "str"), keep_default_na=False)
         return Outcomes(
             frame=frame,

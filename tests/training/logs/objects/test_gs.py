@@ -18,7 +18,7 @@ from google.cloud import storage
 
 from tests.object_stores import forget
 from tests.training.logs.objects.test_importing import parts
-from training.logs.dataset import ACCOUNT, ImportAccount, store
+from training.logs.dataset import ACCOUNT, ImportAccount, skipped_in, store
 from training.logs.objects.address import ObjectStoreError
 from training.logs.objects.path import log_path
 from training.logs.objects.store import ThereAlreadyError, store_of
@@ -55,7 +55,7 @@ def test_a_log_is_read_and_imported(bucket: Any, tmp_path: Path) -> None:
     assert stored is not None
     assert stored.requests() == 6
     written = {blob.name.removeprefix("out/") for blob in bucket.list_blobs(prefix="out/")}
-    assert written == {ACCOUNT, "_skipped.csv", *account.files}
+    assert written == {ACCOUNT, skipped_in(account), *account.files}
     with pytest.raises(ObjectStoreError, match="gs://logs/out exists already"):
         store(parts(), log_path("gs://logs/out"), ImportAccount(["log"]))
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from tests.object_stores import S3Server, empty, forget, s3_server
-from training.logs.dataset import ACCOUNT, ImportAccount, store
+from training.logs.dataset import ACCOUNT, ImportAccount, skipped_in, store
 from training.logs.objects import s3
 from training.logs.objects.address import ObjectStoreError
 from training.logs.objects.path import ObjectPath, log_path
@@ -69,7 +69,7 @@ def test_an_import_gives_the_rows_that_it_gives_on_a_disk(s3_store: S3Server, tm
     pd.testing.assert_frame_equal(stored.rows_of(["a1-0"]).frame, on_disk.rows_of(["a1-0"]).frame)
     assert (stored.requests(), len(stored), stored.account.skipped) == (6, 6, {"quality is not a number": 3})
     assert len(stored.skeleton().skipped) == 3
-    assert sorted(names(s3_store)) == sorted([ACCOUNT, "_skipped.csv", *account.files])
+    assert sorted(names(s3_store)) == sorted([ACCOUNT, skipped_in(account), *account.files])
     assert list(account.files.values()) == [2, 2, 2]
 
 
