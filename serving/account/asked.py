@@ -12,12 +12,15 @@ from itertools import chain
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, func, select
+from sqlalchemy import ColumnElement, Connection, FromClause, func, select
 
-from serving.account.gathered import OF_ANSWERS, Gathered, alone, gathered
+from serving.account import grouped
+from serving.account.days import Summed
+from serving.account.gathered import OF_ALONE, Gathered, gathered
+from serving.account.grouped import OF_ANSWERS, OF_PART, SQUARES, STRATUM, SUMMED
 from serving.account.ratios import Answers, Stratum
 from serving.account.savings import Account, Part, Sums, Under, account
-from serving.account.told import Tables, nothing, one, told_rows
+from serving.account.told import Tables, nothing, told_rows
 from serving.account.window import DAY, By, Window
 
 __all__ = ["MOST_LINES", "MOST_STRATA", "Tables", "asked"]
@@ -28,16 +31,22 @@ _BATCH = 1_000
 
 
 def asked(
-    connection: Connection, tables: Tables, window: Window, *, judge_usd: float = 0.0, gather: bool = False
+    connection: Connection,
+    tables: Tables,
+    window: Window,
+    *,
+    judge_usd: float = 0.0,
+    gather: bool = False,
+    summed: Summed | None = None,
 ) -> Account:
     """The account of a window. What is read has to stay as it is meanwhile, or lines and total are of different rows.
 
     `judge_usd` is what judging cost beyond what feedback says, and is taken from the total alone. With `gather` decisions and
     feedback are joined once, into tables of the connection's own: in PostgreSQL, in a transaction that may write and is rolled
-    back afterwards.
+    back afterwards. What is `summed` of days in the window is then taken for their rows.
     """
     if gather:
-        source = gathered(connection, told_rows(tables, window, connection.dialect.name, alone=alone(tables, window)))
+        source = gathered(connection, tables, window, summed)
     else:
         source = Gathered(told_rows(tables, window, connection.dialect.name))
     lines: dict[Any, Sums] = {name: Sums() for name in _names(connection, source)}
@@ -59,11 +68,14 @@ def asked(
 def _busiest(source: Gathered, names: Sequence[str], most: int) -> sa.Select[Any]:
     """The values that most decisions have, as many as there may be."""
     rows = source.rows.c
-    counted = select(*(rows[name] for name in names), rows.decisions)
+    counted = [select(*(rows[name] for name in names), rows.decisions)]
     if source.alone is not None:
         more = source.alone.c
-        counted = sa.union_all(counted, select(*(more[name] for name in names), more.decisions))  # type: ignore[assignment]
-    c = counted.subquery("counted").c
+        counted.append(select(*(more[name] for name in names), more.decisions))
+    if source.days is not None:
+        sums = source.days.of("line" if names == ["line"] else "workflow")
+        counted.append(select(*(sums[name] for name in names), sums.decisions))
+    c = (sa.union_all(*counted) if len(counted) > 1 else counted[0]).subquery("counted").c
     found = [c[name] for name in names]
     return select(*found).group_by(*found).order_by(func.sum(c.decisions).desc(), *found).limit(most)
 
@@ -73,19 +85,10 @@ def _names(connection: Connection, source: Gathered) -> list[str | None]:
     return [name for (name,) in connection.execute(_busiest(source, ["line"], MOST_LINES))]
 
 
-_SUMMED = (
-    "decisions", "costed", "actual_usd", "expected_usd", "compared", "compared_usd", "failed", "held_back",
-    "without_reference", "exploration_usd", "also_usd", "judge_usd", "judged", "quality",
-    "uncompared_exploration_usd", "uncompared_also_usd", "uncompared_judge_usd", "held_back_judged", "held_back_quality",
-)  # fmt: skip
-_OF_PART = ("own_usd", "rest_usd", "prompts_usd")
 _COUNTS = frozenset((
     "decisions", "costed", "compared", "failed", "held_back", "without_reference", "judged", "judged_conversations",
     "held_back_judged",
 ))  # fmt: skip
-
-
-_SQUARES = ("judged_conversations", "quality_squared", "quality_product", "judged_squared")
 
 
 def _strata(connection: Connection, source: Gathered) -> frozenset[Stratum]:
@@ -93,62 +96,53 @@ def _strata(connection: Connection, source: Gathered) -> frozenset[Stratum]:
     return frozenset(Stratum(*row) for row in connection.execute(_busiest(source, ["workflow", "key"], MOST_STRATA)))
 
 
+def _line(rows: FromClause, *, by_line: bool) -> ColumnElement[Any]:
+    line: ColumnElement[Any] = rows.c.line
+    return (line if by_line else nothing(line.type)).label("line")
+
+
+def _again(table: FromClause, by: Sequence[ColumnElement[Any]], names: Sequence[str]) -> sa.Select[Any]:
+    """Sums of sums."""
+    groups = [one.element if isinstance(one, sa.Label) else one for one in by]
+    return select(*by, *(func.sum(table.c[name]).label(name) for name in names)).group_by(*groups)
+
+
 def _sums(connection: Connection, source: Gathered, *, by_line: bool) -> Iterator[tuple[Any, Sums]]:
     """The sums of each line or of all decisions, without their parts, in no order; a line may come twice."""
-    rows = source.rows
-    line = rows.c.line if by_line else nothing(rows.c.line.type)
-    conversation = [*([line] if by_line else []), rows.c.key, rows.c.conversation]
-    summed = (func.sum(rows.c[name]).label(name) for name in _SUMMED)
-    each = select(line.label("line"), *summed).group_by(*conversation).subquery("each")
-    c = each.c
-    squares = (one(c.judged > 0), c.quality * c.quality, c.quality * c.judged, c.judged * c.judged)
-    outer = select(c.line, *(func.sum(c[name]) for name in _SUMMED), *(func.sum(value) for value in squares)).group_by(
-        c.line
-    )
-    asked_for = [outer]
+    asked_for = [grouped.sums(source.rows, [_line(source.rows, by_line=by_line)])]
     if source.alone is not None:
-        more = source.alone.c
-        line = more.line if by_line else nothing(more.line.type)
-        summed_up = select(line, *(func.sum(more[name]) for name in (*_SUMMED, *_SQUARES)))
-        asked_for.append(summed_up.group_by(more.line) if by_line else summed_up)
+        asked_for.append(_again(source.alone, [_line(source.alone, by_line=by_line)], (*SUMMED, *SQUARES)))
+    if source.days is not None:
+        asked_for.append(_again(*source.days.sums(by_line=by_line), (*SUMMED, *SQUARES)))
+        linked = source.days.linked
+        asked_for.append(grouped.beyond_sums(linked, [_line(linked, by_line=by_line)]))
     for query in asked_for:
-        for name, *values in connection.execute(query, execution_options={"yield_per": _BATCH}):
-            named = zip((*_SUMMED, *_SQUARES), values, strict=True)
-            told = {field: int(value or 0) if field in _COUNTS else float(value or 0) for field, value in named}
-            yield name, Sums(**told)  # type: ignore[arg-type]
+        for row in connection.execute(query, execution_options={"yield_per": _BATCH}).mappings():
+            named = {name: value or 0 for name, value in row.items() if name != "line"}
+            told = {name: int(value) if name in _COUNTS else float(value) for name, value in named.items()}
+            yield row["line"], Sums(**told)  # type: ignore[arg-type]
 
 
 def _parts(
     connection: Connection, source: Gathered, strata: frozenset[Stratum], *, by_line: bool
 ) -> Iterator[tuple[Any, Sums]]:
     """The parts of each line or of all decisions, in no order; a part may come twice."""
-    rows = source.rows
-    line = rows.c.line if by_line else nothing(rows.c.line.type)
-    summed = (func.sum(rows.c[name]).label(name) for name in _OF_PART)
-    stratum = (rows.c.reference, rows.c.workflow, rows.c.key)
-    each = (
-        select(line.label("line"), *stratum, *summed)
-        .where(rows.c.reference.is_not(None))
-        .group_by(*([line] if by_line else []), *stratum, rows.c.conversation)
-        .subquery("each")
-    )
-    c = each.c
-    asked_for = [_of_parts(c, c.line, c.rest_usd * c.rest_usd).group_by(c.line)]
+    asked_for = [grouped.parts(source.rows, [_line(source.rows, by_line=by_line)])]
     if source.alone is not None:
-        more = source.alone.c
-        query = _of_parts(more, more.line if by_line else nothing(more.line.type), more.rest_squared)
-        query = query.where(more.reference.is_not(None))
-        asked_for.append(query.group_by(more.line) if by_line else query)
+        more = source.alone
+        by = [_line(more, by_line=by_line), *(more.c[name] for name in STRATUM)]
+        asked_for.append(_again(more, by, OF_PART).where(more.c.reference.is_not(None)))
+    if source.days is not None:
+        asked_for.append(_again(*source.days.parts(by_line=by_line), OF_PART))
+        linked = source.days.linked
+        asked_for.append(grouped.beyond_parts(linked, [_line(linked, by_line=by_line)]))
     for query in asked_for:
-        found = connection.execute(query, execution_options={"yield_per": _BATCH})
-        for name, reference, workflow, key, *sums in found:
-            part = Part(*(float(one or 0) for one in sums))
-            yield name, Sums(parts={Under(reference, _among(strata, workflow, key)): part})
-
-
-def _of_parts(c: Any, line: Any, squared: Any) -> sa.Select[Any]:
-    summed = (func.sum(value) for value in (c.own_usd, c.rest_usd, squared, c.prompts_usd))
-    return select(line, c.reference, c.workflow, c.key, *summed).group_by(c.reference, c.workflow, c.key)
+        for row in connection.execute(query, execution_options={"yield_per": _BATCH}).mappings():
+            part = Part(*(float(row.get(name) or 0) for name in OF_PART))
+            yield (
+                row["line"],
+                Sums(parts={Under(row["reference"], _among(strata, row["workflow"], row["key"])): part}),
+            )
 
 
 def _among(strata: frozenset[Stratum], workflow: str | None, key: str | None) -> Stratum | None:
@@ -178,38 +172,18 @@ def _added(answers: Iterable[Answers]) -> dict[str, Answers]:
 
 def _answers(source: Gathered, *by: str) -> list[sa.Select[Any]]:
     """What each candidate's own answers of known cost came to, as `Answers` has it, after what they are told apart by."""
-    rows = source.rows.c
-    told, expected = rows.answer_usd, rows.answer_expected_usd
-    apart = [*(rows[name] for name in by), rows.candidate]
-    sums = (func.sum(told).label("told"), func.sum(expected).label("expected"))
-    each = (
-        select(*apart, func.count().label("decisions"), *sums)
-        .where(told.is_not(None))
-        .group_by(*apart, rows.key, rows.conversation)
-        .subquery("answered")
-    )
-    c = each.c
-    named = [*(c[name] for name in by), c.candidate]
-    summed = select(
-        *named,
-        func.count(),
-        sa.cast(func.sum(c.decisions), sa.Integer),
-        func.sum(c.told),
-        func.sum(c.expected),
-        func.sum(c.told * c.told),
-        func.sum(c.told * c.expected),
-        func.sum(c.expected * c.expected),
-        func.sum(c.told * c.told * c.expected),
-        func.sum(c.told * c.expected * c.expected),
-        func.sum(c.expected * c.expected * c.expected),
-    ).group_by(*named)
-    if source.alone is None:
-        return [summed]
-    more = source.alone.c
-    named = [*(more[name] for name in by), more.candidate]
-    counted = sa.cast(func.sum(more.answers), sa.Integer)
-    also = select(*named, counted, counted, *(func.sum(more[name]) for name in OF_ANSWERS))
-    return [summed, also.where(more.answers > 0).group_by(*named)]
+    found = [grouped.answers(source.rows, [source.rows.c[name] for name in by])]
+    if source.alone is not None:
+        more = source.alone.c
+        named = [*(more[name] for name in by), more.candidate]
+        counted = sa.cast(func.sum(more.answers), sa.Integer)
+        also = select(*named, counted, counted, *(func.sum(more[name]) for name in OF_ALONE))
+        found.append(also.where(more.answers > 0).group_by(*named))
+    if source.days is not None:
+        of_days, linked = source.days.answers(apart=bool(by)), source.days.linked
+        found.append(_again(of_days, [*(of_days.c[name] for name in by), of_days.c.candidate], OF_ANSWERS))
+        found.append(grouped.beyond_answers(linked, [linked.c[name] for name in by]))
+    return found
 
 
 def _date(day: int) -> str:

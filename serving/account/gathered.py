@@ -11,15 +11,16 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy import Connection, CreateTableAs, FromClause, Select, Subquery, and_, func, select
 
-from serving.account.told import Tables, one
+from serving.account.days import Days, Summed, linked, name_of, on_days, rest_of
+from serving.account.told import Tables, one, told_rows
 from serving.account.window import Window
 
 _KEPT, _ALONE = "savings_told", "savings_alone"
-_ID_DIGITS = 32  # of a decision's id, as the router makes them
+ID_DIGITS = 32  # of a decision's id, as the router makes them
 # What sums are told apart by; a conversation belongs to a key.
 _APART = ("line", "reference", "workflow", "key", "candidate")
 # What those alone have of their answers, in the order of `Answers`.
-OF_ANSWERS = (
+OF_ALONE = (
     "answer_usd", "answer_expected_usd", "told_squared", "product", "expected_squared",
     "told_squared_expected", "told_expected_squared", "expected_cubed",
 )  # fmt: skip
@@ -27,22 +28,35 @@ _NOT_SUMMED = frozenset((*_APART, "conversation", "alone"))
 
 
 class Gathered(NamedTuple):
-    """`rows` has one for each decision, `alone` sums of those that are a conversation each; without it these are in `rows`."""
+    """`rows` has one for each decision, `alone` sums of those that are a conversation each; without it these are in `rows`.
+
+    `days` are sums of whole days, none of whose decisions are in either.
+    """
 
     rows: FromClause
     alone: FromClause | None = None
+    days: Days | None = None
 
 
-def gathered(connection: Connection, told: Subquery) -> Gathered:
-    """Gathers rows in PostgreSQL, in tables that are gone once the transaction is rolled back."""
+def gathered(connection: Connection, tables: Tables, window: Window, summed: Summed | None = None) -> Gathered:
+    """Gathers rows in PostgreSQL, in tables that are gone once the transaction is rolled back; sums of days in their place."""
     for setting in ("jit = off", "work_mem = '128MB'", "max_parallel_workers_per_gather = 4"):
         connection.exec_driver_sql(f"SET LOCAL {setting}")
-    summed = CreateTableAs(_summed(told), _ALONE, temporary=True)
+    told = told_rows(
+        tables,
+        window,
+        connection.dialect.name,
+        alone=alone(tables, window, summed),
+        when=None if summed is None else rest_of(tables.decisions.c.at, window, summed.days),
+    )
+    alone_ = CreateTableAs(_summed(told), _ALONE, temporary=True)
     columns = [column for column in told.c if column.name != "alone"]
     kept = CreateTableAs(select(*columns).where(sa.not_(told.c.alone)), _KEPT, temporary=True)
-    for made in (summed, kept):
+    for made in (alone_, kept):
         connection.execute(made)
-    return Gathered(kept.table, summed.table)
+    if summed is None:
+        return Gathered(kept.table, alone_.table)
+    return Gathered(kept.table, alone_.table, linked(connection, summed, window, kept.table))
 
 
 def _summed(told: Subquery) -> Select[Any]:
@@ -71,10 +85,14 @@ def _summed(told: Subquery) -> Select[Any]:
     )
 
 
-def alone(tables: Tables, window: Window) -> sa.ColumnElement[bool]:
+def alone(tables: Tables, window: Window, summed: Summed | None = None) -> sa.ColumnElement[bool]:
     """Whether a decision is a conversation of its own: it names none, and none is named by its id."""
     d, others = tables.decisions.c, tables.decisions.alias("others").c
-    named = select(others.session_id).distinct().where(others.at >= window.since, others.at < window.until)
+    inside = rest_of(others.at, window, () if summed is None else summed.days)
+    named = select(others.session_id).distinct().where(inside)
     # Hashed once: PostgreSQL takes it for few, and would otherwise look through them for every row.
-    sessions = named.where(func.length(others.session_id) == _ID_DIGITS)
-    return and_(d.session_id.is_(None), func.length(d.id) == _ID_DIGITS, d.id.not_in(sessions))
+    sessions = named.where(func.length(others.session_id) == ID_DIGITS)
+    found = and_(d.session_id.is_(None), func.length(d.id) == ID_DIGITS, d.id.not_in(sessions))
+    if summed is None:
+        return found
+    return and_(found, sa.not_(on_days(summed.tables.cells, summed, name_of(d.key, d.id))))

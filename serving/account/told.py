@@ -22,8 +22,18 @@ class Tables(NamedTuple):
     also: Table | None
 
 
-def told_rows(tables: Tables, window: Window, dialect: str, *, alone: ColumnElement[bool] | None = None) -> Subquery:
-    """A row for each decision, with what the sums are of; a sum leaves out what is null."""
+def told_rows(
+    tables: Tables,
+    window: Window,
+    dialect: str,
+    *,
+    alone: ColumnElement[bool] | None = None,
+    when: ColumnElement[bool] | None = None,
+) -> Subquery:
+    """A row for each decision, with what the sums are of; a sum leaves out what is null.
+
+    `when` is which decisions of the window, if not all.
+    """
     d, f = tables.decisions.c, tables.feedback.c
     reference, expected = (
         _of(tables.decisions, "reference", sa.String()),
@@ -81,7 +91,7 @@ def told_rows(tables: Tables, window: Window, dialect: str, *, alone: ColumnElem
     if alone is not None:
         columns["alone"] = alone
     chosen = select(*(column.label(name) for name, column in columns.items())).select_from(joined)
-    chosen = chosen.where(d.at >= window.since, d.at < window.until)
+    chosen = chosen.where(*((d.at >= window.since, d.at < window.until) if when is None else (when,)))
     if window.key is not None:
         chosen = chosen.where(d.key == window.key)
     return chosen.subquery("told")
