@@ -60,7 +60,7 @@ def asked(
         lines = {_date(day): lines[day] for day in sorted(lines)}
     apart = _answers_apart(connection, source, strata)
     queries = _answers(source)
-    answers = list(_added(Answers(*row) for query in queries for row in connection.execute(query)).values())
+    answers = list(_added(_answer(*row) for query in queries for row in connection.execute(query)).values())
     rest = other if other.decisions else None
     return account(window.by.value, window.since, window.until, lines, rest, total, answers, apart, judge_usd=judge_usd)
 
@@ -158,8 +158,12 @@ def _answers_apart(
     for query in _answers(source, "workflow", "key"):
         for workflow, key, *row in connection.execute(query, execution_options={"yield_per": _BATCH}):
             there = found.setdefault(_among(strata, workflow, key), [])
-            there[:] = _added([*there, Answers(*row)]).values()
+            there[:] = _added([*there, _answer(*row)]).values()
     return found
+
+
+def _answer(candidate: str, conversations: Any, decisions: Any, *sums: Any) -> Answers:
+    return Answers(candidate, int(conversations), int(decisions), *(float(one) for one in sums))
 
 
 def _added(answers: Iterable[Answers]) -> dict[str, Answers]:

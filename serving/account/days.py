@@ -30,6 +30,7 @@ from serving.account.grouped import OF_ANSWERS, OF_CELL, OF_PART, SQUARES, STRAT
 from serving.account.told import nothing
 from serving.account.window import DAY, By, Window
 
+ID_DIGITS = 32  # of a decision's id, as the router makes them
 _LINKED = "savings_linked"
 _REST = -1  # in place of a day: all days that are not summed
 _OF_LINK = ("key", "workflow", "candidate", "reference")
@@ -91,10 +92,11 @@ def made(told: FromClause, tables: DayTables, loose: ColumnElement[bool]) -> lis
 
 
 def _cells(told: FromClause, cells: Table, loose: ColumnElement[bool]) -> sa.Insert:
-    """Of what is told apart by nothing more and has something that is squared."""
+    """Of what has something that is squared, or is called as a decision's id may be."""
     by = [told.c[name] for name in _OF_LINK]
     summed = grouped.cell(told)
     some = or_(summed["judged"] > 0, summed["rest_usd"] > 0, summed["answers"] > 0)
+    some = or_(some, func.length(told.c.conversation) == ID_DIGITS)
     found = select(told.c.line, name_of(told.c.key, told.c.conversation), *by, *summed.values())
     found = found.where(loose).group_by(told.c.line, told.c.conversation, *by).having(some)
     return cells.insert().from_select(["day", "conversation", *_OF_LINK, *OF_CELL], found)

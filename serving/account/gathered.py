@@ -6,17 +6,18 @@ a row each, for their sums depend on what they are told apart by.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, CreateTableAs, FromClause, Select, Subquery, and_, func, select
 
-from serving.account.days import Days, Summed, linked, name_of, on_days, rest_of
+from serving.account.days import ID_DIGITS, Days, Summed, linked, name_of, on_days, rest_of
 from serving.account.told import Tables, one, told_rows
 from serving.account.window import Window
 
 _KEPT, _ALONE = "savings_told", "savings_alone"
-ID_DIGITS = 32  # of a decision's id, as the router makes them
 # What sums are told apart by; a conversation belongs to a key.
 _APART = ("line", "reference", "workflow", "key", "candidate")
 # What those alone have of their answers, in the order of `Answers`.
@@ -25,6 +26,10 @@ OF_ALONE = (
     "told_squared_expected", "told_expected_squared", "expected_cubed",
 )  # fmt: skip
 _NOT_SUMMED = frozenset((*_APART, "conversation", "alone"))
+
+
+# Which decisions are meant, by the column of their time.
+When = Callable[[sa.ColumnElement[float]], sa.ColumnElement[bool]]
 
 
 class Gathered(NamedTuple):
@@ -42,13 +47,11 @@ def gathered(connection: Connection, tables: Tables, window: Window, summed: Sum
     """Gathers rows in PostgreSQL, in tables that are gone once the transaction is rolled back; sums of days in their place."""
     for setting in ("jit = off", "work_mem = '128MB'", "max_parallel_workers_per_gather = 4"):
         connection.exec_driver_sql(f"SET LOCAL {setting}")
-    told = told_rows(
-        tables,
-        window,
-        connection.dialect.name,
-        alone=alone(tables, window, summed),
-        when=None if summed is None else rest_of(tables.decisions.c.at, window, summed.days),
-    )
+    when = partial(rest_of, window=window, days=() if summed is None else summed.days)
+    d = tables.decisions.c
+    named = None if summed is None else on_days(summed.tables.cells, summed, name_of(d.key, d.id))
+    which = alone(tables, when, named)
+    told = told_rows(tables, window, connection.dialect.name, alone=which, when=when(d.at))
     alone_ = CreateTableAs(_summed(told), _ALONE, temporary=True)
     columns = [column for column in told.c if column.name != "alone"]
     kept = CreateTableAs(select(*columns).where(sa.not_(told.c.alone)), _KEPT, temporary=True)
@@ -85,14 +88,14 @@ def _summed(told: Subquery) -> Select[Any]:
     )
 
 
-def alone(tables: Tables, window: Window, summed: Summed | None = None) -> sa.ColumnElement[bool]:
-    """Whether a decision is a conversation of its own: it names none, and none is named by its id."""
+def alone(tables: Tables, when: When, named: sa.ColumnElement[bool] | None = None) -> sa.ColumnElement[bool]:
+    """Whether a decision is a conversation of its own: it names none, and none is named by its id.
+
+    `when` is which others are looked at, by their time, `named` whether one is named otherwise.
+    """
     d, others = tables.decisions.c, tables.decisions.alias("others").c
-    inside = rest_of(others.at, window, () if summed is None else summed.days)
-    named = select(others.session_id).distinct().where(inside)
+    sessions = select(others.session_id).distinct().where(when(others.at))
     # Hashed once: PostgreSQL takes it for few, and would otherwise look through them for every row.
-    sessions = named.where(func.length(others.session_id) == ID_DIGITS)
+    sessions = sessions.where(func.length(others.session_id) == ID_DIGITS)
     found = and_(d.session_id.is_(None), func.length(d.id) == ID_DIGITS, d.id.not_in(sessions))
-    if summed is None:
-        return found
-    return and_(found, sa.not_(on_days(summed.tables.cells, summed, name_of(d.key, d.id))))
+    return found if named is None else and_(found, sa.not_(named))

@@ -14,6 +14,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
 from serving.bundle.atomic_write import for_its_owner
+from serving.store.days import tables as days
 from serving.store.months.partitions import make_ahead
 from serving.store.upgrade import CURRENT, UnusableError, pending, upgrade
 
@@ -47,6 +48,7 @@ def open_engine(url: str) -> Engine:
         with for_its_owner():  # what SQLite puts beside a new file later has the file's mode
             _upgraded(engine)
         make_ahead(engine, time.time())
+        days.make(engine)
     except (SQLAlchemyError, UnusableError, ValueError) as error:
         engine.dispose()
         raise _unusable(parsed, error) from None

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Engine, text
 from serving.account.asked import Tables, asked
 from serving.account.savings import Account
 from serving.account.window import Window
+from serving.store.days.kept import summed
 from serving.store.tables import ALSO_FEEDBACK, DECISIONS, FEEDBACK
 from serving.store.transaction import STATEMENT_SECONDS
 
@@ -55,7 +56,10 @@ class Asking:
             # Tables of its own, which are gone when this is rolled back; without the right to them it takes longer.
             gather = bool(connection.scalar(text("SELECT has_database_privilege(current_database(), 'TEMPORARY')")))
             with self._cancelled(connection):
-                return asked(connection, Tables(DECISIONS, FEEDBACK, ALSO_FEEDBACK), window, gather=gather)
+                of_days = summed(connection, window) if gather else None
+                return asked(
+                    connection, Tables(DECISIONS, FEEDBACK, ALSO_FEEDBACK), window, gather=gather, summed=of_days
+                )
 
     @contextmanager
     def _watched(self, connection: Connection) -> Iterator[None]:

@@ -20,6 +20,7 @@ from typing import Any
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from serving.store.days.summing import Summing
 from serving.store.feedback import Feedback, UnknownDecisionError
 from serving.store.ledger import BudgetKey, Charge, Limit, Totals
 from serving.store.months.partitions import Ahead
@@ -92,7 +93,7 @@ class DecisionStore:
         self._closed = False
         self._give_up = float("inf")  # on the monotonic clock
         self._hurry = threading.Event()
-        self._months = Ahead(engine, clock)
+        self._beside = (Ahead(engine, clock), Summing(engine))
         self._thread = threading.Thread(target=self._write, name="decision-store", daemon=True)
         self._thread.start()
 
@@ -211,7 +212,8 @@ class DecisionStore:
                 self._closed = True
                 self._queue.put(None)
         self._hurry.set()
-        self._months.stop()
+        for one in self._beside:
+            one.stop()
         self._thread.join(timeout + _LONGEST_WAIT)
         if self._thread.is_alive():
             logger.error("the decision store still has %d rows to write after %g s", self.waiting, timeout)

@@ -25,7 +25,7 @@ OTHER = "decision_other"
 AHEAD = 3  # months that are there: the running one, and the next two
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext('outcome_router_months'))"
 # Who asks for the whole table waits no longer than this for those who use it, for all others wait behind.
-_WAIT_MS = 2_000
+WAIT_MS = 2_000
 _SECONDS = 3_600.0
 _RANGE = re.compile(r"FROM \((?P<begins>[^)]*)\) TO \((?P<ends>[^)]*)\)")
 _PARTITIONS = """
@@ -80,7 +80,7 @@ def _make(engine: Engine, month: Month) -> str | None:
         connection.exec_driver_sql(_LOCK)
         if any(one.holds(month) for one in partitions(connection)):
             return None
-        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {_WAIT_MS}")
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {WAIT_MS}")
         connection.exec_driver_sql(f"LOCK TABLE {OTHER} IN ACCESS EXCLUSIVE MODE")
         connection.exec_driver_sql(f"CREATE TABLE {name} (LIKE decision INCLUDING DEFAULTS)")
         moved = connection.exec_driver_sql(
@@ -130,4 +130,4 @@ class Ahead:
     def stop(self) -> None:
         self._ended.set()
         if self._thread is not None:
-            self._thread.join(_WAIT_MS / 1e3)
+            self._thread.join(WAIT_MS / 1e3)

@@ -9,7 +9,8 @@ begins with what they cost.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Table, column, func, s
 from sqlalchemy import table as named
 from sqlalchemy.exc import OperationalError
 
+from serving.store.days.tables import UNNOTED
 from serving.store.months.calendar import month_of
 from serving.store.months.ids import EVER, made_around
 from serving.store.months.partitions import Partition, partitions, timed_out
@@ -143,7 +145,7 @@ def _finish(engine: Engine, name: str, batch: int, pruned: Pruned) -> None:
     """Deletes what is about the decisions of a table that was taken out, and drops it."""
     leaving, after = named(name, column("id")), ""
     while True:
-        with begin(engine) as connection:
+        with _unnoted(engine) as connection:
             asked = select(leaving.c.id).where(leaving.c.id > after).order_by(leaving.c.id).limit(batch)
             ids = list(connection.scalars(asked))
             if not ids:
@@ -159,7 +161,7 @@ def _some(engine: Engine, until: float, batch: int, pruned: Pruned) -> bool:
     """Deletes a batch of the oldest, with all that is about them; whether there were any."""
     d = DECISIONS.c
     months: dict[str, int] = {}
-    with begin(engine) as connection:
+    with _unnoted(engine) as connection:
         month = _months(connection)
         asked = select(d.id, d.at, month).where(d.at < until).order_by(d.at).limit(batch)
         old = list(connection.execute(asked))
@@ -194,6 +196,15 @@ def _hold(connection: Connection, ids: Sequence[str], first: float, last: float)
 def _delete_about(connection: Connection, ids: Sequence[str], pruned: Pruned) -> None:
     for one in _ABOUT:
         pruned.add(one.name, connection.execute(one.delete().where(one.c.decision_id.in_(ids))).rowcount)
+
+
+@contextmanager
+def _unnoted(engine: Engine) -> Iterator[Connection]:
+    """A transaction in which what is about decisions goes with them, so that noting the decisions' days does."""
+    with begin(engine) as connection:
+        if engine.dialect.name == "postgresql":
+            connection.exec_driver_sql(UNNOTED)
+        yield connection
 
 
 def _replays(engine: Engine, until: float, batch: int) -> int:

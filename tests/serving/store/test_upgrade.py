@@ -97,7 +97,8 @@ def version(url: str) -> list[Any]:
 
 
 def is_partition(name: str | None) -> bool:
-    return (name or "").startswith("decision_")
+    """Whether a table is none of the code's: a month, or what is kept of days."""
+    return (name or "").startswith(("decision_", "savings_"))
 
 
 def everything(url: str) -> dict[str, list[Any]]:

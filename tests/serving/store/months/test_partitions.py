@@ -123,7 +123,7 @@ def test_whoever_is_first_makes_it(url: str) -> None:
 def test_who_reads_is_not_waited_for_longer_than_a_moment(
     engine: sa.Engine, url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "_WAIT_MS", 50)
+    monkeypatch.setattr(module, "WAIT_MS", 50)
     with engine_of(url).begin() as reading:
         reading.exec_driver_sql("SELECT count(*) FROM decision")
         make_ahead(engine, MARCH)

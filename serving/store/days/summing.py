@@ -1,0 +1,141 @@
+"""Sums the days that are over and are not summed as they are now; in the background, one process at a time."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from sqlalchemy import Connection, CreateTableAs, Engine, delete, func, insert, select, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from serving.account.days import made, name_of, rest_of
+from serving.account.gathered import alone
+from serving.account.told import Tables, told_rows
+from serving.account.window import DAY, By, Window
+from serving.store.days.kept import Held, able, kept, named_elsewhere
+from serving.store.days.tables import CHANGED, DAYS, SUMS, make
+from serving.store.tables import ALSO_FEEDBACK, DECISIONS, FEEDBACK
+from serving.store.transaction import begin
+
+logger = logging.getLogger(__name__)
+
+MOST_DAYS = 800  # that are kept
+_TOLD = "savings_of_days"
+_SECONDS = 600.0
+_FIRST_SECONDS = 30.0
+_BATCH_SECONDS, _LONGEST_BATCH = 2.0, 16
+_LOCK = "SELECT pg_try_advisory_xact_lock(hashtext('outcome_router_days'))"
+_NOW = "SELECT CAST(extract(epoch FROM clock_timestamp()) AS float)"
+_NUMBER = "SELECT pg_current_xact_id()"
+_OVER = "SELECT pg_snapshot_xmin(pg_current_snapshot()) > CAST(:number AS xid8)"
+_SNAPSHOT = "SELECT CAST(pg_current_snapshot() AS text)"
+_KNOWN = """
+DELETE FROM savings_changed WHERE day = ANY(:days) AND pg_visible_in_snapshot(changed, CAST(:snapshot AS pg_snapshot))
+"""
+
+
+def sum_up(engine: Engine, ended: Callable[[], bool] = lambda: False) -> int:
+    """Sums what is to be summed, until `ended`; how many days were. Raises what SQLAlchemy does.
+
+    Nobody waits for it: who writes notes what has changed, and a day that changed meanwhile is summed the next time.
+    """
+    if engine.dialect.name != "postgresql":
+        return 0
+    with begin(engine) as connection:
+        # Whoever wrote before a day was over made no note of it. All of these have lower numbers than this transaction.
+        number, today = str(connection.scalar(text(_NUMBER))), int(connection.scalar(text(_NOW)) // DAY)
+    days = _lacking(engine, today)
+    done, size = 0, 1
+    while done < len(days) and not ended():
+        began = time.monotonic()
+        batch = days[done : done + size]
+        if not _sum(engine, number, batch):
+            return done
+        done += len(batch)
+        size = min(2 * size, _LONGEST_BATCH) if time.monotonic() - began < _BATCH_SECONDS / 2 else max(size // 2, 1)
+    return done
+
+
+def _lacking(engine: Engine, today: int) -> list[int]:
+    """The days that are over and have no sums that hold, the latest first: those are asked for most."""
+    with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
+        if not able(connection):
+            return []
+        since = (today - MOST_DAYS) * DAY
+        first = connection.scalar(select(func.min(DECISIONS.c.at)).where(DECISIONS.c.at >= since))
+        if first is None:
+            return []
+        there = set(kept(connection, since, today * DAY))
+        return [day for day in range(today - 1, int(first // DAY) - 1, -1) if day not in there]
+
+
+def _sum(engine: Engine, number: str, days: Sequence[int]) -> bool:
+    """Sums some days anew, in one transaction; False where somebody else does, or who wrote on them has not ended yet."""
+    with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection, connection.begin():
+        if not connection.scalar(text(_LOCK)) or not connection.scalar(text(_OVER), {"number": number}):
+            return False
+        for setting in ("jit = off", "work_mem = '64MB'", "statement_timeout = '120s'"):
+            connection.exec_driver_sql(f"SET LOCAL {setting}")
+        snapshot, held = connection.scalar(text(_SNAPSHOT)), Held(connection)
+        for table in (*SUMS, DAYS):
+            connection.execute(delete(table).where(table.c.day.in_(days)))
+        _insert(connection, days)
+        rows = [{"day": day, "snapshot": snapshot, "held": held.by(day)} for day in days]
+        connection.execute(insert(DAYS), rows)
+        connection.execute(text(_KNOWN), {"days": list(days), "snapshot": snapshot})
+    return True
+
+
+def _insert(connection: Connection, days: Sequence[int]) -> None:
+    window = Window(By.DAY, min(days) * DAY, (max(days) + 1) * DAY)
+    others = [day for day in range(min(days), max(days) + 1) if day not in set(days)]
+    when = partial(rest_of, window=window, days=others)
+    named = (
+        select(SUMS.cells.c.day).where(SUMS.cells.c.conversation == name_of(DECISIONS.c.key, DECISIONS.c.id)).exists()
+    )
+    tables = Tables(DECISIONS, FEEDBACK, ALSO_FEEDBACK)
+    told = told_rows(
+        tables, window, connection.dialect.name, alone=alone(tables, when, named), when=when(DECISIONS.c.at)
+    )
+    rows = CreateTableAs(select(told), _TOLD, temporary=True)
+    connection.execute(rows)
+    connection.exec_driver_sql(f"ANALYZE {_TOLD}")
+    for statement in made(rows.table, SUMS, ~rows.table.c.alone):
+        connection.execute(statement)
+    connection.exec_driver_sql(f"DROP TABLE {_TOLD}")
+    # What is named here and was a conversation of its own elsewhere is no longer: that day is summed again.
+    elsewhere = list(connection.scalars(select(DAYS.c.day).where(DAYS.c.day.not_in(days))))
+    unknown = named_elsewhere(when(DECISIONS.c.at), elsewhere).subquery()
+    note = insert(CHANGED).from_select(["day", "changed"], select(unknown.c.day, func.pg_current_xact_id()))
+    connection.execute(note)
+
+
+class Summing:
+    """Sums the days that are over every ten minutes, in a thread of its own, until `stop`; in PostgreSQL alone."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+        if engine.dialect.name == "postgresql":
+            self._thread = threading.Thread(target=self._run, args=(engine,), name="days", daemon=True)
+            self._thread.start()
+
+    def _run(self, engine: Engine) -> None:
+        wait = _FIRST_SECONDS
+        while not self._ended.wait(wait):
+            wait = _SECONDS
+            try:
+                make(engine)
+                if days := sum_up(engine, self._ended.is_set):
+                    logger.info("%d days are summed for accounts of savings", days)
+            except SQLAlchemyError as error:
+                kind = type(getattr(error, "orig", None) or error).__name__
+                logger.warning("days could not be summed for accounts of savings (%s), it is tried again", kind)
+
+    def stop(self) -> None:
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join(1.0)
