@@ -9,13 +9,18 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Integer, Select, and_, case, cast, func, select
+from sqlalchemy import Connection, Integer, Select, and_, case, cast, func, or_, select
 
+from serving.account.days import rest_of
+from serving.account.window import By, Window
 from serving.decide.decision import OTHER, Reason
+from serving.store.days.kept import kept
+from serving.store.days.tables import SUMS
 from serving.store.tables import DECISIONS, FEEDBACK
 
 MINUTE, DAY = 60.0, 86_400.0
 Asked = TypeVar("Asked", bound=Select[*tuple[Any, ...]])
+_EVER = 100_000 * DAY  # of the year 2243; what is later is of a clock that is wrong
 _MOST_LABELS = 1_000  # candidates of one time and their reasons; bundles' names alone are told apart
 
 
@@ -87,8 +92,19 @@ def made(connection: Connection, since: float, until: float, key: str | None = N
 
 
 def total(connection: Connection, key: str | None = None) -> int:
-    """How many decisions are in the store."""
-    return int(connection.execute(_own(select(func.count()).select_from(DECISIONS), key)).scalar_one())
+    """How many decisions are in the store: of days that are summed as these have it, the others are counted."""
+    found = 0
+    everything = Window(By.DAY, 0.0, _EVER, key)
+    days = kept(connection, everything.since, everything.until)
+    if days:
+        sums = SUMS.sums.c
+        asked = select(func.coalesce(func.sum(sums.decisions), 0)).where(sums.apart == "", sums.day.in_(days))
+        found = int(connection.scalar(asked if key is None else asked.where(sums.key == key)) or 0)
+    counted = _own(select(func.count()).select_from(DECISIONS), key)
+    if days:
+        d = DECISIONS.c
+        counted = counted.where(or_(rest_of(d.at, everything, days), d.at < 0, d.at >= _EVER))
+    return found + int(connection.execute(counted).scalar_one())
 
 
 def whereto(

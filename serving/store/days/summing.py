@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -25,8 +24,8 @@ logger = logging.getLogger(__name__)
 MOST_DAYS = 800  # that are kept
 _TOLD = "savings_of_days"
 _SECONDS = 600.0
-_FIRST_SECONDS = 30.0
-_BATCH_SECONDS, _LONGEST_BATCH = 2.0, 16
+FIRST_SECONDS = 30.0
+_BATCH, _LONGEST_BATCH = 50_000, 31  # decisions, about, and days
 _LOCK = "SELECT pg_try_advisory_xact_lock(hashtext('outcome_router_days'))"
 _NOW = "SELECT CAST(extract(epoch FROM clock_timestamp()) AS float)"
 _NUMBER = "SELECT pg_current_xact_id()"
@@ -50,12 +49,12 @@ def sum_up(engine: Engine, ended: Callable[[], bool] = lambda: False) -> int:
     days = _lacking(engine, today)
     done, size = 0, 1
     while done < len(days) and not ended():
-        began = time.monotonic()
         batch = days[done : done + size]
-        if not _sum(engine, number, batch):
+        rows = _sum(engine, number, batch)
+        if rows is None:
             return done
         done += len(batch)
-        size = min(2 * size, _LONGEST_BATCH) if time.monotonic() - began < _BATCH_SECONDS / 2 else max(size // 2, 1)
+        size = max(min(int(len(batch) * _BATCH / max(rows, 1)), 2 * size, _LONGEST_BATCH), 1)
     return done
 
 
@@ -72,24 +71,27 @@ def _lacking(engine: Engine, today: int) -> list[int]:
         return [day for day in range(today - 1, int(first // DAY) - 1, -1) if day not in there]
 
 
-def _sum(engine: Engine, number: str, days: Sequence[int]) -> bool:
-    """Sums some days anew, in one transaction; False where somebody else does, or who wrote on them has not ended yet."""
+def _sum(engine: Engine, number: str, days: Sequence[int]) -> int | None:
+    """Sums some days anew, in one transaction; how many decisions they have.
+
+    None where somebody else sums, or who wrote while they were not over has not ended yet.
+    """
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection, connection.begin():
         if not connection.scalar(text(_LOCK)) or not connection.scalar(text(_OVER), {"number": number}):
-            return False
+            return None
         for setting in ("jit = off", "work_mem = '64MB'", "statement_timeout = '120s'"):
             connection.exec_driver_sql(f"SET LOCAL {setting}")
         snapshot, held = connection.scalar(text(_SNAPSHOT)), Held(connection)
         for table in (*SUMS, DAYS):
             connection.execute(delete(table).where(table.c.day.in_(days)))
-        _insert(connection, days)
+        decisions = _insert(connection, days)
         rows = [{"day": day, "snapshot": snapshot, "held": held.by(day)} for day in days]
         connection.execute(insert(DAYS), rows)
         connection.execute(text(_KNOWN), {"days": list(days), "snapshot": snapshot})
-    return True
+    return decisions
 
 
-def _insert(connection: Connection, days: Sequence[int]) -> None:
+def _insert(connection: Connection, days: Sequence[int]) -> int:
     window = Window(By.DAY, min(days) * DAY, (max(days) + 1) * DAY)
     others = [day for day in range(min(days), max(days) + 1) if day not in set(days)]
     when = partial(rest_of, window=window, days=others)
@@ -103,6 +105,7 @@ def _insert(connection: Connection, days: Sequence[int]) -> None:
     rows = CreateTableAs(select(told), _TOLD, temporary=True)
     connection.execute(rows)
     connection.exec_driver_sql(f"ANALYZE {_TOLD}")
+    count = connection.scalar(select(func.count()).select_from(rows.table)) or 0
     for statement in made(rows.table, SUMS, ~rows.table.c.alone):
         connection.execute(statement)
     connection.exec_driver_sql(f"DROP TABLE {_TOLD}")
@@ -111,6 +114,7 @@ def _insert(connection: Connection, days: Sequence[int]) -> None:
     unknown = named_elsewhere(when(DECISIONS.c.at), elsewhere).subquery()
     note = insert(CHANGED).from_select(["day", "changed"], select(unknown.c.day, func.pg_current_xact_id()))
     connection.execute(note)
+    return count
 
 
 class Summing:
@@ -124,7 +128,7 @@ class Summing:
             self._thread.start()
 
     def _run(self, engine: Engine) -> None:
-        wait = _FIRST_SECONDS
+        wait = FIRST_SECONDS
         while not self._ended.wait(wait):
             wait = _SECONDS
             try:

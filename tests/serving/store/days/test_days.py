@@ -1,0 +1,218 @@
+"""Sums of days that are over give the figures of their rows, whoever changes these later and however."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from serving.account.asked import asked
+from serving.account.shown import document
+from serving.account.window import DAY, By, Window
+from serving.store import series
+from serving.store.days import summing
+from serving.store.days.kept import kept
+from serving.store.days.summing import Summing, sum_up
+from serving.store.days.tables import METADATA
+from serving.store.engine import open_engine
+from serving.store.months.calendar import month_of
+from serving.store.months.ids import new_id
+from serving.store.months.partitions import make
+from serving.store.months.prune import prune
+from serving.store.savings import savings
+from serving.store.tables import DECISIONS, FEEDBACK
+from serving.store.writer import DecisionStore
+from tests.patience import PATIENCE, until
+from tests.postgres_server import engine_of, needs_postgres, own_database
+from tests.serving.account.test_gathered import KEYS, TABLES, rows, same
+from tests.serving.store.rows import decision, feedback, told
+
+pytestmark = needs_postgres
+TODAY = int(time.time() // DAY)
+FIRST = TODAY - 9
+BASE = FIRST * DAY
+ALL = Window(By.DAY, BASE + 0.3 * DAY, BASE + 4.6 * DAY)
+
+
+@pytest.fixture
+def engine(postgres: str) -> Iterator[sa.Engine]:
+    """A store with some days of decisions and feedback, of which none is summed."""
+    engine = open_engine(own_database(postgres, "days"))
+    make(engine, [month_of(BASE), month_of(BASE + 5 * DAY)])
+    made, said = rows(1)
+    moved = {row["id"]: new_id(row["at"] + BASE) if len(row["id"]) == 32 else row["id"] for row in made}
+    for row in made:
+        row |= {
+            "id": moved[row["id"]],
+            "at": row["at"] + BASE,
+            "session_id": moved.get(row["session_id"], row["session_id"]),
+        }
+    said = [row | {"decision_id": moved[row["decision_id"]], "at": row["at"] + BASE} for row in said]
+    with engine.begin() as connection:
+        connection.execute(DECISIONS.insert(), made)
+        connection.execute(FEEDBACK.insert(), said)
+    yield engine
+    engine.dispose()
+
+
+def holding(engine: sa.Engine) -> list[int]:
+    """The days whose sums hold, since the first."""
+    with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
+        return [day - FIRST for day in kept(connection, BASE, TODAY * DAY)]
+
+
+def agree(engine: sa.Engine, windows: int = 8) -> None:
+    """An account with the days' sums has the figures of one that reads every row, however it is told apart."""
+    for by, key in [(by, key) for key in (None, KEYS[0]) for by in By][:windows]:
+        window = Window(by, ALL.since, ALL.until, key)
+        with engine.connect() as connection:
+            plain = document(asked(connection, TABLES, window))
+        assert same(document(savings(engine, window)), plain), (by, key)
+
+
+def ids(engine: sa.Engine, day: int, which: sa.ColumnElement[bool] | None = None) -> list[str]:
+    """The ids of a day's decisions: of those that something is told of, or of others."""
+    d, begins = DECISIONS.c, (FIRST + day) * DAY
+    which = d.id.in_(sa.select(FEEDBACK.c.decision_id)) if which is None else which
+    with engine.connect() as connection:
+        asked_for = sa.select(d.id).where(d.at >= begins, d.at < begins + DAY, which).order_by(d.id)
+        return list(connection.scalars(asked_for))
+
+
+def test_days_that_are_over_are_summed_and_give_the_figures_of_their_rows(engine: sa.Engine) -> None:
+    assert sum_up(engine) == 9, "from the first decision's to yesterday"
+    assert holding(engine) == list(range(9))
+    agree(engine)
+    with engine.connect() as connection:
+        days = connection.exec_driver_sql("SELECT count(*) FROM savings_sums").scalar()
+        several = (
+            "SELECT count(*) FROM (SELECT FROM savings_cells GROUP BY conversation HAVING min(day) < max(day)) several"
+        )
+        assert days
+        assert (connection.exec_driver_sql(several).scalar() or 0) > 10, "some conversations are on several days"
+    assert sum_up(engine) == 0, "nothing is summed twice"
+
+
+def test_what_is_told_late_is_in_the_figures(engine: sa.Engine) -> None:
+    sum_up(engine)
+    store = DecisionStore(engine)
+    untold = DECISIONS.c.id.not_in(sa.select(FEEDBACK.c.decision_id))
+    first, second = ids(engine, 1, untold)[0], ids(engine, 3, untold)[0]
+    assert told(store, feedback(first, cost_usd=0.5)) == [{"quality", "cost_usd"}]
+    assert holding(engine) == [0, 2, 3, 4, 5, 6, 7, 8]
+    agree(engine, 2)
+    assert told(store, feedback(second, cost_usd=0.25), feedback(first, cost_usd=9.0, replace=True))
+    assert holding(engine) == [0, 2, 4, 5, 6, 7, 8]
+    agree(engine, 2)
+    assert sum_up(engine) == 2
+    agree(engine)
+    store.close(PATIENCE)
+    with engine.connect() as connection:
+        assert not connection.exec_driver_sql("SELECT count(*) FROM savings_changed").scalar(), "no note stays for ever"
+
+
+def test_what_somebody_changes_in_sql_is_in_the_figures(engine: sa.Engine) -> None:
+    sum_up(engine)
+    changes = {
+        0: "DELETE FROM feedback WHERE decision_id = '{0}'",
+        1: "DELETE FROM decision WHERE id = '{0}'",
+        2: "UPDATE decision SET candidate = 'middle', session_id = 's1' WHERE id = '{0}'",
+        3: "INSERT INTO also_feedback (decision_id, at, cost_usd, error) VALUES ('{0}', 1, 0.5, false)",
+        4: "UPDATE feedback SET cost_usd = 3 WHERE decision_id = '{0}'",
+    }
+    for day, change in changes.items():
+        with engine.begin() as connection:
+            connection.exec_driver_sql(change.format(ids(engine, day)[0]))
+        assert day not in holding(engine), change
+    agree(engine)
+    sum_up(engine)
+    agree(engine)
+
+
+def test_a_decision_of_a_day_that_is_over_is_in_the_figures_and_in_the_count(engine: sa.Engine) -> None:
+    sum_up(engine)
+    with engine.connect() as connection:
+        before = series.total(connection)
+        assert before == connection.scalar(sa.select(sa.func.count()).select_from(DECISIONS))
+        own = sa.select(sa.func.count()).select_from(DECISIONS).where(DECISIONS.c.key == "other")
+        assert series.total(connection, "other") == connection.scalar(own)
+    earlier = ids(engine, 2, DECISIONS.c.session_id.is_(None) & (sa.func.length(DECISIONS.c.id) == 32))[-1]
+    with engine.begin() as connection:
+        key = connection.scalar(sa.select(DECISIONS.c.key).where(DECISIONS.c.id == earlier))
+        late = decision(
+            new_id(), at=BASE + 4.2 * DAY, key=key, session_id=earlier, reference="large", candidate="small"
+        )
+        now = decision(new_id(), at=BASE + 4.55 * DAY + 4 * DAY, key="other")
+        connection.execute(DECISIONS.insert(), [late, now])
+        connection.execute(FEEDBACK.insert(), [feedback(late["id"], cost_usd=0.5).row(BASE)])
+        connection.execute(FEEDBACK.delete().where(FEEDBACK.c.decision_id == earlier))
+        connection.execute(FEEDBACK.insert(), [feedback(earlier, cost_usd=0.25).row(BASE)])
+    agree(engine)
+    sum_up(engine)
+    agree(engine)
+    sum_up(engine)
+    assert len(holding(engine)) == 9
+    agree(engine)
+    with engine.connect() as connection:
+        assert series.total(connection) == before + 2
+
+
+def test_what_is_written_while_a_day_is_summed_is_not_lost(engine: sa.Engine) -> None:
+    """It was noted before, and is committed after: the day's sums do not know of it."""
+    sum_up(engine)
+    first, other = ids(engine, 1)[0], ids(engine, 2)[0]
+    with engine_of(engine.url.render_as_string(hide_password=False)).connect() as writing:
+        writing.execute(FEEDBACK.delete().where(FEEDBACK.c.decision_id == first))
+        with engine.begin() as connection:
+            connection.execute(FEEDBACK.delete().where(FEEDBACK.c.decision_id == other))
+        assert sum_up(engine) == 0, "who writes may have written before a day was over: it is waited for"
+        writing.commit()
+    assert holding(engine) == [0, 3, 4, 5, 6, 7, 8]
+    agree(engine, 2)
+    assert sum_up(engine) == 2
+
+
+def test_sums_do_not_outlive_the_tables_that_they_are_of(engine: sa.Engine) -> None:
+    sum_up(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("TRUNCATE also_feedback")
+    assert holding(engine) == [], "no trigger tells of it"
+    sum_up(engine)
+    prune(engine, BASE + 2.5 * DAY)
+    assert holding(engine)[-3:] == [6, 7, 8]
+    assert not {0, 1, 2} & set(holding(engine))
+    agree(engine, 2)
+    sum_up(engine)
+    agree(engine, 2)
+    with engine.begin() as connection:
+        for name in METADATA.tables:
+            connection.exec_driver_sql(f"DROP TABLE {name} CASCADE")
+    assert holding(engine) == []
+    with engine.connect() as connection:
+        assert savings(engine, ALL).total.decisions == asked(connection, TABLES, ALL).total.decisions
+
+
+def test_a_service_sums_in_the_background(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(summing, "FIRST_SECONDS", 0.01)
+    running = Summing(engine)
+    until(lambda: len(holding(engine)) == 9, "all days are summed")
+    running.stop()
+
+
+def test_an_account_reads_no_rows_of_days_that_are_summed(engine: sa.Engine) -> None:
+    sum_up(engine)
+    asked_for: list[Any] = []
+
+    def seen(_connection: sa.Connection, _cursor: Any, statement: str, parameters: Any, *_: object) -> None:
+        if statement.startswith("CREATE TEMPORARY TABLE savings_told"):
+            asked_for.append(sorted(value for value in parameters.values() if isinstance(value, float) and value > 1e9))
+
+    sa.event.listen(engine, "before_cursor_execute", seen)
+    savings(engine, ALL)
+    sa.event.remove(engine, "before_cursor_execute", seen)
+    [times] = asked_for
+    spans = [ALL.since, (FIRST + 1) * DAY, (FIRST + 4) * DAY, ALL.until]
+    assert sorted(set(times)) == spans
