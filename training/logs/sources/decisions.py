@@ -17,11 +17,12 @@ Decisions that were stored without their prompt, and feedback on decisions that 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from training.logs.aliases import alike
 from training.logs.io import database
@@ -59,6 +60,11 @@ _COLUMNS = (
     "a_candidate",
     *_ASKED_TOO, *(f"also_{name}" for name in _ALSO_SAID),
 )  # fmt: skip
+_AS_DECIDED = (*_COLUMNS[: len(_DECIDED)], *_ASKED_TOO)
+_AS_SAID = _COLUMNS[len(_DECIDED) : len(_DECIDED) + len(_SAID)]
+_AS_ALSO_SAID = tuple(f"also_{name}" for name in _ALSO_SAID)
+_AT_ONCE = 5_000  # decisions
+_MOST_PARAMETERS = 900  # an SQLite that is not new takes no more
 
 
 def recognises(path: LogPath) -> bool:
@@ -78,22 +84,75 @@ def recognises_url(url: str) -> bool:
 
 def read_url(url: str, _options: ImportOptions = DEFAULT) -> Iterator[Outcomes]:
     """The outcomes in a store, by time; raises OutcomeError when it cannot be read or is of another version."""
-    return checked(_rows(url), source=f"{database.shown(url)} decisions", format=NAME, convert=convert)
+    return checked(_rows(url), source=f"{database.shown(url)} decisions", format=NAME, convert=lambda records: records)
 
 
 def _rows(url: str) -> Iterator[Records]:
-    with database.connected(url) as (connection, schema):
+    """The outcomes of decisions by time, some decisions at a time, what was told of them looked up by their ids.
+
+    A join of all with all that was told would be sorted as a whole before its first row came.
+    """
+    with database.connected(url, steady=True) as (connection, schema):
         decisions, feedback, *also = tables(connection, url, schema)
-        known = feedback.c.candidate.in_(sa.select(decisions.c.candidate).distinct())
-        columns = [*(decisions.c[name] for name in _DECIDED), *(_told(feedback, name) for name in _SAID), known]
-        joined = decisions.join(feedback, feedback.c.decision_id == decisions.c.id, full=True)
-        for told in also:
-            columns += [*(decisions.c[name] for name in _ASKED_TOO), *(_told(told, name) for name in _ALSO_SAID)]
-            joined = joined.join(told, told.c.decision_id == decisions.c.id, isouter=True)
-        columns += [sa.null() for _ in range(len(_COLUMNS) - len(columns))]
-        query = sa.select(*(column.label(name) for column, name in zip(columns, _COLUMNS, strict=True)))
-        query = query.select_from(joined).order_by(decisions.c.at, decisions.c.id, feedback.c.decision_id)
-        yield from database.batches(connection, query)
+        chosen = [*(decisions.c[name] for name in _DECIDED), *(decisions.c[name] for name in _ASKED_TOO if also)]
+        query = sa.select(*chosen).order_by(decisions.c.at, decisions.c.id)
+        candidates = _Candidates(connection, decisions)
+        told, first = 0, 1
+        for batch in connection.execute(query, execution_options={"yield_per": _AT_ONCE}).partitions():
+            ids = [decision[0] for decision in batch]
+            said = _told(connection, feedback, _SAID, ids)
+            also_said = _told(connection, also[0], _ALSO_SAID, ids) if also else {}
+            told += len(said)
+            rows = []
+            for identifier, decision in zip(ids, batch, strict=True):
+                row = dict.fromkeys(_COLUMNS)
+                row.update(zip(_AS_DECIDED, decision, strict=False))
+                row.update(zip(_AS_SAID, said.get(identifier, ()), strict=False))
+                row.update(zip(_AS_ALSO_SAID, also_said.get(identifier, ()), strict=False))
+                answered = row["answered"]
+                row["a_candidate"] = answered is not None and answered != row["chosen"] and answered in candidates
+                rows.append(row)
+            yield _records(rows, first)
+            first += len(rows)
+        if told < (connection.scalar(sa.select(sa.func.count()).select_from(feedback)) or 0):
+            yield from _orphans(connection, decisions, feedback, first)
+
+
+class _Candidates:
+    """The names that the router chooses by; read when it is first asked for one, for that takes reading every decision."""
+
+    def __init__(self, connection: sa.Connection, decisions: sa.Table) -> None:
+        self._connection, self._decisions = connection, decisions
+        self._names: frozenset[str] | None = None
+
+    def __contains__(self, name: object) -> bool:
+        if self._names is None:
+            names = self._connection.scalars(sa.select(self._decisions.c.candidate).distinct())
+            self._names = frozenset(names)
+        return name in self._names
+
+
+def _told(connection: sa.Connection, table: sa.Table, names: Sequence[str], ids: Sequence[str]) -> dict[str, Any]:
+    """What a table of feedback says of decisions, by their ids; nothing in columns that the store's version lacks."""
+    columns = [table.c[name] if name in table.c else sa.null() for name in names]
+    if connection.dialect.name == "postgresql":
+        which: list[sa.ColumnElement[bool]] = [table.c.decision_id == sa.any_(sa.literal(list(ids), ARRAY(sa.Text)))]
+    else:
+        parts = range(0, len(ids), _MOST_PARAMETERS)
+        which = [table.c.decision_id.in_(ids[begin : begin + _MOST_PARAMETERS]) for begin in parts]
+    found: dict[str, Any] = {}
+    for some in which:
+        found.update((row[0], row) for row in connection.execute(sa.select(*columns).where(some)).all())
+    return found
+
+
+def _orphans(connection: sa.Connection, decisions: sa.Table, feedback: sa.Table, first: int) -> Iterator[Records]:
+    """Feedback on decisions that are not there."""
+    there = sa.select(sa.literal(1)).where(decisions.c.id == feedback.c.decision_id).exists()
+    query = sa.select(feedback.c.decision_id).where(~there).order_by(feedback.c.decision_id)
+    for batch in connection.execute(query, execution_options={"yield_per": _AT_ONCE}).partitions():
+        yield _records([dict.fromkeys(_COLUMNS) for _ in batch], first)
+        first += len(batch)
 
 
 def tables(connection: sa.Connection, url: str, schema: str | None) -> list[sa.Table]:
@@ -112,11 +171,6 @@ def tables(connection: sa.Connection, url: str, schema: str | None) -> list[sa.T
     return found
 
 
-def _told(table: sa.Table, name: str) -> sa.ColumnElement[Any]:
-    """A column of feedback; nothing where the store was written before it had where a quality is from."""
-    return sa.null() if name == _SOURCE and name not in table.c else table.c[name]
-
-
 def _tables(connection: sa.Connection, url: str, schema: str | None) -> list[sa.Table]:
     """The store's tables by reflection, with that of who was asked too if it has one; raises OutcomeError."""
     names = [_MARKER, _DECISIONS, _FEEDBACK]
@@ -133,23 +187,23 @@ def _tables(connection: sa.Connection, url: str, schema: str | None) -> list[sa.
     return [sa.Table(name, sa.MetaData(), schema=schema, autoload_with=connection) for name in names]
 
 
-def convert(records: Records) -> Records:
-    """One partition of decisions, joined with their feedback, under the outcome table's names."""
+def _records(rows: Sequence[dict[str, Any]], first: int) -> Records:
+    """The outcomes of decisions under the outcome table's names, each with the number of its decision."""
     kept: list[dict[str, Any]] = []
-    rows: list[int] = []
-    unreadable = list(records.unreadable)
-    for number, row in zip(records.rows, records.table.to_dict("records"), strict=True):
+    numbers: list[int] = []
+    unreadable = []
+    for number, row in enumerate(rows, first):
         why = _unusable(number, row)
         if why is not None:
             unreadable.append(why)
             continue
         for outcome in _outcomes(row):
             kept.append(outcome)
-            rows.append(number)
-    return Records(pd.DataFrame(kept, dtype=object), rows, unreadable)
+            numbers.append(number)
+    return Records(pd.DataFrame(kept, dtype=object), numbers, unreadable)
 
 
-def _unusable(number: int, row: Mapping[Hashable, Any]) -> Unreadable | None:
+def _unusable(number: int, row: Mapping[str, Any]) -> Unreadable | None:
     if row["request_id"] is None:
         arrived = "feedback on an id that is not in the store"
         return Unreadable(number, "feedback without its decision", arrived, "feedback on a decision that is stored")
@@ -163,7 +217,7 @@ def _unusable(number: int, row: Mapping[Hashable, Any]) -> Unreadable | None:
     return None
 
 
-def _outcomes(row: Mapping[Hashable, Any]) -> Iterator[dict[str, Any]]:
+def _outcomes(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The outcome of whoever answered, after that of the chosen candidate if it was another: then it failed.
 
     And that of who was asked too, in place of a fallback's.
@@ -190,7 +244,7 @@ def _outcomes(row: Mapping[Hashable, Any]) -> Iterator[dict[str, Any]]:
         yield {**asked, "candidate": also, "propensity": row["also_propensity"], **told_of_also, **_PURPOSE}
 
 
-def _measured(row: Mapping[Hashable, Any], prefix: str = "") -> dict[str, Any]:
+def _measured(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     measured = {name: row[f"{prefix}{name}"] for name in _MEASURED}
     return {**measured, "status": "error" if row[f"{prefix}error"] else "success"}
 

@@ -204,15 +204,16 @@ def test_a_service_sums_in_the_background(engine: sa.Engine, monkeypatch: pytest
 
 def test_an_account_reads_no_rows_of_days_that_are_summed(engine: sa.Engine) -> None:
     sum_up(engine)
-    asked_for: list[Any] = []
+    said: list[str] = []
 
-    def seen(_connection: sa.Connection, _cursor: Any, statement: str, parameters: Any, *_: object) -> None:
+    def seen(_connection: sa.Connection, _cursor: Any, statement: str, *_: object) -> None:
         if statement.startswith("CREATE TEMPORARY TABLE savings_told"):
-            asked_for.append(sorted(value for value in parameters.values() if isinstance(value, float) and value > 1e9))
+            said.append(statement)
 
     sa.event.listen(engine, "before_cursor_execute", seen)
     savings(engine, ALL)
     sa.event.remove(engine, "before_cursor_execute", seen)
-    [times] = asked_for
-    spans = [ALL.since, (FIRST + 1) * DAY, (FIRST + 4) * DAY, ALL.until]
-    assert sorted(set(times)) == spans
+    [statement] = said
+    for edge in (ALL.since, (FIRST + 1) * DAY, (FIRST + 4) * DAY, ALL.until):
+        assert str(edge) in statement
+    assert str((FIRST + 2) * DAY) not in statement
