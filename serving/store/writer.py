@@ -93,7 +93,7 @@ class DecisionStore:
         self._closed = False
         self._give_up = float("inf")  # on the monotonic clock
         self._hurry = threading.Event()
-        self._beside = (Ahead(engine, clock), Summing(engine))
+        self._months, self._days = Ahead(engine, clock), Summing(engine)
         self._thread = threading.Thread(target=self._write, name="decision-store", daemon=True)
         self._thread.start()
 
@@ -106,6 +106,11 @@ class DecisionStore:
     def waiting_bytes(self) -> int:
         """What the rows that wait, and those that are being written, take of memory, about."""
         return self._bytes
+
+    @property
+    def misplaced(self) -> int:
+        """How many decisions no month has a partition for, as PostgreSQL had it within the last ten minutes."""
+        return self._months.misplaced
 
     def decided(self, row: Mapping[str, Any]) -> bool:
         """Takes a decision's row; False, and counted, if the queue is full or closed.
@@ -212,8 +217,8 @@ class DecisionStore:
                 self._closed = True
                 self._queue.put(None)
         self._hurry.set()
-        for one in self._beside:
-            one.stop()
+        self._months.stop()
+        self._days.stop()
         self._thread.join(timeout + _LONGEST_WAIT)
         if self._thread.is_alive():
             logger.error("the decision store still has %d rows to write after %g s", self.waiting, timeout)

@@ -128,6 +128,17 @@ case("a store where none can be")(
 )
 
 
+@case("a ROUTER_REDIS that is no Redis's URL")
+def _(folder: Path) -> str:
+    said = subprocess.run(
+        [sys.executable, "-c", "from serving.cli import main; main()", "--bundle", "models/current", "--store", ""],
+        cwd=folder, capture_output=True, text=True, check=False,
+        env={"PYTHONPATH": str(ROOT), "PATH": "", "ROUTER_REDIS": "localhost:6379"},
+    )  # fmt: skip
+    assert said.returncode == 2, said.stdout + said.stderr
+    return said.stderr
+
+
 @case("a port that is in use")
 def _(folder: Path) -> str:
     with closing(socket.socket()) as taken:

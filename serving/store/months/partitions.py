@@ -26,7 +26,8 @@ AHEAD = 3  # months that are there: the running one, and the next two
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext('outcome_router_months'))"
 # Who asks for the whole table waits no longer than this for those who use it, for all others wait behind.
 WAIT_MS = 2_000
-_SECONDS = 3_600.0
+_SECONDS = 600.0
+_MOST_COUNTED = 100_000
 _RANGE = re.compile(r"FROM \((?P<begins>[^)]*)\) TO \((?P<ends>[^)]*)\)")
 _PARTITIONS = """
 SELECT child.relname, pg_get_expr(child.relpartbound, child.oid)
@@ -113,10 +114,23 @@ def timed_out(error: DBAPIError) -> bool:
     return getattr(error.orig, "sqlstate", None) == "55P03"
 
 
+def misplaced(engine: Engine) -> int:
+    """How many decisions are in the partition of those that no month has one for; not counted beyond 100,000."""
+    if engine.dialect.name != "postgresql":
+        return 0
+    with engine.connect() as connection:
+        some = f"SELECT count(*) FROM (SELECT FROM {OTHER} LIMIT {_MOST_COUNTED}) some"
+        return int(connection.scalar(text(some)) or 0)
+
+
 class Ahead:
-    """Makes the partitions of coming months every hour, in a thread of its own, until `stop`; in PostgreSQL alone."""
+    """Makes the partitions of coming months every ten minutes, in a thread of its own, until `stop`; in PostgreSQL alone.
+
+    `misplaced` is how many decisions no month had a partition for, when that was looked at last.
+    """
 
     def __init__(self, engine: Engine, clock: Callable[[], float] = time.time) -> None:
+        self.misplaced = 0
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         if engine.dialect.name == "postgresql":
@@ -124,8 +138,16 @@ class Ahead:
             self._thread.start()
 
     def _run(self, engine: Engine, clock: Callable[[], float]) -> None:
+        self._count(engine)  # whoever opened the store has made them
         while not self._ended.wait(_SECONDS):
             make_ahead(engine, clock())
+            self._count(engine)
+
+    def _count(self, engine: Engine) -> None:
+        try:
+            self.misplaced = misplaced(engine)
+        except SQLAlchemyError as error:
+            logger.warning("decisions outside of months could not be counted (%s)", type(error).__name__)
 
     def stop(self) -> None:
         self._ended.set()
