@@ -195,5 +195,6 @@ def chained_outcomes(request: Columns, candidate: Columns, error: Bools, chosen:
     share = np.divide(count(~failed & several), answered, out=unseen, where=answered > 0)
     at_once = share * count(failed) - count(failed & several & ~alike)
     chains = alike & (at_once < 0.5 * count(alike))[first]
-    place = np.arange(len(request)) - np.repeat(start, size)
-    return np.asarray(np.repeat(chains, size) & (place > 0))
+    led_to = np.repeat(chains, size)
+    led_to[start] = False
+    return led_to

@@ -22,6 +22,7 @@ from training.inspect.counts import Counts, count
 from training.logs.outcomes import Outcomes
 from training.logs.pairing import named_by_prompt
 from training.logs.repeated.known import Hashes, Known, hashes_of
+from training.logs.stored.memory import give_back
 
 # What is known of a row beside its numbers.
 ANSWERED, JUDGED, CERTIFYING, LEARNING, HELD_OUT = 1, 2, 4, 8, 16
@@ -85,7 +86,7 @@ class Rows:
     counts: list[Counts] = field(default_factory=list)
     _requests: _Places = field(default_factory=_Places)
     _sessions: _Places = field(default_factory=_Places)
-    _columns: list[tuple[NDArray[Any], ...]] = field(default_factory=list)
+    _columns: tuple[list[NDArray[Any]], ...] = field(default_factory=lambda: ([], [], [], [], []))
     _firsts: list[_First] = field(default_factory=list)
 
     @property
@@ -116,12 +117,18 @@ class Rows:
         stamp = _stamps(part.frame["timestamp"])
         self._firsts.append(_first(part.frame.iloc[first], session[first], stamp[first]))
         propensity = part.frame["propensity"].to_numpy(dtype=np.float64, na_value=np.nan)
-        self._columns.append((request.astype(np.int32), cell, propensity, stamp, _flags(part.frame, judgement)))
+        added = (request.astype(np.int32), cell, propensity, stamp, _flags(part.frame, judgement))
+        for column, values in zip(self._columns, added, strict=True):
+            column.append(values)
 
     def close(self) -> None:
-        """Forgets what only further partitions would be compared with."""
+        """Forgets what only further partitions would be compared with, and joins what they told, so that it is held once."""
         self._requests.close()
         self._sessions.close()
+        for column in self._columns:
+            column[:] = [np.concatenate(column)]
+        self._firsts[:] = [self.first()]
+        give_back()
 
     def request(self) -> Whole:
         """(n,) the request of each row, numbered in order of first appearance."""
@@ -142,6 +149,8 @@ class Rows:
 
     def first(self) -> _First:
         """What the first rows of all requests say."""
+        if len(self._firsts) == 1:
+            return self._firsts[0]
         return _First(
             *(
                 np.concatenate([getattr(one, name) for one in self._firsts])
@@ -150,7 +159,8 @@ class Rows:
         )
 
     def _column(self, place: int) -> Whole:
-        return np.concatenate([columns[place] for columns in self._columns])
+        column = self._columns[place]
+        return column[0] if len(column) == 1 else np.concatenate(column)
 
     def _cells_of(self, frame: pd.DataFrame, judgement: pd.Series[Any]) -> Whole:
         """(n,) the cell of each row; the rows are counted there."""
