@@ -111,7 +111,7 @@ def _field(path: Path, name: str) -> float:
 
 
 def give_back() -> None:
-    """Hands memory that was freed back to the system: glibc keeps what many small texts took, and large arrays cannot use it."""
+    """Hands freed memory back to the system: glibc keeps what many small texts took, and large arrays cannot use that."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)
