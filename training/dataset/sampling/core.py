@@ -1,7 +1,8 @@
 """A log too large to be learned from as a whole -> its core: whole conversations drawn by a hash, and what each stands for.
 
-A group of requests is in the core where u(group, seed) < theta; u is uniform on [0, 1) and depends on the ids of the group's
-requests alone, so the core is the same however the log is cut into files and whatever memory there is. A request stands for
+A group of requests is in the core where u(group, seed) < theta; u is uniform on [0, 1) and depends on the id of the group's
+earliest request alone, so the core is the same however the log is cut into files and whatever memory there is, and what comes
+later to a conversation leaves it where it was. A request stands for
 1 / theta of its kind (Horvitz & Thompson 1952).
 """
 
@@ -96,8 +97,8 @@ def core_of(
     everything = np.ones(len(matrix), dtype=np.bool_)
     at_hand = everything if at_hand is None else at_hand
     if all(rows.sum() <= most[name] for name, rows in parts.items()):
-        return Core(at_hand, np.ones(len(matrix)), None, everything, int((~at_hand).sum()))
-    uniform = _uniform(id_hashes(matrix.request_id) if hashes is None else hashes, groups, seed)
+        return Core(at_hand, np.ones(len(matrix)), None, at_hand, int((~at_hand).sum()))
+    uniform = _uniform(id_hashes(matrix.request_id) if hashes is None else hashes, matrix.timestamp, groups, seed)
     theta, elsewhere = np.zeros(len(matrix)), 0.0
     for name in ("calibration", "test"):
         rows = parts[name]
@@ -156,11 +157,19 @@ def id_hashes(ids: Sequence[str] | NDArray[np.object_]) -> NDArray[np.uint64]:
     return np.asarray(pd.util.hash_array(np.asarray(ids, dtype=object), categorize=False), dtype=np.uint64)
 
 
-def _uniform(hashes: NDArray[np.uint64], groups: Columns, seed: int) -> Floats:
-    """(n,) a number in [0, 1) for each request's group, by the lowest of the `id_hashes` (n,) of its requests."""
+def _uniform(hashes: NDArray[np.uint64], timestamp: NDArray[np.datetime64], groups: Columns, seed: int) -> Floats:
+    """(n,) a number in [0, 1) for each request's group, by the `id_hashes` (n,) of its earliest request, the lowest of several.
+
+    What comes later to a conversation changes nothing of its number. A request without a time comes last.
+    """
     _, group = np.unique(groups, return_inverse=True)
-    lowest = np.full(int(group.max(initial=-1)) + 1, np.iinfo(np.uint64).max, dtype=np.uint64)
-    np.minimum.at(lowest, group, hashes)
+    count = int(group.max(initial=-1)) + 1
+    instant = np.where(np.isnat(timestamp), np.iinfo(np.int64).max, timestamp.astype(np.int64))
+    earliest = np.full(count, np.iinfo(np.int64).max)
+    np.minimum.at(earliest, group, instant)
+    first = instant == earliest[group]
+    lowest = np.full(count, np.iinfo(np.uint64).max, dtype=np.uint64)
+    np.minimum.at(lowest, group[first], hashes[first])
     # The lowest of many is no uniform number any more; its hash is.
     mixed = pd.util.hash_array(lowest ^ np.uint64(seed))
     return np.asarray((mixed >> np.uint64(11)).astype(np.float64)[group] * 2.0**-53)
