@@ -178,3 +178,30 @@ def test_an_unweighted_core_does_not(log: tuple[OutcomeMatrix, Floats, Columns, 
     righted = np.average(matrix.attempted[rows][:, 2], weights=core.weight[rows])
     assert bent > 3 * share
     assert righted == pytest.approx(share, rel=0.15)
+
+
+def test_what_comes_later_to_a_conversation_leaves_it_where_it_was(
+    log: tuple[OutcomeMatrix, Floats, Columns, Split],
+) -> None:
+    matrix, labels, groups, split = log
+    dated = replace(matrix, timestamp=np.datetime64("2026-01-01", "ns") + np.arange(N) * np.timedelta64(1, "s"))
+    asked = scale(3_000, 1_000, 1)
+    once = core_of(dated, labels, groups, split, asked, seed=0)
+    # The same conversations, an hour after the last of all requests go on for one more turn each.
+    later = replace(
+        dated,
+        request_id=np.array([f"later-{number}" for number in range(N)], dtype=object),
+        timestamp=dated.timestamp + np.timedelta64(1, "D"),
+    )
+    both = {name: np.concatenate([getattr(dated, name), getattr(later, name)]) for name in ("request_id", "timestamp")}
+    twice = replace(dated.take(np.tile(np.arange(N), 2)), **both)
+    masks = {name: np.tile(getattr(split, name), 2) for name in ("train", "calibration", "test", "dropped")}
+    grown = core_of(
+        twice, np.tile(labels, (2, 1)), np.tile(groups, 2), replace(split, **masks), scale(6_000, 2_000, 1), seed=0
+    )
+    assert 3_000 < once.kept.sum() < N
+    # Twice as many of twice as many: the same share, and so the same conversations but for where the threshold lies.
+    assert (grown.kept[:N] != once.kept).mean() < 0.005
+    assert np.array_equal(grown.kept[:N], grown.kept[N:])
+    without = core_of(replace(dated, timestamp=dated.timestamp[::-1]), labels, groups, split, asked, seed=0)
+    assert (without.kept != once.kept).mean() > 0.05, "another request is the earliest"
