@@ -91,7 +91,8 @@ def train(
         prepared = prepare(table.frame, params, catalogue)
     if choices is not None:
         note = f"{prepared.split.note}; {choices.said}"
-        prepared = replace(prepared, split=replace(prepared.split, note=note))
+        told = (*prepared.told, choices.said)
+        prepared = replace(prepared, split=replace(prepared.split, note=note), told=told)
     if params.evaluate.splits:  # a misspelt name is told now, not after the training
         quick_estimators(params, np.zeros(len(prepared.candidates)))
     read, encoder = (

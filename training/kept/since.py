@@ -112,6 +112,7 @@ def resume(
         prepared,
         matrix=replace(prepared.matrix, request_id=logged),
         near=None,
+        told=(said,),
         split=replace(prepared.split, note=f"{prepared.split.note}; {said}"),
     )
     return Resumed(prepared, inputs, encoder, core, near, joined.frame, said)

@@ -59,6 +59,7 @@ def making(
         "formats": list(table.formats),
         "split": {"method": split.method, "note": split.note},
         "sampled": None if prepared.sampled is None else prepared.sampled.said(),
+        "since": list(prepared.told),
         "reference_note": learned.reference_note,
         "propensity_note": learned.propensity_note,
         "zero_router": evaluation.zero_router,

@@ -157,6 +157,8 @@ def test_adding_rows_gives_what_training_on_everything_gives(
     assert f"since {before}" in making["split"]["note"]
     assert f"the choices of {before}" in making["split"]["note"]
     assert f"Since {before}" in (bundle / "report.html").read_text(encoding="utf-8")
+    assert [said.partition(" ")[0] for said in making["since"]] == ["since", "the"]
+    assert f"| goes on from | since {before}" in (bundle / "card.md").read_text(encoding="utf-8")
     assert making["reasons"] == {"duplicate row": 1}
     assert {head["selected_by"].endswith("kept") for head in making["heads"]} == {True}
 

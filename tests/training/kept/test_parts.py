@@ -1,0 +1,165 @@
+"""Parts of what is kept: features, parameters that may change, choices as JSON, and what a grown log's core would hold."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serving.bundle.catalogue import Capability
+from serving.bundle.request import ReadRequest, RouteRequest, read
+from tests.training.dataset.sampling.test_core import scale
+from tests.training.kept.test_rows import _Kept, outcomes
+from training.config import load_params
+from training.dataset.kinds import Kinds
+from training.dataset.matrix import build_matrix
+from training.dataset.sampling.core import core_of, id_hashes
+from training.dataset.split import Split
+from training.kept.features import Written, read_features, write_features
+from training.kept.files import KeptError, kept_folder, prune
+from training.kept.settings import settings_since
+from training.learn.heads.chosen import ChoiceError, Choices, HeadChoice, PairChoice, fit_chosen
+from training.prices.costs import Lengths
+
+TEXT = {"type": "text", "text": "What is this?"}
+IMAGE = {"type": "image_url", "image_url": {"url": "https://x.org/a.png"}}
+
+
+def test_features_come_back_and_stand_for_a_request_without_its_text(tmp_path: Path) -> None:
+    table = outcomes(
+        {"request_id": "one", "prompt": "What is it, and why?", "workflow": "w"},
+        {"request_id": "two", "messages": [{"role": "user", "content": [TEXT, IMAGE]}]},
+        {"request_id": "three", "prompt": "Third."},
+    )
+    matrix = build_matrix(table.frame)
+    n = len(matrix)
+    draw = np.random.default_rng(0)
+    embedding, surface = (draw.normal(size=(n, k)).astype(np.float32) for k in (4, 13))
+    counted = np.array([read(one).said for one in matrix.requests], dtype=np.float64)
+    lengths = Lengths(np.array([[7.0], [np.nan], [np.nan]]), np.array([[True], [False], [False]]))
+    seen, ids = np.arange(n, dtype=np.uint64), id_hashes(matrix.request_id)
+    written = Written(matrix, lengths, ids, embedding, surface, counted, seen)
+    first, rest = np.array([True, False, False]), np.array([False, True, True])
+    parts = [
+        Written(
+            matrix.take(rows), lengths.take(rows), ids[rows], embedding[rows], surface[rows], counted[rows], seen[rows]
+        )
+        for rows in (first, rest)
+    ]
+    write_features(tmp_path, parts)
+    found = read_features(_Kept(tmp_path))  # type: ignore[arg-type]
+    for name in ("ids", "embedding", "surface", "counted", "seen"):
+        assert np.array_equal(getattr(found, name), getattr(written, name)), name
+    places = found.places(np.append(ids[::-1], np.uint64(5)))
+    assert places.tolist() == [2, 1, 0, -1]
+    stand = found.requests(places[:3], [None, None, "w"])
+    assert all(isinstance(one, ReadRequest) and one.text == "" for one in stand)
+    assert stand[1].needs == frozenset({Capability.VISION})
+    assert [one.said for one in stand] == [read(one).said for one in matrix.requests[::-1]]
+    assert [one.counted for one in stand] == [read(one).counted for one in matrix.requests[::-1]]
+    assert stand[2].request == RouteRequest("", workflow="w")
+    again = found.lengths_of(places, ["a", "other"])
+    assert again.tokens[2].tolist() == [7.0, counted[0]]
+    assert again.counted.tolist() == [[False, False], [False, False], [True, False], [False, False]]
+    assert np.isnan(again.tokens[3]).all()
+
+
+def test_parameters_are_as_they_were_but_for_what_may_change() -> None:
+    kept = load_params(overrides=("policy.delta=0.2", "split.seed=3", "evaluate.splits=true")).flat()
+    shipped = load_params()
+    found = settings_since(kept, shipped, ())
+    assert (found.policy.delta, found.split.seed, found.evaluate.splits) == (0.2, 3, False)
+    asked = load_params(overrides=("policy.delta=0.05", "fit.half_life_days=30", "evaluate.splits=true"))
+    found = settings_since(kept, asked, ("policy.delta", "fit.half_life_days", "evaluate.splits"))
+    assert (found.policy.delta, found.fit.half_life_days, found.evaluate.splits) == (0.05, 30.0, True)
+    assert settings_since(kept, load_params(overrides=("split.seed=3",)), ("split.seed",)).split.seed == 3
+    with pytest.raises(KeptError, match=r"split\.seed is 0, and what was kept was made with 3"):
+        settings_since(kept, shipped, ("split.seed",))
+    # A parameter that came with a later release is as it is shipped.
+    del kept["fit.half_life_days"]
+    assert settings_since(kept, shipped, ()).fit.half_life_days == 0.0
+
+
+def test_what_is_kept_goes_with_its_bundle_and_belongs_to_its_other_points(tmp_path: Path) -> None:
+    for name in ("one", "one-at-quality-0.9", "two-at-quality-0.9"):
+        (tmp_path / name).mkdir()
+    kept = tmp_path / "kept"
+    for name in ("one", "two", "three", ".draft.0123"):
+        (kept / name).mkdir(parents=True)
+    (tmp_path / "current").symlink_to("one-at-quality-0.9")
+    assert kept_folder(tmp_path / "current") == kept / "one"
+    assert kept_folder(tmp_path / "two-at-quality-0.9") == kept / "two"
+    assert prune(tmp_path) == ["three"]
+    assert sorted(path.name for path in kept.iterdir()) == [".draft.0123", "one", "two"]
+    os.utime(kept / ".draft.0123", (0, 0))
+    assert prune(tmp_path) == [".draft.0123"]
+
+
+CHOICE = HeadChoice({"ridge": 0.25, "workflow-table": 0.75}, "sigmoid", "AIQ")
+CENTRES = np.random.default_rng(1).normal(size=(2, 8)).astype(np.float32)
+CHOICES = Choices(
+    PairChoice(CHOICE, None),
+    None,
+    PairChoice(CHOICE, CHOICE),
+    Kinds(("x", "y"), CENTRES),
+    "static",
+    "ab" * 32,
+    "v1",
+    "2026-01-01",
+)
+
+
+def test_choices_come_back_from_json_as_they_were() -> None:
+    found = Choices.read(CHOICES.written())
+    assert found.kinds is not None
+    assert np.array_equal(found.kinds.centres, CENTRES)
+    assert replace(found, kinds=None) == replace(CHOICES, kinds=None)
+    for damage in ({"encoder": "other"}, {"acceptable": None}, {"kinds": {"names": ["x"]}}):
+        with pytest.raises((ValueError, KeyError, TypeError)):
+            Choices.read(CHOICES.written() | damage)
+
+
+def test_choices_that_do_not_fit_a_log_say_so() -> None:
+    with pytest.raises(ChoiceError, match="quality between 0 and 1"):
+        CHOICES.require(graded=True, workflows=False)
+    with pytest.raises(ChoiceError, match="names workflows, and the choices have kinds of work in their place"):
+        CHOICES.require(graded=False, workflows=True)
+    with pytest.raises(ChoiceError, match="nothing was selected for requests without a tag"):
+        CHOICES.acceptable.without_tags()
+    with pytest.raises(ChoiceError, match="'ridge' was chosen before and is none of the estimators"):
+        fit_chosen(None, {"workflow-table": None}, CHOICE)  # type: ignore[arg-type, dict-item]
+
+
+def test_what_a_grown_log_asks_for_is_near_already() -> None:
+    """When a tenth more comes, all that the core holds of what was there was near the core of before."""
+    n = 20_000
+    rows = {
+        "request_id": [f"r{number}" for number in range(n)],
+        "prompt": [f"{number}" for number in range(n)],
+        "workflow": ["rare" if number % 50 == 0 else f"w{number % 5}" for number in range(n)],
+    }
+    table = outcomes(*({name: values[number] for name, values in rows.items()} for number in range(n)))
+    matrix = build_matrix(table.frame, requests=False)
+    labels = (np.arange(n) % 3 > 0).astype(np.float64)[:, None]
+
+    def core(count: int, at_hand: np.ndarray | None = None):  # type: ignore[no-untyped-def]
+        part = np.minimum(np.arange(count) * 5 // count, 4)
+        split = Split(part < 3, part == 3, part == 4, np.zeros(count, dtype=np.bool_), "time", "")
+        some = np.arange(count)
+        return core_of(matrix.take(some), labels[:count], some, split, scale(3_000, 1_000, 100), 0, None, at_hand)
+
+    grown = n // 10
+    before, after = core(n - grown), core(n)
+    assert before.kept.sum() < before.near.sum() < 1.2 * before.kept.sum()
+    assert (before.kept & ~before.near).sum() == 0
+    asked = after.kept[: n - grown]
+    assert (asked & ~before.kept).sum() > 0, "requests that were tested on are learned from now, with the floors"
+    assert (asked & ~before.near).sum() == 0
+    some = np.ones(n, dtype=np.bool_)
+    some[np.flatnonzero(after.kept)[:7]] = False
+    without = core(n, some)
+    assert without.missing == 7
+    assert np.array_equal(without.kept, after.kept & some)
