@@ -169,8 +169,9 @@ class _Tasks:
                 again = self.begin(place, others)
                 list(self.first_done([again]))
                 return self.result(again, place)
+            died = error.allowed_failures + 1
             raise ClusterError(
-                f"{where}: {error.allowed_failures + 1} workers died of it, the last on {host}. Mostly that is memory: give "
+                f"{where}: {died} worker{'s' * (died > 1)} died of it, the last on {host}. Mostly that is memory: give "
                 "workers more (dask worker --memory-limit, fewer to a machine), or lower what is held (--set "
                 "scale.core_train=…). The workers' logs say more."
             ) from None

@@ -32,7 +32,7 @@ class SharedFiles:
         self._known: dict[int, tuple[weakref.ref[Any], Path]] = {}
 
     def put(self, value: object) -> Path:
-        """The file of a value; it stays until `remove`."""
+        """The file of a value, whose arrays somebody holds as long as it is read; it stays until `remove`."""
         path = self.folder / f"{token_hex(8)}.given"
         with written_whole(path) as draft, draft.open("wb") as file:
             _Writing(file, self).dump(value)
@@ -63,9 +63,8 @@ class SharedFiles:
             np.save(file, array, allow_pickle=False)
         draft.replace(path)
         self._known[id(array)] = (weakref.ref(array), path)
-        if self._keeps:
-            return path
-        weakref.finalize(array, path.unlink, missing_ok=True)
+        if not self._keeps:
+            weakref.finalize(array, path.unlink, missing_ok=True).atexit = False
         return path
 
 
