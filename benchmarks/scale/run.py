@@ -18,7 +18,7 @@ import typer
 from serving.bundle.atomic_write import written_whole
 
 # Measured and told in this order.
-PARTS: tuple[str, ...] = ("train", "since", "look", "replicas", "year")
+PARTS: tuple[str, ...] = ("train", "since", "cluster", "look", "replicas", "year")
 FOUND, PAGE = "scale.json", "benchmarks.md"
 _MARKED = re.compile(r"(<!-- scale -->\n).*?(<!-- end of scale -->)", flags=re.DOTALL)
 
