@@ -249,9 +249,9 @@ def section(found: dict[str, Any]) -> str:
     return "\n".join(
         [
             "### A cluster\n",
-            f"`router-train run` on {found['requests']:,} simulated requests on {found['cores']} cores, without a cluster and with "
-            f"two workers on the same cores: medians of {runs} run{'s' * (runs > 1)} each in alternating order (the killed one "
-            "once).\n",
+            f"`router-train run` on {found['requests']:,} simulated requests on {found['cores']} cores, without a cluster "
+            f"and with two workers on the same cores: medians of {runs} run{'s' * (runs > 1)} each in alternating order (the "
+            "killed one once).\n",
             "| `--cluster` | seconds | beside none | bundle |",
             "|---|---:|---:|---|",
             *lines,
@@ -267,12 +267,12 @@ def section(found: dict[str, Any]) -> str:
 def _projection(cost: Mapping[str, float]) -> str:
     return (
         f"A projection, not a measurement: {_LARGE:,} requests take {cost['worker_hours']:,.0f} worker-hours, some "
-        f"{cost['usd']:,.0f} USD at an assumed {_CORE_HOUR:g} USD a core and hour (public list prices of about 2025, to be replaced "
-        f"by one's own), and {cost['hours']:,.1f} hours with {_CLUSTER} workers. Assumed is that import, reading and embedding by "
-        "worker stay as measured at the most workers that have a core each, although repeats are told and files written by one "
-        "process; that the log is imported once and read once more without texts at the same speed; that its core of "
-        f"{REQUESTS:,} requests is learned from in the time measured here, scaled by size; and that shared storage is as fast as "
-        "this machine's. Storage, network and who looks after it are not in it."
+        f"{cost['usd']:,.0f} USD at an assumed {_CORE_HOUR:g} USD a core and hour (public list prices of about 2025, to be "
+        f"replaced by one's own), and {cost['hours']:,.1f} hours with {_CLUSTER} workers. Assumed is that import, reading "
+        "and embedding by worker stay as measured at the most workers that have a core each, although repeats are told and "
+        "files written by one process; that the log is imported once and read once more without texts at the same speed; "
+        f"that its core of {REQUESTS:,} requests is learned from in the time measured here, scaled by size; and that shared "
+        "storage is as fast as this machine's. Storage, network and who looks after it are not in it."
     )
 
 
