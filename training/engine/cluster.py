@@ -219,7 +219,12 @@ def _has_dashboard() -> bool:
 
 def _of_this_machine(count: int, folder: Path, stack: ExitStack) -> Client:
     """Workers of this machine, a process and a thread each; nobody without this run's certificate can reach them."""
-    stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": FAILURES}))
+    patient = {
+        "distributed.scheduler.allowed-failures": FAILURES,
+        # A worker that is started again after its death is given up after so long: 15 s are too few on a busy machine.
+        "distributed.deploy.lost-worker-timeout": f"{NO_WORKER:.0f}s",
+    }
+    stack.enter_context(dask.config.set(patient))
     security = Security.temporary()
     local = LocalCluster(
         n_workers=count,
