@@ -232,7 +232,7 @@ def _of_this_machine(count: int, folder: Path, stack: ExitStack) -> Client:
         processes=True,
         host="tls://127.0.0.1",
         protocol="tls",
-        dashboard_address="127.0.0.1:0" if _has_dashboard() else None,
+        dashboard_address="127.0.0.1:0",
         local_directory=str(folder),
         security=security,
         silence_logs=logging.CRITICAL,
