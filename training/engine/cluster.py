@@ -33,6 +33,8 @@ from training.errors import TrainingError
 CONNECT, FIRST_WORKER, NO_WORKER = 15.0, 60.0, 180.0
 # Seconds between two looks whether there still is one.
 _LOOK = 5.0
+# What a scheduler draws its dashboard with, where somebody installed it.
+_PAGES = "bokeh"
 # Workers that may die of one task before it is thought to be the task's fault.
 FAILURES = 3
 
@@ -214,7 +216,7 @@ def opened(cluster: str, folder: Path) -> Iterator[tuple[ClusterEngine, str]]:
 
 
 def _has_dashboard() -> bool:
-    return find_spec("bokeh") is not None
+    return find_spec(_PAGES) is not None
 
 
 def _of_this_machine(count: int, folder: Path, stack: ExitStack) -> Client:

@@ -55,7 +55,9 @@ def out_of_fold_of_all(
 
     Those that take longest come first, so that none of them is waited for in the end.
     """
-    slowest = sorted(factories, key=lambda name: -factories[name]().complexity)
+    slowest = list(factories)
+    if len(slowest) > 1:
+        slowest.sort(key=lambda name: -factories[name]().complexity)
     parts = [_Fit(name, factories[name], int(fold)) for name in slowest for fold in np.unique(data.folds)]
     found: dict[str, Floats | NotTrainableError] = {name: np.full(data.labels.shape, np.nan) for name in factories}
     told = engine.map(_fitted, (data, apart), parts, stage, progress, name=lambda fit: f"{fit.name}, fold {fit.fold}")
