@@ -5,6 +5,7 @@
     dataset                   the table as matrices, labels, parts, and what a head sees of each request
     learn, certify, evaluate  on the training, the calibration and the test part; `measure` has the statistics
     publish                   the report, the promotion, the entry in MLflow
+    engine                    where the parts of a stage run: in threads here, or on a Dask cluster
 
 `run` calls them in order with `config`'s parameters, `cli` is the command line, `simulation` a log to try it on. Training
 imports serving.bundle and serving.decide alone; serving never imports training.

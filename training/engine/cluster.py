@@ -49,7 +49,8 @@ class ClusterEngine:
 
     @property
     def workers(self) -> int:
-        return max(1, sum(worker["nthreads"] for worker in self._known().values()))
+        threads: int = sum(worker["nthreads"] for worker in self._known().values())
+        return max(1, threads)
 
     @property
     def folder(self) -> Path:
