@@ -211,13 +211,9 @@ def opened(cluster: str, folder: Path) -> Iterator[tuple[ClusterEngine, str]]:
         workers, machines = engine.workers, len(hosts)
         said = f"{cluster}: {workers} worker{'s' * (workers > 1)} on {machines} machine{'s' * (machines > 1)}"
         # Without Bokeh a scheduler has no dashboard, whatever its link says.
-        if client.dashboard_link and client.run_on_scheduler(_has_dashboard):
+        if client.dashboard_link and client.run_on_scheduler(find_spec, _PAGES) is not None:
             said += f"; dashboard {client.dashboard_link}"
         yield engine, said
-
-
-def _has_dashboard() -> bool:
-    return find_spec(_PAGES) is not None
 
 
 def _of_this_machine(count: int, folder: Path, stack: ExitStack) -> Client:

@@ -94,7 +94,8 @@ def looked(probe: str, nonce: str) -> Fitness:
 
 def _unfit(there: Fitness | Exception, here: Fitness, folder: Path) -> str:
     """Why a worker is not fit; "" where it is."""
-    if isinstance(there, ImportError):
+    # What cannot even be loaded there arrives as an error that quotes its own.
+    if isinstance(there, ImportError) or "ModuleNotFoundError" in str(there):
         return (
             f"lacks what it is to run ({there}). Install the same version of outcome-router there, with the extras train and "
             "cluster."

@@ -203,7 +203,14 @@ def test_a_worker_that_is_not_fit_is_named_before_any_work(
         checked(Asked(one=good, two=bad), tmp_path, "tcp://here:1")  # type: ignore[arg-type]
 
 
-def test_a_worker_without_the_package_is_named(tmp_path: Path) -> None:
-    found = Asked(one=ModuleNotFoundError("No module named 'training'"))
-    with pytest.raises(ClusterError, match=r"worker one: lacks what it is to run \(No module named 'training'\)"):
+@pytest.mark.parametrize(
+    "error",
+    [
+        ModuleNotFoundError("No module named 'training'"),
+        Exception("""ModuleNotFoundError("No module named 'training'")"""),
+    ],
+)
+def test_a_worker_without_the_package_is_named(tmp_path: Path, error: Exception) -> None:
+    found = Asked(one=error)
+    with pytest.raises(ClusterError, match=r"worker one: lacks what it is to run \(.*No module named 'training'"):
         checked(found, tmp_path, "tcp://here:1")  # type: ignore[arg-type]
