@@ -26,7 +26,7 @@ from distributed.versions import VersionMismatchWarning
 from training.engine.engine import Given, Part, Progress, Result, in_order, noted, place_of, silent
 from training.engine.files import SharedFiles
 from training.engine.named import ClusterError, workers_of
-from training.engine.workers import checked, worked
+from training.engine.workers import checked, code, worked
 from training.errors import TrainingError
 
 # Seconds in which a scheduler has to answer, and in which there has to be a worker; and after which a run without any ends.
@@ -206,6 +206,7 @@ def opened(cluster: str, folder: Path) -> Iterator[tuple[ClusterEngine, str]]:
         stack.callback(rmtree, shared, ignore_errors=True)
         count = workers_of(cluster)
         client = _connected(cluster, stack) if count is None else _of_this_machine(count, shared, stack)
+        _require_scheduler(client, cluster)
         hosts = checked(client, shared, cluster)
         engine = ClusterEngine(client, shared)
         workers, machines = engine.workers, len(hosts)
@@ -214,6 +215,21 @@ def opened(cluster: str, folder: Path) -> Iterator[tuple[ClusterEngine, str]]:
         if client.dashboard_link and client.run_on_scheduler(find_spec, _PAGES) is not None:
             said += f"; dashboard {client.dashboard_link}"
         yield engine, said
+
+
+def _require_scheduler(client: Client, cluster: str) -> None:
+    """Raises ClusterError where the scheduler, which loads what tasks are made of, has other code or none."""
+    try:
+        same = client.run_on_scheduler(code) == code()
+    except Exception as error:
+        raise ClusterError(
+            f"--cluster {cluster}: the scheduler lacks what tasks are made of ({error}). Install the same version of "
+            "outcome-router there, with the extras train and cluster."
+        ) from error
+    if not same:
+        raise ClusterError(
+            f"--cluster {cluster}: the scheduler has other code of outcome-router. Install the same there."
+        )
 
 
 def _of_this_machine(count: int, folder: Path, stack: ExitStack) -> Client:
