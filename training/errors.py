@@ -16,6 +16,8 @@ TrainingError                  the command line shows any of these as one messag
 ├── CostError                  prices and tokens
 ├── NotTrainableError          too few outcomes for an estimator
 ├── ParityError                the exported head differs from the trained one
+├── ChoiceError                what an earlier run selected, and does not fit
+├── KeptError                  what an earlier run kept, to add new rows to
 ├── EvidenceError              what answers are to be bought for
 ├── ProbeError                 which requests to put to a new candidate
 ├── ExtendError                adding a candidate to a bundle

@@ -76,11 +76,14 @@ def open_kept(bundle: Path, *, whole: bool = True) -> Kept:
     try:
         told: dict[str, Any] = json.loads((folder / ACCOUNT).read_text(encoding="utf-8"))
         arrived = told.pop("format_version")
-        if arrived != FORMAT_VERSION:
-            raise KeptError(
-                f"{folder / ACCOUNT} has format version {arrived!r}, this release reads {FORMAT_VERSION}: another release "
-                f"wrote it. {_WHOLE}"
-            )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise KeptError(f"{folder / ACCOUNT} is damaged ({error}). {_WHOLE}") from error
+    if arrived != FORMAT_VERSION:
+        raise KeptError(
+            f"{folder / ACCOUNT} has format version {arrived!r}, this release reads {FORMAT_VERSION}: another release wrote "
+            f"it. {_WHOLE}"
+        )
+    try:
         listed: dict[str, Any] = {name: tuple(told.pop(name)) for name in ("since", "formats", "surface")}
         found = Kept(folder=folder, choices=Choices.read(told.pop("choices")), **listed, **told)
         files = {str(name): str(digest) for name, digest in found.files.items()}

@@ -89,7 +89,8 @@ def read_rows(kept: Kept) -> pd.DataFrame:
 @dataclass(frozen=True)
 class Joined:
     """Kept rows and new ones behind them: `frame` has both, `new` are the new ones without repeats, with what was skipped of
-    them; `ids` are the new rows' hashed ids with those that were logged. `added` requests are new, `repeats` rows are not."""
+    them; `ids` are the hashed ids of new rows with those that they were read with. `added` requests are new, `repeats` rows
+    were known or contradict what was."""
 
     frame: pd.DataFrame
     new: Outcomes
@@ -122,7 +123,7 @@ def join(before: pd.DataFrame, new: Outcomes, *, stand_ins: bool) -> Joined:
     frame = pd.concat([before, fresh], ignore_index=True)
     # Not of what was skipped: of a request that has another text now, nobody is to read that one.
     used = set(fresh["request_id"])
-    ids = {one: plain for one, plain in zip(rows["request_id"], logged, strict=True) if one in used}
+    ids = {one: plain for one, plain in zip(rows["request_id"], new.frame["request_id"], strict=True) if one in used}
     return Joined(frame, replace(kept, frame=fresh), ids, added, repeats)
 
 

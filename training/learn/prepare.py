@@ -18,7 +18,7 @@ from training.dataset.kinds import Kinds
 from training.dataset.label import acceptable
 from training.dataset.matrix import ENOUGH_DRAWN, Objects, OutcomeMatrix, build_matrix
 from training.dataset.sampling.core import Core, Sampled, core_of
-from training.dataset.split import Split, group_requests, split_requests
+from training.dataset.split import Split, group_requests, group_stand_ins, split_requests
 from training.dataset.volume import Volume, volume
 from training.errors import TrainingError
 from training.prices.costs import CostNotes, Lengths, fill_costs_by_length
@@ -260,7 +260,8 @@ def _prepared(
         raise PrepareError(
             f"no outcome of {silent_ones} was judged. Add quality for some of its rows, or leave the candidate out."
         )
-    groups = group_requests(list(matrix.texts), list(matrix.session_id))
+    grouped = group_requests if requests else group_stand_ins
+    groups = grouped(list(matrix.texts), list(matrix.session_id))
     split = split_requests(
         groups,
         matrix.timestamp,

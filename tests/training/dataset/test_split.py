@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.examples import examples
-from training.dataset.split import SplitError, conversations, folds, group_requests, split_requests, workflow_folds
+from training.dataset.split import (
+    SplitError,
+    conversations,
+    folds,
+    group_requests,
+    group_stand_ins,
+    split_requests,
+    stand_in,
+    workflow_folds,
+)
 
 NO_TIME = np.datetime64("NaT", "us")
 
@@ -201,3 +210,17 @@ def test_conversations_are_sessions_and_each_request_without_one() -> None:
     assert conversations(["b", None, "a", "b", None]).tolist() == [0, 2, 1, 0, 3]
     assert conversations([None, None]).tolist() == [0, 1]
     assert conversations([]).tolist() == []
+
+
+def test_stand_ins_are_grouped_as_the_texts_that_they_stand_for() -> None:
+    draw = np.random.default_rng(0)
+    short = ["hi", "HI ", "yes please", ""]
+    long = [f"please tell me all that there is to know of number {n}" for n in range(30)]
+    texts = [str(one) for one in draw.choice([*short, *long, *(one.upper() for one in long)], 400)]
+    sessions = [None if one < 10 else f"s{one}" for one in draw.integers(0, 150, 400).tolist()]
+    stand_ins = [stand_in(text) for text in texts]
+    found = group_requests(texts, sessions)
+    assert 5 < len(np.unique(found)) < 200
+    assert np.array_equal(group_requests(stand_ins, sessions), found)
+    assert np.array_equal(group_stand_ins(stand_ins, sessions), found)
+    assert group_stand_ins([], []).shape == (0,)

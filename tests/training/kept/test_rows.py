@@ -107,3 +107,5 @@ def test_ids_by_prompt_go_on_as_in_one_log(tmp_path: Path) -> None:
     columns = ["request_id", "candidate", "quality"]
     assert found.frame[columns].values.tolist() == once[columns].values.tolist()
     assert found.repeats == 1
+    again = outcomes(*new).frame["request_id"]
+    assert set(found.ids.values()) <= set(again), "their texts are found by the ids that they were read with"

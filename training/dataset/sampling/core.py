@@ -117,7 +117,7 @@ def core_of(
     told = tuple(Part(name, int(part.sum()), int((part & kept).sum())) for name, part in parts.items())
     heaviest = float(weight[rows].max(initial=1.0))
     sampled = Sampled(len(matrix), told, floor, heaviest)
-    return Core(kept, weight, sampled, near & ~split.dropped, int((wanted & ~at_hand).sum()))
+    return Core(kept, weight, sampled, near & at_hand & ~split.dropped, int((wanted & ~at_hand).sum()))
 
 
 def _floors(matrix: OutcomeMatrix, labels: Floats, train: Bools, most: int, floor: int) -> tuple[Floats, int]:
