@@ -100,7 +100,7 @@ def test_an_object_that_is_to_be_new_or_as_it_was_is_asked_for_as_such(
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        (exceptions.Forbidden("SECRET"), "does not let these credentials do it"),
+        (exceptions.Forbidden("SECRET"), "the store does not let these credentials do it"),
         (
             exceptions.Unauthorized("SECRET"),
             r"no credentials that the store takes .Unauthorized.*GOOGLE_APPLICATION_CREDENTIALS",

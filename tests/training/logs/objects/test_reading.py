@@ -12,13 +12,12 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import boto3
 import pandas as pd
 import pytest
 
-from tests.object_stores import ENVIRONMENT, S3Server, empty, forget, s3_server
+from tests.object_stores import KEY, SECRET, S3Server, empty, forget, s3_server
 from training.inspect.large import large
 from training.logs.io import files
 from training.logs.objects import path, s3, store
@@ -269,37 +268,26 @@ def test_what_there_is_nothing_of_is_an_error_with_the_url(s3_store: S3Server) -
 
 def test_credentials_that_the_store_does_not_take_are_told(s3_store: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     s3_store.put("in/log.jsonl", jsonl(rows_of(3)))
-    with urlopen(f"{s3_store.url}/moto-api/reset-auth", data=b"0") as answer:
-        assert answer.status == 200
-    try:
-        for url in ("s3://logs/in/log.jsonl", "s3://logs/in/"):
-            forget()
-            with pytest.raises(ObjectStoreError, match=r"does not take the credentials .InvalidAccessKeyId") as found:
-                reading.read([url])
-            assert "AWS_ACCESS_KEY_ID" in str(found.value)
-            assert not any(
-                ENVIRONMENT[name] in str(found.value) for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-            )
-        names = {
-            "endpoint_url": s3_store.url,
-            "region_name": "us-east-1",
-            "aws_access_key_id": "x",
-            "aws_secret_access_key": "y",
-        }
-        with urlopen(f"{s3_store.url}/moto-api/reset-auth", data=b"100"):
-            iam = boto3.client("iam", **names)
-            iam.create_user(UserName="reader")
-            made = iam.create_access_key(UserName="reader")["AccessKey"]
-        with urlopen(f"{s3_store.url}/moto-api/reset-auth", data=b"0"):
-            pass
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", made["AccessKeyId"])
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", made["SecretAccessKey"])
+    iam = boto3.client("iam", endpoint_url=s3_store.url, region_name="us-east-1")
+    iam.create_user(UserName="reader")
+    reader = iam.create_access_key(UserName="reader")["AccessKey"]
+    monkeypatch.setattr("moto.settings.INITIAL_NO_AUTH_ACTION_COUNT", 0.0)  # from now on it looks
+    for url in ("s3://logs/in/log.jsonl", "s3://logs/in/"):
         forget()
-        with pytest.raises(ObjectStoreError, match=r"does not let these credentials do it .AccessDenied"):
-            reading.read(["s3://logs/in/log.jsonl"])
-    finally:
-        with urlopen(f"{s3_store.url}/moto-api/reset-auth", data=b"inf"):
-            pass
+        with pytest.raises(ObjectStoreError, match=r"does not take the credentials .InvalidAccessKeyId") as found:
+            reading.read([url])
+        assert "AWS_ACCESS_KEY_ID" in str(found.value)
+        assert KEY not in str(found.value)
+        assert SECRET not in str(found.value)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", reader["AccessKeyId"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", reader["SecretAccessKey"])
+    forget()
+    with pytest.raises(ObjectStoreError, match=r"does not let these credentials do it .AccessDenied"):
+        reading.read(["s3://logs/in/log.jsonl"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    forget()
+    with pytest.raises(ObjectStoreError, match=r"does not take the credentials .SignatureDoesNotMatch"):
+        reading.read(["s3://logs/in/log.jsonl"])
 
 
 def test_no_credentials_are_told(s3_store: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
