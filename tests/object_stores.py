@@ -14,7 +14,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from training.logs.objects import path
-from training.logs.objects.store import store_of
+from training.logs.objects.kinds import store_of
 
 KEY, SECRET = "AKIATESTSTESTSTESTS1", "s3cr3t/of+the.tests"
 ENVIRONMENT = {

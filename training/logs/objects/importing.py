@@ -13,9 +13,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from training.logs.objects.address import ObjectStoreError
+from training.logs.objects.kinds import store_of
 from training.logs.objects.listing import ACCOUNT, MARK, files_of
 from training.logs.objects.path import ObjectPath
-from training.logs.objects.store import ThereAlreadyError, store_of
+from training.logs.objects.store import ThereAlreadyError
 
 logger = logging.getLogger(__name__)
 

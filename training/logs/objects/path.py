@@ -11,8 +11,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Literal, NamedTuple, cast
 
 from training.logs.objects.address import Address, is_object_url, parse
+from training.logs.objects.kinds import store_of
 from training.logs.objects.listing import Listing
-from training.logs.objects.store import Found, store_of, vanished
+from training.logs.objects.store import Found, vanished
 
 # What is read of an object at once: little where it is looked at here and there, more where it is read through.
 _LEAST, _MOST = 1 << 20, 8 << 20

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
 from typing import Protocol
 
 from training.logs.objects.address import ObjectStoreError
@@ -45,18 +44,6 @@ class Store(Protocol):
 
     def remove(self, bucket: str, key: str) -> None:
         """Removes an object, if it is there."""
-
-
-@cache
-def store_of(scheme: str) -> Store:
-    """The store that URLs of a scheme are of; raises ObjectStoreError where what reads it is not installed."""
-    if scheme == "gs":
-        from training.logs.objects.gs import GoogleCloudStorage
-
-        return GoogleCloudStorage()
-    from training.logs.objects.s3 import S3
-
-    return S3()
 
 
 def vanished(url: str) -> ObjectStoreError:

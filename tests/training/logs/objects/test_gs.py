@@ -20,8 +20,9 @@ from tests.object_stores import forget
 from tests.training.logs.objects.test_importing import parts
 from training.logs.dataset import ACCOUNT, ImportAccount, skipped_in, store
 from training.logs.objects.address import ObjectStoreError
+from training.logs.objects.kinds import store_of
 from training.logs.objects.path import log_path
-from training.logs.objects.store import ThereAlreadyError, store_of
+from training.logs.objects.store import ThereAlreadyError
 from training.logs.sources import reading
 from training.logs.stored.rows import open_stored
 
