@@ -22,7 +22,7 @@ from training.logs.objects.address import ObjectStoreError
 from training.logs.sources import reading
 
 FAST = ["--no-track", *setting(*QUICK, "policy.quality_target=0.6")]
-CORE = setting("scale.core_train=150", "scale.core_measured=100", "scale.floor=10")
+CORE = setting("scale.core_train=150", "scale.core_measured=100", "scale.floor=20")
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +85,9 @@ def test_what_is_learned_is_the_same_wherever_the_log_is(
         found[name] = learned(tmp_path / name)
     (on_disk, estimates), (manifest, others) = found["disk"], found["objects"]
     assert manifest["data_fingerprint"] == on_disk["data_fingerprint"]
-    assert manifest["metrics"] == on_disk["metrics"]
-    np.testing.assert_array_equal(others.acceptable, estimates.acceptable)
-    np.testing.assert_array_equal(others.cost_usd, estimates.cost_usd)
+    assert manifest["metrics"] == pytest.approx(on_disk["metrics"], nan_ok=True)
+    np.testing.assert_allclose(others.acceptable, estimates.acceptable, rtol=1e-6)
+    np.testing.assert_allclose(others.cost_usd, estimates.cost_usd, rtol=1e-6)
     assert not (cache / "imports").exists() or not list((cache / "imports").iterdir())
 
 
