@@ -28,6 +28,9 @@ def main(
     work: Annotated[Path, typer.Option(help="Where logs and bundles are made; what is there is used again.")] = Path(
         ".cache/scale"
     ),
+    year_rows: Annotated[
+        list[int] | None, typer.Option(help="How many decisions a store of the part year has. Repeatable.")
+    ] = None,
     docs: Annotated[Path, typer.Option(help="The folder of scale.json and benchmarks.md.")] = Path("docs"),
 ) -> None:
     """Measure how things grow, one part after the other."""
@@ -37,7 +40,8 @@ def main(
     work.mkdir(parents=True, exist_ok=True)
     for name in PARTS:
         if name in wanted:
-            found = import_module(f"benchmarks.scale.{name}").measure(work)
+            sizes = [year_rows] if name == "year" and year_rows else []
+            found = import_module(f"benchmarks.scale.{name}").measure(work, *sizes)
             write(docs, name, found)
 
 

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -21,7 +21,9 @@ from sqlalchemy.exc import OperationalError
 
 from benchmarks.scale.throwaway import own_database, postgres
 from serving.account.window import DAY, By, Window
-from serving.store import upgrade
+from serving.store import series, upgrade
+from serving.store.days.summing import sum_up
+from serving.store.days.tables import METADATA
 from serving.store.engine import open_engine
 from serving.store.feedback import Feedback
 from serving.store.ledger import BudgetKey
@@ -48,6 +50,7 @@ PROMISED = {
 _FEEDBACK, _BUDGETS, _READ = 2_000, 200, 500_000
 _FED_BACK = 0.6
 _DAYS = 365
+_MOST_SECONDS = 600.0
 _ID = "lpad(to_hex((at * 1e3)::bigint), 12, '0') || '7' || substr(h, 1, 3) || '8' || substr(h, 4, 15)"
 # Half of the decisions are one of three turns of a conversation; three in ten went to the reference.
 _FILL = """
@@ -73,11 +76,11 @@ FROM (SELECT id, at, expected_cost_usd, substr(id, 18, 4) AS h FROM decision
 """
 
 
-def measure(work: Path) -> dict[str, Any]:
+def measure(work: Path, sizes: Sequence[int] = SIZES) -> dict[str, Any]:
     """Fills a store of each size and measures it; what was measured in this folder before is not measured again."""
-    sizes = {str(rows): _kept(work, f"year-{rows}", partial(measured, rows=rows)) for rows in SIZES}
+    found = {str(rows): _kept(work, f"year-{rows}", partial(measured, rows=rows)) for rows in sizes}
     held = _kept(work, f"year-upgrade-{UPGRADED}", partial(upgraded, rows=UPGRADED))
-    return {"sizes": sizes, "upgrade": held, "promised": PROMISED}
+    return {"sizes": found, "upgrade": held, "promised": PROMISED}
 
 
 def _kept(work: Path, name: str, found: Callable[[str], Any]) -> Any:
@@ -92,7 +95,7 @@ def _kept(work: Path, name: str, found: Callable[[str], Any]) -> Any:
 def measured(url: str, rows: int) -> dict[str, float | None]:
     """What a store of so many decisions takes."""
     engine, now = open_engine(url), time.time()
-    found: dict[str, float | None] = {}
+    found: dict[str, float | None] = {"load_before": _load()}
     months = _months(now)
     make(engine, months)
     found["fill_s"] = _timed(lambda: _fill(engine, months, now, rows))
@@ -102,13 +105,48 @@ def measured(url: str, rows: int) -> dict[str, float | None]:
         found["bytes"] = float(connection.scalar(sa.text("SELECT pg_database_size(current_database())")) or 0)
     found |= _feedback(engine, now)
     found |= _budgets(engine, now)
+    found["unsummed_30_days_s"] = _savings(engine, now, 30)
+    found["sum_up_s"] = _timed(lambda: _sum_up(engine))
+    found["bytes_of_sums"] = _bytes_of_sums(engine)
     for name, days in (("30_days", 30), ("year", _DAYS)):
         found[f"savings_{name}_s"] = _savings(engine, now, days)
+    found["total_s"] = _timed(lambda: _total(engine))
     found |= _import(url)
     found["prune_month_s"] = _timed(lambda: prune(engine, float(months[0].ends)))
-    found["load"] = os.getloadavg()[2]
+    found["load_after"] = _load()
     engine.dispose()
     return found
+
+
+def _load() -> float:
+    """How many processes ran or waited in the last five minutes, on average."""
+    load = os.getloadavg()[1]
+    logger.info("the load of the machine is %.1f", load)
+    return load
+
+
+def _sum_up(engine: sa.Engine) -> None:
+    """Sums every day that is over, as a service does in the background; not while others write, who are waited for."""
+    ends = time.monotonic() + _MOST_SECONDS
+    while not (days := sum_up(engine)) and time.monotonic() < ends:
+        time.sleep(1.0)
+    logger.info("%d days are summed", days)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("VACUUM (ANALYZE)")  # as autovacuum does within minutes
+
+
+def _bytes_of_sums(engine: sa.Engine) -> float:
+    with engine.connect() as connection:
+        names = list(METADATA.tables)
+        asked = sa.text(
+            "SELECT sum(pg_total_relation_size(to_regclass(name))) FROM unnest(CAST(:names AS text[])) name"
+        )
+        return float(connection.scalar(asked, {"names": names}) or 0)
+
+
+def _total(engine: sa.Engine) -> None:
+    with engine.connect() as connection:
+        series.total(connection)
 
 
 def upgraded(url: str, rows: int) -> dict[str, float]:
@@ -123,7 +161,7 @@ def upgraded(url: str, rows: int) -> dict[str, float]:
             upgrade.MIGRATIONS = before
     _fill(engine, _months(now), now, rows)
     engine.dispose()
-    return {"rows": rows, "seconds": _timed(lambda: open_engine(url).dispose())}
+    return {"rows": rows, "seconds": _timed(lambda: open_engine(url).dispose()), "load": _load()}
 
 
 def _months(now: float) -> list[Month]:
@@ -220,12 +258,16 @@ _ROWS = (
     ("feedback, p99", "feedback_p99_s", "ms"),
     ("8 budgets read, p99", "budgets_p99_s", "ms"),
     ("8 budgets set within the month, once", "budgets_first_s", "s"),
+    ("savings of 30 days, before any day is summed", "unsummed_30_days_s", "s"),
+    ("all days summed, in the background, once", "sum_up_s", "s"),
     ("savings of 30 days by day", "savings_30_days_s", "s"),
     ("savings of a year by day", "savings_year_s", "s"),
+    ("all decisions counted, for the live figures", "total_s", "ms"),
     ("import: until the first rows", "import_first_s", "s"),
     ("import: rows per second then", "import_rows_per_s", "rows"),
     ("the oldest month pruned", "prune_month_s", "s"),
-    ("load of the machine meanwhile (2 cores)", "load", "load"),
+    ("load of the machine before", "load_before", "load"),
+    ("load of the machine after", "load_after", "load"),
 )
 
 
@@ -247,11 +289,12 @@ def section(found: dict[str, Any]) -> str:
         promised = found["promised"].get(key)
         bound = "" if promised is None else f"{'≥' if unit == 'rows' else '≤'} {_said(promised, unit)}"
         lines.append(f"| {label} | {' | '.join(_told(sizes[rows], key, unit) for rows in names)} | {bound} |")
-    upgrade_of = found["upgrade"]
-    lines += [
-        "",
-        f"The upgrade from version 5 to 6 holds a table of {upgrade_of['rows']:,} decisions for {upgrade_of['seconds']:.1f} s.",
-    ]
+    if (upgrade_of := found.get("upgrade")) is not None:
+        lines += [
+            "",
+            f"The upgrade from version 5 to 6 holds a table of {upgrade_of['rows']:,} decisions for "
+            f"{upgrade_of['seconds']:.1f} s, at a load of {upgrade_of['load']:.1f}.",
+        ]
     return "\n".join(lines)
 
 
