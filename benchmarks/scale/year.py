@@ -180,6 +180,8 @@ def _fill(engine: sa.Engine, months: list[Month], now: float, rows: int) -> None
         last = min(int((min(month.ends, now) - begins) / step), rows)
         with engine.begin() as connection:
             connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
+            # Nothing is summed yet that a trigger might have to note a change of.
+            connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
             bounds = {"first": first, "last": last - 1, "begins": repr(begins + first * step), "step": repr(step)}
             connection.exec_driver_sql(_FILL.format(id=_ID, **bounds).replace("%", "%%"))
             share = f"{int(_FED_BACK * 0x10000):04x}"
