@@ -14,7 +14,11 @@ from serving.store.months.partitions import OTHER, partitions
 from serving.store.tables import ALSO_FEEDBACK, DECISIONS, FEEDBACK
 
 _FORM = 1  # of what is summed: with another, all days are summed anew
-_USUAL = "SELECT to_regclass('savings_changed') IS NOT NULL AND has_database_privilege(current_database(), 'TEMPORARY')"
+_USUAL = """
+SELECT coalesce(has_table_privilege(to_regclass('savings_cells'), 'SELECT'), false)
+    AND coalesce(has_table_privilege(to_regclass('savings_cells'), 'INSERT'), false)
+    AND has_database_privilege(current_database(), 'TEMPORARY') AND has_function_privilege('pg_control_system()', 'EXECUTE')
+"""
 _DATABASE = """
 SELECT system_identifier || '.' || (SELECT oid FROM pg_database WHERE datname = current_database()) FROM pg_control_system()
 """

@@ -26,6 +26,7 @@ _TOLD = "savings_of_days"
 _SECONDS = 600.0
 FIRST_SECONDS = 30.0
 _BATCH, _LONGEST_BATCH = 50_000, 31  # decisions, about, and days
+_APART = 120.0  # seconds by which the database's clock may be put back
 _LOCK = "SELECT pg_try_advisory_xact_lock(hashtext('outcome_router_days'))"
 _NOW = "SELECT CAST(extract(epoch FROM clock_timestamp()) AS float)"
 _NUMBER = "SELECT pg_current_xact_id()"
@@ -44,8 +45,9 @@ def sum_up(engine: Engine, ended: Callable[[], bool] = lambda: False) -> int:
     if engine.dialect.name != "postgresql":
         return 0
     with begin(engine) as connection:
-        # Whoever wrote before a day was over made no note of it. All of these have lower numbers than this transaction.
-        number, today = str(connection.scalar(text(_NUMBER))), int(connection.scalar(text(_NOW)) // DAY)
+        # Whoever wrote before a day was over made no note of it. All of these have lower numbers than what has one afterwards.
+        today = int((connection.scalar(text(_NOW)) - _APART) // DAY)
+        number = str(connection.scalar(text(_NUMBER)))
     days = _lacking(engine, today)
     done, size = 0, 1
     while done < len(days) and not ended():
@@ -60,15 +62,16 @@ def sum_up(engine: Engine, ended: Callable[[], bool] = lambda: False) -> int:
 
 def _lacking(engine: Engine, today: int) -> list[int]:
     """The days that are over and have no sums that hold, the latest first: those are asked for most."""
-    with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
+    with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection, connection.begin():
         if not able(connection):
             return []
         since = (today - MOST_DAYS) * DAY
-        first = connection.scalar(select(func.min(DECISIONS.c.at)).where(DECISIONS.c.at >= since))
-        if first is None:
-            return []
+        earliest = connection.scalar(select(func.min(DECISIONS.c.at)).where(DECISIONS.c.at >= since))
+        first = today if earliest is None else int(earliest // DAY)
+        for table in (*SUMS, DAYS, CHANGED):  # of what was pruned
+            connection.execute(delete(table).where(table.c.day < min(first, today)))
         there = set(kept(connection, since, today * DAY))
-        return [day for day in range(today - 1, int(first // DAY) - 1, -1) if day not in there]
+        return [day for day in range(today - 1, first - 1, -1) if day not in there]
 
 
 def _sum(engine: Engine, number: str, days: Sequence[int]) -> int | None:

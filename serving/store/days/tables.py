@@ -71,21 +71,23 @@ CHANGED = Table(
 UNNOTED = "SET LOCAL outcome_router.unnoted = 'on'"
 _NOTED = "current_setting('outcome_router.unnoted', true) IS DISTINCT FROM 'on'"
 _TODAY = "floor(extract(epoch FROM clock_timestamp()) / 86400) * 86400"
+# Whoever may write feedback need not have rights to these tables.
+_AS_OWNER = "SECURITY DEFINER SET search_path FROM CURRENT"
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext('outcome_router_days'))"
 _MADE = "SELECT to_regclass('savings_changed') IS NOT NULL"
 _CHANGED = """
-CREATE FUNCTION savings_note(at double precision) RETURNS void LANGUAGE sql AS $$
+CREATE FUNCTION savings_note(at double precision) RETURNS void LANGUAGE sql {as_owner} AS $$
     INSERT INTO savings_changed SELECT floor(at / 86400)::integer, pg_current_xact_id()
     WHERE at >= 0 AND at < {today} AND NOT EXISTS (
         SELECT FROM savings_changed WHERE day = floor(at / 86400)::integer AND changed = pg_current_xact_id())
 $$;
-CREATE FUNCTION savings_decision_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION savings_decision_changed() RETURNS trigger LANGUAGE plpgsql {as_owner} AS $$
 BEGIN
     IF TG_OP <> 'INSERT' THEN PERFORM savings_note(OLD.at); END IF;
     IF TG_OP <> 'DELETE' THEN PERFORM savings_note(NEW.at); END IF;
     RETURN NULL;
 END $$;
-CREATE FUNCTION savings_told(about text) RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION savings_told(about text) RETURNS void LANGUAGE plpgsql {as_owner} AS $$
 DECLARE made double precision; found_at double precision;
 BEGIN
     IF about ~ '^[0-9a-f]{{12}}7[0-9a-f]{{3}}[89ab][0-9a-f]{{15}}$' THEN
@@ -95,7 +97,7 @@ BEGIN
     IF found_at IS NULL THEN SELECT at INTO found_at FROM decision WHERE id = about; END IF;
     IF found_at < {today} THEN PERFORM savings_note(found_at); END IF;
 END $$;
-CREATE FUNCTION savings_feedback_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION savings_feedback_changed() RETURNS trigger LANGUAGE plpgsql {as_owner} AS $$
 BEGIN
     IF TG_OP <> 'INSERT' THEN PERFORM savings_told(OLD.decision_id); END IF;
     IF TG_OP = 'INSERT' OR (TG_OP = 'UPDATE' AND NEW.decision_id IS DISTINCT FROM OLD.decision_id) THEN
@@ -131,7 +133,7 @@ def make(engine: Engine) -> None:
             # Whoever waits for the tables has others wait behind.
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = {WAIT_MS}")
             METADATA.create_all(connection)
-            made = _CHANGED.format(today=_TODAY)
+            made = _CHANGED.format(today=_TODAY, as_owner=_AS_OWNER)
             made += "".join(_CHANGED_FEEDBACK.format(table=one, noted=_NOTED) for one in ("feedback", "also_feedback"))
             connection.exec_driver_sql(made.replace("%", "%%"))
     except SQLAlchemyError as error:

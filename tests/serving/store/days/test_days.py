@@ -16,14 +16,14 @@ from serving.store import series
 from serving.store.days import summing
 from serving.store.days.kept import kept
 from serving.store.days.summing import Summing, sum_up
-from serving.store.days.tables import METADATA
+from serving.store.days.tables import DAYS, METADATA
 from serving.store.engine import open_engine
 from serving.store.months.calendar import month_of
 from serving.store.months.ids import new_id
 from serving.store.months.partitions import make
 from serving.store.months.prune import prune
 from serving.store.savings import savings
-from serving.store.tables import DECISIONS, FEEDBACK
+from serving.store.tables import ALSO_FEEDBACK, DECISIONS, FEEDBACK
 from serving.store.writer import DecisionStore
 from tests.patience import PATIENCE, until
 from tests.postgres_server import engine_of, needs_postgres, own_database
@@ -187,12 +187,34 @@ def test_sums_do_not_outlive_the_tables_that_they_are_of(engine: sa.Engine) -> N
     agree(engine, 2)
     sum_up(engine)
     agree(engine, 2)
+    with engine.connect() as connection:
+        assert (connection.scalar(sa.select(sa.func.min(DAYS.c.day))) or 0) >= FIRST + 2, (
+            "of what is pruned nothing is kept"
+        )
     with engine.begin() as connection:
         for name in METADATA.tables:
             connection.exec_driver_sql(f"DROP TABLE {name} CASCADE")
     assert holding(engine) == []
     with engine.connect() as connection:
         assert savings(engine, ALL).total.decisions == asked(connection, TABLES, ALL).total.decisions
+
+
+def test_who_has_no_rights_to_the_sums_writes_and_asks_all_the_same(engine: sa.Engine) -> None:
+    sum_up(engine)
+    url = engine.url.set(username=f"other_{new_id()}", password="secret")
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE ROLE {url.username} LOGIN PASSWORD 'secret'")
+        for table in (DECISIONS, FEEDBACK, ALSO_FEEDBACK):
+            connection.exec_driver_sql(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table.name} TO {url.username}")
+    other, first = sa.create_engine(url, poolclass=sa.NullPool), ids(engine, 2)[0]
+    with other.begin() as connection:
+        connection.execute(FEEDBACK.delete().where(FEEDBACK.c.decision_id == first))
+    assert 2 not in holding(engine)
+    assert holding(other) == []
+    with engine.connect() as connection:
+        assert same(document(savings(other, ALL)), document(asked(connection, TABLES, ALL)))
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"DROP OWNED BY {url.username}; DROP ROLE {url.username}")
 
 
 def test_a_service_sums_in_the_background(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
