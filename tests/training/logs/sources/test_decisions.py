@@ -110,6 +110,45 @@ def test_failures_that_another_answered_are_not_hidden(tmp_path: Path) -> None:
     assert np.isfinite(matrix.cost_usd).sum(axis=0).tolist() == [50, 60], "costs are the fallback's own all the same"
 
 
+def test_it_does_not_matter_how_many_decisions_are_read_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, said = sample(9)
+    said = [*said[:3], feedback("d4", candidate="b", cost_usd=0.5), feedback("gone"), feedback("lost")]
+    path = fill(str(tmp_path / "decisions.db"), made, said)
+    at_once = reading.read([path])
+    monkeypatch.setattr(decisions, "_AT_ONCE", 2)
+    monkeypatch.setattr(decisions, "_MOST_PARAMETERS", 1)
+    parted = reading.read([path])
+    pd.testing.assert_frame_equal(parted.frame, at_once.frame)
+    assert parted.reasons == at_once.reasons == {ORPHAN: 2}
+    assert parted.rows_read == at_once.rows_read == 11
+
+
+@needs_postgres
+def test_nothing_is_sorted_before_the_first_row(postgres: str) -> None:
+    """Decisions come by the index of their time, month by month, and what was told of them by its key."""
+    url = fill(own_database(postgres, "sorted"), *sample(2_000))
+    asked: list[str] = []
+
+    def seen(_connection: sa.Connection, _cursor: Any, statement: str, *_: object) -> None:
+        asked.append(statement)
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", seen)
+    frames = [one.frame for one in decisions.read_url(url)]
+    sa.event.remove(sa.Engine, "before_cursor_execute", seen)
+    assert sum(map(len, frames)) == 2_000
+    [query] = [one for one in asked if "ORDER BY decision.at" in one]
+    assert "JOIN" not in query
+    with sa.create_engine(
+        sa.make_url(url).set(drivername="postgresql+psycopg"), poolclass=sa.NullPool
+    ).connect() as connection:
+        connection.exec_driver_sql("SET enable_seqscan = off")
+        plan = "\n".join(row[0] for row in connection.exec_driver_sql(f"EXPLAIN {query}"))
+    assert "Incremental Sort" in plan
+    assert "_at_idx" in plan
+
+
 def test_what_cannot_be_used_is_counted_with_its_reason(tmp_path: Path) -> None:
     made = [decision("kept", at=1.7e9), decision("unsaid", at=1.7e9 + 1), decision("bare", at=1.7e9 + 2, prompt=None)]
     said = [feedback("kept"), feedback("bare"), feedback("gone"), feedback("lost")]
