@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, Integer, Select, cast, func, n
 
 from serving.account.days import ID_DIGITS, Summed, name_of, on_days, rest_of
 from serving.account.window import DAY, Window
-from serving.store.days.tables import SUMS
+from serving.store.days.tables import SUMS, TRIGGERS
 from serving.store.months.partitions import OTHER, partitions
 from serving.store.tables import ALSO_FEEDBACK, DECISIONS, FEEDBACK
 
@@ -18,6 +18,8 @@ _USUAL = """
 SELECT coalesce(has_table_privilege(to_regclass('savings_cells'), 'SELECT'), false)
     AND coalesce(has_table_privilege(to_regclass('savings_cells'), 'INSERT'), false)
     AND has_database_privilege(current_database(), 'TEMPORARY') AND has_function_privilege('pg_control_system()', 'EXECUTE')
+    AND (SELECT count(*) FROM pg_trigger WHERE starts_with(tgname, 'savings_') AND tgenabled IN ('O', 'A')
+        AND tgrelid IN (to_regclass('decision'), to_regclass('feedback'), to_regclass('also_feedback'))) = :triggers
 """
 _DATABASE = """
 SELECT system_identifier || '.' || (SELECT oid FROM pg_database WHERE datname = current_database()) FROM pg_control_system()
@@ -51,7 +53,7 @@ class Held:
 
 def able(connection: Connection) -> bool:
     """Whether there are sums of days here, or may be."""
-    return connection.dialect.name == "postgresql" and bool(connection.scalar(text(_USUAL)))
+    return connection.dialect.name == "postgresql" and bool(connection.scalar(text(_USUAL), {"triggers": TRIGGERS}))
 
 
 def kept(connection: Connection, since: float, until: float) -> list[int]:

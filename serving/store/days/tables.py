@@ -76,11 +76,14 @@ _AS_OWNER = "SECURITY DEFINER SET search_path FROM CURRENT"
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext('outcome_router_days'))"
 _MADE = "SELECT to_regclass('savings_changed') IS NOT NULL"
 _CHANGED = """
-CREATE FUNCTION savings_note(at double precision) RETURNS void LANGUAGE sql {as_owner} AS $$
-    INSERT INTO savings_changed SELECT floor(at / 86400)::integer, pg_current_xact_id()
-    WHERE at >= 0 AND at < {today} AND NOT EXISTS (
-        SELECT FROM savings_changed WHERE day = floor(at / 86400)::integer AND changed = pg_current_xact_id())
-$$;
+DROP FUNCTION IF EXISTS savings_note, savings_decision_changed, savings_told, savings_feedback_changed CASCADE;
+CREATE FUNCTION savings_note(at double precision) RETURNS void LANGUAGE plpgsql {as_owner} AS $$
+BEGIN
+    IF at >= 0 AND at < {today} AND to_regclass('savings_changed') IS NOT NULL THEN
+        INSERT INTO savings_changed SELECT floor(at / 86400)::integer, pg_current_xact_id() WHERE NOT EXISTS (
+            SELECT FROM savings_changed WHERE day = floor(at / 86400)::integer AND changed = pg_current_xact_id());
+    END IF;
+END $$;
 CREATE FUNCTION savings_decision_changed() RETURNS trigger LANGUAGE plpgsql {as_owner} AS $$
 BEGIN
     IF TG_OP <> 'INSERT' THEN PERFORM savings_note(OLD.at); END IF;
@@ -117,6 +120,7 @@ CREATE TRIGGER savings_{table} AFTER INSERT OR UPDATE ON {table} FOR EACH ROW EX
 CREATE TRIGGER savings_{table}_gone AFTER DELETE ON {table} FOR EACH ROW
     WHEN ({noted}) EXECUTE FUNCTION savings_feedback_changed();
 """
+TRIGGERS = 7  # that these are
 
 
 def make(engine: Engine) -> None:

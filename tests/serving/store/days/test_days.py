@@ -17,6 +17,7 @@ from serving.store.days import summing
 from serving.store.days.kept import kept
 from serving.store.days.summing import Summing, sum_up
 from serving.store.days.tables import DAYS, METADATA
+from serving.store.days.tables import make as make_days
 from serving.store.engine import open_engine
 from serving.store.months.calendar import month_of
 from serving.store.months.ids import new_id
@@ -191,12 +192,26 @@ def test_sums_do_not_outlive_the_tables_that_they_are_of(engine: sa.Engine) -> N
         assert (connection.scalar(sa.select(sa.func.min(DAYS.c.day))) or 0) >= FIRST + 2, (
             "of what is pruned nothing is kept"
         )
+
+
+def test_tables_that_are_dropped_are_made_again_and_nobody_is_in_want_of_them(engine: sa.Engine) -> None:
+    sum_up(engine)
     with engine.begin() as connection:
-        for name in METADATA.tables:
-            connection.exec_driver_sql(f"DROP TABLE {name} CASCADE")
+        connection.exec_driver_sql(f"DROP TABLE {', '.join(METADATA.tables)}")
     assert holding(engine) == []
-    with engine.connect() as connection:
-        assert savings(engine, ALL).total.decisions == asked(connection, TABLES, ALL).total.decisions
+    with engine.begin() as connection:
+        connection.execute(FEEDBACK.delete().where(FEEDBACK.c.decision_id == ids(engine, 2)[0]))
+    agree(engine, 1)
+    make_days(engine)
+    assert sum_up(engine) == 9
+    with engine.begin() as connection:
+        connection.execute(FEEDBACK.delete().where(FEEDBACK.c.decision_id == ids(engine, 2)[0]))
+    assert len(holding(engine)) == 8, "its triggers note what is changed"
+    agree(engine, 1)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE feedback DISABLE TRIGGER savings_feedback")
+    assert holding(engine) == [], "without all of its triggers no sum is taken"
+    assert sum_up(engine) == 0
 
 
 def test_who_has_no_rights_to_the_sums_writes_and_asks_all_the_same(engine: sa.Engine) -> None:
