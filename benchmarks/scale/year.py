@@ -288,6 +288,8 @@ def section(found: dict[str, Any]) -> str:
         f"| on the disk | {' | '.join(_said(sizes[rows]['bytes'] / 1e9, 'GB') for rows in names)} | |",
     ]
     for label, key, unit in _ROWS:
+        if not any(key in one for one in sizes.values()):
+            continue
         promised = found["promised"].get(key)
         bound = "" if promised is None else f"{'≥' if unit == 'rows' else '≤'} {_said(promised, unit)}"
         lines.append(f"| {label} | {' | '.join(_told(sizes[rows], key, unit) for rows in names)} | {bound} |")
