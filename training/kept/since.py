@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from serving.bundle.arrays import Columns, Floats, Floats32
+from serving.bundle.arrays import Floats, Floats32
 from serving.bundle.catalogue import Candidate
 from serving.bundle.features import SURFACE
 from serving.bundle.request import RouteRequest
@@ -83,10 +83,10 @@ def resume(
     features = read_features(kept)
     new_ids = numbers_of(np.array(list(joined.ids), dtype=object))
 
-    def draw(matrix: OutcomeMatrix, labels: Floats, groups: Columns, split: Split) -> Core:
+    def draw(matrix: OutcomeMatrix, labels: Floats, split: Split) -> Core:
         hashes = numbers_of(matrix.request_id)
         at_hand = (features.places(hashes) >= 0) | np.isin(hashes, new_ids)
-        return core_of(matrix, labels, groups, split, params.scale, params.split.seed, hashes, at_hand)
+        return core_of(matrix, labels, split, params.scale, params.split.seed, hashes, at_hand)
 
     def hold(matrix: OutcomeMatrix) -> AtHand:
         known = np.fromiter((one in joined.ids for one in matrix.request_id), np.bool_, len(matrix))

@@ -97,8 +97,8 @@ class AtHand:
     lengths: Lengths | None = None
 
 
-# Draws the core of a log: its outcomes, fair labels, groups and parts.
-Drawing = Callable[[OutcomeMatrix, Floats, Columns, Split], Core]
+# Draws the core of a log: its outcomes, fair labels and parts.
+Drawing = Callable[[OutcomeMatrix, Floats, Split], Core]
 
 
 def prepare_stored(
@@ -115,8 +115,8 @@ def prepare_stored(
     what is `near` it comes along where it is asked for.
     """
 
-    def draw(matrix: OutcomeMatrix, labels: Floats, groups: Columns, split: Split) -> Core:
-        return core_of(matrix, labels, groups, split, params.scale, params.split.seed)
+    def draw(matrix: OutcomeMatrix, labels: Floats, split: Split) -> Core:
+        return core_of(matrix, labels, split, params.scale, params.split.seed)
 
     def hold(matrix: OutcomeMatrix) -> AtHand:
         return AtHand(requests(matrix.request_id))
@@ -139,7 +139,7 @@ def prepare_core(
     `mark` is the log's fingerprint where it is known.
     """
     whole, logged = _without_unlearnable(frame, params, catalogue, requests=False, mark=mark)
-    core = draw(whole.matrix, whole.fair_labels, whole.groups, whole.split)
+    core = draw(whole.matrix, whole.fair_labels, whole.split)
     beside = core.near & ~core.kept if near else np.zeros(len(logged), dtype=np.bool_)
     held = np.flatnonzero(core.kept | beside)
     at_hand = hold(logged.take(held))

@@ -1,14 +1,14 @@
-"""A log too large to be learned from as a whole -> its core: whole conversations drawn by a hash, and what each stands for.
+"""A log too large to be learned from as a whole -> its core: requests drawn by a hash, and how many each stands for.
 
-A group of requests is in the core where u(group, seed) < theta; u is uniform on [0, 1) and depends on the id of the group's
-earliest request alone, so the core is the same however the log is cut into files and whatever memory there is, and what comes
-later to a conversation leaves it where it was. A request stands for
-1 / theta of its kind (Horvitz & Thompson 1952).
+A request is in the core where u(id, seed) < theta; u is uniform on [0, 1) and depends on its id alone, so the core is the same
+however the log is cut into files and whatever memory there is. A request stands for 1 / theta of its kind (Horvitz & Thompson
+1952). Requests are drawn, not conversations: then no conversation is in the core as a whole or not at all, however long it is,
+and of each there are only so many as its share of the log. A conversation's requests stay in one part, and its group.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,10 +19,22 @@ from serving.bundle.arrays import Bools, Columns, Floats
 from training.config import Scale
 from training.dataset.matrix import OutcomeMatrix, workflow_names
 from training.dataset.split import Split
+from training.errors import TrainingError
 
 # Of what is held, so much at most is there for floors: the rest is a fair share of everything.
 _MOST_BY_FLOORS = 0.5
+# And so much for a kind of request that comes first, unless it has more by an even share.
+_MOST_OF_ONE = 0.75
+# What a candidate is against the others is learned from requests that all were put to, by so many times the floor.
+_TRIED_BY_ALL = 10
+# Beside the core so many times its size may be kept, for what the log's growth would ask for.
+_MOST_NEAR = 2
 _STEPS = 60
+_FIRST, _SECOND, _OTHER = 0, 1, 2
+
+
+class CoreError(TrainingError):
+    """A part of the log of which nothing can be held: says which, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +48,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Sampled:
-    """What was drawn of a log of `requests` requests, by part; in training at least `floor` of each workflow and of each
-    candidate's judged answers, or all there are, with weights up to `heaviest`."""
+    """What was drawn of a log of `requests` requests, by part; in training about `floor` of each workflow and of each
+    candidate's judged answers are expected at least, or all there are. A request stands for `heaviest` at most. `lowered` says
+    what there was no room for."""
 
     requests: int
     parts: tuple[Part, ...]
-    floor: int
+    floor: float
     heaviest: float
+    lowered: tuple[str, ...] = ()
 
     @property
     def kept(self) -> int:
@@ -51,12 +65,17 @@ class Sampled:
     def said(self) -> str:
         """What was sampled and what that costs, in sentences."""
         told = ", ".join(f"{part.name} {part.kept:,} of {part.requests:,}" for part in self.parts)
-        return (
-            f"sampled: {self.kept:,} of {self.requests:,} requests are in the core that was learned from and measured on, "
-            f"whole conversations drawn by a hash ({told}); of each workflow and of each candidate's judged answers in "
-            f"training some {self.floor:,} at least, or all there are, and each request there counts for those it stands for, "
-            f"at most {self.heaviest:,.1f}; certificates and test figures have the intervals of the requests in the core, and "
-            "nothing was learned from the others"
+        return "; ".join(
+            (
+                f"sampled: {self.kept:,} of {self.requests:,} requests are in the core that was learned from and measured on, "
+                f"drawn by a hash of their ids ({told})",
+                "of each workflow and of each candidate's judged answers in training some "
+                f"{_number(self.floor)} at least are expected there, or all there are",
+                *self.lowered,
+                f"each request there counts for those it stands for, at most {self.heaviest:,.1f}",
+                "certificates and test figures have the intervals of the requests in the core, and nothing was learned from "
+                "the others",
+            )
         )
 
 
@@ -78,78 +97,156 @@ class Core:
 def core_of(
     matrix: OutcomeMatrix,
     labels: Floats,
-    groups: Columns,
     split: Split,
     scale: Scale,
     seed: int,
     hashes: NDArray[np.uint64] | None = None,
     at_hand: Bools | None = None,
 ) -> Core:
-    """The core of n requests with `labels` (n, m), NaN where not judged, in `groups` (n,) that are kept or left as a whole.
+    """The core of n requests with `labels` (n, m), NaN where not judged. Raises CoreError where a part would be empty.
 
-    The calibration and the test part are thinned evenly, so that what is measured on them is fair; requests that were drawn to
-    certify on stay. In training every group that something was bought for stays, and so many of each workflow and of each
-    candidate's judged answers as `scale.floor` says. `hashes` (n,) are `id_hashes` of the requests' ids, where these are not at
-    hand; requests of which nothing is `at_hand` (n,) are left out.
+    Of the calibration and the test part come first those that were drawn to certify on, then those that every candidate was
+    tried on; the others are thinned evenly. In training come first those that something was bought for, and so many of each
+    workflow and of each candidate's judged answers as `scale.floor` says. All in all a part has as many as `scale` says, give
+    or take the square root of that. `hashes` (n,) are `id_hashes` of the requests' ids, where these are not at hand; requests
+    of which nothing is `at_hand` (n,) are left out.
     """
     parts = {"training": split.train, "calibration": split.calibration, "test": split.test}
     most = {"training": scale.core_train, "calibration": scale.core_measured, "test": scale.core_measured}
     everything = np.ones(len(matrix), dtype=np.bool_)
     at_hand = everything if at_hand is None else at_hand
     if all(rows.sum() <= most[name] for name, rows in parts.items()):
-        return Core(at_hand, np.ones(len(matrix)), None, at_hand, int((~at_hand).sum()))
-    uniform = _uniform(id_hashes(matrix.request_id) if hashes is None else hashes, matrix.timestamp, groups, seed)
-    theta, elsewhere = np.zeros(len(matrix)), 0.0
+        _require_some(parts, at_hand)
+        return Core(at_hand, np.ones(len(matrix)), None, everything, int((~at_hand).sum()))
+    uniform = _uniform(id_hashes(matrix.request_id) if hashes is None else hashes, seed)
+    training = _in_training(matrix, labels, split.train, most["training"], scale.floor)
+    theta = np.where(split.train, training.chance, 0.0)
+    beyond, lowered = training.chance, list(training.lowered)
+    kinds = np.where(matrix.drawn, _FIRST, np.where(_tried_by_all(matrix), _SECOND, _OTHER))
     for name in ("calibration", "test"):
-        rows = parts[name]
-        theta[rows] = share = min(1.0, most[name] / max(int(rows.sum()), 1))
-        elsewhere = max(elsewhere, share)
-    theta[matrix.drawn & ~split.train & ~split.dropped] = 1.0
-    rows, floor = split.train, scale.floor
-    in_training = np.ones(len(matrix))
-    if rows.sum() > most["training"]:
-        least, floor = _floors(matrix, labels, rows, most["training"], scale.floor)
-        in_training = _thresholds(least, groups, rows, most["training"])
-    theta[rows] = in_training[rows]
+        chances, thinned = _by_kind(kinds[parts[name]], most[name], name)
+        theta[parts[name]] = chances[kinds[parts[name]]]
+        lowered += thinned
+        # In a split by time what is learned from now is learned from later, too.
+        stays = split.train & (split.method == "time")
+        beyond = np.maximum(beyond, np.where(stays, chances[_OTHER], chances[kinds]))
     wanted = uniform < theta
-    kept, near = wanted & at_hand, uniform < np.maximum(np.maximum(theta, in_training), elsewhere)
+    kept = wanted & at_hand
+    _require_some(parts, kept)
     weight = np.where(kept, 1.0 / np.where(theta > 0, theta, 1.0), 0.0)
     told = tuple(Part(name, int(part.sum()), int((part & kept).sum())) for name, part in parts.items())
-    heaviest = float(weight[rows].max(initial=1.0))
-    sampled = Sampled(len(matrix), told, floor, heaviest)
-    return Core(kept, weight, sampled, near & at_hand & ~split.dropped, int((wanted & ~at_hand).sum()))
+    heaviest = float(weight.max(initial=1.0))
+    sampled = Sampled(len(matrix), told, training.floor, heaviest, tuple(lowered))
+    room = _MOST_NEAR * sum(most.values())
+    beyond = np.where(split.dropped, 0.0, beyond)
+    cap = _largest(lambda chance: float(np.maximum(theta, np.minimum(beyond, chance)).sum()), room, 1.0)
+    near = uniform < np.maximum(theta, np.minimum(beyond, cap))
+    return Core(kept, weight, sampled, near, int((wanted & ~at_hand).sum()))
 
 
-def _floors(matrix: OutcomeMatrix, labels: Floats, train: Bools, most: int, floor: int) -> tuple[Floats, int]:
-    """(n,) with which probability each request is kept at least if it is in training, and the floor that this is by, the lower
-    of `floor` and what `most` has room for. Counted is what is in training, `train` (n,)."""
-    workflow = pd.factorize(workflow_names(matrix.workflow))[0]
-    judged = np.isfinite(labels)
-    there = np.bincount(workflow[train], minlength=int(workflow.max(initial=0)) + 1)
-    room = int(_MOST_BY_FLOORS * most / (int((there > 0).sum()) + judged.shape[1]))
-    floor = max(min(floor, room), 1)
-    least = floor / np.maximum(there, 1)[workflow]
-    of_candidate = floor / np.maximum(judged[train].sum(axis=0), 1)
-    least = np.maximum(least, np.where(judged, of_candidate, 0.0).max(axis=1))
+@dataclass(frozen=True)
+class _Training:
+    """(n,) with which chance each request is kept if it is in training, the floor that this is by, and what was lowered."""
+
+    chance: Floats
+    floor: float
+    lowered: tuple[str, ...]
+
+
+def _in_training(matrix: OutcomeMatrix, labels: Floats, train: Bools, most: int, floor: int) -> _Training:
+    """The chances by which `most` requests of `train` (n,) are expected to be kept: what is bought first, floors in half of it
+    at most, and the rest evenly."""
+    if train.sum() <= most:
+        return _Training(np.ones(len(matrix)), float(floor), ())
     bought = (matrix.certifying | matrix.learning).any(axis=1)
-    return np.where(bought, 1.0, np.minimum(least, 1.0)), floor
+    first, _ = _by_turns([int((train & bought).sum()), int((train & ~bought).sum())], most)
+    taken = first * float((train & bought).sum())
+    rate, there = _rarity(matrix, labels, train), train & ~bought
+    room = max(_MOST_BY_FLOORS * most, taken + (1 - _MOST_BY_FLOORS) * _MOST_BY_FLOORS * (most - taken))
+    reached = _largest(lambda each: taken + float(np.minimum(each * rate[there], 1.0).sum()), room, float(floor))
+    least = np.minimum(reached * rate, 1.0)
+    even = _largest(lambda each: taken + float(np.maximum(least[there], each).sum()), most, 1.0)
+    lowered = []
+    if reached < floor:
+        lowered.append(
+            f"that is lowered from {floor:,}, for there was no room for so many of each; of what is rarer some may be missing"
+        )
+    if first < 1:
+        lowered.append(_thinned("something was bought for", "training", int((train & bought).sum()), first))
+    return _Training(np.where(bought, first, np.maximum(least, even)), reached, tuple(lowered))
 
 
-def _thresholds(least: Floats, groups: Columns, train: Bools, most: int) -> Floats:
-    """(n,) the threshold of each request's group in training: one for all, or what any of the group has at `least`, so that of
-    what is there, `train` (n,), `most` requests are expected to be kept."""
-    _, group = np.unique(groups, return_inverse=True)
-    sizes = np.bincount(group[train], minlength=int(group.max(initial=0)) + 1)
-    of_group = np.zeros(len(sizes))
-    np.maximum.at(of_group, group, least)
-    low, high = 0.0, 1.0
+def _rarity(matrix: OutcomeMatrix, labels: Floats, train: Bools) -> Floats:
+    """(n,) with which chance each request is kept for a floor of 1: one over how many there are in `train` (n,) of its workflow
+    and of a candidate's judged answers; those that every candidate was tried on have a floor of their own."""
+    workflow = pd.factorize(workflow_names(matrix.workflow))[0]
+    there = np.bincount(workflow[train], minlength=int(workflow.max(initial=0)) + 1)
+    rate = 1.0 / np.maximum(there, 1)[workflow]
+    judged, tried = np.isfinite(labels), _tried_by_all(matrix)
+    of_candidate = 1.0 / np.maximum(judged[train].sum(axis=0), 1)
+    rate = np.maximum(rate, np.where(judged, of_candidate, 0.0).max(axis=1))
+    return np.maximum(rate, np.where(tried, _TRIED_BY_ALL / max(int((tried & train).sum()), 1), 0.0))
+
+
+def _tried_by_all(matrix: OutcomeMatrix) -> Bools:
+    """(n,) the requests that every candidate was tried on, not for what that teaches: what can be evaluated exactly."""
+    return np.asarray((matrix.attempted & ~matrix.learning).all(axis=1))
+
+
+def _by_kind(kinds: Columns, most: int, name: str) -> tuple[Floats, list[str]]:
+    """(3,) the chance of each kind of request in a part that is measured on, and what of that was thinned in spite of it."""
+    counts = np.bincount(kinds, minlength=3).tolist()
+    chances = _by_turns(counts, most)
+    words = ("were drawn to certify on", "every candidate was tried on")
+    told = [
+        _thinned(word, name, count, chance)
+        for word, count, chance in zip(words, counts, chances, strict=False)
+        if chance < 1 and count
+    ]
+    return np.array(chances), told
+
+
+def _by_turns(counts: Sequence[int], most: float) -> list[float]:
+    """The chance of each kind of which there are so many, so that `most` are expected: all of one after the other, but none
+    takes more than `_MOST_OF_ONE` of what is left, unless that is less than it would have evenly. The last has the rest."""
+    room, left, chances = float(most), float(sum(counts)), []
+    for count in counts[:-1]:
+        even = room / left if left else 1.0
+        chance = min(1.0, max(even, _MOST_OF_ONE * room / count)) if count else 1.0
+        chances.append(chance)
+        room, left = room - chance * count, left - count
+    return [*chances, min(1.0, room / left) if left else 1.0]
+
+
+def _largest(size: Callable[[float], float], most: float, high: float) -> float:
+    """The largest number up to `high` of which the `size`, which rises with it, is at most `most`; 0 if there is none."""
+    if size(high) <= most:
+        return high
+    low = 0.0
     for _ in range(_STEPS):
         middle = (low + high) / 2
-        if float((sizes * np.maximum(of_group, middle)).sum()) > most:
+        if size(middle) > most:
             high = middle
         else:
             low = middle
-    return np.asarray(np.maximum(of_group, low)[group])
+    return low
+
+
+def _require_some(parts: dict[str, Bools], kept: Bools) -> None:
+    for name, rows in parts.items():
+        if rows.any() and not (rows & kept).any():
+            raise CoreError(
+                f"of the {int(rows.sum()):,} requests of the {name} part none can be held: nothing of them is at hand. "
+                "Train on everything: router-train run --data OLD --data NEW"
+            )
+
+
+def _thinned(what: str, part: str, count: int, chance: float) -> str:
+    return f"of {count:,} requests of the {part} part that {what} there was room for {100 * chance:.3g}%"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def id_hashes(ids: Sequence[str] | NDArray[np.object_]) -> NDArray[np.uint64]:
@@ -157,19 +254,7 @@ def id_hashes(ids: Sequence[str] | NDArray[np.object_]) -> NDArray[np.uint64]:
     return np.asarray(pd.util.hash_array(np.asarray(ids, dtype=object), categorize=False), dtype=np.uint64)
 
 
-def _uniform(hashes: NDArray[np.uint64], timestamp: NDArray[np.datetime64], groups: Columns, seed: int) -> Floats:
-    """(n,) a number in [0, 1) for each request's group, by the `id_hashes` (n,) of its earliest request, the lowest of several.
-
-    What comes later to a conversation changes nothing of its number. A request without a time comes last.
-    """
-    _, group = np.unique(groups, return_inverse=True)
-    count = int(group.max(initial=-1)) + 1
-    instant = np.where(np.isnat(timestamp), np.iinfo(np.int64).max, timestamp.astype(np.int64))
-    earliest = np.full(count, np.iinfo(np.int64).max)
-    np.minimum.at(earliest, group, instant)
-    first = instant == earliest[group]
-    lowest = np.full(count, np.iinfo(np.uint64).max, dtype=np.uint64)
-    np.minimum.at(lowest, group[first], hashes[first])
-    # The lowest of many is no uniform number any more; its hash is.
-    mixed = pd.util.hash_array(lowest ^ np.uint64(seed))
-    return np.asarray((mixed >> np.uint64(11)).astype(np.float64)[group] * 2.0**-53)
+def _uniform(hashes: NDArray[np.uint64], seed: int) -> Floats:
+    """(n,) a number in [0, 1) for each request, by the `id_hashes` (n,) and the seed."""
+    mixed = pd.util.hash_array(hashes ^ np.uint64(seed))
+    return np.asarray((mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53)

@@ -6,15 +6,14 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.bundle.arrays import Columns, Floats
+from serving.bundle.arrays import Bools, Columns, Floats
 from training.config import Scale
 from training.dataset.matrix import OutcomeMatrix
-from training.dataset.sampling.core import core_of
+from training.dataset.sampling.core import Core, CoreError, core_of
 from training.dataset.split import Split
 from training.measure.propensity import fitting_weights, judged_share, observation_propensity
 
@@ -22,7 +21,10 @@ NAMES = ("small", "large", "new")
 N = 20_000
 
 
-def matrix_of(n: int, seed: int = 0) -> tuple[OutcomeMatrix, Floats, Columns, Split]:
+Log = tuple[OutcomeMatrix, Floats, Split]
+
+
+def matrix_of(n: int, seed: int = 0) -> Log:
     """A log in which one candidate is chosen by workflow, "rare" is a workflow of 30 requests, and "new" has 40 answers."""
     draw = np.random.default_rng(seed)
     workflow = draw.choice(["chat", "code"], n, p=[0.98, 0.02]).astype(object)
@@ -62,7 +64,7 @@ def matrix_of(n: int, seed: int = 0) -> tuple[OutcomeMatrix, Floats, Columns, Sp
     groups = np.sort(draw.integers(0, n // 2, n))
     part = draw.choice(3, n // 2 + 1, p=[0.6, 0.2, 0.2])[groups]
     split = Split(part == 0, part == 1, part == 2, np.zeros(n, dtype=np.bool_), "random", "")
-    return matrix, matrix.quality, groups, split
+    return matrix, matrix.quality, split
 
 
 def scale(train: int, measured: int, floor: int = 100) -> Scale:
@@ -70,51 +72,48 @@ def scale(train: int, measured: int, floor: int = 100) -> Scale:
 
 
 @pytest.fixture(scope="module")
-def log() -> tuple[OutcomeMatrix, Floats, Columns, Split]:
+def log() -> Log:
     return matrix_of(N)
 
 
-def test_a_log_that_fits_is_its_own_core(log: tuple[OutcomeMatrix, Floats, Columns, Split]) -> None:
+def test_a_log_that_fits_is_its_own_core(log: Log) -> None:
     core = core_of(*log, scale(N, N), seed=0)
     assert core.kept.all()
     assert (core.weight == 1).all()
     assert core.sampled is None
 
 
-def test_groups_stay_whole_and_sizes_are_those_that_were_asked_for(
-    log: tuple[OutcomeMatrix, Floats, Columns, Split],
-) -> None:
-    matrix, labels, groups, split = log
-    core = core_of(matrix, labels, groups, split, scale(3_000, 1_000), seed=0)
-    kept = pd.Series(core.kept).groupby(groups)
-    assert (kept.all() == kept.any()).all()
-    assert int(core.kept[split.train].sum()) == pytest.approx(3_000, rel=0.1)
+def test_sizes_are_those_that_were_asked_for(log: Log) -> None:
+    matrix, labels, split = log
+    core = core_of(matrix, labels, split, scale(3_000, 1_000), seed=0)
+    assert int(core.kept[split.train].sum()) == pytest.approx(3_000, rel=0.05)
     for part in (split.calibration, split.test):
         assert int(core.kept[part].sum()) == pytest.approx(1_000, rel=0.1)
         assert len(np.unique(core.weight[part & core.kept])) == 1
     assert core.sampled is not None
     assert core.sampled.kept == int(core.kept.sum())
+    assert core.sampled.lowered == ()
     assert f"{core.sampled.kept:,} of {N:,} requests" in core.sampled.said()
 
 
-def test_what_is_rare_is_kept(log: tuple[OutcomeMatrix, Floats, Columns, Split]) -> None:
-    matrix, labels, groups, split = log
-    core = core_of(matrix, labels, groups, split, scale(1_500, 1_000), seed=0)
+def test_what_is_rare_is_kept(log: Log) -> None:
+    matrix, labels, split = log
+    core = core_of(matrix, labels, split, scale(1_500, 1_000), seed=0)
     rare = split.train & ((matrix.workflow == "rare") | np.isfinite(labels[:, 2]))
     assert rare.sum() > 20
     assert core.kept[rare].all()
 
 
-def test_the_core_depends_on_ids_alone(log: tuple[OutcomeMatrix, Floats, Columns, Split]) -> None:
-    matrix, labels, groups, split = log
+def test_the_core_depends_on_ids_alone(log: Log) -> None:
+    matrix, labels, split = log
     order = np.random.default_rng(1).permutation(N)
     masks = {name: getattr(split, name)[order] for name in ("train", "calibration", "test", "dropped")}
     asked = scale(3_000, 1_000)
-    core = core_of(matrix, labels, groups, split, asked, seed=0)
-    again = core_of(matrix.take(order), labels[order], groups[order], replace(split, **masks), asked, seed=0)
+    core = core_of(matrix, labels, split, asked, seed=0)
+    again = core_of(matrix.take(order), labels[order], replace(split, **masks), asked, seed=0)
     np.testing.assert_array_equal(again.kept, core.kept[order])
     np.testing.assert_allclose(again.weight, core.weight[order])
-    other = core_of(matrix, labels, groups, split, asked, seed=1)
+    other = core_of(matrix, labels, split, asked, seed=1)
     assert (other.kept != core.kept).any()
 
 
@@ -126,14 +125,14 @@ def test_a_larger_core_holds_the_smaller(one: int, other: int) -> None:
     assert (large | ~small).all()
 
 
-def test_what_was_bought_stays(log: tuple[OutcomeMatrix, Floats, Columns, Split]) -> None:
-    matrix, labels, groups, split = log
+def test_what_was_bought_stays(log: Log) -> None:
+    matrix, labels, split = log
     draw = np.random.default_rng(3)
     certify, learn = (np.zeros((N, 3), dtype=np.bool_) for _ in range(2))
     certify[draw.permutation(N)[:300], 0] = True
     learn[np.flatnonzero(split.train)[:50], 1] = True
     bought = replace(matrix, certifying=certify, learning=learn)
-    core = core_of(bought, labels, groups, split, scale(3_000, 1_000), seed=0)
+    core = core_of(bought, labels, split, scale(3_000, 1_000), seed=0)
     assert core.kept[(certify | learn).any(axis=1)].all()
 
 
@@ -152,13 +151,13 @@ def estimated(matrix: OutcomeMatrix, labels: Floats) -> tuple[Floats, Floats]:
     return mean[:2], np.concatenate([*by_workflow, np.nanmean(share, axis=0)])
 
 
-def test_a_weighted_core_estimates_the_whole_log(log: tuple[OutcomeMatrix, Floats, Columns, Split]) -> None:
+def test_a_weighted_core_estimates_the_whole_log(log: Log) -> None:
     """And without the weights, by which floors are made up for, it does not."""
-    matrix, labels, groups, split = log
+    matrix, labels, split = log
     mean, chances = estimated(matrix.take(split.train), labels[split.train])
     found, bent = [], []
-    for seed in range(12):
-        core = core_of(matrix, labels, groups, split, scale(600, 1_000, 50), seed)
+    for seed in range(40):
+        core = core_of(matrix, labels, split, scale(600, 1_000, 50), seed)
         rows = core.kept & split.train
         found.append(estimated(replace(matrix.take(rows), weight=core.weight[rows]), labels[rows]))
         bent.append(estimated(matrix.take(rows), labels[rows])[0])
@@ -168,10 +167,10 @@ def test_a_weighted_core_estimates_the_whole_log(log: tuple[OutcomeMatrix, Float
     assert abs(np.array(bent).mean(axis=0)[0] - mean[0]) > 0.04
 
 
-def test_an_unweighted_core_does_not(log: tuple[OutcomeMatrix, Floats, Columns, Split]) -> None:
+def test_an_unweighted_core_does_not(log: Log) -> None:
     """The floors bend the sample: without weights the share of the new candidate is far off."""
-    matrix, labels, groups, split = log
-    core = core_of(matrix, labels, groups, split, scale(1_000, 1_000), seed=0)
+    matrix, labels, split = log
+    core = core_of(matrix, labels, split, scale(1_000, 1_000), seed=0)
     rows = core.kept & split.train
     share = matrix.attempted[split.train][:, 2].mean()
     bent = matrix.attempted[rows][:, 2].mean()
@@ -180,28 +179,127 @@ def test_an_unweighted_core_does_not(log: tuple[OutcomeMatrix, Floats, Columns, 
     assert righted == pytest.approx(share, rel=0.15)
 
 
-def test_what_comes_later_to_a_conversation_leaves_it_where_it_was(
-    log: tuple[OutcomeMatrix, Floats, Columns, Split],
-) -> None:
-    matrix, labels, groups, split = log
-    dated = replace(matrix, timestamp=np.datetime64("2026-01-01", "ns") + np.arange(N) * np.timedelta64(1, "s"))
-    asked = scale(3_000, 1_000, 1)
-    once = core_of(dated, labels, groups, split, asked, seed=0)
-    # The same conversations, an hour after the last of all requests go on for one more turn each.
-    later = replace(
-        dated,
-        request_id=np.array([f"later-{number}" for number in range(N)], dtype=object),
-        timestamp=dated.timestamp + np.timedelta64(1, "D"),
+def log_of(workflow: Columns, part: Columns, tried: Columns | None = None, bought: Bools | None = None) -> Log:
+    """A log of two candidates by each request's workflow and part (0 training, 1 calibration, 2 test). The first has all
+    answers, and both have one where `tried` is 2."""
+    n = len(workflow)
+    matrix, _, split = matrix_of(n)
+    attempted = np.column_stack(
+        [np.ones(n, dtype=np.bool_), np.zeros(n, dtype=np.bool_) if tried is None else tried == 2]
     )
-    both = {name: np.concatenate([getattr(dated, name), getattr(later, name)]) for name in ("request_id", "timestamp")}
-    twice = replace(dated.take(np.tile(np.arange(N), 2)), **both)
-    masks = {name: np.tile(getattr(split, name), 2) for name in ("train", "calibration", "test", "dropped")}
-    grown = core_of(
-        twice, np.tile(labels, (2, 1)), np.tile(groups, 2), replace(split, **masks), scale(6_000, 2_000, 1), seed=0
+    nothing = np.full((n, 2), np.nan)
+    cells = ("cost_usd", "input_tokens", "output_tokens", "latency_ms", "propensity", "weak_quality", "weak_source")
+    learning = np.zeros((n, 2), dtype=np.bool_)
+    learning[:, 0] = False if bought is None else bought
+    matrix = replace(
+        matrix.first(2),
+        workflow=np.array([f"w{name}" for name in workflow], dtype=object),
+        quality=np.where(attempted, 1.0, np.nan),
+        attempted=attempted,
+        learning=learning,
+        **dict.fromkeys(cells, nothing),
     )
-    assert 3_000 < once.kept.sum() < N
-    # Twice as many of twice as many: the same share, and so the same conversations but for where the threshold lies.
-    assert (grown.kept[:N] != once.kept).mean() < 0.005
-    assert np.array_equal(grown.kept[:N], grown.kept[N:])
-    without = core_of(replace(dated, timestamp=dated.timestamp[::-1]), labels, groups, split, asked, seed=0)
-    assert (without.kept != once.kept).mean() > 0.05, "another request is the earliest"
+    masks = (np.asarray(part) == 0, np.asarray(part) == 1, np.asarray(part) == 2)
+    return matrix, matrix.quality, replace(split, train=masks[0], calibration=masks[1], test=masks[2])
+
+
+def within(core: Core, split: Split, asked: Scale) -> None:
+    """Each part has as many as were asked for, give or take five of their square root, and never none."""
+    for part, most in (
+        (split.train, asked.core_train),
+        (split.calibration, asked.core_measured),
+        (split.test, asked.core_measured),
+    ):
+        wanted = min(most, int(part.sum()))
+        assert abs(int(core.kept[part].sum()) - wanted) <= 5 * wanted**0.5
+        assert core.weight[part].sum() == pytest.approx(part.sum(), rel=0.2)
+
+
+MANY = 30_000
+TURN = np.arange(MANY) % 40
+SHAPES = {
+    "rare turns of long conversations": np.where((TURN % 8 == 7) & (np.arange(MANY) // 40 % 4 == 0), 1 + TURN // 8, 0),
+    "each request its own": np.arange(MANY),
+    "workflows of three": np.arange(MANY) // 3,
+    "one": np.zeros(MANY, dtype=np.intp),
+    "half of few": np.where(np.arange(MANY) % 2 == 0, np.arange(MANY) % 700, 0),
+}
+
+
+@pytest.mark.parametrize("shape", list(SHAPES))
+@pytest.mark.parametrize("floor", [20, 1_000])
+def test_no_workflows_make_a_core_larger_than_was_asked_for(shape: str, floor: int) -> None:
+    part = np.random.default_rng(0).choice(3, MANY, p=[0.6, 0.2, 0.2])
+    matrix, labels, split = log_of(SHAPES[shape], part)
+    asked = scale(2_000, 500, floor)
+    core = core_of(matrix, labels, split, asked, seed=0)
+    within(core, split, asked)
+    assert core.sampled is not None
+    names = len(set(SHAPES[shape]))
+    assert core.sampled.floor <= floor
+    assert (core.sampled.floor < 1) is (names > 2_000)
+    assert any("lowered from" in told for told in core.sampled.lowered) is (core.sampled.floor < floor)
+
+
+def test_what_is_bought_counts_in_what_is_asked_for() -> None:
+    """A tenth of training stays as a whole; what alone is more than there is room for is thinned, which is said."""
+    part = np.random.default_rng(0).choice(3, MANY, p=[0.6, 0.2, 0.2])
+    for share, whole in ((0.05, True), (0.4, False)):
+        bought = np.random.default_rng(1).random(MANY) < share
+        matrix, labels, split = log_of(np.arange(MANY) % 50, part, bought=bought)
+        asked = scale(2_000, 500, 1_000)
+        core = core_of(matrix, labels, split, asked, seed=0)
+        within(core, split, asked)
+        assert core.sampled is not None
+        assert bool(core.kept[bought & split.train].all()) is whole
+        told = f"of {int((bought & split.train).sum()):,} requests of the training part that something was bought for"
+        assert any(told in each for each in core.sampled.lowered) is not whole
+
+
+def test_a_floor_holds_for_a_workflow_of_few_conversations_in_every_draw() -> None:
+    workflow = np.where(np.arange(MANY) < 8_000, 1, 0)
+    matrix, labels, split = log_of(workflow, np.where(np.arange(MANY) < 28_000, 0, 1 + np.arange(MANY) % 2))
+    for seed in range(30):
+        core = core_of(matrix, labels, split, scale(5_000, 500, 1_000), seed)
+        assert (core.kept & (workflow == 1)).sum() > 1_000 - 5 * 1_000**0.5
+
+
+@pytest.mark.parametrize(("share", "all_kept"), [(0.01, True), (0.5, False), (1.0, False)])
+def test_what_all_candidates_were_tried_on_comes_first_where_it_is_measured_on(share: float, all_kept: bool) -> None:
+    draw = np.random.default_rng(0)
+    part, tried = draw.choice(3, MANY, p=[0.6, 0.2, 0.2]), np.where(draw.random(MANY) < share, 2, 1)
+    matrix, labels, split = log_of(np.zeros(MANY, dtype=np.intp), part, tried)
+    asked = scale(2_000, 500, 20)
+    core = core_of(matrix, labels, split, asked, seed=0)
+    within(core, split, asked)
+    complete = tried == 2
+    for measured in (split.calibration, split.test):
+        assert bool(core.kept[measured & complete].all()) is all_kept
+        others = measured & ~complete
+        if others.any():
+            weights = core.weight[core.kept & others]
+            assert len(weights) >= 100
+            assert weights.sum() == pytest.approx(others.sum(), rel=0.25)
+    if all_kept:
+        assert (core.weight[(split.calibration | split.test) & complete] == 1).all()
+        # In training as many as of ten workflows.
+        assert core.kept[split.train & complete].sum() == pytest.approx(
+            min(200, (split.train & complete).sum()), abs=75
+        )
+
+
+def test_what_may_be_wanted_later_is_bounded_too() -> None:
+    draw = np.random.default_rng(0)
+    part, tried = draw.choice(3, MANY, p=[0.6, 0.2, 0.2]), np.where(draw.random(MANY) < 0.5, 2, 1)
+    matrix, labels, split = log_of(np.where(part == 2, np.arange(MANY), 0), part, tried)
+    for method in ("time", "random"):
+        core = core_of(matrix, labels, replace(split, method=method), scale(2_000, 500, 1_000), seed=0)
+        assert (core.near | ~core.kept).all()
+        assert core.near.sum() <= 2 * 3_000 + 5 * 6_000**0.5
+
+
+def test_a_part_of_which_nothing_is_at_hand_is_an_error(log: Log) -> None:
+    matrix, labels, split = log
+    for asked in (scale(3_000, 1_000), scale(N, N)):
+        with pytest.raises(CoreError, match=r"requests of the calibration part none .* router-train run --data OLD"):
+            core_of(matrix, labels, split, asked, seed=0, at_hand=~split.calibration)
