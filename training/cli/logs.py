@@ -81,6 +81,7 @@ def run(
     from training.learn.prepare import Prepared, prepare_stored
     from training.logs.outcomes import OutcomeError
     from training.logs.sources.public import hub
+    from training.logs.stored.memory import limits
     from training.logs.validate import validate
     from training.publish import report
     from training.run import train
@@ -89,6 +90,7 @@ def run(
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the encoder is on disk
     earlier = earlier_run(since, choices_of, log, keep_text=keep_text)
     params, prices = earlier.params(settings), load_prices(log.catalogue)
+    allow = limits(params.scale, memory_gb).require_drawn  # before there is a log: then less is free
     needless = [*log.needing_data, *(["--test"] if test else []), *(["--memory-gb"] if memory_gb else [])]
     if needless and not log.given:
         raise OutcomeError(f"{', '.join(needless)}: give --data as well; the simulated log is read as it is")
@@ -117,7 +119,7 @@ def run(
         stored, near = found.stored, params.since.keep
         with show.progress() as tell:
             prepared = prepare_stored(
-                found.outcomes.frame, params, prices, lambda ids: stored.requests_of(ids, tell), near=near
+                found.outcomes.frame, params, prices, lambda ids: stored.requests_of(ids, tell), near=near, allow=allow
             )
         found = found.without_rows()
     if prepared is not None and prepared.sampled is not None:

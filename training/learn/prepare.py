@@ -99,6 +99,8 @@ class AtHand:
 
 # Draws the core of a log: its outcomes, fair labels and parts.
 Drawing = Callable[[OutcomeMatrix, Floats, Split], Core]
+# Told how many requests the log has, how many were drawn, and how many workflows training has; raises where that is too much.
+Allowing = Callable[[int, int, int], None]
 
 
 def prepare_stored(
@@ -108,11 +110,12 @@ def prepare_stored(
     requests: Callable[[Objects], Objects],
     *,
     near: bool = False,
+    allow: Allowing | None = None,
 ) -> Prepared:
     """As `prepare`, of a log whose texts are on disk: `frame` has a `stand_in` of each, and `requests` (ids) gives requests.
 
     Of a log with more requests than its core it is the core, which has the parts, groups and outcomes that the whole log has;
-    what is `near` it comes along where it is asked for.
+    what is `near` it comes along where it is asked for. `allow` is asked before texts are read.
     """
 
     def draw(matrix: OutcomeMatrix, labels: Floats, split: Split) -> Core:
@@ -121,7 +124,7 @@ def prepare_stored(
     def hold(matrix: OutcomeMatrix) -> AtHand:
         return AtHand(requests(matrix.request_id))
 
-    return prepare_core(frame, params, catalogue, hold, draw, near=near)
+    return prepare_core(frame, params, catalogue, hold, draw, near=near, allow=allow)
 
 
 def prepare_core(
@@ -133,6 +136,7 @@ def prepare_core(
     *,
     near: bool,
     mark: str | None = None,
+    allow: Allowing | None = None,
 ) -> Prepared:
     """The core that `draw` draws of a log without texts, of which `hold` has what there is of the requests that are asked for.
 
@@ -140,6 +144,8 @@ def prepare_core(
     """
     whole, logged = _without_unlearnable(frame, params, catalogue, requests=False, mark=mark)
     core = draw(whole.matrix, whole.fair_labels, whole.split)
+    if allow is not None:
+        allow(len(logged), int(core.kept.sum()), len(whole.workflows))
     beside = core.near & ~core.kept if near else np.zeros(len(logged), dtype=np.bool_)
     held = np.flatnonzero(core.kept | beside)
     at_hand = hold(logged.take(held))

@@ -12,9 +12,12 @@ from training.config import Scale
 from training.errors import TrainingError
 
 GB = 1e9
-# What a run takes before it has a log; and of each request that is learned from, and of each that is on disk. Measured with
-# the shipped parameters and six candidates (docs/scale.md).
-_BASE, _LEARNED, _HELD, _STORED = 0.8 * GB, 36_000, 2_000, 1_500
+# What a run takes before it has a log; of each request that is learned from, the first 100,000 and the others; of each whose
+# row is held too; and of each that is on disk. Measured with the shipped parameters and six candidates (docs/scale.md).
+_BASE, _HELD, _STORED = 0.8 * GB, 2_000, 1_500
+_FIRST, _OF_FIRST, _OF_OTHERS = 100_000, 46_000, 12_000
+# A column for each workflow, in single precision and twice while they are put together.
+_OF_CELL = 8
 _SHARE = 0.75
 _LEAST = 500
 _CGROUPS = (
@@ -45,7 +48,7 @@ class Limits:
 
     def beyond(self, requests: int) -> bool:
         """Whether a log of so many requests is read from disk instead of held."""
-        return requests > self.core or _BASE + (_LEARNED + _HELD) * requests > self.memory
+        return requests > self.core or _learned(requests) + _HELD * requests > self.memory
 
     def require(self, requests: int) -> None:
         """Raises MemoryTooSmallError where the core of a log of so many requests, which is on disk, does not fit.
@@ -53,22 +56,47 @@ class Limits:
         Not where nobody gave a limit and all of the log is learned from: that is tried as it always was.
         """
         learned = min(requests, self.core)
-        takes = max(_BASE + _LEARNED * learned, _BASE + _STORED * requests)
+        takes = max(_learned(learned), _BASE + _STORED * requests)
         if takes <= self.memory or not (self.given or requests > self.core):
             return
-        fit = int((self.memory - _BASE) / _LEARNED)
-        there = (
-            f"--memory-gb {self.memory / GB:g}" if self.given else f"{self.memory / GB:.1f} GB, 3/4 of what is free,"
-        )
-        told = (
-            f"learning from {learned:,} of {requests:,} requests takes about {takes / GB:.1f} GB, and {there} is less."
-        )
+        fit = _fitting(self.memory)
+        size = f"{takes / GB:.1f} GB"
+        told = f"learning from {learned:,} of {requests:,} requests takes about {size}, and {self._there()} is less."
         if fit < _LEAST or _BASE + _STORED * requests > self.memory:
-            least = max(_BASE + _LEARNED * _LEAST, _BASE + _STORED * requests)
+            least = max(_learned(_LEAST), _BASE + _STORED * requests)
             raise MemoryTooSmallError(f"{told} Give at least {least / GB:.1f} GB, or fewer requests.")
         smaller = f"--set scale.core_train={fit * 6 // 10} --set scale.core_measured={fit * 2 // 10}"
         more = "give more" if self.given else "say that there is more (--memory-gb)"
         raise MemoryTooSmallError(f"{told} Lower what is held in memory, for example {smaller}, or {more}.")
+
+    def require_drawn(self, requests: int, learned: int, workflows: int) -> None:
+        """Raises MemoryTooSmallError where what was drawn, `learned` of so many requests, does not fit with a column for each
+        of so many workflows. Not where `require` would not."""
+        takes = _learned(learned) + _OF_CELL * learned * workflows
+        if takes <= self.memory or not (self.given or requests > self.core):
+            return
+        raise MemoryTooSmallError(
+            f"learning from {learned:,} of {requests:,} requests with {workflows:,} workflows in training takes about "
+            f"{takes / GB:.1f} GB, and {self._there()} is less. Give kinds of work as workflows, "
+            "not ids of tickets or of customers, where there are more than some hundred; else lower scale.core_train and "
+            "scale.core_measured, or give more memory."
+        )
+
+    def _there(self) -> str:
+        given = f"--memory-gb {self.memory / GB:g}"
+        return given if self.given else f"{self.memory / GB:.1f} GB, 3/4 of what is free,"
+
+
+def _learned(requests: int) -> float:
+    """Bytes that learning from so many requests takes."""
+    first = min(requests, _FIRST)
+    return _BASE + _OF_FIRST * first + _OF_OTHERS * (requests - first)
+
+
+def _fitting(memory: float) -> int:
+    """How many requests can be learned from in so many bytes."""
+    first = min((memory - _BASE) / _OF_FIRST, _FIRST)
+    return int(first + max(memory - _learned(_FIRST), 0.0) / _OF_OTHERS)
 
 
 def limits(scale: Scale, memory_gb: float | None) -> Limits:

@@ -51,6 +51,29 @@ def test_a_core_that_does_not_fit_says_which_parameter_to_lower() -> None:
         limits(SCALE, 0.0)
 
 
+def test_what_runs_took_is_reckoned_with() -> None:
+    """Peaks of simulated logs with six candidates: 100,000 and 300,000 requests held, and a core of 299,446 of a million."""
+    for requests, mib in ((100_000, 5_108), (300_000, 7_594)):
+        taken = mib * 2**20 / GB
+        assert limits(SCALE, 0.99 * taken).beyond(requests)
+        assert not limits(SCALE, 1.1 * taken).beyond(requests)
+    drawn = 6_874 * 2**20 / GB
+    limits(SCALE, 1.1 * drawn).require(1_000_000)
+    with pytest.raises(MemoryTooSmallError):
+        limits(SCALE, 0.99 * drawn).require(1_000_000)
+
+
+def test_what_was_drawn_has_to_fit_with_its_workflows() -> None:
+    bounds = limits(SCALE, 12.0)
+    bounds.require(2_000_000)
+    bounds.require_drawn(2_000_000, 300_000, 100)
+    with pytest.raises(MemoryTooSmallError, match=r"with 90,000 workflows .* not ids of tickets"):
+        bounds.require_drawn(2_000_000, 300_000, 90_000)
+    with pytest.raises(MemoryTooSmallError, match="learning from 900,000 of 2,000,000"):
+        bounds.require_drawn(2_000_000, 900_000, 10)
+    type(bounds)(SCALE, 1.0 * GB, given=False).require_drawn(200_000, 200_000, 10)
+
+
 def test_without_a_limit_a_log_that_is_its_own_core_is_tried() -> None:
     bounds = limits(SCALE, None)
     low = type(bounds)(SCALE, 1.0 * GB, given=False)
