@@ -12,9 +12,11 @@ import pytest
 from serving.decide.router import Router
 from tests.conftest import QUICK
 from training.config import Params, load_params
+from training.dataset.matrix import Objects
 from training.learn.prepare import prepare, prepare_stored
 from training.logs.dataset import ImportAccount, store
 from training.logs.outcomes import Outcomes
+from training.logs.stored.memory import MemoryTooSmallError
 from training.logs.stored.rows import StoredLog, open_stored
 from training.logs.validate import validate
 from training.prices.catalogue import SHIPPED, load_catalogue
@@ -111,6 +113,24 @@ def test_the_core_is_the_same_however_the_log_was_cut(log: Outcomes, stored: Sto
     assert one.fingerprint == other.fingerprint
     for name in ("request_id", "texts", "quality", "cost_usd", "weight"):
         np.testing.assert_array_equal(getattr(one.matrix, name), getattr(other.matrix, name), err_msg=name)
+
+
+def test_what_was_drawn_is_allowed_before_texts_are_read(stored: StoredLog) -> None:
+    told: list[tuple[int, ...]] = []
+
+    def refuse(*counts: int) -> None:
+        told.append(counts)
+        raise MemoryTooSmallError("too much")
+
+    def texts(_: Objects) -> Objects:
+        raise AssertionError("read")
+
+    with pytest.raises(MemoryTooSmallError, match="too much"):
+        prepare_stored(stored.skeleton().frame, params_of(*CORE), CATALOGUE, texts, allow=refuse)
+    requests, learned, workflows = told[0]
+    assert requests == stored.requests()
+    assert 700 < learned < 1_100
+    assert workflows > 1
 
 
 @pytest.mark.parametrize("held_out", [0.0, 0.3])

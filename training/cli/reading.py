@@ -341,5 +341,7 @@ def _redactor(regions: Sequence[str]) -> Redactor:
 
 def rows_in_core(stored: StoredLog, prepared: Prepared, prices: Mapping[str, Candidate]) -> Outcomes:
     """The rows, with their texts, of the calibration and the test requests of the core: a fair sample of them."""
-    fair = prepared.split.calibration | prepared.split.test
-    return aliases.resolve(stored.rows_of(prepared.matrix.request_id[fair]), prices)
+    from training.dataset.sampling.core import even
+
+    measured = prepared.matrix.take(prepared.split.calibration | prepared.split.test)
+    return aliases.resolve(stored.rows_of(measured.request_id[even(measured)]), prices)

@@ -31,6 +31,8 @@ _TRIED_BY_ALL = 10
 _MOST_NEAR = 2
 _STEPS = 60
 _FIRST, _SECOND, _OTHER = 0, 1, 2
+# Draws from what was drawn, by numbers that have nothing to do with those of any usual seed.
+_AGAIN = 0x9E3779B97F4A7C15
 
 
 class CoreError(TrainingError):
@@ -142,6 +144,12 @@ def core_of(
     cap = _largest(lambda chance: float(np.maximum(theta, np.minimum(beyond, chance)).sum()), room, 1.0)
     near = uniform < np.maximum(theta, np.minimum(beyond, cap))
     return Core(kept, weight, sampled, near, int((wanted & ~at_hand).sum()))
+
+
+def even(matrix: OutcomeMatrix) -> Bools:
+    """(n,) of a core's requests so many that each stands for as many as any other; those drawn to certify on are all there."""
+    uniform = _uniform(id_hashes(matrix.request_id), _AGAIN)
+    return np.asarray((uniform * matrix.weight.max(initial=0.0) < matrix.weight) | matrix.drawn)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from serving.bundle.arrays import Bools, Columns, Floats
 from training.config import Scale
 from training.dataset.matrix import OutcomeMatrix
-from training.dataset.sampling.core import Core, CoreError, core_of
+from training.dataset.sampling.core import Core, CoreError, core_of, even
 from training.dataset.split import Split
 from training.measure.propensity import fitting_weights, judged_share, observation_propensity
 
@@ -156,8 +156,8 @@ def test_a_weighted_core_estimates_the_whole_log(log: Log) -> None:
     matrix, labels, split = log
     mean, chances = estimated(matrix.take(split.train), labels[split.train])
     found, bent = [], []
-    for seed in range(40):
-        core = core_of(matrix, labels, split, scale(600, 1_000, 50), seed)
+    for seed in range(12):
+        core = core_of(matrix, labels, split, scale(1_200, 1_000, 120), seed)
         rows = core.kept & split.train
         found.append(estimated(replace(matrix.take(rows), weight=core.weight[rows]), labels[rows]))
         bent.append(estimated(matrix.take(rows), labels[rows])[0])
@@ -303,3 +303,19 @@ def test_a_part_of_which_nothing_is_at_hand_is_an_error(log: Log) -> None:
     for asked in (scale(3_000, 1_000), scale(N, N)):
         with pytest.raises(CoreError, match=r"requests of the calibration part none .* router-train run --data OLD"):
             core_of(matrix, labels, split, asked, seed=0, at_hand=~split.calibration)
+
+
+def test_a_fair_sample_of_what_is_measured_on_can_be_drawn_of_it() -> None:
+    draw = np.random.default_rng(0)
+    part, tried = draw.choice(3, MANY, p=[0.0, 0.6, 0.4]), np.where(draw.random(MANY) < 0.02, 2, 1)
+    matrix, labels, split = log_of(np.zeros(MANY, dtype=np.intp), part, tried)
+    core = core_of(matrix, labels, split, scale(2_000, 4_000, 20), seed=0)
+    held = replace(matrix.take(core.kept), weight=core.weight[core.kept])
+    fair = even(held)
+    complete = (tried == 2)[core.kept]
+    assert complete.mean() > 0.05
+    assert complete[fair].mean() == pytest.approx(0.02, abs=0.01)
+    assert fair[~complete].mean() > 0.5
+    bought = held.certifying.copy()
+    bought[complete, 0] = True
+    assert even(replace(held, certifying=bought))[complete].all()
