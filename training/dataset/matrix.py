@@ -85,6 +85,11 @@ class OutcomeMatrix:
         return replace(self, candidates=self.candidates[:count], **some)
 
     @property
+    def standing(self) -> Floats | None:
+        """`weight`, for whatever takes means over requests; None where all stand for as many, and plain means are right."""
+        return standing_of(self.weight)
+
+    @property
     def drawn(self) -> Bools:
         """(n,) the requests that were drawn at random, to certify on what was bought for them."""
         return np.asarray(self.certifying.any(axis=1))
@@ -96,6 +101,11 @@ class OutcomeMatrix:
         """
         known = np.isfinite(self.quality) & np.isfinite(self.cost_usd)
         return np.asarray((known & ~self.learning).all(axis=1))
+
+
+def standing_of(weight: Floats) -> Floats | None:
+    """`OutcomeMatrix.standing` of some requests of these weights (n,)."""
+    return None if (weight == weight[:1]).all() else weight
 
 
 def workflow_names(workflow: Objects) -> Objects:

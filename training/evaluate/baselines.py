@@ -20,6 +20,7 @@ from training.learn.estimators.neighbours import NearestNeighbours
 from training.learn.estimators.registry import factories
 from training.learn.estimators.tables import ClusterTable, WorkflowTable
 from training.learn.training_data import TrainingData
+from training.measure.metrics import known_mean
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ LEARNED = {
 
 def fitted(data: TrainingData, inputs: Inputs, params: Params, names: Sequence[str]) -> dict[str, Estimator]:
     """Estimators by name, fitted on the training part with these `inputs`; one that cannot be trained is left out."""
-    kinds = factories(replace(params.fit, estimators=tuple(names)), np.nanmean(data.cost, axis=0))
+    kinds = factories(replace(params.fit, estimators=tuple(names)), known_mean(data.cost, data.standing))
     models: dict[str, Estimator] = {}
     for name, kind in kinds.items():
         try:

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from serving.bundle.arrays import Columns, Floats
+from serving.bundle.arrays import Bools, Columns, Floats
 from serving.bundle.catalogue import Candidate
 from serving.bundle.manifest import Usual
 from serving.decide.pricing import Pricing
@@ -23,6 +23,7 @@ from training.engine.local import ALONE
 from training.learn.estimators.design import Design, linear
 from training.learn.onnx_graph import Graph
 from training.learn.sums import Normal, Sums, add
+from training.measure.metrics import as_standing, mean_of, of_cells, quantile
 
 CostFrom = Literal["tokens", "logged"]
 _ENOUGH_TOKENS = 20
@@ -53,22 +54,31 @@ class LogRidge:
         self.stretch = stretch
         self.rising = rising
 
-    def fit(self, inputs: Inputs, values: Floats, normal: Normal | None = None) -> LogRidge:
-        """`values` (n, m) >= 0 with NaN where not observed; `normal` are the sums of their logarithms, where there are any."""
+    def fit(
+        self, inputs: Inputs, values: Floats, normal: Normal | None = None, standing: Floats | None = None
+    ) -> LogRidge:
+        """`values` (n, m) >= 0 with NaN where not observed; `normal` are the sums of their logarithms, where there are any.
+
+        Rows stand for `standing` (n,), None: as many each. The lowest and highest are of the rows themselves.
+        """
         observed = np.isfinite(values)
         seen = observed & (values > 0)  # zeros have no logarithm; they count through their share of what was observed
         if normal is None:
-            normal = Normal.of(inputs, logarithm(values), np.ones(values.shape))
+            normal = Normal.of(inputs, logarithm(values), _alike(seen, standing))
         self._solve(normal)
-        self.known, count = observed.any(axis=0), seen.sum(axis=0)
+        weight = _alike(observed, standing)
+        self.known, count = observed.any(axis=0), (weight * seen).sum(axis=0)
         logs = np.where(seen, np.log(np.where(seen, values, 1.0)), 0.0)
         rest = logs - linear(inputs, self.weight, self.bias)
-        smear = np.where(seen, np.exp(np.clip(rest, -5, 5)), 0.0)
+        smear = np.where(seen, np.exp(np.clip(rest, -5, 5)), 0.0) * weight
         self.smear = (smear.sum(axis=0) + 20.0) / (count + 20.0)
-        self.smear *= count / np.maximum(observed.sum(axis=0), 1)
+        self.smear *= count / np.maximum((weight * observed).sum(axis=0), 1)
         room = np.log(self.stretch)
         # The tail is taken over all candidates: one alone has few of the rare slow answers.
-        self.tail = float(np.quantile(rest[seen], 0.95)) if seen.any() else 0.0
+        self.tail = 0.0
+        if seen.any():
+            counts = of_cells(standing, seen)
+            self.tail = float(np.quantile(rest[seen], 0.95)) if counts is None else quantile(rest[seen], 0.95, counts)
         self.low = np.where(count > 0, np.where(seen, logs, np.inf).min(axis=0), 0.0) - room
         self.high = np.where(count > 0, np.where(seen, logs, -np.inf).max(axis=0), 0.0) + room
         return self
@@ -161,14 +171,15 @@ class CostSums:
 
     @classmethod
     def of(cls, inputs: Inputs, matrix: OutcomeMatrix, slot: Columns, slots: int, engine: Engine = ALONE) -> CostSums:
-        """By `slot` (n,); what is known of the same outcomes is added up together."""
+        """By `slot` (n,); what is known of the same outcomes is added up together, each request for what it stands for."""
         targets = [logarithm(values) for values in (matrix.output_tokens, matrix.cost_usd, matrix.latency_ms)]
         groups: dict[bytes, list[int]] = {}
         for number, target in enumerate(targets):
             groups.setdefault(np.isfinite(target).tobytes(), []).append(number)
         found: dict[int, tuple[Sums, int]] = {}
         for group in groups.values():
-            sums = add(inputs, np.ones(targets[0].shape), [targets[number] for number in group], slot, slots, engine)
+            weights = _alike(np.isfinite(targets[group[0]]), matrix.standing)
+            sums = add(inputs, weights, [targets[number] for number in group], slot, slots, engine)
             found.update({number: (sums, place) for place, number in enumerate(group)})
         return cls(tuple(found[number] for number in range(len(targets))))
 
@@ -180,6 +191,11 @@ class CostSums:
     def all(self) -> tuple[Normal, Normal, Normal]:
         tokens, cost, latency = (sums.all(target) for sums, target in self.parts)
         return tokens, cost, latency
+
+
+def _alike(known: Bools, standing: Floats | None) -> Floats:
+    """(n, m) what each cell counts for: 1, or what its row stands for, 1 on average of each candidate's `known` ones."""
+    return np.ones(known.shape) if standing is None else as_standing(known, standing)
 
 
 def logarithm(values: Floats) -> Floats:
@@ -209,7 +225,7 @@ def fit_costs(
         sums = CostSums.of(inputs, matrix, np.zeros(len(inputs), dtype=np.intp), 1).all()
 
     def learn(values: Floats, normal: Normal) -> LogRidge:
-        return LogRidge(shared, own, rising=rising).fit(inputs, values, normal)
+        return LogRidge(shared, own, rising=rising).fit(inputs, values, normal, matrix.standing)
 
     return CostModel(
         output_tokens=learn(matrix.output_tokens, sums[0]),
@@ -227,38 +243,48 @@ def usual_of(matrix: OutcomeMatrix, counted: Floats, assumed_output_tokens: floa
     """What is usual of each candidate over the requests of `matrix`, whose counted tokens are `counted` (n,).
 
     What was never logged of one candidate is taken from the others: their mean answer, their ratio of tokens, their dearest
-    mean cost.
+    mean cost. Each request counts for as many of the log as it stands for.
     """
-    answer = _mean(matrix.output_tokens)
+    standing = matrix.standing
+    answer = _mean(matrix.output_tokens, standing)
     answer = np.where(
         np.isnan(answer), np.nanmean(answer) if np.isfinite(answer).any() else assumed_output_tokens, answer
     )
-    cost = _mean(matrix.cost_usd)
+    cost = _mean(matrix.cost_usd, standing)
     cost = np.where(np.isnan(cost), np.nanmax(cost) if np.isfinite(cost).any() else 0.0, cost)
     known = np.isfinite(matrix.input_tokens)
-    logged = np.where(known, matrix.input_tokens, 0.0).sum(axis=0)
-    measured = np.where(known, counted[:, None], 0.0).sum(axis=0)
+    logged = _sums(np.where(known, matrix.input_tokens, 0.0), standing)
+    measured = _sums(np.where(known, counted[:, None], 0.0), standing)
     pooled = logged.sum() / measured.sum() if measured.sum() > 0 and logged.sum() > 0 else 1.0
     ratio = np.where((measured > 0) & (logged > 0), logged / np.maximum(measured, 1e-9), pooled)
     found = {}
     for column, name in enumerate(matrix.candidates):
-        latency = matrix.latency_ms[:, column]
-        latency = latency[np.isfinite(latency)]
-        lengths = counted[np.isfinite(matrix.cost_usd[:, column])]
-        lengths = lengths if len(lengths) else counted
+        timed, costed = np.isfinite(matrix.latency_ms[:, column]), np.isfinite(matrix.cost_usd[:, column])
+        if not costed.any():
+            costed = np.ones(len(counted), dtype=np.bool_)
+        latency, lengths = matrix.latency_ms[timed, column], counted[costed]
+        of_timed, of_costed = (None if standing is None else standing[rows] for rows in (timed, costed))
         found[name] = Usual(
             output_tokens=float(answer[column]),
             cost_usd=float(cost[column]),
-            latency_p95_ms=float(np.quantile(latency, 0.95)) if len(latency) else None,
+            latency_p95_ms=_p95(latency, of_timed) if len(latency) else None,
             input_ratio=float(ratio[column]),
-            counted_tokens=float(lengths.mean()) if len(lengths) else 0.0,
+            counted_tokens=float(mean_of(lengths, of_costed)) if len(lengths) else 0.0,
             longest=float(lengths.max()) if len(lengths) else 0.0,
         )
     return found
 
 
-def _mean(values: Floats) -> Floats:
+def _mean(values: Floats, standing: Floats | None) -> Floats:
     """(m,) means of what is known, NaN where nothing is."""
     known = np.isfinite(values)
-    total = np.where(known, values, 0.0).sum(axis=0)
-    return np.asarray(np.where(known.any(axis=0), total / np.maximum(known.sum(axis=0), 1), np.nan))
+    total, count = _sums(np.where(known, values, 0.0), standing), _sums(known.astype(np.float64), standing)
+    return np.asarray(np.where(known.any(axis=0), total / np.where(count > 0, count, 1.0), np.nan))
+
+
+def _sums(values: Floats, standing: Floats | None) -> Floats:
+    return np.asarray(values.sum(axis=0) if standing is None else standing @ values)
+
+
+def _p95(values: Floats, standing: Floats | None) -> float:
+    return float(np.quantile(values, 0.95)) if standing is None else quantile(values, 0.95, standing)

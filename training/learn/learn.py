@@ -25,6 +25,7 @@ from training.learn.hints import hints_said
 from training.learn.novelty import Spread, prompt_clusters, spread_of
 from training.learn.prepare import Prepared, PrepareError
 from training.learn.training_data import TrainingData, cost_model, judged_shares, propensities, training_data
+from training.measure.metrics import known_mean, mean_of
 
 # Complete requests, or effective outcomes of a candidate, that a reference takes; and the share of the outcomes of the
 # candidate that has most.
@@ -88,12 +89,12 @@ def learn(
     data = training_data(prepared, inputs, propensity, params, engine)
     train, labels = data.inputs, data.labels
     matrix = prepared.matrix.take(prepared.split.train)
-    mean_cost = np.nanmean(matrix.cost_usd, axis=0)
+    mean_cost = known_mean(matrix.cost_usd, matrix.standing)
     kinds = variants(params.fit, mean_cost)
 
     recogniser = None
     if not train.derived:
-        recogniser = learn_recogniser(train, data.folds, left_out(data, matrix.workflow, params))
+        recogniser = learn_recogniser(train, data.folds, left_out(data, matrix.workflow, params), matrix.standing)
 
     def pair(
         target: TrainingData, kinds: Mapping[str, Factory], calibration: str, what: str, choice: PairChoice | None
@@ -125,7 +126,8 @@ def learn(
         mean_cost,
         data.complete,
         params.policy.reference,
-        chosen.sum(axis=0),
+        matrix.weight @ chosen,
+        matrix.standing,
     )
     violation = None
     if choices is None or choices.violation is not None:
@@ -166,30 +168,34 @@ def reference_of(
     mean_cost: Floats,
     complete: Bools,
     wanted: str,
-    chosen: Columns | None = None,
+    chosen: Floats | Columns | None = None,
+    standing: Floats | None = None,
 ) -> tuple[int, str]:
     """The column of the reference candidate and how it was found; raises PrepareError.
 
     `labels` and `weights` (n, m) are the training part's, `mean_cost` (m,) in USD, `complete` (n,); `chosen` (m,) counts the
-    requests that the log's own policy put to each. Without complete requests the candidate that answers more than half of the
-    traffic is the reference until another is known to be better: a bundle that certifies nothing then leaves the traffic
-    where it is. It is never a candidate with fewer than 30 effective outcomes, or a tenth of those of the candidate with
-    most, while another has them. The means are shrunken (`priced_mean`), and each is compared by its lower bound: what
-    everything is measured against is a candidate of which much is known, and a lucky row or forty make no reference.
+    requests of the log that its own policy put to each, and `standing` (n,) how many each request stands for (None: one).
+    Without complete requests the candidate that answers more than half of the traffic is the reference until another is known
+    to be better: a bundle that certifies nothing then leaves the traffic where it is. It is never a candidate with fewer than
+    30 effective outcomes, or a tenth of those of the candidate with most, while another has them. The means are shrunken
+    (`priced_mean`), and each is compared by its lower bound: what everything is measured against is a candidate of which much
+    is known, and a lucky row or forty make no reference.
     """
     if wanted != "auto":
         if wanted not in names:
             raise PrepareError(f"policy.reference is {wanted!r}, which is not in the log; there are {', '.join(names)}")
         return names.index(wanted), "as set"
     if complete.sum() >= _ENOUGH:
-        return int(labels[complete].mean(axis=0).argmax()), f"best mean on {int(complete.sum())} complete requests"
+        mean = mean_of(labels[complete], None if standing is None else standing[complete])
+        as_log = "" if standing is None else ", each for as many of the log as it stands for"
+        return int(mean.argmax()), f"best mean on {int(complete.sum())} complete requests{as_log}"
     known = effective_outcomes(labels, weights)
     most = float(known.max())
     least = max(min(float(_ENOUGH), most), _SHARE * most)
     mean = priced_mean(labels, weights, mean_cost)
     error = np.sqrt(np.clip(mean * (1.0 - mean), 1e-6, None) / np.maximum(known, 1.0))
     bound = np.where(known >= least, mean - _DOUBT * error, -np.inf)
-    if chosen is not None and 2 * int(chosen.max()) > int(chosen.sum()):
+    if chosen is not None and 2 * chosen.max() > chosen.sum():
         usual = int(chosen.argmax())
         if known[usual] >= least and float(bound.max()) <= float(mean[usual]):
             note = (

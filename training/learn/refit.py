@@ -89,7 +89,8 @@ def refit(learned: Learned, prepared: Prepared, inputs: Inputs, params: Params, 
     costs = cost_model(prepared, matrix, data.inputs, np.ones(len(data.labels), dtype=np.bool_), params)
     recogniser = learned.acceptable.recogniser
     if recogniser is not None:
-        recogniser = recogniser.refitted(data.inputs, folds(data.groups, params.fit.folds, params.fit.seed))
+        fold = folds(data.groups, params.fit.folds, params.fit.seed)
+        recogniser = recogniser.refitted(data.inputs, fold, data.standing)
     quality = None
     if learned.quality is not None:
         graded = taught(matrix.quality, data.weights, data.grade_hints)
@@ -100,7 +101,7 @@ def refit(learned: Learned, prepared: Prepared, inputs: Inputs, params: Params, 
         quality=quality,
         violation=None
         if learned.violation is None
-        else learned.violation.refitted(data.inputs, data.labels, recogniser, data.decay),
+        else learned.violation.refitted(data.inputs, data.labels, recogniser, data.decay, data.standing),
         costs=costs,
         data=replace(data, expected_cost=costs.cost_usd(data.inputs)),
         centres=prompt_clusters(data.inputs.embedding, params.fit.novelty_clusters, params.fit.seed),
@@ -128,4 +129,5 @@ def _rows_of(learned: Learned, prepared: Prepared, inputs: Inputs, params: Param
         grade_hints=grade_hints,
         judged=learned.judged[rows],
         decay=decay,
+        standing=matrix.standing,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +30,8 @@ class TrainingData:
     `weights` (n, m) are what each cell counts for in fitting; `propensity` the probability with which it was observed
     and judged, `judged` that of being judged once it was tried (None: 1). `expected_cost` is out of fold too, so that a score
     never rests on a cost model that has seen the row. `decay` (n,) is what each request's age leaves of its weight, which is in
-    `weights` already (None: all of it).
+    `weights` already (None: all of it). `standing` (n,) is how many requests of the log each stands for, which is in `weights`
+    too (None: all stand for as many): means over requests and scores take it.
     """
 
     inputs: Inputs
@@ -46,6 +47,7 @@ class TrainingData:
     grade_hints: Hints | None = None
     judged: Floats | None = None
     decay: Floats | None = None
+    standing: Floats | None = None
 
     def taught(self) -> tuple[Floats, Floats]:
         """The labels and weights (n, m) that estimators are fitted on: those judged, and the hints."""
@@ -144,20 +146,35 @@ def cell_weights(
     """(n, m) what each cell counts for in fitting; `propensity` (n, m) is `part_propensity`'s, `decay` (n,) `decay_of`'s.
 
     Of those that were logged, of those bought to certify, and of those bought to learn each group counts by inverse propensity
-    and 1 on average, before anything decays.
-    What the log knew of a request that was drawn counts as the average logged outcome.
+    and 1 on average, before anything decays. What the log knew of a request that was drawn counts as the average logged one.
+    In a sampled log's core each group counts for as many outcomes of the log as its requests stand for, and all that one
+    candidate has for 1 on average: what was bought is all there, beside a share of what was logged.
     """
     logged = matrix.attempted & ~matrix.certifying & ~matrix.learning & ~matrix.drawn[:, None]
     judged = judged_share(logged, matrix.error, labels, matrix.weight)
-    weights = fitting_weights(np.where(logged, propensity, np.nan), judged, clip, matrix.weight)
+    groups = [fitting_weights(np.where(logged, propensity, np.nan), judged, clip, matrix.weight)]
     for bought in (matrix.certifying, matrix.learning):
         if bought.any():
             share = judged_share(bought, matrix.error, labels, matrix.weight, together=True)
             asked = np.where(bought, matrix.propensity, np.nan) * share
-            weights += fitting_weights(asked, share, clip, matrix.weight)
+            groups.append(fitting_weights(asked, share, clip, matrix.weight))
     known = matrix.attempted & ~matrix.certifying & ~matrix.learning & matrix.drawn[:, None]
-    found = np.asarray(np.where(known, 1.0, weights))
+    groups.append(known.astype(np.float64))
+    found = _together(groups, matrix.standing)
     return found if decay is None else found * decay[:, None]
+
+
+def _together(groups: Sequence[Floats], standing: Floats | None) -> Floats:
+    """(n, m) the weights of disjoint groups of cells, (n, m) each and 1 on average, in one: each group for what the requests of
+    its cells stand for, against those of all the candidate's."""
+    if standing is None:
+        return np.asarray(sum(groups))
+    counts = [(group > 0).sum(axis=0) for group in groups]
+    stood = [standing @ (group > 0) for group in groups]
+    overall = np.maximum(sum(stood), 1e-300) / np.maximum(sum(counts), 1)
+    return np.asarray(
+        sum(group * (of / np.maximum(n, 1) / overall) for group, of, n in zip(groups, stood, counts, strict=True))
+    )
 
 
 def training_data(
@@ -190,6 +207,7 @@ def training_data(
         grade_hints=grade_hints,
         judged=cell_judged(matrix, prepared.fair_labels[rows]),
         decay=decay,
+        standing=matrix.standing,
     )
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from serving.bundle.arrays import Columns, Floats
 from serving.decide.value import choose
-from training.measure.metrics import aiq, non_decreasing_hull
+from training.measure.metrics import aiq, mean_of, non_decreasing_hull
 
 # Below so many clusters, they are strata of the bootstrap and not drawn themselves.
 FEW_CLUSTERS = 20
@@ -23,19 +23,23 @@ _ROWS, _NUMBERS = 32, 4_000_000
 
 @dataclass(frozen=True)
 class Frontier:
-    """What each knob value gives: mean cost in USD and mean quality, both (k,), and each request's (n, k) of them."""
+    """What each knob value gives: mean cost in USD and mean quality, both (k,), and each request's (n, k) of them.
+
+    The means are of what the requests stand for, `standing` (n,); None: one each.
+    """
 
     knobs: Floats
     request_cost: Floats
     request_quality: Floats
+    standing: Floats | None = None
 
     @property
     def cost(self) -> Floats:
-        return np.asarray(self.request_cost.mean(axis=0))
+        return mean_of(self.request_cost, self.standing)
 
     @property
     def quality(self) -> Floats:
-        return np.asarray(self.request_quality.mean(axis=0))
+        return mean_of(self.request_quality, self.standing)
 
 
 @dataclass(frozen=True)
@@ -81,10 +85,17 @@ def knob_grid(cost_usd: Floats, steps: int) -> Floats:
     return np.concatenate([[0.0], np.logspace(-3, 3, steps - 2) / spread, [1e9 / spread]])
 
 
-def frontier(estimate: Floats, expected_cost: Floats, quality: Floats, cost: Floats, knobs: Floats) -> Frontier:
+def frontier(
+    estimate: Floats,
+    expected_cost: Floats,
+    quality: Floats,
+    cost: Floats,
+    knobs: Floats,
+    standing: Floats | None = None,
+) -> Frontier:
     """Routes n requests by (n, m) estimates at each knob and looks up what truly came of it.
 
-    `quality` and `cost` (n, m) are the observed outcomes, complete.
+    `quality` and `cost` (n, m) are the observed outcomes, complete; `standing` (n,) as of `Frontier`.
     """
     rows = np.arange(len(quality))
     chosen = [choose(estimate, expected_cost, knob) for knob in knobs.tolist()]
@@ -92,15 +103,22 @@ def frontier(estimate: Floats, expected_cost: Floats, quality: Floats, cost: Flo
         knobs,
         np.column_stack([cost[rows, columns] for columns in chosen]),
         np.column_stack([quality[rows, columns] for columns in chosen]),
+        standing,
     )
 
 
-def singles(quality: Floats, cost: Floats) -> Singles:
-    """The single candidates' points on complete (n, m) outcomes."""
-    return Singles(cost.mean(axis=0), quality.mean(axis=0))
+def singles(quality: Floats, cost: Floats, standing: Floats | None = None) -> Singles:
+    """The single candidates' points on complete (n, m) outcomes, of requests that stand for `standing` (n,), None: one each."""
+    return Singles(mean_of(cost, standing), mean_of(quality, standing))
 
 
-def bootstrap_weights(groups: Columns, repeats: int, seed: int, clusters: NDArray[np.object_] | None = None) -> Floats:
+def bootstrap_weights(
+    groups: Columns,
+    repeats: int,
+    seed: int,
+    clusters: NDArray[np.object_] | None = None,
+    standing: Floats | None = None,
+) -> Floats:
     """(repeats, n) row weights that sum to 1: whole groups are drawn with replacement, each as often as there are groups.
 
     With `clusters` (n,), such as workflows, and 20 of them or more, these are drawn first, as often as there are, and groups
@@ -110,10 +128,11 @@ def bootstrap_weights(groups: Columns, repeats: int, seed: int, clusters: NDArra
     (n - 1) / n of its variance (Rao & Wu 1988); strata of fewer than 10 groups are one, which errs to the wide side. A mean's
     95% interval covers it, in 1,500 drawn data sets each, with 3 to 10 strata of 4 to 8 groups in 92 to 95 of 100, where plain
     resampling covers it in 86 to 93; with 30 groups a stratum in 93 to 94, as before. With 8 yes-or-no outcomes in all it is 83
-    to 88, as before: so few say no more. A group counts to its first row's cluster. Source:
+    to 88, as before: so few say no more. A group counts to its first row's cluster. A row that stands for several, `standing`
+    (n,), counts for as many each time it is drawn. Source:
     Davison & Hinkley 1997, sections 3.2 (strata) and 3.8 (both levels).
     """
-    drawn = Resamples.draw(groups, repeats, seed, clusters)
+    drawn = Resamples.draw(groups, repeats, seed, clusters, standing)
     return np.concatenate(list(drawn.blocks(repeats)))
 
 
@@ -121,16 +140,25 @@ def bootstrap_weights(groups: Columns, repeats: int, seed: int, clusters: NDArra
 class Resamples:
     """The weights of `bootstrap_weights`, of which some rows at a time are in memory: (repeats, n) in all.
 
-    `times` (repeats, g) is how often each group was drawn, `counting` (g,) what it counts each time, `member` (n,) its rows.
+    `times` (repeats, g) is how often each group was drawn, `counting` (g,) what it counts each time, `member` (n,) its rows,
+    which stand for `standing` (n,), None: one each.
     `resamples @ values` is what the weights give of `values` (n,) or (n, k).
     """
 
     times: NDArray[np.unsignedinteger[Any]]
     counting: Floats
     member: Columns
+    standing: Floats | None = None
 
     @classmethod
-    def draw(cls, groups: Columns, repeats: int, seed: int, clusters: NDArray[np.object_] | None = None) -> Resamples:
+    def draw(
+        cls,
+        groups: Columns,
+        repeats: int,
+        seed: int,
+        clusters: NDArray[np.object_] | None = None,
+        standing: Floats | None = None,
+    ) -> Resamples:
         labels, first, member = np.unique(groups, return_index=True, return_inverse=True)
         generator = np.random.default_rng(seed)
         counted = np.uint16 if len(labels) <= np.iinfo(np.uint16).max else np.uint32
@@ -140,7 +168,7 @@ class Resamples:
             for start in range(0, repeats, _ROWS):
                 rows = times[start : start + _ROWS]
                 rows[:] = generator.multinomial(len(labels), share, size=len(rows))
-            return cls(times, np.ones(len(labels)), member)
+            return cls(times, np.ones(len(labels)), member, standing)
         names = np.array(["" if name is None else str(name) for name in clusters[first]])
         _, cluster, size = np.unique(names, return_inverse=True, return_counts=True)
         if len(size) < FEW_CLUSTERS:
@@ -162,7 +190,7 @@ class Resamples:
             for start in range(0, repeats, _ROWS):
                 part = slice(start, start + _ROWS)
                 times[part, inside] = generator.multinomial(drawn[part, k] * draws, share)
-        return cls(times, counting, member)
+        return cls(times, counting, member, standing)
 
     def blocks(self, rows: int = 0) -> Iterator[Floats]:
         """The weights, so many rows at a time: by default as many as make some megabytes."""
@@ -170,6 +198,8 @@ class Resamples:
         rows = rows or max(_ROWS, _NUMBERS // max(len(self.member), 1) // _ROWS * _ROWS)
         for start in range(0, len(self.times), rows):
             weights = (self.times[start : start + rows] * self.counting)[:, self.member]
+            if self.standing is not None:
+                weights = weights * self.standing
             yield weights / weights.sum(axis=1, keepdims=True)
 
     def __matmul__(self, values: Floats) -> Floats:
@@ -198,8 +228,9 @@ def cross_fitted_cost_save(
     candidate is taken, which saves nothing. NaN where none reaches it on all of them. `quality` and `cost` (n, m) are the
     single candidates' outcomes.
     """
-    best = singles(quality, cost).best
-    if points.quality.max() < quality[:, best].mean() or cost[:, best].mean() <= 0:
+    best = singles(quality, cost, points.standing).best
+    reached, paid = (float(mean_of(part[:, best], points.standing)) for part in (quality, cost))
+    if points.quality.max() < reached or paid <= 0:
         return float("nan"), float("nan")
     generator, (labels, member) = np.random.default_rng(seed), np.unique(groups, return_inverse=True)
     if len(labels) < 2:
@@ -215,9 +246,11 @@ def cross_fitted_cost_save(
 def _held_out(points: Frontier, quality: Floats, cost: Floats, chosen_on: NDArray[np.bool_]) -> tuple[float, float]:
     """What the cheapest mixture that reaches the best single candidate's quality on these requests saves on the others, and its
     quality beyond the candidate's there."""
-    alone = singles(quality[chosen_on], cost[chosen_on])
+    standing = points.standing
+    on, of = (None if standing is None else standing[rows] for rows in (chosen_on, ~chosen_on))
+    alone = singles(quality[chosen_on], cost[chosen_on], on)
     best, rest = alone.best, ~chosen_on
-    own_cost, own_quality = (part[chosen_on].mean(axis=0) for part in (points.request_cost, points.request_quality))
+    own_cost, own_quality = (mean_of(part[chosen_on], on) for part in (points.request_cost, points.request_quality))
     hull_cost, hull_quality = non_decreasing_hull(own_cost, own_quality)
     wanted = alone.quality[best]
     if hull_quality[-1] < wanted:
@@ -228,11 +261,11 @@ def _held_out(points: Frontier, quality: Floats, cost: Floats, chosen_on: NDArra
     span = own_cost[ends[1]] - own_cost[ends[0]]
     share = float(np.clip((amount - own_cost[ends[0]]) / span, 0.0, 1.0)) if span > 0 else 1.0
     mixed = [
-        (1 - share) * part[rest][:, ends[0]].mean() + share * part[rest][:, ends[1]].mean()
+        (1 - share) * mean_of(part[rest][:, ends[0]], of) + share * mean_of(part[rest][:, ends[1]], of)
         for part in (points.request_cost, points.request_quality)
     ]
-    base = float(cost[rest, best].mean())
-    return (1.0 - float(mixed[0]) / base if base > 0 else 0.0), float(mixed[1] - quality[rest, best].mean())
+    base = float(mean_of(cost[rest, best], of))
+    return (1.0 - float(mixed[0]) / base if base > 0 else 0.0), float(mixed[1] - mean_of(quality[rest, best], of))
 
 
 def bootstrap_aiq(points: Frontier, quality: Floats, cost: Floats, weights: Floats | Resamples) -> Floats:

@@ -4,7 +4,39 @@ from __future__ import annotations
 
 import numpy as np
 
-from serving.bundle.arrays import Columns, Floats
+from serving.bundle.arrays import Bools, Columns, Floats
+
+
+def mean_of(values: Floats | Bools, standing: Floats | None = None) -> Floats:
+    """Means over the n rows of `values` (n,) or (n, k), each counting for what it stands for, `standing` (n,): None, alike."""
+    return np.asarray(np.average(values, axis=0, weights=standing))
+
+
+def known_mean(values: Floats, standing: Floats | None = None) -> Floats:
+    """(k,) the same of what is known of `values` (n, k), NaN where nothing is."""
+    if standing is None:
+        return np.asarray(np.nanmean(values, axis=0))
+    known = np.isfinite(values)
+    total, count = standing @ np.where(known, values, 0.0), standing @ known
+    return np.asarray(np.where(count > 0, total / np.where(count > 0, count, 1.0), np.nan))
+
+
+def as_standing(known: Bools | Floats, standing: Floats) -> Floats:
+    """(n, m) what the `known` cells (n, m) count for by what their rows stand for, `standing` (n,): 1 on average in each
+    column, 0 where not known."""
+    cells = np.where(known > 0, standing[:, None], 0.0)
+    mean = cells.sum(axis=0) / np.maximum((known > 0).sum(axis=0), 1)
+    return np.asarray(cells / np.where(mean > 0, mean, 1.0))
+
+
+def quantile(values: Floats, share: float, standing: Floats) -> float:
+    """The least of `values` (n,) that at least this share of what they stand for, `standing` (n,), does not exceed."""
+    return float(np.quantile(values, share, weights=standing, method="inverted_cdf"))
+
+
+def of_cells(standing: Floats | None, seen: Bools) -> Floats | None:
+    """What the cells `seen` (n, m) stand for, as many as there are, by the `standing` (n,) of their rows."""
+    return None if standing is None else np.broadcast_to(standing[:, None], seen.shape)[seen]
 
 
 def non_decreasing_hull(cost: Floats, quality: Floats) -> tuple[Floats, Floats]:
@@ -78,26 +110,37 @@ def performance_gain(quality: Floats, best_quality: float) -> float:
     return float(quality.max() / best_quality - 1.0) if best_quality > 0 else float("nan")
 
 
-def equal_mass_bins(probability: Floats, outcome: Floats, bins: int = 15) -> tuple[Floats, Floats, Floats]:
-    """(mean probability, mean outcome, count) of up to `bins` bins with as equal a number of points as can be."""
+def equal_mass_bins(
+    probability: Floats, outcome: Floats, bins: int = 15, standing: Floats | None = None
+) -> tuple[Floats, Floats, Floats]:
+    """(mean probability, mean outcome, count) of up to `bins` bins with as equal a number of points as can be.
+
+    Where points stand for more than one, `standing` (n,), the means are of what they stand for, and so is the count.
+    """
     order = np.argsort(probability, kind="stable")
     parts = [part for part in np.array_split(order, min(bins, len(order))) if len(part)]
-    mean_p = np.array([probability[part].mean() for part in parts])
-    mean_y = np.array([outcome[part].mean() for part in parts])
-    return mean_p, mean_y, np.array([float(len(part)) for part in parts])
+    of = [None if standing is None else standing[part] for part in parts]
+    mean_p = np.array([mean_of(probability[part], counts) for part, counts in zip(parts, of, strict=True)])
+    mean_y = np.array([mean_of(outcome[part], counts) for part, counts in zip(parts, of, strict=True)])
+    count = [float(len(part) if counts is None else counts.sum()) for part, counts in zip(parts, of, strict=True)]
+    return mean_p, mean_y, np.array(count)
 
 
-def expected_calibration_error(probability: Floats, outcome: Floats, bins: int = 15) -> float:
+def expected_calibration_error(
+    probability: Floats, outcome: Floats, bins: int = 15, standing: Floats | None = None
+) -> float:
     """Mean |outcome - probability| over equal-mass bins. Source: Nguyen & O'Connor 2015; bins as in design: 15."""
     if len(probability) == 0:
         return float("nan")
-    mean_p, mean_y, count = equal_mass_bins(probability, outcome, bins)
+    mean_p, mean_y, count = equal_mass_bins(probability, outcome, bins, standing)
     return float(np.average(np.abs(mean_p - mean_y), weights=count))
 
 
-def brier(probability: Floats, outcome: Floats) -> float:
+def brier(probability: Floats, outcome: Floats, standing: Floats | None = None) -> float:
     """Mean squared error of the probability. Source: Brier 1950."""
-    return float(np.mean((probability - outcome) ** 2)) if len(probability) else float("nan")
+    if len(probability) == 0:
+        return float("nan")
+    return float(np.average((probability - outcome) ** 2, weights=standing))
 
 
 def aurc(confidence: Floats, correct: Floats) -> float:

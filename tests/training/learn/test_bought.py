@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from serving.bundle.arrays import Floats
 from serving.bundle.catalogue import Candidate
 from training.config import Params, load_params
 from training.dataset.inputs import Inputs
+from training.dataset.matrix import OutcomeMatrix
 from training.learn.prepare import Prepared, prepare
 from training.learn.refit import is_small
 from training.learn.training_data import cell_judged, cell_weights, judged_shares, part_propensity
@@ -150,3 +152,28 @@ def test_whom_no_drawn_request_was_put_to_is_left_out(params: Params) -> None:
     alone = others.assign(candidate=others["candidate"].where(others["purpose"].notna(), "a"))
     alone = alone[~((alone["candidate"] == "a") & (alone["purpose"] == "certify"))].reset_index(drop=True)
     assert "a" in prepare(alone, params, CATALOGUE).matrix.candidates
+
+
+def test_bought_answers_count_for_what_they_are_beside_a_share_of_the_logged(params: Params) -> None:
+    """A tenth of what was logged is in the core, and all that was bought: of a's answers as many as in the log."""
+    prepared = prepare(log(2_000, propensities=True, judged=1.0), params, CATALOGUE)
+    whole, labels = prepared.matrix, prepared.labels
+    everything = np.ones(len(labels), dtype=np.bool_)
+    propensity, _ = part_propensity(prepared, inputs_of(prepared), everything, params)
+    bought = (whole.certifying | whole.learning).any(axis=1)
+    kept = bought | (np.random.default_rng(1).random(len(whole)) < 0.1)
+    core = replace(whole.take(kept), weight=np.where(bought[kept], 1.0, 10.0))
+
+    def of_drawn(matrix: OutcomeMatrix, weights: Floats) -> Floats:
+        seen = np.where(matrix.attempted, weights, 0.0)
+        return np.asarray(seen[matrix.drawn].sum(axis=0) / seen.sum(axis=0))
+
+    in_log = of_drawn(whole, cell_weights(whole, labels, propensity, 10.0))
+    in_core = of_drawn(core, cell_weights(core, labels[kept], propensity[kept], 10.0))
+    alike = replace(core, weight=np.ones(len(core)))
+    unweighted = of_drawn(alike, cell_weights(alike, labels[kept], propensity[kept], 10.0))
+    assert in_core[:2] == pytest.approx(in_log[:2], rel=0.2)
+    assert (unweighted[:2] > 3 * in_log[:2]).all()
+    # Together a candidate's count for as many as there are, as ever.
+    counted = np.where(core.attempted, cell_weights(core, labels[kept], propensity[kept], 10.0), 0.0)
+    assert counted.sum(axis=0) == pytest.approx(core.attempted.sum(axis=0), rel=0.02)

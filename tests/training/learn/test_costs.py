@@ -267,3 +267,31 @@ def test_a_prompt_longer_than_any_that_was_seen_costs_in_proportion_where_only_c
     made = [model.cost_usd(replace(inputs, counted=np.full(80, length)))[0] for length in (50.0, 100.0, 1000.0)]
     assert [row[1] for row in made] == pytest.approx([0.7, 0.7, 7.0])
     assert [row[0] for row in made] == pytest.approx([(2 * n + 200) / 1e6 for n in (50, 100, 1000)])
+
+
+def test_of_a_sampled_log_costs_are_those_of_the_log() -> None:
+    """Every other request costs ten times as much, for nothing that its text tells, and nine of those were left out."""
+    rows = [
+        {
+            "request_id": f"r{request}",
+            "candidate": name,
+            "cost_usd": 1.0 if request % 2 else 10.0,
+            "input_tokens": 200,
+            "output_tokens": 100 if request % 2 else 1000,
+            "latency_ms": 50,
+        }
+        for request in range(400)
+        for name in ("cheap", "dear")
+    ]
+    made, inputs = matrix(*rows), requests(400)
+    sources: dict[str, Any] = {"cheap": "logged", "dear": "logged"}
+    core = replace(made, weight=np.where(np.arange(400) % 2 == 1, 1.0, 9.0))
+    plain, found = (
+        fit_costs(inputs, one, (CHEAP, DEAR), sources, shared=10.0, own=300.0, assumed_output_tokens=250.0)
+        for one in (made, core)
+    )
+    assert found.usual["cheap"].cost_usd == pytest.approx(9.1)
+    assert found.usual["cheap"].output_tokens == pytest.approx(910.0)
+    assert plain.usual["cheap"].cost_usd == pytest.approx(5.5)
+    assert found.cost_usd(inputs).mean() == pytest.approx(9.1, rel=0.1)
+    assert plain.cost_usd(inputs).mean() == pytest.approx(5.5, rel=0.1)

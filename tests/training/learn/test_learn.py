@@ -223,3 +223,19 @@ class Constant(Estimator):
 
     def to_onnx(self, graph: Graph) -> str:
         raise AssertionError("it is not exported")
+
+
+def test_of_a_sampled_log_the_reference_is_the_one_of_the_log() -> None:
+    """Of 60 complete requests 40 are of a rare workflow, all of it, and 20 stand for 20 others each."""
+    labels = np.ones((60, 3))
+    labels[:40, 0] = np.arange(40) < 10  # the rare ones' best is the second
+    labels[:40, 1] = np.arange(40) < 36
+    labels[40:, 0] = np.arange(20) < 18
+    labels[40:, 1] = np.arange(20) < 14
+    labels[:, 2] = 0.0
+    standing = np.where(np.arange(60) < 40, 1.0, 20.0)
+    arguments = labels, np.ones(labels.shape), COST, np.ones(60, dtype=np.bool_), "auto"
+    assert reference_of(NAMES, *arguments)[0] == 1
+    column, note = reference_of(NAMES, *arguments, None, standing)
+    assert column == 0
+    assert note == "best mean on 60 complete requests, each for as many of the log as it stands for"

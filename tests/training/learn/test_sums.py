@@ -323,6 +323,7 @@ def test_amounts_that_are_known_of_the_same_outcomes_are_added_up_together() -> 
         output_tokens = np.array([[1.0, NAN], [2.0, 3.0]])
         cost_usd = np.array([[0.1, NAN], [0.2, 0.3]])
         latency_ms = np.array([[NAN, NAN], [20.0, 30.0]])
+        standing = None
 
     sums = CostSums.of(requests(2, 0), Matrix(), np.zeros(2, dtype=np.intp), 1)  # type: ignore[arg-type]
     tokens, cost, latency = sums.parts

@@ -261,3 +261,16 @@ def test_a_saving_that_is_real_is_there_on_other_requests() -> None:
     worse = Frontier(points.knobs, points.request_cost, np.zeros((40, 2)))
     assert np.isnan(cross_fitted_cost_save(worse, quality, cost, groups, seed=0)).all()
     assert np.isnan(cross_fitted_cost_save(points, quality, cost, np.zeros(40, dtype=int), seed=0)).all()
+
+
+def test_requests_that_stand_for_several_count_as_often() -> None:
+    standing, often = np.array([1.0, 3.0]), np.array([0, 1, 1, 1])
+    points = frontier(ESTIMATE, COST, QUALITY, COST, np.array([0.0, 0.1, 10.0]), standing)
+    repeated = frontier(ESTIMATE[often], COST[often], QUALITY[often], COST[often], points.knobs)
+    assert points.cost == pytest.approx(repeated.cost)
+    assert points.quality == pytest.approx(repeated.quality)
+    alone = singles(QUALITY, COST, standing)
+    assert alone.quality == pytest.approx([0.75, 0.25, 1.0])
+    weights = bootstrap_weights(np.arange(2), 20, 0, standing=standing)
+    plain = bootstrap_weights(np.arange(2), 20, 0)
+    assert weights == pytest.approx(plain * standing / (plain * standing).sum(axis=1, keepdims=True))

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from serving.bundle.arrays import Columns, Floats
 from training.learn.estimators.base import sigmoid
 from training.learn.onnx_graph import Graph, logit
-from training.measure.metrics import brier
+from training.measure.metrics import brier, of_cells
 
 # No answer is certain: a probability is kept this far from 0 and 1.
 FLOOR = 1e-3
@@ -117,11 +117,20 @@ class Isotonic(Calibrator):
 METHODS: dict[str, type[Calibrator]] = {kind.name: kind for kind in (Uncalibrated, Sigmoid, Isotonic)}
 
 
-def fit_calibrator(method: str, probability: Floats, labels: Floats, weights: Floats, folds: Columns) -> Calibrator:
-    """The calibrator called `method`, or for "auto" the one with the lowest Brier score over the given folds."""
+def fit_calibrator(
+    method: str,
+    probability: Floats,
+    labels: Floats,
+    weights: Floats,
+    folds: Columns,
+    standing: Floats | None = None,
+) -> Calibrator:
+    """The calibrator called `method`, or for "auto" the one with the lowest Brier score over the given folds, of what the
+    requests stand for, `standing` (n,), None: one each."""
     if method != "auto":
         return METHODS[method]().fit(probability, labels, weights)
     seen = np.isfinite(labels) & (weights > 0)
+    counts = of_cells(standing, seen)
     scores = {}
     for name, kind in METHODS.items():
         out = np.empty_like(probability)
@@ -130,7 +139,7 @@ def fit_calibrator(method: str, probability: Floats, labels: Floats, weights: Fl
             out[inside] = (
                 kind().fit(probability[~inside], labels[~inside], weights[~inside]).predict(probability[inside])
             )
-        scores[name] = brier(out[seen], labels[seen])
+        scores[name] = brier(out[seen], labels[seen], counts)
     best = min(scores, key=lambda name: scores[name])
     return METHODS[best]().fit(probability, labels, weights)
 

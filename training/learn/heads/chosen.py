@@ -24,7 +24,7 @@ from training.learn.heads.calibrate import METHODS, fit_calibrator
 from training.learn.heads.out_of_fold import by_fold, out_of_fold_of_all
 from training.learn.heads.select import Head, Score
 from training.learn.training_data import TrainingData
-from training.measure.metrics import brier, expected_calibration_error
+from training.measure.metrics import brier, expected_calibration_error, of_cells
 
 
 class ChoiceError(TrainingError):
@@ -192,7 +192,7 @@ def fit_chosen(
     factory: Factory = factories[name] if single else partial(Blend, factories, choice.members)
     if not single:
         found[Blend.name] = mixed
-    calibrator = fit_calibrator(choice.calibrator, mixed, data.labels, data.weights, data.folds)
+    calibrator = fit_calibrator(choice.calibrator, mixed, data.labels, data.weights, data.folds, data.standing)
     estimator = fit_from(factory(), data.inputs, *data.taught(), None if sums is None else sums.all())
     scores = tuple(_score(which, factories, prediction, data) for which, prediction in found.items())
     return Head(name, factory, estimator, calibrator, scores, f"{choice.selected_by}, before; kept")
@@ -203,4 +203,6 @@ def _score(name: str, factories: Mapping[str, Factory], prediction: Floats, data
     seen = np.isfinite(data.labels) & (data.weights > 0)
     p, y = np.clip(prediction[seen], 0, 1), data.labels[seen]
     complexity = Blend.complexity if name == Blend.name else factories[name]().complexity
-    return Score(name, complexity, brier=brier(p, y), ece=expected_calibration_error(p, y))
+    counts = of_cells(data.standing, seen)
+    ece = expected_calibration_error(p, y, standing=counts)
+    return Score(name, complexity, brier=brier(p, y, counts), ece=ece)

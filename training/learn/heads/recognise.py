@@ -67,7 +67,7 @@ class Recogniser:
         scores = np.sort(self._scores(inputs), axis=1)
         return np.asarray(scores[:, -1] - scores[:, -2] > _CLEAR * np.abs(scores).max(axis=1))
 
-    def refitted(self, inputs: Inputs, folds: Columns) -> Recogniser:
+    def refitted(self, inputs: Inputs, folds: Columns, standing: Floats | None = None) -> Recogniser:
         """Learned from these requests instead; how novelty tells stays as it was found, but for what is usual of it now.
 
         More prompts are a measure that new ones lie nearer to: without that each would look better known than it is.
@@ -76,7 +76,7 @@ class Recogniser:
             return self
         tagged = inputs.take(inputs.tagged)
         usual = float(np.median(_far(tagged, folds[inputs.tagged])))
-        weight, bias = _discriminant(inputs)
+        weight, bias = _discriminant(inputs, standing)
         level = self.level + self.slope * (usual - self.usual)
         return replace(self, weight=weight, bias=bias, spread=spread_of(tagged.embedding), level=level, usual=usual)
 
@@ -85,12 +85,15 @@ class Recogniser:
         return linear(inputs.untagged(), self.weight, self.bias)
 
 
-def learn_recogniser(inputs: Inputs, folds: Columns, left_out: Columns) -> Recogniser | None:
+def learn_recogniser(
+    inputs: Inputs, folds: Columns, left_out: Columns, standing: Floats | None = None
+) -> Recogniser | None:
     """Learns it from training's requests; None where fewer than two workflows have requests enough.
 
     `folds` (n,) are any, `left_out` (n,) those that leave whole workflows out: from prompts of workflows that are in the others
     and of such that are not it is learned how novelty tells the two apart, as if they were as frequent. Requests without a tag
-    have no part in that, for those of a kind of their own are new to every workflow; to the discriminant they are a class.
+    have no part in that, for those of a kind of their own are new to every workflow; to the discriminant they are a class. How
+    frequent each is, is by the requests of the log that these stand for, `standing` (n,), None: as many each.
     """
     if not _can_be_told(inputs):
         return None
@@ -98,7 +101,7 @@ def learn_recogniser(inputs: Inputs, folds: Columns, left_out: Columns) -> Recog
     near, far = (_far(tagged, fold[inputs.tagged]) for fold in (folds, left_out))
     known = np.repeat([1.0, 0.0], [len(near), len(far)])
     told = LogisticRegression(class_weight="balanced").fit(np.concatenate([near, far])[:, None], known)
-    weight, bias = _discriminant(inputs)
+    weight, bias = _discriminant(inputs, standing)
     slope, level = max(-float(told.coef_[0, 0]), 0.0), float(told.intercept_[0])
     return Recogniser(weight, bias, spread_of(tagged.embedding), slope, level, float(np.median(near)))
 
@@ -116,7 +119,7 @@ def _far(inputs: Inputs, folds: Columns) -> Floats:
     return np.asarray(np.log(np.clip(novelty, LEAST_NOVELTY, None)))
 
 
-def _discriminant(inputs: Inputs) -> tuple[Floats, Floats]:
+def _discriminant(inputs: Inputs, standing: Floats | None) -> tuple[Floats, Floats]:
     """Linear scores of the workflows and of what has no tag, by the text: (dim + k, workflows + 1) and (workflows + 1,).
 
     A linear discriminant analysis with a common covariance, shrunk towards an even one, from sums over the requests. Source:
@@ -136,7 +139,11 @@ def _discriminant(inputs: Inputs) -> tuple[Floats, Floats]:
     even = np.trace(within) / (len(within) + normal.workflows)
     covariance = (1.0 - _SHRINKAGE) * within + _SHRINKAGE * even * np.eye(len(within))
     coefficients = np.linalg.lstsq(covariance, mean, rcond=None)[0]
-    intercept = np.log(count / len(seen)) - 0.5 * (mean * coefficients).sum(axis=0)
+    frequent = count / len(seen)
+    if standing is not None:
+        stood = standing @ classes[:, enough]
+        frequent = stood / stood.sum()
+    intercept = np.log(frequent) - 0.5 * (mean * coefficients).sum(axis=0)
     weight, bias = np.zeros((len(within) + normal.workflows, len(counts))), np.full(len(counts), _NEVER)
     weight[: len(within), enough], bias[enough] = design.fold(coefficients, intercept)
     bias[-1] -= np.log(_UNTAGGED_ODDS)

@@ -19,7 +19,7 @@ from training.learn.heads.out_of_fold import by_fold, out_of_fold_of_all
 from training.learn.sums import Normal
 from training.learn.training_data import TrainingData
 from training.measure.frontier import bootstrap_aiq, bootstrap_weights, frontier, knob_grid, singles
-from training.measure.metrics import brier, expected_calibration_error
+from training.measure.metrics import brier, expected_calibration_error, of_cells
 from training.measure.offpolicy import pseudo_outcomes
 
 # Below this many requests (complete ones, or effective ones where most have one outcome) AIQ is noise, and estimators
@@ -156,7 +156,7 @@ def fit_head(
     refused = [Score(name, complexity[name], why_not=why) for name, why in reasons.items()]
     # A map of a candidate's own has a level of its own: learned from few outcomes it lets a lucky one look best again.
     method = Uncalibrated.name if few and calibration == "auto" else calibration
-    calibrator = fit_calibrator(method, predictions[chosen], data.labels, data.weights, data.folds)
+    calibrator = fit_calibrator(method, predictions[chosen], data.labels, data.weights, data.folds, data.standing)
     estimator = fit_from(available[chosen](), data.inputs, *data.taught(), None if sums is None else sums.all())
     return Head(chosen, available[chosen], estimator, calibrator, (*scores, *refused), selected_by)
 
@@ -255,11 +255,16 @@ def _cross_fitted_blend(members: Mapping[str, Floats], data: TrainingData, equal
 
 @dataclass(frozen=True)
 class _Ground:
-    """What estimators are scored on: outcomes (rows, m) of the requests `rows`, true or doubly robust; None: nothing."""
+    """What estimators are scored on: outcomes (rows, m) of the requests `rows`, true or doubly robust; None: nothing.
+
+    Means over them are of the requests of the log that they stand for, `standing` (rows,); None: one each. A candidate's few
+    answers may all be in a sampled log's core, and by the log's propensity alone each would stand for those left out too.
+    """
 
     rows: Bools
     quality: Floats
     cost: Floats
+    standing: Floats | None
 
 
 def _ground(predictions: Mapping[str, Floats], data: TrainingData) -> _Ground | None:
@@ -268,8 +273,10 @@ def _ground(predictions: Mapping[str, Floats], data: TrainingData) -> _Ground | 
     The pseudo-outcomes rest on the mean of all estimators' out-of-fold predictions, the same for everyone compared.
     """
     complete = data.complete
+    of_complete = None if data.standing is None else data.standing[complete]
+    exact = _Ground(complete, data.labels[complete], data.cost[complete], of_complete)
     if complete.sum() >= PLENTY_COMPLETE:
-        return _Ground(complete, data.labels[complete], data.cost[complete])
+        return exact
     observed = np.isfinite(data.labels) & np.isfinite(data.propensity)
     if observed.any(axis=1).sum() >= ENOUGH and observed.sum(axis=0).min() >= ENOUGH / 5:
         model = np.mean(list(predictions.values()), axis=0)
@@ -279,10 +286,9 @@ def _ground(predictions: Mapping[str, Floats], data: TrainingData) -> _Ground | 
             pseudo_outcomes(
                 np.where(observed, data.cost, np.nan), data.propensity, data.expected_cost, judged=data.judged
             ),
+            data.standing,
         )
-    if complete.sum() >= ENOUGH:
-        return _Ground(complete, data.labels[complete], data.cost[complete])
-    return None
+    return exact if complete.sum() >= ENOUGH else None
 
 
 def _scores(
@@ -292,13 +298,15 @@ def _scores(
     values: Mapping[str, tuple[float, Floats]],
 ) -> list[Score]:
     seen = np.isfinite(data.labels) & (data.weights > 0)
+    counts = of_cells(data.standing, seen)
     best = max(values, key=lambda name: values[name][0])
     scores = []
     for name, prediction in predictions.items():
         p, y = np.clip(prediction[seen], 0, 1), data.labels[seen]
         mean, resampled = values[name]
         error = float(np.std(values[best][1] - resampled))
-        scores.append(Score(name, complexity[name], mean, error, brier(p, y), expected_calibration_error(p, y)))
+        ece = expected_calibration_error(p, y, standing=counts)
+        scores.append(Score(name, complexity[name], mean, error, brier(p, y, counts), ece))
     return scores
 
 
@@ -317,7 +325,8 @@ def _bootstrapped_aiq(
         return float("nan"), np.array([np.nan])
     rows = ground.rows
     expected = data.expected_cost[rows]
-    points = frontier(prediction[rows], expected, ground.quality, ground.cost, knob_grid(expected, knob_steps))
-    weights = bootstrap_weights(data.groups[rows], _RESAMPLES, seed)
-    value = singles(ground.quality, ground.cost).aiq(points.cost, points.quality)
+    counts = ground.standing
+    points = frontier(prediction[rows], expected, ground.quality, ground.cost, knob_grid(expected, knob_steps), counts)
+    weights = bootstrap_weights(data.groups[rows], _RESAMPLES, seed, standing=counts)
+    value = singles(ground.quality, ground.cost, counts).aiq(points.cost, points.quality)
     return value, bootstrap_aiq(points, ground.quality, ground.cost, weights)

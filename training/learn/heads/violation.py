@@ -19,6 +19,7 @@ from training.learn.heads.chosen import PairChoice
 from training.learn.heads.pair import Pair, fit_pair
 from training.learn.heads.recognise import Recogniser
 from training.learn.training_data import TrainingData
+from training.measure.metrics import as_standing
 
 # With fewer requests of either the product of the two chances is as good or better, whether they fail together or not.
 LEAST_TOGETHER = 1_000
@@ -37,10 +38,16 @@ class Violation:
         return np.asarray(np.clip(violation, *possible(acceptable, self.reference)))
 
     def refitted(
-        self, inputs: Inputs, labels: Floats, recogniser: Recogniser | None, decay: Floats | None = None
+        self,
+        inputs: Inputs,
+        labels: Floats,
+        recogniser: Recogniser | None,
+        decay: Floats | None = None,
+        standing: Floats | None = None,
     ) -> Violation:
-        """The same estimators fitted on these requests instead; `labels` (n, m), `decay` (n,) as of `TrainingData`."""
-        target, weights = _target(labels, self.reference, decay)
+        """The same estimators fitted on these requests instead; `labels` (n, m), `decay` and `standing` (n,) as of
+        `TrainingData`."""
+        target, weights = _target(labels, self.reference, decay, standing)
         return replace(self, kept=self.kept.refitted(inputs, target, weights, recogniser))
 
 
@@ -86,7 +93,7 @@ def learn_violation(
     candidates allow does that (`possible`), and any map with a level part would make equals of many rare violations. With a
     `choice` nothing is selected.
     """
-    target, weights = _target(data.labels, reference, data.decay)
+    target, weights = _target(data.labels, reference, data.decay, data.standing)
     if np.isfinite(target).sum(axis=0).min() < LEAST_TOGETHER:
         return None
     columns = others(data.labels.shape[1], reference)
@@ -120,14 +127,19 @@ def learn_violation(
     return Violation(kept, reference)
 
 
-def _target(labels: Floats, reference: int, decay: Floats | None) -> tuple[Floats, Floats]:
+def _target(
+    labels: Floats, reference: int, decay: Floats | None, standing: Floats | None = None
+) -> tuple[Floats, Floats]:
     """Both (n, m - 1): 1 where choosing a candidate violated nothing, 0 where it did, NaN where it is not known; and weights.
 
     Requests on which both outcomes are known count alike, however they came to be: the head is about the request at hand. But
-    for what their age leaves of them (`decay` (n,), None: all).
+    for what their age leaves of them (`decay` (n,), None: all), and for how many of the log each stands for (`standing` (n,),
+    None: as many as any other), 1 on average of each candidate's.
     """
     columns = others(labels.shape[1], reference)
     candidate, best = labels[:, columns], labels[:, [reference]]
     target = np.where(np.isnan(candidate) | np.isnan(best), np.nan, 1.0 - (1.0 - candidate) * best)
     known = np.isfinite(target).astype(np.float64)
+    if standing is not None:
+        known = as_standing(known, standing)
     return target, known if decay is None else known * decay[:, None]

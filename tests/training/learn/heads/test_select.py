@@ -304,3 +304,55 @@ def test_with_few_outcomes_nothing_is_selected(few: float, selected_by: str) -> 
         assert isinstance(head.estimator, Blend)
         assert head.estimator.weights == pytest.approx(dict.fromkeys(names[:2], 0.5))
         assert {score.name for score in head.scores} == {*names[:2], Blend.name}
+
+
+def floored(n: int = 20_000) -> TrainingData:
+    """The core of a log of n requests, of which 1 in 50 went to the dear candidate: all of these, and a tenth of the others.
+
+    Acceptable are 60% of the cheap one's answers and 90% of the dear one's.
+    """
+    generator = np.random.default_rng(0)
+    dear = generator.uniform(size=n) < 0.02
+    kept = dear | (generator.uniform(size=n) < 0.1)
+    dear, n = dear[kept], int(kept.sum())
+    attempted = np.column_stack([~dear, dear])
+    labels = np.where(attempted, generator.uniform(size=(n, 2)) < [0.6, 0.9], NAN)
+    cost = np.tile([1.0, 5.0], (n, 1))
+    return replace(
+        training(n, complete=0),
+        labels=labels,
+        propensity=np.where(attempted, [0.98, 0.02], NAN),
+        cost=np.where(attempted, cost, NAN),
+        expected_cost=cost,
+        standing=np.where(dear, 1.0, 10.0),
+    )
+
+
+def test_answers_that_a_floor_kept_stand_for_themselves_alone() -> None:
+    data = floored()
+    expected = np.tile([0.7, 0.8], (len(data.labels), 1))
+    aiq, resampled = out_of_fold_aiq(expected, data, 20, 3)
+    assert aiq == pytest.approx((0.6 + 0.9) / 2, abs=0.03)  # between the two candidates' qualities
+    assert np.mean(resampled) == pytest.approx(aiq, abs=0.02)
+    unweighted, _ = out_of_fold_aiq(expected, replace(data, standing=None), 20, 3)
+    assert unweighted > 1.0  # what no quality is
+
+
+def test_scores_are_of_what_requests_stand_for() -> None:
+    data = replace(training(400), standing=np.where(np.arange(400) < 100, 3.0, 1.0))
+    often = np.concatenate([np.arange(100), np.arange(100), np.arange(400)])
+    head = fit_head(data, FACTORIES, calibration="none", **OPTIONS)
+    table = next(score for score in head.scores if score.name == "workflow-table")
+    p = out_of_fold(WorkflowTable, data)
+    assert table.brier == pytest.approx(brier(p[often], data.labels[often]))
+
+
+def test_requests_that_all_stand_for_as_many_change_nothing() -> None:
+    data = training(400, complete=100)
+    once, same = (
+        fit_head(replace(data, standing=counts), FACTORIES, calibration="auto", **OPTIONS)
+        for counts in (None, np.full(400, 3.0))
+    )
+    for one, other in zip(once.scores, same.scores, strict=True):
+        assert one.aiq == pytest.approx(other.aiq, abs=1e-12)
+        assert one.brier == pytest.approx(other.brier, abs=1e-12)

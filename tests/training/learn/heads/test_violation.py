@@ -57,6 +57,9 @@ def learned(known: TrainingData, params: Params) -> Violation | None:
     return learn_violation(known, REFERENCE, COST, workflow, params, None)
 
 
+UNTAGGED = np.full(6_000, None, dtype=object)
+
+
 def predicted(head: Violation, known: TrainingData) -> Floats:
     """What the head says where the chances leave it free."""
     return head.predict(known.inputs, np.full(known.labels.shape, 0.5))
@@ -133,3 +136,19 @@ def test_it_can_be_learned_again_on_other_rows(params: Params) -> None:
     assert head is not None
     again = head.refitted(apart.inputs, apart.labels, None)
     assert of_kind(EASY, predicted(again, apart), apart)[0] > of_kind(EASY, predicted(head, apart), apart)[0]
+
+
+def test_of_a_sampled_log_the_rate_is_the_one_of_the_log(params: Params) -> None:
+    """Hard requests stand for one, easy ones for nine, and no workflow tells them apart."""
+    known = data(6_000, 5, together=False)
+    known = replace(known, inputs=known.inputs.untagged())
+    kept = replace(known, standing=np.where(np.arange(6_000) % 2 == HARD, 1.0, 9.0))
+    plain, weighted = (learn_violation(one, REFERENCE, COST, UNTAGGED, params, None) for one in (known, kept))
+    assert plain is not None
+    assert weighted is not None
+    other = 1 - REFERENCE if REFERENCE < 2 else 0
+    of_log = 0.1 * (0.25 * 0.75) + 0.9 * (0.1 * 0.9)
+    assert predicted(weighted, known)[:, other].mean() == pytest.approx(of_log, abs=0.02)
+    assert predicted(plain, known)[:, other].mean() > of_log + 0.02
+    again = plain.refitted(known.inputs, known.labels, None, None, kept.standing)
+    assert predicted(again, known)[:, other].mean() == pytest.approx(of_log, abs=0.02)
