@@ -20,6 +20,7 @@ from training.certify.tested import TESTED_HEAD
 from training.config import Params
 from training.dataset.fingerprints import fingerprints, write_fingerprints
 from training.dataset.inputs import Progress, silent
+from training.dataset.matrix import standing_of
 from training.engine.engine import Engine
 from training.engine.local import HERE
 from training.evaluate.baselines import Truth
@@ -114,8 +115,12 @@ def train(
         if small:
             known, novelty = cross_fitted(learned, heads, prepared, inputs, params, seen)
         else:
-            novelty = heads.spread.novelty(inputs.embedding[part.calibration])
-        draft = draft_manifest(version, started, prepared, heads, encoder.spec, params, novelty, simulated=simulated)
+            seen = part.calibration
+            novelty = heads.spread.novelty(inputs.embedding[seen])
+        standing = standing_of(prepared.matrix.weight[seen])
+        draft = draft_manifest(
+            version, started, prepared, heads, encoder.spec, params, novelty, standing, simulated=simulated
+        )
         router = Router(Bundle(folder, draft), threads=params.embed.threads)
         if not small:
             known = calibration_data(router, prepared, inputs, heads, part.calibration)

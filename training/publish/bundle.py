@@ -29,6 +29,7 @@ from training.config import Params
 from training.learn.learn import Learned
 from training.learn.prepare import Prepared
 from training.measure.frontier import knob_grid
+from training.measure.metrics import quantile
 
 TEST_REQUESTS = "test_requests.csv"
 
@@ -41,12 +42,14 @@ def draft_manifest(
     encoder: EncoderSpec,
     params: Params,
     novelty: Floats,
+    standing: Floats | None = None,
     *,
     simulated: bool,
 ) -> Manifest:
     """The manifest of what was learned: nothing is certified yet, so every request goes to the reference.
 
     `novelty` is that of some requests to heads that have not seen them: what is more novel than nearly all of these is novel.
+    `standing` is how many requests of the log each of them stands for; None: as many as any other.
     """
     reference = prepared.matrix.candidates[learned.reference]
     knobs = knob_grid(learned.data.expected_cost, params.policy.knob_steps)
@@ -76,17 +79,24 @@ def draft_manifest(
         operating_points=(OperatingPoint(name=ALWAYS_REFERENCE, knob=0.0, always=reference, calibration_requests=0),),
         default_point=ALWAYS_REFERENCE,
         knobs=tuple(knobs.tolist()),
-        novelty=_novelty(learned, novelty, params.policy.novel_share),
+        novelty=_novelty(learned, novelty, params.policy.novel_share, standing),
         metrics={},
         files=dict.fromkeys(REQUIRED_FILES, ""),  # `seal` hashes them when all are there
     )
 
 
-def _novelty(learned: Learned, unseen: Floats, share: float) -> Novelty:
-    """The threshold that this share of `unseen` novelties exceeds, and the training clusters' shares."""
+def _novelty(learned: Learned, unseen: Floats, share: float, standing: Floats | None = None) -> Novelty:
+    """The threshold that this share of `unseen` novelties exceeds, and the training clusters' shares, both of the log that the
+    requests stand for: what is served is compared with it, and not with what was drawn of it."""
     member = (learned.data.inputs.embedding @ learned.centres.T).argmax(axis=1)
-    counts = np.bincount(member, minlength=len(learned.centres))
-    threshold = float(np.quantile(unseen, 1.0 - share, method="higher")) if len(unseen) else inf
+    counts = np.bincount(member, learned.data.standing, minlength=len(learned.centres))
+    threshold = inf
+    if len(unseen):
+        threshold = (
+            float(np.quantile(unseen, 1.0 - share, method="higher"))
+            if standing is None
+            else quantile(unseen, 1.0 - share, standing)
+        )
     return Novelty(threshold=threshold, shares=tuple((counts / counts.sum()).tolist()))
 
 
