@@ -7,8 +7,10 @@ from typing import Literal
 
 import numpy as np
 
+from serving.bundle.arrays import Bools
 from serving.traffic.month import DAYS_A_MONTH
 from training.dataset.matrix import OutcomeMatrix
+from training.measure.metrics import mean_of
 
 # Of fewer days a month is a guess.
 _FEW_DAYS = 14
@@ -26,7 +28,8 @@ class Volume:
     `first`, `last` (ISO dates) and `days` are of the counted: whole calendar days, and whole weeks where a log without weekends
     lacks but the last one. `requests_a_month` is reckoned from the dates or told by a setting, as `requests_a_month_from` says;
     `note` says why there is none, or why it is to be taken with caution. `cost_usd` is the sum of all costs that are known, of
-    a share `cost_known_share` of the calls. `cost_usd_per_request` is of the counted whose every call has a cost. So is
+    a share `cost_known_share` of the calls: all of them, those to every candidate and those that were bought too.
+    `cost_usd_per_request` is of the counted whose every call has a cost. So is
     `candidates_logged`, each candidate's share of the calls. None where there is nothing to tell.
     """
 
@@ -46,15 +49,54 @@ class Volume:
     candidates_logged: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Costs:
+    """Of a log the sum of all costs that are known, the share of its `calls` that they are of, and what a counted request cost:
+    as of `Volume`. Of a core, of the log that its requests stand for."""
+
+    total_usd: float | None
+    known_share: float
+    usd_per_request: float | None
+    calls: float
+
+
+def calls(matrix: OutcomeMatrix) -> Bools:
+    """(n, m) what was called, by choice or after another had failed, or bought."""
+    return np.asarray(matrix.attempted | matrix.chained)
+
+
+def costs_of(matrix: OutcomeMatrix) -> Costs:
+    """What a log cost, or by its core what the log did that the core was drawn from: an estimate then."""
+    called, own, standing = calls(matrix), _own_calls(matrix), matrix.standing
+    costed = called & np.isfinite(matrix.cost_usd)
+    known = own.any(axis=1) & ~(own & ~costed).any(axis=1)
+    spent = np.where(own & costed, matrix.cost_usd, 0.0).sum(axis=1)
+    if standing is None:
+        total, there, all_calls = matrix.cost_usd[costed].sum(), costed.sum(), called.sum()
+    else:
+        total = standing @ np.where(costed, matrix.cost_usd, 0.0).sum(axis=1)
+        there, all_calls = standing @ costed.sum(axis=1), standing @ called.sum(axis=1)
+    return Costs(
+        total_usd=float(total) if costed.any() else None,
+        known_share=float(there / all_calls) if called.any() else 0.0,
+        usd_per_request=float(mean_of(spent[known], None if standing is None else standing[known]))
+        if known.any()
+        else None,
+        calls=float(all_calls),
+    )
+
+
+def _own_calls(matrix: OutcomeMatrix) -> Bools:
+    """(n, m) the calls of the log's own choice, and what these led to."""
+    everywhere = np.asarray(matrix.attempted.all(axis=1)) & (len(matrix.candidates) > 1)
+    return np.asarray(calls(matrix) & ~matrix.certifying & ~matrix.learning & ~everywhere[:, None])
+
+
 def volume(matrix: OutcomeMatrix, requests_a_month: float = 0.0) -> Volume:
     """The volume of a log; a month has `requests_a_month` where that is above 0, and else as many as the dates say: counted
     requests / days from the first to the last of them * 30.4375. Those without a date are taken to be of the same days."""
-    called = matrix.attempted | matrix.chained
-    costed = called & np.isfinite(matrix.cost_usd)
-    everywhere = np.asarray(matrix.attempted.all(axis=1)) & (len(matrix.candidates) > 1)
-    own = called & ~matrix.certifying & ~matrix.learning & ~everywhere[:, None]
-    known = own.any(axis=1) & ~(own & ~costed).any(axis=1)
-    spent = np.where(own & costed, matrix.cost_usd, 0.0).sum(axis=1)
+    called, own = calls(matrix), _own_calls(matrix)
+    costs = costs_of(matrix)
     shown = own if own.any() else called
     counted = shown.any(axis=1)
     dated = ~np.isnat(matrix.timestamp)
@@ -84,9 +126,9 @@ def volume(matrix: OutcomeMatrix, requests_a_month: float = 0.0) -> Volume:
         requests_a_month=a_month,
         requests_a_month_from=source,
         note=note,
-        cost_usd=float(matrix.cost_usd[costed].sum()) if costed.any() else None,
-        cost_known_share=float(costed.sum() / called.sum()) if called.any() else 0.0,
-        cost_usd_per_request=float(spent[known].mean()) if known.any() else None,
+        cost_usd=costs.total_usd,
+        cost_known_share=costs.known_share,
+        cost_usd_per_request=costs.usd_per_request,
         judged_share=float(judged.any(axis=1).mean()) if len(matrix) else 0.0,
         candidates_logged={
             name: float(shown[:, column].sum() / shown.sum()) if shown.any() else 0.0

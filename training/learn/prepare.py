@@ -19,7 +19,7 @@ from training.dataset.label import acceptable
 from training.dataset.matrix import ENOUGH_DRAWN, Objects, OutcomeMatrix, build_matrix
 from training.dataset.sampling.core import Core, Sampled, core_of
 from training.dataset.split import Split, group_requests, group_stand_ins, split_requests
-from training.dataset.volume import Volume, volume
+from training.dataset.volume import Volume, calls, costs_of, volume
 from training.errors import TrainingError
 from training.prices.costs import CostNotes, Lengths, fill_costs_by_length
 
@@ -181,18 +181,18 @@ def prepare_core(
 
 
 def _volume(whole: OutcomeMatrix, core: Prepared, params: Params) -> Volume:
-    """The whole log's volume; where a cost takes the length of a text that is not at hand, costs are those of the core's
-    calibration and test part, which are fair samples."""
+    """The whole log's volume; where a cost takes the length of a text that is not at hand, costs are those of the core, each
+    request's counted for as many as it stands for, and so is the sum of all calls, as many as the log has."""
     found = volume(whole, params.report.requests_a_month)
     if not (whole.attempted & np.isnan(whole.cost_usd)).any():
         return found
-    fair = volume(core.matrix.take(core.split.calibration | core.split.test))
-    each = fair.cost_usd_per_request
+    costs = costs_of(core.matrix)
+    grown = float(calls(whole).sum()) / costs.calls if costs.calls else 1.0
     return replace(
         found,
-        cost_usd=None if each is None else each * found.counted,
-        cost_known_share=fair.cost_known_share,
-        cost_usd_per_request=each,
+        cost_usd=None if costs.total_usd is None else costs.total_usd * grown,
+        cost_known_share=costs.known_share,
+        cost_usd_per_request=costs.usd_per_request,
     )
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from training.dataset.matrix import OutcomeMatrix, build_matrix
-from training.dataset.volume import volume
+from training.dataset.volume import costs_of, volume
 from training.logs.validate import validate
 
 
@@ -125,3 +127,17 @@ def test_bought_answers_are_no_traffic() -> None:
     bought = {"propensity": 0.5, "purpose": "certify"}
     found = volume(matrix_of([row(0, "a", 2.0), row(0, "b", 50.0, **bought), row(1, "c", 4.0)]))
     assert found.cost_usd_per_request == pytest.approx(3.0)
+
+
+def test_what_a_core_stands_for_is_what_the_log_cost() -> None:
+    """Request 1 stands for three, and so does the one that was put to both."""
+    core = matrix_of([row(0, "a", 2.0), row(1, "b", 4.0), row(2, "a", 1.0), row(2, "b", 5.0), row(3, "a", None)])
+    log = matrix_of(
+        [row(0, "a", 2.0), row(3, "a", None)]
+        + [row(number, "b", 4.0) for number in (10, 11, 12)]
+        + [each for number in (20, 21, 22) for each in (row(number, "a", 1.0), row(number, "b", 5.0))]
+    )
+    assert costs_of(replace(core, weight=np.array([1.0, 3.0, 3.0, 1.0]))) == costs_of(log)
+    assert costs_of(log).total_usd == 32.0  # those that were put to everybody are in it
+    assert costs_of(log).usd_per_request == pytest.approx(3.5)
+    assert costs_of(core) != costs_of(log)
