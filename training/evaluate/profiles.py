@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
@@ -12,6 +11,7 @@ from scipy.special import stdtr, stdtrit
 from serving.bundle.arrays import Columns, Floats
 from training.dataset.matrix import OutcomeMatrix, workflow_names
 from training.evaluate.reliability import beyond_chance
+from training.measure.metrics import mean_of, quantile
 
 # Judged outcomes of a candidate in a workflow, below which nothing is said of it.
 LEAST_JUDGED = 10
@@ -49,22 +49,26 @@ class Profile:
 def profiles(matrix: OutcomeMatrix, labels: Floats, groups: Columns) -> tuple[Profile, ...]:
     """One profile of each candidate; `labels` (n, m) 1 acceptable, 0 not, NaN not judged; `groups` (n,) conversations.
 
+    Of a sampled log's core they are those of the log, each request counting for as many as it stands for; `judged` and `n`
+    count the answers themselves.
+
     Candidates are compared by the answers that were judged: where the log sent harder requests to one of them, that is in its
     figures. Workflows are named whose gap stands out of all candidates' in all workflows (Holm 1979).
     """
     strengths = _beyond_chance(_strengths(matrix, labels, groups))
-    found = []
+    found, standing = [], matrix.standing
     for column, name in enumerate(matrix.candidates):
         seen, called = np.isfinite(labels[:, column]), matrix.attempted[:, column]
+        of_seen, of_called = (None if standing is None else standing[rows] for rows in (seen, called))
         own = sorted((one for one in strengths if one[0] == column), key=lambda one: -one[1].gap)
         found.append(
             Profile(
                 name,
                 int(seen.sum()),
-                float(labels[seen, column].mean()) if seen.any() else None,
-                _known(matrix.cost_usd[called, column], np.mean),
-                _known(matrix.latency_ms[called, column], np.median),
-                float(called.mean()) if len(matrix) else 0.0,
+                float(mean_of(labels[seen, column], of_seen)) if seen.any() else None,
+                _known(matrix.cost_usd[called, column], of_called, mean_of),
+                _known(matrix.latency_ms[called, column], of_called, _median),
+                float(mean_of(called, standing)) if len(matrix) else 0.0,
                 tuple(one for _, one in own[:_NAMED] if one.gap > 0),
                 tuple(one for _, one in own[::-1][:_NAMED] if one.gap < 0),
             )
@@ -72,9 +76,13 @@ def profiles(matrix: OutcomeMatrix, labels: Floats, groups: Columns) -> tuple[Pr
     return tuple(found)
 
 
-def _known(values: Floats, of: Callable[[Floats], np.floating[Any]]) -> float | None:
-    known = values[np.isfinite(values)]
-    return float(of(known)) if len(known) else None
+def _known(values: Floats, standing: Floats | None, of: Callable[[Floats, Floats | None], Floats]) -> float | None:
+    known = np.isfinite(values)
+    return float(of(values[known], None if standing is None else standing[known])) if known.any() else None
+
+
+def _median(values: Floats, standing: Floats | None) -> Floats:
+    return np.asarray(np.median(values) if standing is None else quantile(values, 0.5, standing))
 
 
 def _beyond_chance(found: list[tuple[int, Strength, float]]) -> list[tuple[int, Strength]]:
@@ -104,15 +112,18 @@ def _strengths(matrix: OutcomeMatrix, labels: Floats, groups: Columns) -> list[t
             continue
         seen, count = seen[:, compared], count[compared]
         y = np.where(seen, part[:, compared], 0.0)
-        mean = y.sum(axis=0) / count
-        influence = np.where(seen, y - mean, 0.0) / count
+        weight = np.where(seen, matrix.weight[inside][:, None], 0.0)
+        stood = weight.sum(axis=0)
+        mean = (weight * y).sum(axis=0) / stood
+        influence = weight * (y - mean) / stood
+        worth = stood**2 / (weight**2).sum(axis=0)  # as many answers of equal weight say as much (Kish 1965)
         gaps = mean - mean.mean()
         influence = influence - influence.mean(axis=1, keepdims=True)
         member = np.unique(groups[inside], return_inverse=True)[1]
         many = int(member.max()) + 1
-        plain, further = mean * (1.0 - mean) / count, (y.sum(axis=0) + 2.0) / (count + 4.0)
-        added = np.maximum(further * (1.0 - further) / (count + 4.0) - plain, 0.0)
-        least = int(count.min())
+        plain, further = mean * (1.0 - mean) / worth, (mean * worth + 2.0) / (worth + 4.0)
+        added = np.maximum(further * (1.0 - further) / (worth + 4.0) - plain, 0.0)
+        least = int(worth.min())
         for place, column in enumerate(compared.tolist()):
             sums = np.bincount(member, influence[:, place], many)
             part_of_it = np.full(len(compared), -1.0 / len(compared))

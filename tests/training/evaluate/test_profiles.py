@@ -80,3 +80,20 @@ def test_of_candidates_that_are_equally_good_hardly_anything_is_named(one_answer
         found = profiles(replace(matrix, attempted=np.isfinite(labels)), labels, np.arange(400))
         named += any(one.best or one.worst for one in found)
     assert named <= 6
+
+
+def test_of_a_core_they_are_the_logs() -> None:
+    """Each request of poems stands for three: as if it were there three times, but for how much is known."""
+    matrix = replace(matrix_of(), workflow=np.full(40, None, dtype=object))
+    matrix.cost_usd[::2] = 0.1
+    weight = np.where(np.arange(40) % 2 == 0, 3.0, 1.0)
+    core, _ = profiles(replace(matrix, weight=weight), matrix.quality, np.arange(40))
+    often = np.repeat(np.arange(40), weight.astype(int))
+    log, _ = profiles(matrix.take(often), matrix.quality[often], often)
+    assert (core.quality, core.cost_usd) == (pytest.approx(0.25), pytest.approx(0.2))
+    assert (core.quality, core.cost_usd, core.latency_ms) == pytest.approx((log.quality, log.cost_usd, log.latency_ms))
+    assert core.share_logged == log.share_logged == 1.0
+    assert core.judged == 40
+    assert core.worst[0].gap == pytest.approx(log.worst[0].gap)
+    plain, _ = profiles(matrix, matrix.quality, np.arange(40))
+    assert plain.quality == 0.5
