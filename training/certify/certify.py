@@ -111,6 +111,7 @@ def _observed(learned: Learned, prepared: Prepared, rows: Bools | Columns) -> di
         "drawn": part.drawn,
         "groups": prepared.groups[rows],
         "workflow": part.workflow,
+        "standing": part.standing,
     }
 
 

@@ -46,7 +46,8 @@ class CalibrationData:
     learned without the request, by folds, `served` is what the heads that are served expect. `labels`, `cost` and `propensity`
     (n, m) are observed, NaN elsewhere; `judged` (n, m) is the share of a propensity that is being judged (None: 1); `complete`
     (n,) marks requests with every outcome known, `groups` (n,) conversations. `drawn` (n,) marks those that were drawn at
-    random to buy outcomes for, each with the propensity of being bought then.
+    random to buy outcomes for, each with the propensity of being bought then. `standing` (n,) is how many requests of a sampled
+    log each stands for (None: as many each).
     """
 
     acceptable: Floats
@@ -61,18 +62,19 @@ class CalibrationData:
     drawn: Bools
     served: Expected | None = None
     judged: Floats | None = None
+    standing: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, rows: Bools | Columns) -> CalibrationData:
-        taken = {
-            one.name: getattr(self, one.name)[rows] for one in fields(self) if one.name not in ("served", "judged")
-        }
+        optional = ("served", "judged", "standing")
+        taken = {one.name: getattr(self, one.name)[rows] for one in fields(self) if one.name not in optional}
         return CalibrationData(
             **taken,
             served=None if self.served is None else self.served.take(rows),
             judged=None if self.judged is None else self.judged[rows],
+            standing=None if self.standing is None else self.standing[rows],
         )
 
     @property
@@ -162,15 +164,18 @@ def traffic(data: CalibrationData) -> Traffic:
     Complete requests may come from an evaluation run, whose prompts somebody picked. Where their workflows differ from those
     of the other requests by more than chance explains (a test of homogeneity, one request of each conversation), workflows
     are weighted to their shares among these others, which are traffic: within a workflow, the run counts as fair. Drawn
-    requests are traffic too.
+    requests are traffic too. Within a workflow each counts for as many as it stands for.
     """
-    return stands_for(data.workflow, data.groups, data.complete & ~data.drawn)
+    return stands_for(data.workflow, data.groups, data.complete & ~data.drawn, data.standing)
 
 
-def stands_for(workflow: NDArray[np.object_], groups: Columns, picked: Bools) -> Traffic:
+def stands_for(
+    workflow: NDArray[np.object_], groups: Columns, picked: Bools, standing: Floats | None = None
+) -> Traffic:
     """How n requests stand for the traffic, of which those that are not `picked` (n,) are: see `traffic`."""
     n = len(workflow)
-    alike = Traffic(np.ones(n), np.zeros(n, dtype=np.intp))
+    counts = np.ones(n) if standing is None or not n else standing * (n / standing.sum())
+    alike = Traffic(counts, np.zeros(n, dtype=np.intp))
     names, code = np.unique(workflow_names(workflow), return_inverse=True)
     first = np.zeros(n, dtype=np.bool_)
     first[np.unique(groups, return_index=True)[1]] = True
@@ -180,8 +185,8 @@ def stands_for(workflow: NDArray[np.object_], groups: Columns, picked: Bools) ->
         return alike
     if chi2_contingency(table, correction=False).pvalue >= _UNFAIR:
         return alike
-    found, wanted = np.bincount(code) / n, np.bincount(code[~picked], minlength=len(names))
-    return Traffic(np.asarray((wanted / wanted.sum() / found)[code]), code)
+    found, wanted = np.bincount(code, counts) / n, np.bincount(code[~picked], counts[~picked], minlength=len(names))
+    return Traffic(np.asarray(counts * (wanted / wanted.sum() / found)[code]), code)
 
 
 def _sides(data: CalibrationData) -> tuple[Bools, Bools]:

@@ -21,6 +21,7 @@ from training.certify.evidence import CalibrationData, Evidence, evidence, traff
 from training.dataset.matrix import workflow_names
 from training.measure.bounds import RateBound
 from training.measure.frontier import Resamples
+from training.measure.metrics import mean_of
 from training.measure.offpolicy import (
     CLIP,
     MINIMUM_EFFECTIVE,
@@ -179,7 +180,7 @@ def estimate(data: CalibrationData, knobs: Floats, target: float, reference: int
     found: tuple[float, float] | None = None
     for knob in sorted(knobs.tolist()) if len(data) else []:
         columns = Setting(knob, guarded=True).choose(data.acceptable, data.violation, data.expected_cost)
-        expected = float(data.violation[rows, columns].mean())
+        expected = float(mean_of(data.violation[rows, columns], data.standing))
         if expected > 1.0 - target:
             break
         if (columns != reference).any():
@@ -190,20 +191,21 @@ def estimate(data: CalibrationData, knobs: Floats, target: float, reference: int
     columns = Setting(found[0], guarded=True).choose(used.acceptable, used.violation, used.expected_cost)
     seen = np.isfinite(used.labels)
     same = np.full(len(used), reference, dtype=np.intp)
+    counts = np.ones(len(used)) if used.standing is None else used.standing
     known = [
-        effective_sample_size(importance_weights(seen, used.propensity, chosen, clip=CLIP, judged=used.judged))
+        effective_sample_size(counts * importance_weights(seen, used.propensity, chosen, clip=CLIP, judged=used.judged))
         for chosen in (columns, same)
     ]
     if min(known) < MINIMUM_EFFECTIVE:
         return Estimated(knob=found[0], violation_rate=found[1])
     cost = pseudo_outcomes(np.where(seen, used.cost, np.nan), used.propensity, used.expected_cost, judged=used.judged)
     spent, base = cost[np.arange(len(used)), columns], cost[:, reference]
-    resampled = Resamples.draw(used.groups, _RESAMPLES, seed)
+    resampled = Resamples.draw(used.groups, _RESAMPLES, seed, standing=used.standing)
     low, high = np.quantile(1.0 - (resampled @ spent) / (resampled @ base), [0.025, 0.975]).tolist()
     return Estimated(
         knob=found[0],
         violation_rate=found[1],
-        saving=1.0 - float(spent.mean() / base.mean()),
+        saving=1.0 - float(mean_of(spent, used.standing) / mean_of(base, used.standing)),
         saving_low=low,
         saving_high=high,
     )

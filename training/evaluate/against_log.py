@@ -8,6 +8,7 @@ from scipy.special import stdtrit
 from serving.bundle.arrays import Columns, Floats
 from training.dataset.matrix import OutcomeMatrix
 from training.evaluate.bands import Outcomes
+from training.measure.metrics import mean_of
 from training.measure.offpolicy import MINIMUM_EFFECTIVE, doubly_robust, pseudo_outcomes
 
 
@@ -33,11 +34,15 @@ def saved_against_log(
     cost = np.where(seen, known.cost_usd, np.nan)[rows]
     propensity, usd, chosen = known.propensity[rows], expected_usd[rows].astype(np.float64), columns[rows]
     judged = None if known.judged is None else known.judged[rows]
-    if doubly_robust(cost, propensity, chosen, usd, judged=judged, groups=known.groups[rows]).refused is not None:
+    standing = None if known.standing is None else known.standing[rows]
+    bears = doubly_robust(cost, propensity, chosen, usd, judged=judged, groups=known.groups[rows], standing=standing)
+    if bears.refused is not None:
         return None
     routed = pseudo_outcomes(cost, propensity, usd, judged=judged)[np.arange(len(chosen)), chosen]
     saved = np.where(own[rows], matrix.cost_usd[rows], 0.0).sum(axis=1) - routed
-    sums = np.bincount(member, saved - saved.mean())
+    mean = float(mean_of(saved, standing))
+    strayed = saved - mean if standing is None else (saved - mean) * standing / standing.mean()
+    sums = np.bincount(member, strayed)
     error = float(np.sqrt((sums**2).sum() * len(groups) / (len(groups) - 1))) / len(saved)
     half = float(stdtrit(len(groups) - 1, 0.975)) * error
-    return float(saved.mean()) - half, float(saved.mean()) + half
+    return mean - half, mean + half

@@ -76,7 +76,7 @@ class Outcomes:
     """What is known of n requests and m candidates: `value` and `cost_usd` (n, m), NaN where not observed; `labels` (n, m) 1
     acceptable, 0 not; `propensity` (n, m) of what was observed, and `judged` (n, m) the part of it that is judging's, as
     `measure.offpolicy` has both; `complete` (n,) where everything is known; `groups` (n,) what
-    belongs together, and `workflow` (n,)."""
+    belongs together, and `workflow` (n,); `standing` (n,) how many requests of a sampled log each stands for, None: alike."""
 
     value: Floats
     cost_usd: Floats
@@ -86,6 +86,7 @@ class Outcomes:
     complete: Bools
     groups: Columns
     workflow: NDArray[np.object_]
+    standing: Floats | None = None
 
 
 def places(knobs: Sequence[float]) -> list[float]:
@@ -125,17 +126,18 @@ def weighted_to_traffic(known: Outcomes) -> tuple[Floats, str | None]:
     are traffic, workflows are weighted to their shares among these. One without a complete request is not in the figures.
     """
     complete = known.complete
-    ones = np.ones(int(complete.sum()))
+    standing = np.ones(len(complete)) if known.standing is None else known.standing
+    ones = standing[complete]
     if not stands_for(known.workflow, known.groups, complete).reweighted:
         return ones, None
     names, code = np.unique(workflow_names(known.workflow), return_inverse=True)
-    have = np.bincount(code[complete], minlength=len(names))
-    wanted = np.bincount(code[~complete], minlength=len(names)) / (~complete).sum()
+    have = np.bincount(code[complete], ones, minlength=len(names))
+    wanted = np.bincount(code[~complete], standing[~complete], minlength=len(names)) / standing[~complete].sum()
     covered = float(wanted[have > 0].sum())
     unlike = "The complete requests are of other workflows than the other test requests, which are traffic"
     if covered == 0:
         return ones, f"{unlike}: they have none in common, so that these figures say nothing of the traffic."
-    weights = (wanted / np.maximum(have, 1))[code[complete]]
+    weights = ones * (wanted / np.where(have > 0, have, 1.0))[code[complete]]
     note = f"{unlike}, and are weighted to the shares that their workflows have there."
     if (wanted[have == 0] > 0).any():
         known_of = [str(names[k]) for k in np.argsort(-wanted, kind="stable") if have[k] and wanted[k]]
@@ -252,9 +254,10 @@ class _Board:
             known.complete[rows],
             known.groups[rows],
             known.workflow[rows],
+            None if known.standing is None else known.standing[rows],
         )
         found, cost, broken = part.value, part.cost_usd, None
-        counts, note = np.ones(len(found)), None
+        counts, note = np.ones(len(found)) if part.standing is None else part.standing, None
         if basis == COMPLETE:
             counts, note = weighted_to_traffic(known)
             broken = ((part.labels == 0) & (part.labels[:, [reference]] == 1)).astype(np.float64)
@@ -264,7 +267,7 @@ class _Board:
             found = pseudo_outcomes(part.value, propensity, value, judged=judged)
             cost = pseudo_outcomes(judged_cost, propensity, usd, judged=judged)
         weights = bootstrap_weights(part.groups, repeats(resamples, len(found)), seed, part.workflow)
-        if note is not None:
+        if note is not None or part.standing is not None:
             weights = weights * counts
             weights /= weights.sum(axis=1, keepdims=True)
         base = np.asarray(weights @ cost[:, reference])
@@ -295,6 +298,7 @@ class _Board:
             judged=self.known.judged,
             minimum_effective=MINIMUM_EFFECTIVE,
             groups=self.known.groups,
+            standing=self.known.standing,
         )
         return found.effective_sample, found.refused
 

@@ -16,31 +16,35 @@ from training.measure.metrics import (
     cpt,
     equal_mass_bins,
     expected_calibration_error,
+    of_cells,
     strong_weak,
 )
 
 
-def calibration_figures(before: Floats, after: Floats, labels: Floats, columns: Columns) -> Calibration | None:
+def calibration_figures(
+    before: Floats, after: Floats, labels: Floats, columns: Columns, standing: Floats | None = None
+) -> Calibration | None:
     """Calibration of (n, m) probabilities on judged labels (NaN elsewhere), before and after; None without labels.
 
-    `columns` (n,) is what the operating point chooses.
+    `columns` (n,) is what the operating point chooses, `standing` (n,) what the requests stand for (None: as many each).
     """
     seen = np.isfinite(labels)
     if not seen.any():
         return None
     y, p, raw = labels[seen], after[seen], np.clip(before[seen], 0, 1)
-    bins = equal_mass_bins(p, y)
+    counts = of_cells(standing, seen)
+    bins = equal_mass_bins(p, y, standing=counts)
     rows = np.flatnonzero(seen[np.arange(len(columns)), columns])
-    at = rows, columns[rows]
+    at, of_chosen = (rows, columns[rows]), None if standing is None else standing[rows]
     return Calibration(
         outcomes=len(y),
-        ece=expected_calibration_error(p, y),
-        brier=brier(p, y),
-        ece_before=expected_calibration_error(raw, y),
-        brier_before=brier(raw, y),
+        ece=expected_calibration_error(p, y, standing=counts),
+        brier=brier(p, y, counts),
+        ece_before=expected_calibration_error(raw, y, standing=counts),
+        brier_before=brier(raw, y, counts),
         bins=tuple((float(a), float(b), float(c)) for a, b, c in zip(*bins, strict=True)),
         chosen=len(rows),
-        ece_chosen=expected_calibration_error(after[at], labels[at]),
+        ece_chosen=expected_calibration_error(after[at], labels[at], standing=of_chosen),
     )
 
 

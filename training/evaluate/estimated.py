@@ -10,6 +10,7 @@ from serving.decide.decision import Estimates
 from training.dataset.matrix import workflow_names
 from training.evaluate.bands import Outcomes
 from training.evaluate.evaluation import WorkflowLine
+from training.measure.metrics import mean_of
 from training.measure.offpolicy import MINIMUM_EFFECTIVE, doubly_robust
 
 _NO_COMPLETE = "no test request has a judged, costed outcome of every candidate"
@@ -43,6 +44,7 @@ def estimated_workflows(
         ]
         if any(one is None for one in found):
             continue
+        standing = None if known.standing is None else known.standing[inside]
         quality, cost, reference_quality, reference_cost = (float(one) for one in found if one is not None)
         lines.append(
             WorkflowLine(
@@ -52,7 +54,7 @@ def estimated_workflows(
                 reference_quality=reference_quality,
                 cost_usd=cost,
                 reference_cost_usd=reference_cost,
-                share={c: float((columns[inside] == k).mean()) for k, c in enumerate(candidates)},
+                share={c: float(mean_of(columns[inside] == k, standing)) for k, c in enumerate(candidates)},
             )
         )
     return tuple(sorted(lines, key=lambda line: -line.requests))
@@ -67,6 +69,7 @@ def _mean(outcome: Floats, known: Outcomes, model: Floats, columns: Columns, ins
         model[inside],
         judged=None if known.judged is None else known.judged[inside],
         groups=known.groups[inside],
+        standing=None if known.standing is None else known.standing[inside],
     )
     return None if found.refused is not None else found.value
 

@@ -10,7 +10,9 @@ import numpy as np
 from scipy.special import ndtr
 
 from serving.account.intervals import wilson
-from serving.bundle.arrays import Columns, Floats
+from serving.bundle.arrays import Bools, Columns, Floats
+from training.measure.metrics import mean_of, of_cells
+from training.measure.offpolicy import effective_sample_size
 
 # A bin of fewer outcomes says next to nothing.
 LEAST_IN_BIN = 25
@@ -55,13 +57,16 @@ class Reliability:
     by_candidate: dict[str, tuple[Bin, ...]] = field(default_factory=dict)
 
 
-def bins(probability: Floats, outcome: Floats, groups: Columns | None = None) -> tuple[Bin, ...]:
+def bins(
+    probability: Floats, outcome: Floats, groups: Columns | None = None, standing: Floats | None = None
+) -> tuple[Bin, ...]:
     """Bins of equal size, of 25 outcomes at least and 15 bins at most; neighbours whose shares fall are pooled.
 
     `outcome` (n,) is 0 or 1; those of one of `groups` (n,), conversations, are not taken for independent. Of 20 intervals about
     one is expected to miss, also where every chance is right. A calibrated chance gives shares that rise, so that pooling
     adjacent violators takes out the zigzag of small bins and nothing else. Source: Dimitriadis, Gneiting & Jordan 2021
-    (isotonic pooling); equal size: Nguyen & O'Connor 2015. Equal chances are never parted.
+    (isotonic pooling); equal size: Nguyen & O'Connor 2015. Equal chances are never parted. Shares and means are of what the
+    outcomes stand for, `standing` (n,), None: one each.
     """
     n = len(probability)
     if n == 0:
@@ -69,34 +74,39 @@ def bins(probability: Floats, outcome: Floats, groups: Columns | None = None) ->
     order = np.argsort(probability, kind="stable")
     p, y = probability[order], outcome[order]
     of = np.arange(n) if groups is None else groups[order]
+    counts = None if standing is None else standing[order]
+
+    def share(part: tuple[int, int]) -> float:
+        return float(mean_of(y[slice(*part)], None if counts is None else counts[slice(*part)]))
+
     count = min(MOST_BINS, max(n // LEAST_IN_BIN, 1))
     ends = np.searchsorted(p, p[np.arange(1, count) * n // count], side="left")
     edges = [0, *sorted({int(end) for end in ends} - {0, n}), n]
     parts: list[tuple[int, int]] = []
     for begin, end in pairwise(edges):
         parts.append((begin, end))
-        while len(parts) > 1 and (_share(y, parts[-2]) > _share(y, parts[-1]) or _small(parts[-2], parts[-1])):
+        while len(parts) > 1 and (share(parts[-2]) > share(parts[-1]) or _small(parts[-2], parts[-1])):
             last = parts.pop()
             parts[-1] = (parts[-1][0], last[1])
-    return tuple(_bin(p[begin:end], y[begin:end], of[begin:end]) for begin, end in parts)
-
-
-def _share(outcome: Floats, part: tuple[int, int]) -> float:
-    return float(outcome[part[0] : part[1]].mean())
+    return tuple(
+        _bin(p[begin:end], y[begin:end], of[begin:end], None if counts is None else counts[begin:end])
+        for begin, end in parts
+    )
 
 
 def _small(*parts: tuple[int, int]) -> bool:
     return any(end - begin < LEAST_IN_BIN for begin, end in parts)
 
 
-def _bin(p: Floats, y: Floats, groups: Columns) -> Bin:
-    low, high = interval(y, groups)
-    return Bin(float(p[0]), float(p[-1]), float(p.mean()), float(y.mean()), low, high, len(y))
+def _bin(p: Floats, y: Floats, groups: Columns, standing: Floats | None) -> Bin:
+    low, high = interval(y, groups, standing)
+    mean_p, mean_y = (float(mean_of(part, standing)) for part in (p, y))
+    return Bin(float(p[0]), float(p[-1]), mean_p, mean_y, low, high, len(y))
 
 
-def interval(y: Floats, groups: Columns) -> tuple[float, float]:
+def interval(y: Floats, groups: Columns, standing: Floats | None = None) -> tuple[float, float]:
     """Wilson's interval of the share of `y`, on as many outcomes by themselves as tell as much as these."""
-    mean, trials = float(y.mean()), _worth(y, groups)
+    mean, trials = float(mean_of(y, standing)), _worth(y, groups, standing)
     return wilson(mean * trials, trials)
 
 
@@ -116,23 +126,31 @@ def beyond_chance(p: Sequence[float]) -> list[bool]:
     return found
 
 
-def _worth(y: Floats, groups: Columns) -> float:
-    n, mean = len(y), float(y.mean())
+def _worth(y: Floats, groups: Columns, standing: Floats | None = None) -> float:
+    n, mean = len(y), float(mean_of(y, standing))
+    counts = np.ones(n) if standing is None else standing * (n / standing.sum())
+    most = float(n) if standing is None else effective_sample_size(standing)
     _, group = np.unique(groups, return_inverse=True)
     count = int(group.max()) + 1
     if count == n:
-        return float(n)
+        return most
     if count < _ENOUGH_GROUPS or not 0 < mean < 1:
-        return float(count)
-    strayed = np.bincount(group, weights=y - mean)
+        return float(count) if standing is None else min(effective_sample_size(standing, groups), float(count))
+    strayed = np.bincount(group, weights=counts * (y - mean))
     variance = float(strayed @ strayed) * count / (count - 1) / (n * n)
-    return float(n) if variance <= 0 else min(mean * (1 - mean) / variance, float(n))
+    return most if variance <= 0 else min(mean * (1 - mean) / variance, most)
 
 
 def reliability(
-    probability: Floats, labels: Floats, columns: Columns, candidates: Sequence[str], groups: Columns | None = None
+    probability: Floats,
+    labels: Floats,
+    columns: Columns,
+    candidates: Sequence[str],
+    groups: Columns | None = None,
+    standing: Floats | None = None,
 ) -> Reliability:
-    """Of (n, m) chances and labels, NaN where not judged; `columns` (n,) is what was chosen, `groups` (n,) the conversations.
+    """Of (n, m) chances and labels, NaN where not judged; `columns` (n,) is what was chosen, `groups` (n,) the conversations,
+    `standing` (n,) what the requests stand for (None: one each).
 
     One request's answers go together too: what makes it hard is hard for every candidate.
     """
@@ -141,19 +159,27 @@ def reliability(
     of = np.broadcast_to(groups[:, None], labels.shape)
     rows = np.flatnonzero(seen[np.arange(len(columns)), columns])
     at = rows, columns[rows]
+
+    def stood(among: Bools | Columns) -> Floats | None:
+        return None if standing is None else standing[among]
+
     return Reliability(
-        all=bins(probability[seen], labels[seen], of[seen]),
-        chosen=bins(probability[at], labels[at], groups[rows]),
+        all=bins(probability[seen], labels[seen], of[seen], of_cells(standing, seen)),
+        chosen=bins(probability[at], labels[at], groups[rows], stood(rows)),
         by_candidate={
-            name: bins(probability[seen[:, column], column], labels[seen[:, column], column], groups[seen[:, column]])
-            for column, name in enumerate(candidates)
-            if seen[:, column].any()
+            name: bins(probability[known, column], labels[known, column], groups[known], stood(known))
+            for column, (name, known) in enumerate(zip(candidates, seen.T, strict=True))
+            if known.any()
         },
     )
 
 
 def risk_coverage(
-    probability: Floats, labels: Floats, columns: Columns, groups: Columns | None = None
+    probability: Floats,
+    labels: Floats,
+    columns: Columns,
+    groups: Columns | None = None,
+    standing: Floats | None = None,
 ) -> tuple[Risk, ...]:
     """What is risked by deciding on the most confident 5%, 10% … 100% of requests whose chosen answer was judged, and sending
     the rest elsewhere. Arguments as of `reliability`. Equal chances are never parted, so that a share may be larger than
@@ -166,8 +192,11 @@ def risk_coverage(
     order = np.argsort(-probability[at], kind="stable")
     falling = -probability[at][order]
     failed, of = 1.0 - labels[at][order], (rows if groups is None else groups[rows])[order]
+    counts = np.ones(n) if standing is None else standing[rows][order]
     asked = np.array([max(round(n * step / _COVERAGES), 1) for step in range(1, _COVERAGES + 1)])
     found = []
     for k in np.unique(np.searchsorted(falling, falling[asked - 1], side="right")).tolist():
-        found.append(Risk(k / n, float(failed[:k].mean()), *interval(failed[:k], of[:k])))
+        part = None if standing is None else counts[:k]
+        coverage = float(counts[:k].sum() / counts.sum())
+        found.append(Risk(coverage, float(mean_of(failed[:k], part)), *interval(failed[:k], of[:k], part)))
     return tuple(found)

@@ -37,13 +37,14 @@ from training.evaluate.estimated import estimated_workflows, too_few_complete
 from training.evaluate.evaluation import ONLY, ROUTER, Evaluation, OffPolicyLine, PointLine
 from training.evaluate.profiles import profiles
 from training.evaluate.reliability import reliability, risk_coverage
-from training.evaluate.sweep import CompleteOutcomes, Contender, Contest, by_workflow, sweep
+from training.evaluate.sweep import CompleteOutcomes, Contender, Contest, by_workflow, shares, sweep
 from training.learn.learn import Learned
 from training.learn.prepare import Prepared, PrepareError
 from training.learn.training_data import cell_judged, cell_propensity
 from training.logs.aliases import alike
 from training.logs.outcomes import Outcomes
 from training.measure.bounds import RateBound, clopper_pearson_upper
+from training.measure.metrics import mean_of
 from training.measure.offpolicy import doubly_robust, ips, snips
 from training.prices.costs import fill_costs
 
@@ -66,8 +67,9 @@ class _Log:
 
     def complete(self, objective: Objective) -> CompleteOutcomes:
         rows = self.matrix.complete()
+        part = self.matrix.take(rows)
         return CompleteOutcomes(
-            self.value(objective)[rows], self.matrix.cost_usd[rows], self.groups[rows], self.matrix.workflow[rows]
+            self.value(objective)[rows], part.cost_usd, self.groups[rows], part.workflow, part.standing
         )
 
 
@@ -217,22 +219,24 @@ def _evaluation(
     """
     matrix, objective = log.matrix, manifest.objective
     complete, chance = matrix.complete(), served.acceptable.astype(np.float64)
-    propensity, judged = known_by or (None, None)
+    how: tuple[Floats | None, Floats | None] = known_by or (None, None)
     known = Known(
-        log.value(objective), matrix.cost_usd, log.labels, propensity, judged, complete, log.groups, matrix.workflow
+        log.value(objective), matrix.cost_usd, log.labels, *how, complete, log.groups, matrix.workflow, matrix.standing
     )
     found = Evaluation(
         test_requests=len(matrix),
         complete_requests=int(complete.sum()),
-        shares=_shares(columns, matrix.candidates),
-        calibration=calibration_figures(raw, chance, log.labels, columns),
+        shares=shares(columns, matrix.candidates, matrix.standing),
+        calibration=calibration_figures(raw, chance, log.labels, columns, matrix.standing),
         off_policy=off_policy,
         points=tuple(points),
         tradeoff=tradeoff(manifest, served, columns, known, resamples=resamples, seed=seed),
-        reliability=reliability(chance, log.labels, columns, matrix.candidates, log.groups),
-        risk_coverage=risk_coverage(chance, log.labels, columns, log.groups),
+        reliability=reliability(chance, log.labels, columns, matrix.candidates, log.groups, matrix.standing),
+        risk_coverage=risk_coverage(chance, log.labels, columns, log.groups, matrix.standing),
         against_log=saved_against_log(matrix, known, served.cost_usd, columns),
-        novel=float((served.novelty[:, 0] > manifest.novelty.threshold).mean()) if len(matrix) else None,
+        novel=float(mean_of(served.novelty[:, 0] > manifest.novelty.threshold, matrix.standing))
+        if len(matrix)
+        else None,
     )
     if not enough_complete(complete, log.groups):
         workflows = estimated_workflows(manifest, served, columns, known)
@@ -263,12 +267,6 @@ def _evaluation(
         curves=curves,
         zero_router=alone.zero_router,
     )
-
-
-def _shares(columns: Columns, candidates: Sequence[str]) -> dict[str, float]:
-    """The share of requests that go to each candidate, the largest first; `columns` (n,) is where each goes."""
-    share = np.bincount(columns, minlength=len(candidates)) / max(len(columns), 1)
-    return {candidates[place]: float(share[place]) for place in np.argsort(-share, kind="stable")}
 
 
 def _known(found: RateBound | None, delta: float) -> tuple[float, float]:
@@ -334,15 +332,15 @@ def _off_policy(
     cost = served.cost_usd.astype(np.float64)
     reference = np.full(len(matrix), matrix.candidates.index(manifest.reference))
     seen_cost = np.where(np.isfinite(labels), matrix.cost_usd, np.nan)
-    groups = conversations(list(matrix.session_id))
+    groups, standing = conversations(list(matrix.session_id)), matrix.standing
     propensity, judged = known_by
     return tuple(
         OffPolicyLine(
             name,
-            doubly_robust(labels, propensity, columns, value, judged=judged, groups=groups),
-            ips(labels, propensity, columns, judged=judged, groups=groups),
-            snips(labels, propensity, columns, judged=judged, groups=groups),
-            doubly_robust(seen_cost, propensity, columns, cost, judged=judged, groups=groups),
+            doubly_robust(labels, propensity, columns, value, judged=judged, groups=groups, standing=standing),
+            ips(labels, propensity, columns, judged=judged, groups=groups, standing=standing),
+            snips(labels, propensity, columns, judged=judged, groups=groups, standing=standing),
+            doubly_robust(seen_cost, propensity, columns, cost, judged=judged, groups=groups, standing=standing),
         )
         for name, columns in ((ROUTER, routed), (f"{ONLY}{manifest.reference}", reference))
     )

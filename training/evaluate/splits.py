@@ -15,7 +15,7 @@ from serving.bundle.arrays import Bools, Floats
 from serving.bundle.manifest import Objective
 from training.config import ConfigError, Params
 from training.dataset.inputs import Inputs
-from training.dataset.matrix import OutcomeMatrix, workflow_names
+from training.dataset.matrix import OutcomeMatrix, standing_of, workflow_names
 from training.dataset.split import Split, SplitError, split_requests
 from training.engine.engine import Engine, Progress, silent
 from training.engine.local import HERE
@@ -29,6 +29,7 @@ from training.learn.estimators.tables import WorkflowTable
 from training.learn.prepare import Prepared
 from training.learn.training_data import cell_weights, cost_model, decay_of, part_propensity
 from training.measure.frontier import Frontier, Resamples, Singles, bootstrap_aiq, frontier, knob_grid, singles
+from training.measure.metrics import known_mean
 
 RANDOM, TIME, WORKFLOWS = "random by prompt", "by time", "workflows left out"
 # Each workflow is left out once, with others, in one of so many parts; each part is a training of its own.
@@ -36,7 +37,7 @@ PARTS = 4
 STAGE = "evaluate by other splits"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Tested(CompleteOutcomes):
     """Complete outcomes of n test requests, and what they were expected to cost, (n, m)."""
 
@@ -45,10 +46,10 @@ class Tested(CompleteOutcomes):
 
     @property
     def alone(self) -> Singles:
-        return singles(self.quality, self.cost_usd)
+        return singles(self.quality, self.cost_usd, self.standing)
 
     def points(self, estimate: Floats) -> Frontier:
-        return frontier(estimate, self.expected_cost, self.quality, self.cost_usd, self.knobs)
+        return frontier(estimate, self.expected_cost, self.quality, self.cost_usd, self.knobs, self.standing)
 
     def aiq(self, estimate: Floats) -> float:
         points = self.points(estimate)
@@ -177,10 +178,12 @@ def _relearned_or_not(
         return error
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Relearned(CompleteOutcomes):
-    """What was learned for one part's n complete test requests: estimates and expected cost (n, m), and the outcomes."""
+    """What was learned for one part's n complete test requests: estimates and expected cost (n, m), and the outcomes; `weight`
+    (n,) as of `OutcomeMatrix`."""
 
+    weight: Floats
     router: Floats
     table: Floats
     expected_cost: Floats
@@ -201,7 +204,7 @@ def _relearned(part: Prepared, inputs: Inputs, params: Params) -> _Relearned:
     propensity, _ = part_propensity(part, inputs, rows, params)
     decay = decay_of(matrix, params.fit.half_life_days)
     weights = cell_weights(matrix, part.labels[rows], propensity, params.fit.weight_clip, decay)
-    kinds = quick_estimators(params, np.nanmean(matrix.cost_usd, axis=0))
+    kinds = quick_estimators(params, known_mean(matrix.cost_usd, matrix.standing))
     table: dict[str, Factory] = {WorkflowTable.name: lambda: WorkflowTable(params.fit.table_strength[0])}
     everything = np.ones(len(train), dtype=np.bool_)
     costs = cost_model(part, _costs_alone(part, matrix), train, everything, params)
@@ -213,6 +216,7 @@ def _relearned(part: Prepared, inputs: Inputs, params: Params) -> _Relearned:
         cost_usd=part.matrix.cost_usd[tested],
         groups=part.groups[tested],
         workflow=part.matrix.workflow[tested],
+        weight=part.matrix.weight[tested],
     )
 
 
@@ -256,12 +260,14 @@ def _measured(line: SplitLine, parts: Sequence[_Relearned], params: Params) -> S
         cost_usd=np.concatenate([part.cost_usd for part in parts]),
         groups=np.concatenate([part.groups for part in parts]),
         workflow=np.concatenate([part.workflow for part in parts]),
+        standing=standing_of(np.concatenate([part.weight for part in parts])),
         knobs=knob_grid(expected, params.policy.knob_steps),
         expected_cost=expected,
     )
     router = np.concatenate([part.router for part in parts])
     table = np.concatenate([part.table for part in parts])
-    weights = Resamples.draw(tested.groups, params.evaluate.resamples, params.evaluate.seed, tested.workflow)
+    seed, resamples = params.evaluate.seed, params.evaluate.resamples
+    weights = Resamples.draw(tested.groups, resamples, seed, tested.workflow, tested.standing)
     lead = tested.resampled(router, weights) - tested.resampled(table, weights)
     low, high = np.quantile(lead, [0.025, 0.975])
     return replace(

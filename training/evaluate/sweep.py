@@ -22,17 +22,19 @@ from training.measure.frontier import (
     frontier,
     singles,
 )
-from training.measure.metrics import cost_save, headroom_captured, non_decreasing_hull, performance_gain
+from training.measure.metrics import cost_save, headroom_captured, mean_of, non_decreasing_hull, performance_gain
 
 
 @dataclass(frozen=True)
 class CompleteOutcomes:
-    """Complete outcomes of n requests: `quality` (acceptable or not) and `cost_usd` (n, m), and what ties requests."""
+    """Complete outcomes of n requests: `quality` (acceptable or not) and `cost_usd` (n, m), and what ties requests; `standing`
+    (n,) how many requests of a sampled log each stands for, None: as many each."""
 
     quality: Floats
     cost_usd: Floats
     groups: Columns
     workflow: NDArray[np.object_]
+    standing: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.quality)
@@ -70,15 +72,16 @@ class Contest:
 def sweep(data: Contest, *, resamples: int, seed: int) -> tuple[tuple[Line, ...], dict[str, Any], Singles]:
     """The result table, each contender's hull as (cost, quality), and the single candidates' points."""
     outcome = data.test
-    alone = singles(outcome.quality, outcome.cost_usd)
-    weights = Resamples.draw(outcome.groups, resamples, seed, outcome.workflow)
+    standing = outcome.standing
+    alone = singles(outcome.quality, outcome.cost_usd, standing)
+    weights = Resamples.draw(outcome.groups, resamples, seed, outcome.workflow, standing)
     reference_cost = outcome.cost_usd[:, data.reference]
     tuning = data.calibration
     oracle = Contender(ORACLE, (outcome.quality, outcome.cost_usd), (tuning.quality, tuning.cost_usd))
     lines, curves, resampled = [], {}, {}
     everyone = [*data.contenders, oracle]
     for contender in everyone:
-        points = frontier(*contender.test, outcome.quality, outcome.cost_usd, data.knobs)
+        points = frontier(*contender.test, outcome.quality, outcome.cost_usd, data.knobs, standing)
         resampled[contender.name] = bootstrap_aiq(points, outcome.quality, outcome.cost_usd, weights)
         curves[contender.name] = points
     values = {name: alone.aiq(points.cost, points.quality) for name, points in curves.items()}
@@ -91,9 +94,9 @@ def sweep(data: Contest, *, resamples: int, seed: int) -> tuple[tuple[Line, ...]
         lines.append(
             Line(
                 name=contender.name,
-                quality=float(quality.mean()),
-                cost_usd=float(cost.mean()),
-                saving=_saving(cost, reference_cost),
+                quality=float(mean_of(quality, standing)),
+                cost_usd=float(mean_of(cost, standing)),
+                saving=_saving(cost, reference_cost, standing),
                 aiq=values[contender.name],
                 headroom=headroom_captured(values[contender.name], alone.zero_router, values[ORACLE]),
                 cost_save=fitted[0],
@@ -105,7 +108,8 @@ def sweep(data: Contest, *, resamples: int, seed: int) -> tuple[tuple[Line, ...]
             )
         )
     for name, (quality, cost) in data.fixed.items():
-        lines.append(Line(name, float(quality.mean()), float(cost.mean()), _saving(cost, reference_cost)))
+        means = (float(mean_of(part, standing)) for part in (quality, cost))
+        lines.append(Line(name, *means, _saving(cost, reference_cost, standing)))
     hulls = {
         name: tuple(part.tolist() for part in non_decreasing_hull(points.cost, points.quality))
         for name, points in curves.items()
@@ -129,8 +133,8 @@ def _knob(expected: tuple[Floats, Floats], data: Contest) -> float:
     outcome = data.calibration
     if not len(outcome):
         return 0.0
-    points: Frontier = frontier(*expected, outcome.quality, outcome.cost_usd, data.knobs)
-    wanted = data.quality_target * outcome.quality[:, data.reference].mean()
+    points: Frontier = frontier(*expected, outcome.quality, outcome.cost_usd, data.knobs, outcome.standing)
+    wanted = data.quality_target * float(mean_of(outcome.quality[:, data.reference], outcome.standing))
     enough = points.quality >= wanted
     return float(data.knobs[np.where(enough, points.cost, np.inf).argmin()]) if enough.any() else 0.0
 
@@ -145,20 +149,29 @@ def by_workflow(
     lines = []
     for name in sorted(set(names.tolist())):
         inside = names == name
+        of = None if outcome.standing is None else outcome.standing[inside]
         lines.append(
             WorkflowLine(
                 workflow=name,
                 requests=int(inside.sum()),
-                quality=float(quality[inside].mean()),
-                reference_quality=float(outcome.quality[inside, reference].mean()),
-                cost_usd=float(cost[inside].mean()),
-                reference_cost_usd=float(outcome.cost_usd[inside, reference].mean()),
-                share={c: float((columns[inside] == k).mean()) for k, c in enumerate(candidates)},
+                quality=float(mean_of(quality[inside], of)),
+                reference_quality=float(mean_of(outcome.quality[inside, reference], of)),
+                cost_usd=float(mean_of(cost[inside], of)),
+                reference_cost_usd=float(mean_of(outcome.cost_usd[inside, reference], of)),
+                share={c: float(mean_of(columns[inside] == k, of)) for k, c in enumerate(candidates)},
             )
         )
     return tuple(sorted(lines, key=lambda line: -line.requests))
 
 
-def _saving(cost: Floats, reference_cost: Floats) -> float:
-    base = float(reference_cost.mean())
-    return 1.0 - float(cost.mean()) / base if base > 0 else 0.0
+def shares(columns: Columns, candidates: Sequence[str], standing: Floats | None) -> dict[str, float]:
+    """The share of requests that go to each candidate, the largest first; `columns` (n,) is where each goes, `standing` (n,) as
+    of `CompleteOutcomes`."""
+    total = float(len(columns) if standing is None else standing.sum())
+    share = np.bincount(columns, standing, minlength=len(candidates)) / max(total, 1.0)
+    return {candidates[place]: float(share[place]) for place in np.argsort(-share, kind="stable")}
+
+
+def _saving(cost: Floats, reference_cost: Floats, standing: Floats | None) -> float:
+    base = float(mean_of(reference_cost, standing))
+    return 1.0 - float(mean_of(cost, standing)) / base if base > 0 else 0.0

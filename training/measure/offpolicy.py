@@ -14,6 +14,9 @@ Rows count as independent, unless `groups` (n,) says which belong together, as t
 its side of a share do: errors are then robust to whatever correlates within a group, and the effective sample counts
 groups (Liang & Zeger 1986). A row counts if its propensities are known: at least one is, and none is missing where an
 outcome was observed. A row that counts but has no outcome of the chosen candidate is not left out: its weight is 0.
+
+Where rows stand for more or fewer of a log than others, as they do in the core of a sampled one, `standing` (n,) says for how
+many: means are of what they stand for. Without it each stands for as many.
 """
 
 from __future__ import annotations
@@ -89,6 +92,7 @@ def ips(
     clip: float = CLIP,
     minimum_effective: float = MINIMUM_EFFECTIVE,
     groups: Columns | None = None,
+    standing: Floats | None = None,
 ) -> Estimate:
     """Inverse propensity scoring, mean(w y): unbiased where the propensities are right, of high variance.
 
@@ -97,7 +101,9 @@ def ips(
     the range of the outcomes.
     """
     rows, weights, y = _chosen(outcome, propensity, columns, judged, clip)
-    return _estimate("ips", weights * y, weights, minimum_effective, _of(groups, rows))
+    counts = _counts(standing, rows)
+    stood = weights if counts is None else counts * weights
+    return _estimate("ips", _stood(weights * y, counts), stood, minimum_effective, _of(groups, rows))
 
 
 def snips(
@@ -109,6 +115,7 @@ def snips(
     clip: float = CLIP,
     minimum_effective: float = MINIMUM_EFFECTIVE,
     groups: Columns | None = None,
+    standing: Floats | None = None,
 ) -> Estimate:
     """Self-normalised inverse propensity scoring, sum(w y) / sum(w): stays within the outcomes' range, biased by O(1/n).
 
@@ -116,6 +123,8 @@ def snips(
     failures that are rare, `bounds.weighted_upper` says more.
     """
     rows, weights, y = _chosen(outcome, propensity, columns, judged, clip)
+    counts = _counts(standing, rows)
+    weights = weights if counts is None else counts * weights
     return _estimate("snips", _normalised(weights, y), weights, minimum_effective, _of(groups, rows))
 
 
@@ -129,6 +138,7 @@ def doubly_robust(
     clip: float = CLIP,
     minimum_effective: float = MINIMUM_EFFECTIVE,
     groups: Columns | None = None,
+    standing: Floats | None = None,
 ) -> Estimate:
     """mean(f) + sum(w (y - f)) / sum(w) with f the model's prediction for the chosen candidate.
 
@@ -141,7 +151,9 @@ def doubly_robust(
     if model.shape != outcome.shape:
         raise ValueError(f"expected predictions of shape {outcome.shape}, got {model.shape}")
     predicted = model[np.arange(len(columns)), columns][rows]
-    linear = predicted + _normalised(weights, y - predicted)
+    counts = _counts(standing, rows)
+    weights = weights if counts is None else counts * weights
+    linear = _stood(predicted, counts) + _normalised(weights, y - predicted)
     return _estimate("doubly robust", linear, weights, minimum_effective, _of(groups, rows))
 
 
@@ -205,6 +217,24 @@ def _of(groups: Columns | None, rows: Bools) -> Columns | None:
     if groups.shape != rows.shape:
         raise ValueError(f"expected groups of shape {rows.shape}, got {groups.shape}")
     return groups[rows]
+
+
+def _counts(standing: Floats | None, rows: Bools) -> Floats | None:
+    """What the rows that count stand for, 1 on average; None where each stands for as many."""
+    if standing is None:
+        return None
+    if standing.shape != rows.shape:
+        raise ValueError(f"expected what rows stand for of shape {rows.shape}, got {standing.shape}")
+    kept = standing[rows]
+    return kept * (len(kept) / kept.sum()) if len(kept) else kept
+
+
+def _stood(values: Floats, counts: Floats | None) -> Floats:
+    """(n,) the linear terms of the mean of `values` (n,), each counting for `counts` (n,)."""
+    if counts is None or not len(values):
+        return values
+    mean = float(counts @ values) / len(values)
+    return np.asarray(mean + counts * (values - mean))
 
 
 def _summed(values: Floats, groups: Columns | None) -> Floats:

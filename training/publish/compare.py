@@ -17,12 +17,13 @@ from serving.decide.router import Router
 from training.config import Params
 from training.dataset.encoders import encoder_fingerprint
 from training.dataset.inputs import Inputs
-from training.dataset.matrix import Objects
+from training.dataset.matrix import Objects, standing_of
 from training.dataset.split import conversations
 from training.errors import TrainingError
 from training.learn.learn import Learned
 from training.learn.prepare import Prepared
 from training.measure.frontier import bootstrap_aiq, bootstrap_weights, frontier, singles
+from training.measure.metrics import mean_of
 from training.measure.offpolicy import doubly_robust, pseudo_outcomes
 
 
@@ -98,6 +99,7 @@ def compare(
     judged: Floats | None = None,
     drawn: Columns | None = None,
     estimated: tuple[Estimates, ...] | None = None,
+    standing: Floats | None = None,
 ) -> Comparison:
     """Runs both bundles, as served, on the same test requests; raises NotComparableError.
 
@@ -110,7 +112,8 @@ def compare(
     share of that which is being `judged` (n, m; None: 1) give every request doubly robust pseudo-outcomes in their place, by
     the mean of what both bundles expect. They are right whatever is expected only where the log tried enough of it, so each
     candidate has to have an effective sample of at least `minimum`, in which requests that may have been `drawn` (n,) together,
-    as those of a conversation are, count as one. What either expects may be `estimated` already.
+    as those of a conversation are, count as one. What either expects may be `estimated` already. `standing` (n,) is how many
+    requests of a sampled log each stands for; None: as many each.
 
     Neither bundle is chosen on these requests. The new one was not trained on them, while the champion may have been,
     where its log's training part overlaps with this one's test part. That flatters the champion, so it can hold back a
@@ -139,11 +142,12 @@ def compare(
         try:
             share = np.ones(quality.shape) if judged is None else judged[:, columns]
             known_by = propensity[:, columns], share
-            quality, cost_usd = _pseudo(quality, cost_usd, known_by, served, shared, minimum, drawn)
+            quality, cost_usd = _pseudo(quality, cost_usd, known_by, served, shared, minimum, drawn, standing)
         except NotComparableError as error:
             raise NotComparableError(f"{why}; from requests with one outcome neither: {error}") from error
-    outcome = quality[rows], cost_usd[rows]
-    weights = bootstrap_weights(groups[rows], resamples, seed)
+    counts = None if standing is None else standing[rows]
+    outcome = quality[rows], cost_usd[rows], counts
+    weights = bootstrap_weights(groups[rows], resamples, seed, standing=counts)
     measured_new, aiq_new, quality_new = _measure(new, served[0].take(rows), *outcome, weights)
     measured_champion, aiq_champion, quality_champion = _measure(champion, served[1].take(rows), *outcome, weights)
     low, high = np.quantile(aiq_new - aiq_champion, [0.025, 0.975]).tolist()
@@ -186,6 +190,7 @@ def _pseudo(
     candidates: Sequence[str],
     minimum: int,
     drawn: Columns | None,
+    standing: Floats | None,
 ) -> tuple[Floats, Floats]:
     """Doubly robust quality and cost (n, m); raises NotComparableError where the log has too little of a candidate.
 
@@ -198,7 +203,14 @@ def _pseudo(
     for column, name in enumerate(candidates):
         always = np.full(len(quality), column, dtype=np.intp)
         found = doubly_robust(
-            quality, propensity, always, value, judged=judged, minimum_effective=minimum, groups=drawn
+            quality,
+            propensity,
+            always,
+            value,
+            judged=judged,
+            minimum_effective=minimum,
+            groups=drawn,
+            standing=standing,
         )
         if found.refused is not None:
             raise NotComparableError(f"of {name}, {found.refused}")
@@ -248,6 +260,7 @@ def compare_on_test_part(
         judged=learned.judged[tested],
         drawn=conversations(list(prepared.matrix.session_id[tested])),
         estimated=estimated,
+        standing=standing_of(prepared.matrix.weight[tested]),
     )
 
 
@@ -264,16 +277,17 @@ def _measure(
     served: _Served,
     quality: Floats,
     cost_usd: Floats,
+    standing: Floats | None,
     weights: Floats,
 ) -> tuple[Measured, Floats, Floats]:
     """A bundle's figures on n requests with complete outcomes (n, m), and its AIQ and quality on each resample, (repeats,)."""
-    points = frontier(served.value, served.cost_usd, quality, cost_usd, np.array(router.manifest.knobs))
+    points = frontier(served.value, served.cost_usd, quality, cost_usd, np.array(router.manifest.knobs), standing)
     rows = np.arange(len(quality))
     got = quality[rows, served.chosen]
     measured = Measured(
         router.manifest.version,
-        aiq=singles(quality, cost_usd).aiq(points.cost, points.quality),
-        quality=float(got.mean()),
-        cost_usd=float(cost_usd[rows, served.chosen].mean()),
+        aiq=singles(quality, cost_usd, standing).aiq(points.cost, points.quality),
+        quality=float(mean_of(got, standing)),
+        cost_usd=float(mean_of(cost_usd[rows, served.chosen], standing)),
     )
     return measured, bootstrap_aiq(points, quality, cost_usd, weights), weights @ got / weights.sum(axis=1)

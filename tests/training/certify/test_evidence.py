@@ -268,3 +268,20 @@ def test_the_saving_is_that_of_the_heads_that_are_served() -> None:
         seed=0,
     )
     assert (point.always, point.certificate) == ("dear", None)
+
+
+def test_requests_that_stand_for_several_count_as_often_within_their_side() -> None:
+    """Of 400 with one answer the failed half was thinned to a fifth: the rate is that of all of them."""
+    failed = np.repeat([1.0, 0.0], [200, 40])
+    single = rows(np.column_stack([failed, np.full(240, NAN)]))
+    standing = np.repeat([1.0, 5.0], [200, 40])
+    found = seen(replace(single, standing=standing)).bound(DELTA)
+    assert found.rate == pytest.approx(0.5)
+    assert seen(single).bound(DELTA).rate == pytest.approx(40 / 240)
+    complete = rows(np.tile([1.0, 1.0], (300, 1)))
+    both = joined(complete, single)
+    thinned = replace(both, standing=np.concatenate([np.ones(300), np.full(240, 7.0)]))
+    # Complete requests that were kept whole beside thinned others count for what they did.
+    np.testing.assert_allclose(
+        seen(thinned).shares / seen(thinned).shares.sum(), seen(both).shares / seen(both).shares.sum()
+    )

@@ -390,3 +390,23 @@ def test_pseudo_outcomes_average_to_the_truth_whatever_the_model_says() -> None:
     assert np.isfinite(complete).all()
     np.testing.assert_allclose(complete.mean(axis=0), truth.mean(axis=0), atol=0.02)
     np.testing.assert_allclose(pseudo_outcomes(np.full((3, 2), NAN), np.full((3, 2), NAN), wrong[:3]), wrong[:3])
+
+
+@pytest.mark.parametrize("estimator", [ips, snips, doubly_robust])
+def test_rows_that_stand_for_several_count_as_often(estimator: Callable[..., Estimate]) -> None:
+    """The even rows, kept in full, are the easy ones; of the odd ones a third is there, and stands for the rest."""
+    _, probability, propensity, columns = world(6_000, seed=4)
+    even = np.arange(6_000) % 2 == 0
+    quality = outcomes(np.where(even[:, None], probability, 0.3 * probability), seed=5)
+    outcome, known = mask_to_one(quality, propensity, seed=6)
+    model = (probability,) if estimator is doubly_robust else ()
+    kept = even | (np.arange(6_000) % 3 == 0)
+    standing = np.where(even, 1.0, 3.0)[kept]
+    rows = [part[kept] for part in (outcome, known, columns, *model)]
+    found, plain = estimator(*rows, standing=standing), estimator(*rows)
+    truth = value_of(quality, columns)
+    assert found.low < truth < found.high
+    assert plain.value > found.value + 0.05
+    assert found.effective_sample < plain.effective_sample
+    same = estimator(*rows, standing=np.full(len(standing), 3.0))
+    assert (same.value, same.low) == pytest.approx((plain.value, plain.low), abs=1e-12)
