@@ -79,13 +79,13 @@ def draft_manifest(
         operating_points=(OperatingPoint(name=ALWAYS_REFERENCE, knob=0.0, always=reference, calibration_requests=0),),
         default_point=ALWAYS_REFERENCE,
         knobs=tuple(knobs.tolist()),
-        novelty=_novelty(learned, novelty, params.policy.novel_share, standing),
+        novelty=novelty_of(learned, novelty, params.policy.novel_share, standing),
         metrics={},
         files=dict.fromkeys(REQUIRED_FILES, ""),  # `seal` hashes them when all are there
     )
 
 
-def _novelty(learned: Learned, unseen: Floats, share: float, standing: Floats | None = None) -> Novelty:
+def novelty_of(learned: Learned, unseen: Floats, share: float, standing: Floats | None = None) -> Novelty:
     """The threshold that this share of `unseen` novelties exceeds, and the training clusters' shares, both of the log that the
     requests stand for: what is served is compared with it, and not with what was drawn of it."""
     member = (learned.data.inputs.embedding @ learned.centres.T).argmax(axis=1)

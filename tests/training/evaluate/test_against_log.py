@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from training.dataset.matrix import OutcomeMatrix, build_matrix
 from training.evaluate.against_log import saved_against_log
@@ -75,3 +76,23 @@ def test_all_to_the_dear_one_is_dearer_and_all_to_the_cheap_one_is_not() -> None
 
 def test_of_a_handful_it_is_not_known() -> None:
     assert interval(logged(20), 0, 1) is None
+
+
+def test_requests_of_a_core_save_what_those_that_they_stand_for_save() -> None:
+    """Half of the requests were kept whole, and the others, ten times as large, stand for nine."""
+    matrix, n = logged(), len(logged())
+    seen = np.arange(2) == (np.arange(n) // 2 % 2)[:, None]
+    size = np.where(np.arange(n) % 2 == 0, 1.0, 10.0)
+    cost = np.where(seen, size[:, None] * np.array([0.001, 0.01]), np.nan)
+    changed, value = _with(matrix, seen, cost), np.where(seen, 1.0, np.nan)
+    propensity, nothing = np.where(seen, 0.5, np.nan), np.zeros(n, dtype=bool)
+    usd = size[:, None] * np.array([0.001, 0.01])
+    cheap = np.zeros(n, dtype=np.intp)
+    saved = []
+    for standing in (None, np.where(size == 1.0, 1.0, 9.0)):
+        known = Outcomes(value, cost, value, propensity, None, nothing, np.arange(n), matrix.workflow, standing)
+        found = saved_against_log(changed, known, usd, cheap)
+        assert found is not None
+        saved.append(sum(found) / 2)
+    assert saved[0] == pytest.approx(0.0045 * 5.5, rel=0.05)
+    assert saved[1] == pytest.approx(0.0045 * 9.1, rel=0.05)

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from serving.bundle.arrays import Columns, Floats
 from serving.bundle.manifest import Objective, open_bundle
+from serving.decide.decision import Estimates
 from serving.decide.router import Router
 from serving.decide.value import choose, knob_for
 from tests import fake_bundle
 from tests.fake_frontier import log_with_dates
 from training.dataset.matrix import build_matrix
-from training.evaluate.bands import Mark, enough_complete, guarded_knobs, places, repeats
+from training.evaluate.bands import Mark, Outcomes, Tradeoff, enough_complete, guarded_knobs, places, repeats, tradeoff
 from training.evaluate.evaluation import Evaluation
 from training.evaluate.served import evaluate_bundle
-from training.logs.outcomes import Outcomes
+from training.logs.outcomes import Outcomes as Log
 from training.logs.validate import validate
 from training.publish.promote import set_point
 
 
-def evaluated(folder: Path, log: Outcomes) -> Evaluation:
+def evaluated(folder: Path, log: Log) -> Evaluation:
     return evaluate_bundle(open_bundle(folder), log, {}, assumed_output_tokens=100.0, resamples=200, seed=0)
 
 
@@ -161,7 +164,7 @@ def test_one_complete_request_does_not_put_the_others_aside(bundle: Path) -> Non
     assert found.workflows
 
 
-def unlike_the_traffic(workflows: tuple[str | None, ...], requests: int = 900) -> Outcomes:
+def unlike_the_traffic(workflows: tuple[str | None, ...], requests: int = 900) -> Log:
     """A log of which an evaluation run asked every candidate, four of five times about the first of these workflows; the rest
     is traffic, as much of each of the three."""
     run, traffic = log_with_dates(11, 400).frame, log_with_dates(12, requests, everybody=False).frame
@@ -247,3 +250,36 @@ def test_a_saving_against_a_reference_that_the_log_hardly_tried_is_not_told(tmp_
     assert marks
     assert all(np.isfinite(mark.quality_low) and np.isfinite(mark.cost_usd) for mark in marks)
     assert all(np.isnan([mark.saving, mark.saving_low, mark.saving_high]).all() for mark in marks)
+
+
+@pytest.mark.parametrize("everybody", [True, False])
+def test_requests_of_a_core_count_for_those_that_they_stand_for(bundle: Path, everybody: bool) -> None:
+    router = Router(open_bundle(bundle))
+    matrix = build_matrix(log_with_dates(2, 900, everybody=everybody).frame, router.candidates)
+    expected, n = router.estimate(list(matrix.requests)), len(matrix)
+    columns = router.chosen(list(matrix.requests), expected)
+    standing = np.where(np.nan_to_num(matrix.quality).sum(axis=1) > 0, 1.0, 3.0)
+
+    def swept(rows: Columns, counts: Floats | None) -> Tradeoff:
+        propensity = np.where(matrix.attempted, 1.0 if everybody else 1 / len(router.candidates), np.nan)
+        known = Outcomes(
+            *(part[rows] for part in (matrix.quality, matrix.cost_usd, matrix.quality, propensity)),
+            None,
+            matrix.complete()[rows],
+            rows,
+            matrix.workflow[rows],
+            counts,
+        )
+        part = Estimates(**{one.name: getattr(expected, one.name)[rows] for one in fields(Estimates)})
+        return tradeoff(router.manifest, part, columns[rows], known, resamples=100, seed=0)
+
+    core, log = swept(np.arange(n), standing), swept(np.repeat(np.arange(n), standing.astype(int)), None)
+    plain = swept(np.arange(n), None)
+    assert core.basis == log.basis == ("complete" if everybody else "doubly robust")
+    for name, mark in core.singles.items():
+        truth = log.singles[name]
+        assert (mark.quality, mark.cost_usd, mark.saving) == pytest.approx(
+            (truth.quality, truth.cost_usd, truth.saving)
+        )
+        assert contained(mark)
+        assert mark.quality < plain.singles[name].quality

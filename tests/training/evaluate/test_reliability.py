@@ -143,3 +143,23 @@ def test_a_share_is_beyond_chance_where_its_interval_says_so() -> None:
     assert chance_of(y, groups, high) == pytest.approx(0.05, abs=1e-4)
     assert chance_of(y, groups, 0.6) == pytest.approx(1.0)
     assert chance_of(np.repeat(y, 5), np.repeat(groups, 5), low) == pytest.approx(0.05, abs=0.01), "copies tell no more"
+
+
+def test_outcomes_that_stand_for_several_count_as_often_and_are_no_surer() -> None:
+    draw = np.random.default_rng(3)
+    p, groups = draw.random(600), np.arange(600) // 2
+    y = (draw.random(600) < p).astype(np.float64)
+    standing = np.where(np.arange(600) % 4 < 2, 3.0, 1.0)
+    y[standing == 1.0] = 0.0  # what was kept whole fails
+    (low, high), (plain_low, plain_high) = interval(y, groups, standing), interval(y, groups)
+    often = np.repeat(np.arange(600), standing.astype(int))
+    assert low < y[often].mean() < high
+    assert not low < y.mean() < high
+    assert high - low > 0.9 * (plain_high - plain_low)
+    same = interval(y, groups, np.full(600, 3.0))
+    assert same == pytest.approx((plain_low, plain_high))
+    risks = risk_coverage(p[:, None], y[:, None], np.zeros(600, dtype=np.intp), groups, standing)
+    assert risks[-1].coverage == 1.0
+    assert risks[-1].risk == pytest.approx(1.0 - y[often].mean())
+    (one,) = bins(np.full(600, 0.5), y, groups, standing)
+    assert one.y == pytest.approx(y[often].mean())

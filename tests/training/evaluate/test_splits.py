@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from serving.bundle.arrays import Columns, Floats
 from tests.conftest import ROOT
 from training.config import ConfigError, Params, load_params
 from training.dataset.inputs import Inputs
@@ -165,3 +166,25 @@ def test_estimators_that_do_not_exist_are_named(params: Params) -> None:
         wrong = replace(params, evaluate=replace(params.evaluate, split_estimators=names))
         with pytest.raises(ConfigError, match=message):
             splits.quick_estimators(wrong, np.ones(2))
+
+
+def test_requests_that_stand_for_several_count_as_often() -> None:
+    draw = np.random.default_rng(0)
+    estimate, quality = draw.random((40, 2)), draw.integers(0, 2, (40, 2)) * 1.0
+    cost, standing = draw.random((40, 2)) + np.array([0.0, 1.0]), draw.integers(1, 5, 40) * 1.0
+
+    def tested(rows: Columns, counts: Floats | None) -> splits.Tested:
+        workflow = np.full(len(rows), None, dtype=object)
+        return splits.Tested(
+            quality=quality[rows],
+            cost_usd=cost[rows],
+            groups=rows,
+            workflow=workflow,
+            standing=counts,
+            knobs=np.array([0.0, 0.2, 0.5, 9.0]),
+            expected_cost=cost[rows],
+        )
+
+    core, log = tested(np.arange(40), standing), tested(np.repeat(np.arange(40), standing.astype(int)), None)
+    assert core.aiq(estimate) == pytest.approx(log.aiq(estimate[log.groups]))
+    assert core.alone.zero_router == pytest.approx(log.alone.zero_router)
