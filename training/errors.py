@@ -27,6 +27,7 @@ TrainingError                  the command line shows any of these as one messag
 ├── NotOpenedError             what a notebook was not given
 ├── MemoryTooSmallError        what is learned from, and the memory for it
 ├── DiskTooSmallError          room to import a log that is trained on
+├── NotOwnError                what others may have written
 ├── ClusterError               machines to work on
 ├── LargeLogError              an option that would hold a large log in memory
 └── NotComparableError         two bundles that the test requests cannot compare

@@ -27,6 +27,7 @@ from training.evaluate.baselines import Truth
 from training.evaluate.evaluation import Evaluation
 from training.evaluate.served import evaluate_router
 from training.evaluate.splits import quick_estimators, split_figures
+from training.kept.files import require_own_room
 from training.kept.keeping import Keeping, Made
 from training.kept.since import Resumed
 from training.learn.encode import encode, with_kinds
@@ -86,6 +87,8 @@ def train(
     earlier run nothing is selected. `keeping` keeps what a later run adds new rows to. The parts of a stage are worked on by
     the `engine`.
     """
+    if keeping is not None:
+        require_own_room(out)  # told now, not after the training
     if resumed is not None:
         prepared = resumed.prepared
     if prepared is None:

@@ -18,6 +18,7 @@ from serving.bundle.encoder import Encoder
 from training.dataset.encoders import EncoderFiles
 from training.engine.engine import Engine
 from training.engine.local import HERE
+from training.owned import own_file
 
 _CHUNK = 512
 _LOOK_UP = 900  # bound variables that every SQLite allows in one statement
@@ -35,15 +36,16 @@ def embed(
     """(n, dim) float32: the embedding of each text by the exported encoder.
 
     The cache is one SQLite file per encoder, named by the hash of its files, keyed by the sha256 of the text; it holds
-    no text. Each chunk is committed as soon as it is computed. `progress(done, total)` counts distinct new texts.
+    no text. Each chunk is committed as soon as it is computed. `progress(done, total)` counts distinct new texts. Raises
+    NotOwnError where others may have written into it.
     """
     keys = [hashlib.sha256(text.encode("utf-8", "replace")).digest() for text in texts]
     first: dict[bytes, int] = {}
     for row, key in enumerate(keys):
         first.setdefault(key, row)
-    cache.mkdir(parents=True, exist_ok=True)
+    kept = own_file(cache / f"{files.fingerprint()[:32]}.sqlite")
     matrix = np.empty((len(texts), files.spec.dim), dtype=np.float32)
-    with closing(sqlite3.connect(cache / f"{files.fingerprint()[:32]}.sqlite", timeout=60)) as database:
+    with closing(sqlite3.connect(kept, timeout=60)) as database:
         database.execute("create table if not exists embedding (text blob primary key, vector blob not null)")
         missing = list(_missing(database, first, matrix))
         chunks = [missing[start : start + _CHUNK] for start in range(0, len(missing), _CHUNK)]

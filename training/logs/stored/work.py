@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from training.errors import TrainingError
 from training.logs.objects.path import LogPath, log_path
 from training.logs.stored.rows import StoredLog, open_stored
+from training.owned import own_folder, require_own
 
 # Bytes that an import takes for each byte of a log.
 _PACKED, _TEXT, _PARQUET = 4.0, 1.0, 1.5
@@ -31,12 +33,19 @@ class WorkFolder:
     again: bool
 
     def there(self) -> StoredLog | None:
-        """The import, if an earlier run that did not come to its end left it."""
-        return open_stored(self.path) if self.again else None
+        """The import, if an earlier run that did not come to its end left it; raises NotOwnError where somebody else may have
+        put it there, since its name can be worked out by whoever sees the log."""
+        if not self.again or not os.path.lexists(self.path):
+            return None
+        own_folder(self.path.parent, private=True)
+        own_folder(self.path, private=True)
+        for file in self.path.iterdir():
+            require_own(file, private=True)
+        return open_stored(self.path)
 
     def require_room(self) -> str:
-        """How much disk it takes, in a sentence; raises DiskTooSmallError where that is not there."""
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        """How much disk it takes, in a sentence; raises DiskTooSmallError where that is not there, NotOwnError as `there`."""
+        own_folder(self.path.parent, private=True)
         free = shutil.disk_usage(self.path.parent).free
         if self.takes > free:
             raise DiskTooSmallError(

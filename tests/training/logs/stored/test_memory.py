@@ -10,6 +10,7 @@ import pytest
 from training.config import Scale, load_params
 from training.logs.stored.memory import GB, MemoryTooSmallError, free_bytes, limits
 from training.logs.stored.work import DiskTooSmallError, WorkFolder, work_folder
+from training.owned import NotOwnError
 
 SCALE = load_params().scale
 MEMINFO = "MemTotal: 16000000 kB\nMemAvailable:    8000000 kB\n"
@@ -121,3 +122,18 @@ def test_too_little_disk_is_told_before(tmp_path: Path) -> None:
         work.require_room()
     assert "of disk" in WorkFolder(work.path, 10.0, again=True).require_room()
     assert (tmp_path / "imports").stat().st_mode & 0o777 == 0o700
+
+
+def test_an_import_that_somebody_else_may_have_put_there_is_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"a": 1}\n')
+    work = work_folder([tmp_path / "log.jsonl"], "auto", tmp_path)
+    (tmp_path / "imports").mkdir(mode=0o700)
+    (tmp_path / "foreign").mkdir(mode=0o700)
+    (tmp_path / "imports" / work.path.relative_to(tmp_path / "imports").parts[0]).symlink_to(tmp_path / "foreign")
+    with pytest.raises(NotOwnError, match="a link, where a folder of one's own was expected"):
+        work.there()
+    (tmp_path / "imports").chmod(0o777)
+    with pytest.raises(NotOwnError, match=r"imports: others can write there \(mode 0777\)"):
+        work.there()
+    with pytest.raises(NotOwnError, match="imports: others can write there"):
+        work_folder([tmp_path / "foreign"], "auto", tmp_path).require_room()

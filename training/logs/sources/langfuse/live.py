@@ -26,6 +26,7 @@ from urllib.parse import parse_qsl
 from serving.bundle.atomic_write import written_whole
 from training.logs.outcomes import OutcomeError
 from training.logs.sources.langfuse.scores import ENRICHED, SCORES
+from training.owned import own_folder
 
 if TYPE_CHECKING:
     from langfuse.api.client import LangfuseAPI
@@ -141,8 +142,8 @@ def project(environment: Mapping[str, str]) -> Project:
 
 def download(query: Query, project: Project, root: Path, tables: Sequence[str] = (ENRICHED, SCORES)) -> Path:
     """The folder of the download, complete up to now (or `query.until`); raises OutcomeError when it breaks off."""
-    folder = root / _key(query, project)
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # it holds prompts
+    own_folder(root, private=True)  # it holds prompts
+    folder = own_folder(root / _key(query, project), private=True)
     now = datetime.now(UTC).isoformat()
     client = _client(project)
     state = _load_state(folder)

@@ -25,6 +25,7 @@ import pandas as pd
 from serving.bundle.atomic_write import written_whole
 from training.logs.io import files
 from training.logs.outcomes import OutcomeError
+from training.owned import own_file
 
 PREFIX = "hf:"
 PICKLES = (".pkl", ".pickle")
@@ -176,7 +177,7 @@ class _TableUnpickler(pickle.Unpickler):
 
 def _as_csv(path: Path, folder: Path) -> Path:
     """A pickled table as CSV in the folder, made once."""
-    made = folder / f"{path.stem}.csv"
+    made = own_file(folder / f"{path.stem}.csv")
     if made.exists():
         return made
     table = read_pickle(path)
