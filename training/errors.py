@@ -27,6 +27,7 @@ TrainingError                  the command line shows any of these as one messag
 ├── NotOpenedError             what a notebook was not given
 ├── MemoryTooSmallError        what is learned from, and the memory for it
 ├── DiskTooSmallError          room to import a log that is trained on
+├── NoRoomError                a disk that is full
 ├── NotOwnError                what others may have written
 ├── ClusterError               machines to work on
 ├── LargeLogError              an option that would hold a large log in memory
@@ -35,6 +36,15 @@ TrainingError                  the command line shows any of these as one messag
 
 from __future__ import annotations
 
+import errno
+
+# What the system says where a disk, a quota or the longest file that is allowed is full.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 class TrainingError(ValueError):
     """Something that a user can mend; every error class of training is one."""
+
+
+class NoRoomError(TrainingError):
+    """A disk that is full, or a limit on it; the message says where."""

@@ -13,9 +13,11 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from serving.bundle.atomic_write import switch_link, written_whole
+from serving.bundle.atomic_write import remove_drafts, switch_link, written_folder
 from serving.bundle.catalogue import Candidate
 
+# A draft that nobody touched for so long, and nobody holds, was left by a process that was killed.
+_STALE_SECONDS = 86_400.0
 # Raise it when a bundle written before can no longer be read by this code, or the other way round.
 FORMAT_VERSION = 8
 MANIFEST = "manifest.json"
@@ -330,8 +332,8 @@ def new_bundle(root: Path, version: str) -> Iterator[Path]:
     final = root / version
     if final.exists():
         raise BundleError(f"{final} exists already; a bundle is never overwritten. Remove it or use another version.")
-    with written_whole(final) as folder:
-        folder.mkdir()
+    remove_drafts(root, older=_STALE_SECONDS)
+    with written_folder(final) as folder:
         yield folder
 
 

@@ -99,6 +99,8 @@ def run(
         if log.given:
             found, prices = priced(read_to_train(log, prices, params, tell, test or (), memory_gb, engine), prices)
             truth = None
+            if found.work is not None:
+                context.call_on_close(found.work.release)
         else:
             made = simulated_log(params, prices)
             found = ReadLog(validate(made.outcomes, source="simulated", format="simulated"), (), None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sqlite3
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +16,7 @@ from training.cli import added, bundles, evidence, inspecting, logs, planning
 from training.cli.options import HERE, at_home, require_local
 from training.cli.seeing import compare, savings, stored
 from training.cli.show import errors, say
-from training.errors import TrainingError
+from training.errors import NO_ROOM, TrainingError
 
 
 def _mendable() -> tuple[type[Exception], ...]:
@@ -53,6 +55,27 @@ class _Commands(TyperGroup):
             errors.print(Text("error:", "bold red"), end=" ")
             say(str(error), to=errors)
             raise typer.Exit(2) from None
+        except (OSError, sqlite3.OperationalError) as error:
+            if (full := _no_room(error)) is None:
+                raise
+            errors.print(Text("error:", "bold red"), end=" ")
+            say(full, to=errors)
+            raise typer.Exit(2) from None
+
+
+def _no_room(error: OSError | sqlite3.OperationalError) -> str | None:
+    """What to say of a disk that is full; None for any other error."""
+    if isinstance(error, OSError):
+        if error.errno not in NO_ROOM:
+            return None
+        told = f"{error.filename}: {os.strerror(error.errno)}" if error.filename else os.strerror(error.errno)
+    elif getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+        told = str(error)
+    else:
+        return None
+    return (
+        f"{told}. Make room, or give other places for what is written: --cache, --out and, for temporary files, TMPDIR"
+    )
 
 
 app = typer.Typer(

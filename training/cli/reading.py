@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from training.config import Judge, Params
 from training.engine.engine import Engine
 from training.engine.local import ALONE
 from training.logs import aliases, rescale
-from training.logs.dataset import ImportAccount, store
+from training.logs.dataset import ImportAccount
 from training.logs.io import database
 from training.logs.objects.path import log_path
 from training.logs.outcomes import OutcomeError, Outcomes
@@ -181,16 +182,16 @@ def read_to_train(
         account = ImportAccount([database.shown(name) for name in log.data])
         if redactor is not None:
             table, account.redacted = map(redactor.outcomes, table), redactor.counts
-        store(
-            table, work.path, account, lambda rows: tell(f"import: {rows:,} rows", None, None), params.scale.part_rows
+        stored = work.imported(
+            table, account, lambda rows: tell(f"import: {rows:,} rows", None, None), params.scale.part_rows
         )
-        stored = StoredLog(work.path, account)
     assert stored is not None
-    requests = stored.requests()
-    if work is None and not bounds.beyond(requests):
-        return read(log, prices, params.judge, tell, engine=engine)
-    bounds.require(requests)
-    table = aliases.resolve(stored.skeleton(tell, engine), prices)
+    with work.released_if_raised() if work is not None else nullcontext():
+        requests = stored.requests()
+        if work is None and not bounds.beyond(requests):
+            return read(log, prices, params.judge, tell, engine=engine)
+        bounds.require(requests)
+        table = aliases.resolve(stored.skeleton(tell, engine), prices)
     return ReadLog(table, (), stored.account.redacted, stored, work)
 
 

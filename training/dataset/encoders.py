@@ -25,7 +25,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from serving.bundle.atomic_write import written_whole
+from serving.bundle.atomic_write import written_folder
 from serving.bundle.encoder import Encoder
 from serving.bundle.manifest import EncoderSpec, sha256
 from training.errors import TrainingError
@@ -113,8 +113,7 @@ def make_encoder(
         require_own(made)
     if not (folder / "spec.json").is_file():
         try:
-            with written_whole(folder) as draft:
-                draft.mkdir()
+            with written_folder(folder) as draft:
                 spec = (
                     _write_static(draft, source, static_dim, max_tokens, progress)
                     if kind == "static"

@@ -8,13 +8,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from serving.bundle.atomic_write import for_its_owner, written_whole
+from serving.bundle.atomic_write import for_its_owner, remove_drafts, written_folder
 from serving.bundle.manifest import Manifest, open_bundle, sha256
 from training.errors import TrainingError
 from training.learn.heads.chosen import Choices
@@ -125,8 +124,7 @@ def write_kept(out: Path, account: Kept, write: Callable[[Path], None]) -> Path:
     final = out / FOLDER / account.bundle
     with for_its_owner():
         own_folder(final.parent, private=True, instead=_ELSEWHERE)
-        with written_whole(final) as folder:
-            folder.mkdir()
+        with written_folder(final) as folder:
             write(folder)
             files = {path.name: sha256(path) for path in sorted(folder.iterdir())}
             told = asdict(account) | {"files": files, "choices": account.choices.written()}
@@ -141,10 +139,9 @@ def prune(out: Path) -> list[str]:
     """Removes what is kept of bundles that are gone from `out`, and drafts that were never finished; their names."""
     there = {path.name.partition(_AT)[0] for path in out.iterdir() if path.is_dir() and not path.is_symlink()}
     gone = []
+    remove_drafts(out / FOLDER, older=_STALE_SECONDS)
     for path in sorted((out / FOLDER).iterdir()):
-        draft = path.name.startswith(".")
-        stale = draft and time.time() - path.stat().st_mtime > _STALE_SECONDS
-        if path.is_dir() and (stale or not (draft or path.name in there)):
+        if path.is_dir() and not (path.name.startswith(".") or path.name in there):
             shutil.rmtree(path, ignore_errors=True)
             gone.append(path.name)
     return gone

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +18,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from serving.bundle.atomic_write import written_whole
+from serving.bundle.atomic_write import written_folder
+from training.errors import NO_ROOM, NoRoomError
 from training.logs.cells import json_text
 from training.logs.objects import listing
 from training.logs.objects.importing import ObjectDraft, imported_into
@@ -99,7 +101,7 @@ def store(
 
     The folder is written under another name and renamed when all of it is there; one of an object store is an import when its
     account is there, which is written last. `progress` gets the rows read so far. Raises OutcomeError where the folder exists,
-    ObjectStoreError where that is on an object store, or cannot be written there.
+    ObjectStoreError where that is on an object store, or cannot be written there, NoRoomError where the disk is full.
     """
     with imported_into(folder) if isinstance(folder, ObjectPath) else _new_folder(folder) as draft:
         waiting: list[pd.DataFrame] = []
@@ -144,9 +146,16 @@ def _named(stem: str, draft: _NewFolder | ObjectDraft, suffix: str) -> str:
 def _new_folder(folder: Path) -> Iterator[_NewFolder]:
     if folder.exists():
         raise OutcomeError(f"{folder} exists already; an import is never overwritten. Remove it, or give another --out")
-    with written_whole(folder) as draft:
-        draft.mkdir(mode=0o700)  # it holds prompts
-        yield _NewFolder(draft)
+    try:
+        with written_folder(folder, mode=0o700) as draft:  # it holds prompts
+            yield _NewFolder(draft)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise NoRoomError(
+            f"{folder}: cannot be written ({os.strerror(error.errno)}); what was written of it is removed. Make room, or give "
+            "another place: --out of import, --cache of run"
+        ) from error
 
 
 def _write(frames: list[pd.DataFrame], draft: _NewFolder | ObjectDraft, account: ImportAccount) -> None:

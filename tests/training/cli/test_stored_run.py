@@ -12,8 +12,8 @@ import pytest
 import training.run
 from tests.conftest import QUICK, router_train_here, setting
 from training.cli import logs as cli_logs
-from training.cli import reading
 from training.logs.outcomes import Outcomes
+from training.logs.stored import work
 from training.logs.stored.rows import StoredLog
 from training.publish.making import read_making
 
@@ -124,7 +124,7 @@ def test_after_a_crash_the_import_is_found_again(
     kept = imports(cache)
     assert len(kept) == 1
     assert kept[0].stat().st_mode & 0o777 == 0o700
-    monkeypatch.setattr(reading, "store", crash)
+    monkeypatch.setattr(work, "store", crash)
     monkeypatch.setattr(cli_logs, "advice", lambda *_, **__: "")
     done = run(log, tmp_path, cache, *CORE)
     assert done.returncode == 0, done.stderr

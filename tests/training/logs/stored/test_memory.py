@@ -87,7 +87,7 @@ def test_the_same_log_and_options_find_their_folder_again(tmp_path: Path) -> Non
     log = tmp_path / "log.jsonl"
     log.write_text("{}")
     found = work_folder([log], "auto", tmp_path)
-    assert work_folder([log], "auto", tmp_path) == found
+    assert work_folder([log], "auto", tmp_path).path == found.path
     assert work_folder([log], "canonical", tmp_path).path != found.path
     os.utime(log, (1, 1))
     assert work_folder([log], "auto", tmp_path).path != found.path
@@ -120,7 +120,7 @@ def test_too_little_disk_is_told_before(tmp_path: Path) -> None:
     work = WorkFolder(tmp_path / "imports" / "one", 1e18, again=True)
     with pytest.raises(DiskTooSmallError, match=r"takes about 1000000000\.0 GB, .* are free\. Give another place"):
         work.require_room()
-    assert "of disk" in WorkFolder(work.path, 10.0, again=True).require_room()
+    assert "of disk" in WorkFolder(work.folder, 10.0, again=True).require_room()
     assert (tmp_path / "imports").stat().st_mode & 0o777 == 0o700
 
 
