@@ -29,6 +29,7 @@ from training.logs.sources.langfuse import live as langfuse
 from training.logs.sources.listed import load_sources
 from training.logs.sources.mapped import parse_mapping
 from training.logs.sources.public import hub
+from training.logs.stored.held_out import needs_all_at_once, read_or_stream_both
 from training.logs.stored.memory import GB, LargeLogError, Limits, limits
 from training.logs.stored.rows import Counted, StoredLog, open_stored
 from training.logs.stored.work import WorkFolder, work_folder
@@ -157,29 +158,31 @@ def read_to_train(
         *(["--check"] if log.check else []),
         *(["--judge"] if log.judge is not None else []),
         *(["--logs"] if log.logs is not None else []),
-        *(["--test"] if test else []),
     ]
+    named, held_out = ([], []) if holding else (_files(log.data, log), _files(test, log))
+    if test and (holding or needs_all_at_once(named, held_out, log.format, asked.importing)):
+        holding.append("--test")
     if holding:
         found = read(log, prices, params.judge, tell, test, engine=engine)
         requests = found.outcomes.frame["request_id"].nunique()
         if requests > bounds.core or (bounds.given and bounds.beyond(requests)):
             raise LargeLogError(_import_first(requests, bounds, holding))
         return found
-    named = _files(log.data, log)
-    own = log.map == () and log.format == "auto" and not log.redact and len(named) == 1
+    own = log.map == () and log.format == "auto" and not (log.redact or test) and len(named) == 1
     stored, work = open_stored(log_path(named[0])) if own else None, None
     if stored is None:
-        work = work_folder(named, f"{asked.importing} {log.format} {log.redact} {log.phone_region}", log.cache)
+        how = f"{asked.importing} {log.format} {log.redact} {log.phone_region} {len(held_out)}"
+        work = work_folder([*named, *held_out], how, log.cache)
         stored = work.there()
     if stored is None and work is not None:
         met = Counted()
-        table = sources.read_or_stream(named, log.format, asked.importing, lambda p: not bounds.beyond(met.add(p)))
+        table = read_or_stream_both(named, held_out, log.format, asked.importing, met.within(bounds.beyond))
         if isinstance(table, Outcomes):
             return _held(table, prices, asked)
         bounds.require(met.count)  # more than that there are in any case
         say(f"this log is read from disk; {work.require_room()}", to=errors)
         redactor = asked.redactor
-        account = ImportAccount([database.shown(name) for name in log.data])
+        account = ImportAccount([database.shown(name) for name in (*log.data, *test)])
         if redactor is not None:
             table, account.redacted = map(redactor.outcomes, table), redactor.counts
         stored = work.imported(

@@ -32,7 +32,7 @@ _SKIPPED = "_skipped"
 _PART = "part-"
 FORMAT_VERSION = 1
 _ENOUGH = 10_000  # rows that are worth a file of their own
-_SCHEMA = pa.schema(
+SCHEMA = pa.schema(
     [
         ("request_id", pa.string()),
         ("prompt", pa.string()),
@@ -164,7 +164,7 @@ def _write(frames: list[pd.DataFrame], draft: _NewFolder | ObjectDraft, account:
         return
     name = _named(f"{_PART}{len(account.files):05}", draft, ".parquet")
     as_text = frame.assign(messages=frame["messages"].map(json_text, na_action="ignore"))
-    table = pa.Table.from_pandas(as_text, _SCHEMA, preserve_index=False)
+    table = pa.Table.from_pandas(as_text, SCHEMA, preserve_index=False)
     pq.write_table(table, draft.folder / name, compression="zstd")
     if isinstance(draft, ObjectDraft):
         draft.send(draft.folder / name)

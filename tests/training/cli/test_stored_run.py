@@ -156,17 +156,14 @@ def test_what_is_masked_is_masked_before_it_is_on_disk(
     assert not any("jane.doe" in text for text in asked)
 
 
-@pytest.mark.parametrize("option", ["--scores", "--test"])
-def test_what_would_hold_a_large_log_says_what_to_do_instead(
-    log: Path, tmp_path: Path, cache: Path, option: str
-) -> None:
+def test_what_would_hold_a_large_log_says_what_to_do_instead(log: Path, tmp_path: Path, cache: Path) -> None:
     scores = tmp_path / "scores.csv"
     scores.write_text(f"request_id,score\n{json.loads(log.read_text().splitlines()[0])['request_id']},1\n")
-    done = run(log, tmp_path, cache, option, scores if option == "--scores" else log, *SHORT)
+    done = run(log, tmp_path, cache, "--scores", scores, *SHORT)
     assert done.returncode == 2
     message = " ".join(done.stderr.split())
     assert "1,500 requests are more than are held at once (300 by [scale]" in message
-    assert f"{option} would hold them. Import the log first" in message
+    assert "--scores would hold them. Import the log first" in message
 
 
 def test_a_core_that_does_not_fit_is_one_message(log: Path, tmp_path: Path, cache: Path) -> None:

@@ -88,13 +88,13 @@ def read_or_stream(
 
 def _told(data: Sequence[Path | str], format: str, options: ImportOptions) -> Told:
     told = Told()
-    if overlap(_formats(data, format, options)):  # then every log is read once before
+    if overlap(formats(data, format, options)):  # then every log is read once before
         for part in paired(_partitions(data, format, options)):
             told.learn(part)
     return told
 
 
-def _formats(data: Sequence[Path | str], format: str, options: ImportOptions) -> set[str]:
+def formats(data: Sequence[Path | str], format: str, options: ImportOptions) -> set[str]:
     """What kinds of logs the data are, as far as their heads say; none where all are of the one that was named."""
     found = set[str]()
     if options.mapping or format != "auto":

@@ -7,7 +7,7 @@ are tied together as by the text itself; the second reads those of the requests 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -21,23 +21,25 @@ from training.dataset.matrix import Objects, requests_of
 from training.dataset.split import stand_in
 from training.engine.engine import Engine, Progress, silent
 from training.engine.local import ALONE
-from training.logs.cells import parse_json
-from training.logs.dataset import ACCOUNT, FORMAT_VERSION, ImportAccount, skipped_in
+from training.logs.cells import null, parse_json
+from training.logs.dataset import ACCOUNT, FORMAT_VERSION, SCHEMA, ImportAccount, skipped_in
 from training.logs.objects.address import ObjectStoreError
 from training.logs.objects.path import LogPath, ObjectPath, for_parquet
 from training.logs.outcomes import COLUMNS, OutcomeError, Outcomes, origin, unreadable_rows
 from training.logs.repeated.known import Known, hashes_of
 
+_AGAIN = "the file was damaged or changed. Import the log again."
 _TOKENS = ("input_tokens", "output_tokens")
 _OF_A_REQUEST = ("request_id", "prompt", "messages", "workflow", "session_id")
 _SKIPPED_NAMES = ("source", "reason", "field", "value", "expected")
 
 
 class StoredLog:
-    """A folder that `dataset.store` wrote."""
+    """A folder that `dataset.store` wrote. Every pass raises OutcomeError where a file changed since this was made."""
 
     def __init__(self, folder: LogPath, account: ImportAccount) -> None:
         self.folder, self.account = folder, account
+        self._marks = {path: _mark(path) for path in self._paths()}
 
     def __len__(self) -> int:
         """The rows."""
@@ -84,8 +86,17 @@ class StoredLog:
         frames = [frame[frame["request_id"].isin(wanted)] for frame in map(_frame, self._files())]
         return self._outcomes(pd.concat(frames, ignore_index=True))
 
-    def _files(self) -> Iterator[LogPath]:
+    def _paths(self) -> Iterator[LogPath]:
         return (self.folder / name for name in self.account.files)
+
+    def _files(self) -> Iterator[LogPath]:
+        for path in self._paths():
+            if _mark(path) != self._marks[path]:
+                raise OutcomeError(
+                    f"{path}: changed since the run began to read it, so what was read of it before is not true any more. "
+                    "Import the log again, and leave it as it is while it is trained on."
+                )
+            yield path
 
     def _outcomes(self, frame: pd.DataFrame) -> Outcomes:
         skipped = unreadable_rows(str(self.folder), ())
@@ -115,6 +126,10 @@ class Counted:
         self.count += len(new)
         return self.count
 
+    def within(self, beyond: Callable[[int], bool]) -> Callable[[Outcomes], bool]:
+        """What counts a part and says whether so many are still to be held."""
+        return lambda part: not beyond(self.add(part))
+
 
 def open_stored(folder: LogPath) -> StoredLog | None:
     """The import in a folder; None where it is not one that is whole and was left as it was written."""
@@ -133,6 +148,17 @@ def open_stored(folder: LogPath) -> StoredLog | None:
         return None
     same = there == set(account.files) and rows == account.rows_used and rows > 0
     return StoredLog(folder, account) if same and account.format_version == FORMAT_VERSION else None
+
+
+def _mark(path: LogPath) -> tuple[int, int, int] | None:
+    """What changes when a file is written; None of what is gone, and of an object store, which tells by itself."""
+    if isinstance(path, ObjectPath):
+        return None
+    try:
+        told = path.stat()
+    except OSError:
+        return None
+    return told.st_ino, told.st_size, told.st_mtime_ns
 
 
 def _bare(_: None, path: LogPath) -> pd.DataFrame:
@@ -154,7 +180,7 @@ def _frame(path: LogPath, columns: Sequence[str] = COLUMNS) -> pd.DataFrame:
     frame: pd.DataFrame = _table(path, list(columns)).to_pandas()
     for name in columns:
         if name == "messages":
-            parsed = [None if text is None or text != text else parse_json(text) for text in frame[name]]
+            parsed = [_messages(path, row, text) for row, text in enumerate(frame[name])]
             frame[name] = pd.Series(parsed, dtype=object)
         elif name in _TOKENS:
             frame[name] = frame[name].astype("Int64")
@@ -163,10 +189,40 @@ def _frame(path: LogPath, columns: Sequence[str] = COLUMNS) -> pd.DataFrame:
     return frame
 
 
+def _messages(path: LogPath, row: int, text: Any) -> list[Any] | None:
+    """A cell as the messages that it holds; `row` counts from 0."""
+    if null(text):
+        return None
+    try:
+        found = parse_json(text)
+    except (ValueError, TypeError) as error:
+        raise OutcomeError(f"{path}: row {row + 1}: messages are no JSON ({error}); {_AGAIN}") from error
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise OutcomeError(
+            f"{path}: row {row + 1}: messages are {str(text)[:40]!r}, where a list of messages was expected; {_AGAIN}"
+        )
+    return found
+
+
+def _as_written(table: pa.Table, path: LogPath) -> pa.Table:
+    """The table, if its columns have the kinds that an import writes; raises OutcomeError."""
+    for name in table.column_names:
+        arrived, written = table.schema.field(name).type, SCHEMA.field(name).type
+        if pa.types.is_null(arrived) or any(kind(arrived) and kind(written) for kind in _KINDS):
+            continue
+        raise OutcomeError(f"{path}: column {name} is {arrived}, where {written} was expected; {_AGAIN}")
+    return table
+
+
+def _text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+_KINDS = (_text, pa.types.is_floating, pa.types.is_integer, pa.types.is_timestamp)
+
+
 def _table(path: LogPath, columns: list[str]) -> pa.Table:
     try:
-        return pq.read_table(for_parquet(path), columns=columns, partitioning=None)
+        return _as_written(pq.read_table(for_parquet(path), columns=columns, partitioning=None), path)
     except (OSError, pa.ArrowException) as error:
-        raise OutcomeError(
-            f"{path}: cannot be read ({error}); the file was damaged or changed. Import the log again."
-        ) from error
+        raise OutcomeError(f"{path}: cannot be read ({error}); {_AGAIN}") from error

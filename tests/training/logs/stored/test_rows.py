@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -113,4 +115,41 @@ def test_a_file_that_is_damaged_later_is_named(tmp_path: Path) -> None:
     stored = imported(tmp_path, 10)
     damaged(stored.folder / "part-00001.parquet")
     with pytest.raises(OutcomeError, match=r"part-00001\.parquet: cannot be read .*Import the log again"):
+        StoredLog(stored.folder, stored.account).skeleton()
+
+
+def test_a_file_that_changes_between_the_passes_is_named(tmp_path: Path) -> None:
+    stored = imported(tmp_path, 10)
+    stored.skeleton()
+    part = stored.folder / "part-00002.parquet"
+    table = pq.read_table(part)
+    pq.write_table(table.set_column(1, "prompt", pa.array(["another"] * len(table))), part)
+    told = r"part-00002\.parquet: changed since the run began to read it.*Import the log again"
+    with pytest.raises(OutcomeError, match=told):
+        stored.requests_of(np.array(["r12", "r3", "r0", "r19"], dtype=object))
+    with pytest.raises(OutcomeError, match=told):
+        stored.rows_of(["r3"])
+    part.unlink()
+    with pytest.raises(OutcomeError, match=told):
         stored.skeleton()
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "told"),
+    [
+        ("messages", '{"a":', r"part-00001\.parquet: row 1: messages are no JSON .*Import the log again"),
+        ("messages", "[1]", r"part-00001\.parquet: row 1: messages are '\[1\]', where a list of messages was expected"),
+        ("quality", "good", r"part-00001\.parquet: column quality is string, where double was expected"),
+        ("request_id", 7, r"part-00001\.parquet: column request_id is int64, where string was expected"),
+    ],
+)
+def test_cells_that_no_import_writes_are_said_with_their_file(
+    tmp_path: Path, column: str, cells: object, told: str
+) -> None:
+    stored = imported(tmp_path, 10)
+    part = stored.folder / "part-00001.parquet"
+    table = pq.read_table(part)
+    place = table.column_names.index(column)
+    pq.write_table(table.set_column(place, column, pa.array([cells] * len(table))), part)
+    with pytest.raises(OutcomeError, match=told):
+        StoredLog(stored.folder, stored.account).skeleton()
