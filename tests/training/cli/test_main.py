@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import runpy
+import sqlite3
 import subprocess
 import sys
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import typer
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, router_train_here
+from training.cli import logs as cli_logs
 from training.cli.main import app
 from training.cli.options import LogOptions, Settings
 from training.logs import rescale
@@ -71,3 +75,42 @@ def test_the_module_is_router_train_too(monkeypatch: pytest.MonkeyPatch, capsys:
         runpy.run_path(str(ROOT / "training" / "cli" / "main.py"), run_name="__main__")
     assert ended.value.code == 0
     assert "inspect" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "models/x"), "models/x: No space left on device. Make room"),
+        (OSError(errno.EFBIG, "File too large"), "File too large. Make room, or give other places"),
+        (OSError(errno.EIO, "Input/output error"), None),
+        (sqlite3.OperationalError("no such table"), None),
+    ],
+)
+def test_a_disk_that_is_full_is_one_message(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception, told: str | None
+) -> None:
+    def full(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli_logs, "simulated_log", full)
+    arguments = "simulate", tmp_path / "log.jsonl"
+    if told is None:
+        with pytest.raises(type(error)):
+            router_train_here(*arguments)
+        return
+    done = router_train_here(*arguments)
+    assert done.returncode == 2
+    assert told in " ".join(done.stderr.split())
+
+
+def test_a_full_cache_is_one_message(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(*_: object) -> None:
+        database = sqlite3.connect(tmp_path / "cache.sqlite")
+        database.execute("pragma max_page_count = 2")
+        database.execute("create table embedding (vector blob)")
+        database.execute("insert into embedding values (?)", (b"x" * 100_000,))
+
+    monkeypatch.setattr(cli_logs, "simulated_log", full)
+    done = router_train_here("simulate", tmp_path / "log.jsonl")
+    assert done.returncode == 2
+    assert "database or disk is full. Make room" in " ".join(done.stderr.split())
