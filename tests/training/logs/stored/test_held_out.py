@@ -18,18 +18,18 @@ from training.logs.sources import decisions
 from training.logs.sources.importer import DEFAULT
 from training.logs.stored.held_out import needs_all_at_once
 
-ROW: dict[str, Any] = {"quality": 1.0, "timestamp": "2026-03-04T05:06:07Z", "split": "calibration"}
+ROW: dict[str, Any] = {"quality": 1.0, "timestamp": "2026-03-04T05:06:07Z", "split": "test"}
 
 
 def logs(folder: Path, *, ids: bool) -> tuple[Path, Path]:
-    """Sixty requests and twenty that are held out: five of these are rows of the log, and five contradict it."""
+    """Six hundred requests and two hundred that are held out: five of these are rows of the log, and five contradict it."""
     rows = [
         {**ROW, "prompt": f"Question {number}", "candidate": candidate, "session_id": f"s{number // 3}"}
         | ({"request_id": f"r{number}"} if ids else {})
-        for number in range(80)
+        for number in range(800)
         for candidate in ("a", "b")
     ]
-    train, test = rows[:120], [*rows[:5], *rows[120:]]
+    train, test = rows[:1_200], [*rows[:5], *rows[1_200:]]
     if ids:
         test += [{**row, "prompt": "Quite another"} for row in rows[5:10]]
     test.append({"candidate": "a"})
@@ -40,16 +40,16 @@ def logs(folder: Path, *, ids: bool) -> tuple[Path, Path]:
 
 
 # So many are held at most: fewer than the log has, as many as it has but not the test, all of both.
-@pytest.mark.parametrize("core", [45, 66, 90])
+@pytest.mark.parametrize("core", [450, 660, 900])
 @pytest.mark.parametrize("ids", [True, False])
 def test_a_test_beside_a_log_is_the_same_from_disk(tmp_path: Path, core: int, ids: bool) -> None:
     data, test = logs(tmp_path, ids=ids)
     third = core // 3
-    params = load_params(overrides=(f"scale.core_train={third}", f"scale.core_measured={third}", "scale.part_rows=30"))
+    params = load_params(overrides=(f"scale.core_train={third}", f"scale.core_measured={third}", "scale.part_rows=300"))
     options = LogOptions(data=(str(data),), cache=tmp_path / "cache")
     whole = reading.read(options, {}, params.judge, lambda *_: None, (str(test),)).outcomes
     found = reading.read_to_train(options, {}, params, lambda *_: None, (str(test),), None)
-    assert (found.stored is None) == (core == 90)
+    assert (found.stored is None) == (core == 900)
     columns = [name for name in whole.frame if name not in ("prompt", "messages")]
     pd.testing.assert_frame_equal(found.outcomes.frame[columns], whole.frame[columns])
     assert (found.outcomes.rows_read, found.outcomes.reasons) == (whole.rows_read, whole.reasons)
@@ -61,7 +61,7 @@ def test_a_test_beside_a_log_is_the_same_from_disk(tmp_path: Path, core: int, id
         assert [text_of(request) for request in found.stored.requests_of(asked)] == texts
         found.work.release()
         again = reading.read_to_train(options, {}, params, lambda *_: None, (), None)
-        assert set(again.outcomes.frame["split"]) == {"calibration"}  # not what was imported with the test
+        assert set(again.outcomes.frame["split"]) == {"test"}  # not what was imported with the test
 
 
 def test_logs_that_tell_the_same_outcomes_are_needed_all_at_once(
