@@ -16,7 +16,8 @@ from serving.state.budgets import Allowance, Budgets, BudgetSpentError
 from serving.store.engine import StoreError, open_engine
 from serving.store.ledger import BudgetKey, Charge, Totals
 from serving.store.transaction import totals_of
-from serving.store.writer import DecisionStore, NotStoredError, Watched
+from serving.store.waiting.watched import Watched
+from serving.store.writer import DecisionStore, NotStoredError
 
 logger = logging.getLogger(__name__)
 

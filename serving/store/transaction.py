@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Engine, Table, bindparam, select
-from sqlalchemy.exc import DBAPIError, InternalError, OperationalError
+from sqlalchemy.exc import DBAPIError, InternalError, OperationalError, SQLAlchemyError
 
 from serving.store.feedback import TOLD, ConflictError, Feedback, UnknownDecisionError, merged
 from serving.store.ledger import ALSO, BudgetKey, Charge, Ledger, Totals, budget_of
@@ -22,6 +22,8 @@ Row = Mapping[str, Any]
 # What feedback came to: the fields that it added or replaced, or why it was not taken.
 Told = frozenset[str] | UnknownDecisionError | ConflictError
 
+# What a database, a driver or a row's own values may raise; a thread that writes has to live on.
+FAULTS = (SQLAlchemyError, ArithmeticError, TypeError, ValueError)
 STATEMENT_SECONDS = 30.0
 _MOST_MONTHS = 4
 _SHADOW = ("shadow_bundle", "shadow_candidate", "shadow_confidence", "shadow_expected_cost_usd")
@@ -39,6 +41,7 @@ class Item:
     key: str | None = None  # who says it; None: the rules have no keys
     at: float = 0.0
     late: float = 0.0  # until when feedback waits for its decision, on the monotonic clock
+    around: Around | None = None  # when its decision was made, where that was looked up
     done: Future[Any] | None = None
     size: int = field(init=False)  # bytes of memory, about: what its texts take
 
@@ -60,6 +63,10 @@ class Item:
         clean.size = self.size  # which it was counted with
         return clean
 
+    def may_tell(self, key: str | None) -> bool:
+        """Whether feedback may be about a decision that was made for a key."""
+        return self.key is None or self.key == key
+
     def same_as(self, other: Item) -> bool:
         return (self.row, self.session, self.said) == (other.row, other.session, other.said)
 
@@ -69,6 +76,13 @@ class Decided(NamedTuple):
 
     key: str | None
     also: str | None
+
+
+class Seen(NamedTuple):
+    """A decision that is there: the key that it was made for, and when, in epoch seconds."""
+
+    key: str | None
+    at: float
 
 
 @dataclass
@@ -83,7 +97,7 @@ def write(engine: Engine, items: Sequence[Item]) -> Written:
     """Writes everything in one transaction, in the order in which it came where that matters. Raises what SQLAlchemy does."""
     written = Written()
     said = [item for item in items if item.said is not None]
-    asked = {item.said.decision_id for item in said if item.said is not None}
+    asked = {one.decision_id: item.around or made_around(one.decision_id) for item in said if (one := item.said)}
     charges = [item.charge for item in items if item.charge is not None]
     with begin(engine) as connection:
         # Rows are locked in one order everywhere, so that no two transactions wait for each other: decisions, then budgets.
@@ -96,7 +110,8 @@ def write(engine: Engine, items: Sequence[Item]) -> Written:
                 written.results[id(item)] = ledger.charge(item.charge)
         _write_decisions(connection, items)
         if said:
-            new = _decided(connection, asked - known.keys())  # decided in this very transaction
+            rows = {item.row["id"] for item in items if item.row is not None}  # decided in this very transaction
+            new = _decided(connection, {one: asked[one] for one in rows & asked.keys() - known.keys()})
             _write_feedback(ledger, said, {**known, **new}, [*settling, *ledger.charges_of(new)], written)
         ledger.write()
         written.totals = ledger.totals
@@ -134,36 +149,49 @@ def may_pass(error: Exception) -> bool:
     return lost or isinstance(error, OperationalError | InternalError)
 
 
-def _decided(connection: Connection, decisions: Set[str]) -> dict[str, Decided]:
-    """The decisions, of those that there are; who tells something of them waits for this."""
-    if not decisions:
+def seen(engine: Engine, where: Mapping[str, Around]) -> dict[str, Seen]:
+    """The decisions, of those that there are between the times; nobody waits for this, nor this for anybody."""
+    if not where:
         return {}
-    found: dict[str, Decided] = {}
-    for (since, until), ids in _by_time(decisions):
-        _find(connection, ids, (DECISIONS.c.at >= since, DECISIONS.c.at < until), found)
-    if missing := sorted(decisions - found.keys()):
-        _find(connection, missing, (), found)
+    found: dict[str, Seen] = {}
+    with engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.exec_driver_sql(f"SET LOCAL statement_timeout = {int(STATEMENT_SECONDS * 1e3)}")
+        for around, ids in _by_time(where):
+            asked = select(DECISIONS.c.id, DECISIONS.c.key, DECISIONS.c.at).where(*_these(ids, around))
+            found |= {row[0]: Seen(*row[1:]) for row in connection.execute(asked)}
     return found
 
 
-def _by_time(decisions: Collection[str]) -> list[tuple[Around, list[str]]]:
-    """Those whose id says when they were made, month by month: PostgreSQL looks into the partitions of that time alone."""
+def _decided(connection: Connection, where: Mapping[str, Around]) -> dict[str, Decided]:
+    """The decisions, of those that there are between the times; who tells something of them waits for this."""
+    found: dict[str, Decided] = {}
+    for around, ids in _by_time(where):
+        asked = select(DECISIONS.c.id, DECISIONS.c.key, DECISIONS.c.also_candidate).where(*_these(ids, around))
+        for row in connection.execute(asked.order_by(DECISIONS.c.id).with_for_update()):
+            found[row[0]] = Decided(*row[1:])
+    return found
+
+
+def _these(ids: Sequence[str], around: Around) -> list[ColumnElement[bool]]:
+    when = [] if around == EVER else [DECISIONS.c.at >= around.since, DECISIONS.c.at < around.until]
+    return [DECISIONS.c.id.in_(ids), *when]
+
+
+def _by_time(where: Mapping[str, Around]) -> list[tuple[Around, list[str]]]:
+    """Month by month, so that PostgreSQL looks into the partitions of that time alone; last those that may be of any time."""
     months: dict[str, list[str]] = {}
-    for identifier in sorted(decisions):
-        around = made_around(identifier)
-        if around is not EVER:
-            months.setdefault(month_of(around.since).name, []).append(identifier)
-    if len(months) > _MOST_MONTHS:  # one look everywhere takes less than many
-        return []
-    return [(Around(made_around(ids[0]).since, made_around(ids[-1]).until), ids) for ids in months.values()]
-
-
-def _find(
-    connection: Connection, ids: Sequence[str], when: Sequence[ColumnElement[bool]], found: dict[str, Decided]
-) -> None:
-    asked = select(DECISIONS.c.id, DECISIONS.c.key, DECISIONS.c.also_candidate).where(DECISIONS.c.id.in_(ids), *when)
-    for row in connection.execute(asked.order_by(DECISIONS.c.id).with_for_update()):
-        found[row[0]] = Decided(*row[1:])
+    for identifier in sorted(where):
+        around = where[identifier]
+        months.setdefault("" if around == EVER else month_of(around.since).name, []).append(identifier)
+    ever = months.pop("", [])
+    groups = list(months.values())
+    if len(groups) > _MOST_MONTHS:  # one look from the first to the last takes less than many
+        groups = [sorted(one for ids in groups for one in ids)]
+    dated = [
+        (Around(min(where[one].since for one in ids), max(where[one].until for one in ids)), ids) for ids in groups
+    ]
+    return [*dated, (EVER, ever)] if ever else dated
 
 
 def _write_decisions(connection: Connection, items: Sequence[Item]) -> None:
@@ -199,7 +227,7 @@ def _write_feedback(
         said = item.said
         assert said is not None
         one = decided.get(said.decision_id)
-        if one is None or (item.key is not None and one.key != item.key):
+        if one is None or not item.may_tell(one.key):
             written.results[id(item)] = UnknownDecisionError(said.decision_id)
         else:
             about[one.also is not None and said.candidate == one.also].append(item)

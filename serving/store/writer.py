@@ -3,38 +3,38 @@
 A bounded queue, and one thread that writes whatever has gathered in one transaction. A decision that finds the queue full
 is dropped and counted, for a route decision must not wait. Feedback is acknowledged when it is on disk, and refused when the
 queue is full, so that nothing that was acknowledged is ever lost. Rows are written in the order in which they came, so a
-decision is never behind its feedback; feedback on a decision that another process has yet to write waits for it a while.
+decision is never behind its feedback; feedback on a decision that another process has yet to write waits for it a while
+(`late`). Charges that somebody waits for overtake all that, and feedback is in transactions of its own, of some rows each.
 """
 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
 
 from serving.store.days.summing import Summing
 from serving.store.feedback import Feedback, UnknownDecisionError
-from serving.store.ledger import BudgetKey, Charge, Limit, Totals
+from serving.store.ledger import BudgetKey, Charge, Limit
 from serving.store.months.partitions import Ahead
-from serving.store.transaction import Item, Told, may_pass, totals_of, write
+from serving.store.transaction import FAULTS, Item, Told, may_pass, write
+from serving.store.waiting.late import Late
+from serving.store.waiting.line import Line
+from serving.store.waiting.watched import Watch, Watched
 
 logger = logging.getLogger(__name__)
 
-_MOST_AT_ONCE = 1000
-# Decisions wait this long for others, in seconds, so that a busy service writes few transactions; feedback does not wait.
-_LINGER = 0.2
+_FEEDBACK_AT_ONCE = 256
+_MOST_OF_KEY = 2000
 _LATE_TURN = 0.05
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 2.0
-# What a database, a driver or a row's own values may raise; the thread that writes has to live on.
-_FAULTS = (SQLAlchemyError, ArithmeticError, TypeError, ValueError)
 
 
 class NotStoredError(RuntimeError):
@@ -43,18 +43,6 @@ class NotStoredError(RuntimeError):
 
 class StoreFullError(NotStoredError):
     """The queue is full, or the service stops: feedback was not taken, and is to be sent again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Watched:
-    """Budgets that are read again every `seconds`: `budgets` says which, `told` takes what the store says of them.
-
-    `told` is given the charges that were written with it as well: nothing comes between the two.
-    """
-
-    budgets: Callable[[], Sequence[BudgetKey]]
-    told: Callable[[Mapping[BudgetKey, Totals], Sequence[Charge]], None]
-    seconds: float
 
 
 class DecisionStore:
@@ -82,17 +70,16 @@ class DecisionStore:
         self.written = self.dropped = self.cut = self.retries = self.refused = 0
         self.failing = False
         self._late_seconds = late_seconds
-        self._watched = watched
-        self._looked = time.monotonic()
-        self._queue: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
-        self._late: list[Item] = []
+        self._watch = Watch(engine, watched)
+        self._line = Line()
+        self._of_key: Counter[str | None] = Counter()  # feedback that is not written yet
         self._sums: dict[tuple[Limit, ...], Charge] = {}
         self._bytes = 0
         self._clock = clock
         self._lock = threading.Lock()  # held while something is put, so that nothing comes behind the end
         self._closed = False
         self._give_up = float("inf")  # on the monotonic clock
-        self._hurry = threading.Event()
+        self._late = Late(engine, late_seconds, clock, self._came, self._unknown)
         self._months, self._days = Ahead(engine, clock), Summing(engine)
         self._thread = threading.Thread(target=self._write, name="decision-store", daemon=True)
         self._thread.start()
@@ -100,7 +87,7 @@ class DecisionStore:
     @property
     def waiting(self) -> int:
         """How many rows are in the queue."""
-        return self._queue.qsize()
+        return len(self._line)
 
     @property
     def waiting_bytes(self) -> int:
@@ -119,7 +106,7 @@ class DecisionStore:
         """
         item = Item(row=row)
         with self._lock:
-            if not self._closed and self._queue.qsize() < self.most_waiting:
+            if not self._closed and len(self._line) < self.most_waiting:
                 if self._put(item):
                     return True
                 if self._put(item.without_text()):
@@ -138,7 +125,7 @@ class DecisionStore:
         with self._lock:
             if self._closed:
                 return
-            if self._queue.qsize() < self.most_waiting:
+            if len(self._line) < self.most_waiting:
                 self._put_anyway(Item(charge=replace(charge, limits=limits)))
             else:
                 self._sums[limits] = replace(charge, limits=limits).added_to(self._sums.get(limits))
@@ -146,7 +133,7 @@ class DecisionStore:
     def shadowed(self, row: Mapping[str, Any]) -> None:
         """Takes what the shadow bundle would have decided: the columns `shadow_...` of the decision `id`, taken before."""
         with self._lock:
-            if not self._closed and self._queue.qsize() < self.most_waiting:
+            if not self._closed and len(self._line) < self.most_waiting:
                 self._put(Item(shadow=row))
 
     def session(self, row: Mapping[str, Any], done: Future[None] | None = None) -> bool:
@@ -155,10 +142,10 @@ class DecisionStore:
         Where somebody waits for `done` it is written now.
         """
         with self._lock:
-            if self._closed or self._queue.qsize() >= self.most_waiting or not self._put(Item(session=row, done=done)):
+            if self._closed or len(self._line) >= self.most_waiting or not self._put(Item(session=row, done=done)):
                 return False
         if done is not None:
-            self._hurry.set()
+            self._line.hurry()
         return True
 
     def take(self, charge: Charge) -> Future[BudgetKey | None]:
@@ -172,7 +159,7 @@ class DecisionStore:
             if self._closed:
                 raise StoreFullError("the service is stopping")
             self._put_anyway(Item(charge=charge, done=done))
-        self._hurry.set()
+        self._line.hurry()
         return done
 
     def feedback(self, said: Sequence[Feedback], key: str | None = None) -> list[Future[Told]]:
@@ -184,18 +171,21 @@ class DecisionStore:
         late = time.monotonic() + self._late_seconds
         items = [Item(said=one, key=key, at=self._clock(), late=late, done=Future()).cleaned() for one in said]
         with self._lock:
-            waiting = self._queue.qsize()
+            waiting, of_key = len(self._line), self._of_key[key]
             if self._closed:
                 raise StoreFullError("the service is stopping")
+            if of_key and of_key + len(items) > _MOST_OF_KEY:
+                raise StoreFullError(f"{of_key} of this key wait to be written, of at most {_MOST_OF_KEY}")
             if waiting and waiting + len(items) > self.most_waiting:
                 raise StoreFullError(f"{waiting} rows wait to be written, of at most {self.most_waiting}")
             if self._bytes and self._bytes + sum(item.size for item in items) > self.most_bytes:
                 raise StoreFullError(f"{self._bytes} bytes wait to be written, of at most {self.most_bytes}")
+            self._of_key[key] += len(items)
             for item in items:
                 assert item.done is not None
                 item.done.set_running_or_notify_cancel()  # who stops waiting does not cancel the writing
                 self._put_anyway(item)
-        self._hurry.set()
+        self._line.hurry()
         return [item.done for item in items if item.done is not None]
 
     def _put(self, item: Item) -> bool:
@@ -207,7 +197,7 @@ class DecisionStore:
 
     def _put_anyway(self, item: Item) -> None:
         self._bytes += item.size
-        self._queue.put(item)
+        self._line.put(item)
 
     def close(self, timeout: float = 10.0) -> None:
         """Writes what waits and stops the thread; after `timeout` seconds what could not be written is given up."""
@@ -215,8 +205,8 @@ class DecisionStore:
             self._give_up = time.monotonic() + timeout
             if not self._closed:
                 self._closed = True
-                self._queue.put(None)
-        self._hurry.set()
+                self._line.end()
+        self._line.hurry()
         self._months.stop()
         self._days.stop()
         self._thread.join(timeout + _LONGEST_WAIT)
@@ -225,38 +215,33 @@ class DecisionStore:
         self.engine.dispose()
 
     def _write(self) -> None:
-        ended = False
-        while not ended or self._late:
-            items, ended = self._gather(ended)
-            items = [*self._summed(), *items]  # before the rows: a budget that begins with those counts them itself
-            if items:
-                self._write_until_done(items)
-            if not ended:
-                self._look()
+        while not self._line.ended:
+            self._turn(self._line.gather(self._watch.patience()))
+            if not self._line.ended:
+                self._watch.look()
+        self._late.stop(_LONGEST_WAIT)
+        while len(self._line) or self._late.waiting:
+            if time.monotonic() >= self._give_up:
+                self._fail(self._late.left(), "the service stopped before the store could be read")
+            self._late.turn()
+            self._turn(self._line.at_hand())
+            if not len(self._line) and self._late.waiting:
+                time.sleep(_LATE_TURN)
 
-    def _gather(self, ended: bool) -> tuple[list[Item], bool]:
-        """What waits, and whether the end was among it; nothing where it is time to look at the budgets instead."""
-        items, self._late = self._late, []
-        if ended:
-            time.sleep(_LATE_TURN)
-            return items, True
-        watch = None if self._watched is None else max(self._looked + self._watched.seconds - time.monotonic(), 0.0)
-        try:
-            item = self._queue.get(timeout=self._patience(items) if items else watch)
-        except queue.Empty:
-            return items, False
-        if item is not None and item.done is None:
-            self._hurry.wait(_LINGER)
-        self._hurry.clear()
-        while item is not None:
-            items.append(item)
-            if len(items) >= _MOST_AT_ONCE:
-                return items, False
-            try:
-                item = self._queue.get_nowait()
-            except queue.Empty:
-                return items, False
-        return items, True
+    def _turn(self, items: Sequence[Item]) -> None:
+        """Writes what was gathered: whoever waits for a budget waits for the rows, or some of the feedback, and no more."""
+        rows = [item for item in items if item.said is None]
+        # Sums before the rows: a budget that begins with those counts them itself.
+        self._write_behind_first([*self._summed(), *rows])
+        said = [item for item in items if item.said is not None]
+        for place in range(0, len(said), _FEEDBACK_AT_ONCE):
+            self._write_until_done(said[place : place + _FEEDBACK_AT_ONCE])
+            self._write_behind_first([])
+
+    def _write_behind_first(self, rows: Sequence[Item]) -> None:
+        items = [*self._line.first(), *rows]
+        if items:
+            self._write_until_done(items)
 
     def _summed(self) -> list[Item]:
         """The charges that the full queue did not take, summed."""
@@ -266,26 +251,12 @@ class DecisionStore:
             self._bytes += sum(item.size for item in items)
         return items
 
-    def _patience(self, items: Sequence[Item]) -> float:
-        """Seconds until feedback that waits for its decision is tried again: as long as the youngest has waited so far."""
-        return max(time.monotonic() - (max(item.late for item in items) - self._late_seconds), _LATE_TURN)
-
-    def _look(self) -> None:
-        """Reads the watched budgets, if it is time to. What fails is tried again at the next turn."""
-        if self._watched is None or time.monotonic() < self._looked + self._watched.seconds:
-            return
-        self._looked = time.monotonic()
-        try:
-            self._watched.told(totals_of(self.engine, self._watched.budgets()), ())
-        except _FAULTS as error:
-            logger.warning("the budgets cannot be read (%s)", type(getattr(error, "orig", None) or error).__name__)
-
     def _write_until_done(self, items: Sequence[Item]) -> None:
         wait = _FIRST_WAIT
         while True:
             try:
                 self._transaction(items)
-            except _FAULTS as error:
+            except FAULTS as error:
                 if not may_pass(error):
                     self._write_apart(items, error)
                     return
@@ -305,21 +276,32 @@ class DecisionStore:
 
     def _transaction(self, items: Sequence[Item]) -> None:
         written = write(self.engine, items)
-        if self._watched is not None:
-            charges = [item.charge for item in items if item.charge is not None and item.done is None]
-            self._watched.told(written.totals, charges)
-        now = time.monotonic()
-        done = []
+        self._watch.wrote(items, written)
+        late, done = list[Item](), list[Item]()
         for item in items:
             result = written.results.get(id(item))
-            if isinstance(result, UnknownDecisionError) and now < item.late:
-                self._late.append(item)
+            if isinstance(result, UnknownDecisionError):
+                late.append(item)
                 continue
             done.append(item)
             if item.done is not None:
                 item.done.set_result(result)
-        self.written += len(done)
-        self._let_go(done)
+        if late:
+            self._late.wait(late)
+        self._let_go(done, written=True)
+
+    def _came(self, items: Sequence[Item]) -> None:
+        """Takes feedback again whose decision has come; it was counted when it came first."""
+        for item in items:
+            self._line.put(item)
+        self._line.hurry()
+
+    def _unknown(self, items: Sequence[Item]) -> None:
+        """There is no such decision."""
+        for item in items:
+            if item.done is not None and item.said is not None:
+                item.done.set_result(UnknownDecisionError(item.said.decision_id))
+        self._let_go(items, written=True)
 
     def _write_apart(self, items: Sequence[Item], error: Exception) -> None:
         """Halves what the database does not take, down to the row that it is about; the others are written."""
@@ -342,7 +324,10 @@ class DecisionStore:
                 item.done.set_exception(NotStoredError(why))
         self._let_go(items)
 
-    def _let_go(self, items: Sequence[Item]) -> None:
+    def _let_go(self, items: Sequence[Item], *, written: bool = False) -> None:
         size = sum(item.size for item in items)
+        of_key = Counter(item.key for item in items if item.said is not None)
         with self._lock:
             self._bytes = max(self._bytes - size, 0)
+            self._of_key -= of_key  # without those that have none left
+            self.written += len(items) if written else 0

@@ -10,7 +10,8 @@ from serving.store.engine import open_engine
 from serving.store.ledger import BudgetKey, Charge, Limit, Totals, units
 from serving.store.tables import CHARGES
 from serving.store.transaction import totals_of
-from serving.store.writer import DecisionStore, Watched
+from serving.store.waiting.watched import Watched
+from serving.store.writer import DecisionStore
 from tests.patience import PATIENCE, until
 from tests.serving.store.rows import acknowledged, decision, feedback, locked, stored
 

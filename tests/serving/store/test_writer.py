@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,13 @@ import pytest
 import sqlalchemy as sa
 
 from serving.store import transaction
+from serving.store import writer as module
 from serving.store.engine import open_engine
 from serving.store.feedback import ConflictError, UnknownDecisionError
+from serving.store.ledger import BudgetKey, Charge, Limit
+from serving.store.months.ids import EVER, made_around, new_id
 from serving.store.tables import DECISIONS, FEEDBACK
+from serving.store.waiting import late
 from serving.store.writer import DecisionStore, NotStoredError, StoreFullError
 from tests.patience import PATIENCE, until
 from tests.postgres_server import engine_of, needs_postgres, own_database
@@ -61,7 +66,7 @@ def test_feedback_waits_for_a_decision_that_another_process_has_yet_to_write(url
     (waiting,) = store.feedback([feedback()])
     until(lambda: store.waiting == 0)
     assert not waiting.done()
-    other.decided(decision())
+    other.decided(decision(at=time.time()))
     assert waiting.result(PATIENCE) == {"quality"}
     store.close(PATIENCE)
     other.close(PATIENCE)
@@ -75,6 +80,81 @@ def test_a_decision_that_never_comes_is_looked_for_a_few_times(tmp_path: Path) -
     assert isinstance(told(store, feedback("none"))[0], UnknownDecisionError)
     assert len(begun) <= 9  # at once, after .05, .1, .2, … s
     store.close(PATIENCE)
+
+
+def test_what_is_not_there_is_looked_for_by_nobody_who_writes(
+    url: str, store: DecisionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made-up ids are in one transaction, the first; from then on they are read for, and budgets do not wait for that."""
+    writes: list[int] = []
+    write = store._transaction
+    monkeypatch.setattr(store, "_transaction", lambda items: (writes.append(len(items)), write(items)))
+    waiting = store.feedback([feedback(new_id()) for _ in range(600)])
+    until(lambda: store._late.waiting > 0 and store.waiting == 0)
+    budget = BudgetKey("key:a", "month", 0)
+    for number in range(20):
+        assert store.take(Charge(f"c{number}", (Limit(budget, None),), 1)).result(PATIENCE) is None
+    assert all(isinstance(one.result(PATIENCE), UnknownDecisionError) for one in waiting)
+    assert sorted(size for size in writes if size > 1) == [88, 256, 256]
+
+
+def test_charges_overtake_feedback_that_came_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = DecisionStore(open_engine(str(tmp_path / "d.db")))
+    order: list[str] = []
+    write = store._transaction
+
+    def transaction(items: Any) -> None:
+        order.append("charge" if items[0].charge is not None else "feedback" if items[0].said is not None else "row")
+        write(items)
+
+    begun, held = hold(store, monkeypatch)
+    store.decided(decision())
+    assert begun.wait(PATIENCE)
+    monkeypatch.setattr(store, "_transaction", transaction)
+    waiting = store.feedback([feedback(quality=0.5)] * 600)
+    charged = store.take(Charge("c", (Limit(BudgetKey("key:a", "month", 0), None),), 1))
+    held.set()
+    assert charged.result(PATIENCE) is None
+    assert [bool(one.result(PATIENCE)) for one in waiting].count(True) == 1
+    store.close(PATIENCE)
+    assert order == ["charge", "feedback", "feedback", "feedback"]
+
+
+def test_a_key_has_so_much_feedback_waiting_and_others_have_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MOST_OF_KEY", 300)
+    store = DecisionStore(open_engine(str(tmp_path / "d.db")), late_seconds=PATIENCE)
+    store.decided(decision(key="b"))
+    store.feedback([feedback(new_id()) for _ in range(256)], key="a")
+    with pytest.raises(StoreFullError, match="256 of this key wait to be written, of at most 300"):
+        store.feedback([feedback(new_id()) for _ in range(256)], key="a")
+    assert told(store, feedback(), key="b") == [{"quality"}]
+    store.close(0.0)
+    waiting = DecisionStore(open_engine(str(tmp_path / "d.db")), late_seconds=0.0)
+    for _ in range(3):  # what was answered waits no longer
+        assert len(told(waiting, *(feedback(new_id()) for _ in range(256)), key="a")) == 256
+    waiting.close(PATIENCE)
+
+
+def test_feedback_whose_decision_is_elsewhere_is_read_for_everywhere_once(
+    url: str, store: DecisionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[Any] = []
+    monkeypatch.setattr(
+        late, "seen", lambda engine, where: (looks.append(dict(where)), transaction.seen(engine, where))[1]
+    )
+    elsewhere, old, now = new_id(), new_id(100.0), new_id()
+    store.decided(decision(elsewhere, at=100.0))
+    assert told(store, feedback(elsewhere)) == [{"quality"}]
+    came = told(store, feedback(old), feedback(now))
+    assert all(isinstance(one, UnknownDecisionError) for one in came)
+    asked = [where[old] for where in looks if old in where]
+    assert asked == [EVER], "what cannot come any more is read for once, everywhere"
+    asked = [where[now] for where in looks if now in where]
+    assert asked[0] == EVER
+    assert len(asked) > 1
+    assert set(asked[1:]) == {made_around(now)}
 
 
 def test_two_stores_on_one_database_agree_on_what_is_new(url: str, store: DecisionStore) -> None:
