@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from serving.account.window import iso
 from serving.settings import Settings
 from serving.store.engine import StoreError, open_current, shown
-from serving.store.months.prune import BATCH, Pruned, counted, prune, shrinks, until_of
+from serving.store.months.prune import BATCH, ClockError, Pruned, counted, now_of, prune, shrinks, until_of
 
 _DAY = 86_400.0
 _MOST_DAYS = 36_500
@@ -33,9 +33,9 @@ def main(arguments: Sequence[str]) -> None:
     store = asked.store or Settings().store
     if not store:
         raise StoreError("no store is named: expected --store, or ROUTER_STORE")
-    now, engine = time.time(), open_current(store)
+    engine = open_current(store)
     try:
-        until = until_of(now, asked.older_than * _DAY)
+        until = until_of(now_of(engine, time.time()), asked.older_than * _DAY)
         if asked.dry_run:
             _say(f"{shown(store)}: would be gone, and is still there:", counted(engine, until))
             return
@@ -45,6 +45,8 @@ def main(arguments: Sequence[str]) -> None:
             sys.stdout.write(
                 "the file keeps its size, later rows take the room; SQLite's VACUUM, once, makes it smaller\n"
             )
+    except ClockError as error:
+        raise StoreError(f"{shown(store)}: {error}") from None
     except SQLAlchemyError as error:
         kind = type(getattr(error, "orig", None) or error).__name__
         raise StoreError(
@@ -68,14 +70,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _days(said: str) -> int:
-    found = re.fullmatch(r"(\d{1,6})d", said)
+    found = re.fullmatch(r"([0-9]{1,6})d", said)
     if found is None or not 1 <= int(found[1]) <= _MOST_DAYS:
         raise argparse.ArgumentTypeError(f"{said!r} arrived; expected days, as 400d, from 1d to {_MOST_DAYS}d")
     return int(found[1])
 
 
 def _batch(said: str) -> int:
-    if not re.fullmatch(r"\d{1,6}", said) or not 1 <= int(said) <= _MOST_AT_ONCE:
+    if not re.fullmatch(r"[0-9]{1,6}", said) or not 1 <= int(said) <= _MOST_AT_ONCE:
         raise argparse.ArgumentTypeError(f"{said!r} arrived; expected a whole number from 1 to {_MOST_AT_ONCE}")
     return int(said)
 

@@ -8,16 +8,18 @@ begins with what they cost.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Table, column, func, select, text
+from sqlalchemy import ColumnElement, Connection, Engine, Table, column, exists, func, or_, select, text
 from sqlalchemy import table as named
 from sqlalchemy.exc import OperationalError
 
+from serving.account.window import iso
 from serving.store.days.tables import UNNOTED
 from serving.store.months.calendar import month_of
 from serving.store.months.ids import EVER, made_around
@@ -28,13 +30,33 @@ from serving.store.transaction import begin
 BATCH = 10_000
 _ABOUT = (FEEDBACK, ALSO_FEEDBACK, CHARGES)
 _LEAVING = "pruned_"
+# What `prune` takes out of the table is named and marked so; no other table is finished, whatever it is called.
+_LEFT = re.compile(r"pruned_decision_(before|\d{4}_\d{2})", re.ASCII)
+_MARK = "outcome-router: was taken out of the table decision by prune, which drops it"
+_TABLES = """
+SELECT relname, obj_description(oid, 'pg_class') FROM pg_class
+WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace
+"""
+_LOCK = "SELECT pg_try_advisory_xact_lock(hashtext('outcome_router_prune'))"
+_LONGEST = {"day": 86_400.0, "month": 31 * 86_400.0}  # of a budget's periods
+_MOST_APART = 86_400.0
 _WAIT_MS, _TRIES, _BETWEEN = 1_000, 60, 1.0
 _PAGES = 1_000  # that SQLite gives back at a time
 Progress = Callable[[str], object]
 
 
 class BusyError(RuntimeError):
-    """The table of decisions was in use all the time; the message says what to do."""
+    """The table of decisions was in use all the time, or somebody else prunes it; the message says what to do."""
+
+
+class ClockError(RuntimeError):
+    """This machine and the database do not agree what day it is; nothing is changed."""
+
+    def __init__(self, here: float, there: float) -> None:
+        super().__init__(
+            f"it is {iso(here)} by this machine's clock and {iso(there)} by the database's; expected less than a day "
+            "between them. Nothing is pruned: set the clock that is wrong"
+        )
 
 
 @dataclass
@@ -54,6 +76,17 @@ def until_of(now: float, seconds: float) -> float:
     return min(now - seconds, float(month_of(now).begins))
 
 
+def now_of(engine: Engine, here: float) -> float:
+    """The database's time, in epoch seconds, where it has a clock. Raises ClockError where `here` is far from it."""
+    if engine.dialect.name != "postgresql":
+        return here
+    with engine.connect() as connection:
+        there = float(connection.scalar(text("SELECT extract(epoch FROM now())")) or 0.0)
+    if abs(there - here) > _MOST_APART:
+        raise ClockError(here, there)
+    return there
+
+
 def counted(engine: Engine, until: float) -> Pruned:
     """What `prune` would let go; nothing is changed."""
     found = Pruned(until)
@@ -66,13 +99,24 @@ def counted(engine: Engine, until: float) -> Pruned:
         for one in _ABOUT:
             found.rows[one.name] = connection.scalar(_count(one, one.c.decision_id.in_(old))) or 0
         found.rows["replay"] = connection.scalar(_count(REPLAYS, REPLAYS.c.at < until)) or 0
+        alone = [_alone(until)]
         for name in _left(connection):
-            found.rows["decision"] += connection.scalar(select(func.count()).select_from(named(name))) or 0
+            leaving = select(named(name, column("id")).c.id)
+            found.add("decision", connection.scalar(select(func.count()).select_from(named(name))) or 0)
+            for one in _ABOUT:
+                found.add(one.name, connection.scalar(_count(one, one.c.decision_id.in_(leaving))) or 0)
+            alone.append(CHARGES.c.decision_id.not_in(leaving))
+        found.add("charge", connection.scalar(_count(CHARGES, *alone)) or 0)
     return found
 
 
 def prune(engine: Engine, until: float, batch: int = BATCH, progress: Progress = lambda _: None) -> Pruned:
     """Lets go of the decisions made before a time; raises BusyError, and what SQLAlchemy does."""
+    with _alone_here(engine):
+        return _pruned(engine, until, batch, progress)
+
+
+def _pruned(engine: Engine, until: float, batch: int, progress: Progress) -> Pruned:
     pruned = Pruned(until)
     with engine.connect() as connection:
         left, whole = _left(connection), [one for one in partitions(connection) if one.ends <= until]
@@ -85,6 +129,8 @@ def prune(engine: Engine, until: float, batch: int = BATCH, progress: Progress =
         _finish(engine, f"{_LEAVING}{one.name}", batch, pruned)
     while _some(engine, until, batch, pruned):
         progress(f"{pruned.rows['decision']} decisions are gone")
+    while gone := _charges(engine, until, batch):
+        pruned.add("charge", gone)
     while gone := _replays(engine, until, batch):
         pruned.add("replay", gone)
     _give_back(engine)
@@ -113,8 +159,20 @@ def _left(connection: Connection) -> list[str]:
     """What is out of the table and still there: somebody stopped it."""
     if connection.dialect.name != "postgresql":
         return []
-    found = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace"
-    return list(connection.scalars(text(f"{found} AND starts_with(relname, '{_LEAVING}decision') ORDER BY 1")))
+    tables = connection.execute(text(_TABLES))
+    return sorted(name for name, mark in tables if mark == _MARK and _LEFT.fullmatch(name))
+
+
+@contextmanager
+def _alone_here(engine: Engine) -> Iterator[None]:
+    """Keeps others from pruning the same store meanwhile; raises BusyError where somebody does."""
+    if engine.dialect.name != "postgresql":
+        yield
+        return
+    with engine.begin() as connection:
+        if not connection.scalar(text(_LOCK)):
+            raise BusyError("somebody else prunes this store at this moment; nothing was done, for they do it")
+        yield
 
 
 def _take_out(engine: Engine, one: Partition, pruned: Pruned) -> None:
@@ -125,6 +183,7 @@ def _take_out(engine: Engine, one: Partition, pruned: Pruned) -> None:
                 connection.exec_driver_sql(f"SET LOCAL lock_timeout = {_WAIT_MS}")
                 connection.exec_driver_sql(f"ALTER TABLE decision DETACH PARTITION {one.name}")
                 connection.exec_driver_sql(f"ALTER TABLE {one.name} RENAME TO {_LEAVING}{one.name}")
+                connection.exec_driver_sql(f"COMMENT ON TABLE {_LEAVING}{one.name} IS '{_MARK}'")
             break
         except OperationalError as error:
             if last or not timed_out(error):
@@ -205,6 +264,22 @@ def _unnoted(engine: Engine) -> Iterator[Connection]:
         if engine.dialect.name == "postgresql":
             connection.exec_driver_sql(UNNOTED)
         yield connection
+
+
+def _alone(until: float) -> ColumnElement[bool]:
+    """Charges of a period that was over by then whose decision is not there: it found the queue full, say."""
+    over = [(CHARGES.c.period == name) & (CHARGES.c.begins <= until - seconds) for name, seconds in _LONGEST.items()]
+    return or_(*over) & ~exists().where(DECISIONS.c.id == CHARGES.c.decision_id)
+
+
+def _charges(engine: Engine, until: float, batch: int) -> int:
+    """Deletes a batch of charges that have no decision to go with."""
+    alone = select(CHARGES.c.decision_id).where(_alone(until)).distinct().limit(batch)
+    with _unnoted(engine) as connection:
+        ids = list(connection.scalars(alone))
+        if not ids:
+            return 0
+        return connection.execute(CHARGES.delete().where(CHARGES.c.decision_id.in_(ids), _alone(until))).rowcount
 
 
 def _replays(engine: Engine, until: float, batch: int) -> int:

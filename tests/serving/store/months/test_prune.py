@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,11 +14,12 @@ import sqlalchemy as sa
 from serving.cli import main
 from serving.store.engine import open_engine
 from serving.store.ledger import BudgetKey, Charge, Limit
+from serving.store.months import command
 from serving.store.months import prune as module
 from serving.store.months.calendar import Month, month_of
 from serving.store.months.ids import new_id
 from serving.store.months.partitions import make, partitions
-from serving.store.months.prune import BusyError, counted, prune, until_of
+from serving.store.months.prune import BusyError, counted, now_of, prune, until_of
 from serving.store.tables import ALSO_FEEDBACK, BUDGETS, CHARGES, DECISIONS, FEEDBACK, METADATA, REPLAYS
 from serving.store.transaction import Item, totals_of, write
 from tests.postgres_server import engine_of, needs_postgres
@@ -155,6 +157,93 @@ def test_a_month_that_is_read_all_the_time_is_left_with_all_that_is_about_it(
     assert everything(engine) == before
 
 
+@needs_postgres
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+def test_a_table_that_was_no_month_stays_whatever_it_is_called(engine: sa.Engine) -> None:
+    names = ["pruned_decisions_kept", "pruned_decision_2020_01", "pruned_decision_before"]
+    with engine.begin() as connection:
+        for name in names:
+            connection.exec_driver_sql(f"CREATE TABLE {name} AS SELECT * FROM decision")
+    before = everything(engine)
+    assert counted(engine, 50.0).rows == dict.fromkeys(("decision", "feedback", "also_feedback", "charge", "replay"), 0)
+    prune(engine, 50.0)
+    assert everything(engine) == before
+    prune(engine, until_of(NOW, DAY))
+    with engine.connect() as connection:
+        assert set(names) <= set(sa.inspect(connection).get_table_names())
+
+
+@needs_postgres
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+def test_what_a_stopped_call_left_is_counted_with_what_is_about_it(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise Killed
+
+    until = float(MONTHS[0].ends)
+    whole = counted(engine, until).rows
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "_finish", killed)
+        with pytest.raises(Killed):
+            prune(engine, until)
+    said = counted(engine, until).rows
+    assert said == whole
+    assert prune(engine, until).rows == said
+
+
+@needs_postgres
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+def test_two_do_not_prune_at_once(engine: sa.Engine, capsys: pytest.CaptureFixture[str], url: str) -> None:
+    before = everything(engine)
+    with engine.begin() as connection:
+        assert connection.scalar(sa.text(module._LOCK))
+        with pytest.raises(SystemExit) as ended:
+            main(["prune", "--store", url, "--older-than", "1d"])
+    assert ended.value.code == 2
+    assert "somebody else prunes this store at this moment; nothing was done" in capsys.readouterr().err
+    assert everything(engine) == before
+
+
+@needs_postgres
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("years", [-3, 3])
+def test_a_clock_that_is_wrong_prunes_nothing(
+    engine: sa.Engine, url: str, years: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = everything(engine)
+    assert abs(now_of(engine, NOW) - NOW) < 3_600
+    with monkeypatch.context() as patched:
+        patched.setattr(command, "time", SimpleNamespace(time=lambda: NOW + years * 365 * DAY))
+        for more in ([], ["--dry-run"]):
+            with pytest.raises(SystemExit) as ended:
+                main(["prune", "--store", url, "--older-than", "400d", *more])
+            assert ended.value.code == 2
+            said = capsys.readouterr().err
+            assert "by this machine's clock" in said
+            assert "expected less than a day between them. Nothing is pruned: set the clock that is wrong" in said
+    assert everything(engine) == before
+
+
+def test_charges_without_a_decision_go_once_their_period_is_old(engine: sa.Engine) -> None:
+    last = month_of(MONTHS[0].begins - DAY).begins
+    rows = [
+        {"decision_id": name, "scope": "key:a", "period": period, "begins": begins, "amount": 1, "settled": False}
+        for name, period, begins in [
+            ("day", "day", MONTHS[0].ends - DAY),
+            ("new day", "day", MONTHS[0].ends),
+            ("month", "month", last),
+            ("new month", "month", MONTHS[1].begins),
+        ]
+    ]
+    with engine.begin() as connection:
+        connection.execute(CHARGES.insert(), rows)
+    until = float(MONTHS[0].ends)
+    said, gone = counted(engine, until), prune(engine, until, batch=1)
+    assert said.rows == gone.rows
+    assert {"new day", "new month"} == ids_in(engine, CHARGES) - ids_in(engine, DECISIONS)
+
+
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_an_sqlite_file_gives_its_room_back(url: str) -> None:
     engine = open_engine(url)
@@ -191,6 +280,8 @@ def test_the_command_says_what_would_go_and_what_is_gone(
     ("arguments", "why"),
     [
         (["--older-than", "0d"], "'0d' arrived; expected days, as 400d"),
+        (["--older-than", "\u0663d"], "'\u0663d' arrived; expected days, as 400d"),
+        (["--older-than", "4d", "--batch", "\u0663"], "'\u0663' arrived; expected a whole number from 1 to 30000"),
         (["--older-than", "1y"], "'1y' arrived; expected days, as 400d"),
         (["--older-than", "4d", "--batch", "30001"], "'30001' arrived; expected a whole number from 1 to 30000"),
         ([], "--older-than"),
