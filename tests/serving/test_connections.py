@@ -194,3 +194,58 @@ def held(server: uvicorn.Server) -> bool:
     return [one._unread is not None for one in server.server_state.connections if isinstance(one, BoundedHttp)] == [
         True
     ]
+
+
+def opened(port: int, sent: bytes) -> socket.socket:
+    client = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+    client.sendall(sent)
+    return client
+
+
+ASKED = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+LAST = b"GET %s HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize("sent", [b"", HEAD, ASKED])
+def test_connections_that_ask_for_nothing_make_room(
+    server: uvicorn.Server, port: int, sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.config.limit_concurrency = 4
+    monkeypatch.setattr(connections, "MUTE_SECONDS", 0.0)
+    monkeypatch.setattr(connections, "IDLE_SECONDS", 0.0)
+    idle = [opened(port, sent) for _ in range(3)]
+    until(lambda: len(server.server_state.connections) == 3)
+    if sent == ASKED:
+        assert all(one.recv(1000).startswith(b"HTTP/1.1 200") for one in idle)
+    for _ in range(3):
+        assert b" 200 " in said(port, LAST % b"/")
+    for one in idle:
+        one.close()
+
+
+def test_at_the_limit_only_the_question_whether_it_is_alive_is_answered(server: uvicorn.Server, port: int) -> None:
+    """None of these has been idle for long."""
+    server.config.limit_concurrency = 3
+    idle = [opened(port, b"") for _ in range(5)]
+    until(lambda: len(server.server_state.connections) == 5)
+    assert b" 200 " in said(port, LAST % b"/healthz")
+    assert b" 503 " in said(port, LAST % b"/")
+    assert b" 503 " in said(port, LAST % b"/readyz")
+    for one in idle:
+        one.close()
+
+
+def test_who_is_being_answered_makes_no_room(
+    server: uvicorn.Server, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.config.limit_concurrency = 2
+    monkeypatch.setattr(connections, "MUTE_SECONDS", 0.0)
+    monkeypatch.setattr(connections, "IDLE_SECONDS", 0.0)
+    answered = opened(port, LAST % b"/later")
+    until(lambda: any(one.cycle is not None for one in server.server_state.connections))
+    mute = opened(port, b"")
+    until(lambda: len(server.server_state.connections) >= 2)
+    said(port, LAST % b"/healthz")
+    assert b" 200 " in answered.recv(1000)
+    answered.close()
+    mute.close()
