@@ -149,7 +149,10 @@ def _add_routes(app: FastAPI) -> None:
         (413, "The body is too long."),
         (422, "A field is wrong, and `errors` names it; or no candidate is eligible, and `ruled_out` says why."),
     )
-    twice = (409, "The Idempotency-Key came with another body; or the call with it is under way (Retry-After).")
+    twice = (
+        409,
+        "The Idempotency-Key came with another body, or elsewhere; or the call with it is under way (Retry-After).",
+    )
     refused = ((401, "No API key, or one that is not known."), (429, "The API key is over its rate."))
     bound = (403, "The API key is not for the request's workflow.")
     spent = (402, "A budget is spent, and its rule is to reject.")

@@ -77,7 +77,7 @@ async def _once(request: Request, service: Service, key: str | None, body: bytes
         return (await make(None))[0]
     if not 0 < len(header) <= LONGEST_KEY:
         raise BodyError.on("Idempotency-Key", f"it has {len(header)} characters, expected 1 to {LONGEST_KEY}")
-    return await service.replays.once(key, header, body, make)
+    return await service.replays.once(key, header, request.url.path, body, make)
 
 
 async def decided(

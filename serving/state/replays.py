@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +17,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from functools import partial
 from hashlib import blake2b
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 from sqlalchemy import ColumnElement, Engine, func, select
@@ -44,7 +45,8 @@ class AwayError(RuntimeError):
 class Asker:
     """Asks a server in threads of its own: nobody waits longer than `seconds`, whatever the server does. Raises AwayError.
 
-    One that failed or took longer is not asked for a second: what hangs costs one wait a second, not one a request.
+    One that failed or took longer is not asked for a second, and then by one alone until it answers: what hangs costs one
+    wait a second, not one a request. Who waits with the one that finds out that it hangs waits no longer than that one.
     """
 
     def __init__(self, name: str, seconds: float, threads: int = 4) -> None:
@@ -52,6 +54,8 @@ class Asker:
         self._name = name
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._again = self._said = float("-inf")
+        self._lock = threading.Lock()
+        self._open: set[Future[Any]] = set()  # what somebody waits for
         self.failing = False  # whether it did not answer the last time
 
     @property
@@ -61,45 +65,85 @@ class Asker:
 
     def ask(self, question: Callable[[], T]) -> T:
         """The answer, for a thread that may wait."""
-        asked = self._asked(question)
+        came, asked = self._asked(question)
         try:
-            came = asked.result(self.seconds)
+            return self._came(came.result(self.seconds))
         except Exception as error:
+            if isinstance(error, TimeoutError) and came.done() and came.exception() is None:
+                return self._came(came.result())
             raise self._gone(asked, error) from error
-        self.failing = False
-        return came
+        finally:
+            self._open.discard(came)
 
     async def answer(self, question: Callable[[], T], late: Callable[[T], object] | None = None) -> T:
-        """The answer; `late` is given, in a thread, what comes when nobody waits for it any more."""
-        asked = self._asked(question)
+        """The answer; `late` is given, in a thread, what comes when nobody waits for it any more.
+
+        What has come counts, however long the event loop was too busy to see it.
+        """
+        came, asked = self._asked(question)
         try:
             async with asyncio.timeout(self.seconds):
-                came = await asyncio.wrap_future(asked)
+                return self._came(await asyncio.wrap_future(came))
         except BaseException as error:
+            if isinstance(error, TimeoutError) and came.done() and came.exception() is None:
+                return self._came(came.result())
             if late is not None:
                 asked.add_done_callback(partial(_came_late, late))
             if not isinstance(error, Exception):
                 raise
             raise self._gone(asked, error) from error
-        self.failing = False
-        return came
+        finally:
+            self._open.discard(came)
 
     def close(self) -> None:
         """Asks nothing any more."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _asked(self, question: Callable[[], T]) -> Future[T]:
-        if self.away:
-            raise AwayError(f"{self._name} did not answer a moment ago")
+    def _asked(self, question: Callable[[], T]) -> tuple[Future[T], Future[T]]:
+        """What somebody waits for, and what is done for it in a thread, which goes on when nobody waits any more."""
+        came: Future[T] = Future()
+        came.set_running_or_notify_cancel()  # who stops waiting must not keep the thread from telling
+        with self._lock:
+            if self.away or (self.failing and self._open):
+                raise AwayError(f"{self._name} did not answer a moment ago")
+            self._open.add(came)
         try:
-            return self._pool.submit(question)
+            asked = self._pool.submit(self._unless_away, question)
         except RuntimeError as error:
+            self._open.discard(came)
             raise AwayError("the service is stopping") from error
+        asked.add_done_callback(partial(self._tell, came))
+        return came, asked
+
+    def _unless_away(self, question: Callable[[], T]) -> T:
+        if self.away:  # what waited for a thread while others found that out
+            raise AwayError(f"{self._name} did not answer a moment ago")
+        return question()
+
+    def _tell(self, came: Future[T], asked: Future[T]) -> None:
+        with self._lock:
+            if came.done():
+                return
+            error = AwayError("not asked") if asked.cancelled() else asked.exception()
+            if error is None:
+                came.set_result(asked.result())
+            else:
+                came.set_exception(error)
+
+    def _came(self, came: T) -> T:
+        self.failing = False
+        return came
 
     def _gone(self, asked: Future[T], error: Exception) -> AwayError:
         asked.cancel()
+        if isinstance(error, AwayError):
+            return AwayError(str(error))
         now = time.monotonic()
-        self._again, self.failing = now + _AWAY_SECONDS, True
+        with self._lock:
+            self._again, self.failing = now + _AWAY_SECONDS, True
+            others = [one for one in self._open if not one.done()] if isinstance(error, TimeoutError) else []
+            for one in others:
+                one.set_exception(AwayError(f"{self._name} did not answer"))
         kind = type(getattr(error, "orig", None) or error).__name__
         if now - self._said >= _SAY_AGAIN_SECONDS:
             self._said = now
@@ -115,10 +159,12 @@ def _came_late(late: Callable[[T], object], asked: Future[T]) -> None:
 
 
 class OtherBodyError(ValueError):
-    """An Idempotency-Key that came with another body before."""
+    """An Idempotency-Key that came with another body, or to another endpoint, before."""
 
     def __init__(self) -> None:
-        super().__init__("This Idempotency-Key came with another body before; send a new key with a new body.")
+        super().__init__(
+            "This Idempotency-Key came with another body, or elsewhere, before; send a new key with a new body."
+        )
 
 
 class UnderWayError(RuntimeError):
@@ -154,11 +200,15 @@ class Call:
     turn: int = 0  # how often somebody else was killed who had claimed it
 
     @classmethod
-    def of(cls, caller: str | None, header: str, body: bytes) -> Call:
-        """The call of an API key; two API keys' calls of one Idempotency-Key are two."""
+    def of(cls, caller: str | None, header: str, path: str, body: bytes) -> Call:
+        """The call of an API key; two API keys' calls of one Idempotency-Key are two.
+
+        The endpoint is as much of it as the body: the same body elsewhere is another one.
+        """
         identifier = blake2b(orjson.dumps([caller, header]), digest_size=32).hexdigest()
         key = blake2b(header.encode()).digest()
-        return cls(identifier, blake2b(body, digest_size=32, key=key).hexdigest())
+        said = b"\0".join([path.encode(), body])
+        return cls(identifier, blake2b(said, digest_size=32, key=key).hexdigest())
 
     def named(self, place: int = 0) -> Named:
         """Its decision, or the one in a `place` of its batch: whoever decides it, that is one.
@@ -186,13 +236,13 @@ class Replays:
         self._lease = _WAITS * wait_seconds
         self._pruned = time.monotonic()
 
-    async def once(self, caller: str | None, header: str, body: bytes, make: Make) -> bytes:
+    async def once(self, caller: str | None, header: str, path: str, body: bytes, make: Make) -> bytes:
         """What `make` gives, or gave for the same call before.
 
         Raises OtherBodyError, UnderWayError, and what `make` raises: a refusal decides nothing, and is not kept.
         """
         try:
-            call, found = await self._claimed(caller, header, body)
+            call, found = await self._claimed(partial(Call.of, caller, header, path, body))
         except AwayError:
             return (await make(None))[0]
         if found is not None:
@@ -205,11 +255,11 @@ class Replays:
         await self._told(partial(self._keep, call, content) if kept else partial(self._let_go, call))
         return content
 
-    async def _claimed(self, caller: str | None, header: str, body: bytes) -> tuple[Call, bytes | None]:
+    async def _claimed(self, called: Callable[[], Call]) -> tuple[Call, bytes | None]:
         """The call, which is now this one's to decide, or its answer; waits for one that is under way elsewhere."""
 
         def first() -> tuple[Call, bytes | _Found]:
-            return self._claim(Call.of(caller, header, body))
+            return self._claim(called())
 
         ends, pause = time.monotonic() + self._asker.seconds, _FIRST_PAUSE
         call, found = await self._asker.answer(first, self._unclaimed)

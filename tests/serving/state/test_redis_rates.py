@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from serving.state import redis_rates as module
 from serving.state.rates import NeverFitsError
 from serving.state.redis_rates import RedisRates
 from serving.state.rulebook import Key
@@ -83,6 +85,82 @@ def test_where_redis_hangs_or_is_gone_each_counts_by_itself(replicas: Replicas) 
         return not first.unshared
 
     until(back, "Redis is asked again")
+
+
+@needs_redis
+def test_who_is_at_the_rate_stays_there_when_redis_goes(replicas: Replicas) -> None:
+    """Another process let the ten through: this one has counted none, and knows all the same."""
+    (first, second, third), _, pid = replicas
+    assert [first.keep("a") for _ in range(10)] == [None] * 10
+    assert second.keep("a") is not None
+    for one in (second, third):
+        one._asker.seconds = 0.05
+        one._full = {name: full._replace(said=float("-inf")) for name, full in one._full.items()}
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert all((wait := second.keep("a")) is not None and 0 < wait <= 3600 for _ in range(20))
+        assert asyncio.run(second.kept("a")) is not None
+        assert second.unshared
+        assert third.keep("a") is None, "who was told nothing counts by itself"
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@needs_redis
+def test_a_burst_that_keeps_the_event_loop_busy_lets_nobody_through(replicas: Replicas) -> None:
+    counters, _, _ = replicas
+    for one in counters:
+        one._asker.seconds = module._LONGEST_SECONDS
+
+    async def burst(one: RedisRates) -> list[float | None]:
+        calls = [asyncio.create_task(one.kept("a")) for _ in range(400)]
+        await asyncio.sleep(0)
+        time.sleep(2 * module._LONGEST_SECONDS)  # the loop: nothing that comes is seen meanwhile
+        return list(await asyncio.gather(*calls))
+
+    came = [wait for one in counters for wait in asyncio.run(burst(one))]
+    assert came.count(None) == 10
+    assert not any(one.unshared for one in counters)
+
+
+@needs_redis
+def test_a_window_that_is_full_is_not_asked_about_by_everybody(
+    replicas: Replicas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (first, _, _), port, _ = replicas
+    assert first.keep("a", 9) is None
+    assert first.keep("a", 2) is not None
+    assert first.keep("a") is None, "fewer may fit"
+    asked, hit = [0], first._limiter.hit
+    monkeypatch.setattr(first._limiter, "hit", lambda *args, **named: (asked.append(1), hit(*args, **named))[1])
+    waits = [first.keep("a") for _ in range(200)]
+    assert all(wait is not None and 3590 < wait <= 3600 for wait in waits)
+    assert len(asked) - 1 < 200
+    with redis.Redis(port=port) as server:
+        server.flushall()
+    until(lambda: first.keep("a") is None, "it is asked again")
+
+
+@needs_redis
+def test_a_key_that_redis_does_not_count_is_counted_here_and_lifts_no_other(
+    replicas: Replicas, caplog: pytest.LogCaptureFixture
+) -> None:
+    (first, second, _), port, _ = replicas
+    assert first.keep("a") is None
+    assert [first.keep("b") for _ in range(10)] == [None] * 10
+    with redis.Redis(port=port) as server:
+        [name] = [one for one in server.scan_iter() if b"/a/" in one]
+        server.delete(name)
+        server.set(name, "a string")
+    assert [second.keep("a") for _ in range(11)].count(None) == 10
+    assert second.keep("b") is not None, "the other key's ten are counted, by Redis"
+    assert [asyncio.run(first.kept("a")) for _ in range(10)].count(None) == 9
+    assert (first.unshared, second.unshared) == (True, True)
+    assert "Redis does not count the rate of a (ResponseError)" in caplog.text
+    with redis.Redis(port=port) as server:
+        server.delete(name)
+    second.keep("a")
+    assert not second.unshared
 
 
 @pytest.mark.parametrize("url", ["http://secret@host", "redis://:secret@host:port/0", "secret"])

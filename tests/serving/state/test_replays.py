@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -75,8 +76,15 @@ class Decided:
         return b"answer %d" % len(self.calls), self._kept
 
 
-def once(replays: Replays, make: Decided, header: str = "k", body: bytes = b"{}", caller: str | None = None) -> bytes:
-    return asyncio.run(replays.once(caller, header, body, make))
+def once(
+    replays: Replays,
+    make: Decided,
+    header: str = "k",
+    body: bytes = b"{}",
+    caller: str | None = None,
+    path: str = "/v1/route",
+) -> bytes:
+    return asyncio.run(replays.once(caller, header, path, body, make))
 
 
 def rows(engine: sa.Engine) -> int:
@@ -89,6 +97,8 @@ def test_the_same_call_is_decided_once_and_answered_by_the_same_bytes(made: Call
     assert [once(one, make) for one in (first, second, first)] == [b"answer 1"] * 3
     with pytest.raises(OtherBodyError):
         once(second, make, body=b"[]")
+    with pytest.raises(OtherBodyError):
+        once(second, make, path="/v1/route/batch")
     assert [once(first, make, header="l"), once(first, make, caller="bot")] == [b"answer 2", b"answer 3"]
     assert len(make.calls) == 3
 
@@ -112,9 +122,9 @@ def test_one_that_is_under_way_is_waited_for(made: Callable[..., Replays]) -> No
         return b"slow", True
 
     async def ask() -> list[bytes]:
-        one = asyncio.create_task(first.once(None, "k", b"{}", slow))
+        one = asyncio.create_task(first.once(None, "k", "/v1/route", b"{}", slow))
         await begun.wait()
-        other = asyncio.create_task(second.once(None, "k", b"{}", Decided()))
+        other = asyncio.create_task(second.once(None, "k", "/v1/route", b"{}", Decided()))
         await asyncio.sleep(0.1)
         assert not other.done()
         go.set()
@@ -131,7 +141,7 @@ def test_one_that_was_killed_is_decided_by_another_under_the_same_id(made: Calla
         raise asyncio.CancelledError
 
     with pytest.raises(asyncio.CancelledError):
-        asyncio.run(made(clock).once(None, "k", b"{}", killed))
+        asyncio.run(made(clock).once(None, "k", "/v1/route", b"{}", killed))
     late, make = made(clock, WAIT), Decided()
     with pytest.raises(UnderWayError):
         once(late, make)
@@ -165,7 +175,9 @@ def test_in_any_order_and_at_once_each_key_has_one_answer(
     replicas, make = [made() for _ in range(3)], Decided()
 
     async def ask() -> list[bytes]:
-        return await asyncio.gather(*(replicas[who].once(None, f"{salt}{key}", b"{}", make) for who, key in order))
+        return await asyncio.gather(
+            *(replicas[who].once(None, f"{salt}{key}", "/v1/route", b"{}", make) for who, key in order)
+        )
 
     came = asyncio.run(ask())
     answers = {key: {one for (_, k), one in zip(order, came, strict=True) if k == key} for _, key in order}
@@ -208,6 +220,56 @@ def test_what_hangs_costs_one_wait_and_what_comes_late_is_taken_back() -> None:
     until(lambda: late == [7])
     until(lambda: not asker.away)
     assert asker.ask(lambda: 1) == 1
+    assert not asker.failing
+    asker.close()
+
+
+def test_who_waits_for_what_hangs_waits_no_longer_than_the_first(caplog: pytest.LogCaptureFixture) -> None:
+    go, began = threading.Event(), threading.Event()
+    asker = Asker("it", 0.3, threads=2)
+    ended: list[float] = []
+
+    def hang() -> int:
+        began.set()
+        assert go.wait(PATIENCE)
+        return 7
+
+    async def ask() -> None:
+        with pytest.raises(AwayError):
+            await asker.answer(hang)
+        ended.append(time.monotonic())
+
+    async def all_of_them() -> None:
+        first = asyncio.create_task(ask())
+        await asyncio.sleep(0.2)
+        asker.seconds = PATIENCE  # what the others would wait by themselves
+        await asyncio.wait_for(asyncio.gather(first, *(ask() for _ in range(20))), PATIENCE / 2)
+
+    asyncio.run(all_of_them())
+    until(lambda: not asker.away)
+    with ThreadPoolExecutor(1) as pool:
+        began.clear()
+        one = pool.submit(asker.ask, hang)
+        until(lambda: len(asker._open) == 1)
+        with pytest.raises(AwayError, match="a moment ago"):
+            asker.ask(lambda: 1)  # one finds out whether it is back
+        go.set()
+        assert one.result(PATIENCE) == 7
+    assert asker.ask(lambda: 1) == 1
+    assert len(caplog.messages) == 1
+    asker.close()
+
+
+def test_what_came_while_the_event_loop_was_busy_has_come() -> None:
+    asker = Asker("it", 0.05)
+
+    async def busy() -> int:
+        asked = asyncio.create_task(asker.answer(lambda: 7))
+        await asyncio.sleep(0)
+        time.sleep(0.5)
+        return await asked
+
+    assert asyncio.run(busy()) == 7
     assert not asker.failing
     asker.close()
 
@@ -259,6 +321,8 @@ def test_a_call_that_is_sent_again_is_one_decision_and_one_charge(
     until(lambda: stored(client, DECISIONS) == decisions)
     other = post(client, path, {**body, "more": 1})
     assert (other.status_code, other.json()["type"]) == (409, "urn:outcome-router:idempotency-conflict")
+    elsewhere = post(client, "/v1/route" if path.endswith("batch") else "/v1/route/batch", body)
+    assert (elsewhere.status_code, elsewhere.json()["type"]) == (409, "urn:outcome-router:idempotency-conflict")
     mine = post(client, path, body, key="two")
     assert (mine.status_code, mine.content == first.content) == (200, False)
     assert stored(client, CHARGES) == 2 * decisions
@@ -284,7 +348,7 @@ def test_a_key_that_is_too_long_is_refused(client: TestClient) -> None:
 def test_one_that_hangs_is_told_to_come_again(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     service: Service = client.app.state.service  # type: ignore[attr-defined]
     assert service.replays is not None
-    call = Call.of("one", "k", b'{"prompt":"hello"}')
+    call = Call.of("one", "k", "/v1/route", b'{"prompt":"hello"}')
     row = {"id": call.id, "at": time.time() + 3600, "body_hash": call.body, "answer": None, "status": None}
     with service.store.engine.begin() as connection:  # type: ignore[union-attr]
         connection.execute(REPLAYS.insert(), row)
