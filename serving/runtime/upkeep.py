@@ -6,6 +6,8 @@ import logging
 import threading
 from collections.abc import Callable
 
+from sqlalchemy.exc import OperationalError
+
 logger = logging.getLogger(__name__)
 
 _LONGEST_STOP = 5.0
@@ -29,6 +31,9 @@ class Periodic:
             for task in self._tasks:
                 try:
                     task()
+                except OperationalError as error:  # the store is away, which needs no line of the code
+                    kind = type(error.orig or error).__name__
+                    logger.warning("%s: the store was away in a turn (%s)", self._thread.name, kind)
                 except Exception:  # the next turn may succeed, and nobody else would take it
                     logger.exception("%s: a turn failed", self._thread.name)
 

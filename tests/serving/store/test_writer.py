@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from serving.store.feedback import ConflictError, UnknownDecisionError
 from serving.store.ledger import BudgetKey, Charge, Limit
 from serving.store.months.ids import EVER, made_around, new_id
 from serving.store.tables import DECISIONS, FEEDBACK
+from serving.store.transaction import Item
 from serving.store.waiting import late
 from serving.store.writer import DecisionStore, NotStoredError, StoreFullError
 from tests.patience import PATIENCE, until
@@ -86,16 +88,23 @@ def test_what_is_not_there_is_looked_for_by_nobody_who_writes(
     url: str, store: DecisionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Made-up ids are in one transaction, the first; from then on they are read for, and budgets do not wait for that."""
-    writes: list[int] = []
+    writes: list[list[bool]] = []
     write = store._transaction
-    monkeypatch.setattr(store, "_transaction", lambda items: (writes.append(len(items)), write(items)))
+
+    def transaction(items: Sequence[Item]) -> None:
+        writes.append([item.said is not None for item in items])
+        write(items)
+
+    monkeypatch.setattr(store, "_transaction", transaction)
     waiting = store.feedback([feedback(new_id()) for _ in range(600)])
     until(lambda: store._late.waiting > 0 and store.waiting == 0)
     budget = BudgetKey("key:a", "month", 0)
     for number in range(20):
         assert store.take(Charge(f"c{number}", (Limit(budget, None),), 1)).result(PATIENCE) is None
     assert all(isinstance(one.result(PATIENCE), UnknownDecisionError) for one in waiting)
-    assert sorted(size for size in writes if size > 1) == [88, 256, 256]
+    assert sum(map(sum, writes)) == 600, "each is in one transaction"
+    assert all(sum(one) in (0, len(one)) for one in writes), "which holds nothing that anybody else waits for"
+    assert max(map(len, writes)) <= 256
 
 
 def test_charges_overtake_feedback_that_came_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +126,7 @@ def test_charges_overtake_feedback_that_came_before(tmp_path: Path, monkeypatch:
     assert charged.result(PATIENCE) is None
     assert [bool(one.result(PATIENCE)) for one in waiting].count(True) == 1
     store.close(PATIENCE)
-    assert order == ["charge", "feedback", "feedback", "feedback"]
+    assert order == ["charge", "feedback", "feedback", "feedback"]  # 600 of them, some at a time
 
 
 def test_a_key_has_so_much_feedback_waiting_and_others_have_room(
