@@ -119,7 +119,7 @@ def misplaced(engine: Engine) -> int:
     if engine.dialect.name != "postgresql":
         return 0
     with engine.connect() as connection:
-        some = f"SELECT count(*) FROM (SELECT FROM {OTHER} LIMIT {_MOST_COUNTED}) some"
+        some = f"SELECT count(*) FROM (SELECT FROM {OTHER} LIMIT {_MOST_COUNTED}) AS few"
         return int(connection.scalar(text(some)) or 0)
 
 
