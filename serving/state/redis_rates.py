@@ -106,6 +106,10 @@ class RedisRates(Rates):
         wait = self._known_full(key, requests - counted)
         if wait is None:
             return super().keep(key, requests, counted)
+        with self._lock:  # none of them is counted then
+            taken = self._windows[key]
+            for _ in range(min(counted, len(taken))):
+                taken.pop()
         return wait
 
     def _known_full(self, key: str, more: int, *, lately: bool = False) -> float | None:

@@ -102,6 +102,9 @@ def test_who_is_at_the_rate_stays_there_when_redis_goes(replicas: Replicas) -> N
         assert asyncio.run(second.kept("a")) is not None
         assert second.unshared
         assert third.keep("a") is None, "who was told nothing counts by itself"
+        first._full = second._full
+        assert first.keep("a", 3, 1) is not None
+        assert len(first._windows["a"]) == 9, "what was counted of a batch is taken back"
     finally:
         os.kill(pid, signal.SIGCONT)
 

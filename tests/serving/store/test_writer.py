@@ -169,7 +169,7 @@ def test_feedback_whose_decision_is_elsewhere_is_read_for_everywhere_once(
 def test_two_stores_on_one_database_agree_on_what_is_new(url: str, store: DecisionStore) -> None:
     other = DecisionStore(open_engine(url))
     for number in range(40):
-        store.decided(decision(f"d{number}"))
+        store.decided(decision(f"d{number}", at=time.time()))
     with ThreadPoolExecutor(8) as pool:
         stores = (store, other) * 40
         came = list(pool.map(lambda n: acknowledged(stores[n], feedback(f"d{n // 2}"))[0], range(80)))
