@@ -16,7 +16,9 @@ def test_a_small_year_is_measured_and_told(postgres: str, monkeypatch: pytest.Mo
     assert found["fed_back"] == pytest.approx(1_200, rel=0.1)
     assert None not in found.values()
     sizes = {"2000": found, "4000": found | {"savings_year_s": None}}
-    told = year.section({"sizes": sizes, "upgrade": {"rows": 10, "seconds": 0.5, "load": 1.5}, "promised": year.PROMISED})
+    told = year.section(
+        {"sizes": sizes, "upgrade": {"rows": 10, "seconds": 0.5, "load": 1.5}, "promised": year.PROMISED}
+    )
     assert told.startswith("### A year in the store")
     assert "| | 2,000 decisions | 4,000 decisions | aimed at |" in told
     assert told.endswith("holds a table of 10 decisions for 0.5 s, at a load of 1.5.")

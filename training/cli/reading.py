@@ -224,9 +224,8 @@ def graded(
     reports: list[QualityReport] = []
     for named_path, rule in asked.scores:
         tell(f"scores {named_path.name}", None, None)
-        path = named_path
-        if langfuse.recognises_url(str(path)):
-            path = langfuse.scores_file(str(path), log.cache, log.score_name)
+        url = str(named_path)
+        path = langfuse.scores_file(url, log.cache, log.score_name) if langfuse.recognises_url(url) else named_path
         table, report = scores.join_scores(table, path, rule, name=log.score_name, trace_scores=log.trace_scores)
         reports.append(report)
     if asked.checks:

@@ -119,7 +119,7 @@ def core_of(
     at_hand = everything if at_hand is None else at_hand
     if all(rows.sum() <= most[name] for name, rows in parts.items()):
         _require_some(parts, at_hand)
-        return Core(at_hand, np.ones(len(matrix)), None, everything, int((~at_hand).sum()))
+        return Core(at_hand, np.ones(len(matrix)), None, at_hand, int((~at_hand).sum()))
     uniform = _uniform(id_hashes(matrix.request_id) if hashes is None else hashes, seed)
     training = _in_training(matrix, labels, split.train, most["training"], scale.floor)
     theta = np.where(split.train, training.chance, 0.0)
@@ -142,7 +142,7 @@ def core_of(
     room = _MOST_NEAR * sum(most.values())
     beyond = np.where(split.dropped, 0.0, beyond)
     cap = _largest(lambda chance: float(np.maximum(theta, np.minimum(beyond, chance)).sum()), room, 1.0)
-    near = uniform < np.maximum(theta, np.minimum(beyond, cap))
+    near = (uniform < np.maximum(theta, np.minimum(beyond, cap))) & at_hand
     return Core(kept, weight, sampled, near, int((wanted & ~at_hand).sum()))
 
 

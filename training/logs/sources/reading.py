@@ -121,8 +121,7 @@ def _partitions(data: Sequence[Path | str], format: str, options: ImportOptions)
         raise OutcomeError(f"format {format!r} and a mapping were given; a mapped table has no other format: drop one")
     if not data:
         raise OutcomeError("no data given: expected at least one file, folder or URL, got none")
-    requests = _batch_requests(data, importers)
-    options = replace(options, batch_requests=requests)
+    options = replace(options, batch_requests=(requests := _batch_requests(data, importers)))
     for named in data:
         if log_path(named) in requests and len(requests) < len(data):
             continue
@@ -138,8 +137,7 @@ def _partitions(data: Sequence[Path | str], format: str, options: ImportOptions)
         else:
             found = [(path, _choose(path, importers, Mapped.NAME if options.mapping else format))]
         formats = ", ".join(dict.fromkeys(importer.NAME for _, importer in found))
-        listed = [(file, importer.NAME) for file, importer in found]
-        parts = each_file(_named, replace(options, engine=ALONE), listed, options.engine)
+        parts = each_file(_named, replace(options, engine=ALONE), [(f, i.NAME) for f, i in found], options.engine)
         # An export by the hour has hours without a usable row; a folder without any is an error.
         yield from _usable(parts, str(path), formats, sorted(files.columns(found[0][0])), found[0][0])
         for file in strangers:
@@ -147,8 +145,7 @@ def _partitions(data: Sequence[Path | str], format: str, options: ImportOptions)
 
 
 def _named(options: ImportOptions, part: tuple[LogPath, str]) -> Iterator[Outcomes]:
-    file, format = part
-    return _read(file, Mapped(options.mapping) if options.mapping else _importers(format)[0], options)
+    return _read(part[0], Mapped(options.mapping) if options.mapping else _importers(part[1])[0], options)
 
 
 def _batch_requests(data: Sequence[Path | str], importers: tuple[Importer, ...]) -> tuple[LogPath, ...]:
@@ -341,11 +338,10 @@ def is_recognised(named: str) -> bool:
 def _unknown(path: LogPath, importers: tuple[Importer, ...]) -> str:
     if path.stat().st_size == 0:
         return f"{path}: is empty; expected a log with at least one try"
-    formats = "; ".join(f"{importer.NAME}: {importer.EXPECTS}" for importer in importers)
     return (
         f"{path}: not recognised. Arrived: {files.shown_columns(path)}. A table of your own is read with --map COLUMN=FIELD, "
-        f"this one perhaps with {_maps(proposed_mapping(path))}, what is in capitals to be replaced by the field that "
-        f"holds it. Formats: {formats}."
+        f"this one perhaps with {_maps(proposed_mapping(path))}, what is in capitals to be replaced by the field that holds it."
+        f" Formats: {'; '.join(f'{importer.NAME}: {importer.EXPECTS}' for importer in importers)}."
     )
 
 
