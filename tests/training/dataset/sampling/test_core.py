@@ -319,3 +319,18 @@ def test_a_fair_sample_of_what_is_measured_on_can_be_drawn_of_it() -> None:
     bought = held.certifying.copy()
     bought[complete, 0] = True
     assert even(replace(held, certifying=bought))[complete].all()
+
+
+def test_what_a_grown_log_asks_for_was_near_before() -> None:
+    draw = np.random.default_rng(0)
+    tried, workflow = np.where(draw.random(MANY) < 0.02, 2, 1), draw.choice(30, MANY, p=[0.42, *[0.02] * 29])
+
+    def core_by_time(n: int) -> Core:
+        matrix, labels, split = log_of(
+            workflow[:n], np.searchsorted([0.6 * n, 0.8 * n], np.arange(n), "right"), tried[:n]
+        )
+        return core_of(matrix, labels, replace(split, method="time"), scale(6_000, 2_000, 50), seed=0)
+
+    before, after = core_by_time(26_000), core_by_time(MANY)
+    assert (before.kept != after.kept[:26_000]).any()
+    assert (before.near | ~after.kept[:26_000]).all()
