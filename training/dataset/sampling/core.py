@@ -217,7 +217,8 @@ def _by_kind(kinds: Columns, most: int, name: str) -> tuple[Floats, list[str]]:
 def _by_turns(counts: Sequence[int], most: float) -> list[float]:
     """The chance of each kind of which there are so many, so that `most` are expected: all of one after the other, but none
     takes more than `_MOST_OF_ONE` of what is left, unless that is less than it would have evenly. The last has the rest."""
-    room, left, chances = float(most), float(sum(counts)), []
+    chances: list[float] = []
+    room, left = float(most), float(sum(counts))
     for count in counts[:-1]:
         even = room / left if left else 1.0
         chance = min(1.0, max(even, _MOST_OF_ONE * room / count)) if count else 1.0

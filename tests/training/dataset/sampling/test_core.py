@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -188,7 +189,8 @@ def log_of(workflow: Columns, part: Columns, tried: Columns | None = None, bough
         [np.ones(n, dtype=np.bool_), np.zeros(n, dtype=np.bool_) if tried is None else tried == 2]
     )
     nothing = np.full((n, 2), np.nan)
-    cells = ("cost_usd", "input_tokens", "output_tokens", "latency_ms", "propensity", "weak_quality", "weak_source")
+    names = ("cost_usd", "input_tokens", "output_tokens", "latency_ms", "propensity", "weak_quality", "weak_source")
+    cells: dict[str, Any] = dict.fromkeys(names, nothing)
     learning = np.zeros((n, 2), dtype=np.bool_)
     learning[:, 0] = False if bought is None else bought
     matrix = replace(
@@ -197,7 +199,7 @@ def log_of(workflow: Columns, part: Columns, tried: Columns | None = None, bough
         quality=np.where(attempted, 1.0, np.nan),
         attempted=attempted,
         learning=learning,
-        **dict.fromkeys(cells, nothing),
+        **cells,
     )
     masks = (np.asarray(part) == 0, np.asarray(part) == 1, np.asarray(part) == 2)
     return matrix, matrix.quality, replace(split, train=masks[0], calibration=masks[1], test=masks[2])
@@ -292,7 +294,8 @@ def test_what_may_be_wanted_later_is_bounded_too() -> None:
     draw = np.random.default_rng(0)
     part, tried = draw.choice(3, MANY, p=[0.6, 0.2, 0.2]), np.where(draw.random(MANY) < 0.5, 2, 1)
     matrix, labels, split = log_of(np.where(part == 2, np.arange(MANY), 0), part, tried)
-    for method in ("time", "random"):
+    methods: tuple[Literal["time", "random"], ...] = ("time", "random")
+    for method in methods:
         core = core_of(matrix, labels, replace(split, method=method), scale(2_000, 500, 1_000), seed=0)
         assert (core.near | ~core.kept).all()
         assert core.near.sum() <= 2 * 3_000 + 5 * 6_000**0.5
