@@ -102,6 +102,15 @@ def refuse(champion: Router) -> Comparison:
     raise AssertionError("these two are not to be compared")
 
 
+def test_requests_of_a_core_count_for_those_that_they_stand_for(bundle: Bundle) -> None:
+    """Hard requests were all kept, easy ones stand for three: a quarter of the log is hard."""
+    standing = np.where(HARD, 1.0, 3.0)
+    plain, core = (measure(ignorant(bundle), knowing(bundle), standing=counts) for counts in (None, standing))
+    assert plain.champion.cost_usd == pytest.approx(0.02)
+    assert core.champion.cost_usd == pytest.approx(0.015)
+    assert core.new.aiq > plain.new.aiq
+
+
 # Whose reference it is
 
 
