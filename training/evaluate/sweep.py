@@ -108,8 +108,8 @@ def sweep(data: Contest, *, resamples: int, seed: int) -> tuple[tuple[Line, ...]
             )
         )
     for name, (quality, cost) in data.fixed.items():
-        means = (float(mean_of(part, standing)) for part in (quality, cost))
-        lines.append(Line(name, *means, _saving(cost, reference_cost, standing)))
+        quality_mean, cost_mean = (float(mean_of(part, standing)) for part in (quality, cost))
+        lines.append(Line(name, quality_mean, cost_mean, _saving(cost, reference_cost, standing)))
     hulls = {
         name: tuple(part.tolist() for part in non_decreasing_hull(points.cost, points.quality))
         for name, points in curves.items()

@@ -90,7 +90,8 @@ def test_of_a_core_they_are_the_logs() -> None:
     core, _ = profiles(replace(matrix, weight=weight), matrix.quality, np.arange(40))
     often = np.repeat(np.arange(40), weight.astype(int))
     log, _ = profiles(matrix.take(often), matrix.quality[often], often)
-    assert (core.quality, core.cost_usd) == (pytest.approx(0.25), pytest.approx(0.2))
+    assert core.quality == pytest.approx(0.25)
+    assert core.cost_usd == pytest.approx(0.2)
     assert (core.quality, core.cost_usd, core.latency_ms) == pytest.approx((log.quality, log.cost_usd, log.latency_ms))
     assert core.share_logged == log.share_logged == 1.0
     assert core.judged == 40
