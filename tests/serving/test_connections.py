@@ -242,7 +242,7 @@ def test_who_is_being_answered_makes_no_room(
     monkeypatch.setattr(connections, "MUTE_SECONDS", 0.0)
     monkeypatch.setattr(connections, "IDLE_SECONDS", 0.0)
     answered = opened(port, LAST % b"/later")
-    until(lambda: any(one.cycle is not None for one in server.server_state.connections))
+    until(lambda: any(isinstance(one, BoundedHttp) and one.cycle for one in server.server_state.connections))
     mute = opened(port, b"")
     until(lambda: len(server.server_state.connections) >= 2)
     said(port, LAST % b"/healthz")

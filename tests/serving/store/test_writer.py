@@ -150,9 +150,12 @@ def test_feedback_whose_decision_is_elsewhere_is_read_for_everywhere_once(
     url: str, store: DecisionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[Any] = []
-    monkeypatch.setattr(
-        late, "seen", lambda engine, where: (looks.append(dict(where)), transaction.seen(engine, where))[1]
-    )
+
+    def seen(engine: sa.Engine, where: Any) -> Any:
+        looks.append(dict(where))
+        return transaction.seen(engine, where)
+
+    monkeypatch.setattr(late, "seen", seen)
     elsewhere, old, now = new_id(), new_id(100.0), new_id()
     store.decided(decision(elsewhere, at=100.0))
     assert told(store, feedback(elsewhere)) == [{"quality"}]
