@@ -23,7 +23,7 @@ def give_away(monkeypatch: pytest.MonkeyPatch) -> GiveAway:
         if os.geteuid() == 0:
             os.lchown(path, NOBODY, NOBODY)
             return
-        monkeypatch.setattr(owned.os, "geteuid", lambda: NOBODY)
+        monkeypatch.setattr(os, "geteuid", lambda: NOBODY)
         made = os.stat_result((0o100600, 0, 0, 1, NOBODY, NOBODY, 0, 0, 0, 0))
         monkeypatch.setattr(owned, "_shown", lambda _: made)
 
