@@ -55,8 +55,8 @@ def test_a_test_beside_a_log_is_the_same_from_disk(tmp_path: Path, core: int, id
     assert (found.outcomes.rows_read, found.outcomes.reasons) == (whole.rows_read, whole.reasons)
     assert set(whole.frame["split"]) == {"train", "test"}
     if found.stored is not None and found.work is not None:
-        asked = pd.unique(whole.frame["request_id"])
-        first = whole.frame.drop_duplicates("request_id").set_index("request_id", drop=False).loc[asked]
+        asked = whole.frame["request_id"].drop_duplicates().to_numpy(dtype=object)
+        first = whole.frame.drop_duplicates("request_id").set_index("request_id", drop=False).loc[list(asked)]
         texts = [text_of(request) for request in requests_of(first)]
         assert [text_of(request) for request in found.stored.requests_of(asked)] == texts
         found.work.release()

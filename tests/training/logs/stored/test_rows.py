@@ -129,7 +129,7 @@ def test_a_file_that_changes_between_the_passes_is_named(tmp_path: Path) -> None
         stored.requests_of(np.array(["r12", "r3", "r0", "r19"], dtype=object))
     with pytest.raises(OutcomeError, match=told):
         stored.rows_of(["r3"])
-    part.unlink()
+    Path(str(part)).unlink()
     with pytest.raises(OutcomeError, match=told):
         stored.skeleton()
 
