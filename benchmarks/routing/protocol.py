@@ -51,7 +51,7 @@ class DataSet:
     simulated: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Trial(Tested):
     """One seed on one data set: what was learned, and the outcomes of the complete test requests."""
 

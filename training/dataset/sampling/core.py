@@ -193,7 +193,7 @@ def _rarity(matrix: OutcomeMatrix, labels: Floats, train: Bools) -> Floats:
     judged, tried = np.isfinite(labels), _tried_by_all(matrix)
     of_candidate = 1.0 / np.maximum(judged[train].sum(axis=0), 1)
     rate = np.maximum(rate, np.where(judged, of_candidate, 0.0).max(axis=1))
-    return np.maximum(rate, np.where(tried, _TRIED_BY_ALL / max(int((tried & train).sum()), 1), 0.0))
+    return np.asarray(np.maximum(rate, np.where(tried, _TRIED_BY_ALL / max(int((tried & train).sum()), 1), 0.0)))
 
 
 def _tried_by_all(matrix: OutcomeMatrix) -> Bools:
