@@ -12,6 +12,7 @@ TrainingError                  the command line shows any of these as one messag
 ├── ReplayError                buying the answers of a plan
 ├── EncoderError               the encoder's source
 ├── SplitError                 parting the requests
+├── CoreError                  a large log's sample, of which a part would be empty
 ├── PrepareError               what learning needs
 ├── CostError                  prices and tokens
 ├── NotTrainableError          too few outcomes for an estimator

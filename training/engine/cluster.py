@@ -23,9 +23,9 @@ import dask
 from distributed import Client, Future, KilledWorker, LocalCluster, Security, wait
 from distributed.versions import VersionMismatchWarning
 
+from training.engine.address import ClusterError, workers_of
 from training.engine.engine import Given, Part, Progress, Result, in_order, noted, place_of, silent
 from training.engine.files import SharedFiles
-from training.engine.named import ClusterError, workers_of
 from training.engine.workers import checked, code, worked
 from training.errors import TrainingError
 

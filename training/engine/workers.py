@@ -18,8 +18,8 @@ from threadpoolctl import threadpool_limits
 
 import serving
 import training
+from training.engine.address import ClusterError
 from training.engine.files import SharedFiles, opened
-from training.engine.named import ClusterError
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -17,9 +17,10 @@ from serving.bundle.arrays import Floats
 from tests.training.engine import parts
 from training.dataset.inputs import Inputs
 from training.engine import cluster, workers
+from training.engine.address import ClusterError
 from training.engine.cluster import ClusterEngine
 from training.engine.local import HERE
-from training.engine.named import ClusterError, engine_of
+from training.engine.named import engine_of
 from training.engine.workers import Fitness, checked
 from training.learn.estimators.base import Factory
 from training.learn.estimators.linear import Ridge

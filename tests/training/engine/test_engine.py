@@ -11,10 +11,11 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.training.engine import parts
+from training.engine.address import ClusterError, workers_of
 from training.engine.engine import in_order
 from training.engine.files import SharedFiles, opened
 from training.engine.local import ALONE, HERE, LocalEngine
-from training.engine.named import ClusterError, engine_of, workers_of
+from training.engine.named import engine_of
 from training.logs.outcomes import OutcomeError
 
 
@@ -51,8 +52,9 @@ def test_an_engine_of_this_process(engine: LocalEngine) -> None:
 
 @pytest.mark.parametrize("engine", [ALONE, HERE], ids=["alone", "here"])
 def test_what_a_function_raises_is_raised_with_a_note_of_where(engine: LocalEngine) -> None:
-    with pytest.raises(OutcomeError, match=r"^row 7: quality is 3, expected 0 to 1$") as error:
+    with pytest.raises(OutcomeError, match=r"^row 7: quality is 3, expected 0 to 1") as error:
         list(engine.map(parts.unusable, None, range(4), "read", name=lambda part: f"file-{part}.jsonl"))
+    assert str(error.value) == "row 7: quality is 3, expected 0 to 1"
     assert error.value.__notes__ == ["raised in read: part 3 of 4 (file-2.jsonl)"]
 
 

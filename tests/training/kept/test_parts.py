@@ -11,13 +11,11 @@ import pytest
 
 from serving.bundle.catalogue import Capability
 from serving.bundle.request import ReadRequest, RouteRequest, read
-from tests.training.dataset.sampling.test_core import scale
 from tests.training.kept.test_rows import _Kept, outcomes
 from training.config import load_params
 from training.dataset.kinds import Kinds
 from training.dataset.matrix import build_matrix
-from training.dataset.sampling.core import core_of, id_hashes
-from training.dataset.split import Split
+from training.dataset.sampling.core import id_hashes
 from training.kept.features import Written, read_features, write_features
 from training.kept.files import KeptError, kept_folder, prune
 from training.kept.settings import settings_since
@@ -87,15 +85,16 @@ def test_what_is_kept_goes_with_its_bundle_and_belongs_to_its_other_points(tmp_p
     for name in ("one", "one-at-quality-0.9", "two-at-quality-0.9"):
         (tmp_path / name).mkdir()
     kept = tmp_path / "kept"
-    for name in ("one", "two", "three", ".draft.0123"):
+    for name in ("one", "two", "three", ".draft.01234567"):
         (kept / name).mkdir(parents=True)
     (tmp_path / "current").symlink_to("one-at-quality-0.9")
     assert kept_folder(tmp_path / "current") == kept / "one"
     assert kept_folder(tmp_path / "two-at-quality-0.9") == kept / "two"
     assert prune(tmp_path) == ["three"]
-    assert sorted(path.name for path in kept.iterdir()) == [".draft.0123", "one", "two"]
-    os.utime(kept / ".draft.0123", (0, 0))
-    assert prune(tmp_path) == [".draft.0123"]
+    assert sorted(path.name for path in kept.iterdir()) == [".draft.01234567", "one", "two"]
+    os.utime(kept / ".draft.01234567", (0, 0))
+    assert prune(tmp_path) == []
+    assert sorted(path.name for path in kept.iterdir()) == ["one", "two"]
 
 
 CHOICE = HeadChoice({"ridge": 0.25, "workflow-table": 0.75}, "sigmoid", "AIQ")
@@ -131,35 +130,3 @@ def test_choices_that_do_not_fit_a_log_say_so() -> None:
         CHOICES.acceptable.without_tags()
     with pytest.raises(ChoiceError, match="'ridge' was chosen before and is none of the estimators"):
         fit_chosen(None, {"workflow-table": None}, CHOICE)  # type: ignore[arg-type, dict-item]
-
-
-def test_what_a_grown_log_asks_for_is_near_already() -> None:
-    """When a tenth more comes, all that the core holds of what was there was near the core of before."""
-    n = 20_000
-    rows = {
-        "request_id": [f"r{number}" for number in range(n)],
-        "prompt": [f"{number}" for number in range(n)],
-        "workflow": ["rare" if number % 50 == 0 else f"w{number % 5}" for number in range(n)],
-    }
-    table = outcomes(*({name: values[number] for name, values in rows.items()} for number in range(n)))
-    matrix = build_matrix(table.frame, requests=False)
-    labels = (np.arange(n) % 3 > 0).astype(np.float64)[:, None]
-
-    def core(count: int, at_hand: np.ndarray | None = None):  # type: ignore[no-untyped-def]
-        part = np.minimum(np.arange(count) * 5 // count, 4)
-        split = Split(part < 3, part == 3, part == 4, np.zeros(count, dtype=np.bool_), "time", "")
-        some = np.arange(count)
-        return core_of(matrix.take(some), labels[:count], some, split, scale(3_000, 1_000, 100), 0, None, at_hand)
-
-    grown = n // 10
-    before, after = core(n - grown), core(n)
-    assert before.kept.sum() < before.near.sum() < 1.2 * before.kept.sum()
-    assert (before.kept & ~before.near).sum() == 0
-    asked = after.kept[: n - grown]
-    assert (asked & ~before.kept).sum() > 0, "requests that were tested on are learned from now, with the floors"
-    assert (asked & ~before.near).sum() == 0
-    some = np.ones(n, dtype=np.bool_)
-    some[np.flatnonzero(after.kept)[:7]] = False
-    without = core(n, some)
-    assert without.missing == 7
-    assert np.array_equal(without.kept, after.kept & some)
