@@ -102,7 +102,7 @@ def test_an_imported_folder_is_read_as_it_is_and_memory_changes_nothing(
     assert router_train_here("import", "--data", log, "--out", folder).returncode == 0
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     held = run(folder, tmp_path / "held", cache)
-    read = run(folder, tmp_path / "read", cache, "--memory-gb", "0.855")
+    read = run(folder, tmp_path / "read", cache, "--memory-gb", "0.8705")
     assert (held.returncode, read.returncode) == (0, 0), held.stderr + read.stderr
     assert "read without texts" in read.stderr
     assert "read without texts" not in held.stderr

@@ -129,9 +129,7 @@ def core_of(
         chances, thinned = _by_kind(kinds[parts[name]], most[name], name)
         theta[parts[name]] = chances[kinds[parts[name]]]
         lowered += thinned
-        # In a split by time what is learned from now is learned from later, too.
-        stays = split.train & (split.method == "time")
-        beyond = np.maximum(beyond, np.where(stays, chances[_OTHER], chances[kinds]))
+        beyond = np.maximum(beyond, chances[kinds])  # a conversation that goes on may come to be measured on
     wanted = uniform < theta
     kept = wanted & at_hand
     _require_some(parts, kept)
