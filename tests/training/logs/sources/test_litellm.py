@@ -598,7 +598,7 @@ def test_url_errors_say_what_to_do(sqlite: tuple[str, sa.Engine], tmp_path: Path
     assert not (tmp_path / "missing.db").exists(), "reading creates nothing"
     with pytest.raises(OutcomeError, match=r"schemes that can be read: .*postgresql"):
         reading.read([f"mysql://user:{PASSWORD}@host/db"])
-    with pytest.raises(OutcomeError, match="schemes that can be read: none"):
+    with pytest.raises(OutcomeError, match="schemes that can be read: gs, s3"):
         reading.read([url], format="canonical")
     create_table(engine, without=("spend",))
     with pytest.raises(OutcomeError, match="LiteLLM_SpendLogs lacks spend; it has agent_id, api_base"):

@@ -10,6 +10,7 @@ import gzip
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -131,7 +132,7 @@ def _mentions(path: LogPath) -> bool:
     """Whether a file can hold evaluations: most hold none, and looking for the name is quicker than parsing."""
     needle, tail = _NAME.encode(), b""
     try:
-        with gzip.open(path.open("rb")) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+        with path.open("rb") as raw, gzip.open(raw) if path.suffix.lower() == ".gz" else nullcontext(raw) as file:
             while chunk := file.read(_CHUNK):
                 if needle in tail + chunk:
                     return True
