@@ -354,7 +354,7 @@ def test_an_imported_log_is_trained_on_and_added_to(folder: Path) -> None:
     today = [
         {
             "request_id": f"today-{number}", "timestamp": f"2026-06-01T{number % 24:02d}:{number:02d}:00Z",
-            "messages": row["body"]["messages"], "candidate": row["body"]["model"], "workflow": row["feature"],
+            "messages": row["body"]["messages"], "candidate": row["body"]["model"],
             "quality": number % 2, "cost_usd": 0.001,
         }
         for number, row in enumerate(rows)
