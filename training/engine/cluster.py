@@ -28,6 +28,7 @@ from training.engine.engine import Given, Part, Progress, Result, in_order, note
 from training.engine.files import SharedFiles
 from training.engine.workers import checked, code, worked
 from training.errors import TrainingError
+from training.owned import own_folder
 
 # Seconds in which a scheduler has to answer, and in which there has to be a worker; and after which a run without any ends.
 CONNECT, FIRST_WORKER, NO_WORKER = 15.0, 60.0, 180.0
@@ -197,10 +198,10 @@ def opened(cluster: str, folder: Path) -> Iterator[tuple[ClusterEngine, str]]:
     """The engine of `local:N` or of a scheduler's address, checked before any work, and a sentence on what it is.
 
     What is shared is written below `folder`, and removed at the end. Raises ClusterError where the scheduler does not answer,
-    or its workers are not fit: see `checked`.
+    or its workers are not fit (see `checked`), and NotOwnError where others can write in `folder`.
     """
-    folder = folder.absolute()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # What workers unpickle is there, and what they send back by its files: nobody else may put another in its place.
+    folder = own_folder(folder.absolute(), instead="or give another folder (--cluster-folder)")
     with ExitStack() as stack:
         shared = Path(mkdtemp(prefix="run-", dir=folder))  # mode 0700
         stack.callback(rmtree, shared, ignore_errors=True)

@@ -31,6 +31,7 @@ from training.learn.heads.select import fit_head
 from training.learn.sums import BLOCK
 from training.learn.training_data import TrainingData
 from training.logs.outcomes import OutcomeError
+from training.owned import NotOwnError
 
 # What the libraries of a cluster leave behind in this process is not ours to mend.
 pytestmark = [
@@ -153,6 +154,18 @@ def test_a_part_that_every_worker_dies_of_ends_the_run_and_is_named(
         pytest.raises(ClusterError, match=r"fit: part [23] of 3 \(fold [12]\): 1 worker died of it.*memory"),
     ):
         list(alone.map(parts.deadly, None, range(3), "fit", name=lambda part: f"fold {part}"))
+
+
+def test_a_folder_that_others_can_write_in_is_refused_before_anything_is_started(tmp_path: Path) -> None:
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(0o777)
+    with (
+        pytest.raises(NotOwnError, match=r"others can write there .*--cluster-folder"),
+        engine_of("local:1", folder, print),
+    ):
+        pass
+    assert list(folder.iterdir()) == []
 
 
 def test_a_scheduler_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
