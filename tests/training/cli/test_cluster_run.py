@@ -13,6 +13,7 @@ import pytest
 import training.run
 from serving.decide.router import Router
 from tests.conftest import QUICK, router_train_here
+from tests.training.engine.leftovers import IGNORED
 from training.config import load_params
 from training.engine.cluster import ClusterEngine
 from training.engine.engine import Engine
@@ -26,12 +27,7 @@ from training.simulation.simulate import simulate
 
 CATALOGUE = load_catalogue(SHIPPED)
 EQUAL = 1e-6
-# What the libraries of a cluster leave behind in this process is not ours to mend.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
-]
+pytestmark = IGNORED
 
 
 def test_a_folder_is_imported_as_without(tmp_path: Path) -> None:

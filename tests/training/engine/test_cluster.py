@@ -15,6 +15,7 @@ import pytest
 
 from serving.bundle.arrays import Floats
 from tests.training.engine import parts
+from tests.training.engine.leftovers import IGNORED
 from training.dataset.inputs import Inputs
 from training.engine import cluster, workers
 from training.engine.address import ClusterError
@@ -33,12 +34,7 @@ from training.learn.training_data import TrainingData
 from training.logs.outcomes import OutcomeError
 from training.owned import NotOwnError
 
-# What the libraries of a cluster leave behind in this process is not ours to mend.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
-]
+pytestmark = IGNORED
 
 
 @pytest.fixture(scope="module")

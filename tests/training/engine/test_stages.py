@@ -13,6 +13,7 @@ from serving.bundle.features import SURFACE, feature_matrix
 from serving.bundle.manifest import EncoderSpec
 from serving.decide.router import Router
 from tests import fake_bundle
+from tests.training.engine.leftovers import IGNORED
 from training.certify.asked import asked
 from training.config import load_params
 from training.dataset.embed import embed
@@ -27,12 +28,7 @@ from training.logs.validate import validate
 from training.prices.catalogue import SHIPPED, load_catalogue
 from training.simulation.simulate import simulate
 
-# What the libraries of a cluster leave behind in this process is not ours to mend.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
-]
+pytestmark = IGNORED
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,8 @@ from tests.serving.account.test_gathered import KEYS, TABLES, rows, same
 from tests.serving.store.rows import decision, feedback, told
 
 pytestmark = needs_postgres
-TODAY = int(time.time() // DAY)
+# A day is summed two minutes after its end: until five minutes after it, it is the one that is not over.
+TODAY = int((time.time() - 300.0) // DAY)
 FIRST = TODAY - 9
 BASE = FIRST * DAY
 ALL = Window(By.DAY, BASE + 0.3 * DAY, BASE + 4.6 * DAY)

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from tests.object_stores import S3Server, empty, forget, s3_server
+from tests.object_stores import S3Server, forget
 from training.logs.dataset import ACCOUNT, ImportAccount, skipped_in, store
 from training.logs.objects import s3
 from training.logs.objects.address import ObjectStoreError
@@ -21,19 +21,6 @@ from training.logs.stored.rows import open_stored
 from training.logs.validate import validate
 
 OUT = "s3://logs/imports/one"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with s3_server() as running:
-        yield running
-
-
-@pytest.fixture
-def s3_store(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    empty(server, monkeypatch)
-    yield server
-    forget()
 
 
 def parts(count: int = 3, marker: str = "a") -> Iterator[Outcomes]:

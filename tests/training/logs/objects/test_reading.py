@@ -9,7 +9,6 @@ import json
 import os
 import socket
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import boto3
 import pandas as pd
 import pytest
 
-from tests.object_stores import KEY, SECRET, S3Server, empty, forget, s3_server
+from tests.object_stores import KEY, SECRET, S3Server, forget
 from training.inspect.large import large
 from training.logs.io import files
 from training.logs.objects import path, s3, store
@@ -27,19 +26,6 @@ from training.logs.outcomes import OutcomeError, Outcomes
 from training.logs.sources import reading
 from training.logs.sources.importer import ImportOptions
 from training.logs.stored.work import work_folder
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with s3_server() as running:
-        yield running
-
-
-@pytest.fixture
-def s3_store(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    empty(server, monkeypatch)
-    yield server
-    forget()
 
 
 def rows_of(count: int, first: int = 0) -> list[dict[str, Any]]:
