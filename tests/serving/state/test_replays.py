@@ -227,7 +227,6 @@ def test_what_hangs_costs_one_wait_and_what_comes_late_is_taken_back() -> None:
 def test_who_waits_for_what_hangs_waits_no_longer_than_the_first(caplog: pytest.LogCaptureFixture) -> None:
     go, began = threading.Event(), threading.Event()
     asker = Asker("it", 0.3, threads=2)
-    ended: list[float] = []
 
     def hang() -> int:
         began.set()
@@ -237,7 +236,6 @@ def test_who_waits_for_what_hangs_waits_no_longer_than_the_first(caplog: pytest.
     async def ask() -> None:
         with pytest.raises(AwayError):
             await asker.answer(hang)
-        ended.append(time.monotonic())
 
     async def all_of_them() -> None:
         first = asyncio.create_task(ask())
