@@ -352,7 +352,8 @@ def test_a_failed_export_leaves_no_bundle_and_keeps_the_current_one(tmp_path: Pa
     assert bad.returncode == 2
     assert "the exported graph gives" in bad.stderr.replace("\n", " ")
     assert (tmp_path / "m" / "current").resolve() == before
-    assert {path.name for path in (tmp_path / "m").iterdir()} == {"current", before.name}
+    assert {path.name for path in (tmp_path / "m").iterdir()} == {"current", "kept", before.name}
+    assert [path.name for path in (tmp_path / "m" / "kept").iterdir()] == [before.name]
 
 
 def test_what_is_only_tried_is_tracked_where_it_is_told_and_not_promoted(tmp_path: Path) -> None:
@@ -363,7 +364,7 @@ def test_what_is_only_tried_is_tracked_where_it_is_told_and_not_promoted(tmp_pat
     assert "MLflow model router version 1 (challenger)" in finished.stdout
     assert "NOT PROMOTED" in finished.stdout
     assert "It was only to be tried. It is the first bundle" in " ".join(finished.stdout.split())
-    (bundle,) = (tmp_path / "m").iterdir()
+    (bundle,) = (path for path in (tmp_path / "m").iterdir() if path.name != "kept")
     assert open_bundle(bundle).manifest.version == bundle.name
     assert (tmp_path / "mlruns" / "mlflow.db").is_file()
 

@@ -98,7 +98,7 @@ export function liveTab(panel, { me }) {
       parts = Object.fromEntries(["top", "shares", "cost", "budgets", "drift", "abstentions", "faults", "figures"].map((name) => [name, h("div", { class: "stack tight" })]));
       replace(body, parts.top,
         h("div", { class: "columns even" }, card("Decisions a minute", per.element), card("Cost a minute, USD", moneyLegend(), money.element)),
-        card(null, parts.figures),
+        card(null, details("Figures behind the charts", parts.figures)),
         h("div", { class: "columns thirds" }, card("Who answers", parts.shares), card("Budgets", parts.budgets), card("Drift", parts.drift)),
         h("div", { class: "columns even" }, card("Latest abstentions", parts.abstentions), card("Latest faults", parts.faults)));
     }
@@ -114,8 +114,9 @@ export function liveTab(panel, { me }) {
       now.queue_rows ? `${many(now.queue_rows, "row")} wait to be written. ` : "", `As of ${clock(now.at)}, bundle `, whole(now.bundle), now.shadow && [", shadow ", whole(now.shadow)], ".")));
     per.again();
     money.again();
-    keepOpen(parts.figures, () => details("Figures behind the charts", table("The last hour by minute", [["Minute", ""], ["Decisions", "num"], ["Actual, $", "num"], ["Expected, $", "num"], ["Reference, $", "num"]],
-      now.series.toReversed().map((one) => [clock(one.minute).slice(0, 5), number(one.decisions), usd(one.actual_usd, 4), usd(one.expected_usd, 4), usd(one.reference_usd, 4)]))));
+    // An open table would scroll away from who reads it.
+    if (!parts.figures.closest("details").open) replace(parts.figures, table("The last hour by minute", [["Minute", ""], ["Decisions", "num"], ["Actual, $", "num"], ["Expected, $", "num"], ["Reference, $", "num"]],
+      now.series.toReversed().map((one) => [clock(one.minute).slice(0, 5), number(one.decisions), usd(one.actual_usd, 4), usd(one.expected_usd, 4), usd(one.reference_usd, 4)])));
     const shares = Object.entries(now.shares).sort((a, b) => b[1] - a[1]);
     replace(parts.shares, shares.length ? h("ul", { class: "bars" }, shares.map(([name, share]) => h("li", {}, h("div", { class: "row between" }, candidate(name), h("span", { class: "num" }, percent(share, 0))), bar(share, colour(name))))) : nothing("No decision in the last 15 minutes."),
       h("p", { class: "row tight" }, Object.entries(now.reasons ?? {}).sort((a, b) => b[1] - a[1]).map(([reason, count]) => badge(`${words(reason)} ${number(count)}`))));
@@ -124,12 +125,6 @@ export function liveTab(panel, { me }) {
     const problems = Object.entries(now.problems ?? {});
     replace(parts.abstentions, latestOf(now.abstentions, "None: the router was sure enough each time."));
     replace(parts.faults, latestOf(now.faults, "None."), problems.length ? h("p", { class: "row tight" }, h("span", { class: "muted" }, "Refused requests:"), problems.map(([status, count]) => badge(`${status}: ${number(count)}`, status >= "500" ? "bad" : ""))) : null);
-  }
-
-  function keepOpen(place, make) {
-    const was = place.querySelector("details")?.open ?? false;
-    if (was) return; // it would scroll away from who reads it
-    replace(place, make());
   }
 
   function budget(one) {
