@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import ClassVar, Self
 
 import numpy as np
 
-from serving.bundle.arrays import Floats, Floats32
+from serving.bundle.arrays import Columns, Floats, Floats32
 from training.dataset.inputs import Inputs
 from training.learn.estimators.base import Estimator, observed, observed_mean
 from training.learn.onnx_graph import Graph
@@ -40,13 +41,12 @@ class NearestNeighbours(Estimator):
     def fit(self, inputs: Inputs, labels: Floats, weights: Floats) -> Self:
         self.overall = observed_mean(labels, weights)
         weight, total = observed(labels, weights)
-        distinct, member = np.unique(inputs.embedding, axis=0, return_inverse=True)
-        member = member.reshape(-1)
-        self.count, self.total = np.zeros((len(distinct), labels.shape[1])), np.zeros((len(distinct), labels.shape[1]))
+        first, member = _distinct(inputs.embedding)
+        self.count, self.total = np.zeros((len(first), labels.shape[1])), np.zeros((len(first), labels.shape[1]))
         np.add.at(self.count, member, weight)
         np.add.at(self.total, member, total)
-        kept = np.random.default_rng(self.seed).permutation(len(distinct))[: self.prompts]
-        self.prompt: Floats32 = distinct[kept]
+        kept = np.random.default_rng(self.seed).permutation(len(first))[: self.prompts]
+        self.prompt: Floats32 = inputs.embedding[first[kept]]
         self.count, self.total = self.count[kept], self.total[kept]
         self.size = min(self.k, len(kept))
         return self
@@ -86,3 +86,12 @@ class NearestNeighbours(Estimator):
         total = graph.add("Add", weighted(self.total), graph.constant(self.strength * self.overall))
         count = graph.add("Add", weighted(self.count), graph.constant(self.strength))
         return graph.add("Div", total, count)
+
+
+def _distinct(embedding: Floats32) -> tuple[Columns, Columns]:
+    """(k,) the first place of each different row of `embedding`, and (n,) which of them each row is. Their order is that of
+    hashes, so that it is the same however the rows are ordered."""
+    rows = np.ascontiguousarray(embedding)
+    hashes = np.array([hashlib.blake2b(row.data, digest_size=16).digest() for row in rows], dtype="S16")
+    _, first, member = np.unique(hashes, return_index=True, return_inverse=True)
+    return first, member.reshape(-1)
