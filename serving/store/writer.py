@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 _FEEDBACK_AT_ONCE = 256
 _MOST_OF_KEY = 2000
 _LATE_TURN = 0.05
+_NOT_READ = "the service stopped before the store could be read"
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 2.0
 
 
@@ -212,6 +213,7 @@ class DecisionStore:
         self._thread.join(timeout + _LONGEST_WAIT)
         if self._thread.is_alive():
             logger.error("the decision store still has %d rows to write after %g s", self.waiting, timeout)
+            self._fail(self._late.left(), _NOT_READ)
         self.engine.dispose()
 
     def _write(self) -> None:
@@ -220,10 +222,10 @@ class DecisionStore:
             if not self._line.ended:
                 self._watch.look()
         self._late.stop(_LONGEST_WAIT)
-        while len(self._line) or self._late.waiting:
+        while self._late.waiting or len(self._line):  # in the order in which it goes from one to the other
             if time.monotonic() >= self._give_up:
-                self._fail(self._late.left(), "the service stopped before the store could be read")
-            self._late.turn()
+                self._fail(self._late.left(), _NOT_READ)
+            self._late.ended_turn()
             self._turn(self._line.at_hand())
             if not len(self._line) and self._late.waiting:
                 time.sleep(_LATE_TURN)

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from sqlalchemy import Connection, CreateTableAs, Engine, delete, func, insert, select, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from serving.account.days import made, name_of, rest_of
 from serving.account.gathered import alone
 from serving.account.told import Tables, told_rows
 from serving.account.window import DAY, By, Window
-from serving.store.days.kept import Held, able, kept, named_elsewhere
+from serving.store.days.kept import Held, able, by_rows, known, named_elsewhere
 from serving.store.days.tables import CHANGED, DAYS, SUMS, make
 from serving.store.tables import ALSO_FEEDBACK, DECISIONS, FEEDBACK
 from serving.store.transaction import begin
@@ -26,6 +26,7 @@ _TOLD = "savings_of_days"
 _SECONDS = 600.0
 FIRST_SECONDS = 30.0
 _BATCH, _LONGEST_BATCH = 50_000, 31  # decisions, about, and days
+_MOST_FAILED = 3  # days that are passed over before it is the database's fault
 _APART = 120.0  # seconds by which the database's clock may be put back
 _LOCK = "SELECT pg_try_advisory_xact_lock(hashtext('outcome_router_days'))"
 _NOW = "SELECT CAST(extract(epoch FROM clock_timestamp()) AS float)"
@@ -49,10 +50,21 @@ def sum_up(engine: Engine, ended: Callable[[], bool] = lambda: False) -> int:
         today = int((connection.scalar(text(_NOW)) - _APART) // DAY)
         number = str(connection.scalar(text(_NUMBER)))
     days = _lacking(engine, today)
-    done, size = 0, 1
-    while done < len(days) and not ended():
-        batch = days[done : done + size]
-        rows = _sum(engine, number, batch)
+    done, failed, size = 0, 0, 1
+    while done + failed < len(days) and not ended():
+        batch = days[done + failed : done + failed + size]
+        try:
+            rows = _sum(engine, number, batch)
+        except OperationalError as error:
+            # One day that takes too long is not to keep those before it from being summed.
+            if len(batch) == 1:
+                failed += 1
+                kind = type(getattr(error, "orig", None) or error).__name__
+                logger.warning("the day %d could not be summed (%s), it is tried again", batch[0], kind)
+                if failed >= _MOST_FAILED:
+                    raise
+            size = 1
+            continue
         if rows is None:
             return done
         done += len(batch)
@@ -70,7 +82,7 @@ def _lacking(engine: Engine, today: int) -> list[int]:
         first = today if earliest is None else int(earliest // DAY)
         for table in (*SUMS, DAYS, CHANGED):  # of what was pruned
             connection.execute(delete(table).where(table.c.day < min(first, today)))
-        there = set(kept(connection, since, today * DAY))
+        there = known(connection, since, today * DAY)
         return [day for day in range(today - 1, first - 1, -1) if day not in there]
 
 
@@ -87,8 +99,13 @@ def _sum(engine: Engine, number: str, days: Sequence[int]) -> int | None:
         snapshot, held = connection.scalar(text(_SNAPSHOT)), Held(connection)
         for table in (*SUMS, DAYS):
             connection.execute(delete(table).where(table.c.day.in_(days)))
-        decisions = _insert(connection, days)
-        rows = [{"day": day, "snapshot": snapshot, "held": held.by(day)} for day in days]
+        unsummed = by_rows(connection, days)
+        summed = [day for day in days if day not in unsummed]
+        decisions = _insert(connection, summed) if summed else 0
+        rows = [
+            {"day": day, "snapshot": snapshot, "held": held.by_rows(day) if day in unsummed else held.by(day)}
+            for day in days
+        ]
         connection.execute(insert(DAYS), rows)
         connection.execute(text(_KNOWN), {"days": list(days), "snapshot": snapshot})
     return decisions

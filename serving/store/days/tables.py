@@ -71,10 +71,15 @@ CHANGED = Table(
 UNNOTED = "SET LOCAL outcome_router.unnoted = 'on'"
 _NOTED = "current_setting('outcome_router.unnoted', true) IS DISTINCT FROM 'on'"
 _TODAY = "floor(extract(epoch FROM clock_timestamp()) / 86400) * 86400"
-# Whoever may write feedback need not have rights to these tables.
-_AS_OWNER = "SECURITY DEFINER SET search_path FROM CURRENT"
+# Whoever may write feedback need not have rights to these tables. What runs as the owner finds the store's tables first, and
+# last what somebody made for a session.
+_AS_OWNER = "SECURITY DEFINER SET search_path = pg_catalog, {schema}, pg_temp"
+_SCHEMA = "SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = to_regclass('decision')"
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext('outcome_router_days'))"
-_MADE = "SELECT to_regclass('savings_changed') IS NOT NULL"
+_MADE = """
+SELECT to_regclass('savings_changed') IS NOT NULL
+    AND NOT has_function_privilege('public', to_regprocedure('savings_note(double precision)'), 'EXECUTE')
+"""
 _CHANGED = """
 DROP FUNCTION IF EXISTS savings_note, savings_decision_changed, savings_told, savings_feedback_changed CASCADE;
 CREATE FUNCTION savings_note(at double precision) RETURNS void LANGUAGE plpgsql {as_owner} AS $$
@@ -114,6 +119,7 @@ CREATE TRIGGER savings_decision_other AFTER UPDATE ON decision FOR EACH ROW
     WHEN (OLD.at < {today} OR NEW.at < {today}) EXECUTE FUNCTION savings_decision_changed();
 CREATE TRIGGER savings_decision_gone AFTER DELETE ON decision FOR EACH ROW
     WHEN (OLD.at < {today}) EXECUTE FUNCTION savings_decision_changed();
+REVOKE ALL ON FUNCTION savings_note, savings_decision_changed, savings_told, savings_feedback_changed FROM PUBLIC;
 """
 _CHANGED_FEEDBACK = """
 CREATE TRIGGER savings_{table} AFTER INSERT OR UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION savings_feedback_changed();
@@ -136,8 +142,11 @@ def make(engine: Engine) -> None:
                 return
             # Whoever waits for the tables has others wait behind.
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = {WAIT_MS}")
+            schema = connection.scalar(text(_SCHEMA))
+            connection.exec_driver_sql(f"SET LOCAL search_path = {schema}")
             METADATA.create_all(connection)
-            made = _CHANGED.format(today=_TODAY, as_owner=_AS_OWNER)
+            as_owner = _AS_OWNER.format(schema=schema)
+            made = _CHANGED.format(today=_TODAY, as_owner=as_owner)
             made += "".join(_CHANGED_FEEDBACK.format(table=one, noted=_NOTED) for one in ("feedback", "also_feedback"))
             connection.exec_driver_sql(made.replace("%", "%%"))
     except SQLAlchemyError as error:

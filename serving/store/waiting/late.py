@@ -51,6 +51,7 @@ class Late:
         self._engine, self._seconds, self._clock = engine, seconds, clock
         self._came, self._gone = came, gone
         self._waiting: list[_Waiting] = []
+        self._looked_for: dict[int, _Waiting] = {}  # just now; by id(), for one may be another's equal
         self._changed = threading.Condition()
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="late-feedback", daemon=True)
@@ -59,7 +60,8 @@ class Late:
     @property
     def waiting(self) -> int:
         """How much feedback waits for its decision."""
-        return len(self._waiting)
+        with self._changed:
+            return len(self._waiting) + len(self._looked_for)
 
     def wait(self, items: Sequence[Item]) -> None:
         """Takes feedback whose decision was not there."""
@@ -68,16 +70,22 @@ class Late:
             self._changed.notify()
 
     def stop(self, timeout: float) -> None:
-        """Ends the thread; what waits is looked for by whoever calls `turn` from then on."""
+        """Ends the thread, unless it is still reading after `timeout` seconds."""
         with self._changed:
             self._ended = True
             self._changed.notify()
         self._thread.join(timeout)
 
+    def ended_turn(self) -> None:
+        """A `turn` of whoever has stopped the thread; none while that still reads."""
+        if not self._thread.is_alive():
+            self.turn()
+
     def left(self) -> list[Item]:
         """Everything that waits, which does so no longer."""
         with self._changed:
-            left, self._waiting = self._waiting, []
+            left = [*self._waiting, *self._looked_for.values()]
+            self._waiting, self._looked_for = [], {}
         return [one.item for one in left]
 
     def _run(self) -> None:
@@ -97,36 +105,43 @@ class Late:
             due = [one for one in self._waiting if one.due <= now][:MOST_LOOKED_FOR]
             taken = set(map(id, due))
             self._waiting = [one for one in self._waiting if id(one) not in taken]
+            self._looked_for |= {id(one): one for one in due}
         looked_for = {_name(one): self._where(one) for one in due if not one.looked or self._may_come(one)}
         try:
             found = seen(self._engine, looked_for)
         except SQLAlchemyError as error:
             kind = type(getattr(error, "orig", None) or error).__name__
             logger.warning("decisions that feedback waits for could not be looked for (%s), it is tried again", kind)
-            self._put_back([(one, now + _AGAIN) for one in due])
+            with self._changed:
+                self._put_back([(one, now + _AGAIN) for one in self._still(due)])
             return
         came, gone, again = list[Item](), list[Item](), list[tuple[_Waiting, float]]()
-        for one in due:
-            decided = found.get(_name(one))
-            if decided is not None and one.item.may_tell(decided.key):
-                one.item.around = Around(decided.at - 1, decided.at + 1)
-                came.append(one.item)
-            elif now >= one.item.late:
-                gone.append(one.item)
-            else:
-                one.looked = True
-                again.append((one, self._next(one, now)))
-        self._put_back(again)
-        if came:
-            self._came(came)
-        if gone:
-            self._gone(gone)
+        # Handed over at once: what waits no longer is with whoever it is given to, or back.
+        with self._changed:
+            for one in self._still(due):
+                decided = found.get(_name(one))
+                if decided is not None and one.item.may_tell(decided.key):
+                    one.item.around = Around(decided.at - 1, decided.at + 1)
+                    came.append(one.item)
+                elif now >= one.item.late:
+                    gone.append(one.item)
+                else:
+                    one.looked = True
+                    again.append((one, self._next(one, now)))
+            self._put_back(again)
+            if came:
+                self._came(came)
+            if gone:
+                self._gone(gone)
+
+    def _still(self, due: Sequence[_Waiting]) -> list[_Waiting]:
+        """Of what was looked for, what nobody took meanwhile (`left`). The lock is held."""
+        return [one for one in due if self._looked_for.pop(id(one), None) is not None]
 
     def _put_back(self, again: Sequence[tuple[_Waiting, float]]) -> None:
-        with self._changed:
-            for one, due in again:
-                one.due = due
-                self._waiting.append(one)
+        for one, due in again:
+            one.due = due
+            self._waiting.append(one)
 
     def _next(self, one: _Waiting, now: float) -> float:
         """As long from now as it has waited so far; what cannot come any more only waits for its time to be over."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -144,10 +145,9 @@ def test_a_decision_of_a_day_that_is_over_is_in_the_figures_and_in_the_count(eng
     earlier = ids(engine, 2, DECISIONS.c.session_id.is_(None) & (sa.func.length(DECISIONS.c.id) == 32))[-1]
     with engine.begin() as connection:
         key = connection.scalar(sa.select(DECISIONS.c.key).where(DECISIONS.c.id == earlier))
-        late = decision(
-            new_id(), at=BASE + 4.2 * DAY, key=key, session_id=earlier, reference="large", candidate="small"
-        )
-        now = decision(new_id(), at=BASE + 4.55 * DAY + 4 * DAY, key="other")
+        at, later = BASE + 4.2 * DAY, BASE + 8.55 * DAY
+        late = decision(new_id(at), at=at, key=key, session_id=earlier, reference="large", candidate="small")
+        now = decision(new_id(later), at=later, key="other")
         connection.execute(DECISIONS.insert(), [late, now])
         connection.execute(FEEDBACK.insert(), [feedback(late["id"], cost_usd=0.5).row(BASE)])
         connection.execute(FEEDBACK.delete().where(FEEDBACK.c.decision_id == earlier))
@@ -231,6 +231,65 @@ def test_who_has_no_rights_to_the_sums_writes_and_asks_all_the_same(engine: sa.E
         assert same(document(savings(other, ALL)), document(asked(connection, TABLES, ALL)))
     with engine.begin() as connection:
         connection.exec_driver_sql(f"DROP OWNED BY {url.username}; DROP ROLE {url.username}")
+
+
+def test_nobody_without_rights_runs_what_the_owner_may(engine: sa.Engine) -> None:
+    sum_up(engine)
+    url = engine.url.set(username=f"other_{new_id()}", password="secret")
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE ROLE {url.username} LOGIN PASSWORD 'secret'")
+        connection.exec_driver_sql(f"GRANT INSERT ON feedback TO {url.username}")
+    other = sa.create_engine(url, poolclass=sa.NullPool)
+    with other.connect() as connection:
+        for call in ("savings_note(86400.0)", "savings_told('x')"):
+            with pytest.raises(sa.exc.ProgrammingError, match="permission denied for function"), connection.begin():
+                connection.exec_driver_sql(f"SELECT {call}")
+        # Tables of the session stand before the store's, unless these are asked for first.
+        made = (
+            "CREATE TEMP TABLE savings_changed (day integer, changed xid8)",
+            f"CREATE FUNCTION pg_temp.rise() RETURNS trigger LANGUAGE plpgsql AS "
+            f"$$ BEGIN ALTER ROLE {url.username} SUPERUSER; RETURN NEW; END $$",
+            "CREATE TRIGGER rise BEFORE INSERT ON pg_temp.savings_changed FOR EACH ROW EXECUTE FUNCTION pg_temp.rise()",
+            "GRANT ALL ON pg_temp.savings_changed TO PUBLIC",
+        )
+        for statement in made:
+            connection.exec_driver_sql(statement)
+        connection.execute(FEEDBACK.insert(), feedback(ids(engine, 2, sa.true())[0]).row(time.time()))
+        connection.commit()
+    with engine.begin() as connection:
+        rose = sa.text("SELECT rolsuper FROM pg_roles WHERE rolname = :name")
+        assert connection.scalar(rose, {"name": url.username}) is False
+        assert connection.exec_driver_sql("SELECT count(*) FROM savings_changed").scalar() == 1
+        connection.exec_driver_sql(f"DROP OWNED BY {url.username}; DROP ROLE {url.username}")
+
+
+def test_functions_that_anybody_may_call_are_made_anew(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql("GRANT EXECUTE ON FUNCTION savings_note TO PUBLIC")
+    make_days(engine)
+    with engine.connect() as connection:
+        anybody = "SELECT has_function_privilege('public', 'savings_note(double precision)', 'EXECUTE')"
+        assert connection.exec_driver_sql(anybody).scalar() is False
+    assert sum_up(engine) == 9
+
+
+def test_days_with_ids_that_do_not_say_when_are_read_from_their_rows(engine: sa.Engine) -> None:
+    old, late = uuid.UUID(int=3, version=4).hex, new_id(BASE)
+    with engine.begin() as connection:
+        for number, name in enumerate((old, late)):
+            alone = decision(name, at=BASE + 2.5 * DAY, key="other", reference="large", candidate="small")
+            naming = alone | {"id": new_id(), "at": BASE + (3.5 + number) * DAY, "session_id": name}
+            connection.execute(DECISIONS.insert(), [alone, naming])
+            for row in (alone, naming):
+                connection.execute(FEEDBACK.insert(), feedback(row["id"]).row(row["at"]))
+    assert sum_up(engine) == 9
+    assert sum_up(engine) == 0, "it is known which have no sums"
+    assert holding(engine) == [0, 1, *range(3, 9)]
+    agree(engine, 2)
+    with engine.begin() as connection:
+        connection.execute(DECISIONS.delete().where(DECISIONS.c.id.in_([old, late])))
+    assert sum_up(engine) == 1
+    assert holding(engine) == list(range(9))
 
 
 def test_a_service_sums_in_the_background(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
