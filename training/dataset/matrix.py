@@ -126,7 +126,9 @@ def build_matrix(
     outcomes = outcomes[outcomes["candidate"].isin(columns)]
     rows, ids = pd.factorize(outcomes["request_id"])
     cols = pd.Categorical(outcomes["candidate"], categories=list(columns)).codes.astype(np.intp)
-    first = frame[~frame["request_id"].duplicated() & frame["request_id"].isin(ids)].reset_index(drop=True)
+    first = frame[~frame["request_id"].duplicated()].reset_index(drop=True)
+    if len(first) > len(ids):  # of some there are outcomes of other candidates alone
+        first = first[pd.Index(ids).get_indexer(pd.Index(first["request_id"])) >= 0].reset_index(drop=True)
     asked: Objects = requests_of(first) if requests else np.full(len(first), None)
     # A request of which any row is held out is held out.
     held_out = set(frame.loc[frame["split"] == "test", "request_id"])

@@ -40,8 +40,9 @@ class KeptError(TrainingError):
 class Kept:
     """What was kept of the run that made `bundle`: `rows` outcomes of `requests` requests, `learned` of which have features.
 
-    `params` are all parameters ("stage.key"), `since` the bundles that it was added to, the first one first, `files` the sha256
-    of each file. `formats` are those that its logs had, `prices` what each candidate's million tokens cost in USD, in and out.
+    `params` are all parameters ("stage.key"), `since` the bundles that it was added to, the first one first, `files` the
+    sha256 of each file, `salt` what its core was drawn by (None: none was). `formats` are those that its logs had, `prices`
+    what each candidate's million tokens cost in USD, in and out.
     """
 
     folder: Path
@@ -58,6 +59,7 @@ class Kept:
     surface: tuple[str, ...]
     prices: dict[str, list[float | None]]
     files: dict[str, str]
+    salt: int | None = None
 
     def path(self, name: str) -> Path:
         return self.folder / name
@@ -82,7 +84,7 @@ def open_kept(bundle: Path, *, whole: bool = True) -> Kept:
     try:
         told: dict[str, Any] = json.loads((folder / ACCOUNT).read_text(encoding="utf-8"))
         arrived = told.pop("format_version")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise KeptError(f"{folder / ACCOUNT} is damaged ({error}). {_WHOLE}") from error
     if arrived != FORMAT_VERSION:
         raise KeptError(
@@ -93,15 +95,38 @@ def open_kept(bundle: Path, *, whole: bool = True) -> Kept:
         listed: dict[str, Any] = {name: tuple(told.pop(name)) for name in ("since", "formats", "surface")}
         found = Kept(folder=folder, choices=Choices.read(told.pop("choices")), **listed, **told)
         files = {str(name): str(digest) for name, digest in found.files.items()}
+        _require_types(found)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise KeptError(f"{folder / ACCOUNT} is damaged ({error}). {_WHOLE}") from error
+    if found.bundle != manifest.version.partition(_AT)[0]:
+        raise KeptError(
+            f"{folder / ACCOUNT} is of {found.bundle}, and this is {manifest.version}: somebody put it there. {_WHOLE}"
+        )
     if whole:
+        if there := {path.name for path in folder.iterdir()} - {ACCOUNT} - set(files):
+            raise KeptError(f"{folder / ACCOUNT} does not know {', '.join(sorted(there))}: it is damaged. {_WHOLE}")
         for name, digest in files.items():
             path = found.path(name)
             if not path.is_file() or sha256(path) != digest:
                 what = "is not what was written" if path.is_file() else "is gone"
                 raise KeptError(f"{path} {what}: nothing can be added to it. {_WHOLE}")
     return found
+
+
+def _require_types(found: Kept) -> None:
+    """Raises TypeError for an account with a value that is none of its kind."""
+    for name, kind in {
+        "params": dict,
+        "prices": dict,
+        "files": dict,
+        "rows": int,
+        "requests": int,
+        "learned": int,
+    }.items():
+        if not isinstance(getattr(found, name), kind):
+            raise TypeError(f"{name} is {getattr(found, name)!r:.40}")
+    if not found.files or any(Path(name).name != name for name in found.files):
+        raise TypeError("files are none of its own")
 
 
 def _nothing(bundle: Path, manifest: Manifest, folder: Path) -> str:

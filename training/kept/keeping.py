@@ -91,6 +91,7 @@ class Keeping:
             surface=SURFACE,
             prices=prices_of(manifest.candidates),
             files={},
+            salt=made.prepared.salt,
         )
 
 

@@ -86,7 +86,7 @@ def resume(
     def draw(matrix: OutcomeMatrix, labels: Floats, split: Split) -> Core:
         hashes = numbers_of(matrix.request_id)
         at_hand = (features.places(hashes) >= 0) | np.isin(hashes, new_ids)
-        return core_of(matrix, labels, split, params.scale, params.split.seed, hashes, at_hand)
+        return core_of(matrix, labels, split, params.scale, params.split.seed, hashes, at_hand, kept.salt)
 
     def hold(matrix: OutcomeMatrix) -> AtHand:
         known = np.fromiter((one in joined.ids for one in matrix.request_id), np.bool_, len(matrix))

@@ -44,7 +44,7 @@ class Prepared:
     requests that may not be separated. Of a log that was `sampled` it is the core, and `volume` is the whole log's.
 
     `lengths` are those that costs took. `near` comes along where it was asked for, `missing` are requests of the core of which
-    nothing is left. `told` is what pages say of what the run goes on from."""
+    nothing is left; by its `salt` the core was drawn. `told` is what pages say of what the run goes on from."""
 
     matrix: OutcomeMatrix
     labels: Floats
@@ -60,6 +60,7 @@ class Prepared:
     lengths: Lengths | None = None
     near: Near | None = None
     missing: int = 0
+    salt: int | None = None
     told: tuple[str, ...] = ()
 
     @property
@@ -170,6 +171,7 @@ def prepare_core(
         sampled=core.sampled,
         lengths=counted,
         missing=core.missing,
+        salt=core.salt,
     )
     if beside.any():
         outcomes, _, of_beside = priced(~learned)

@@ -22,6 +22,8 @@ from training.logs.repeated.repeats import row_hashes
 
 # What an importer gives as id to a row that has none, for `paired` to tell the requests with one prompt apart.
 _BY_PROMPT = re.compile(r"p-[0-9a-f]{24}")
+# And what `paired` makes of it for a later request with that prompt.
+_NUMBERED = re.compile(r"p-[0-9a-f]{24}(-[1-9][0-9]{0,8})?")
 
 
 def prompt_ids(table: pd.DataFrame) -> list[str]:
@@ -48,7 +50,7 @@ def by_prompt(ids: pd.Series[Any]) -> Bools:
 
 def named_by_prompt(ids: pd.Series[Any]) -> Bools:
     """(n,) which ids were given by prompt, for the first or for a later request with it."""
-    return np.asarray(ids.map(lambda id: _BY_PROMPT.match(id) is not None).to_numpy(dtype=np.bool_))
+    return np.asarray(ids.map(lambda id: _NUMBERED.fullmatch(id) is not None).to_numpy(dtype=np.bool_))
 
 
 def paired(parts: Iterable[Outcomes]) -> Iterator[Outcomes]:

@@ -1,15 +1,17 @@
 """A log too large to be learned from as a whole -> its core: requests drawn by a hash, and how many each stands for.
 
-A request is in the core where u(id, seed) < theta; u is uniform on [0, 1) and depends on its id alone, so the core is the same
-however the log is cut into files and whatever memory there is. A request stands for 1 / theta of its kind (Horvitz & Thompson
-1952). Requests are drawn, not conversations: then no conversation is in the core as a whole or not at all, however long it is,
-and of each there are only so many as its share of the log. A conversation's requests stay in one part, and its group.
+A request is in the core where u(id, seed, salt) < theta; u is uniform on [0, 1), and the salt is of the log's first requests,
+so the core is the same however the log is cut into files and whatever memory there is, and nobody can name a request so that it
+is drawn. A request stands for 1 / theta of its kind (Horvitz & Thompson 1952). Requests are drawn, not conversations: then no
+conversation is in the core as a whole or not at all, however long it is, and of each there are only so many as its share of the
+log. A conversation's requests stay in one part, and its group.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 import pandas as pd
@@ -31,6 +33,8 @@ _TRIED_BY_ALL = 10
 _MOST_NEAR = 2
 _STEPS = 60
 _FIRST, _SECOND, _OTHER = 0, 1, 2
+# So many requests, the first ones, make the salt.
+_SALTED_BY = 64
 # Draws from what was drawn, by numbers that have nothing to do with those of any usual seed.
 _AGAIN = 0x9E3779B97F4A7C15
 
@@ -86,14 +90,15 @@ class Core:
     """(n,) which requests are in the core, and how many of the log each stands for. `sampled` is None where all are.
 
     `near` (n,) would be in it if they were in another part of the log, as they are once it has grown. `missing` are as many as
-    would be in it if anything of them were at hand.
+    would be in it if anything of them were at hand. `salt` is what it was drawn by: the log that has grown is drawn from alike.
     """
 
     kept: Bools
     weight: Floats
     sampled: Sampled | None
     near: Bools
-    missing: int = 0
+    missing: int
+    salt: int
 
 
 def core_of(
@@ -104,6 +109,7 @@ def core_of(
     seed: int,
     hashes: NDArray[np.uint64] | None = None,
     at_hand: Bools | None = None,
+    salt: int | None = None,
 ) -> Core:
     """The core of n requests with `labels` (n, m), NaN where not judged. Raises CoreError where a part would be empty.
 
@@ -111,16 +117,18 @@ def core_of(
     tried on; the others are thinned evenly. In training come first those that something was bought for, and so many of each
     workflow and of each candidate's judged answers as `scale.floor` says. All in all a part has as many as `scale` says, give
     or take the square root of that. `hashes` (n,) are `id_hashes` of the requests' ids, where these are not at hand; requests
-    of which nothing is `at_hand` (n,) are left out.
+    of which nothing is `at_hand` (n,) are left out. `salt` is that of the log before it grew; None: its own.
     """
     parts = {"training": split.train, "calibration": split.calibration, "test": split.test}
     most = {"training": scale.core_train, "calibration": scale.core_measured, "test": scale.core_measured}
     everything = np.ones(len(matrix), dtype=np.bool_)
     at_hand = everything if at_hand is None else at_hand
+    hashes = id_hashes(matrix.request_id) if hashes is None else hashes
+    salt = _salt(matrix, hashes) if salt is None else salt
     if all(rows.sum() <= most[name] for name, rows in parts.items()):
         _require_some(parts, at_hand)
-        return Core(at_hand, np.ones(len(matrix)), None, at_hand, int((~at_hand).sum()))
-    uniform = _uniform(id_hashes(matrix.request_id) if hashes is None else hashes, seed)
+        return Core(at_hand, np.ones(len(matrix)), None, at_hand, int((~at_hand).sum()), salt)
+    uniform = _uniform(hashes, seed ^ salt)
     training = _in_training(matrix, labels, split.train, most["training"], scale.floor)
     theta = np.where(split.train, training.chance, 0.0)
     beyond, lowered = training.chance, list(training.lowered)
@@ -141,7 +149,18 @@ def core_of(
     beyond = np.where(split.dropped, 0.0, beyond)
     cap = _largest(lambda chance: float(np.maximum(theta, np.minimum(beyond, chance)).sum()), room, 1.0)
     near = (uniform < np.maximum(theta, np.minimum(beyond, cap))) & at_hand
-    return Core(kept, weight, sampled, near, int((wanted & ~at_hand).sum()))
+    return Core(kept, weight, sampled, near, int((wanted & ~at_hand).sum()), salt)
+
+
+def _salt(matrix: OutcomeMatrix, hashes: NDArray[np.uint64]) -> int:
+    """A number that only who has the log knows: of the ids and times of its first requests, as they stand there where there are
+    no times."""
+    times = matrix.timestamp.astype("datetime64[ns]")
+    first = (
+        np.arange(len(hashes)) if np.isnat(times).all() else np.lexsort((hashes, times))
+    )  # those without a time are last
+    first = first[:_SALTED_BY]
+    return int.from_bytes(blake2b(hashes[first].tobytes() + times[first].tobytes(), digest_size=8).digest())
 
 
 def even(matrix: OutcomeMatrix) -> Bools:
