@@ -54,7 +54,7 @@ _UNTOLD = f"""
 SELECT DISTINCT floor(at / {DAY}) FROM decision WHERE at >= :since AND at < :until AND length(id) = {ID_DIGITS}
     AND coalesce(abs({_SAID.format(id="id")} - at) > {DAY}, true)
 """
-_ROWS_ALONE = "rows alone, "
+ROWS_ALONE = "rows alone, "
 _BESIDE = (OTHER, FEEDBACK.name, ALSO_FEEDBACK.name)
 
 
@@ -74,7 +74,7 @@ class Held:
 
     def by_rows(self, day: int) -> str:
         """The same of a day that is not summed, for its decisions' ids do not say when they were made."""
-        return _ROWS_ALONE + self.by(day)
+        return ROWS_ALONE + self.by(day)
 
 
 def able(connection: Connection) -> bool:

@@ -14,7 +14,7 @@ from serving.account.days import made, name_of, rest_of
 from serving.account.gathered import alone
 from serving.account.told import Tables, told_rows
 from serving.account.window import DAY, By, Window
-from serving.store.days.kept import Held, able, by_rows, known, named_elsewhere
+from serving.store.days.kept import ROWS_ALONE, Held, able, by_rows, known, named_elsewhere
 from serving.store.days.tables import CHANGED, DAYS, SUMS, make
 from serving.store.tables import ALSO_FEEDBACK, DECISIONS, FEEDBACK
 from serving.store.transaction import begin
@@ -130,7 +130,8 @@ def _insert(connection: Connection, days: Sequence[int]) -> int:
         connection.execute(statement)
     connection.exec_driver_sql(f"DROP TABLE {_TOLD}")
     # What is named here and was a conversation of its own elsewhere is no longer: that day is summed again.
-    elsewhere = list(connection.scalars(select(DAYS.c.day).where(DAYS.c.day.not_in(days))))
+    others_summed = select(DAYS.c.day).where(DAYS.c.day.not_in(days), DAYS.c.held.not_like(f"{ROWS_ALONE}%"))
+    elsewhere = list(connection.scalars(others_summed))
     unknown = named_elsewhere(when(DECISIONS.c.at), elsewhere).subquery()
     note = insert(CHANGED).from_select(["day", "changed"], select(unknown.c.day, func.pg_current_xact_id()))
     connection.execute(note)

@@ -278,17 +278,19 @@ def test_days_with_ids_that_do_not_say_when_are_read_from_their_rows(engine: sa.
     with engine.begin() as connection:
         for number, name in enumerate((old, late)):
             alone = decision(name, at=BASE + 2.5 * DAY, key="other", reference="large", candidate="small")
-            naming = alone | {"id": new_id(), "at": BASE + (3.5 + number) * DAY, "session_id": name}
+            at = BASE + (3.5 + number) * DAY
+            naming = alone | {"id": new_id(at), "at": at, "session_id": name}
             connection.execute(DECISIONS.insert(), [alone, naming])
             for row in (alone, naming):
                 connection.execute(FEEDBACK.insert(), feedback(row["id"]).row(row["at"]))
     assert sum_up(engine) == 9
-    assert sum_up(engine) == 0, "it is known which have no sums"
+    until(lambda: sum_up(engine) == 0, "it is known which have no sums")
     assert holding(engine) == [0, 1, *range(3, 9)]
     agree(engine, 2)
     with engine.begin() as connection:
         connection.execute(DECISIONS.delete().where(DECISIONS.c.id.in_([old, late])))
-    assert sum_up(engine) == 1
+    assert sum_up(engine) >= 1
+    until(lambda: sum_up(engine) == 0)
     assert holding(engine) == list(range(9))
 
 
