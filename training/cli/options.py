@@ -66,7 +66,7 @@ MemoryOption = Annotated[
     float | None,
     _settings(
         help="How much memory to use, in GB; a log that takes more is read from disk. It never changes what is learned: "
-        "[scale] does. Default: 3/4 of what is free."
+        "parameters of the stage scale do. Default: 3/4 of what is free."
     ),
 ]
 SinceOption = Annotated[
