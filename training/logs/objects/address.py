@@ -17,7 +17,13 @@ _HIDDEN = "***"
 
 
 class ObjectStoreError(TrainingError):
-    """An object store, bucket or object that cannot be read or written as asked; what is said holds no secret."""
+    """An object store, bucket or object that cannot be read or written as asked; what is said holds no secret.
+
+    What a terminal would act on is escaped in it: anybody who may write an object may have made up its name.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(escaped(message))
 
 
 class Address(NamedTuple):
@@ -56,6 +62,11 @@ def parse(url: str) -> Address:
             f"{shown(url)}: {authority!r} is no name of a bucket; expected {found['scheme']}://bucket/folder"
         )
     return Address(found["scheme"].lower(), authority, key)
+
+
+def escaped(text: str) -> str:
+    """The text with whatever cannot be printed, such as control characters, as Python writes it (`\\x1b`)."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
 
 
 def shown(url: str) -> str:

@@ -16,6 +16,8 @@ from training.logs.objects.address import Address, ObjectStoreError
 from training.logs.objects.store import Found
 
 ACCOUNT, MARK = "_account.json", "_importing-"
+# What JSON calls what Python reads of it.
+_KINDS = {list: "a list", str: "a text", int: "a number", float: "a number", bool: "a boolean", type(None): "null"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,10 +89,21 @@ def _is_of_an_import(key: str) -> bool:
 
 
 def files_of(account: bytes, at: Address) -> frozenset[str]:
-    """The files that an account names; raises ObjectStoreError where it is none."""
+    """The files that an account names; raises ObjectStoreError where it is none: whoever writes there may make one."""
     try:
-        return frozenset(json.loads(account)["files"])
-    except (ValueError, KeyError, TypeError):
-        raise ObjectStoreError(
-            f"{at}{ACCOUNT}: is no account of an import. Remove it, or import the log again"
-        ) from None
+        told = json.loads(account)
+    except ValueError:
+        raise _no_account(at, "JSON was expected, and it is none") from None
+    except RecursionError:
+        raise _no_account(at, "it is nested deeper than JSON can be read") from None
+    if not isinstance(told, dict):
+        raise _no_account(at, f"a JSON object was expected, and it is {_KINDS[type(told)]}")
+    files = told.get("files")
+    if not isinstance(files, dict):
+        arrived = _KINDS[type(files)] if "files" in told else "not there"
+        raise _no_account(at, f"`files` was expected to be an object with the rows of each file, and is {arrived}")
+    return frozenset(files)
+
+
+def _no_account(at: Address, why: str) -> ObjectStoreError:
+    return ObjectStoreError(f"{at}{ACCOUNT}: is no account of an import: {why}. Remove it, or import the log again")

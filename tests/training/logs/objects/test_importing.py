@@ -232,6 +232,38 @@ def test_an_import_that_is_not_as_its_account_says_is_not_read(
             ask()
 
 
+@pytest.mark.parametrize(
+    ("account", "said"),
+    [
+        ("[" * 100_000, "it is nested deeper than JSON can be read"),
+        ("{", "JSON was expected, and it is none"),
+        ("[]", "a JSON object was expected, and it is a list"),
+        ("{}", "`files` was expected to be an object with the rows of each file, and is not there"),
+        ('{"files": [1, null]}', "`files` was expected to be an object with the rows of each file, and is a list"),
+        ('{"files": [["a"]]}', "and is a list"),
+        ('{"files": "abc"}', "and is a text"),
+        ('{"files": null}', "and is null"),
+    ],
+    ids=["deep", "broken", "list", "nothing", "numbers", "lists", "text", "null"],
+)
+def test_an_account_of_another_shape_is_said_to_be_none(s3_store: S3Server, account: str, said: str) -> None:
+    s3_store.put(f"imports/one/{ACCOUNT}", account)
+    with pytest.raises(ObjectStoreError) as found:
+        reading.read([OUT])
+    assert str(found.value).startswith(f"{OUT}/{ACCOUNT}: is no account of an import: ")
+    assert str(found.value).endswith(f"{said}. Remove it, or import the log again")
+
+
+def test_what_a_terminal_would_act_on_is_escaped_in_an_error(s3_store: S3Server) -> None:
+    imported(parts())
+    s3_store.put("imports/one/evil\x1b]0;owned\x07\u202e ü.jsonl", "{}")
+    with pytest.raises(ObjectStoreError) as found:
+        reading.read([OUT])
+    assert str(found.value).startswith(
+        f"{OUT}/evil\\x1b]0;owned\\x07\\u202e ü.jsonl: is not of the import in its folder"
+    )
+
+
 def test_what_a_killed_import_left_beside_a_whole_one_is_passed_over(s3_store: S3Server) -> None:
     imported(parts())
     s3_store.put("imports/one/_importing-abcdef123456", b"{}")
