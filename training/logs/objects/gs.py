@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -49,11 +50,12 @@ class GoogleCloudStorage:
             yield from sorted(blobs.prefixes)
 
     def part(self, bucket: str, found: Found, start: int, end: int) -> bytes:
-        url = f"gs://{bucket}/{found.key}"
+        url, arrived = f"gs://{bucket}/{found.key}", _Answer(end - start + 1)
         with _told(url):
             blob = self._client.bucket(bucket).blob(found.key)
             try:
-                data: bytes = blob.download_as_bytes(
+                blob.download_to_file(
+                    arrived,
                     start=start,
                     end=end - 1,
                     if_generation_match=int(found.version),
@@ -61,11 +63,13 @@ class GoogleCloudStorage:
                     checksum=None,
                     **_TIMES,
                 )
+            except _LongerError:
+                pass  # the byte too many says so
             except exceptions.NotFound:
                 raise vanished(url) from None
             except exceptions.PreconditionFailed:
                 raise replaced(url) from None
-        return data
+        return arrived.getvalue()
 
     def put(self, bucket: str, key: str, data: bytes, *, new: bool = False) -> None:
         with _told(f"gs://{bucket}/{key}"):
@@ -80,6 +84,24 @@ class GoogleCloudStorage:
                 self._client.bucket(bucket).blob(key).delete(**_TIMES)
             except exceptions.NotFound:
                 return
+
+
+class _LongerError(Exception):
+    """An answer with more bytes than are taken."""
+
+
+class _Answer(io.BytesIO):
+    """The bytes of an answer, of which so many are taken."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+
+    def write(self, block: Any) -> int:
+        taken = super().write(memoryview(block)[: self._most - self.tell()])
+        if self.tell() >= self._most:
+            raise _LongerError
+        return taken
 
 
 def _found(blob: Any) -> Found:

@@ -10,7 +10,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Literal, NamedTuple, cast
 
-from training.logs.objects.address import Address, is_object_url, parse
+from training.logs.objects.address import Address, ObjectStoreError, is_object_url, parse
 from training.logs.objects.kinds import store_of
 from training.logs.objects.listing import Listing
 from training.logs.objects.store import Found, vanished
@@ -231,7 +231,15 @@ class _Reading(io.RawIOBase):
 
 
 def _part(address: Address, found: Found, start: int, end: int) -> bytes:
-    return store_of(address.scheme).part(address.bucket, found, start, end)
+    arrived, expected = store_of(address.scheme).part(address.bucket, found, start, end), end - start
+    if len(arrived) != expected:
+        said = f"more than {expected:,}" if len(arrived) > expected else f"{len(arrived):,}"
+        raise ObjectStoreError(
+            f"{address}: the store answered with {said} bytes, expected were the {expected:,} from {start:,} on that were "
+            f"asked for, of {found.size:,}. Read it again; if it stays so, see whether the store, and a proxy before it, "
+            "answer ranges"
+        )
+    return arrived
 
 
 _kept = lru_cache(maxsize=_KEPT)(_part)

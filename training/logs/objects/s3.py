@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -75,7 +75,7 @@ class S3:
         asked = {"Bucket": bucket, "Key": found.key, "Range": f"bytes={start}-{end - 1}", "IfMatch": found.version}
         with self._told(bucket, found.key):
             try:
-                return self._whole(asked)
+                return self._whole(asked, end - start + 1)
             except exceptions.ClientError as error:
                 url = f"s3://{bucket}/{found.key}"
                 if _code(error) in _GONE:
@@ -85,17 +85,15 @@ class S3:
                 raise
         raise AssertionError
 
-    def _whole(self, asked: dict[str, str]) -> bytes:
-        """An answer with all its bytes: boto3 asks again where no answer begins, but not where one breaks off."""
+    def _whole(self, asked: dict[str, str], most: int) -> bytes:
+        """An answer's bytes, up to `most`: boto3 asks again where no answer begins, but not where one breaks off."""
         for _ in range(TRIES - 1):
             body = self._client.get_object(**asked)["Body"]
             try:
-                found: bytes = body.read()
+                return _read(body, most)
             except _BROKEN:
                 continue
-            return found
-        last: bytes = self._client.get_object(**asked)["Body"].read()
-        return last
+        return _read(self._client.get_object(**asked)["Body"], most)
 
     def put(self, bucket: str, key: str, data: bytes, *, new: bool = False) -> None:
         with self._told(bucket, key):
@@ -107,6 +105,15 @@ class S3:
 
     def _told(self, bucket: str, key: str) -> Any:
         return _told(f"s3://{bucket}/{key}", self._at)
+
+
+def _read(body: Any, most: int) -> bytes:
+    """What the body of an answer has, up to `most` bytes: boto3 tells whether it was broken off where it has no more."""
+    found = bytearray()
+    with closing(body):
+        while len(found) < most and (block := body.read(most - len(found))):
+            found += block
+    return bytes(found)
 
 
 def _code(error: exceptions.ClientError) -> str:

@@ -37,7 +37,10 @@ class Store(Protocol):
         """The objects whose keys begin with the prefix, by key; not `deep`: up to the next /, what begins there as text."""
 
     def part(self, bucket: str, found: Found, start: int, end: int) -> bytes:
-        """The bytes from `start` to before `end`, of this version; which may be gone."""
+        """The bytes from `start` to before `end`, of this version; which may be gone.
+
+        Of a longer answer one byte more, of a shorter one what arrived: whoever asks has to look.
+        """
 
     def put(self, bucket: str, key: str, data: bytes, *, new: bool = False) -> None:
         """Writes an object whole; one that is to be `new` and is not: ThereAlreadyError, and it stays as it was."""

@@ -90,12 +90,32 @@ def test_an_object_that_is_to_be_new_or_as_it_was_is_asked_for_as_such(
     one = found.find("logs", "one")
     assert one is not None
     monkeypatch.setattr(storage.Blob, "upload_from_string", refused)
-    monkeypatch.setattr(storage.Blob, "download_as_bytes", refused)
+    monkeypatch.setattr(storage.Blob, "download_to_file", refused)
     with pytest.raises(ThereAlreadyError, match="gs://logs/one: there is an object of this name"):
         found.put("logs", "one", b"", new=True)
     with pytest.raises(ObjectStoreError, match="gs://logs/one: was replaced by another"):
         found.part("logs", one, 0, 1)
     assert asked == [0, int(one.version)]
+
+
+@pytest.mark.parametrize(("body", "arrived"), [(b"", "0"), (b"ab", "2"), (b"z" * 5_000, "more than 5")])
+def test_an_answer_of_another_length_is_an_error_and_no_more_of_it_is_taken(
+    bucket: Any, monkeypatch: pytest.MonkeyPatch, body: bytes, arrived: str
+) -> None:
+    bucket.blob("one").upload_from_string("12345")
+    one = store_of("gs").find("logs", "one")
+    assert one is not None
+
+    def answered(_: storage.Blob, file: Any, **__: Any) -> None:
+        for place in range(0, len(body), 4):
+            file.write(body[place : place + 4])
+
+    monkeypatch.setattr(storage.Blob, "download_to_file", answered)
+    assert store_of("gs").part("logs", one, 0, 5) == body[:6]
+    with pytest.raises(
+        ObjectStoreError, match=rf"^gs://logs/one: the store answered with {arrived} bytes, expected were"
+    ):
+        log_path("gs://logs/one").read_bytes()
 
 
 @pytest.mark.parametrize(

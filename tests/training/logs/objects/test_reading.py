@@ -15,12 +15,14 @@ from typing import Any
 import boto3
 import pandas as pd
 import pytest
+from botocore.response import StreamingBody
 
 from tests.object_stores import KEY, SECRET, S3Server, forget
 from training.inspect.large import large
 from training.logs.io import files
 from training.logs.objects import path, s3, store
 from training.logs.objects.address import ObjectStoreError
+from training.logs.objects.kinds import store_of
 from training.logs.objects.path import ObjectPath, log_path
 from training.logs.outcomes import OutcomeError, Outcomes
 from training.logs.sources import reading
@@ -174,6 +176,47 @@ def changing(monkeypatch: pytest.MonkeyPatch, after: int, change: Any) -> list[i
 
     monkeypatch.setattr(s3.S3, "part", counted)
     return fetched
+
+
+class Body(io.BytesIO):
+    """The body of an answer, and how many bytes of it were read."""
+
+    taken = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        found = super().read(size)
+        self.taken += len(found)
+        return found
+
+
+@pytest.mark.parametrize(
+    ("answer", "arrived"),
+    [
+        (b"", "0 bytes, expected were the 10 from 0 on"),
+        (b"ab", "2 bytes, expected were the 10 from 0 on"),
+        (b"z" * 5_000, "more than 10 bytes, expected were the 10 from 0 on"),
+    ],
+    ids=["empty", "short", "longer"],
+)
+def test_an_answer_of_another_length_than_was_asked_for_is_an_error_and_no_more_of_it_is_read(
+    s3_store: S3Server, monkeypatch: pytest.MonkeyPatch, answer: bytes, arrived: str
+) -> None:
+    s3_store.put("in/log.jsonl", "x" * 10)
+    [at] = list(log_path("s3://logs/in").as_listed().rglob("*"))  # type: ignore[union-attr]
+    body = Body(answer)
+    monkeypatch.setattr(store_of("s3")._client, "get_object", lambda **_: {"Body": body})  # type: ignore[attr-defined]
+    with pytest.raises(ObjectStoreError, match=rf"^s3://logs/in/log\.jsonl: the store answered with {arrived}"):
+        at.open().read()
+    assert body.taken == min(len(answer), 11)
+    assert body.closed
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again(s3_store: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    s3_store.put("in/log.jsonl", "x" * 10)
+    answers = [StreamingBody(io.BytesIO(b"x" * 4), 10), StreamingBody(io.BytesIO(b"x" * 10), 10)]
+    monkeypatch.setattr(store_of("s3")._client, "get_object", lambda **_: {"Body": answers.pop(0)})  # type: ignore[attr-defined]
+    assert log_path("s3://logs/in/log.jsonl").read_bytes() == b"x" * 10
+    assert answers == []
 
 
 LONG = jsonl([{**row, "prompt": os.urandom(512).hex()} for row in rows_of(6_000)])  # more than 6 MB
