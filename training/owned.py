@@ -10,6 +10,7 @@ import os
 import stat
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import BinaryIO
 
 from training.errors import TrainingError
 
@@ -44,6 +45,31 @@ def own_file(path: Path) -> Path:
     return path
 
 
+def opened_own(path: Path, *, instead: str = ANOTHER_CACHE) -> BinaryIO:
+    """A file that is private, in a folder that is, open for reading; raises NotOwnError, and OSError for what is not there.
+
+    Both are looked at when they are open: what takes their names afterwards is not what is read.
+    """
+    folder = _opened(path.parent, os.O_DIRECTORY, instead)
+    try:
+        _require(path.parent, os.fstat(folder), _OTHERS | _GROUP, instead)
+        file = os.fdopen(_opened(path, 0, instead, folder), "rb")
+    finally:
+        os.close(folder)
+    try:
+        _require(path, os.fstat(file.fileno()), _OTHERS | _GROUP, instead)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def made_own(path: Path) -> BinaryIO:
+    """A new file that its owner alone can read, open for writing; raises FileExistsError."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags, 0o600), "wb")
+
+
 def require_own(path: Path, *, private: bool = False, instead: str = ANOTHER_CACHE) -> None:
     """Raises NotOwnError for what is not this user's or root's, or where others can write; OSError for what is not there.
 
@@ -53,14 +79,32 @@ def require_own(path: Path, *, private: bool = False, instead: str = ANOTHER_CAC
     told = path.lstat()
     if stat.S_ISLNK(told.st_mode):
         if private:
-            raise NotOwnError(
-                f"{path}: a link, where a folder of one's own was expected: what is read there is learned from. Remove it, "
-                f"{instead}"
-            )
+            raise _a_link(path, "folder", instead)
         _require_owner(path, told, instead)
         path, told = path.resolve(), path.stat()
+    _require(path, told, _OTHERS | _GROUP if private else _OTHERS, instead)
+
+
+def _opened(path: Path, flags: int, instead: str, folder: int | None = None) -> int:
+    """A descriptor of the file or folder, in the open `folder` where there is one; a link is not followed."""
+    name, flags = path if folder is None else path.name, flags | os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(name, flags, dir_fd=folder)
+    except OSError:
+        if path.is_symlink():
+            raise _a_link(path, "folder" if folder is None else "file", instead) from None
+        raise
+
+
+def _a_link(path: Path, kind: str, instead: str) -> NotOwnError:
+    return NotOwnError(
+        f"{path}: a link, where a {kind} of one's own was expected: what is read there is learned from. Remove it, {instead}"
+    )
+
+
+def _require(path: Path, told: os.stat_result, shut_out: int, instead: str) -> None:
+    """Raises NotOwnError for what the system tells of `path`, where those that are `shut_out` (bits of a mode) can write."""
     _require_owner(path, told, instead)
-    shut_out = _OTHERS | _GROUP if private else _OTHERS
     if told.st_mode & shut_out and not _shown(path).st_mode & shut_out:
         raise NotOwnError(
             f"{path}: others can write there (mode {stat.S_IMODE(told.st_mode):04o}), and what is in it is learned from. If "

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from training import owned
-from training.owned import NotOwnError, own_file, own_folder, require_own
+from training.owned import NotOwnError, made_own, opened_own, own_file, own_folder, require_own
 
 NOBODY = 65_534
 GiveAway = Callable[[Path], None]
@@ -98,3 +98,54 @@ def test_a_file_instead_of_a_folder_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(NotOwnError, match="file: a file, where a folder was expected"):
         own_folder(tmp_path / "file")
+
+
+@pytest.fixture
+def private(tmp_path: Path) -> Path:
+    """A file that its owner alone can read, in such a folder."""
+    (tmp_path / "run").mkdir(mode=0o700)
+    with made_own(tmp_path / "run" / "file") as file:
+        file.write(b"mine")
+    return tmp_path / "run" / "file"
+
+
+def test_a_private_file_is_read_as_it_was_made(private: Path) -> None:
+    assert private.stat().st_mode & 0o777 == 0o600
+    with opened_own(private) as file:
+        assert file.read() == b"mine"
+    with pytest.raises(FileExistsError):
+        made_own(private)
+    with pytest.raises(FileNotFoundError):
+        opened_own(private.with_name("none"))
+
+
+@pytest.mark.parametrize("mode", [0o660, 0o602])
+def test_a_private_file_that_others_can_write_is_refused(private: Path, mode: int) -> None:
+    private.chmod(mode)
+    with pytest.raises(NotOwnError, match=rf"run/file: others can write there \(mode {mode:04o}\)"):
+        opened_own(private)
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o1777])
+def test_a_private_file_in_a_folder_that_others_can_write_in_is_refused(private: Path, mode: int) -> None:
+    private.parent.chmod(mode)
+    with pytest.raises(NotOwnError, match=rf"run: others can write there \(mode {mode:04o}\)"):
+        opened_own(private)
+
+
+@pytest.mark.parametrize("what", ["run", "run/file"])
+def test_a_private_file_or_folder_of_somebody_else_is_refused(
+    tmp_path: Path, private: Path, give_away: GiveAway, what: str
+) -> None:
+    give_away(tmp_path / what)
+    with pytest.raises(NotOwnError, match=r"run.*: belongs to user"):
+        opened_own(private)
+
+
+def test_no_link_is_followed_to_a_private_file(tmp_path: Path, private: Path) -> None:
+    private.with_name("other").symlink_to("file")
+    (tmp_path / "link").symlink_to("run")
+    with pytest.raises(NotOwnError, match=r"run/other: a link, where a file of one's own was expected"):
+        opened_own(private.with_name("other"))
+    with pytest.raises(NotOwnError, match=r"link: a link, where a folder of one's own was expected"):
+        opened_own(tmp_path / "link" / "file")
