@@ -15,8 +15,6 @@ from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from secrets import token_hex
-from shutil import rmtree
-from tempfile import mkdtemp
 from typing import Any
 
 import dask
@@ -26,9 +24,9 @@ from distributed.versions import VersionMismatchWarning
 from training.engine.address import ClusterError, workers_of
 from training.engine.engine import Given, Part, Progress, Result, in_order, noted, place_of, silent
 from training.engine.files import SharedFiles
+from training.engine.run_folder import run_folder
 from training.engine.workers import checked, code, worked
 from training.errors import TrainingError
-from training.owned import own_folder
 
 # Seconds in which a scheduler has to answer, and in which there has to be a worker; and after which a run without any ends.
 CONNECT, FIRST_WORKER, NO_WORKER = 15.0, 60.0, 180.0
@@ -197,14 +195,11 @@ class _Tasks:
 def opened(cluster: str, folder: Path) -> Iterator[tuple[ClusterEngine, str]]:
     """The engine of `local:N` or of a scheduler's address, checked before any work, and a sentence on what it is.
 
-    What is shared is written below `folder`, and removed at the end. Raises ClusterError where the scheduler does not answer,
-    or its workers are not fit (see `checked`), and NotOwnError where others can write in `folder`.
+    What is shared is written below `folder`, and removed at the end (see `run_folder`). Raises ClusterError where the scheduler
+    does not answer, or its workers are not fit (see `checked`), and NotOwnError where others can write in `folder`.
     """
-    # What workers unpickle is there, and what they send back by its files: nobody else may put another in its place.
-    folder = own_folder(folder.absolute(), instead="or give another folder (--cluster-folder)")
     with ExitStack() as stack:
-        shared = Path(mkdtemp(prefix="run-", dir=folder))  # mode 0700
-        stack.callback(rmtree, shared, ignore_errors=True)
+        shared = stack.enter_context(run_folder(folder))
         count = workers_of(cluster)
         client = _connected(cluster, stack) if count is None else _of_this_machine(count, shared, stack)
         _require_scheduler(client, cluster)

@@ -17,15 +17,18 @@ from typing import Any
 import numpy as np
 
 from serving.bundle.atomic_write import written_whole
+from training.owned import made_own, opened_own, require_own
 
 # Smaller arrays travel in the file of what they are part of.
 _LARGE = 65_536
 # What a worker keeps open of earlier stages.
 _OPEN = 2
+ANOTHER_FOLDER = "or give another folder (--cluster-folder)"
 
 
 class SharedFiles:
-    """Writes into `folder`, which is there already and is its owner's alone. What `keeps` is left for another process."""
+    """Writes into `folder`, which is there already and is its owner's alone, as are the files. What `keeps` is left for
+    another process."""
 
     def __init__(self, folder: Path, *, keeps: bool = False) -> None:
         self.folder, self._keeps = folder, keeps
@@ -34,7 +37,7 @@ class SharedFiles:
     def put(self, value: object) -> Path:
         """The file of a value, whose arrays somebody holds as long as it is read; it stays until `remove`."""
         path = self.folder / f"{token_hex(8)}.given"
-        with written_whole(path) as draft, draft.open("wb") as file:
+        with written_whole(path) as draft, made_own(draft) as file:
             _Writing(file, self).dump(value)
         return path
 
@@ -59,7 +62,7 @@ class SharedFiles:
             return path
         path = self.folder / f"{token_hex(8)}.npy"
         draft = path.with_suffix(".draft")
-        with draft.open("wb") as file:
+        with made_own(draft) as file:
             np.save(file, array, allow_pickle=False)
         draft.replace(path)
         self._known[id(array)] = (weakref.ref(array), path)
@@ -70,8 +73,11 @@ class SharedFiles:
 
 @lru_cache(_OPEN)
 def opened(path: Path) -> Any:
-    """What `put` wrote; its large arrays are mapped, and a change to one stays with who makes it."""
-    with path.open("rb") as file:
+    """What `put` wrote; its large arrays are mapped, and a change to one stays with who makes it.
+
+    Unpickling runs what the file says: raises NotOwnError where somebody else may have written it, or put it there.
+    """
+    with opened_own(path, instead=ANOTHER_FOLDER) as file:
         return _Reading(file, path.parent).load()
 
 
@@ -96,7 +102,9 @@ class _Reading(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> Any:
         path = self._folder / pid
         if not self._once:
+            require_own(path, private=True, instead=ANOTHER_FOLDER)
             return np.load(path, mmap_mode="c", allow_pickle=False).view(np.ndarray)
-        found = np.load(path, allow_pickle=False)
+        with opened_own(path, instead=ANOTHER_FOLDER) as file:
+            found = np.load(file, allow_pickle=False)
         path.unlink()
         return found

@@ -19,7 +19,8 @@ from threadpoolctl import threadpool_limits
 import serving
 import training
 from training.engine.address import ClusterError
-from training.engine.files import SharedFiles, opened
+from training.engine.files import ANOTHER_FOLDER, SharedFiles, opened
+from training.owned import NotOwnError, made_own, opened_own
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -67,7 +68,8 @@ def checked(client: Client, folder: Path, cluster: str) -> list[str]:
     """The machines of the workers; raises ClusterError where one has other code or packages, or does not see `folder`."""
     nonce = token_hex(16)
     probe = folder / "probe"
-    probe.write_text(nonce, encoding="ascii")
+    with made_own(probe) as file:
+        file.write(nonce.encode("ascii"))
     found: dict[str, Fitness | Exception] = client.run(looked, str(probe), nonce, on_error="return")
     here = looked(str(probe), nonce)
     problems = {address: _unfit(there, here, folder) for address, there in found.items()}
@@ -85,9 +87,10 @@ def looked(probe: str, nonce: str) -> Fitness:
     read, until = "", time.monotonic() + _SEEN
     while read != nonce and time.monotonic() < until:
         try:
-            read = Path(probe).read_text(encoding="ascii")
-        except OSError as error:
-            read = f"{type(error).__name__}: {error.strerror}"
+            with opened_own(Path(probe), instead=ANOTHER_FOLDER) as file:
+                read = file.read().decode("ascii")
+        except (OSError, NotOwnError) as error:
+            read = str(error) if isinstance(error, NotOwnError) else f"{type(error).__name__}: {error.strerror}"
             time.sleep(0.2)
     return Fitness(gethostname(), code(), versions(), read)
 
@@ -114,7 +117,7 @@ def _unfit(there: Fitness | Exception, here: Fitness, folder: Path) -> str:
     if there.read != here.read:
         return (
             f"does not see {folder} ({there.read or 'the file there is another'}). Give a folder that all machines have at the "
-            "same path (--cluster-folder), whose files the workers' user may read."
+            "same path (--cluster-folder), and run the workers as the user of this command, whose its files are."
         )
     return ""
 

@@ -32,7 +32,7 @@ from training.learn.heads.select import fit_head
 from training.learn.sums import BLOCK
 from training.learn.training_data import TrainingData
 from training.logs.outcomes import OutcomeError
-from training.owned import NotOwnError
+from training.owned import NotOwnError, made_own
 
 pytestmark = IGNORED
 
@@ -176,6 +176,16 @@ def test_a_scheduler_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_worker_of_another_user_is_named_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = fit(tmp_path)
+    monkeypatch.setattr(workers, "_SEEN", 0.1)
+    (tmp_path / "mine").chmod(0o620)  # as far as the worker can tell, another may have written it
+    there = workers.looked(str(tmp_path / "mine"), "mine")
+    assert workers._unfit(there, here, tmp_path).startswith(
+        f"does not see {tmp_path} ({tmp_path / 'mine'}: others can write there (mode 0620)"
+    )
+
+
 class Asked:
     """A client whose workers find what they are told to."""
 
@@ -188,8 +198,16 @@ class Asked:
 
 def fit(tmp_path: Path, **changed: Any) -> Fitness:
     probe = tmp_path / "mine"
-    probe.write_text("mine", encoding="ascii")
+    probe.unlink(missing_ok=True)
+    with made_own(probe) as file:
+        file.write(b"mine")
     return replace(workers.looked(str(probe), "mine"), **changed)
+
+
+def probed(folder: Path) -> Path:
+    """The folder as a run has it before it looks at workers."""
+    (folder / "probe").unlink(missing_ok=True)
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -209,9 +227,9 @@ def test_a_worker_that_is_not_fit_is_named_before_any_work(
 ) -> None:
     monkeypatch.setattr(workers, "token_hex", lambda _: "mine")
     good, bad = fit(tmp_path), fit(tmp_path, **changed)
-    assert checked(Asked(one=good, two=good), tmp_path, "tcp://here:1") == [good.host]  # type: ignore[arg-type]
+    assert checked(Asked(one=good, two=good), probed(tmp_path), "tcp://here:1") == [good.host]  # type: ignore[arg-type]
     with pytest.raises(ClusterError, match=rf"--cluster tcp://here:1: worker two: .*{said}"):
-        checked(Asked(one=good, two=bad), tmp_path, "tcp://here:1")  # type: ignore[arg-type]
+        checked(Asked(one=good, two=bad), probed(tmp_path), "tcp://here:1")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
