@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 
 from training.errors import TrainingError
 
 _LOCAL = re.compile(r"local:([1-9]\d{0,3})")
-_ADDRESS = re.compile(r"(tcp|tls)://\S+:\d+")
+_ADDRESS = re.compile(r"(?P<by>tcp|tls)://(?P<host>\S+):\d+")
 
 
 class ClusterError(TrainingError):
@@ -24,3 +25,14 @@ def workers_of(cluster: str) -> int | None:
         f"--cluster {cluster}: expected a scheduler's address, as tcp://scheduler:8786 or tls://scheduler:8786, or local:N for "
         "N workers on this machine, as local:4"
     )
+
+
+def is_open(cluster: str) -> bool:
+    """Whether it is a scheduler that is talked to without encryption, by more than this machine's loopback address."""
+    found = _ADDRESS.fullmatch(cluster)
+    if found is None or found["by"] == "tls" or found["host"].lower() == "localhost":
+        return False
+    try:
+        return not ip_address(found["host"].removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:  # another machine's name, or this one's
+        return True

@@ -21,7 +21,7 @@ import dask
 from distributed import Client, Future, KilledWorker, LocalCluster, Security, wait
 from distributed.versions import VersionMismatchWarning
 
-from training.engine.address import ClusterError, workers_of
+from training.engine.address import ClusterError, is_open, workers_of
 from training.engine.engine import Given, Part, Progress, Result, in_order, noted, place_of, silent
 from training.engine.files import SharedFiles
 from training.engine.run_folder import run_folder
@@ -210,6 +210,8 @@ def opened(cluster: str, folder: Path) -> Iterator[tuple[ClusterEngine, str]]:
         # Without Bokeh a scheduler has no dashboard, whatever its link says.
         if client.dashboard_link and client.run_on_scheduler(find_spec, _PAGES) is not None:
             said += f"; dashboard {client.dashboard_link}"
+        if is_open(cluster):
+            said += f"\n{cluster}: not encrypted; whoever reaches it runs code there and reads prompts (docs/scale.md)"
         yield engine, said
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from distributed import LocalCluster
 
 from serving.bundle.arrays import Floats
 from tests.training.engine import parts
@@ -174,6 +175,22 @@ def test_a_scheduler_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: 
     ):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_not_encrypted_is_said_to_be(tmp_path: Path) -> None:
+    said: list[str] = []
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, host="127.0.0.1", protocol="tcp", dashboard_address=None
+    ) as running:
+        port = running.scheduler.port
+        for host in ("127.0.0.1", "0.0.0.0"):  # which is this machine, too, and no loopback address
+            with engine_of(f"tcp://{host}:{port}", tmp_path, said.append):
+                pass
+    assert said == [
+        f"tcp://127.0.0.1:{port}: 1 worker on 1 machine",
+        f"tcp://0.0.0.0:{port}: 1 worker on 1 machine\n"
+        f"tcp://0.0.0.0:{port}: not encrypted; whoever reaches it runs code there and reads prompts (docs/scale.md)",
+    ]
 
 
 def test_a_worker_of_another_user_is_named_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.training.engine import parts
-from training.engine.address import ClusterError, workers_of
+from training.engine.address import ClusterError, is_open, workers_of
 from training.engine.engine import in_order
 from training.engine.files import SharedFiles, opened
 from training.engine.local import ALONE, HERE, LocalEngine
@@ -90,6 +90,26 @@ def test_what_comes_of_a_part_is_taken_from_its_files_once(tmp_path: Path) -> No
 @pytest.mark.parametrize(("named", "workers"), [("local:4", 4), ("tcp://host:8786", None), ("tls://10.0.0.1:1", None)])
 def test_a_cluster_is_named_by_an_address_or_a_number_of_workers(named: str, workers: int | None) -> None:
     assert workers_of(named) == workers
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ("tcp://scheduler:8786", True),
+        ("tcp://10.0.0.1:8786", True),
+        ("tcp://[fd00::1]:8786", True),
+        ("tcp://localhost.example.org:8786", True),
+        ("tcp://0.0.0.0:8786", True),
+        ("tls://10.0.0.1:8786", False),
+        ("tcp://127.0.0.1:8786", False),
+        ("tcp://127.8.9.10:8786", False),
+        ("tcp://[::1]:8786", False),
+        ("tcp://localhost:8786", False),
+        ("local:4", False),
+    ],
+)
+def test_an_address_beyond_this_machine_is_open_unless_it_is_encrypted(named: str, said: bool) -> None:
+    assert is_open(named) == said
 
 
 @pytest.mark.parametrize("named", ["local", "local:0", "local:two", "host:8786", "http://host:1", "tcp://host", ""])
