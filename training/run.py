@@ -96,7 +96,8 @@ def train(
     if choices is not None:
         note = f"{prepared.split.note}; {choices.said}"
         told = (*prepared.told, choices.said)
-        prepared = replace(prepared, split=replace(prepared.split, note=note), told=told)
+        going_on = prepared.going_on or f"--choices-of models/{choices.bundle}"
+        prepared = replace(prepared, split=replace(prepared.split, note=note), told=told, going_on=going_on)
     if params.evaluate.splits:  # a misspelt name is told now, not after the training
         quick_estimators(params, np.zeros(len(prepared.candidates)))
     read, encoder = (

@@ -113,6 +113,19 @@ def open_kept(bundle: Path, *, whole: bool = True) -> Kept:
     return found
 
 
+def added_before(kept: Kept) -> list[tuple[str, int]]:
+    """The bundles beside it that were made by adding rows to the same, with how many more rows they have."""
+    found = []
+    for account in sorted(kept.folder.parent.glob(f"*/{ACCOUNT}")):
+        try:
+            told = json.loads(account.read_text(encoding="utf-8"))
+            if told["since"] and told["since"][-1] == kept.bundle:
+                found.append((str(told["bundle"]), int(told["rows"]) - kept.rows))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):  # nothing is read from it
+            continue
+    return found
+
+
 def _require_types(found: Kept) -> None:
     """Raises TypeError for an account with a value that is none of its kind."""
     for name, kind in {

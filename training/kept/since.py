@@ -55,6 +55,11 @@ class Resumed:
 def add_rows(kept: Kept, new: Outcomes, *, stand_ins: bool) -> Joined:
     """Kept and new rows as one log; raises KeptError where none is new, or a candidate was unknown."""
     before = read_rows(kept)
+    if kept.choices.kinds is not None and new.frame["workflow"].notna().any():
+        raise KeptError(
+            f"the new rows name workflows, and {kept.bundle} was selected with kinds of work in their place, found by "
+            f"clustering prompts ({', '.join(kept.choices.kinds.names)}). {_WHOLE}, or leave the workflow out"
+        )
     if unknown := new_columns(new.frame, before):
         raise KeptError(
             f"{', '.join(unknown)}: not in what was kept of {kept.bundle}, and nothing was selected with it in the choice. Add "
@@ -113,6 +118,7 @@ def resume(
         matrix=replace(prepared.matrix, request_id=logged),
         near=None,
         told=(said,),
+        going_on=f"--since models/{kept.bundle}",
         split=replace(prepared.split, note=f"{prepared.split.note}; {said}"),
     )
     return Resumed(prepared, inputs, encoder, core, near, joined.frame, said)

@@ -43,8 +43,9 @@ class Prepared:
     """A log ready to be learned from. `labels` (n, m) is 1 acceptable, 0 not, NaN not judged; `groups` (n,) ties
     requests that may not be separated. Of a log that was `sampled` it is the core, and `volume` is the whole log's.
 
-    `lengths` are those that costs took. `near` comes along where it was asked for, `missing` are requests of the core of which
-    nothing is left; by its `salt` the core was drawn. `told` is what pages say of what the run goes on from."""
+    `lengths` are those that costs took. `near` comes along where it was asked for, `missing` are requests of the core of
+    which nothing is left; by its `salt` the core was drawn. `told` is what pages say of what the run goes on from, and
+    `going_on` the option that it was given for that."""
 
     matrix: OutcomeMatrix
     labels: Floats
@@ -62,6 +63,7 @@ class Prepared:
     missing: int = 0
     salt: int | None = None
     told: tuple[str, ...] = ()
+    going_on: str | None = None
 
     @property
     def graded(self) -> bool:

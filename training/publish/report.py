@@ -167,12 +167,24 @@ def promise(manifest: Manifest) -> str:
         )
         return (
             f"NOTHING COULD BE CERTIFIED for {point.name} on {point.calibration_requests:,} calibration requests: {goes}. "
-            f"{estimated_saving(point)}"
+            f"{estimated_saving(point)}{_of_a_core(manifest)}"
         )
     return (
         f"Certified at {percent(1 - proof.delta)} confidence: at most {percent(proof.alpha)} of requests fail where "
         f"{manifest.reference} would not have (bound {percent(proof.bound)} on {proof.requests:,} calibration requests), "
         f"saving {percent(point.saving)} (95% {percent(proof.saving_low)} … {percent(proof.saving_high)})."
+    )
+
+
+def _of_a_core(manifest: Manifest) -> str:
+    """What a larger core may help, of a log that was learned from in part."""
+    known = manifest.metrics
+    held, there = known.get("log_core_requests"), known.get("log_requests")
+    if held is None or held == there:
+        return ""
+    return (
+        f" The core has {held:,.0f} of the log's {there:,.0f} requests: with more of them to certify on (--set "
+        "scale.core_measured=…) it may be possible."
     )
 
 

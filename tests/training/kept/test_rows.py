@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -11,6 +12,7 @@ import pytest
 from training.dataset.sampling.core import id_hashes
 from training.kept.files import KeptError
 from training.kept.rows import hashed_rows, join, new_columns, numbers_of, read_rows, write_rows
+from training.kept.since import add_rows
 from training.logs.outcomes import Outcomes
 from training.logs.pairing import paired, prompt_ids
 from training.logs.repeated import repeats
@@ -109,3 +111,25 @@ def test_ids_by_prompt_go_on_as_in_one_log(tmp_path: Path) -> None:
     assert found.repeats == 1
     again = outcomes(*new).frame["request_id"]
     assert set(found.ids.values()) <= set(again), "their texts are found by the ids that they were read with"
+
+
+@pytest.mark.parametrize("end", ["-retry", "abc", "-" + "9" * 30, "-0"])
+def test_ids_that_only_begin_like_those_by_prompt_are_as_they_were_logged(tmp_path: Path, end: str) -> None:
+    own = "p-507f1f77bcf86cd799439011"
+    old = kept(tmp_path, outcomes({"request_id": own, "prompt": "One."}))
+    found = join(old, outcomes({"request_id": own + end, "prompt": "Two."}), stand_ins=False)
+    assert list(found.ids.values()) == [own + end]
+    assert found.added == 1
+
+
+def test_workflows_where_kinds_of_work_stood_for_them_are_refused_at_once(tmp_path: Path) -> None:
+    kept(tmp_path, outcomes({"request_id": "one", "prompt": "One."}))
+    before = SimpleNamespace(
+        path=lambda name: tmp_path / name,
+        bundle="v1",
+        choices=SimpleNamespace(kinds=SimpleNamespace(names=("ask", "sum"))),
+    )
+    new = {"request_id": "two", "prompt": "Two."}
+    assert add_rows(before, outcomes(new), stand_ins=False).added == 1  # type: ignore[arg-type]
+    with pytest.raises(KeptError, match=r"the new rows name workflows, and v1 was selected with .*\(ask, sum\)"):
+        add_rows(before, outcomes(new | {"workflow": "chat"}), stand_ins=False)  # type: ignore[arg-type]

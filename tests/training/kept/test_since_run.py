@@ -14,7 +14,7 @@ import pytest
 from serving.bundle.manifest import open_bundle
 from serving.decide.router import Router
 from tests.conftest import ROOT, router_train_here, setting
-from training.kept.files import ACCOUNT, kept_folder, open_kept
+from training.kept.files import ACCOUNT, added_before, kept_folder, open_kept
 from training.publish.making import read_making
 from training.publish.promote import versions
 
@@ -179,6 +179,10 @@ def test_what_was_added_to_can_be_added_to_again(
     for path in parts:
         done = run(out, cache, *data(path), "--since", newest(out))
         assert done.returncode == 0, done.stderr
+    (other,) = (one for one, _ in added_before(open_kept(out / first)))
+    missed = run(out, cache, *data(parts[1]), "--since", out / first)
+    assert f"were added to {first} before, for {other}, and are not in this log" in " ".join(missed.stdout.split())
+    shutil.rmtree(newest(out))
     same_bundles(newest(out), newest(tmp_path / "whole"), texts_of(*logs)[::20])
     kept = open_kept(newest(out))
     assert kept.since[0] == first
@@ -218,7 +222,7 @@ def test_no_text_and_no_id_is_kept(logs: tuple[Path, Path], out: Path) -> None:
     assert versions(out) == [open_bundle(out / "current").manifest.version]
 
 
-@pytest.mark.parametrize("what", ["gone", "damaged", "format", "switched off"])
+@pytest.mark.parametrize("what", ["gone", "damaged", "format", "another's", "switched off"])
 def test_what_cannot_be_added_to_says_why(
     what: str, logs: tuple[Path, Path], out: Path, cache: Path, tmp_path: Path
 ) -> None:
@@ -231,7 +235,8 @@ def test_what_cannot_be_added_to_says_why(
             file.write(b"\0\0\0\0")
     else:
         account = json.loads((folder / ACCOUNT).read_text(encoding="utf-8"))
-        (folder / ACCOUNT).write_text(json.dumps(account | {"format_version": 99}), encoding="utf-8")
+        other = {"format": {"format_version": 99}, "another's": {"bundle": "other"}}[what]
+        (folder / ACCOUNT).write_text(json.dumps(account | other), encoding="utf-8")
     done = run(out, cache, *data(logs[1]), "--since", out / "current")
     assert done.returncode == 2
     told = " ".join((done.stderr + done.stdout).split())
@@ -240,6 +245,7 @@ def test_what_cannot_be_added_to_says_why(
         "switched off": "since.keep=false",
         "damaged": "rows.parquet is not what was written",
         "format": "has format version 99, this release reads 1",
+        "another's": "kept.json is of other, and this is 2",
     }
     assert words[what] in told
     assert told.count("Train on everything: router-train run --data OLD --data NEW") == 1

@@ -290,7 +290,7 @@ def test_quality_where_no_request_was_answered_by_every_candidate_is_what_the_lo
         screen = first_screen(known.model_copy(update={"metrics": {}}), profiles, making)
         (quality,) = (one for one in screen.figures if one.key == "quality")
         assert quality.number == number
-        assert "No calibration request was answered by every candidate" in quality.note
+        assert "Calibration requests do not tell it" in quality.note
         assert ("95% 82.6% … 94.5%, of 100 judged answers of acme/large" in quality.note) is (number is not None)
 
 

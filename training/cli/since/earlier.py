@@ -16,7 +16,7 @@ from training.cli.reading import ReadLog
 from training.cli.show import Tell, say
 from training.config import Params
 from training.dataset.matrix import Objects, requests_of
-from training.kept.files import Kept, KeptError, changed_prices, open_kept
+from training.kept.files import Kept, KeptError, added_before, changed_prices, open_kept
 from training.kept.keeping import Keeping, prices_of
 from training.kept.rows import hashed_rows
 from training.kept.settings import settings_since
@@ -102,6 +102,13 @@ def put_together(
             *notes,
             f"outcomes that the new log ({', '.join(joined.new.formats)}) and the earlier one ({', '.join(before)}) both tell "
             "count twice: logs of several kinds are put together within one run alone",
+        )
+    if others := added_before(kept):
+        newest, more = others[-1]
+        notes = (
+            *notes,
+            f"{more:,} rows were added to {kept.bundle} before, for {newest}, and are not in this log: go on from that one, "
+            f"promoted or not, to have them too (--since {kept.folder.parent.parent / newest})",
         )
     if changed := changed_prices(kept.prices, prices_of(resumed.prepared.candidates)):
         notes = (

@@ -212,7 +212,7 @@ def _quality(manifest: Manifest, document: Mapping[str, Any]) -> Figure:
             note = f"{point.always}, as today. {note}"
         formula = "quality of the default operating point"
         return Figure("quality", label, point.quality, percent(point.quality), note, formula)
-    nobody = "No calibration request was answered by every candidate and judged."
+    nobody = "Calibration requests do not tell it."
     if (tested := on_the_test_part.quality(document)) is not None:
         formula = "quality of the default point on the test part, of frontier.json"
         return Figure("quality", label, tested[0], percent(tested[0]), f"{tested[1]}. {nobody}", formula)
@@ -278,7 +278,11 @@ def _estimated_against_log(manifest: Manifest, month: Month) -> Figure:
     label, key = "Estimated saving a month against what the log cost", "estimated_saved_against_log_usd"
     formula = f"requests_a_month × log_cost_usd_per_request − {MONTH} × (1 − estimated saving)"
     if in_usd is None or month.reference_usd is None or month.logged_usd is None:
-        why = _NO_VOLUME if month.requests is None else "the log has too few costs to tell it"
+        why = "the log has too few costs to tell it"
+        if month.requests is None:
+            why = _NO_VOLUME
+        elif guess is None or guess.saving is None:
+            why = "what routing would cost could not be estimated"
         return Figure(key, label, None, "not known", f"{why[0].upper()}{why[1:]}.", formula)
     routed = month.reference_usd - in_usd
     note = (
@@ -337,5 +341,7 @@ def _rests(manifest: Manifest, document: Mapping[str, Any]) -> Figure:
         note = "without dates"
     note += f"; {percent(log['judged_share'])} of them judged" if "judged_share" in log else ""
     note += "; training, calibration and test"
+    if (core := known.get("log_core_requests")) not in (None, requests):
+        note += f"; sampled: {count(core)} of them were learned from and measured on"
     kind = "Simulated requests it rests on" if manifest.simulated else "Requests it rests on"
     return Figure("log_requests", kind, requests, count(requests), note, "requests in the log")

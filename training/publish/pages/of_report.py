@@ -63,7 +63,7 @@ def _split(made: Mapping[str, Any] | None) -> str:
     if not made:
         return ""
     told = [f"{part[:1].upper()}{part[1:]}." for part in f"split: {made['note']}".split("; ")]
-    return re.sub(r"\b\d{4,}\b", lambda found: f"{int(found[0]):,}", " ".join(told))
+    return re.sub(r"(?<![-\w])\d{4,}(?![-\w])", lambda found: f"{int(found[0]):,}", " ".join(told))
 
 
 def _charts(document: Mapping[str, Any]) -> dict[str, Chart | None]:
@@ -117,7 +117,13 @@ def _commands(manifest: Manifest, making: Mapping[str, Any]) -> list[tuple[str, 
     train = f"router-train run{log}{settings}"
     if making["added"] is not None:
         train = f"router-train add-candidate {making['added']} --data LOG"
-    found = [("Make it again from the same log", train)]
+    again = "Make it again from the same log"
+    if making.get("going_on"):
+        again, train = (
+            "Make it again from the same rows",
+            f"router-train run --data ROWS {making['going_on']}{settings}",
+        )
+    found = [(again, train)]
     if not manifest.simulated:
         found.append(("What the log holds and what it can certify", "router-train inspect --data LOG"))
     found.append(
