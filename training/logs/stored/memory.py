@@ -19,6 +19,8 @@ _FIRST, _OF_FIRST, _OF_OTHERS = 100_000, 46_000, 12_000
 # A column for each workflow, in single precision and twice while they are put together.
 _OF_CELL = 8
 _SHARE = 0.75
+# The share of a core from which on a log is read from disk.
+_LARGE = 0.5
 _LEAST = 500
 _CGROUPS = (
     ("memory.max", "memory.current", "memory.stat"),
@@ -47,8 +49,9 @@ class Limits:
         return self.scale.core_train + 2 * self.scale.core_measured
 
     def beyond(self, requests: int) -> bool:
-        """Whether a log of so many requests is read from disk instead of held."""
-        return requests > self.core or _learned(requests) + _HELD * requests > self.memory
+        """Whether a log of so many requests is read from disk instead of held: one that is large beside its core, for what its
+        texts take is missed then."""
+        return requests > _LARGE * self.core or _learned(requests) + _HELD * requests > self.memory
 
     def require(self, requests: int) -> None:
         """Raises MemoryTooSmallError where the core of a log of so many requests, which is on disk, does not fit.
