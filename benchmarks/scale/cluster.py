@@ -146,7 +146,7 @@ def differ(one: Path, other: Path) -> None:
     from serving.decide.router import Router
 
     routers = [
-        Router.load(max(path for path in out.iterdir() if path.is_dir() and not path.is_symlink()))
+        Router.load(max(path.parent for path in out.glob("*/manifest.json") if not path.parent.is_symlink()))
         for out in (one, other)
     ]
     texts = [f"Explain number {number} in {1 + number % 40} words, with code." for number in range(500)]
