@@ -39,8 +39,8 @@ def logs(folder: Path, *, ids: bool) -> tuple[Path, Path]:
     return paths
 
 
-# So many are held at most: fewer than the log has, as many as it has but not the test, all of both.
-@pytest.mark.parametrize("core", [450, 660, 900])
+# Half of so many are held at most: fewer than the log has, as many as it has but not the test, all of both.
+@pytest.mark.parametrize("core", [900, 1_320, 1_800])
 @pytest.mark.parametrize("ids", [True, False])
 def test_a_test_beside_a_log_is_the_same_from_disk(tmp_path: Path, core: int, ids: bool) -> None:
     data, test = logs(tmp_path, ids=ids)
@@ -49,7 +49,7 @@ def test_a_test_beside_a_log_is_the_same_from_disk(tmp_path: Path, core: int, id
     options = LogOptions(data=(str(data),), cache=tmp_path / "cache")
     whole = reading.read(options, {}, params.judge, lambda *_: None, (str(test),)).outcomes
     found = reading.read_to_train(options, {}, params, lambda *_: None, (str(test),), None)
-    assert (found.stored is None) == (core == 900)
+    assert (found.stored is None) == (core == 1_800)
     columns = [name for name in whole.frame if name not in ("prompt", "messages")]
     pd.testing.assert_frame_equal(found.outcomes.frame[columns], whole.frame[columns])
     assert (found.outcomes.rows_read, found.outcomes.reasons) == (whole.rows_read, whole.reasons)
