@@ -63,7 +63,7 @@ class GoogleCloudStorage:
                     checksum=None,
                     **_TIMES,
                 )
-            except _LongerError:
+            except _Longer:
                 pass  # the byte too many says so
             except exceptions.NotFound:
                 raise vanished(url) from None
@@ -86,7 +86,7 @@ class GoogleCloudStorage:
                 return
 
 
-class _LongerError(Exception):
+class _Longer(Exception):  # noqa: N818  # who reads stops here, nobody is told
     """An answer with more bytes than are taken."""
 
 
@@ -100,7 +100,7 @@ class _Answer(io.BytesIO):
     def write(self, block: Any) -> int:
         taken = super().write(memoryview(block)[: self._most - self.tell()])
         if self.tell() >= self._most:
-            raise _LongerError
+            raise _Longer
         return taken
 
 
