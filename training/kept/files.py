@@ -138,6 +138,8 @@ def _require_types(found: Kept) -> None:
     }.items():
         if not isinstance(getattr(found, name), kind):
             raise TypeError(f"{name} is {getattr(found, name)!r:.40}")
+    if not (found.salt is None or (isinstance(found.salt, int) and 0 <= found.salt < 2**64)):
+        raise TypeError(f"salt is {found.salt!r:.40}")
     if not found.files or any(Path(name).name != name for name in found.files):
         raise TypeError("files are none of its own")
 

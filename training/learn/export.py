@@ -195,10 +195,10 @@ def write_files(folder: Path, learned: Learned, encoder: EncoderFiles, inputs: I
     shutil.copyfile(encoder.onnx, folder / "encoder.onnx")
     shutil.copyfile(encoder.tokenizer, folder / "tokenizer.json")
     onnx.save(model, folder / "head.onnx")
-    return check_parity(folder / "head.onnx", learned, inputs.take(_compared(inputs)), tolerance)
+    return check_parity(folder / "head.onnx", learned, inputs.take(compared(inputs)), tolerance)
 
 
-def _compared(inputs: Inputs) -> Columns:
+def compared(inputs: Inputs) -> Columns:
     """Places of at most 4,096 requests drawn at random, and of one of each workflow; of all where there are no more."""
     if len(inputs) <= _COMPARED:
         return np.arange(len(inputs))

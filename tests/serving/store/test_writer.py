@@ -169,6 +169,29 @@ def test_feedback_whose_decision_is_elsewhere_is_read_for_everywhere_once(
     assert set(asked[1:]) == {made_around(now)}
 
 
+def test_closing_answers_feedback_that_is_just_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where somebody holds a lock on the table that decisions are in."""
+    looking, free = threading.Event(), threading.Event()
+
+    def seen(engine: sa.Engine, where: Any) -> Any:
+        if not where:
+            return {}
+        looking.set()
+        assert free.wait(PATIENCE)
+        return transaction.seen(engine, where)
+
+    monkeypatch.setattr(late, "seen", seen)
+    store = DecisionStore(open_engine(str(tmp_path / "d.db")), late_seconds=PATIENCE)
+    waiting = store.feedback([feedback(new_id()) for _ in range(3)])
+    assert looking.wait(PATIENCE)
+    assert store._late.waiting == 3
+    store.close(0.2)
+    for one in waiting:
+        with pytest.raises(NotStoredError, match="the service stopped before the store could be read"):
+            one.result(PATIENCE)
+    free.set()
+
+
 def test_two_stores_on_one_database_agree_on_what_is_new(url: str, store: DecisionStore) -> None:
     other = DecisionStore(open_engine(url))
     for number in range(40):

@@ -24,6 +24,7 @@ from training.publish.pages.basis import volume
 from training.publish.pages.blocks import environment
 from training.publish.pages.first_screen import first_screen
 from training.publish.pages.tables import by_workflow
+from training.publish.report import promise
 from training.publish.side_by_side import Part, SideBySide
 
 # What makes a browser fetch something, in HTML and in CSS.
@@ -554,6 +555,34 @@ def test_how_the_log_was_split_is_told_in_sentences(folder: Path, making: dict[s
     split = {"method": "time", "note": "whole groups by time; train 3600, calibration 1200, test 12"}
     page = of_report.render(open_bundle(folder).manifest, read_document(folder) or {}, {**making, "split": split})
     assert "Split: whole groups by time. Train 3,600, calibration 1,200, test 12. " in page
+
+
+def test_dates_and_versions_in_how_the_log_was_split_are_no_numbers(folder: Path, making: dict[str, Any]) -> None:
+    note = "the choices of 20261127T2248-57eff7d6 (2026-11-27T22:48:59+00:00) were kept; train 3600 of 12000"
+    split = {"method": "time", "note": note}
+    page = of_report.render(open_bundle(folder).manifest, read_document(folder) or {}, {**making, "split": split})
+    assert "20261127T2248-57eff7d6 (2026-11-27T22:48:59+00:00) were kept. Train 3,600 of 12,000." in page
+
+
+def test_a_bundle_that_was_added_to_says_how_it_is_made_again(folder: Path, making: dict[str, Any]) -> None:
+    manifest, document = open_bundle(folder).manifest, read_document(folder) or {}
+    page = of_report.render(manifest, document, {**making, "going_on": "--since models/v0"})
+    assert "Make it again from the same rows" in page
+    assert "router-train run --data ROWS --since models/v0" in page
+    assert "--since" not in of_report.render(manifest, document, making)
+
+
+def test_of_a_log_that_was_learned_from_in_part_it_is_said_where_its_requests_are_counted(
+    folder: Path, making: dict[str, Any]
+) -> None:
+    manifest, document = open_bundle(folder).manifest, read_document(folder) or {}
+    requests = manifest.metrics["log_requests"]
+    for core, sampled in ((requests, False), (requests / 3, True)):
+        known = manifest.model_copy(update={"metrics": {**manifest.metrics, "log_core_requests": core}})
+        (rests,) = (one for one in first_screen(known, document, making).figures if one.key == "log_requests")
+        assert ("of them were learned from and measured on" in rests.note) is sampled
+        bare, _ = uncertified(known, document)
+        assert ("--set scale.core_measured=" in promise(bare)) is sampled
 
 
 def test_the_volume_says_whether_it_is_counted_or_given_and_what_the_log_says_against_it() -> None:

@@ -156,10 +156,9 @@ def _salt(matrix: OutcomeMatrix, hashes: NDArray[np.uint64]) -> int:
     """A number that only who has the log knows: of the ids and times of its first requests, as they stand there where there are
     no times."""
     times = matrix.timestamp.astype("datetime64[ns]")
-    first = (
-        np.arange(len(hashes)) if np.isnat(times).all() else np.lexsort((hashes, times))
-    )  # those without a time are last
-    first = first[:_SALTED_BY]
+    # Those without a time are last.
+    order = np.arange(len(hashes)) if np.isnat(times).all() else np.lexsort((hashes, times))
+    first = order[:_SALTED_BY]
     return int.from_bytes(blake2b(hashes[first].tobytes() + times[first].tobytes(), digest_size=8).digest())
 
 

@@ -294,6 +294,33 @@ def test_days_with_ids_that_do_not_say_when_are_read_from_their_rows(engine: sa.
     assert holding(engine) == list(range(9))
 
 
+def test_a_day_that_cannot_be_summed_keeps_no_other_from_it(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    summed, failing = summing._sum, {FIRST + 8, FIRST + 5}
+
+    def sum_one(engine: sa.Engine, number: str, days: Any) -> int | None:
+        if failing & set(days):
+            raise sa.exc.OperationalError("INSERT", {}, Exception("canceling statement due to statement timeout"))
+        return summed(engine, number, days)
+
+    monkeypatch.setattr(summing, "_sum", sum_one)
+    assert sum_up(engine) == 7
+    assert caplog.text.count("could not be summed") == 2
+    until(lambda: sum_up(engine) == 0)  # what was summed before a later day named it is summed again
+    assert holding(engine) == [0, 1, 2, 3, 4, 6, 7]
+    agree(engine, 2)
+    failing |= {FIRST + 7, FIRST + 6, FIRST + 4}
+    with engine.begin() as connection:
+        connection.execute(sa.delete(DAYS))
+    with pytest.raises(sa.exc.OperationalError):  # the database's fault, and no day's
+        sum_up(engine)
+    failing.clear()
+    sum_up(engine)
+    until(lambda: sum_up(engine) == 0)
+    assert holding(engine) == list(range(9))
+
+
 def test_a_service_sums_in_the_background(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(summing, "FIRST_SECONDS", 0.01)
     running = Summing(engine)
