@@ -69,7 +69,8 @@ def test_a_large_log_is_learned_from_in_part_and_every_page_says_so(
     assert "Buy more. Reckoned from requests of the core" in part.stdout
     held_asked, core_asked = (table.frame["request_id"].nunique() for table in asked)
     assert held_asked == REQUESTS
-    assert 200 < core_asked < 500  # those of the 400 that were measured on that stand for as many each
+    # Over 40 draws it is 317 of the 400 that were measured on, and a deviation is 8: those that stand for as many each.
+    assert 275 < core_asked < 360
     assert asked[1].frame["prompt"].notna().any()
     assert "this log is read from disk; imported into" in part.stderr
     assert "1 skipped" in part.stdout
