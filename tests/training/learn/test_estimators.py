@@ -21,7 +21,6 @@ from training.learn.estimators.irt import ItemResponse
 from training.learn.estimators.linear import (
     DirectClassifier,
     HierarchicalRidge,
-    LogisticPerCandidate,
     LowRankResidual,
     ReducedRankRidge,
     Ridge,

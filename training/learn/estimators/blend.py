@@ -38,6 +38,11 @@ class Blend(Estimator):
         )
 
 
+def parts_of(name: str, estimator: Estimator) -> Mapping[str, Estimator]:
+    """Itself by its name, or the members of a blend."""
+    return estimator.members if isinstance(estimator, Blend) else {name: estimator}
+
+
 def takes_sums(estimator: Estimator) -> bool:
     """Whether it, or a member of it, is solved from sums."""
     if isinstance(estimator, Blend):
@@ -46,17 +51,27 @@ def takes_sums(estimator: Estimator) -> bool:
 
 
 def fit_from(
-    estimator: Estimator, inputs: Inputs, labels: Floats, weights: Floats, normal: Normal | None = None
+    estimator: Estimator,
+    inputs: Inputs,
+    labels: Floats,
+    weights: Floats,
+    normal: Normal | None = None,
+    near: Mapping[str, Estimator] | None = None,
+    name: str = "",
 ) -> Estimator:
     """Fits it: from the rows' sums `normal` what can be, a blend member by member, and from the rows what cannot.
 
-    Without `normal` everything is fitted from the rows. Raises NotTrainableError.
+    Without `normal` everything is fitted from the rows. `near` are estimators learned on nearly the same rows, by name: those of
+    the members of a blend, or of the one that is fitted. Raises NotTrainableError.
     """
+    begin = None if near is None else near.get(name)
     if isinstance(estimator, Blend):
-        for member in estimator.members.values():
-            fit_from(member, inputs, labels, weights, normal)
+        for member_name, member in estimator.members.items():
+            fit_from(member, inputs, labels, weights, normal, near, member_name)
     elif isinstance(estimator, FromSums) and normal is not None:
         estimator.fit_sums(normal)
+    elif begin is not None:
+        estimator.fit_near(begin, inputs, labels, weights)
     else:
         estimator.fit(inputs, labels, weights)
     return estimator

@@ -12,42 +12,11 @@ from sklearn.linear_model import LogisticRegression
 from serving.bundle.arrays import Columns, Floats
 from training.dataset.inputs import Inputs
 from training.dataset.label import cheapest_acceptable
-from training.learn.estimators.base import Estimator, FromSums, NotTrainableError, observed_mean, shrunk_to_price
-from training.learn.estimators.design import Design, SigmoidOfColumns, linear
+from training.learn.estimators.base import Estimator, FromSums, NotTrainableError, shrunk_to_price
+from training.learn.estimators.design import Design, linear
 from training.learn.estimators.tables import WorkflowTable
 from training.learn.onnx_graph import Graph
 from training.learn.sums import Normal
-
-
-class LogisticPerCandidate(SigmoidOfColumns):
-    """One logistic regression per candidate, on the requests that this candidate was judged on.
-
-    A candidate with fewer than `minimum` outcomes of either kind gets its shrunken mean instead.
-    """
-
-    name: ClassVar[str] = "logistic"
-    family: ClassVar[str] = "text"
-    complexity: ClassVar[int] = 2
-    minimum: ClassVar[int] = 5
-
-    def __init__(self, c: float = 0.003) -> None:
-        self.c = c
-
-    def fit(self, inputs: Inputs, labels: Floats, weights: Floats) -> Self:
-        design = Design.learn(inputs)
-        m = labels.shape[1]
-        overall = np.clip(observed_mean(labels, weights), 1e-3, 1 - 1e-3)
-        weight, bias = np.zeros((len(design.mean), m)), np.log(overall / (1 - overall))
-        for candidate in range(m):
-            seen = np.isfinite(labels[:, candidate]) & (weights[:, candidate] > 0)
-            y = labels[seen, candidate]
-            if min((y == 1).sum(), (y == 0).sum()) < self.minimum:
-                continue
-            columns = design.columns(inputs.take(seen))
-            model = logistic(self.c).fit(columns, y, sample_weight=weights[seen, candidate])
-            weight[:, candidate], bias[candidate] = model.coef_[0], model.intercept_[0]
-        self.weight, self.bias = design.fold(weight, bias)
-        return self
 
 
 class LowRankResidual(FromSums):
@@ -263,8 +232,3 @@ def _level(normal: Normal) -> Floats:
 def _tabled(normal: Normal, offset: Floats) -> Floats:
     """(q, m) sum w (offset of the request's workflow) z, by candidate; `offset` (W, m)."""
     return np.asarray(np.einsum("mqw,wm->qm", normal.tagged[:-1], offset))
-
-
-def logistic(c: float) -> LogisticRegression:
-    """L2-regularised logistic regression. Newton steps suit a few hundred columns: exact and deterministic."""
-    return _Quiet(C=c, max_iter=50, solver="newton-cholesky")

@@ -12,11 +12,11 @@ from training.learn.estimators.irt import ItemResponse
 from training.learn.estimators.linear import (
     DirectClassifier,
     HierarchicalRidge,
-    LogisticPerCandidate,
     LowRankResidual,
     ReducedRankRidge,
     Ridge,
 )
+from training.learn.estimators.logistic import LogisticPerCandidate
 from training.learn.estimators.neighbours import NearestNeighbours
 from training.learn.estimators.tables import AdditiveTable, ClusterTable, WorkflowTable
 from training.learn.estimators.trees import LightGBMLong, LightGBMPerCandidate

@@ -21,7 +21,7 @@ from training.errors import TrainingError
 from training.learn.estimators.base import Factory, NotTrainableError
 from training.learn.estimators.blend import Blend, fit_from, takes_sums
 from training.learn.heads.calibrate import METHODS, fit_calibrator
-from training.learn.heads.out_of_fold import by_fold, out_of_fold_of_all
+from training.learn.heads.out_of_fold import by_fold, learned_near, out_of_fold_of_all
 from training.learn.heads.select import Head, Score
 from training.learn.training_data import TrainingData
 from training.measure.metrics import brier, expected_calibration_error, of_cells
@@ -182,7 +182,8 @@ def fit_chosen(
     sums = by_fold(data, engine) if any(takes_sums(factory()) for factory in members.values()) else None
     apart = {} if sums is None else {int(fold): sums.without(place) for place, fold in enumerate(np.unique(data.folds))}
     found: dict[str, Floats] = {}
-    for name, prediction in out_of_fold_of_all(members, data, apart, engine, stage, progress).items():
+    near = learned_near(members, data)
+    for name, prediction in out_of_fold_of_all(members, data, apart, engine, near, stage, progress).items():
         if isinstance(prediction, NotTrainableError):
             raise prediction
         found[name] = prediction
@@ -193,7 +194,8 @@ def fit_chosen(
     if not single:
         found[Blend.name] = mixed
     calibrator = fit_calibrator(choice.calibrator, mixed, data.labels, data.weights, data.folds, data.standing)
-    estimator = fit_from(factory(), data.inputs, *data.taught(), None if sums is None else sums.all())
+    whole = None if sums is None else sums.all()
+    estimator = fit_from(factory(), data.inputs, *data.taught(), whole, near, name)
     scores = tuple(_score(which, factories, prediction, data) for which, prediction in found.items())
     return Head(name, factory, estimator, calibrator, scores, f"{choice.selected_by}, before; kept")
 

@@ -13,9 +13,9 @@ from training.dataset.inputs import Inputs
 from training.engine.engine import Engine, Progress, silent
 from training.engine.local import HERE
 from training.learn.estimators.base import Estimator, Factory, NotTrainableError, observed
-from training.learn.estimators.blend import Blend, fit_from, takes_sums
+from training.learn.estimators.blend import Blend, fit_from, parts_of, takes_sums
 from training.learn.heads.calibrate import Calibrator, Uncalibrated, fit_calibrator
-from training.learn.heads.out_of_fold import by_fold, out_of_fold_of_all
+from training.learn.heads.out_of_fold import by_fold, learned_near, out_of_fold_of_all
 from training.learn.sums import Normal
 from training.learn.training_data import TrainingData
 from training.measure.frontier import bootstrap_aiq, bootstrap_weights, frontier, knob_grid, singles
@@ -90,7 +90,10 @@ class Head:
 
     def refitted(self, inputs: Inputs, labels: Floats, weights: Floats, normal: Normal | None) -> Head:
         """The same with the estimator fitted on these rows instead: arguments as of `fit_from`."""
-        return replace(self, estimator=fit_from(self.factory(), inputs, labels, weights, normal))
+        near = parts_of(self.name, self.estimator)
+        return replace(
+            self, estimator=fit_from(self.factory(), inputs, labels, weights, normal, near, self.name)
+        )
 
     @property
     def description(self) -> str:
@@ -124,7 +127,8 @@ def fit_head(
     reasons: dict[str, str] = {}
     sums = by_fold(data, engine) if any(takes_sums(factory()) for factory in factories.values()) else None
     apart = {} if sums is None else {int(fold): sums.without(place) for place, fold in enumerate(np.unique(data.folds))}
-    for name, outcome in out_of_fold_of_all(factories, data, apart, engine, stage, progress).items():
+    near = learned_near(factories, data)
+    for name, outcome in out_of_fold_of_all(factories, data, apart, engine, near, stage, progress).items():
         if isinstance(outcome, NotTrainableError):
             reasons[name] = str(outcome)
         else:
@@ -157,7 +161,8 @@ def fit_head(
     # A map of a candidate's own has a level of its own: learned from few outcomes it lets a lucky one look best again.
     method = Uncalibrated.name if few and calibration == "auto" else calibration
     calibrator = fit_calibrator(method, predictions[chosen], data.labels, data.weights, data.folds, data.standing)
-    estimator = fit_from(available[chosen](), data.inputs, *data.taught(), None if sums is None else sums.all())
+    whole = None if sums is None else sums.all()
+    estimator = fit_from(available[chosen](), data.inputs, *data.taught(), whole, near, chosen)
     return Head(chosen, available[chosen], estimator, calibrator, (*scores, *refused), selected_by)
 
 

@@ -15,7 +15,7 @@ from serving.bundle.arrays import Floats
 from training.dataset.inputs import Inputs
 from training.learn.estimators.base import Estimator, NotTrainableError
 from training.learn.estimators.blend import Blend
-from training.learn.estimators.linear import LogisticPerCandidate
+from training.learn.estimators.logistic import LogisticPerCandidate
 from training.learn.estimators.tables import WorkflowTable
 from training.learn.heads.out_of_fold import out_of_fold
 from training.learn.heads.select import (
