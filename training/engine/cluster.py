@@ -236,6 +236,9 @@ def _of_this_machine(count: int, folder: Path, stack: ExitStack) -> Client:
         "distributed.scheduler.allowed-failures": FAILURES,
         # A worker that is started again after its death is given up after so long: 15 s are too few on a busy machine.
         "distributed.deploy.lost-worker-timeout": f"{NO_WORKER:.0f}s",
+        # Dask has workers give freed memory back at once. Fits free arrays all the time and want them again: that took half as
+        # long again as the fits themselves.
+        "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
     }
     stack.enter_context(dask.config.set(patient))
     security = Security.temporary()

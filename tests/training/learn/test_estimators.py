@@ -25,6 +25,7 @@ from training.learn.estimators.linear import (
     ReducedRankRidge,
     Ridge,
 )
+from training.learn.estimators.logistic import LogisticPerCandidate
 from training.learn.estimators.neighbours import NearestNeighbours
 from training.learn.estimators.registry import factories
 from training.learn.estimators.tables import AdditiveTable, ClusterTable, WorkflowTable

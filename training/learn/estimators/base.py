@@ -34,8 +34,6 @@ class Estimator(ABC):
     graded: ClassVar[bool] = False
     # Whether the workflow tag makes a difference to it.
     uses_workflow: ClassVar[bool] = True
-    # Whether `fit_near` is quicker than `fit`.
-    begins_near: ClassVar[bool] = False
 
     @abstractmethod
     def fit(self, inputs: Inputs, labels: Floats, weights: Floats) -> Self:
@@ -43,10 +41,6 @@ class Estimator(ABC):
 
         Labels are 0 or 1; an estimator that is `graded` takes any number in [0, 1].
         """
-
-    def fit_near(self, near: Estimator, inputs: Inputs, labels: Floats, weights: Floats) -> Self:
-        """As `fit`, to the same end, beginning from what one like it has learned on nearly the same rows."""
-        return self.fit(inputs, labels, weights)
 
     @abstractmethod
     def predict(self, inputs: Inputs) -> Floats:
@@ -66,6 +60,14 @@ class FromSums(Estimator):
     @abstractmethod
     def fit_sums(self, normal: Normal) -> Self:
         """As `fit` on the requests that were added up; raises NotTrainableError."""
+
+
+class FromNearby(Estimator):
+    """An estimator that is searched for, and sooner found from one of its kind that was learned on nearly the same rows."""
+
+    @abstractmethod
+    def fit_near(self, near: Estimator, inputs: Inputs, labels: Floats, weights: Floats) -> Self:
+        """As `fit`, to the same end, beginning at `near`."""
 
 
 Factory = Callable[[], Estimator]

@@ -9,7 +9,7 @@ import numpy as np
 
 from serving.bundle.arrays import Floats
 from training.dataset.inputs import Inputs
-from training.learn.estimators.base import Estimator, Factory, FromSums
+from training.learn.estimators.base import Estimator, Factory, FromNearby, FromSums
 from training.learn.onnx_graph import Graph
 from training.learn.sums import Normal
 
@@ -61,8 +61,8 @@ def fit_from(
 ) -> Estimator:
     """Fits it: from the rows' sums `normal` what can be, a blend member by member, and from the rows what cannot.
 
-    Without `normal` everything is fitted from the rows. `near` are estimators learned on nearly the same rows, by name: those of
-    the members of a blend, or of the one that is fitted. Raises NotTrainableError.
+    Without `normal` everything is fitted from the rows. `near` are estimators learned on nearly the same rows, by name: of a
+    blend its members', else `name`. Raises NotTrainableError.
     """
     begin = None if near is None else near.get(name)
     if isinstance(estimator, Blend):
@@ -70,7 +70,7 @@ def fit_from(
             fit_from(member, inputs, labels, weights, normal, near, member_name)
     elif isinstance(estimator, FromSums) and normal is not None:
         estimator.fit_sums(normal)
-    elif begin is not None:
+    elif isinstance(estimator, FromNearby) and begin is not None:
         estimator.fit_near(begin, inputs, labels, weights)
     else:
         estimator.fit(inputs, labels, weights)

@@ -1,4 +1,4 @@
-"""A logistic regression per candidate, solved beginning from one that was learned on nearly the same rows where there is one."""
+"""A logistic regression per candidate, searched for from where one on nearly the same rows was found, if there is one."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from serving.bundle.arrays import Columns, Floats
+from serving.bundle.arrays import Floats
 from training.dataset.inputs import Inputs
-from training.learn.estimators.base import Estimator, observed_mean, sigmoid
+from training.learn.estimators.base import Estimator, FromNearby, observed_mean, sigmoid
 from training.learn.estimators.design import Design, SigmoidOfColumns
 
 # A solution is so near to the optimum, in standard deviations of the coefficients (by Laplace's approximation).
-_NEAR = 1e-6
+_NEAR = 1e-7
 _STEPS = 100
 
 
-class LogisticPerCandidate(SigmoidOfColumns):
+class LogisticPerCandidate(SigmoidOfColumns, FromNearby):
     """One logistic regression per candidate, on the requests that this candidate was judged on.
 
     A candidate with fewer than `minimum` outcomes of either kind gets its shrunken mean instead.
@@ -31,7 +31,6 @@ class LogisticPerCandidate(SigmoidOfColumns):
     name: ClassVar[str] = "logistic"
     family: ClassVar[str] = "text"
     complexity: ClassVar[int] = 2
-    begins_near: ClassVar[bool] = True
     minimum: ClassVar[int] = 5
 
     def __init__(self, c: float = 0.003) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from serving.bundle.arrays import Floats
 from training.engine.engine import Engine, Progress, silent
 from training.engine.local import ALONE
-from training.learn.estimators.base import Estimator, Factory, FromSums, NotTrainableError
+from training.learn.estimators.base import Estimator, Factory, FromNearby, FromSums, NotTrainableError
 from training.learn.estimators.blend import fit_from
 from training.learn.sums import Normal, Sums, add
 from training.learn.training_data import TrainingData
@@ -41,7 +41,7 @@ def learned_near(factories: Mapping[str, Factory], data: TrainingData) -> dict[s
     """Of those for which that is quicker, the estimators learned on all rows, from which each fold's begins."""
     found = {}
     for name, factory in factories.items():
-        if factory().begins_near:
+        if isinstance(factory(), FromNearby):
             with suppress(NotTrainableError):  # told of each fold
                 found[name] = factory().fit(data.inputs, *data.taught())
     return found
@@ -66,15 +66,17 @@ def out_of_fold_of_all(
 ) -> dict[str, Floats | NotTrainableError]:
     """The same by name; for one that could not be trained without some fold the error that says why.
 
-    Those that take longest come first, so that none of them is waited for in the end. Those that are `near` by name (`learned_near`)
-    are where a fold's fit begins; where it ends is not theirs.
+    Those that take longest come first, so that none of them is waited for in the end. `near` (`learned_near`) has by name where
+    a fold's fit begins: where it ends is another matter.
     """
     slowest = list(factories)
     if len(slowest) > 1:
         slowest.sort(key=lambda name: -factories[name]().complexity)
     parts = [_Fit(name, factories[name], int(fold)) for name in slowest for fold in np.unique(data.folds)]
     found: dict[str, Floats | NotTrainableError] = {name: np.full(data.labels.shape, np.nan) for name in factories}
-    told = engine.map(_fitted, (data, apart, near or {}), parts, stage, progress, name=lambda fit: f"{fit.name}, fold {fit.fold}")
+    told = engine.map(
+        _fitted, (data, apart, near or {}), parts, stage, progress, name=lambda fit: f"{fit.name}, fold {fit.fold}"
+    )
     for part, predicted in zip(parts, told, strict=True):
         so_far = found[part.name]
         if isinstance(so_far, NotTrainableError):

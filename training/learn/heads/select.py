@@ -91,9 +91,7 @@ class Head:
     def refitted(self, inputs: Inputs, labels: Floats, weights: Floats, normal: Normal | None) -> Head:
         """The same with the estimator fitted on these rows instead: arguments as of `fit_from`."""
         near = parts_of(self.name, self.estimator)
-        return replace(
-            self, estimator=fit_from(self.factory(), inputs, labels, weights, normal, near, self.name)
-        )
+        return replace(self, estimator=fit_from(self.factory(), inputs, labels, weights, normal, near, self.name))
 
     @property
     def description(self) -> str:

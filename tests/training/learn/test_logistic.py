@@ -1,0 +1,128 @@
+"""Logistic regressions: the optimum is that of scikit-learn, wherever the search for it begins."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from serving.bundle.arrays import Floats
+from training.dataset.inputs import Inputs
+from training.learn.estimators import logistic
+from training.learn.estimators.blend import Blend, fit_from
+from training.learn.estimators.design import Design
+from training.learn.estimators.logistic import LogisticPerCandidate
+from training.learn.estimators.tables import WorkflowTable
+
+NAN = float("nan")
+C = 0.05
+HALF = np.arange(600) % 2 == 0
+
+
+def requests(n: int, seed: int = 0, workflows: int = 3) -> Inputs:
+    """Random requests of some workflows; the last surface column never varies."""
+    draw = np.random.default_rng(seed)
+    embedding = draw.normal(size=(n, 6)) + 0.2
+    features = np.zeros((n, 3 + workflows))
+    features[:, :3] = draw.normal(size=(n, 3)) * [4.0, 0.1, 0.0] + [7.0, 1.0, 1 / 3]
+    features[np.arange(n), 3 + draw.integers(0, workflows, n)] = 1.0
+    return Inputs(embedding.astype(np.float32), features.astype(np.float32), 3, np.ones(n))
+
+
+def outcomes(inputs: Inputs, seed: int = 0) -> tuple[Floats, Floats]:
+    """Labels (n, 3), a third of them unknown, of the last candidate but four failures; and weights."""
+    draw = np.random.default_rng(seed + 1)
+    hard = inputs.embedding[:, :1] * 2 + inputs.workflows[:, :1] - inputs.workflows[:, 1:2]
+    chance = 1 / (1 + np.exp(hard - [0.0, 1.0, 2.0]))
+    labels = (draw.random(chance.shape) < chance).astype(np.float64)
+    labels[draw.random(labels.shape) < 0.3] = NAN
+    labels[:, 2] = 1.0
+    labels[:4, 2] = 0.0
+    return labels, draw.gamma(1.0, size=labels.shape) * (draw.random(labels.shape) < 0.9)
+
+
+def by_scikit_learn(inputs: Inputs, labels: Floats, weights: Floats, asked: Inputs) -> Floats:
+    """(n, 2) of the candidates of which enough is known."""
+    design, found = Design.learn(inputs), []
+    for candidate in range(2):
+        seen = np.isfinite(labels[:, candidate]) & (weights[:, candidate] > 0)
+        model = LogisticRegression(C=C, solver="newton-cholesky", tol=1e-12, max_iter=200)
+        model.fit(design.columns(inputs.take(seen)), labels[seen, candidate], sample_weight=weights[seen, candidate])
+        found.append(model.predict_proba(design.columns(asked))[:, 1])
+    return np.column_stack(found)
+
+
+def test_it_is_the_optimum() -> None:
+    inputs = requests(600)
+    labels, weights = outcomes(inputs)
+    found = LogisticPerCandidate(C).fit(inputs, labels, weights).predict(inputs)
+    assert found[:, :2] == pytest.approx(by_scikit_learn(inputs, labels, weights, inputs), abs=1e-7)
+    assert np.ptp(found[:, 2]) == 0.0  # four failures are too few
+
+
+def test_beginning_elsewhere_ends_at_the_same_place() -> None:
+    """From other requests, other labels, columns that did not vary there, and a candidate that was not learned there."""
+    inputs = requests(600)
+    labels, weights = outcomes(inputs)
+    other = requests(500, seed=5)
+    of_other = outcomes(other, seed=6)
+    turned = 1.0 - of_other[0], of_other[1]
+    untagged = outcomes(other.untagged(), seed=7)
+    few = np.where(np.arange(500)[:, None] < [500, 6, 500], of_other[0], NAN), of_other[1]
+    moved = replace(other, embedding=other.embedding + np.float32(3.0))
+    aside = LogisticPerCandidate(C).fit(inputs, labels, weights).predict(inputs)
+    for begun, told in (
+        (other, of_other),
+        (other, turned),
+        (other.untagged(), untagged),
+        (other, few),
+        (moved, of_other),
+    ):
+        near = LogisticPerCandidate(C).fit(begun, *told)
+        found = LogisticPerCandidate(C).fit_near(near, inputs, labels, weights).predict(inputs)
+        assert found == pytest.approx(aside, abs=2e-7)
+
+
+def test_what_another_design_makes_of_an_optimum_says_the_same() -> None:
+    inputs, other = requests(600), requests(400, seed=9)
+    first = LogisticPerCandidate(C).fit(inputs, *outcomes(inputs))
+    optimum, design = first.optima[0], Design.learn(other)
+    turned = optimum.on(design)
+    said = design.columns(inputs) @ turned.solution[:-1] + turned.solution[-1]
+    before = optimum.design.columns(inputs) @ optimum.solution[:-1] + optimum.solution[-1]
+    assert said == pytest.approx(before, abs=1e-9)
+    again = turned.on(optimum.design)
+    assert again.curvature == pytest.approx(optimum.curvature, rel=1e-9, abs=1e-9)
+
+
+def test_steps_from_nearby_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a fold they go on from what was learned with it: else nothing is won."""
+    asked: list[int] = []
+
+    def counted(*arguments: object, **named: object) -> object:
+        found = plain(*arguments, **named)
+        asked.append(found.nfev)
+        return found
+
+    plain = logistic.minimize
+    inputs = requests(2_000)
+    labels, weights = outcomes(inputs)
+    near = LogisticPerCandidate(C).fit(inputs, labels, weights)
+    monkeypatch.setattr(logistic, "minimize", counted)
+    left = np.arange(2_000) % 5 > 0
+    LogisticPerCandidate(C).fit_near(near, inputs.take(left), labels[left], weights[left])
+    assert len(asked) == 2
+    assert max(asked) <= 15
+
+
+def test_members_of_a_blend_begin_at_those_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = requests(600)
+    data = outcomes(inputs)
+    members, weights = {"text": lambda: LogisticPerCandidate(C), "table": WorkflowTable}, {"text": 0.5, "table": 0.5}
+    first = Blend(members, weights).fit(inputs, *data)
+    aside = Blend(members, weights).fit(inputs.take(HALF), *(part[HALF] for part in data))
+    monkeypatch.setattr(logistic, "LogisticRegression", None)  # what begins from nothing ends here
+    again = fit_from(Blend(members, weights), inputs.take(HALF), *(part[HALF] for part in data), near=first.members)
+    assert again.predict(inputs) == pytest.approx(aside.predict(inputs), abs=2e-7)
