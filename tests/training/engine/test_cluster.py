@@ -26,6 +26,7 @@ from training.engine.named import engine_of
 from training.engine.workers import Fitness, checked
 from training.learn.estimators.base import Factory
 from training.learn.estimators.linear import Ridge
+from training.learn.estimators.logistic import LogisticPerCandidate
 from training.learn.estimators.tables import ClusterTable, WorkflowTable
 from training.learn.estimators.trees import LightGBMPerCandidate
 from training.learn.heads.out_of_fold import by_fold, out_of_fold_of_all
@@ -82,6 +83,12 @@ def test_parts_are_worked_on_and_large_arrays_are_mapped(engine: ClusterEngine) 
     assert list(engine.folder.glob("*.given")) == []
 
 
+def test_workers_of_this_machine_keep_the_memory_that_they_free(engine: ClusterEngine) -> None:
+    found = engine.client.run(os.environ.get, "MALLOC_TRIM_THRESHOLD_")
+    assert found
+    assert set(found.values()) == {os.environ.get("MALLOC_TRIM_THRESHOLD_")}
+
+
 def test_an_error_of_ours_keeps_its_kind_and_message_and_says_where(engine: ClusterEngine) -> None:
     with pytest.raises(
         OutcomeError,
@@ -107,6 +114,7 @@ KINDS: dict[str, Factory] = {
     "workflow-table": WorkflowTable,
     "ridge": Ridge,
     "k-means-table": ClusterTable,
+    "logistic": LogisticPerCandidate,
     "lightgbm": LightGBMPerCandidate,
 }
 
