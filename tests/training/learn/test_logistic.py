@@ -82,7 +82,7 @@ def test_beginning_elsewhere_ends_at_the_same_place() -> None:
     ):
         near = LogisticPerCandidate(C).fit(begun, *told)
         found = LogisticPerCandidate(C).fit_near(near, inputs, labels, weights).predict(inputs)
-        assert found == pytest.approx(aside, abs=2e-7)
+        assert found == pytest.approx(aside, abs=1e-6)
 
 
 def test_what_another_design_makes_of_an_optimum_says_the_same() -> None:
@@ -113,8 +113,8 @@ def test_steps_from_nearby_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logistic, "minimize", counted)
     left = np.arange(2_000) % 5 > 0
     LogisticPerCandidate(C).fit_near(near, inputs.take(left), labels[left], weights[left])
-    assert len(asked) == 2
-    assert max(asked) <= 15
+    assert len(asked) == 1  # both candidates together
+    assert asked[0] <= 15
 
 
 def test_members_of_a_blend_begin_at_those_of_another(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,9 +32,9 @@ class Design:
     def learn(cls, inputs: Inputs) -> Design:
         n = len(inputs)
         total, squares = np.zeros((2, inputs.embedding.shape[1] + inputs.features.shape[1]))
-        for columns in _blocks(inputs):
+        for columns in blocks(inputs):
             total += columns.sum(axis=0)
-        for columns in _blocks(inputs):
+        for columns in blocks(inputs):
             squares += np.square(columns - total / n).sum(axis=0)
         return cls._of(total / n, squares / n, inputs.embedding.shape[1])
 
@@ -109,7 +109,8 @@ def linear(inputs: Inputs, weight: Floats, bias: Floats) -> Floats:
     return found
 
 
-def _blocks(inputs: Inputs) -> Iterator[Floats]:
+def blocks(inputs: Inputs) -> Iterator[Floats]:
+    """(b, dim + k) embedding and features side by side, so many requests at a time."""
     for start in range(0, len(inputs), BLOCK):
         block = slice(start, start + BLOCK)
         yield np.hstack([inputs.embedding[block], inputs.features[block]], dtype=np.float64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -12,10 +13,10 @@ from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from serving.bundle.arrays import Floats
+from serving.bundle.arrays import Columns, Floats
 from training.dataset.inputs import Inputs
 from training.learn.estimators.base import Estimator, FromNearby, observed_mean, sigmoid
-from training.learn.estimators.design import Design, SigmoidOfColumns
+from training.learn.estimators.design import Design, SigmoidOfColumns, blocks
 
 # A solution is so near to the optimum, in standard deviations of the coefficients (by Laplace's approximation).
 _NEAR = 1e-7
@@ -27,7 +28,8 @@ _ENOUGH = 8192
 class LogisticPerCandidate(SigmoidOfColumns, FromNearby):
     """One logistic regression per candidate, on the requests that this candidate was judged on.
 
-    A candidate with fewer than `minimum` outcomes of either kind gets its shrunken mean instead.
+    A candidate with fewer than `minimum` outcomes of either kind gets its shrunken mean instead. `optima` are the others', by
+    candidate.
     """
 
     name: ClassVar[str] = "logistic"
@@ -45,27 +47,31 @@ class LogisticPerCandidate(SigmoidOfColumns, FromNearby):
         assert isinstance(near, LogisticPerCandidate)
         return self._fit(inputs, labels, weights, near.optima)
 
-    def _fit(self, inputs: Inputs, labels: Floats, weights: Floats, near: dict[int, _Optimum]) -> Self:
+    def _fit(self, inputs: Inputs, labels: Floats, weights: Floats, near: Mapping[int, Optimum]) -> Self:
         design = Design.learn(inputs)
-        m = labels.shape[1]
         overall = np.clip(observed_mean(labels, weights), 1e-3, 1 - 1e-3)
-        weight, bias = np.zeros((len(design.mean), m)), np.log(overall / (1 - overall))
-        self.optima: dict[int, _Optimum] = {}
-        for candidate in range(m):
-            seen = np.isfinite(labels[:, candidate]) & (weights[:, candidate] > 0)
-            y = labels[seen, candidate]
-            if min((y == 1).sum(), (y == 0).sum()) < self.minimum:
-                continue
-            rows = _Rows(design.columns(inputs.take(seen)), y, self.c * weights[seen, candidate])
-            begin = near[candidate].on(design) if candidate in near else rows.from_nothing(design)
-            found = self.optima[candidate] = rows.optimum(begin)
+        weight, bias = np.zeros((len(design.mean), labels.shape[1])), np.log(overall / (1 - overall))
+        seen = np.isfinite(labels) & (weights > 0)
+        either = np.minimum((seen & (labels == 1)).sum(axis=0), (seen & (labels == 0)).sum(axis=0))
+        known = np.flatnonzero(either >= self.minimum)
+        self.optima: dict[int, Optimum] = {}
+        if len(known):
+            seen = seen[:, known]
+            counts = np.where(seen, self.c * weights[:, known], 0.0)
+            rows = _Rows(inputs, design, np.where(seen, labels[:, known], 0.0), counts)
+            begin = [
+                near[candidate].on(design) if candidate in near else rows.from_nothing(place)
+                for place, candidate in enumerate(known.tolist())
+            ]
+            self.optima = dict(zip(known.tolist(), rows.optima(begin), strict=True))
+        for candidate, found in self.optima.items():
             weight[:, candidate], bias[candidate] = found.solution[:-1], found.solution[-1]
         self.weight, self.bias = design.fold(weight, bias)
         return self
 
 
 @dataclass(frozen=True)
-class _Optimum:
+class Optimum:
     """A `solution` (d + 1,) on the standardised columns of a `design`, its bias last, and about the second derivatives there,
     `curvature` (d + 1, d + 1)."""
 
@@ -73,7 +79,7 @@ class _Optimum:
     curvature: Floats
     design: Design
 
-    def on(self, design: Design) -> _Optimum:
+    def on(self, design: Design) -> Optimum:
         """The same on the columns that another design standardises: exactly, but for columns that did not vary here."""
         ratio = np.divide(design.scale, self.design.scale, out=np.zeros_like(design.scale), where=self.design.scale > 0)
         turned = np.diag(np.append(ratio, 1.0))  # [columns of then, 1] to [columns of now, 1]
@@ -83,27 +89,30 @@ class _Optimum:
         raw = self.solution[:-1] * self.design.scale
         np.divide(raw, design.scale, out=solution[:-1], where=design.scale > 0)
         solution[-1] = self.solution[-1] + raw @ (design.mean - self.design.mean)
-        return _Optimum(solution, turned @ (self.curvature - penalty) @ turned.T + penalty, design)
+        return Optimum(solution, turned @ (self.curvature - penalty) @ turned.T + penalty, design)
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """Judged requests: standardised `columns` (n, d), `labels` (n,) 0 or 1, and what each counts against the penalty, `weights`
-    (n,). The optimum is where half the coefficients' squares and the weighted log loss are least together."""
+    """Requests with `labels` (n, k) 0 or 1 of k candidates, and what each counts against the penalty, `weights` (n, k), 0 where
+    it was not judged. A candidate's optimum is where half the squares of its coefficients, on the columns that the `design`
+    standardises, and its weighted log loss are least together."""
 
-    columns: Floats
+    inputs: Inputs
+    design: Design
     labels: Floats
     weights: Floats
 
-    def from_nothing(self, design: Design) -> _Optimum:
-        """Nearly the optimum, by Newton's steps, as suits a few hundred columns: of many rows on a part that counts for all."""
-        step = max(1, len(self.labels) // _ENOUGH)
-        while step > 1 and len(np.unique(self.labels[::step])) < 2:
-            step //= 2
-        columns, labels, weights = self.columns[::step], self.labels[::step], step * self.weights[::step]
+    def from_nothing(self, place: int) -> Optimum:
+        """Nearly one candidate's optimum, by Newton's steps, as suits a few hundred columns: of many rows on a part that counts
+        for all."""
+        rows = self._part(np.flatnonzero(self.weights[:, place] > 0), self.labels[:, place])
+        columns, labels = self.design.columns(self.inputs.take(rows)), self.labels[rows, place]
+        weights = self.weights[rows, place]
+        weights = weights * (self.weights[:, place].sum() / weights.sum())
         model = LogisticRegression(C=1.0, max_iter=50, solver="newton-cholesky")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the rest of the way is gone by `optimum`
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the rest of the way is gone by `optima`
             model.fit(columns, labels, sample_weight=weights)
         solution = np.append(model.coef_[0], model.intercept_[0])
         chance = sigmoid(columns @ solution[:-1] + solution[-1])
@@ -112,29 +121,56 @@ class _Rows:
         curvature[:-1, :-1] += columns.T @ (columns * curve[:, None])
         curvature[-1, :-1] = curvature[:-1, -1] = curve @ columns
         curvature[-1, -1] += curve.sum()
-        return _Optimum(solution, curvature, design)
+        return Optimum(solution, curvature, self.design)
 
-    def optimum(self, begin: _Optimum) -> _Optimum:
-        """The optimum, by steps of L-BFGS in directions in which the curvature is about 1: a few are enough from nearby."""
-        root = cholesky(begin.curvature + 1e-9 * np.eye(len(begin.curvature)), lower=True)
+    @staticmethod
+    def _part(rows: Columns, labels: Floats) -> Columns:
+        """Evenly spread over `rows`, of which some are labelled 1 and some 0."""
+        step = max(1, len(rows) // _ENOUGH)
+        while step > 1 and len(np.unique(labels[rows[::step]])) < 2:
+            step //= 2
+        return rows[::step]
+
+    def optima(self, begin: list[Optimum]) -> list[Optimum]:
+        """All candidates' optima together, by steps of L-BFGS in directions in which the curvature is about 1: a few are enough
+        from nearby, and each goes through the rows once for all candidates."""
+        size = len(begin[0].solution)
+        roots = [cholesky(one.curvature + 1e-9 * np.eye(size), lower=True) for one in begin]
 
         def coefficients(steps: Floats) -> Floats:
-            return begin.solution + np.asarray(solve_triangular(root, steps, lower=True, trans="T"))
+            parts = zip(begin, roots, steps.reshape(len(begin), size), strict=True)
+            return np.array(
+                [one.solution + solve_triangular(root, part, lower=True, trans="T") for one, root, part in parts]
+            )
 
         def loss(steps: Floats) -> tuple[float, Floats]:
-            at = coefficients(steps)
-            logits, plain = self._logits(at), np.append(at[:-1], 0.0)
-            value = 0.5 * plain @ plain + self.weights @ (np.logaddexp(0.0, logits) - self.labels * logits)
-            residual = self.weights * (sigmoid(logits) - self.labels)
-            slope = plain + np.append(residual @ self.columns, residual.sum())
-            return float(value), np.asarray(solve_triangular(root, slope, lower=True))
+            value, slope = self._loss(coefficients(steps))
+            turned = [solve_triangular(root, part, lower=True) for root, part in zip(roots, slope, strict=True)]
+            return value, np.concatenate(turned)
 
         options = {"gtol": _NEAR, "ftol": 0.0, "maxiter": _STEPS}
-        found = minimize(loss, np.zeros(len(root)), jac=True, method="L-BFGS-B", options=options)
-        return _Optimum(coefficients(found.x), begin.curvature, begin.design)
+        found = minimize(loss, np.zeros(len(begin) * size), jac=True, method="L-BFGS-B", options=options)
+        at = coefficients(found.x)
+        return [Optimum(solution, one.curvature, one.design) for solution, one in zip(at, begin, strict=True)]
 
-    def _logits(self, solution: Floats) -> Floats:
-        return np.asarray(self.columns @ solution[:-1] + solution[-1])
+    def _loss(self, at: Floats) -> tuple[float, Floats]:
+        """The loss of all candidates together, and its slope (k, d + 1), at coefficients (k, d + 1)."""
+        weight, bias = self.design.fold(at[:, :-1].T, at[:, -1])
+        value = 0.5 * float((at[:, :-1] ** 2).sum())
+        sums = np.zeros((1 + len(weight), len(at)))  # of residuals, and of residuals times raw columns
+        start = 0
+        for columns in blocks(self.inputs):
+            rows = slice(start, start + len(columns))
+            start += len(columns)
+            logits = columns @ weight + bias
+            value += float((self.weights[rows] * (np.logaddexp(0.0, logits) - self.labels[rows] * logits)).sum())
+            residual = self.weights[rows] * (sigmoid(logits) - self.labels[rows])
+            sums[0] += residual.sum(axis=0)
+            sums[1:] += columns.T @ residual
+        slope = at.copy()
+        slope[:, :-1] += self.design.sums(sums).T
+        slope[:, -1] = sums[0]
+        return value, slope
 
 
 def _penalty(size: int) -> Floats:
