@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.scale.train import _child, _log, _set
+from benchmarks.scale.train import _child, _log, _set, noted
 
 REQUESTS, RUNS = 300_000, 3
 NONE, TWO = "none", "local:2"
@@ -30,9 +30,10 @@ _OUTCOMES, _TEXTS = 400_000, 40_000
 # The stage at whose beginning about half of the fits are done, and a worker is killed.
 _HALF_WAY = "acceptable, without workflow tags"
 _LARGE = 100_000_000
-# Assumed, not measured: what a core costs in USD an hour (of an ordinary machine in a public cloud, by list prices of about
-# 2025), and that work grows with workers as it did here, at 64 of them.
+# Assumed, not measured: what a core costs in USD an hour, and how many workers a cluster has; and bytes of memory that each
+# request's skeleton takes (docs/scale.md).
 _CORE_HOUR, _CLUSTER = 0.05, 64
+_SKELETON = 1_500
 
 
 def measure(
@@ -61,20 +62,19 @@ def measure(
 
 
 def projected(found: Mapping[str, Any]) -> dict[str, float]:
-    """Hours and USD of a log of 100 million requests, from what was measured and what is assumed."""
+    """Hours by the clock and USD of a log of 100 million requests, from what was measured and what is assumed.
+
+    Reading is as fast as with the most workers that had a core each, all of them together: it does not grow with them.
+    """
     best = max(found["throughput"], key=lambda one: one["workers"] <= found["cores"] and one["workers"])
-    rows, texts = (best[name] / best["workers"] for name in ("rows_per_second", "texts_per_second"))
-    training = _median(found["runs"][TWO])
-    outcomes = best["outcomes_per_request"] * _LARGE
-    reading, embedding = outcomes / rows / 3600, REQUESTS / texts / 3600
-    learning = training * (REQUESTS / found["requests"]) * 2 / 3600
-    hours = 2 * reading + embedding + learning  # once imported, once read without texts
+    reading = 2 * best["outcomes_per_request"] * _LARGE / best["rows_per_second"] / 3600  # once more without texts
+    learning = _median(found["runs"][TWO]) * (REQUESTS / found["requests"]) / 3600
+    hours = reading + learning
     return {
-        "worker_hours": hours,
-        "hours": (2 * reading + embedding) / _CLUSTER + training * (REQUESTS / found["requests"]) / 3600,
-        "usd": hours * _CORE_HOUR,
-        "import_worker_hours": reading,
-        "learn_worker_hours": learning,
+        "hours": hours,
+        "reading_hours": reading,
+        "usd_here": hours * found["cores"] * _CORE_HOUR,
+        "usd_on_a_cluster": hours * _CLUSTER * _CORE_HOUR,
     }
 
 
@@ -259,20 +259,21 @@ def section(found: dict[str, Any]) -> str:
             "| workers | outcomes/s | by worker | texts/s | by worker |",
             "|---:|---:|---:|---:|---:|",
             *rates,
-            f"\n{_projection(found['projected'])}",
+            f"\n{_projection(found['projected'], found['cores'])}{noted(found)}",
         ]
     )
 
 
-def _projection(cost: Mapping[str, float]) -> str:
+def _projection(cost: Mapping[str, float], cores: int) -> str:
     return (
-        f"A projection, not a measurement: {_LARGE:,} requests take {cost['worker_hours']:,.0f} worker-hours, some "
-        f"{cost['usd']:,.0f} USD at an assumed {_CORE_HOUR:g} USD a core and hour (public list prices of about 2025, to be "
-        f"replaced by one's own), and {cost['hours']:,.1f} hours with {_CLUSTER} workers. Assumed is that import, reading "
-        "and embedding by worker stay as measured at the most workers that have a core each, although repeats are told and "
-        "files written by one process; that the log is imported once and read once more without texts at the same speed; "
-        f"that its core of {REQUESTS:,} requests is learned from in the time measured here, scaled by size; and that shared "
-        "storage is as fast as this machine's. Storage, network and who looks after it are not in it."
+        f"A projection, not a measurement: {_LARGE:,} requests take {cost['hours']:,.1f} hours, "
+        f"{cost['reading_hours']:,.1f} of which are importing and reading once more without texts. That is what a cluster is "
+        "assumed not to shorten, for one process tells repeats and writes files; the rest is the run measured here on the "
+        f"{REQUESTS:,} requests of the core, which more workers shorten. At an assumed {_CORE_HOUR:g} USD a core and hour, to "
+        f"be replaced by one's own, that is {cost['usd_here']:,.2f} USD on {cores} cores like these, and at most "
+        f"{cost['usd_on_a_cluster']:,.2f} USD for {_CLUSTER} workers that are held all the while. The machine of the command "
+        f"needs some {_SKELETON * _LARGE / 1e9:,.0f} GB for the skeleton of so many requests. Storage, network and who looks "
+        "after it are not in it."
     )
 
 

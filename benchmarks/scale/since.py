@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.scale.train import _child, _set, trained, with_encoders
+from benchmarks.scale.train import _child, _set, noted, trained, with_encoders
 
 SIZES = (100_000, 1_000_000)  # requests
 _SHARE, _SEED, _DAYS = 100, 778, 60
@@ -85,5 +85,5 @@ def section(found: dict[str, Any]) -> str:
         "### New rows every day\n\n"
         "A hundredth of new simulated requests is added with `router-train run --data NEW --since BUNDLE` to what the run on "
         "the others has kept. Seconds (on the processor) and memory of a process of its own; of the earlier requests neither a "
-        f"text nor an embedding in the cache is at hand.\n\n{table}"
+        f"text nor an embedding in the cache is at hand.\n\n{table}{noted(found)}"
     )

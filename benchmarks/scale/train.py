@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,5 +115,10 @@ def section(found: dict[str, Any]) -> str:
         "`router-train run` on simulated logs that are on disk, with the shipped parameters, in a process of its own; "
         f"embeddings are made anew. The AIQ is that of each bundle on the same {found['tested']:,} requests, which none of "
         f"them has seen."
-        f"\n\n{table}"
+        f"\n\n{table}{noted(found)}"
     )
+
+
+def noted(found: Mapping[str, Any]) -> str:
+    """What is to be known of how a part was measured, where somebody wrote that beside the figures."""
+    return f"\n\n{found['note']}" if "note" in found else ""

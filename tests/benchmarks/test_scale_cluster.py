@@ -50,14 +50,13 @@ def test_the_table_has_medians_beside_none_and_how_far_bundles_are_apart() -> No
 
 def test_the_projection_by_hand() -> None:
     cost = found()["projected"]
-    # 360 million outcomes at 1,000 a second and worker are 100 worker-hours.
-    assert cost["import_worker_hours"] == pytest.approx(3.6e8 / 1_000 / 3600)
+    # 360 million outcomes, twice, at the 2,000 a second of the two workers that had a core each.
+    assert cost["reading_hours"] == pytest.approx(100)
     # 150,000 requests took two workers 220 s, so 300,000 take them 440 s.
-    assert cost["learn_worker_hours"] == pytest.approx(2 * 440 / 3600)
-    embedding = 300_000 / 500 / 3600
-    assert cost["worker_hours"] == pytest.approx(200 + embedding + 2 * 440 / 3600)
-    assert cost["usd"] == pytest.approx(cost["worker_hours"] * 0.05)
-    assert cost["hours"] == pytest.approx((200 + embedding) / 64 + 440 / 3600)
+    assert cost["hours"] == pytest.approx(100 + 440 / 3600)
+    assert cost["usd_here"] == pytest.approx(cost["hours"] * 2 * 0.05)
+    assert cost["usd_on_a_cluster"] == pytest.approx(cost["hours"] * 64 * 0.05)
+    assert "150 GB" in cluster.section(found())
 
 
 def test_a_run_s_workers_are_the_spawned_processes_below_it() -> None:
