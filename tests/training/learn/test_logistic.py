@@ -85,6 +85,17 @@ def test_beginning_elsewhere_ends_at_the_same_place() -> None:
         assert found == pytest.approx(aside, abs=1e-6)
 
 
+def test_a_beginning_without_use_is_none() -> None:
+    """A curvature of which rounding left nothing positive."""
+    inputs = requests(600)
+    data = outcomes(inputs)
+    aside = LogisticPerCandidate(C).fit(inputs, *data).predict(inputs)
+    near = LogisticPerCandidate(C).fit(inputs, *data)
+    near.optima[0] = replace(near.optima[0], curvature=-np.eye(len(near.optima[0].curvature)))
+    found = LogisticPerCandidate(C).fit_near(near, inputs, *data).predict(inputs)
+    assert found == pytest.approx(aside, abs=1e-6)
+
+
 def test_what_another_design_makes_of_an_optimum_says_the_same() -> None:
     inputs, other = requests(600), requests(400, seed=9)
     first = LogisticPerCandidate(C).fit(inputs, *outcomes(inputs))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import numpy as np
-from scipy.linalg import cholesky, solve_triangular
+from scipy.linalg import LinAlgError, cholesky, solve_triangular
 from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -59,10 +60,7 @@ class LogisticPerCandidate(SigmoidOfColumns, FromNearby):
             seen = seen[:, known]
             counts = np.where(seen, self.c * weights[:, known], 0.0)
             rows = _Rows(inputs, design, np.where(seen, labels[:, known], 0.0), counts)
-            begin = [
-                near[candidate].on(design) if candidate in near else rows.from_nothing(place)
-                for place, candidate in enumerate(known.tolist())
-            ]
+            begin = [rows.begin(place, near.get(candidate)) for place, candidate in enumerate(known.tolist())]
             self.optima = dict(zip(known.tolist(), rows.optima(begin), strict=True))
         for candidate, found in self.optima.items():
             weight[:, candidate], bias[candidate] = found.solution[:-1], found.solution[-1]
@@ -78,6 +76,11 @@ class Optimum:
     solution: Floats
     curvature: Floats
     design: Design
+
+    @property
+    def root(self) -> Floats:
+        """The lower triangle whose square is the curvature; raises LinAlgError where rounding left none."""
+        return np.asarray(cholesky(self.curvature + 1e-9 * np.eye(len(self.curvature)), lower=True))
 
     def on(self, design: Design) -> Optimum:
         """The same on the columns that another design standardises: exactly, but for columns that did not vary here."""
@@ -102,6 +105,15 @@ class _Rows:
     design: Design
     labels: Floats
     weights: Floats
+
+    def begin(self, place: int, near: Optimum | None) -> Optimum:
+        """Where the search for one candidate's optimum begins: `near`, if it is of use on these columns."""
+        if near is not None:
+            with suppress(LinAlgError):
+                there = near.on(self.design)
+                _ = there.root
+                return there
+        return self.from_nothing(place)
 
     def from_nothing(self, place: int) -> Optimum:
         """Nearly one candidate's optimum, by Newton's steps, as suits a few hundred columns: of many rows on a part that counts
@@ -135,7 +147,7 @@ class _Rows:
         """All candidates' optima together, by steps of L-BFGS in directions in which the curvature is about 1: a few are enough
         from nearby, and each goes through the rows once for all candidates."""
         size = len(begin[0].solution)
-        roots = [cholesky(one.curvature + 1e-9 * np.eye(size), lower=True) for one in begin]
+        roots = [one.root for one in begin]
 
         def coefficients(steps: Floats) -> Floats:
             parts = zip(begin, roots, steps.reshape(len(begin), size), strict=True)
