@@ -124,7 +124,8 @@ def split_requests(
     """Split n requests by whole groups; `groups`, `timestamps` (UTC, or NaT) and `given` have shape (n,).
 
     auto: "given" if a request is given as "test", else "time" if all have a timestamp and these differ, else "random".
-    time: groups in the order of their last request, the newest for test. random: groups in seeded order.
+    time: groups in the order of their last request, the newest for test. random: groups in seeded order, in which those of a
+    log come as they did before requests were added at its end.
     given: the given test requests are the test; the rest of their groups is dropped, and the other requests become
     train and calibration by time or at random as above. `fractions` (train, calibration, test) are of requests and
     met as closely as whole groups allow. Raises SplitError when a part would be empty.
@@ -208,14 +209,16 @@ def _cut(
 ) -> list[Bools]:
     """One mask per fraction: whole groups in order, cut where the share of requests comes closest."""
     parts = len(fractions)
-    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    _, first, group, sizes = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
     if len(sizes) < parts:
         raise SplitError(
             f"{len(groups)} requests in {len(sizes)} groups (same conversation or same text) arrived, but "
             f"{parts} non-empty parts need at least {parts} groups; give more requests, or see that prompt and session_id are "
             "read from the fields that hold them"
         )
-    order = np.random.default_rng(seed).permutation(len(sizes))
+    # A number for each request, by its place alone: as a log grows at its end, nearly all groups stay in their part, and few
+    # requests that were learned from come to be measured on.
+    order = np.argsort(np.random.default_rng(seed).random(len(groups))[first], kind="stable")
     if by == "time":
         last = np.full(len(sizes), np.iinfo("int64").min)
         np.maximum.at(last, group, stamps.astype("int64"))

@@ -118,6 +118,22 @@ def test_folds_are_balanced_and_need_a_group_each() -> None:
 GROUPS = st.lists(st.integers(0, 12), min_size=3, max_size=40).filter(lambda ids: len(set(ids)) >= 3)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_as_a_log_without_times_grows_hardly_a_request_that_was_learned_from_comes_to_be_measured_on(seed: int) -> None:
+    groups = np.random.default_rng(seed).integers(0, 2_000, 6_000)
+    groups = pd.factorize(groups)[0].astype(np.intp)
+    before = split_requests(groups, timeless(6_000), nothing_given(6_000), seed=seed)
+    new = groups.max() + 1 + np.arange(600) // 2
+    after = split_requests(np.concatenate([groups, new]), timeless(6_600), nothing_given(6_600), seed=seed)
+    assert after.method == "random"
+    known = slice(0, 6_000)
+    # Parts are cut where their shares ask for it, so that a few groups at the cuts may go over; at a new draw 40% would.
+    assert (before.train & ~after.train[known]).sum() <= 0.03 * before.train.sum()
+    assert (before.train & after.test[known]).sum() == 0
+    # New ones go to all parts, by their shares.
+    assert abs(float(after.test[6_000:].mean()) - 0.2) < 0.1
+
+
 @st.composite
 def requests(draw: st.DrawFn) -> tuple[Any, Any, Any]:
     groups = np.array(draw(GROUPS))
