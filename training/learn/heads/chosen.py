@@ -1,6 +1,7 @@
 """What a run selected, and heads that are fitted as it was selected before: no other estimator is tried.
 
-The chosen estimators are fitted out of fold all the same, for calibration, and then on all rows; a blend keeps its weights.
+The chosen estimators are fitted on all rows, and where there is a calibration, out of fold before, for it alone; a blend keeps
+its weights.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from training.engine.local import HERE
 from training.errors import TrainingError
 from training.learn.estimators.base import Factory, NotTrainableError
 from training.learn.estimators.blend import Blend, fit_from, takes_sums
-from training.learn.heads.calibrate import METHODS, fit_calibrator
+from training.learn.heads.calibrate import METHODS, Uncalibrated, fit_calibrator
 from training.learn.heads.out_of_fold import by_fold, learned_near, out_of_fold_of_all
 from training.learn.heads.select import Head, Score
 from training.learn.training_data import TrainingData
@@ -179,25 +180,29 @@ def fit_chosen(
             "all of the log"
         )
     members = {name: factories[name] for name in choice.members}
+    single = len(choice.members) == 1
+    name = next(iter(choice.members)) if single else Blend.name
+    factory: Factory = factories[name] if single else partial(Blend, factories, choice.members)
+    selected_by = f"{choice.selected_by}, before; kept"
+    if choice.calibrator == Uncalibrated.name:
+        # Nothing is selected or calibrated by what it would say of folds that it has not seen.
+        return Head(name, factory, factory().fit(data.inputs, *data.taught()), Uncalibrated(), (), selected_by)
     sums = by_fold(data, engine) if any(takes_sums(factory()) for factory in members.values()) else None
     apart = {} if sums is None else {int(fold): sums.without(place) for place, fold in enumerate(np.unique(data.folds))}
     found: dict[str, Floats] = {}
     near = learned_near(members, data)
-    for name, prediction in out_of_fold_of_all(members, data, apart, engine, near, stage, progress).items():
+    for member, prediction in out_of_fold_of_all(members, data, apart, engine, near, stage, progress).items():
         if isinstance(prediction, NotTrainableError):
             raise prediction
-        found[name] = prediction
-    mixed = np.asarray(sum(choice.members[name] * prediction for name, prediction in found.items()))
-    single = len(choice.members) == 1
-    name = next(iter(choice.members)) if single else Blend.name
-    factory: Factory = factories[name] if single else partial(Blend, factories, choice.members)
+        found[member] = prediction
+    mixed = np.asarray(sum(choice.members[member] * prediction for member, prediction in found.items()))
     if not single:
         found[Blend.name] = mixed
     calibrator = fit_calibrator(choice.calibrator, mixed, data.labels, data.weights, data.folds, data.standing)
     whole = None if sums is None else sums.all()
     estimator = fit_from(factory(), data.inputs, *data.taught(), whole, near, name)
     scores = tuple(_score(which, factories, prediction, data) for which, prediction in found.items())
-    return Head(name, factory, estimator, calibrator, scores, f"{choice.selected_by}, before; kept")
+    return Head(name, factory, estimator, calibrator, scores, selected_by)
 
 
 def _score(name: str, factories: Mapping[str, Factory], prediction: Floats, data: TrainingData) -> Score:
