@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from serving.bundle.arrays import Floats
 from training.dataset.inputs import Inputs
 from training.learn.estimators import logistic
+from training.learn.estimators.base import NotTrainableError
 from training.learn.estimators.blend import Blend, fit_from
 from training.learn.estimators.design import Design
 from training.learn.estimators.logistic import LogisticPerCandidate
@@ -137,3 +138,57 @@ def test_members_of_a_blend_begin_at_those_of_another(monkeypatch: pytest.Monkey
     monkeypatch.setattr(logistic, "LogisticRegression", None)  # what begins from nothing ends here
     again = fit_from(Blend(members, weights), inputs.take(HALF), *(part[HALF] for part in data), near=first.members)
     assert again.predict(inputs) == pytest.approx(aside.predict(inputs), abs=2e-7)
+
+
+@pytest.mark.parametrize("c", [30.0, 3_000.0])
+def test_where_a_search_does_not_end_newton_s_steps_find_it(c: float) -> None:
+    """From labels that the columns tell apart to ones of which a fifth is turned, with hardly a penalty."""
+    inputs = requests(600)
+    apart = np.repeat((inputs.embedding[:, :1] > 0).astype(np.float64), 3, axis=1)
+    turned = np.where((np.arange(600) % 5 == 0)[:, None], 1.0 - apart, apart)
+    weights = np.ones(apart.shape)
+    near = LogisticPerCandidate(c).fit(inputs, apart, weights)
+    aside = LogisticPerCandidate(c).fit(inputs, turned, weights).predict(inputs)
+    found = LogisticPerCandidate(c).fit_near(near, inputs, turned, weights).predict(inputs)
+    assert found == pytest.approx(aside, abs=1e-5)
+    design = Design.learn(inputs)
+    model = LogisticRegression(C=c, solver="newton-cholesky", tol=1e-12, max_iter=200)
+    model.fit(design.columns(inputs), turned[:, 0])
+    assert found[:, 0] == pytest.approx(model.predict_proba(design.columns(inputs))[:, 1], abs=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e7])
+def test_a_beginning_on_columns_of_another_size_does_no_harm(scale: float) -> None:
+    inputs = requests(600)
+    data = outcomes(inputs)
+    other = replace(inputs, embedding=inputs.embedding * np.float32(scale))
+    near = LogisticPerCandidate(C).fit(other, *data)
+    found = LogisticPerCandidate(C).fit_near(near, inputs, *data).predict(inputs)
+    assert found == pytest.approx(LogisticPerCandidate(C).fit(inputs, *data).predict(inputs), abs=1e-6)
+
+
+def test_a_beginning_on_other_columns_is_none() -> None:
+    inputs, other = requests(600), requests(600, workflows=5)
+    data = outcomes(inputs)
+    near = LogisticPerCandidate(C).fit(other, *outcomes(other))
+    found = LogisticPerCandidate(C).fit_near(near, inputs, *data).predict(inputs)
+    assert found == pytest.approx(LogisticPerCandidate(C).fit(inputs, *data).predict(inputs), abs=1e-6)
+
+
+def test_outcomes_that_age_left_nothing_of_teach_nothing() -> None:
+    """Else their fold's fit would end where the fit with the fold began, for want of a slope: it would have seen its fold."""
+    inputs = requests(600)
+    labels, weights = outcomes(inputs)
+    faded = weights * [1.0, 2.0**-35, 1.0]
+    near = LogisticPerCandidate(C).fit(inputs, labels, faded)
+    assert sorted(near.optima) == [0]
+    labels[~HALF, 1] = 1.0
+    found = LogisticPerCandidate(C).fit_near(near, inputs.take(HALF), labels[HALF], faded[HALF]).predict(inputs)
+    assert np.ptp(found[:, 1]) == 0.0
+
+
+def test_numbers_that_are_none_are_told() -> None:
+    inputs = requests(600)
+    inputs.embedding[3, 2] = np.nan
+    with pytest.raises(NotTrainableError, match="not finite"):
+        LogisticPerCandidate(C).fit(inputs, *outcomes(inputs))

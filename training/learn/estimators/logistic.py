@@ -11,26 +11,34 @@ from typing import ClassVar, Self
 import numpy as np
 from scipy.linalg import LinAlgError, cholesky, solve_triangular
 from scipy.optimize import minimize
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from serving.bundle.arrays import Columns, Floats
 from training.dataset.inputs import Inputs
-from training.learn.estimators.base import Estimator, FromNearby, observed_mean, sigmoid
+from training.learn.estimators.base import Estimator, FromNearby, NotTrainableError, observed_mean, sigmoid
 from training.learn.estimators.design import Design, SigmoidOfColumns, blocks
 
-# A solution is so near to the optimum, in standard deviations of the coefficients (by Laplace's approximation).
+# The search ends where each direction's slope is so small: so near is the optimum, in standard deviations of the coefficients
+# (by Laplace's approximation), as far as the curvature that the search began with is right.
 _NEAR = 1e-7
+# It is given up after so many steps. From nearby it takes some ten.
 _STEPS = 100
+# By any curvature it is at most so far as the slope is long, for the penalty alone curves by 1. Where that is more than this,
+# Newton's steps on all rows find it.
+_FAR = 1e-4
+# And so far it may be from where these end, by the rounding of large sums.
+_LOST = 1e-2
 # Rows that tell well enough where to begin and how the loss curves there: 30 for each of some 280 columns.
 _ENOUGH = 8192
+# What outcomes have to weigh together for anything to be learned from them, such as those that age has made light: one outcome.
+_LEAST_WEIGHT = 1.0
 
 
 class LogisticPerCandidate(SigmoidOfColumns, FromNearby):
     """One logistic regression per candidate, on the requests that this candidate was judged on.
 
-    A candidate with fewer than `minimum` outcomes of either kind gets its shrunken mean instead. `optima` are the others', by
-    candidate.
+    A candidate with fewer than `minimum` outcomes of either kind, or with outcomes that weigh less than one together, gets its
+    shrunken mean instead. `optima` are the others', by candidate.
     """
 
     name: ClassVar[str] = "logistic"
@@ -54,7 +62,8 @@ class LogisticPerCandidate(SigmoidOfColumns, FromNearby):
         weight, bias = np.zeros((len(design.mean), labels.shape[1])), np.log(overall / (1 - overall))
         seen = np.isfinite(labels) & (weights > 0)
         either = np.minimum((seen & (labels == 1)).sum(axis=0), (seen & (labels == 0)).sum(axis=0))
-        known = np.flatnonzero(either >= self.minimum)
+        weighty = np.where(seen, weights, 0.0).sum(axis=0) >= _LEAST_WEIGHT
+        known = np.flatnonzero((either >= self.minimum) & weighty)
         self.optima: dict[int, Optimum] = {}
         if len(known):
             seen = seen[:, known]
@@ -108,26 +117,37 @@ class _Rows:
 
     def begin(self, place: int, near: Optimum | None) -> Optimum:
         """Where the search for one candidate's optimum begins: `near`, if it is of use on these columns."""
-        if near is not None:
+        if near is not None and len(near.design.mean) == len(self.design.mean):
             with suppress(LinAlgError):
                 there = near.on(self.design)
                 _ = there.root
                 return there
-        return self.from_nothing(place)
+        return self.by_newton(place, _ENOUGH)
 
-    def from_nothing(self, place: int) -> Optimum:
-        """Nearly one candidate's optimum, by Newton's steps, as suits a few hundred columns: of many rows on a part that counts
-        for all."""
-        rows = self._part(np.flatnonzero(self.weights[:, place] > 0), self.labels[:, place])
+    def by_newton(self, place: int, most: int | None = None) -> Optimum:
+        """One candidate's optimum by Newton's steps, as suits a few hundred columns: nearly, on a part of so many rows that
+        counts for all, or on all of them. Raises NotTrainableError where it is not found."""
+        rows = np.flatnonzero(self.weights[:, place] > 0)
+        if most is not None:
+            rows = self._part(rows, self.labels[:, place], most)
         columns, labels = self.design.columns(self.inputs.take(rows)), self.labels[rows, place]
         weights = self.weights[rows, place]
         weights = weights * (self.weights[:, place].sum() / weights.sum())
-        model = LogisticRegression(C=1.0, max_iter=50, solver="newton-cholesky")
+        if not (np.isfinite(columns).all() and np.isfinite(weights).all()):
+            raise NotTrainableError("embeddings, features or weights of outcomes are not finite")
+        tolerance, steps = (1e-4, 50) if most is not None else (1e-14, 200)
+        model = LogisticRegression(C=1.0, tol=tolerance, max_iter=steps, solver="newton-cholesky")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the rest of the way is gone by `optima`
+            warnings.simplefilter("ignore")  # how far the optimum is from where it ends is looked at
             model.fit(columns, labels, sample_weight=weights)
         solution = np.append(model.coef_[0], model.intercept_[0])
         chance = sigmoid(columns @ solution[:-1] + solution[-1])
+        slope = np.append(columns.T @ (weights * (chance - labels)) + solution[:-1], weights @ (chance - labels))
+        if most is None and not np.linalg.norm(slope) <= _LOST:
+            raise NotTrainableError(
+                f"a logistic regression on {len(rows):,} outcomes was not found by {steps} of Newton's steps; a lower "
+                "fit.logistic_c makes it easier"
+            )
         curve = weights * chance * (1.0 - chance)
         curvature = _penalty(len(solution))
         curvature[:-1, :-1] += columns.T @ (columns * curve[:, None])
@@ -136,18 +156,21 @@ class _Rows:
         return Optimum(solution, curvature, self.design)
 
     @staticmethod
-    def _part(rows: Columns, labels: Floats) -> Columns:
-        """Evenly spread over `rows`, of which some are labelled 1 and some 0."""
-        step = max(1, len(rows) // _ENOUGH)
+    def _part(rows: Columns, labels: Floats, most: int) -> Columns:
+        """Some `most`, evenly spread over `rows`, of which some are labelled 1 and some 0."""
+        step = max(1, len(rows) // most)
         while step > 1 and len(np.unique(labels[rows[::step]])) < 2:
             step //= 2
         return rows[::step]
 
     def optima(self, begin: list[Optimum]) -> list[Optimum]:
         """All candidates' optima together, by steps of L-BFGS in directions in which the curvature is about 1: a few are enough
-        from nearby, and each goes through the rows once for all candidates."""
+        from nearby, and each goes through the rows once for all candidates. One that is not found so is by Newton's steps."""
         size = len(begin[0].solution)
-        roots = [one.root for one in begin]
+        try:
+            roots = [one.root for one in begin]
+        except LinAlgError:
+            return [self.by_newton(place) for place in range(len(begin))]
 
         def coefficients(steps: Floats) -> Floats:
             parts = zip(begin, roots, steps.reshape(len(begin), size), strict=True)
@@ -162,8 +185,13 @@ class _Rows:
 
         options = {"gtol": _NEAR, "ftol": 0.0, "maxiter": _STEPS}
         found = minimize(loss, np.zeros(len(begin) * size), jac=True, method="L-BFGS-B", options=options)
-        at = coefficients(found.x)
-        return [Optimum(solution, one.curvature, one.design) for solution, one in zip(at, begin, strict=True)]
+        at, slope = coefficients(found.x), np.reshape(found.jac, (len(begin), size))
+        return [
+            Optimum(at[place], one.curvature, one.design)
+            if np.linalg.norm(root @ slope[place]) <= _FAR
+            else self.by_newton(place)
+            for place, (one, root) in enumerate(zip(begin, roots, strict=True))
+        ]
 
     def _loss(self, at: Floats) -> tuple[float, Floats]:
         """The loss of all candidates together, and its slope (k, d + 1), at coefficients (k, d + 1)."""
