@@ -30,9 +30,9 @@ _OUTCOMES, _TEXTS = 400_000, 40_000
 # The stage at whose beginning about half of the fits are done, and a worker is killed.
 _HALF_WAY = "acceptable, without workflow tags"
 _LARGE = 100_000_000
-# Assumed, not measured: what a core costs in USD an hour, and how many workers a cluster has; and bytes of memory that each
-# request's skeleton takes (docs/scale.md).
-_CORE_HOUR, _CLUSTER = 0.05, 64
+# Assumed, not measured: what a core and a GB of memory cost in USD an hour, and how many workers a cluster has; and bytes of
+# memory that each request's skeleton takes (docs/scale.md).
+_CORE_HOUR, _GB_HOUR, _CLUSTER = 0.05, 0.008, 64
 _SKELETON = 1_500
 
 
@@ -73,8 +73,8 @@ def projected(found: Mapping[str, Any]) -> dict[str, float]:
     return {
         "hours": hours,
         "reading_hours": reading,
-        "usd_here": hours * found["cores"] * _CORE_HOUR,
-        "usd_on_a_cluster": hours * _CLUSTER * _CORE_HOUR,
+        "usd_of_workers": hours * _CLUSTER * _CORE_HOUR,
+        "usd_of_memory": hours * _SKELETON * _LARGE / 1e9 * _GB_HOUR,
     }
 
 
@@ -250,8 +250,7 @@ def section(found: dict[str, Any]) -> str:
         [
             "### A cluster\n",
             f"`router-train run` on {found['requests']:,} simulated requests on {found['cores']} cores, without a cluster "
-            f"and with two workers on the same cores: medians of {runs} run{'s' * (runs > 1)} each in alternating order (the "
-            "killed one once).\n",
+            f"and with two workers on the same cores: {_runs(runs)}.\n",
             "| `--cluster` | seconds | beside none | bundle |",
             "|---|---:|---:|---|",
             *lines,
@@ -259,21 +258,27 @@ def section(found: dict[str, Any]) -> str:
             "| workers | outcomes/s | by worker | texts/s | by worker |",
             "|---:|---:|---:|---:|---:|",
             *rates,
-            f"\n{_projection(found['projected'], found['cores'])}{noted(found)}",
+            f"\n{_projection(found['projected'])}{noted(found)}",
         ]
     )
 
 
-def _projection(cost: Mapping[str, float], cores: int) -> str:
+def _runs(count: int) -> str:
+    return f"medians of {count} runs each in alternating order, the killed one once" if count > 1 else "one run each"
+
+
+def _projection(cost: Mapping[str, float]) -> str:
     return (
-        f"A projection, not a measurement: {_LARGE:,} requests take {cost['hours']:,.1f} hours, "
+        f"A projection, not a measurement: {_LARGE:,} requests take {cost['hours']:,.1f} hours and what is said below, "
         f"{cost['reading_hours']:,.1f} of which are importing and reading once more without texts. That is what a cluster is "
         "assumed not to shorten, for one process tells repeats and writes files; the rest is the run measured here on the "
-        f"{REQUESTS:,} requests of the core, which more workers shorten. At an assumed {_CORE_HOUR:g} USD a core and hour, to "
-        f"be replaced by one's own, that is {cost['usd_here']:,.2f} USD on {cores} cores like these, and at most "
-        f"{cost['usd_on_a_cluster']:,.2f} USD for {_CLUSTER} workers that are held all the while. The machine of the command "
-        f"needs some {_SKELETON * _LARGE / 1e9:,.0f} GB for the skeleton of so many requests. Storage, network and who looks "
-        "after it are not in it."
+        f"{REQUESTS:,} requests of the core, which more workers shorten. The machine of the command needs some "
+        f"{_SKELETON * _LARGE / 1e9:,.0f} GB for the skeleton of so many requests. At an assumed {_CORE_HOUR:g} USD a core and "
+        f"hour and {_GB_HOUR:g} USD a GB and hour, to be replaced by one's own, that memory costs "
+        f"{cost['usd_of_memory']:,.2f} USD, and {_CLUSTER} workers that are held all the while cost at most "
+        f"{cost['usd_of_workers']:,.2f} USD. Not in it: what the command does with the skeleton of all requests (outcomes, "
+        "groups, parts, the draw), which grows with them and is measured up to 1,000,000 above; storage, network, and who "
+        "looks after it."
     )
 
 

@@ -54,9 +54,16 @@ def test_the_projection_by_hand() -> None:
     assert cost["reading_hours"] == pytest.approx(100)
     # 150,000 requests took two workers 220 s, so 300,000 take them 440 s.
     assert cost["hours"] == pytest.approx(100 + 440 / 3600)
-    assert cost["usd_here"] == pytest.approx(cost["hours"] * 2 * 0.05)
-    assert cost["usd_on_a_cluster"] == pytest.approx(cost["hours"] * 64 * 0.05)
+    assert cost["usd_of_workers"] == pytest.approx(cost["hours"] * 64 * 0.05)
+    assert cost["usd_of_memory"] == pytest.approx(cost["hours"] * 150 * 0.008)
     assert "150 GB" in cluster.section(found())
+
+
+def test_one_run_each_is_no_median() -> None:
+    assert "medians of 3 runs each in alternating order" in cluster.section(found())
+    once = found() | {"runs": {name: took[:1] for name, took in found()["runs"].items()}}
+    assert "medians" not in cluster.section(once)
+    assert "one run each" in cluster.section(once)
 
 
 def test_a_run_s_workers_are_the_spawned_processes_below_it() -> None:
