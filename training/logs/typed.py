@@ -82,15 +82,25 @@ def instant(column: pd.Series[Any]) -> Coerced:
     """UTC microsecond timestamps from dates, ISO 8601 text or epochs (s, ms, us, ns by size); naive means UTC."""
     if pd.api.types.is_datetime64_any_dtype(column):
         return _dates(column.reset_index(drop=True))
+    if set(map(type, column.tolist())) <= _NUMBER_TYPES:
+        epochs = number(column)
+        from_epoch, known = _of_epochs(epochs.values.to_numpy(dtype="float64"))
+        return Coerced(from_epoch, epochs.bad | (epochs.values.notna().to_numpy() & ~known))
     cells, bad = _each(column, _instant)
     epoch = np.array([c if isinstance(c, float) else np.nan for c in cells], dtype="float64")
     iso = pd.Series([c if isinstance(c, str) else None for c in cells], dtype="str")
     dates = pd.to_datetime(iso, errors="coerce", utc=True, format="ISO8601").astype("datetime64[us, UTC]")
     bad |= (iso.notna() & dates.isna()).to_numpy()
-    micros, known = _epoch_to_micros(epoch)
+    from_epoch, known = _of_epochs(epoch)
     bad |= ~np.isnan(epoch) & ~known
-    from_epoch = pd.Series(pd.to_datetime(micros, unit="us", utc=True)).astype("datetime64[us, UTC]")
     return Coerced(dates.where(~known, from_epoch), bad)
+
+
+def _of_epochs(epoch: npt.NDArray[np.float64]) -> tuple[pd.Series[Any], Mask]:
+    """The dates of epochs, null where one is none, and the mask of those that are."""
+    micros, known = _epoch_to_micros(epoch)
+    dates = pd.Series(pd.to_datetime(micros, unit="us", utc=True)).astype("datetime64[us, UTC]")
+    return dates.where(known), known
 
 
 def _dates(column: pd.Series[Any]) -> Coerced:

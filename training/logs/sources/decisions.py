@@ -17,8 +17,8 @@ Decisions that were stored without their prompt, and feedback on decisions that 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import pandas as pd
 import sqlalchemy as sa
@@ -29,7 +29,7 @@ from training.logs.io import database
 from training.logs.io.files import Records
 from training.logs.io.partitions import checked
 from training.logs.objects.path import LogPath
-from training.logs.outcomes import COLUMNS, OutcomeError, Outcomes, Unreadable
+from training.logs.outcomes import OutcomeError, Outcomes, Unreadable
 from training.logs.sources.importer import DEFAULT, ImportOptions
 
 NAME = "decisions"
@@ -39,30 +39,23 @@ SCHEMES = database.SCHEMES
 SETTING = "ROUTER_STORE_PROMPTS"
 
 # The tables, as they are in the database: the service that writes them is not asked.
-_MARKER, _DECISIONS, _FEEDBACK, _ALSO = "outcome_router_store", "decision", "feedback", "also_feedback"
+_MARKER, _DECISIONS, _FEEDBACK, _ALSO_FEEDBACK = "outcome_router_store", "decision", "feedback", "also_feedback"
 # The store's versions that are read here; 0.1 wrote "1" as a number. Before "3" nobody was asked
 # too, before "4" every quality was judged; what "5" and "6" have more is no outcome.
 _VERSIONS = ("1", "2", "3", "4", "5", "6")
-# Why a row was logged, where the outcome table says it: who was asked too was drawn among all the router's own traffic.
-_PURPOSE = {"purpose": "learn"} if "purpose" in COLUMNS else {}
+# Why who was asked too was: drawn among all the router's own traffic.
+_LEARN = "learn"
 
-_DECIDED = ("id", "at", "workflow", "session_id", "prompt", "messages", "candidate", "propensity")
-_SAID = (
-    "decision_id", "candidate", "quality", "quality_source", "cost_usd", "input_tokens", "output_tokens", "latency_ms", "error",
-)  # fmt: skip
+_ASKED = ("request_id", "timestamp", "workflow", "session_id", "prompt", "messages")
+_DECIDED = ("id", "at", *_ASKED[2:], "candidate", "propensity")
 _ASKED_TOO = ("also_candidate", "also_propensity")
-_SOURCE = "quality_source"
-_MEASURED = ("quality", _SOURCE, "cost_usd", "input_tokens", "output_tokens", "latency_ms")
+_MEASURED = ("quality", "quality_source", "cost_usd", "input_tokens", "output_tokens", "latency_ms")
+_SAID = ("decision_id", "candidate", *_MEASURED, "error")
 _ALSO_SAID = ("decision_id", *_MEASURED, "error")
-_COLUMNS = (
-    "request_id", "timestamp", "workflow", "session_id", "prompt", "messages", "chosen", "propensity",
-    "fed_back", "answered", "quality", "quality_source", "cost_usd", "input_tokens", "output_tokens", "latency_ms", "error",
-    "a_candidate",
-    *_ASKED_TOO, *(f"also_{name}" for name in _ALSO_SAID),
-)  # fmt: skip
-_AS_DECIDED = (*_COLUMNS[: len(_DECIDED)], *_ASKED_TOO)
-_AS_SAID = _COLUMNS[len(_DECIDED) : len(_DECIDED) + len(_SAID)]
-_AS_ALSO_SAID = tuple(f"also_{name}" for name in _ALSO_SAID)
+_OUTCOME = (*_ASKED, "candidate", "propensity", *_MEASURED, "status", "purpose")
+_UNTOLD = (None,) * len(_MEASURED)
+_CHOSEN, _PROMPT, _MESSAGES = (_DECIDED.index(name) for name in ("candidate", "prompt", "messages"))
+_ALSO = len(_DECIDED)
 _AT_ONCE = 5_000  # decisions
 _MOST_PARAMETERS = 900  # an SQLite that is not new takes no more
 
@@ -94,24 +87,22 @@ def _rows(url: str) -> Iterator[Records]:
     """
     with database.connected(url, steady=True) as (connection, schema):
         decisions, feedback, *also = tables(connection, url, schema)
-        chosen = [*(decisions.c[name] for name in _DECIDED), *(decisions.c[name] for name in _ASKED_TOO if also)]
-        query = sa.select(*chosen).order_by(decisions.c.at, decisions.c.id)
+        columns = [*(decisions.c[name] for name in _DECIDED), *(decisions.c[name] for name in _ASKED_TOO if also)]
+        query = sa.select(*columns).order_by(decisions.c.at, decisions.c.id)
         candidates = _Candidates(connection, decisions)
         told, first = 0, 1
         for batch in connection.execute(query, execution_options={"yield_per": _AT_ONCE}).partitions():
             ids = [decision[0] for decision in batch]
             said = _told(connection, feedback, _SAID, ids)
-            also_said = _told(connection, also[0], _ALSO_SAID, ids) if also else {}
+            too = [decision[0] for decision in batch if also and decision[_ALSO] is not None]
+            also_said = _told(connection, also[0], _ALSO_SAID, too) if too else {}
             told += len(said)
             rows = []
-            for identifier, decision in zip(ids, batch, strict=True):
-                row = dict.fromkeys(_COLUMNS)
-                row.update(zip(_AS_DECIDED, decision, strict=False))
-                row.update(zip(_AS_SAID, said.get(identifier, ()), strict=False))
-                row.update(zip(_AS_ALSO_SAID, also_said.get(identifier, ()), strict=False))
-                answered = row["answered"]
-                row["a_candidate"] = answered is not None and answered != row["chosen"] and answered in candidates
-                rows.append(row)
+            for decision in batch:
+                fed_back, of_also = said.get(decision[0]), also_said.get(decision[0])
+                answered = None if fed_back is None else fed_back[1]
+                a_candidate = answered is not None and answered != decision[_CHOSEN] and answered in candidates
+                rows.append(_Row(decision, fed_back, of_also, a_candidate))
             yield _records(rows, first)
             first += len(rows)
         if told < (connection.scalar(sa.select(sa.func.count()).select_from(feedback)) or 0):
@@ -151,7 +142,7 @@ def _orphans(connection: sa.Connection, decisions: sa.Table, feedback: sa.Table,
     there = sa.select(sa.literal(1)).where(decisions.c.id == feedback.c.decision_id).exists()
     query = sa.select(feedback.c.decision_id).where(~there).order_by(feedback.c.decision_id)
     for batch in connection.execute(query, execution_options={"yield_per": _AT_ONCE}).partitions():
-        yield _records([dict.fromkeys(_COLUMNS) for _ in batch], first)
+        yield Records(pd.DataFrame(), [], [_without_decision(number) for number in range(first, first + len(batch))])
         first += len(batch)
 
 
@@ -177,8 +168,8 @@ def _tables(connection: sa.Connection, url: str, schema: str | None) -> list[sa.
     inspector = sa.inspect(connection)
     missing = [name for name in names if not inspector.has_table(name, schema=schema)]
     if not missing and _ASKED_TOO[0] in {str(one["name"]) for one in inspector.get_columns(_DECISIONS, schema=schema)}:
-        names.append(_ALSO)
-        missing = [_ALSO] if not inspector.has_table(_ALSO, schema=schema) else []
+        names.append(_ALSO_FEEDBACK)
+        missing = [_ALSO_FEEDBACK] if not inspector.has_table(_ALSO_FEEDBACK, schema=schema) else []
     if missing:
         raise OutcomeError(
             f"{database.shown(url)}: no store of router-serve, expected the tables {', '.join(names[:-1])} and {names[-1]}, "
@@ -187,66 +178,72 @@ def _tables(connection: sa.Connection, url: str, schema: str | None) -> list[sa.
     return [sa.Table(name, sa.MetaData(), schema=schema, autoload_with=connection) for name in names]
 
 
-def _records(rows: Sequence[dict[str, Any]], first: int) -> Records:
+class _Row(NamedTuple):
+    """A decision (`_DECIDED`, and `_ASKED_TOO` where the store has that); what was told of it (`_SAID`) and of who was asked
+    too (`_ALSO_SAID`), None where nothing was; and whether another candidate of the router answered."""
+
+    decision: Sequence[Any]
+    told: Sequence[Any] | None
+    told_of_also: Sequence[Any] | None
+    a_candidate: bool
+
+
+def _records(rows: Sequence[_Row], first: int) -> Records:
     """The outcomes of decisions under the outcome table's names, each with the number of its decision."""
-    kept: list[dict[str, Any]] = []
+    kept: list[tuple[Any, ...]] = []
     numbers: list[int] = []
     unreadable = []
     for number, row in enumerate(rows, first):
-        why = _unusable(number, row)
-        if why is not None:
-            unreadable.append(why)
+        if row.decision[_PROMPT] is None and row.decision[_MESSAGES] is None:
+            unreadable.append(_without_prompt(number))
             continue
-        for outcome in _outcomes(row):
-            kept.append(outcome)
-            numbers.append(number)
-    return Records(pd.DataFrame(kept, dtype=object), numbers, unreadable)
+        outcomes = _outcomes(row)
+        kept += outcomes
+        numbers += [number] * len(outcomes)
+    return Records(pd.DataFrame(kept, columns=list(_OUTCOME), dtype=object), numbers, unreadable)
 
 
-def _unusable(number: int, row: Mapping[str, Any]) -> Unreadable | None:
-    if row["request_id"] is None:
-        arrived = "feedback on an id that is not in the store"
-        return Unreadable(number, "feedback without its decision", arrived, "feedback on a decision that is stored")
-    if row["prompt"] is None and row["messages"] is None:
-        return Unreadable(
-            number,
-            f"no prompt was stored (serve with {SETTING}=true)",
-            "a decision without its prompt",
-            f"a decision with its prompt: {SETTING}=true, which is the default",
-        )
-    return None
+def _without_decision(number: int) -> Unreadable:
+    arrived = "feedback on an id that is not in the store"
+    return Unreadable(number, "feedback without its decision", arrived, "feedback on a decision that is stored")
 
 
-def _outcomes(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _without_prompt(number: int) -> Unreadable:
+    return Unreadable(
+        number,
+        f"no prompt was stored (serve with {SETTING}=true)",
+        "a decision without its prompt",
+        f"a decision with its prompt: {SETTING}=true, which is the default",
+    )
+
+
+def _outcomes(row: _Row) -> list[tuple[Any, ...]]:
     """The outcome of whoever answered, after that of the chosen candidate if it was another: then it failed.
 
-    And that of who was asked too, in place of a fallback's.
+    And that of who was asked too, in place of a fallback's. Each is as `_OUTCOME`.
     """
-    asked = {name: row[name] for name in ("request_id", "timestamp", "workflow", "session_id", "prompt", "messages")}
-    chosen = {**asked, "candidate": row["chosen"], "propensity": row["propensity"]}
-    also, told = row["also_candidate"], _measured(row)
-    told_of_also = _measured(row, "also_") if row["also_decision_id"] is not None else {"status": "success"}
-    if row["answered"] is None or _same(row["answered"], row["chosen"], bool(row["a_candidate"])):
-        yield {**chosen, **told}
-    elif (
-        isinstance(also, str)
-        and row["also_decision_id"] is None
-        and _same(row["answered"], also, bool(row["a_candidate"]))
-    ):
+    asked, (candidate, propensity) = row.decision[: len(_ASKED)], row.decision[len(_ASKED) : len(_DECIDED)]
+    also, also_propensity = row.decision[len(_DECIDED) :] or (None, None)
+    told = _measured(row.told, 2)
+    if row.told is None or row.told[1] is None or _same(row.told[1], candidate, row.a_candidate):
+        found, told_of_also = [(*asked, candidate, propensity, *told, None)], _measured(row.told_of_also, 1)
+    elif isinstance(also, str) and row.told_of_also is None and _same(row.told[1], also, row.a_candidate):
         # told under a name that its provider gives it, so the store did not know it
-        told_of_also = told
-        yield {**chosen, "status": "success"}
+        found, told_of_also = [(*asked, candidate, propensity, *_measured(None, 0), None)], told
     else:
-        yield {**chosen, "status": "error"}
+        found, told_of_also = [(*asked, candidate, propensity, *_UNTOLD, "error", None)], _measured(row.told_of_also, 1)
         if also is None:
-            yield {**asked, "candidate": row["answered"], "propensity": None, **told}
+            found.append((*asked, row.told[1], None, *told, None))
     if also is not None:
-        yield {**asked, "candidate": also, "propensity": row["also_propensity"], **told_of_also, **_PURPOSE}
+        found.append((*asked, also, also_propensity, *told_of_also, _LEARN))
+    return found
 
 
-def _measured(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    measured = {name: row[f"{prefix}{name}"] for name in _MEASURED}
-    return {**measured, "status": "error" if row[f"{prefix}error"] else "success"}
+def _measured(told: Sequence[Any] | None, first: int) -> tuple[Any, ...]:
+    """`_MEASURED`, which begin at the `first` of what was told, and the status."""
+    if told is None:
+        return (*_UNTOLD, "success")
+    return (*told[first : first + len(_MEASURED)], "error" if told[-1] else "success")
 
 
 def _same(answered: str, chosen: str, a_candidate: bool) -> bool:
