@@ -44,8 +44,8 @@ def with_listed_prices(
             continue
         known[name] = entry.model_copy(update={field: facts.fields[field] for field in PRICES if field in facts.fields})
         notes.append(
-            f"{name} has no price in the catalogue: {known[name].input_usd_per_mtok:g} and "
-            f"{known[name].output_usd_per_mtok:g} USD per million tokens in and out, as {facts.source}"
+            f"{name}: priced by {facts.source}: {known[name].input_usd_per_mtok:g} USD per million tokens in, "
+            f"{known[name].output_usd_per_mtok:g} out"
         )
     return known, tuple(notes)
 

@@ -38,8 +38,8 @@ def test_a_candidate_without_cost_and_catalogue_entry_is_priced_from_the_map() -
     assert known["gpt-4o-mini"].input_usd_per_mtok == pytest.approx(0.15)
     assert known["gpt-4o-mini"].output_usd_per_mtok == pytest.approx(0.6)
     assert known["my-gateway/gpt-4o"].priced
-    assert [note.split(" has no price")[0] for note in notes] == sorted(known)
-    assert "LiteLLM price map" in notes[0]
+    assert [note.split(": priced by LiteLLM price map ")[0] for note in notes] == sorted(known)
+    assert notes[0].endswith(": 0.15 USD per million tokens in, 0.6 out")
     matrix, _ = fill_costs(build_matrix(frame[:1]), known, 100.0)
     assert matrix.cost_usd[0, 0] == pytest.approx((1000 * 0.15 + 500 * 0.6) / 1e6)
 
