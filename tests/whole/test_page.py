@@ -19,7 +19,7 @@ from tests.whole import page_backend
 from tests.whole.page_backend import CANDIDATES, POINTS, REFERENCE, SECRET, VERSION, Backend
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page, Response
+    from playwright.sync_api import Browser, Page, Response, Route
 
 TABS = ("Try", "Frontier", "Live", "Bundles")
 WIDTHS = (360, 1024, 1920)
@@ -239,6 +239,50 @@ def test_a_saving_says_on_which_requests_it_is(visit: Visit, monkeypatch: pytest
     assert all(one in said.split("A month")[0] for one in ("95%: ", *span))
     page.get_by_text("in the last 7 whole days.").wait_for()
     assert "2.5%" in page.get_by_role("region", name="Operating points").inner_text()
+
+
+def test_an_unknown_figure_is_no_amount_and_an_uncertified_point_says_who_answers(
+    visit: Visit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, figures = "quality-0.99", ("quality", "cost_usd")
+    target, made = (0.99, 0.0, 0.0, 0.0), page_backend._operating_point
+    unknown = {"always": REFERENCE, "certificate": None, "saving": 0.0} | dict.fromkeys(figures)
+    monkeypatch.setitem(POINTS, name, target)
+    monkeypatch.setattr(page_backend, "_operating_point", lambda one: made(one) | (unknown if one == name else {}))
+    document = page_backend.frontier()
+    document["points"][-1] |= {"always": REFERENCE, "certified": False, "bound": None, "alpha": None, "test": None}
+    for part in (document["points"][-1]["calibration"], document["sweep"][-1], document["singles"][-1]):
+        part |= dict.fromkeys(figures)
+    document["points"][-1]["calibration"]["saving"] = 0.0
+    document["month"] = None
+    monkeypatch.setattr(page_backend, "frontier", lambda: document)
+    page = visit.page
+    page.reload()
+    settled(page, "Frontier")
+    chip = page.locator(".panel:visible .chip", has_text=name)
+    assert chip.inner_text() == f"{name}\nnot certified: everything to {REFERENCE}"
+    chip.click()
+    says = page.locator(".panel:visible .says").inner_text()
+    assert says == f"{name}\nNot certified\n\nEvery request goes to {REFERENCE}."
+    assert "Per 1,000 requests\n–" in page.locator("#at-place").inner_text()
+    assert "A month costs\n–" in page.locator(".month").inner_text()
+    page.get_by_text("Figures behind the chart").click()
+    for region in ("Operating points", "Along the slider", "One candidate for everything"):
+        assert "–" in page.get_by_role("region", name=region).locator("tr").last.inner_text()
+    assert "$0.00" not in page.locator(".panel:visible").inner_text()
+
+
+def test_a_shadow_whose_cost_is_unknown_has_none(visit: Visit) -> None:
+    def without(route: Route) -> None:
+        came = route.fetch().json()
+        came["total"] |= {"live_cost_usd": None, "shadow_cost_usd": None}
+        route.fulfill(json=came)
+
+    visit.page.route("**/v1/shadow?*", without)
+    settled(visit.page, "Bundles")
+    said = visit.page.get_by_role("region", name="Shadow against live").locator("tr").last.inner_text()
+    assert "– → –" in said
+    assert "$0.00" not in said
 
 
 def test_a_word_is_never_nearer_to_another_point_than_to_its_own(visit: Visit) -> None:

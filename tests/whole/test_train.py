@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,8 @@ def test_the_default_point_is_certified_and_every_answer_says_so(trained: Traine
     said = " ".join(trained.output.split())
     assert re.search(r"Where traffic would go at quality-0\.95: \d+\.\d% \S+, \d+\.\d% ", said)
     assert re.search(r"What that saves: \d+\.\d% \(95% .*\) of what sending everything to \S+ costs\.", said)
+    (title,) = re.findall("<h1>(.*?)</h1>", (trained.bundle / "report.html").read_text())
+    assert f"The report's headline: {unescape(re.sub('</?span[^>]*>', '', title))}" in said
     assert re.search(
         r"What now: router-serve --bundle \S+current; another certified trade-off of quality-\S+.*set-point NAME", said
     )

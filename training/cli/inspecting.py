@@ -137,7 +137,13 @@ def _next_step(
     params: Params,
     prices: Mapping[str, Candidate],
 ) -> str:
-    """The one step that would help most: to train, where the usual target could be certified; else what to buy for it."""
+    """The one step that would help most: to train, where the usual target could be certified; else what to buy for it, and
+    before either the prices without which a run ends in an error."""
+    from training.prices.found import price_lines
+
+    lacking = [one.name for one in report.candidates if one.costed < 1 and not one.priced]
+    if lacking:
+        return f"What now: give a price first, or `run` ends in an error. {price_lines(lacking)}"
     usual = next(one for one in report.targets if one.quality_target == params.policy.quality_target)
     if usual.possible and len(report.candidates) > 1:
         held_out = [word for name in test for word in ("--test", name)]
@@ -188,6 +194,8 @@ def fill_catalogue(
     from training.cli.reading import read
     from training.prices.catalogue import SHIPPED, load_catalogue, merged, parse_catalogue
     from training.prices.fill import propose, read_text
+    from training.prices.found import price_lines
+    from training.prices.price_map import PRICES
 
     shipped, before = load_catalogue(SHIPPED), read_text(log.catalogue)
     if log.judge is not None:
@@ -199,6 +207,9 @@ def fill_catalogue(
     lists = _price_lists(openrouter, litellm)
     proposal = propose(before, log.catalogue, rows, lists, f"{datetime.now(UTC):%Y-%m}", shipped)
     show.print_proposal(proposal)
+    unpriced = [one.candidate for one in proposal.missing if PRICES[0] in one.fields]
+    if unpriced:
+        say(price_lines(unpriced))
     if not write:
         say(proposal.diff(str(log.catalogue)) or "Nothing to add.")
         say(f"{log.catalogue} is as it was: --write writes this.")

@@ -180,6 +180,7 @@ def run(
     say(f"bundle {trained.bundle.folder}{model}\nreport {trained.bundle.folder / 'report.html'}")
     show.print_gaps(manifest.candidates)
     say(report.now(manifest, trained.evaluation))
+    show.console.print(report.headline(trained.bundle.folder, manifest), soft_wrap=True)
     show.print_next(promotion, manifest, out, trained.evidence)
 
 

@@ -108,7 +108,12 @@ class Settings:
         None
     )
     overrides: Annotated[
-        Sequence[str], _settings("--set", help="stage.key=value; overrides --params. May be repeated.")
+        Sequence[str],
+        _settings(
+            "--set",
+            help="stage.key=value, as fit.half_life_days=60; overrides --params. May be repeated. "
+            "All keys: training/params.toml.",
+        ),
     ] = ()
 
     def load(self, more: Sequence[str] = ()) -> Params:

@@ -77,6 +77,8 @@ def report(table: pd.DataFrame, failures: Sequence[Failure], source: str, rows: 
 
 
 def _shown(field: str, cell: Any) -> str:
+    if isinstance(cell, str) and not cell.strip():
+        return "empty"
     prompt = field in ("prompt", "messages") and isinstance(cell, str)
     if field == "timestamp" and isinstance(cell, str) and _DATE.fullmatch(cell):
         return shown(cell, phrase=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 
 import pandas as pd
@@ -43,10 +44,25 @@ def with_listed_prices(
             continue
         known[name] = entry.model_copy(update={field: facts.fields[field] for field in PRICES if field in facts.fields})
         notes.append(
-            f"{name} has no price in the catalogue: {known[name].input_usd_per_mtok:g} and "
-            f"{known[name].output_usd_per_mtok:g} USD per million tokens in and out, as {facts.source}"
+            f"{name}: priced by {facts.source}: {known[name].input_usd_per_mtok:g} USD per million tokens in, "
+            f"{known[name].output_usd_per_mtok:g} out"
         )
     return known, tuple(notes)
+
+
+def price_lines(names: Iterable[str]) -> str:
+    """What to put into candidates.toml for candidates that no price is known of, with PRICE where it belongs; "" for none."""
+    tables = [
+        f"[[candidate]]\nname = {json.dumps(name, ensure_ascii=False)}\n"
+        "input_usd_per_mtok = PRICE\noutput_usd_per_mtok = PRICE"
+        for name in names
+    ]
+    if not tables:
+        return ""
+    return (
+        "Into candidates.toml, with USD per million tokens for PRICE, 0 for what is free; a candidate that has a table there "
+        "gets the two lines in it:\n" + "\n".join(tables)
+    )
 
 
 def _facts(prices: PriceList, entry: Candidate) -> Facts | None:

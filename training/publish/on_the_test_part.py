@@ -43,7 +43,7 @@ def differs(point: OperatingPoint, document: Mapping[str, Any]) -> str | None:
     return (
         f"On the {count(test['requests'])} test requests {percent(test['saving'])} was saved "
         f"({span(test['saving_low'], test['saving_high'])}), {'more' if more else 'less'} than the {percent(saving)} "
-        f"({span(proof.saving_low, proof.saving_high)}) on the calibration requests, from which the figures below are, and by "
+        f"({span(proof.saving_low, proof.saving_high)}) on the calibration requests, from which the headline is, and by "
         "more than chance makes: the log has changed, or its parts differ otherwise."
     )
 

@@ -15,10 +15,11 @@ from training.learn.learn import Learned
 from training.learn.prepare import Prepared
 from training.logs.outcomes import Outcomes
 from training.publish import on_the_test_part
-from training.publish.document import frontier_document, with_month, write_document
-from training.publish.making import making, write_making
+from training.publish.document import frontier_document, read_document, with_month, write_document
+from training.publish.making import making, read_making, write_making
 from training.publish.pages import of_report
 from training.publish.pages.blocks import environment
+from training.publish.pages.first_screen import first_screen
 from training.publish.pages.tables import left_out
 from training.publish.pages.written import figure, interval, percent, usd_per_thousand
 
@@ -204,6 +205,13 @@ def now(manifest: Manifest, evaluation: Evaluation) -> str:
         else "nothing that is certified"
     )
     return f"Where traffic would go at {point.name}: {goes}.\nWhat that saves: {saves}."
+
+
+def headline(folder: Path, manifest: Manifest) -> RenderableType:
+    """What the report in a bundle's `folder` begins with: its headline and its warnings, a line each."""
+    screen = first_screen(manifest, read_document(folder) or {}, read_making(folder) or {})
+    warnings = (Text(f"Warning: {text}", style="bold yellow") for text in screen.warnings)
+    return Group(Text(f"The report's headline: {screen.title}.", style="bold"), *warnings)
 
 
 def _off_policy(line: OffPolicyLine) -> str:

@@ -1,7 +1,7 @@
 // Bundles: which there are, two side by side, what the shadow would have decided, and reloading.
 
 import { read } from "./api.js";
-import { badge, card, day, dollars, failure, figure, h, loading, meaning, muted, nothing, number, percent, replace, share, table, titled, whole } from "./dom.js";
+import { badge, card, day, dollars, failure, figure, h, loading, meaning, muted, nothing, number, percent, replace, share, table, thousand, titled, whole } from "./dom.js";
 
 const METRICS = { aiq: ["AIQ on its test part", 3], headroom_captured: ["Headroom captured", 3], saving: ["Saving", 3], quality: ["Quality", 3], cost_usd: ["Cost per request, USD", 6], ece: ["Calibration error (ECE)", 3], brier: ["Brier score", 3], test_requests: ["Test requests", 0] };
 const two = (low, high) => `${low} → ${high}`;
@@ -85,7 +85,7 @@ export function bundlesTab(panel, { me }) {
     } catch (problem) {
       return replace(shadow, card("Shadow", problem.status === 404 ? nothing(problem.message) : failure(problem, shadowed)));
     }
-    const line = (one, name) => [name, number(one.decisions), percent(one.agreement, 0), two(dollars(one.live_cost_usd * 1000), dollars(one.shadow_cost_usd * 1000)), two(percent(one.live_confidence), percent(one.shadow_confidence))];
+    const line = (one, name) => [name, number(one.decisions), percent(one.agreement, 0), two(dollars(thousand(one.live_cost_usd)), dollars(thousand(one.shadow_cost_usd))), two(percent(one.live_confidence), percent(one.shadow_confidence))];
     const rows = came.total ? [...came.workflows.map((one) => line(one, one.workflow ?? "none")), line(came.total, h("strong", {}, "All"))] : [];
     replace(shadow, card("Shadow", muted(`What ${came.shadow ?? "the shadow"} would have decided over the last ${number(came.hours)} hours; live → shadow. It never answers. ${meaning("P(acceptable)")}`),
       table("Shadow against live", [["Workflow", ""], ["Decisions", "num"], ["Same choice", "num"], ["Expected $ per 1,000", "num"], [titled("P(acceptable)"), "num"]], rows, "Nothing to compare yet.")));

@@ -23,7 +23,7 @@ export function replace(element, ...children) {
 }
 
 const NONE = "–";
-const known = (value) => typeof value === "number" && Number.isFinite(value);
+export const known = (value) => Number.isFinite(value);
 
 // Decimals with which the smallest of these has two figures, so that a column of them lines up.
 export function decimals(values, most = 7) {
@@ -41,6 +41,9 @@ export function usd(value, places = decimals([value])) {
 export function percent(value, places = 1) {
   return known(value) ? `${(value * 100).toFixed(places).replace("-", "−")}%` : NONE;
 }
+
+// What a thousand cost; nothing where one's cost is not known.
+export const thousand = (value) => (known(value) ? value * 1000 : null);
 
 // A share that was set, such as 5% or 2.5%: a decimal only where it has one.
 export const share = (value) => percent(value, known(value) && Math.abs(value * 100 - Math.round(value * 100)) > 1e-6 ? 1 : 0);

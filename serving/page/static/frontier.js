@@ -1,11 +1,9 @@
 // Frontier: quality against cost, what is certified on it, and what the knob's place comes to in a month.
 
 import { read } from "./api.js";
-import { badge, between, candidate, card, colour, day, decimals, details, dollars, failure, figure, h, loading, many, muted, number, percent, replace, s, share, table, usd, whole } from "./dom.js";
+import { badge, between, candidate, card, colour, day, decimals, details, dollars, failure, figure, h, known, loading, many, muted, number, percent, replace, s, share, table, thousand, usd, whole } from "./dom.js";
 import { axes, band, chart, diamond, labels, linear, logarithmic, path } from "./draw.js";
 import { knobView } from "./knob.js";
-
-const THOUSAND = 1000;
 
 // A place between two of the sweep's, each figure in proportion.
 export function onSweep(sweep, place) {
@@ -16,7 +14,7 @@ export function onSweep(sweep, place) {
   const [a, b] = [rows[upper - 1], rows[upper]];
   const part = (place - a.cost_quality) / (b.cost_quality - a.cost_quality);
   const mixed = { ...b };
-  for (const name in b) if (Number.isFinite(b[name])) mixed[name] = Number.isFinite(a[name]) ? a[name] + part * (b[name] - a[name]) : null;
+  for (const name in b) if (known(b[name])) mixed[name] = known(a[name]) ? a[name] + part * (b[name] - a[name]) : null;
   return mixed;
 }
 
@@ -63,7 +61,7 @@ export function frontierTab(panel, { knob, bundle }) {
     const box = { left: 46, right: width - 14, top: 26, bottom: height - 42 };
     const sweep = loaded.sweep.filter((one) => one.quality !== null && one.cost_usd !== null).sort((a, b) => a.cost_usd - b.cost_usd);
     const all = [...sweep, ...loaded.singles, ...loaded.points.map((one) => one.test ?? one.calibration)].filter((one) => one && one.cost_usd > 0);
-    const costs = all.map((one) => one.cost_usd * THOUSAND), qualities = all.flatMap((one) => [one.quality, one.quality_low, one.quality_high]).filter(Number.isFinite);
+    const costs = all.map((one) => thousand(one.cost_usd)), qualities = all.flatMap((one) => [one.quality, one.quality_low, one.quality_high]).filter(known);
     const [least, most] = [Math.min(...costs), Math.max(...costs)];
     const log = most / least > 12;
     const x = log ? logarithmic(least / 1.35, most * 1.35, box.left, box.right, width < 500 ? 5 : 8) : linear(0, most * 1.06, box.left, box.right, width < 500 ? 4 : 8);
@@ -71,8 +69,8 @@ export function frontierTab(panel, { knob, bundle }) {
     const y = linear(Math.max(0, low - spare), Math.min(1, high + spare), box.bottom, box.top, 5);
     axes(svg, { x, y, box, yText: (value) => percent(value, 0), xText: (value) => (value < 1 && !Number.isInteger(value * 100) ? usd(value, 3) : usd(value, value >= 10 || Number.isInteger(value) ? 0 : 2)),
       xLabel: `USD per 1,000 requests${log ? ", logarithmic" : ""}`, yLabel: "acceptable answers" });
-    const at = (one) => [x(one.cost_usd * THOUSAND), y(one.quality)];
-    svg.append(s("path", { class: "band", d: band(sweep.filter((one) => Number.isFinite(one.quality_low)).map((one) => [x(one.cost_usd * THOUSAND), y(one.quality_low), y(one.quality_high)])) }),
+    const at = (one) => [x(thousand(one.cost_usd)), y(one.quality)];
+    svg.append(s("path", { class: "band", d: band(sweep.filter((one) => known(one.quality_low)).map((one) => [x(thousand(one.cost_usd)), y(one.quality_low), y(one.quality_high)])) }),
       s("path", { class: "curve", d: path(sweep.map(at)) }));
     const words = [], taken = [], line = [];
     sweep.map(at).forEach(([toX, toY], place, all) => {
@@ -91,14 +89,14 @@ export function frontierTab(panel, { knob, bundle }) {
     for (const one of loaded.singles) {
       if (!(one.cost_usd > 0) || one.quality === null) continue;
       const [cx, cy] = at(one);
-      if (Number.isFinite(one.quality_low)) svg.append(s("line", { class: "whisker", x1: cx, x2: cx, y1: y(one.quality_low), y2: y(one.quality_high) }));
+      if (known(one.quality_low)) svg.append(s("line", { class: "whisker", x1: cx, x2: cx, y1: y(one.quality_low), y2: y(one.quality_high) }));
       svg.append(s("circle", { class: `single ${colour(one.candidate)}`, cx, cy, r: 4.5 }));
       taken.push({ x: cx - 6, y: cy - 6, w: 12, h: 12 });
       words.push({ x: cx, y: cy, text: one.candidate });
     }
     labels(svg, words, box, taken, line);
     const here = now();
-    if (here && Number.isFinite(here.quality)) {
+    if (here && known(here.quality)) {
       const [cx, cy] = at(here);
       svg.append(s("line", { class: "guide", x1: cx, x2: cx, y1: cy, y2: box.bottom }), s("circle", { class: "here", id: "here", cx, cy, r: 10 }));
     }
@@ -110,15 +108,15 @@ export function frontierTab(panel, { knob, bundle }) {
     const here = now();
     const volume = loaded.seen?.requests_a_month ?? loaded.month?.requests ?? null;
     // As the report's month: the reference's cost times the saving, a point's where it was certified.
-    const share = Number.isFinite(here.certified) ? here.certified : here.saving;
-    const each = loaded.month?.reference_usd_per_request ?? (here.saving < 1 ? here.cost_usd / (1 - here.saving) : null);
-    const all = volume === null || each === null || !Number.isFinite(share) ? null : volume * each;
+    const share = known(here.certified) ? here.certified : here.saving;
+    const each = loaded.month?.reference_usd_per_request ?? (here.saving < 1 && here.cost_usd ? here.cost_usd / (1 - here.saving) : null);
+    const all = volume === null || each === null || !known(share) ? null : volume * each;
     replace(reading, card("At this place",
       h("dl", { class: "figures", id: "at-place" },
         figure("Acceptable", percent(here.quality), between(here.quality_low, here.quality_high, percent) === "–" ? null : `95%: ${between(here.quality_low, here.quality_high, percent)}`),
-        figure("Per 1,000 requests", dollars(here.cost_usd * THOUSAND)),
-        figure(`Saved, on ${here.from === "calibration requests" ? "calibration" : "test"} requests`, percent(here.saving), ["against ", whole(loaded.reference), Number.isFinite(here.saving_low) && `, 95%: ${between(here.saving_low, here.saving_high, percent)}`]),
-        Number.isFinite(here.certified) && figure("Saved, where certified", percent(here.certified), "on the calibration requests, as in the report")),
+        figure("Per 1,000 requests", dollars(thousand(here.cost_usd))),
+        figure(`Saved, on ${here.from === "calibration requests" ? "calibration" : "test"} requests`, percent(here.saving), ["against ", whole(loaded.reference), known(here.saving_low) && `, 95%: ${between(here.saving_low, here.saving_high, percent)}`]),
+        known(here.certified) && figure("Saved, where certified", percent(here.certified), "on the calibration requests, as in the report")),
       h("dl", { class: "figures month" },
         figure("A month costs", dollars(all && all * (1 - share)), all && [whole(loaded.reference), `: ${dollars(all)}`]),
         figure("A month saves", dollars(all && all * share), all && `${percent(share)}, ${share === here.certified ? "where certified" : "on test requests"}`, "good")),
@@ -140,21 +138,21 @@ export function frontierTab(panel, { knob, bundle }) {
       const figures = one.test ?? one.calibration ?? {};
       return [h("span", { class: "candidate" }, h("span", { class: `swatch diamond ${one.certified ? "certified" : ""}`, "aria-hidden": "true" }), h("span", { class: "nowrap" }, one.name), one.default && h("span", { class: "muted" }, " default")),
         one.certified ? badge("certified", "good") : badge("not certified"), percent(one.bound), share(one.alpha), number(one.requests),
-        percent(figures.quality), dollars(figures.cost_usd * THOUSAND), percent(one.test?.saving), percent(one.calibration?.saving)];
+        percent(figures.quality), dollars(thousand(figures.cost_usd)), percent(one.test?.saving), percent(one.calibration?.saving)];
     });
     return card("Operating points", muted(`A certificate bounds how often the choice fails where ${loaded.reference} would not, on average over requests like the log's. Bounds, and the saving that the report begins with, are on calibration requests, the rest is on test requests.`),
       table("Operating points", [["Point", ""], ["State", ""], ["Fails, at most", "num"], ["Allowed", "num"], ["On requests", "num"], ["Acceptable", "num"], ["$ per 1,000", "num"], ["Saved, test", "num"], ["Saved, calibration", "num"]], rows, "This bundle has none."));
   }
 
   function tables() {
-    const costs = decimals(loaded.sweep.map((one) => one.cost_usd * THOUSAND), 4);
+    const costs = decimals(loaded.sweep.map((one) => thousand(one.cost_usd)), 4);
     return details("Figures behind the chart",
       h("h3", {}, "Along the slider"),
       table("Along the slider", [["Place", "num"], ["$ per 1,000", "num"], ["Acceptable", "num"], ["95%", "num"], ["Saved", "num"]], loaded.sweep.map((one) =>
-        [number(one.cost_quality, 1), usd(one.cost_usd * THOUSAND, costs), percent(one.quality), between(one.quality_low, one.quality_high, percent), percent(one.saving, 0)])),
+        [number(one.cost_quality, 1), usd(thousand(one.cost_usd), costs), percent(one.quality), between(one.quality_low, one.quality_high, percent), percent(one.saving, 0)])),
       h("h3", {}, "One candidate for everything"),
       table("One candidate for everything", [["Candidate", ""], ["$ per 1,000", "num"], ["Acceptable", "num"], ["95%", "num"], ["Requests", "num"]], loaded.singles.map((one) =>
-        [candidate(one.candidate), usd(one.cost_usd * THOUSAND, costs), percent(one.quality), between(one.quality_low, one.quality_high, percent), number(one.requests)])));
+        [candidate(one.candidate), usd(thousand(one.cost_usd), costs), percent(one.quality), between(one.quality_low, one.quality_high, percent), number(one.requests)])));
   }
 
   knob.addEventListener("change", () => !panel.hidden && moved());

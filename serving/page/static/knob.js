@@ -1,6 +1,6 @@
 // The knob: one choice for both tabs, a place on the slider, sent as cost_quality, or an operating point, sent as its target.
 
-import { badge, colour, dollars, h, muted, percent, replace, share } from "./dom.js";
+import { badge, colour, dollars, h, muted, percent, replace, share, thousand } from "./dom.js";
 
 export class Knob extends EventTarget {
   constructor(bundle) {
@@ -41,7 +41,7 @@ export class Knob extends EventTarget {
       const { alpha, delta } = point.certificate;
       return ["Certified", "good", `In at most ${share(alpha)} of requests the choice fails where ${this.reference} would not. Confidence ${share(1 - delta)}.`];
     }
-    if (point.always) return ["Reference", "", `Always ${point.always}: no traffic is moved.`];
+    if (point.always) return ["Not certified", "warn", `Every request goes to ${point.always}.`];
     return ["Not certified", "warn", "This operating point has no certificate: what it gives is estimated."];
   }
 
@@ -83,7 +83,7 @@ export function knobView(knob) {
     replace(chips, knob.points.map((one) => h("button", {
       type: "button", class: `chip${one.certificate ? " certified" : ""}`, "aria-pressed": String(point === one), onclick: () => knob.choose(one),
     }, one.name, one.isDefault && h("span", { class: "muted" }, " default"),
-    h("small", { class: "muted block" }, ` ${percent(one.quality)} acceptable, ${dollars(one.cost_usd * 1000)} per 1,000`))));
+    h("small", { class: "muted block" }, one.always && one.cost_usd === null ? ` not certified: everything to ${one.always}` : ` ${percent(one.quality)} acceptable, ${dollars(thousand(one.cost_usd))} per 1,000`))));
     if (focused) chips.querySelector('[aria-pressed="true"]')?.focus();
     chosen();
   }

@@ -56,6 +56,8 @@ def test_every_command_that_reads_a_log_takes_every_option_on_logs(command: str)
 
 def test_the_help_names_every_rule_and_check() -> None:
     helps = {name: str(shown) for name, shown in options("inspect").items()}
+    assert "fit.half_life_days=60" in helps["overrides"]
+    assert "training/params.toml" in helps["overrides"]
     assert rescale.NAMES in helps["score_rule"]
     assert checks.NAMES in helps["check"]
 

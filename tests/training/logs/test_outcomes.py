@@ -299,3 +299,10 @@ def test_any_other_number_is_no_status(status: object) -> None:
     rows = [{"request_id": "r", "prompt": "p", "candidate": "a", "status": one} for one in (status, "success")]
     read = validate(pd.DataFrame(rows), source="x", format="t")
     assert read.reasons == {"status is neither success nor error": 1}
+
+
+def test_a_cell_that_is_empty_is_called_so() -> None:
+    rows = [{"request_id": one, "prompt": one, "candidate": "a"} for one in "abc"]
+    rows[0]["prompt"], rows[1]["candidate"] = " ", ""
+    told = validate(pd.DataFrame(rows).assign(quality=1), source="test", format="test")
+    assert told.skipped["value"].tolist() == ["empty", "empty"]

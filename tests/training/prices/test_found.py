@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,13 @@ import pandas as pd
 import pytest
 
 from serving.bundle.catalogue import Candidate
+from tests.conftest import router_train_here
 from training.dataset.matrix import build_matrix
 from training.dataset.tries import costed
 from training.logs.validate import validate
+from training.prices.catalogue import load_catalogue
 from training.prices.costs import CostError, fill_costs
-from training.prices.found import with_found_prices
+from training.prices.found import price_lines, with_found_prices
 
 FREE = Candidate(name="own", input_usd_per_mtok=0, output_usd_per_mtok=0)
 
@@ -35,10 +38,27 @@ def test_a_candidate_without_cost_and_catalogue_entry_is_priced_from_the_map() -
     assert known["gpt-4o-mini"].input_usd_per_mtok == pytest.approx(0.15)
     assert known["gpt-4o-mini"].output_usd_per_mtok == pytest.approx(0.6)
     assert known["my-gateway/gpt-4o"].priced
-    assert [note.split(" has no price")[0] for note in notes] == sorted(known)
-    assert "LiteLLM price map" in notes[0]
+    assert [note.split(": priced by LiteLLM price map ")[0] for note in notes] == sorted(known)
+    assert notes[0].endswith(": 0.15 USD per million tokens in, 0.6 out")
     matrix, _ = fill_costs(build_matrix(frame[:1]), known, 100.0)
     assert matrix.cost_usd[0, 0] == pytest.approx((1000 * 0.15 + 500 * 0.6) / 1e6)
+
+
+def test_what_a_run_would_end_for_is_the_next_step_and_the_catalogue_has_the_same_lines(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    rows = [f"{n},what is {n}?,{name},{n % 2},10,20" for n in range(40) for name in ("gpt-4o-mini", 'our "big" one')]
+    quoted = [row.replace('our "big" one', '"our ""big"" one"') for row in rows]
+    head = "request_id,prompt,candidate,quality,input_tokens,output_tokens"
+    log.write_text("\n".join([head, *quoted]), encoding="utf-8")
+    looked = router_train_here("inspect", "--data", log, folder=tmp_path)
+    assert looked.returncode == 0, looked.stderr
+    lines = price_lines(['our "big" one'])
+    assert looked.stdout.endswith(f"What now: give a price first, or `run` ends in an error. {lines}\n")
+    assert lines in router_train_here("catalogue", "--data", log, folder=tmp_path).stdout
+    written = tmp_path / "candidates.toml"
+    written.write_text(lines[lines.index("[[candidate]]") :].replace("PRICE", "1.5"), encoding="utf-8")
+    assert load_catalogue(written)['our "big" one'].priced
+    assert price_lines([]) == ""
 
 
 def test_prices_of_the_catalogue_stay_and_costs_need_none() -> None:

@@ -12,19 +12,20 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
+from rich.console import Console
 
 from serving.bundle.manifest import Bundle, Estimated, Manifest, OperatingPoint, WorkflowBound, open_bundle
 from tests import fake_bundle, fake_frontier
 from training.charts.show import javascript
 from training.dataset.volume import Volume
-from training.publish.document import at_another_point, month_of, read_document, with_month
-from training.publish.making import of_addition
+from training.publish.document import at_another_point, month_of, read_document, with_month, write_document
+from training.publish.making import of_addition, write_making
 from training.publish.pages import of_comparison, of_report
 from training.publish.pages.basis import volume
 from training.publish.pages.blocks import environment
 from training.publish.pages.first_screen import first_screen
 from training.publish.pages.tables import by_workflow
-from training.publish.report import promise
+from training.publish.report import headline, promise
 from training.publish.side_by_side import Part, SideBySide
 
 # What makes a browser fetch something, in HTML and in CSS.
@@ -187,6 +188,28 @@ def test_a_saving_on_the_test_part_that_chance_does_not_explain_is_said_first(
     found = [w for w in first_screen(open_bundle(folder).manifest, document, making).warnings if "was saved" in w]
     assert len(found) == (told is not None)
     assert all(f"{told} than the 60.0% (95% 52.0% … 67.0%) on the calibration requests" in text for text in found)
+
+
+def test_the_terminal_ends_with_the_headline_and_the_warnings_of_the_page(folder: Path, tmp_path: Path) -> None:
+    manifest, document = open_bundle(folder).manifest, read_document(folder) or {}
+    document["log"] = {**document["log"], "cost_usd_per_request": 0.001}
+    next(one["test"] for one in document["points"] if one["default"])["violation_rate"] = 0.2
+    dearer = at_another_point(document, manifest)
+    dearer["month"] |= {"saved_against_logged_low": -2.0, "saved_against_logged_high": -1.0}
+    manifest = manifest.model_copy(update={"metrics": with_month(manifest.metrics, dearer)})
+    write_document(tmp_path, dearer)
+    write_making(tmp_path, of_addition(None, "", ""))
+    console = Console(record=True, width=10_000)
+    console.print(headline(tmp_path, manifest))
+    title, *warnings = console.export_text().splitlines()
+    assert of_report.write(tmp_path, manifest)
+    page = (tmp_path / of_report.REPORT).read_text(encoding="utf-8")
+    assert title == f"The report's headline: {Page(page).headings[0][1]}"
+    assert "Simulated: routing costs $0.47 a month more than the mix in the log" in title
+    assert len(warnings) == 2
+    assert warnings[0].startswith("Warning: Dearer than today: ")
+    assert "20.0% failed where acme/large did not" in warnings[1]
+    assert [f"Warning: {text}" for text in first_screen(manifest, dearer, {}).warnings] == warnings
 
 
 def test_the_page_can_reckon_the_same_month_from_the_document(folder: Path) -> None:
