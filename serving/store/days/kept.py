@@ -79,6 +79,15 @@ class Held:
         return ROWS_ALONE + self.by(day)
 
 
+def hold(connection: Connection) -> None:
+    """Keeps PostgreSQL's months in the table until the transaction ends; before anything else is read in it.
+
+    Who reads first which months there are, and waits then while `prune` takes one out, has its sums and not its rows.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"LOCK TABLE {DECISIONS.name} IN ACCESS SHARE MODE")
+
+
 def able(connection: Connection) -> bool:
     """Whether there are sums of days here, or may be."""
     return connection.dialect.name == "postgresql" and bool(connection.scalar(text(_USUAL), {"triggers": TRIGGERS}))

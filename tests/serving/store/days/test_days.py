@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,77 +11,24 @@ import sqlalchemy as sa
 
 from serving.account.asked import asked
 from serving.account.shown import document
-from serving.account.window import DAY, By, Window
+from serving.account.window import DAY
 from serving.store import series
 from serving.store.days import summing
-from serving.store.days.kept import kept
 from serving.store.days.summing import Summing, sum_up
 from serving.store.days.tables import DAYS, METADATA
 from serving.store.days.tables import make as make_days
-from serving.store.engine import open_engine
-from serving.store.months.calendar import month_of
 from serving.store.months.ids import new_id
-from serving.store.months.partitions import make
 from serving.store.months.prune import prune
 from serving.store.savings import savings
 from serving.store.tables import ALSO_FEEDBACK, DECISIONS, FEEDBACK
 from serving.store.writer import DecisionStore
 from tests.patience import PATIENCE, until
-from tests.postgres_server import engine_of, needs_postgres, own_database
-from tests.serving.account.test_gathered import KEYS, TABLES, rows, same
+from tests.postgres_server import engine_of, needs_postgres
+from tests.serving.account.test_gathered import TABLES, same
+from tests.serving.store.days.over import ALL, BASE, FIRST, agree, holding, ids
 from tests.serving.store.rows import decision, feedback, told
 
 pytestmark = needs_postgres
-# A day is summed two minutes after its end: until five minutes after it, it is the one that is not over.
-TODAY = int((time.time() - 300.0) // DAY)
-FIRST = TODAY - 9
-BASE = FIRST * DAY
-ALL = Window(By.DAY, BASE + 0.3 * DAY, BASE + 4.6 * DAY)
-
-
-@pytest.fixture
-def engine(postgres: str) -> Iterator[sa.Engine]:
-    """A store with some days of decisions and feedback, of which none is summed."""
-    engine = open_engine(own_database(postgres, "days"))
-    make(engine, [month_of(BASE), month_of(BASE + 5 * DAY)])
-    made, said = rows(1)
-    moved = {row["id"]: new_id(row["at"] + BASE) if len(row["id"]) == 32 else row["id"] for row in made}
-    for row in made:
-        row |= {
-            "id": moved[row["id"]],
-            "at": row["at"] + BASE,
-            "session_id": moved.get(row["session_id"], row["session_id"]),
-        }
-    said = [row | {"decision_id": moved[row["decision_id"]], "at": row["at"] + BASE} for row in said]
-    with engine.begin() as connection:
-        connection.execute(DECISIONS.insert(), made)
-        connection.execute(FEEDBACK.insert(), said)
-    yield engine
-    engine.dispose()
-
-
-def holding(engine: sa.Engine) -> list[int]:
-    """The days whose sums hold, since the first."""
-    with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
-        return [day - FIRST for day in kept(connection, BASE, TODAY * DAY)]
-
-
-def agree(engine: sa.Engine, windows: int = 8) -> None:
-    """An account with the days' sums has the figures of one that reads every row, however it is told apart."""
-    for by, key in [(by, key) for key in (None, KEYS[0]) for by in By][:windows]:
-        window = Window(by, ALL.since, ALL.until, key)
-        with engine.connect() as connection:
-            plain = document(asked(connection, TABLES, window))
-        assert same(document(savings(engine, window)), plain), (by, key)
-
-
-def ids(engine: sa.Engine, day: int, which: sa.ColumnElement[bool] | None = None) -> list[str]:
-    """The ids of a day's decisions: of those that something is told of, or of others."""
-    d, begins = DECISIONS.c, (FIRST + day) * DAY
-    which = d.id.in_(sa.select(FEEDBACK.c.decision_id)) if which is None else which
-    with engine.connect() as connection:
-        asked_for = sa.select(d.id).where(d.at >= begins, d.at < begins + DAY, which).order_by(d.id)
-        return list(connection.scalars(asked_for))
 
 
 def test_days_that_are_over_are_summed_and_give_the_figures_of_their_rows(engine: sa.Engine) -> None:
@@ -193,67 +139,6 @@ def test_sums_do_not_outlive_the_tables_that_they_are_of(engine: sa.Engine) -> N
         assert (connection.scalar(sa.select(sa.func.min(DAYS.c.day))) or 0) >= FIRST + 2, (
             "of what is pruned nothing is kept"
         )
-
-
-def test_days_summed_by_a_clock_that_was_ahead_are_read_by_their_rows(
-    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as ahead:
-        ahead.setattr(summing, "_NOW", f"{summing._NOW} + {2 * DAY}")
-        sum_up(engine)
-    now = time.time() - 1.0
-    today = int(now // DAY)
-    window = Window(By.DAY, today * DAY - DAY, today * DAY + DAY)
-
-    def noted() -> list[int]:
-        with engine.connect() as connection:
-            return list(connection.exec_driver_sql(f"SELECT day FROM savings_changed WHERE day >= {TODAY}").scalars())
-
-    late = decision(new_id(now), at=now, workflow="w", candidate="small", reference="large")
-    with engine.begin() as connection:
-        assert connection.scalar(sa.select(DAYS.c.day).where(DAYS.c.day == today)) == today
-        connection.execute(DECISIONS.insert(), late)
-    assert noted() == [today], "until the sums are gone: whoever asks after midnight is not to take them"
-    with engine.begin() as connection:
-        connection.execute(FEEDBACK.insert(), feedback(late["id"], cost_usd=0.5).row(now))
-        connection.execute(DECISIONS.update().where(DECISIONS.c.id == late["id"]).values(candidate="middle"))
-    assert noted() == [today] * 2, "one of each transaction"
-    with engine.connect() as connection:
-        assert today not in kept(connection, window.since, window.until)
-        plain = document(asked(connection, TABLES, window))
-        assert same(document(savings(engine, window)), plain)
-        connection.exec_driver_sql("DELETE FROM savings_changed")
-        assert today not in kept(connection, window.since, window.until), "without a note too"
-        connection.rollback()
-    sum_up(engine)
-    with engine.begin() as connection:
-        assert connection.scalar(sa.select(sa.func.max(DAYS.c.day))) == TODAY - 1
-        connection.execute(DECISIONS.delete().where(DECISIONS.c.id == late["id"]))
-        far = decision(new_id(now), at=1e300)
-        connection.execute(DECISIONS.insert(), far)
-    assert noted() == [], "of a day that is not over and not summed no note is made"
-
-
-def test_triggers_of_before_are_made_anew_and_what_was_summed_beside_them_is_summed_anew(engine: sa.Engine) -> None:
-    sum_up(engine)
-    with engine.begin() as connection:
-        connection.exec_driver_sql(
-            "CREATE OR REPLACE FUNCTION savings_note(at double precision) RETURNS void LANGUAGE plpgsql AS "
-            "$$ BEGIN END $$"
-        )
-        connection.execute(FEEDBACK.delete().where(FEEDBACK.c.decision_id == ids(engine, 2)[0]))
-    make_days(engine)
-    assert holding(engine) == []
-    assert sum_up(engine) == 9
-    agree(engine, 2)
-    make_days(engine)
-    assert len(holding(engine)) == 9, "they are made once"
-    functions = ", ".join(("savings_note", "savings_told", "savings_decision_changed", "savings_feedback_changed"))
-    with engine.begin() as connection:
-        connection.exec_driver_sql(f"DROP FUNCTION {functions} CASCADE")
-    make_days(engine)
-    assert holding(engine) == [], "who drops the functions and leaves the tables does without sums"
-    assert sum_up(engine) == 0
 
 
 def test_tables_that_are_dropped_are_made_again_and_nobody_is_in_want_of_them(engine: sa.Engine) -> None:
