@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -114,3 +115,22 @@ def test_triggers_of_before_are_made_anew_and_what_was_summed_beside_them_is_sum
     make_days(engine)
     assert holding(engine) == [], "who drops the functions and leaves the tables does without sums"
     assert sum_up(engine) == 0
+
+
+def test_a_day_is_summed_once_more_where_somebody_changed_what_it_changes(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    summed, changed = summing._sum, Exception("could not serialize access due to concurrent delete")
+    changed.sqlstate = "40001"  # type: ignore[attr-defined]
+    tried: list[tuple[int, ...]] = []
+
+    def sum_days(engine: sa.Engine, number: str, days: Sequence[int]) -> int | None:
+        tried.append(tuple(days))
+        if tried.count(tuple(days)) == 1:
+            raise sa.exc.OperationalError("DELETE", {}, changed)
+        return summed(engine, number, days)
+
+    monkeypatch.setattr(summing, "_sum", sum_days)
+    assert sum_up(engine) == 9
+    assert "could not be summed" not in caplog.text
+    assert set(map(tried.count, tried)) == {2}
