@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, text
 from serving.account.asked import Tables, asked
 from serving.account.savings import Account
 from serving.account.window import Window
-from serving.store.days.kept import summed
+from serving.store.days.kept import hold, summed
 from serving.store.tables import ALSO_FEEDBACK, DECISIONS, FEEDBACK
 from serving.store.transaction import STATEMENT_SECONDS
 
@@ -53,9 +53,10 @@ class Asking:
                     return asked(connection, Tables(DECISIONS, FEEDBACK, ALSO_FEEDBACK), window)
             connection = connection.execution_options(isolation_level="REPEATABLE READ")
             connection.exec_driver_sql(f"SET LOCAL statement_timeout = {int(STATEMENT_SECONDS * 1e3)}")
-            # Tables of its own, which are gone when this is rolled back; without the right to them it takes longer.
-            gather = bool(connection.scalar(text("SELECT has_database_privilege(current_database(), 'TEMPORARY')")))
             with self._cancelled(connection):
+                hold(connection)
+                # Tables of its own, which are gone when this is rolled back; without the right to them it takes longer.
+                gather = bool(connection.scalar(text("SELECT has_database_privilege(current_database(), 'TEMPORARY')")))
                 of_days = summed(connection, window) if gather else None
                 return asked(
                     connection, Tables(DECISIONS, FEEDBACK, ALSO_FEEDBACK), window, gather=gather, summed=of_days

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Integer, Select, and_, case, cast, func, or_,
 from serving.account.days import rest_of
 from serving.account.window import By, Window
 from serving.decide.decision import OTHER, Reason
-from serving.store.days.kept import kept
+from serving.store.days.kept import hold, kept
 from serving.store.days.tables import SUMS
 from serving.store.tables import DECISIONS, FEEDBACK
 
@@ -93,6 +93,7 @@ def made(connection: Connection, since: float, until: float, key: str | None = N
 
 def total(connection: Connection, key: str | None = None) -> int:
     """How many decisions are in the store: of days that are summed as these have it, the others are counted."""
+    hold(connection)
     found = 0
     everything = Window(By.DAY, 0.0, _EVER, key)
     days = kept(connection, everything.since, everything.until)

@@ -41,8 +41,10 @@ _FILES = """
 SELECT name, c.oid || '.' || c.relfilenode
 FROM unnest(CAST(:names AS text[])) name JOIN pg_class c ON c.oid = to_regclass(name)
 """
+# Of a day that is not over something was summed where the database's clock was ahead.
 _KEPT = """
-SELECT day, held FROM savings_day kept WHERE day >= :first AND day < :last AND NOT EXISTS (
+SELECT day, held FROM savings_day kept WHERE day >= :first AND day < :last
+    AND day < floor(extract(epoch FROM clock_timestamp()) / 86400) AND NOT EXISTS (
     SELECT FROM savings_changed noted WHERE noted.day = kept.day
     AND NOT pg_visible_in_snapshot(noted.changed, kept.snapshot::pg_snapshot))
 """
@@ -75,6 +77,15 @@ class Held:
     def by_rows(self, day: int) -> str:
         """The same of a day that is not summed, for its decisions' ids do not say when they were made."""
         return ROWS_ALONE + self.by(day)
+
+
+def hold(connection: Connection) -> None:
+    """Keeps PostgreSQL's months in the table until the transaction ends; before anything else is read in it.
+
+    Who reads first which months there are, and waits then while `prune` takes one out, has its sums and not its rows.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"LOCK TABLE {DECISIONS.name} IN ACCESS SHARE MODE")
 
 
 def able(connection: Connection) -> bool:

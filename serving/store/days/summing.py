@@ -28,6 +28,7 @@ FIRST_SECONDS = 30.0
 _BATCH, _LONGEST_BATCH = 50_000, 31  # decisions, about, and days
 _MOST_FAILED = 3  # days that are passed over before it is the database's fault
 _APART = 120.0  # seconds by which the database's clock may be put back
+_CHANGED_MEANWHILE = "40001"
 _LOCK = "SELECT pg_try_advisory_xact_lock(hashtext('outcome_router_days'))"
 _NOW = "SELECT CAST(extract(epoch FROM clock_timestamp()) AS float)"
 _NUMBER = "SELECT pg_current_xact_id()"
@@ -54,7 +55,7 @@ def sum_up(engine: Engine, ended: Callable[[], bool] = lambda: False) -> int:
     while done + failed < len(days) and not ended():
         batch = days[done + failed : done + failed + size]
         try:
-            rows = _sum(engine, number, batch)
+            rows = _summed(engine, number, batch)
         except OperationalError as error:
             # One day that takes too long is not to keep those before it from being summed.
             if len(batch) == 1:
@@ -80,10 +81,20 @@ def _lacking(engine: Engine, today: int) -> list[int]:
         since = (today - MOST_DAYS) * DAY
         earliest = connection.scalar(select(func.min(DECISIONS.c.at)).where(DECISIONS.c.at >= since))
         first = today if earliest is None else int(earliest // DAY)
-        for table in (*SUMS, DAYS, CHANGED):  # of what was pruned
-            connection.execute(delete(table).where(table.c.day < min(first, today)))
+        for table in (*SUMS, DAYS, CHANGED):  # of what was pruned, and of what a clock that was ahead took to be over
+            connection.execute(delete(table).where((table.c.day < min(first, today)) | (table.c.day >= today)))
         there = known(connection, since, today * DAY)
         return [day for day in range(today - 1, first - 1, -1) if day not in there]
+
+
+def _summed(engine: Engine, number: str, days: Sequence[int]) -> int | None:
+    """As `_sum`, once more where somebody changed meanwhile what it changes: it says nothing of the days."""
+    try:
+        return _sum(engine, number, days)
+    except OperationalError as error:
+        if getattr(error.orig, "sqlstate", None) != _CHANGED_MEANWHILE:
+            raise
+        return _sum(engine, number, days)
 
 
 def _sum(engine: Engine, number: str, days: Sequence[int]) -> int | None:

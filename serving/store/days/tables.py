@@ -2,7 +2,8 @@
 
 Whoever opens the store makes them, and whoever drops them loses nothing but time. Triggers note every change of what is about
 a day that is over (`savings_changed`), whoever makes it: an earlier version's service, or somebody in SQL. A note has its
-transaction, so a day's sums can tell whether they know of it.
+transaction, so a day's sums can tell whether they know of it. Of a day that is not over a note is made where it has sums all
+the same: the database's clock was ahead when they were made, and is put back.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from sqlalchemy import Column, Engine, Float, Integer, LargeBinary, MetaData, String, Table, Text, text
+from sqlalchemy import Column, Engine, Float, Integer, LargeBinary, MetaData, String, Table, Text, delete, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.types import UserDefinedType
 
@@ -70,21 +71,27 @@ CHANGED = Table(
 # Prune drops sums by itself, and takes what is about decisions with them: of that no note is made.
 UNNOTED = "SET LOCAL outcome_router.unnoted = 'on'"
 _NOTED = "current_setting('outcome_router.unnoted', true) IS DISTINCT FROM 'on'"
+_EVER = "185e12"  # seconds: a later day is no integer of PostgreSQL's
 _TODAY = "floor(extract(epoch FROM clock_timestamp()) / 86400) * 86400"
 # Whoever may write feedback need not have rights to these tables. What runs as the owner finds the store's tables first, and
-# last what somebody made for a session.
+# last what somebody made for a session; what the triggers' functions call runs so too, and nobody else may call it.
 _AS_OWNER = "SECURITY DEFINER SET search_path = pg_catalog, {schema}, pg_temp"
 _SCHEMA = "SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = to_regclass('decision')"
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext('outcome_router_days'))"
+# Without the functions somebody does without sums; those of before notes were made of days that are not over are made anew.
 _MADE = """
-SELECT to_regclass('savings_changed') IS NOT NULL
-    AND NOT has_function_privilege('public', to_regprocedure('savings_note(double precision)'), 'EXECUTE')
+SELECT to_regclass('savings_changed') IS NOT NULL AND to_regclass('savings_day') IS NOT NULL AND NOT EXISTS (
+    SELECT FROM pg_proc WHERE oid = to_regprocedure('savings_note(double precision)')
+    AND (prosrc NOT LIKE '%savings_day%' OR has_function_privilege('public', oid, 'EXECUTE')))
 """
 _CHANGED = """
 DROP FUNCTION IF EXISTS savings_note, savings_decision_changed, savings_told, savings_feedback_changed CASCADE;
-CREATE FUNCTION savings_note(at double precision) RETURNS void LANGUAGE plpgsql {as_owner} AS $$
+CREATE FUNCTION savings_note(at double precision) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    IF at >= 0 AND at < {today} AND to_regclass('savings_changed') IS NOT NULL THEN
+    IF NOT (at >= 0 AND at < {ever}) OR to_regclass('savings_changed') IS NULL OR to_regclass('savings_day') IS NULL THEN
+        RETURN;
+    END IF;
+    IF at < {today} OR EXISTS (SELECT FROM savings_day WHERE day = floor(at / 86400)::integer) THEN
         INSERT INTO savings_changed SELECT floor(at / 86400)::integer, pg_current_xact_id() WHERE NOT EXISTS (
             SELECT FROM savings_changed WHERE day = floor(at / 86400)::integer AND changed = pg_current_xact_id());
     END IF;
@@ -95,7 +102,7 @@ BEGIN
     IF TG_OP <> 'DELETE' THEN PERFORM savings_note(NEW.at); END IF;
     RETURN NULL;
 END $$;
-CREATE FUNCTION savings_told(about text) RETURNS void LANGUAGE plpgsql {as_owner} AS $$
+CREATE FUNCTION savings_told(about text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE made double precision; found_at double precision;
 BEGIN
     IF about ~ '^[0-9a-f]{{12}}7[0-9a-f]{{3}}[89ab][0-9a-f]{{15}}$' THEN
@@ -103,7 +110,7 @@ BEGIN
         SELECT at INTO found_at FROM decision WHERE id = about AND at >= made - 86400 AND at < made + 86400;
     END IF;
     IF found_at IS NULL THEN SELECT at INTO found_at FROM decision WHERE id = about; END IF;
-    IF found_at < {today} THEN PERFORM savings_note(found_at); END IF;
+    PERFORM savings_note(found_at);
 END $$;
 CREATE FUNCTION savings_feedback_changed() RETURNS trigger LANGUAGE plpgsql {as_owner} AS $$
 BEGIN
@@ -113,12 +120,8 @@ BEGIN
     END IF;
     RETURN NULL;
 END $$;
-CREATE TRIGGER savings_decision_new AFTER INSERT ON decision FOR EACH ROW
-    WHEN (NEW.at < {today}) EXECUTE FUNCTION savings_decision_changed();
-CREATE TRIGGER savings_decision_other AFTER UPDATE ON decision FOR EACH ROW
-    WHEN (OLD.at < {today} OR NEW.at < {today}) EXECUTE FUNCTION savings_decision_changed();
-CREATE TRIGGER savings_decision_gone AFTER DELETE ON decision FOR EACH ROW
-    WHEN (OLD.at < {today}) EXECUTE FUNCTION savings_decision_changed();
+CREATE TRIGGER savings_decision AFTER INSERT OR UPDATE OR DELETE ON decision FOR EACH ROW
+    EXECUTE FUNCTION savings_decision_changed();
 REVOKE ALL ON FUNCTION savings_note, savings_decision_changed, savings_told, savings_feedback_changed FROM PUBLIC;
 """
 _CHANGED_FEEDBACK = """
@@ -126,7 +129,7 @@ CREATE TRIGGER savings_{table} AFTER INSERT OR UPDATE ON {table} FOR EACH ROW EX
 CREATE TRIGGER savings_{table}_gone AFTER DELETE ON {table} FOR EACH ROW
     WHEN ({noted}) EXECUTE FUNCTION savings_feedback_changed();
 """
-TRIGGERS = 7  # that these are
+TRIGGERS = 5  # that these are
 
 
 def make(engine: Engine) -> None:
@@ -146,9 +149,10 @@ def make(engine: Engine) -> None:
             connection.exec_driver_sql(f"SET LOCAL search_path = {schema}")
             METADATA.create_all(connection)
             as_owner = _AS_OWNER.format(schema=schema)
-            made = _CHANGED.format(today=_TODAY, as_owner=as_owner)
+            made = _CHANGED.format(today=_TODAY, ever=_EVER, as_owner=as_owner)
             made += "".join(_CHANGED_FEEDBACK.format(table=one, noted=_NOTED) for one in ("feedback", "also_feedback"))
             connection.exec_driver_sql(made.replace("%", "%%"))
+            connection.execute(delete(DAYS))  # what was changed before is not noted
     except SQLAlchemyError as error:
         kind = type(getattr(error, "orig", None) or error).__name__
         logger.warning("the store's tables for sums of days could not be made (%s), it is tried again", kind)

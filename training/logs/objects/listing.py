@@ -7,6 +7,7 @@ names them. Until then its mark is there. So what is read is never a part of an 
 from __future__ import annotations
 
 import json
+import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from training.logs.objects.address import Address, ObjectStoreError
 from training.logs.objects.store import Found
 
 ACCOUNT, MARK = "_account.json", "_importing-"
+_WORD = re.compile(r"\w+")  # of a file's name; one of them is the token of the import that it is of
 # What JSON calls what Python reads of it.
 _KINDS = {list: "a list", str: "a text", int: "a number", float: "a number", bool: "a boolean", type(None): "null"}
 
@@ -45,22 +47,24 @@ class Listing:
     def _keys(self) -> list[str]:
         return list(self.objects)
 
-    def marks(self) -> list[Found]:
-        """The marks of imports into this folder that have not come to their end."""
-        return [one for key, one in self.objects.items() if key.startswith(self.prefix + MARK)]
-
     def whole(self, address: Address, read: Callable[[str], bytes]) -> Iterator[str]:
         """The keys of what may be read: in a folder that was imported into, what its account names.
 
         Raises ObjectStoreError where there is no account yet, or something else than it names.
         """
-        below = sorted({key[: key.rfind("/") + 1] for key in self.objects if _is_of_an_import(key)})
-        named = {folder: self._named(address._replace(key=folder), read) for folder in below}
+        named, tokens = dict[str, frozenset[str]](), dict[str, set[str]]()
+        for folder, name in (_parted(key) for key in self.objects if _is_of_an_import(key)):
+            if folder not in named:
+                named[folder] = self._named(address._replace(key=folder), read)
+            if name.startswith(MARK):
+                tokens.setdefault(folder, set()).add(name.removeprefix(MARK))
         for key in self.objects:
-            folder = next((one for one in reversed(below) if key.startswith(one)), None)
-            if folder is None or key.removeprefix(folder) in named[folder]:
+            folder, name = _parted(key)
+            while folder not in named and folder:
+                folder, _ = _parted(folder[:-1])
+            if folder not in named or key.removeprefix(folder) in named[folder]:
                 yield key
-            elif not key.rpartition("/")[2].startswith(("_", ".")) and not self._is_left_over(key, folder):
+            elif not name.startswith(("_", ".")) and tokens.get(folder, set()).isdisjoint(_WORD.findall(name)):
                 at = address._replace(key=key)
                 raise ObjectStoreError(
                     f"{at}: is not of the import in its folder, as {ACCOUNT} says. Move or remove it"
@@ -78,9 +82,11 @@ class Listing:
             raise ObjectStoreError(f"{folder}: {missing[0]} of the import is not there. Import the log again")
         return found
 
-    def _is_left_over(self, key: str, folder: str) -> bool:
-        """Whether it is of another import into the folder, which never came to its end."""
-        return any(one.key.removeprefix(folder + MARK) in key for one in self.below(folder).marks())
+
+def _parted(key: str) -> tuple[str, str]:
+    """The folder that a key is in, with its slash, and its name there."""
+    folder, slash, name = key.rpartition("/")
+    return folder + slash, name
 
 
 def _is_of_an_import(key: str) -> bool:

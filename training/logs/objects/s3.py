@@ -35,7 +35,7 @@ _NO_CREDENTIALS = (
     exceptions.RefreshWithMFAUnsupportedError,
     exceptions.MetadataRetrievalError,
 )
-_BROKEN = (exceptions.HTTPClientError, exceptions.IncompleteReadError)
+_BROKEN = (exceptions.HTTPClientError, exceptions.IncompleteReadError, exceptions.FlexibleChecksumError)
 
 
 class S3:
@@ -58,7 +58,7 @@ class S3:
                 if _code(error) in _NO_RIGHT:  # an answer without a body does not say more; this one does
                     self._client.get_object(Bucket=bucket, Key=key)["Body"].close()
                 raise
-        return Found(key, int(told["ContentLength"]), str(told["ETag"]), told["LastModified"])
+            return _found(key, told["ContentLength"], told)
 
     def below(self, bucket: str, prefix: str, *, deep: bool = True) -> Iterator[Found | str]:
         pages = self._client.get_paginator("list_objects_v2").paginate(
@@ -67,8 +67,7 @@ class S3:
         with self._told(bucket, prefix):
             for page in pages:
                 for one in page.get("Contents", ()):
-                    changed: datetime = one["LastModified"]
-                    yield Found(one["Key"], int(one["Size"]), str(one["ETag"]), changed)
+                    yield _found(one["Key"], one["Size"], one)
                 yield from (one["Prefix"] for one in page.get("CommonPrefixes", ()))
 
     def part(self, bucket: str, found: Found, start: int, end: int) -> bytes:
@@ -107,6 +106,13 @@ class S3:
         return _told(f"s3://{bucket}/{key}", self._at)
 
 
+def _found(key: str, size: Any, told: Any) -> Found:
+    if int(size) < 0:
+        raise ValueError(f"{size} bytes")
+    changed: datetime = told["LastModified"]
+    return Found(key, int(size), str(told["ETag"]), changed)
+
+
 def _read(body: Any, most: int) -> bytes:
     """What the body of an answer has, up to `most` bytes: boto3 tells whether it was broken off where it has no more."""
     found = bytearray()
@@ -133,6 +139,16 @@ def _told(url: str, at: str) -> Iterator[None]:
         raise ObjectStoreError(
             f"{url}: {at} does not answer ({type(error).__name__}). Check the network, and the endpoint: AWS_ENDPOINT_URL_S3, "
             "AWS_ENDPOINT_URL or endpoint_url of the profile where the store is not Amazon's"
+        ) from None
+    except exceptions.FlexibleChecksumError:
+        raise ObjectStoreError(
+            f"{url}: arrived damaged {TRIES} times: what {at} answered has not the checksum that it says. Read it again; if it "
+            "stays so, see whether a proxy before the store changes what it answers"
+        ) from None
+    except (KeyError, TypeError) as error:
+        raise ObjectStoreError(
+            f"{url}: {at} answers otherwise than S3 does ({type(error).__name__}). Check the endpoint, and whether a proxy "
+            "stands before it"
         ) from None
     except (exceptions.BotoCoreError, ValueError) as error:
         if isinstance(error, ObjectStoreError):

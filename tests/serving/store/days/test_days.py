@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,77 +11,24 @@ import sqlalchemy as sa
 
 from serving.account.asked import asked
 from serving.account.shown import document
-from serving.account.window import DAY, By, Window
+from serving.account.window import DAY
 from serving.store import series
 from serving.store.days import summing
-from serving.store.days.kept import kept
 from serving.store.days.summing import Summing, sum_up
 from serving.store.days.tables import DAYS, METADATA
 from serving.store.days.tables import make as make_days
-from serving.store.engine import open_engine
-from serving.store.months.calendar import month_of
 from serving.store.months.ids import new_id
-from serving.store.months.partitions import make
 from serving.store.months.prune import prune
 from serving.store.savings import savings
 from serving.store.tables import ALSO_FEEDBACK, DECISIONS, FEEDBACK
 from serving.store.writer import DecisionStore
 from tests.patience import PATIENCE, until
-from tests.postgres_server import engine_of, needs_postgres, own_database
-from tests.serving.account.test_gathered import KEYS, TABLES, rows, same
+from tests.postgres_server import engine_of, needs_postgres
+from tests.serving.account.test_gathered import TABLES, same
+from tests.serving.store.days.over import ALL, BASE, FIRST, agree, holding, ids
 from tests.serving.store.rows import decision, feedback, told
 
 pytestmark = needs_postgres
-# A day is summed two minutes after its end: until five minutes after it, it is the one that is not over.
-TODAY = int((time.time() - 300.0) // DAY)
-FIRST = TODAY - 9
-BASE = FIRST * DAY
-ALL = Window(By.DAY, BASE + 0.3 * DAY, BASE + 4.6 * DAY)
-
-
-@pytest.fixture
-def engine(postgres: str) -> Iterator[sa.Engine]:
-    """A store with some days of decisions and feedback, of which none is summed."""
-    engine = open_engine(own_database(postgres, "days"))
-    make(engine, [month_of(BASE), month_of(BASE + 5 * DAY)])
-    made, said = rows(1)
-    moved = {row["id"]: new_id(row["at"] + BASE) if len(row["id"]) == 32 else row["id"] for row in made}
-    for row in made:
-        row |= {
-            "id": moved[row["id"]],
-            "at": row["at"] + BASE,
-            "session_id": moved.get(row["session_id"], row["session_id"]),
-        }
-    said = [row | {"decision_id": moved[row["decision_id"]], "at": row["at"] + BASE} for row in said]
-    with engine.begin() as connection:
-        connection.execute(DECISIONS.insert(), made)
-        connection.execute(FEEDBACK.insert(), said)
-    yield engine
-    engine.dispose()
-
-
-def holding(engine: sa.Engine) -> list[int]:
-    """The days whose sums hold, since the first."""
-    with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
-        return [day - FIRST for day in kept(connection, BASE, TODAY * DAY)]
-
-
-def agree(engine: sa.Engine, windows: int = 8) -> None:
-    """An account with the days' sums has the figures of one that reads every row, however it is told apart."""
-    for by, key in [(by, key) for key in (None, KEYS[0]) for by in By][:windows]:
-        window = Window(by, ALL.since, ALL.until, key)
-        with engine.connect() as connection:
-            plain = document(asked(connection, TABLES, window))
-        assert same(document(savings(engine, window)), plain), (by, key)
-
-
-def ids(engine: sa.Engine, day: int, which: sa.ColumnElement[bool] | None = None) -> list[str]:
-    """The ids of a day's decisions: of those that something is told of, or of others."""
-    d, begins = DECISIONS.c, (FIRST + day) * DAY
-    which = d.id.in_(sa.select(FEEDBACK.c.decision_id)) if which is None else which
-    with engine.connect() as connection:
-        asked_for = sa.select(d.id).where(d.at >= begins, d.at < begins + DAY, which).order_by(d.id)
-        return list(connection.scalars(asked_for))
 
 
 def test_days_that_are_over_are_summed_and_give_the_figures_of_their_rows(engine: sa.Engine) -> None:

@@ -9,12 +9,15 @@ import json
 import os
 import socket
 import sqlite3
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
 import pandas as pd
 import pytest
+from botocore import exceptions
 from botocore.response import StreamingBody
 
 from tests.object_stores import KEY, SECRET, S3Server, forget
@@ -217,6 +220,55 @@ def test_an_answer_that_breaks_off_is_asked_for_again(s3_store: S3Server, monkey
     monkeypatch.setattr(store_of("s3")._client, "get_object", lambda **_: {"Body": answers.pop(0)})  # type: ignore[attr-defined]
     assert log_path("s3://logs/in/log.jsonl").read_bytes() == b"x" * 10
     assert answers == []
+
+
+class Damaged(io.BytesIO):
+    def read(self, size: int | None = -1) -> bytes:
+        raise exceptions.FlexibleChecksumError(error_msg="Expected checksum AAAA== did not match")
+
+
+def test_an_answer_that_is_not_what_its_checksum_says_is_asked_for_again(
+    s3_store: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3_store.put("in/log.jsonl", "x" * 10)
+    answers = [Damaged(), io.BytesIO(b"x" * 10), *(Damaged() for _ in range(store.TRIES))]
+    monkeypatch.setattr(store_of("s3")._client, "get_object", lambda **_: {"Body": answers.pop(0)})  # type: ignore[attr-defined]
+    at = log_path("s3://logs/in/log.jsonl")
+    assert at.read_bytes() == b"x" * 10
+    path._kept.cache_clear()
+    with pytest.raises(ObjectStoreError, match=r"^s3://logs/in/log\.jsonl: arrived damaged 3 times"):
+        at.read_bytes()
+    assert answers == []
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({"Size": None}, "answers otherwise than S3 does .TypeError"),
+        ({"Size": -5}, "S3 cannot be asked .ValueError"),
+        ({"ETag": ...}, "answers otherwise than S3 does .KeyError"),
+    ],
+)
+def test_a_list_that_no_s3_gives_is_an_error(
+    s3_store: S3Server, monkeypatch: pytest.MonkeyPatch, told: dict[str, Any], said: str
+) -> None:
+    whole = {"Key": "in/log.jsonl", "Size": 1, "ETag": "1", "LastModified": datetime.now(UTC)} | told
+    page = {"Contents": [{name: value for name, value in whole.items() if value is not ...}]}
+    pages = SimpleNamespace(paginate=lambda **_: [page])
+    monkeypatch.setattr(store_of("s3")._client, "get_paginator", lambda _: pages)  # type: ignore[attr-defined]
+    with pytest.raises(ObjectStoreError, match=rf"^s3://logs/in/: .*{said}"):
+        reading.read(["s3://logs/in/"])
+
+
+def test_an_answer_that_boto3_fails_at_is_an_error(s3_store: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    s3_store.put("in/log.jsonl", "x" * 10)
+
+    def fails(**_: Any) -> None:
+        raise TypeError("a bytes-like object is required, not 'StreamingChecksumBody'")
+
+    monkeypatch.setattr(store_of("s3")._client, "get_object", fails)  # type: ignore[attr-defined]
+    with pytest.raises(ObjectStoreError, match=r"log\.jsonl: .* answers otherwise than S3 does .TypeError"):
+        log_path("s3://logs/in/log.jsonl").read_bytes()
 
 
 LONG = jsonl([{**row, "prompt": os.urandom(512).hex()} for row in rows_of(6_000)])  # more than 6 MB
