@@ -30,7 +30,7 @@ BESIDE = ("pyproject.toml", "README.md", "LICENSE")
 SERVE = "router-serve --bundle models/current"
 _STARTED_S = 120.0
 # What `run` tells of its stages where nobody watches: its seconds are others each time.
-_STAGE = re.compile(r"^ *\d+\.\d s  .*\n", re.MULTILINE)
+_STAGE = re.compile(r"^at +\d+\.\d s: .*\n", re.MULTILINE)
 
 QUESTIONS = {
     "summarise": (

@@ -302,7 +302,7 @@ def _(folder: Path) -> str:
     return trained(folder, found)
 
 
-STAGE = re.compile(r" *\d+\.\d s  ")  # what is told while something runs
+STAGE = re.compile(r"at +\d+\.\d s: ")  # what is told while something runs
 
 
 def said_in(folder: Path, what: str) -> str:

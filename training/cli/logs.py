@@ -182,6 +182,7 @@ def run(
     say(report.now(manifest, trained.evaluation))
     show.console.print(report.headline(trained.bundle.folder, manifest), soft_wrap=True)
     show.print_next(promotion, manifest, out, trained.evidence)
+    show.done()
 
 
 @app.command("import")

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
     QualityReport = ScoreAccount | CheckAccount | GraderAccount
 
+# Stages are timed from here on: that of the command that prints is one of the first modules that it loads.
+_BEGAN = time.monotonic()
 # Tells a stage, and how many of how many things are done.
 Tell = Callable[[str, int | None, int | None], None]
 
@@ -111,17 +113,26 @@ def progress() -> Iterator[Tell]:
 
 
 def _lines() -> Tell:
-    """Says each stage once, as it begins, and the seconds since the first began."""
-    began, said = time.monotonic(), [""]
+    """Says each stage once, as it begins, and when that is, in seconds since the command began."""
+    said = [""]
 
     def tell(stage: str, _done: int | None = None, total: int | None = None) -> None:
         name = stage.partition(":")[0]  # behind it stands how far it is
         if name != said[0]:
             said[0] = name
             of = f" ({total:,})" if total else ""
-            say(f"{time.monotonic() - began:6.1f} s  {stage}{of}", to=errors)
+            _say_when(f"{stage}{of}")
 
     return tell
+
+
+def done() -> None:
+    """Says, on stderr too, when the command was done."""
+    _say_when("done")
+
+
+def _say_when(what: str) -> None:
+    say(f"at {time.monotonic() - _BEGAN:6.1f} s: {what}", to=errors)
 
 
 def print_log(table: Outcomes, quality: Sequence[QualityReport], masked: Mapping[str, int] | None) -> None:

@@ -50,10 +50,11 @@ def test_a_stage_is_a_line_with_seconds_where_stderr_is_no_terminal(capsys: pyte
         tell("replay: $1.00 of $5", 1, 2)
         tell("replay: $2.00 of $5", 2, 2)
         tell("certify", None, None)
+    show.done()
     out, err = capsys.readouterr()
     assert not out
-    said = [re.fullmatch(r" *\d+\.\d s  (.+)", line) for line in err.splitlines()]
-    assert [one and one.group(1) for one in said] == ["embed (1,200)", "replay: $1.00 of $5 (2)", "certify"]
+    said = [re.fullmatch(r"at +\d+\.\d s: (.+)", line) for line in err.splitlines()]
+    assert [one and one.group(1) for one in said] == ["embed (1,200)", "replay: $1.00 of $5 (2)", "certify", "done"]
 
 
 @pytest.mark.parametrize("certified", [["b"], []])
