@@ -74,7 +74,7 @@ def run(
 ) -> None:
     """Train a router on a log, through all stages, and write its bundle. Without --data the log is simulated."""
     from training.cli.reading import ReadLog, named, priced, read, read_to_train, rows_in_core
-    from training.cli.since.earlier import earlier_run, put_together, rows_to_keep, said
+    from training.cli.since.earlier import earlier_run, next_rows, put_together, rows_to_keep, said
     from training.dataset.label import label_kinds, labels_said
     from training.engine.named import engine_of
     from training.evaluate.baselines import Truth
@@ -181,6 +181,8 @@ def run(
     show.print_gaps(manifest.candidates)
     say(report.now(manifest, trained.evaluation))
     show.print_next(promotion, manifest, out, trained.evidence)
+    if rows is not None and not promotion.promoted:
+        say(next_rows(out, manifest.version))
 
 
 @app.command("import")

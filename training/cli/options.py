@@ -73,7 +73,7 @@ SinceOption = Annotated[
     Path | None,
     _settings(
         help="Add the log's rows to what the run kept that made this bundle, and learn anew with its choices: nothing is "
-        "selected, and no text of then is needed."
+        "selected, and no text of then is needed. Of a folder of bundles: to the newest that something is kept of."
     ),
 ]
 ChoicesOption = Annotated[

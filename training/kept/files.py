@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.bundle.atomic_write import for_its_owner, remove_drafts, written_folder
-from serving.bundle.manifest import Manifest, open_bundle, sha256
+from serving.bundle.manifest import MANIFEST, BundleError, Manifest, open_bundle, sha256
 from training.errors import TrainingError
 from training.learn.heads.chosen import Choices
 from training.owned import own_folder, require_own
@@ -113,16 +113,28 @@ def open_kept(bundle: Path, *, whole: bool = True) -> Kept:
     return found
 
 
-def added_before(kept: Kept) -> list[tuple[str, int]]:
-    """The bundles beside it that were made by adding rows to the same, with how many more rows they have."""
+def newest_kept(since: Path) -> Path:
+    """Of a folder of bundles the newest that something is kept of, promoted or not; anything else as it is."""
+    if (since / MANIFEST).exists():
+        return since
+    for account in sorted(since.glob(f"{FOLDER}/*/{ACCOUNT}"), reverse=True):
+        name = account.parent.name
+        if there := sorted([*since.glob(f"{name}/{MANIFEST}"), *since.glob(f"{name}{_AT}*/{MANIFEST}")]):
+            return there[0].parent
+    return since
+
+
+def added_before(kept: Kept) -> list[Kept]:
+    """What is kept of the bundles beside it that were made by adding rows to it, the newest last; what is not to be added to is
+    left out."""
     found = []
     for account in sorted(kept.folder.parent.glob(f"*/{ACCOUNT}")):
         try:
-            told = json.loads(account.read_text(encoding="utf-8"))
-            if told["since"] and told["since"][-1] == kept.bundle:
-                found.append((str(told["bundle"]), int(told["rows"]) - kept.rows))
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):  # nothing is read from it
+            one = open_kept(kept.folder.parent.parent / account.parent.name, whole=False)
+        except (TrainingError, BundleError):
             continue
+        if kept.bundle in one.since:
+            found.append(one)
     return found
 
 

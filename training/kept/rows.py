@@ -21,6 +21,7 @@ from training.dataset.split import stand_in
 from training.kept.files import Kept, KeptError
 from training.logs.outcomes import COLUMNS, Outcomes, origin, unreadable_rows
 from training.logs.pairing import named_by_prompt
+from training.logs.repeated.known import hashes_of
 from training.logs.repeated.repeats import row_hashes, unrepeated
 
 ROWS = "rows.parquet"
@@ -192,6 +193,13 @@ def _kept_with(prompt: str, there: Collection[str]) -> Iterator[str]:
             return
         yield one
         number += 1
+
+
+def missing_rows(frame: pd.DataFrame, others: pd.DataFrame) -> int:
+    """How many of the rows `others` are not in a table, both with hashes for ids, which stand for their texts."""
+    nothing = ["prompt", "messages"]
+    there, asked = (hashes_of(rows.drop(columns=nothing)) for rows in (frame, others))
+    return int(np.isin(asked, there, invert=True).sum())
 
 
 def new_columns(frame: pd.DataFrame, before: pd.DataFrame) -> list[str]:

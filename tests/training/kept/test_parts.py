@@ -17,7 +17,7 @@ from training.dataset.kinds import Kinds
 from training.dataset.matrix import build_matrix
 from training.dataset.sampling.core import id_hashes
 from training.kept.features import Written, read_features, write_features
-from training.kept.files import KeptError, kept_folder, prune
+from training.kept.files import KeptError, kept_folder, newest_kept, prune
 from training.kept.settings import settings_since
 from training.learn.heads.chosen import ChoiceError, Choices, HeadChoice, PairChoice, fit_chosen
 from training.prices.costs import Lengths
@@ -95,6 +95,19 @@ def test_what_is_kept_goes_with_its_bundle_and_belongs_to_its_other_points(tmp_p
     os.utime(kept / ".draft.01234567", (0, 0))
     assert prune(tmp_path) == []
     assert sorted(path.name for path in kept.iterdir()) == ["one", "two"]
+
+
+def test_a_folder_of_bundles_is_gone_on_from_by_the_newest_that_something_is_kept_of(tmp_path: Path) -> None:
+    assert newest_kept(tmp_path / "nowhere") == tmp_path / "nowhere"
+    for name in ("1", "2-at-quality-0.9", "4"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").touch()
+    assert newest_kept(tmp_path) == tmp_path
+    for name in ("1", "2", "3"):  # the bundle of 3 is gone, and nothing is kept of 4
+        (tmp_path / "kept" / name).mkdir(parents=True)
+        (tmp_path / "kept" / name / "kept.json").touch()
+    assert newest_kept(tmp_path) == tmp_path / "2-at-quality-0.9"
+    assert newest_kept(tmp_path / "1") == tmp_path / "1"
 
 
 CHOICE = HeadChoice({"ridge": 0.25, "workflow-table": 0.75}, "sigmoid", "AIQ")

@@ -11,7 +11,7 @@ import pytest
 
 from training.dataset.sampling.core import id_hashes
 from training.kept.files import KeptError
-from training.kept.rows import hashed_rows, join, new_columns, numbers_of, read_rows, write_rows
+from training.kept.rows import hashed_rows, join, missing_rows, new_columns, numbers_of, read_rows, write_rows
 from training.kept.since import add_rows
 from training.logs.outcomes import Outcomes
 from training.logs.pairing import paired, prompt_ids
@@ -76,6 +76,17 @@ def test_known_rows_and_contradictions_are_skipped_as_importing_does(tmp_path: P
     assert found.frame["prompt"].isna().tolist() == [False, False, True, False, True]
     assert sorted(set(found.ids.values())) == ["three", "two"]
     assert found.new.rows_read == len(found.new.frame) + len(found.new.skipped)
+
+
+def test_rows_that_another_log_lacks_are_told_by_what_they_say(tmp_path: Path) -> None:
+    rows = [
+        {"request_id": name, "prompt": f"{name}?", "workflow": "w", "timestamp": "2026-01-02", "input_tokens": 3}
+        for name in ("one", "two", "three")
+    ]
+    there = kept(tmp_path, outcomes(*rows))
+    assert missing_rows(hashed_rows(outcomes(*rows[::-1]).frame, stand_ins=False), there) == 0
+    other = outcomes(rows[0], rows[1] | {"quality": 0.5}, rows[2] | {"request_id": "four"})
+    assert missing_rows(hashed_rows(other.frame, stand_ins=False), there) == 2
 
 
 def test_nothing_new_is_an_error(tmp_path: Path) -> None:
