@@ -76,7 +76,7 @@ def run(
     from training.cli.reading import ReadLog, named, priced, read, read_to_train, rows_in_core
     from training.cli.since.earlier import earlier_run, next_rows, put_together, rows_to_keep, said
     from training.dataset.label import label_kinds, labels_said
-    from training.engine.named import engine_of
+    from training.engine.named import engine_of, shared_folder
     from training.evaluate.baselines import Truth
     from training.learn.prepare import Prepared, prepare_stored
     from training.logs.outcomes import OutcomeError
@@ -86,6 +86,7 @@ def run(
     from training.publish import report
     from training.run import train
 
+    shared = shared_folder(cluster, cluster_folder, log.cache)
     if not any(hub.recognises_url(name) for name in [*named(log), *(test or ())]):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the encoder is on disk
     earlier = earlier_run(since, choices_of, log, keep_text=keep_text)
@@ -94,7 +95,7 @@ def run(
     needless = [*log.needing_data, *(["--test"] if test else []), *(["--memory-gb"] if memory_gb else [])]
     if needless and not log.given:
         raise OutcomeError(f"{', '.join(needless)}: give --data as well; the simulated log is read as it is")
-    engine = context.with_resource(engine_of(cluster, cluster_folder or log.cache / "cluster", say))
+    engine = context.with_resource(engine_of(cluster, shared, say))
     with show.progress() as tell:
         if log.given:
             found, prices = priced(read_to_train(log, prices, params, tell, test or (), memory_gb, engine), prices)
@@ -200,12 +201,13 @@ def import_log(
     With --scores, --check or --judge all of it is held in memory, as `run` does, and its quality is kept.
     """
     from training.cli.reading import read_parts
-    from training.engine.named import engine_of
+    from training.engine.named import engine_of, shared_folder
     from training.logs.dataset import ImportAccount, store
     from training.logs.io import database
     from training.logs.objects.path import log_path
 
-    engine = context.with_resource(engine_of(cluster, cluster_folder or log.cache / "cluster", say))
+    shared = shared_folder(cluster, cluster_folder, log.cache)
+    engine = context.with_resource(engine_of(cluster, shared, say))
     started, folder = time.monotonic(), log_path(out)
 
     def rate(rows: int) -> str:
