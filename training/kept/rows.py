@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,21 @@ _COLUMNS = tuple(name for name in COLUMNS if name != "messages")
 _TOKENS = ("input_tokens", "output_tokens")
 _BY_PROMPT = 26  # characters of an id by prompt, before the number of the request with it
 _MARK = "#"
+_HASHED = rf"{_MARK}[0-9a-f]{{16}}"
+_LARGEST = sys.float_info.max
+_MOST = {
+    "quality": 1.0,
+    "propensity": 1.0,
+    "cost_usd": _LARGEST,
+    "latency_ms": _LARGEST,
+    **dict.fromkeys(_TOKENS, 2**53),
+}
+_KINDS = (
+    dict.fromkeys(_COLUMNS, "str")
+    | dict.fromkeys(_MOST, "float64")
+    | dict.fromkeys(_TOKENS, "Int64")
+    | {"timestamp": "datetime64[us, UTC]"}
+)
 
 
 def hashed_rows(frame: pd.DataFrame, *, stand_ins: bool) -> pd.DataFrame:
@@ -74,17 +90,33 @@ def read_rows(kept: Kept) -> pd.DataFrame:
     """The rows as they were written; raises KeptError."""
     try:
         frame: pd.DataFrame = pq.read_table(kept.path(ROWS), columns=list(_COLUMNS)).to_pandas()
-    except (OSError, pa.ArrowException) as error:
+        for name in _TOKENS:
+            frame[name] = frame[name].astype("Int64")
+        _require(frame)
+        if (arrived := (len(frame), frame["request_id"].nunique())) != (kept.rows, kept.requests):
+            raise ValueError(f"rows and requests are {arrived}, where {kept.rows, kept.requests} were kept")
+    except (OSError, ValueError, TypeError, pa.ArrowException) as error:
         raise KeptError(
             f"{kept.path(ROWS)} cannot be read ({error}); remove the folder, and train on everything"
         ) from error
-    for name in _COLUMNS:
-        if name in _TOKENS:
-            frame[name] = frame[name].astype("Int64")
-        elif frame[name].dtype == object:
-            frame[name] = frame[name].astype("str")
     frame["messages"] = pd.Series(np.full(len(frame), None), dtype=object)
     return frame.loc[:, list(COLUMNS)]
+
+
+def _require(frame: pd.DataFrame) -> None:
+    """Raises ValueError for a column with what no row that was kept has."""
+    for name, kind in _KINDS.items():
+        if str(frame[name].dtype) != kind:
+            raise ValueError(f"{name} is {frame[name].dtype}, where {kind} was expected")
+    for name, most in _MOST.items():
+        if not frame[name].dropna().between(0, most).all():
+            raise ValueError(f"{name} is not from 0 to {most:g} in all rows")
+    if frame["candidate"].isna().any():
+        raise ValueError("candidate is missing")
+    for name in ("request_id", "session_id"):
+        ids = pd.Series(frame[name].unique(), dtype="str")
+        if not (ids.str.fullmatch(_HASHED) | (ids.isna() & (name == "session_id"))).all():
+            raise ValueError(f"{name} is no hash in some row")
 
 
 @dataclass(frozen=True)

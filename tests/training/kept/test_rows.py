@@ -6,7 +6,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from training.dataset.sampling.core import id_hashes
@@ -30,8 +33,8 @@ def outcomes(*rows: dict[str, Any]) -> Outcomes:
 
 
 class _Kept:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, rows: int = 0, requests: int = 0, learned: int = 0) -> None:
+        self.folder, self.rows, self.requests, self.learned = folder, rows, requests, learned
 
     def path(self, name: str) -> Path:
         return self.folder / name
@@ -39,7 +42,7 @@ class _Kept:
 
 def kept(folder: Path, table: Outcomes) -> pd.DataFrame:
     write_rows(folder, hashed_rows(table.frame, stand_ins=False))
-    return read_rows(_Kept(folder))  # type: ignore[arg-type]
+    return read_rows(_Kept(folder, len(table.frame), table.frame["request_id"].nunique()))  # type: ignore[arg-type]
 
 
 def test_rows_come_back_as_they_were_but_for_texts_and_ids(tmp_path: Path) -> None:
@@ -137,6 +140,8 @@ def test_workflows_where_kinds_of_work_stood_for_them_are_refused_at_once(tmp_pa
     kept(tmp_path, outcomes({"request_id": "one", "prompt": "One."}))
     before = SimpleNamespace(
         path=lambda name: tmp_path / name,
+        rows=1,
+        requests=1,
         bundle="v1",
         choices=SimpleNamespace(kinds=SimpleNamespace(names=("ask", "sum"))),
     )
@@ -144,3 +149,31 @@ def test_workflows_where_kinds_of_work_stood_for_them_are_refused_at_once(tmp_pa
     assert add_rows(before, outcomes(new), stand_ins=False).added == 1  # type: ignore[arg-type]
     with pytest.raises(KeptError, match=r"the new rows name workflows, and v1 was selected with .*\(ask, sum\)"):
         add_rows(before, outcomes(new | {"workflow": "chat"}), stand_ins=False)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("quality", 7.0),
+        ("propensity", -0.1),
+        ("cost_usd", np.inf),
+        ("latency_ms", -1.0),
+        ("input_tokens", -3),
+        ("cost_usd", "x"),
+        ("input_tokens", "x"),
+        ("prompt", 5),
+        ("timestamp", "x"),
+        ("candidate", None),
+        ("request_id", "abc"),
+        ("session_id", "abc"),
+        ("request_id", "#0123456789abcdef"),  # one request, where two were kept
+    ],
+)
+def test_rows_that_nobody_kept_so_are_an_error(column: str, value: Any, tmp_path: Path) -> None:
+    kept(tmp_path, outcomes({"request_id": "one", "prompt": "One."}, {"request_id": "two", "prompt": "Two."}))
+    table = pq.read_table(tmp_path / "rows.parquet").to_pandas().assign(**{column: value})
+    pq.write_table(pa.Table.from_pandas(table, preserve_index=False), tmp_path / "rows.parquet")
+    with pytest.raises(KeptError, match=r"rows\.parquet cannot be read \(.*remove the folder, and train on everything"):
+        read_rows(_Kept(tmp_path, 2, 2))  # type: ignore[arg-type]
+    with pytest.raises(KeptError, match="cannot be read"):
+        read_rows(_Kept(tmp_path, -5, 2))  # type: ignore[arg-type]

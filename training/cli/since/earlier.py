@@ -145,6 +145,4 @@ def said(resumed: Resumed, found: ReadLog) -> None:
 
 def next_rows(out: Path, version: str) -> str:
     """How to go on from a bundle that was not promoted: what is current does not know its rows."""
-    return (
-        f"Tomorrow's rows: router-train run --data NEW --since {out / version} ({out / 'current'} has not got today's rows)."
-    )
+    return f"Tomorrow's rows: router-train run --data NEW --since {out / version} ({out / 'current'} has not got today's rows)."
