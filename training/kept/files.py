@@ -175,10 +175,14 @@ def _listed(value: Any) -> tuple[Any, ...]:
 
 def _nothing(bundle: Path, manifest: Manifest, folder: Path) -> str:
     if manifest.simulated:
-        return f"{bundle} was trained on the simulated log of a run without --data, of which nothing is kept. {_WHOLE}"
+        return (
+            f"{bundle} was trained on the simulated log of a run without --data, of which nothing is kept. Train on your own "
+            "log first: router-train run --data LOG"
+        )
     return (
-        f"nothing is kept of {bundle}: there is no {folder}. Its run was of an earlier release or had --set since.keep=false, "
-        f"the folder was removed, or the bundle was made by `add-candidate` or copied from elsewhere without it. {_WHOLE}"
+        f"nothing is kept of {bundle}: there is no {folder}. Its run was of an earlier release, had --set since.keep=false or "
+        "ended before it had kept anything, the folder was removed, or the bundle was made by `add-candidate` or copied from "
+        f"elsewhere without it. {_WHOLE}"
     )
 
 

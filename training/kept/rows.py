@@ -23,7 +23,7 @@ from training.kept.files import Kept, KeptError
 from training.logs.outcomes import COLUMNS, Outcomes, origin, unreadable_rows
 from training.logs.pairing import named_by_prompt
 from training.logs.repeated.known import hashes_of
-from training.logs.repeated.repeats import row_hashes, unrepeated
+from training.logs.repeated.repeats import OTHER_PROMPT, row_hashes, unrepeated
 
 ROWS = "rows.parquet"
 _COLUMNS = tuple(name for name in COLUMNS if name != "messages")
@@ -146,10 +146,7 @@ def join(before: pd.DataFrame, new: Outcomes, *, stand_ins: bool) -> Joined:
     kept = list(unrepeated(told))[1]
     repeats = len(rows) - len(kept.frame)
     if not len(kept.frame):
-        raise KeptError(
-            f"none of the {len(rows):,} rows is new: all are among those that were learned from before. Give the rows since "
-            "then, or nothing: the bundle is as it would be"
-        )
+        raise KeptError(f"none of the {len(rows):,} rows is new: {_why(kept.skipped.iloc[-repeats:])}")
     again = kept.frame["request_id"].duplicated() | kept.frame["request_id"].isin(known["request_id"])
     added = int((~again).sum())
     fresh = kept.frame.assign(prompt=kept.frame["prompt"].mask(again))
@@ -158,6 +155,24 @@ def join(before: pd.DataFrame, new: Outcomes, *, stand_ins: bool) -> Joined:
     used = set(fresh["request_id"])
     ids = {one: plain for one, plain in zip(rows["request_id"], new.frame["request_id"], strict=True) if one in used}
     return Joined(frame, replace(kept, frame=fresh), ids, added, repeats)
+
+
+def _why(skipped: pd.DataFrame) -> str:
+    """Why no row is new, by those that were skipped: all are known, or some contradict, and where these are."""
+    other = skipped[skipped["reason"] == OTHER_PROMPT]
+    if other.empty:
+        return (
+            "all are among those that were learned from before. Give the rows since then, or nothing: the bundle is as it "
+            "would be"
+        )
+    where = ", ".join(
+        f"row {row} of {source}" for row, source in zip(other["row"][:3], other["source"][:3], strict=True)
+    )
+    return (
+        f"{len(other):,} have the id of a request that has another text ({where}{', …' if len(other) > 3 else ''}), so they "
+        f"contradict it and are not learned from; {len(skipped) - len(other):,} were learned from before. Give new requests "
+        "ids of their own"
+    )
 
 
 def _texts_everywhere(rows: pd.DataFrame) -> pd.DataFrame:

@@ -81,3 +81,11 @@ def test_an_account_with_what_none_has_is_damaged(
     (kept / ACCOUNT).write_text(json.dumps(ACCOUNT_OF_ONE | damage))
     with pytest.raises(KeptError, match=r"kept\.json is damaged \(.*Train on everything"):
         open_kept(tmp_path / "one", whole=False)
+
+
+def test_a_bundle_of_the_simulated_log_has_no_rows_to_train_on_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "open_bundle", lambda _: SimpleNamespace(manifest=SimpleNamespace(simulated=True)))
+    with pytest.raises(KeptError, match=r"Train on your own log first: router-train run --data LOG$"):
+        open_kept(tmp_path / "one")

@@ -98,6 +98,17 @@ def test_nothing_new_is_an_error(tmp_path: Path) -> None:
         join(kept(tmp_path, table), table, stand_ins=False)
 
 
+def test_rows_that_contradict_are_not_called_learned_from(tmp_path: Path) -> None:
+    old = [{"request_id": name, "prompt": f"{name}?"} for name in ("one", "two", "three", "four", "five")]
+    new = [old[0], *(row | {"prompt": "Quite another text"} for row in old[1:])]
+    with pytest.raises(
+        KeptError,
+        match=r"none of the 5 rows is new: 4 have the id of a request that has another text \(row 2 of test, row 3 of test, "
+        r"row 4 of test, …\), so they contradict it and are not learned from; 1 were learned from before",
+    ):
+        join(kept(tmp_path, outcomes(*old)), outcomes(*new), stand_ins=False)
+
+
 def test_the_candidates_that_nobody_kept_are_named(tmp_path: Path) -> None:
     old = kept(tmp_path, outcomes({"request_id": "one", "prompt": "What is it?"}))
     new = outcomes({"request_id": "two", "prompt": "And that?", "candidate": "z"})

@@ -253,7 +253,7 @@ def test_what_cannot_be_added_to_says_why(
     told = " ".join((done.stderr + done.stdout).split())
     words = {
         "gone": "nothing is kept of",
-        "switched off": "since.keep=false",
+        "switched off": "since.keep=false or ended before it had kept anything",
         "damaged": "rows.parquet is not what was written",
         "format": "has format version 99, this release reads 1",
         "another's": "kept.json is of other, and this is 2",
@@ -269,6 +269,7 @@ def test_what_does_not_go_with_it_is_refused(logs: tuple[Path, Path], out: Path,
         return " ".join((done.stderr + done.stdout).split())
 
     assert "give them with --data" in refused()
+    assert "nowhere is not a bundle" in refused("--since", out / "nowhere")
     assert "no text is kept" in refused(*data(logs[1]), "--keep-text")
     assert "leave --choices-of out" in refused(*data(logs[1]), "--choices-of", out / "current")
     assert "split.seed is 7" in refused(*data(logs[1]), *setting("split.seed=7"))

@@ -63,13 +63,13 @@ def earlier_run(since: Path | None, choices_of: Path | None, log: LogOptions, *,
         )
     if since is None:
         return Earlier() if choices_of is None else Earlier(choices=open_kept(choices_of, whole=False).choices)
+    kept = open_kept(newest_kept(since), whole=log.given and not keep_text)
     if not log.given:
         raise KeptError("--since adds rows to what was kept: give them with --data")
     if keep_text:
         raise KeptError(
             "--keep-text: of requests that were learned from before no text is kept. Train on everything with it"
         )
-    kept = open_kept(newest_kept(since))
     return Earlier(kept, kept.choices)
 
 
