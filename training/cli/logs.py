@@ -73,10 +73,12 @@ def run(
     ] = False,
 ) -> None:
     """Train a router on a log, through all stages, and write its bundle. Without --data the log is simulated."""
+    from training.engine.named import engine_of, shared_folder
+
+    shared = shared_folder(cluster, cluster_folder, log.cache)  # before what takes seconds to import
     from training.cli.reading import ReadLog, named, priced, read, read_to_train, rows_in_core
     from training.cli.since.earlier import earlier_run, next_rows, put_together, rows_to_keep, said
     from training.dataset.label import label_kinds, labels_said
-    from training.engine.named import engine_of, shared_folder
     from training.evaluate.baselines import Truth
     from training.learn.prepare import Prepared, prepare_stored
     from training.logs.outcomes import OutcomeError
@@ -86,7 +88,6 @@ def run(
     from training.publish import report
     from training.run import train
 
-    shared = shared_folder(cluster, cluster_folder, log.cache)
     if not any(hub.recognises_url(name) for name in [*named(log), *(test or ())]):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the encoder is on disk
     earlier = earlier_run(since, choices_of, log, keep_text=keep_text)
