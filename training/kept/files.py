@@ -132,11 +132,10 @@ def added_before(kept: Kept) -> list[Kept]:
     found = []
     for account in sorted(kept.folder.parent.glob(f"*/{ACCOUNT}")):
         try:
-            one = open_kept(kept.folder.parent.parent / account.parent.name, whole=False)
-        except (TrainingError, BundleError):
+            if kept.bundle in json.loads(account.read_text(encoding="utf-8"))["since"]:
+                found.append(open_kept(kept.folder.parent.parent / account.parent.name, whole=False))
+        except (BundleError, OSError, ValueError, KeyError, TypeError, RecursionError):
             continue
-        if kept.bundle in one.since:
-            found.append(one)
     return found
 
 
