@@ -85,6 +85,18 @@ def require_own(path: Path, *, private: bool = False, instead: str = ANOTHER_CAC
     _require(path, told, _OTHERS | _GROUP if private else _OTHERS, instead)
 
 
+def require_own_way(path: Path, *, instead: str = ANOTHER_CACHE) -> None:
+    """Raises NotOwnError where others could put another folder in the place of one that `path` is below: they can write beside
+    it, and nothing (the sticky bit) keeps them from renaming what is not theirs."""
+    for above in path.resolve().parents:
+        mode = above.stat().st_mode
+        if mode & _OTHERS and not mode & stat.S_ISVTX and not _shown(above / path.name).st_mode & _OTHERS:
+            raise NotOwnError(
+                f"{above}: others can write there (mode {stat.S_IMODE(mode):04o}), and so put another folder in the place of "
+                f"{path}. Take that from them (chmod o-w, or chmod +t), {instead}"
+            )
+
+
 def _opened(path: Path, flags: int, instead: str, folder: int | None = None) -> int:
     """A descriptor of the file or folder, in the open `folder` where there is one; a link is not followed."""
     name, flags = path if folder is None else path.name, flags | os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -73,10 +73,12 @@ def run(
     ] = False,
 ) -> None:
     """Train a router on a log, through all stages, and write its bundle. Without --data the log is simulated."""
+    from training.engine.named import engine_of, shared_folder
+
+    shared = shared_folder(cluster, cluster_folder, log.cache)  # before what takes seconds to import
     from training.cli.reading import ReadLog, named, priced, read, read_to_train, rows_in_core
-    from training.cli.since.earlier import earlier_run, put_together, rows_to_keep, said
+    from training.cli.since.earlier import earlier_run, next_rows, put_together, rows_to_keep, said
     from training.dataset.label import label_kinds, labels_said
-    from training.engine.named import engine_of
     from training.evaluate.baselines import Truth
     from training.learn.prepare import Prepared, prepare_stored
     from training.logs.outcomes import OutcomeError
@@ -94,7 +96,7 @@ def run(
     needless = [*log.needing_data, *(["--test"] if test else []), *(["--memory-gb"] if memory_gb else [])]
     if needless and not log.given:
         raise OutcomeError(f"{', '.join(needless)}: give --data as well; the simulated log is read as it is")
-    engine = context.with_resource(engine_of(cluster, cluster_folder or log.cache / "cluster", say))
+    engine = context.with_resource(engine_of(cluster, shared, say))
     with show.progress() as tell:
         if log.given:
             found, prices = priced(read_to_train(log, prices, params, tell, test or (), memory_gb, engine), prices)
@@ -182,6 +184,8 @@ def run(
     say(report.now(manifest, trained.evaluation))
     show.console.print(report.headline(trained.bundle.folder, manifest), soft_wrap=True)
     show.print_next(promotion, manifest, out, trained.evidence)
+    if rows is not None and not promotion.promoted:
+        say(next_rows(out, manifest.version))
     show.done()
 
 
@@ -200,12 +204,13 @@ def import_log(
     With --scores, --check or --judge all of it is held in memory, as `run` does, and its quality is kept.
     """
     from training.cli.reading import read_parts
-    from training.engine.named import engine_of
+    from training.engine.named import engine_of, shared_folder
     from training.logs.dataset import ImportAccount, store
     from training.logs.io import database
     from training.logs.objects.path import log_path
 
-    engine = context.with_resource(engine_of(cluster, cluster_folder or log.cache / "cluster", say))
+    shared = shared_folder(cluster, cluster_folder, log.cache)
+    engine = context.with_resource(engine_of(cluster, shared, say))
     started, folder = time.monotonic(), log_path(out)
 
     def rate(rows: int) -> str:

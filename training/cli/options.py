@@ -62,18 +62,31 @@ JudgeBudgetOption = Annotated[float | None, _quality(help="What --judge may spen
 JudgePriceOption = Annotated[
     str | None, _quality(help="INPUT:OUTPUT, USD per million tokens, where LiteLLM's price map does not know it.")
 ]
+
+
+def _memory_gb(text: str) -> float:
+    from training.logs.stored.memory import MemoryTooSmallError, given_gb
+
+    try:
+        return given_gb(text)
+    except MemoryTooSmallError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
 MemoryOption = Annotated[
     float | None,
     _settings(
+        parser=_memory_gb,
+        metavar="FLOAT",
         help="How much memory to use, in GB; a log that takes more is read from disk. It never changes what is learned: "
-        "parameters of the stage scale do. Default: 3/4 of what is free."
+        "parameters of the stage scale do. Default: 3/4 of what is free.",
     ),
 ]
 SinceOption = Annotated[
     Path | None,
     _settings(
         help="Add the log's rows to what the run kept that made this bundle, and learn anew with its choices: nothing is "
-        "selected, and no text of then is needed."
+        "selected, and no text of then is needed. Of a folder of bundles: to the newest that something is kept of."
     ),
 ]
 ChoicesOption = Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from ipaddress import ip_address
+from socket import getaddrinfo
 
 from training.errors import TrainingError
 
@@ -25,6 +26,17 @@ def workers_of(cluster: str) -> int | None:
         f"--cluster {cluster}: expected a scheduler's address, as tcp://scheduler:8786 or tls://scheduler:8786, or local:N for "
         "N workers on this machine, as local:4"
     )
+
+
+def require_host(cluster: str) -> None:
+    """Raises ClusterError for a scheduler's address on a host that there is not."""
+    if (found := _ADDRESS.fullmatch(cluster)) is None:
+        return
+    host = found["host"].removeprefix("[").removesuffix("]")
+    try:
+        getaddrinfo(host, None)
+    except (OSError, UnicodeError) as error:
+        raise ClusterError(f"--cluster {cluster}: no such host: {host} ({error})") from None
 
 
 def is_open(cluster: str) -> bool:

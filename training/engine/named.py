@@ -6,9 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from training.engine.address import ClusterError, workers_of
+from training.engine.address import ClusterError, require_host, workers_of
 from training.engine.engine import Engine
 from training.engine.local import HERE
+
+
+def shared_folder(cluster: str | None, folder: Path | None, cache: Path) -> Path:
+    """The folder that a cluster's machines share; raises ClusterError where one was given and no cluster."""
+    if folder is not None and cluster is None:
+        raise ClusterError(f"--cluster-folder {folder}: give --cluster as well; a run without one shares nothing")
+    return folder or cache / "cluster"
 
 
 @contextmanager
@@ -18,6 +25,7 @@ def engine_of(cluster: str | None, folder: Path, say: Callable[[str], None]) -> 
         yield HERE
         return
     workers_of(cluster)
+    require_host(cluster)
     try:
         from training.engine.cluster import opened
     except ModuleNotFoundError as error:

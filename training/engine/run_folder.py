@@ -17,7 +17,7 @@ from secrets import token_hex
 from shutil import rmtree
 
 from training.engine.files import ANOTHER_FOLDER
-from training.owned import own_folder, require_own
+from training.owned import own_folder, require_own, require_own_way
 
 _LOCK = ".lock"
 _LOCK_NAME = re.compile(r"run-[0-9a-f]{16}\.lock")
@@ -28,11 +28,13 @@ _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 def run_folder(cluster_folder: Path) -> Iterator[Path]:
     """A new folder (mode 0700) for the block, below `cluster_folder`, where what killed runs left is removed first.
 
-    Raises NotOwnError where others can write in `cluster_folder`, or where it is a link. Who may read it is its owner's choice.
+    Raises NotOwnError where others can write in `cluster_folder` or rename a folder above it, or where it is a link. Who may
+    read it is its owner's choice.
     """
     root = own_folder(cluster_folder.absolute(), instead=ANOTHER_FOLDER)
     # What workers unpickle is there, and what they send back by its files: nobody else may put another in its place.
     require_own(root, private=True, instead=ANOTHER_FOLDER)
+    require_own_way(root, instead=ANOTHER_FOLDER)
     _remove_left_over(root)
     folder, lock = _begun(root)
     try:

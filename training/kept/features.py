@@ -5,6 +5,7 @@ A later run takes it from here, and embeds the new requests alone.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +19,26 @@ from numpy.typing import NDArray
 
 from serving.bundle.arrays import Columns, Floats32
 from serving.bundle.catalogue import Capability
+from serving.bundle.features import SURFACE
 from serving.bundle.request import ReadRequest, RouteRequest, read
 from training.dataset.matrix import Objects, OutcomeMatrix
 from training.kept.files import Kept, KeptError
 from training.kept.rows import places_in
 from training.prices.costs import Lengths
 
-_ARRAYS = ("ids", "embedding", "surface", "counted", "needs", "seen")
+# What each holds, and whether it is a table.
+_ARRAYS = {
+    "ids": (np.uint64, False),
+    "embedding": (np.float32, True),
+    "surface": (np.float32, True),
+    "counted": (np.float64, False),
+    "needs": (np.uint8, False),
+    "seen": (np.uint64, False),
+}
 _LENGTHS = "lengths.parquet"
+_LENGTH_KINDS = {"place": "int64", "candidate": "str", "tokens": "float64", "counted": "bool"}
+_LARGEST = sys.float_info.max
+_AT_ONCE = 65_536
 _CAPABILITIES = tuple(Capability)
 _NOBODYS = np.zeros(256, dtype=np.intp)
 
@@ -82,14 +95,41 @@ class Features:
 def read_features(kept: Kept) -> Features:
     """What was written; the large arrays stay on disk. Raises KeptError."""
     try:
-        arrays: dict[str, Any] = {
-            name: np.load(kept.path(f"{name}.npy"), mmap_mode="r" if name == "embedding" else None, allow_pickle=False)
-            for name in _ARRAYS
-        }
-        lengths = pq.read_table(kept.path(_LENGTHS)).to_pandas()
-    except (OSError, ValueError, pa.ArrowException) as error:
+        # Mapped first: a header that promises more than there is takes no memory.
+        mapped = {name: np.load(kept.path(f"{name}.npy"), mmap_mode="r", allow_pickle=False) for name in _ARRAYS}
+        arrays: dict[str, Any] = {name: one if name == "embedding" else np.array(one) for name, one in mapped.items()}
+        found = Features(**arrays, lengths=pq.read_table(kept.path(_LENGTHS)).to_pandas())
+        _require(found, kept.learned)
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         raise KeptError(f"{kept.folder} cannot be read ({error}); remove it, and train on everything") from error
-    return Features(**arrays, lengths=lengths)
+    return found
+
+
+def _require(found: Features, requests: int) -> None:
+    """Raises ValueError or KeyError for features that are none of so many requests."""
+    for name, (kind, table) in _ARRAYS.items():
+        one = getattr(found, name)
+        if one.dtype != kind or one.ndim != 1 + table or len(one) != requests:
+            raise ValueError(
+                f"{name} is {one.dtype} of shape {one.shape}, not {kind.__name__} of {requests:,} requests"
+            )
+    lengths = found.lengths
+    kinds = {name: str(lengths[name].dtype) for name in _LENGTH_KINDS}
+    if kinds != _LENGTH_KINDS:
+        raise ValueError(f"{_LENGTHS} has columns of other kinds: {kinds}")
+    finite = all(np.isfinite(found.embedding[at : at + _AT_ONCE]).all() for at in range(0, requests, _AT_ONCE))
+    for fits, told in (
+        (found.surface.shape[1] == len(SURFACE), f"surface has {found.surface.shape[1]} features, not {len(SURFACE)}"),
+        (len(np.unique(found.ids)) == requests, "ids are not those of different requests"),
+        (finite, "embedding is not finite"),
+        (np.isfinite(found.surface).all(), "surface is not finite"),
+        (((found.counted >= 0) & (found.counted <= _LARGEST)).all(), "counted is no number of tokens"),
+        ((found.needs >> len(_CAPABILITIES) == 0).all(), "needs has capabilities that there are none of"),
+        (lengths["place"].between(0, requests - 1).all(), f"{_LENGTHS} is of other requests"),
+        (lengths["tokens"].between(0, _LARGEST).all(), f"{_LENGTHS} has no numbers of tokens"),
+    ):
+        if not fits:
+            raise ValueError(told)
 
 
 @dataclass(frozen=True)

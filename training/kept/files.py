@@ -6,6 +6,7 @@ A bundle is served, registered and copied; what is kept stays where it was train
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.bundle.atomic_write import for_its_owner, remove_drafts, written_folder
-from serving.bundle.manifest import Manifest, open_bundle, sha256
+from serving.bundle.manifest import MANIFEST, BundleError, Manifest, open_bundle, sha256
 from training.errors import TrainingError
 from training.learn.heads.chosen import Choices
 from training.owned import own_folder, require_own
@@ -23,6 +24,7 @@ FOLDER = "kept"
 ACCOUNT = "kept.json"
 # Raise it when what is written here changes so that an earlier release reads it wrongly, or this one an earlier's.
 FORMAT_VERSION = 1
+_LISTS = ("since", "formats", "surface")
 # Between a version and the operating point that `set-point` made its default: the same bundle, with the same kept files.
 _AT = "-at-"
 # A draft that nobody finished for so long was left by a process that was killed.
@@ -92,7 +94,7 @@ def open_kept(bundle: Path, *, whole: bool = True) -> Kept:
             f"it. {_WHOLE}"
         )
     try:
-        listed: dict[str, Any] = {name: tuple(told.pop(name)) for name in ("since", "formats", "surface")}
+        listed: dict[str, Any] = {name: _listed(told.pop(name)) for name in _LISTS}
         found = Kept(folder=folder, choices=Choices.read(told.pop("choices")), **listed, **told)
         files = {str(name): str(digest) for name, digest in found.files.items()}
         _require_types(found)
@@ -113,43 +115,73 @@ def open_kept(bundle: Path, *, whole: bool = True) -> Kept:
     return found
 
 
-def added_before(kept: Kept) -> list[tuple[str, int]]:
-    """The bundles beside it that were made by adding rows to the same, with how many more rows they have."""
+def newest_kept(since: Path) -> Path:
+    """Of a folder of bundles the newest that something is kept of, promoted or not; anything else as it is."""
+    if (since / MANIFEST).exists():
+        return since
+    for account in sorted(since.glob(f"{FOLDER}/*/{ACCOUNT}"), reverse=True):
+        name = account.parent.name
+        if there := sorted([*since.glob(f"{name}/{MANIFEST}"), *since.glob(f"{name}{_AT}*/{MANIFEST}")]):
+            return there[0].parent
+    return since
+
+
+def added_before(kept: Kept) -> list[Kept]:
+    """What is kept of the bundles beside it that were made by adding rows to it, the newest last; what is not to be added to is
+    left out."""
     found = []
     for account in sorted(kept.folder.parent.glob(f"*/{ACCOUNT}")):
         try:
-            told = json.loads(account.read_text(encoding="utf-8"))
-            if told["since"] and told["since"][-1] == kept.bundle:
-                found.append((str(told["bundle"]), int(told["rows"]) - kept.rows))
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):  # nothing is read from it
+            if kept.bundle in json.loads(account.read_text(encoding="utf-8"))["since"]:
+                found.append(open_kept(kept.folder.parent.parent / account.parent.name, whole=False))
+        except (BundleError, OSError, ValueError, KeyError, TypeError, RecursionError):
             continue
     return found
 
 
 def _require_types(found: Kept) -> None:
     """Raises TypeError for an account with a value that is none of its kind."""
-    for name, kind in {
-        "params": dict,
-        "prices": dict,
-        "files": dict,
-        "rows": int,
-        "requests": int,
-        "learned": int,
-    }.items():
-        if not isinstance(getattr(found, name), kind):
+    fits = {
+        **{name: isinstance(getattr(found, name), str) for name in ("bundle", "created", "fingerprint")},
+        **{name: isinstance(getattr(found, name), dict) for name in ("params", "prices", "files")},
+        **{name: _count(getattr(found, name), 1) for name in ("rows", "requests", "learned")},
+        **{name: all(isinstance(one, str) for one in getattr(found, name)) for name in _LISTS},
+        "salt": found.salt is None or _count(found.salt, 0),
+    }
+    fits["prices"] = fits["prices"] and all(map(_price, found.prices.values()))
+    for name, fit in fits.items():
+        if not fit:
             raise TypeError(f"{name} is {getattr(found, name)!r:.40}")
-    if not (found.salt is None or (isinstance(found.salt, int) and 0 <= found.salt < 2**64)):
-        raise TypeError(f"salt is {found.salt!r:.40}")
     if not found.files or any(Path(name).name != name for name in found.files):
         raise TypeError("files are none of its own")
 
 
+def _count(value: Any, least: int) -> bool:
+    return type(value) is int and least <= value < 2**64
+
+
+def _price(pair: Any) -> bool:
+    return isinstance(pair, list) and all(
+        one is None or (type(one) in (int, float) and 0 <= one < math.inf) for one in pair
+    )
+
+
+def _listed(value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r:.40} is no list")
+    return tuple(value)
+
+
 def _nothing(bundle: Path, manifest: Manifest, folder: Path) -> str:
     if manifest.simulated:
-        return f"{bundle} was trained on the simulated log of a run without --data, of which nothing is kept. {_WHOLE}"
+        return (
+            f"{bundle} was trained on the simulated log of a run without --data, of which nothing is kept. Train on your own "
+            "log first: router-train run --data LOG"
+        )
     return (
-        f"nothing is kept of {bundle}: there is no {folder}. Its run was of an earlier release or had --set since.keep=false, "
-        f"the folder was removed, or the bundle was made by `add-candidate` or copied from elsewhere without it. {_WHOLE}"
+        f"nothing is kept of {bundle}: there is no {folder}. Its run was of an earlier release, had --set since.keep=false or "
+        "ended before it had kept anything, the folder was removed, or the bundle was made by `add-candidate` or copied from "
+        f"elsewhere without it. {_WHOLE}"
     )
 
 

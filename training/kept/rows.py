@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,13 +22,29 @@ from training.dataset.split import stand_in
 from training.kept.files import Kept, KeptError
 from training.logs.outcomes import COLUMNS, Outcomes, origin, unreadable_rows
 from training.logs.pairing import named_by_prompt
-from training.logs.repeated.repeats import row_hashes, unrepeated
+from training.logs.repeated.known import hashes_of
+from training.logs.repeated.repeats import OTHER_PROMPT, row_hashes, unrepeated
 
 ROWS = "rows.parquet"
 _COLUMNS = tuple(name for name in COLUMNS if name != "messages")
 _TOKENS = ("input_tokens", "output_tokens")
 _BY_PROMPT = 26  # characters of an id by prompt, before the number of the request with it
 _MARK = "#"
+_HASHED = rf"{_MARK}[0-9a-f]{{16}}"
+_LARGEST = sys.float_info.max
+_MOST = {
+    "quality": 1.0,
+    "propensity": 1.0,
+    "cost_usd": _LARGEST,
+    "latency_ms": _LARGEST,
+    **dict.fromkeys(_TOKENS, 2**53),
+}
+_KINDS = (
+    dict.fromkeys(_COLUMNS, "str")
+    | dict.fromkeys(_MOST, "float64")
+    | dict.fromkeys(_TOKENS, "Int64")
+    | {"timestamp": "datetime64[us, UTC]"}
+)
 
 
 def hashed_rows(frame: pd.DataFrame, *, stand_ins: bool) -> pd.DataFrame:
@@ -73,17 +90,33 @@ def read_rows(kept: Kept) -> pd.DataFrame:
     """The rows as they were written; raises KeptError."""
     try:
         frame: pd.DataFrame = pq.read_table(kept.path(ROWS), columns=list(_COLUMNS)).to_pandas()
-    except (OSError, pa.ArrowException) as error:
+        for name in _TOKENS:
+            frame[name] = frame[name].astype("Int64")
+        _require(frame)
+        if (arrived := (len(frame), frame["request_id"].nunique())) != (kept.rows, kept.requests):
+            raise ValueError(f"rows and requests are {arrived}, where {kept.rows, kept.requests} were kept")
+    except (OSError, ValueError, TypeError, pa.ArrowException) as error:
         raise KeptError(
             f"{kept.path(ROWS)} cannot be read ({error}); remove the folder, and train on everything"
         ) from error
-    for name in _COLUMNS:
-        if name in _TOKENS:
-            frame[name] = frame[name].astype("Int64")
-        elif frame[name].dtype == object:
-            frame[name] = frame[name].astype("str")
     frame["messages"] = pd.Series(np.full(len(frame), None), dtype=object)
     return frame.loc[:, list(COLUMNS)]
+
+
+def _require(frame: pd.DataFrame) -> None:
+    """Raises ValueError for a column with what no row that was kept has."""
+    for name, kind in _KINDS.items():
+        if str(frame[name].dtype) != kind:
+            raise ValueError(f"{name} is {frame[name].dtype}, where {kind} was expected")
+    for name, most in _MOST.items():
+        if not frame[name].dropna().between(0, most).all():
+            raise ValueError(f"{name} is not from 0 to {most:g} in all rows")
+    if frame["candidate"].isna().any():
+        raise ValueError("candidate is missing")
+    for name in ("request_id", "session_id"):
+        ids = pd.Series(frame[name].unique(), dtype="str")
+        if not (ids.str.fullmatch(_HASHED) | (ids.isna() & (name == "session_id"))).all():
+            raise ValueError(f"{name} is no hash in some row")
 
 
 @dataclass(frozen=True)
@@ -113,10 +146,7 @@ def join(before: pd.DataFrame, new: Outcomes, *, stand_ins: bool) -> Joined:
     kept = list(unrepeated(told))[1]
     repeats = len(rows) - len(kept.frame)
     if not len(kept.frame):
-        raise KeptError(
-            f"none of the {len(rows):,} rows is new: all are among those that were learned from before. Give the rows since "
-            "then, or nothing: the bundle is as it would be"
-        )
+        raise KeptError(f"none of the {len(rows):,} rows is new: {_why(kept.skipped.iloc[-repeats:])}")
     again = kept.frame["request_id"].duplicated() | kept.frame["request_id"].isin(known["request_id"])
     added = int((~again).sum())
     fresh = kept.frame.assign(prompt=kept.frame["prompt"].mask(again))
@@ -125,6 +155,24 @@ def join(before: pd.DataFrame, new: Outcomes, *, stand_ins: bool) -> Joined:
     used = set(fresh["request_id"])
     ids = {one: plain for one, plain in zip(rows["request_id"], new.frame["request_id"], strict=True) if one in used}
     return Joined(frame, replace(kept, frame=fresh), ids, added, repeats)
+
+
+def _why(skipped: pd.DataFrame) -> str:
+    """Why no row is new, by those that were skipped: all are known, or some contradict, and where these are."""
+    other = skipped[skipped["reason"] == OTHER_PROMPT]
+    if other.empty:
+        return (
+            "all are among those that were learned from before. Give the rows since then, or nothing: the bundle is as it "
+            "would be"
+        )
+    where = ", ".join(
+        f"row {row} of {source}" for row, source in zip(other["row"][:3], other["source"][:3], strict=True)
+    )
+    return (
+        f"{len(other):,} have the id of a request that has another text ({where}{', …' if len(other) > 3 else ''}), so they "
+        f"contradict it and are not learned from; {len(skipped) - len(other):,} were learned from before. Give new requests "
+        "ids of their own"
+    )
 
 
 def _texts_everywhere(rows: pd.DataFrame) -> pd.DataFrame:
@@ -192,6 +240,13 @@ def _kept_with(prompt: str, there: Collection[str]) -> Iterator[str]:
             return
         yield one
         number += 1
+
+
+def missing_rows(frame: pd.DataFrame, others: pd.DataFrame) -> int:
+    """How many of the rows `others` are not in a table, both with hashes for ids, which stand for their texts."""
+    nothing = ["prompt", "messages"]
+    there, asked = (hashes_of(rows.drop(columns=nothing)) for rows in (frame, others))
+    return int(np.isin(asked, there, invert=True).sum())
 
 
 def new_columns(frame: pd.DataFrame, before: pd.DataFrame) -> list[str]:

@@ -165,6 +165,11 @@ class _Encoded:
                 f"the {kind} encoder is another one than {self.kept.bundle} was made with, and what was kept was embedded by "
                 f"that one. Give the --cache that it is in, or take the release that made it. {_WHOLE}"
             )
+        if self.features.embedding.shape[1] != encoder.spec.dim:
+            raise KeptError(
+                f"{self.kept.folder} is damaged: it has embeddings of {self.features.embedding.shape[1]} numbers, and the "
+                f"{kind} encoder makes {encoder.spec.dim}. {_WHOLE}"
+            )
         ids = numbers_of(matrix.request_id)
         places, rows = self.features.places(ids[~fresh]), np.flatnonzero(~fresh)
         embedding = np.empty((len(matrix), encoder.spec.dim), dtype=np.float32)

@@ -170,8 +170,13 @@ def test_what_would_hold_a_large_log_says_what_to_do_instead(log: Path, tmp_path
 def test_a_core_that_does_not_fit_is_one_message(log: Path, tmp_path: Path, cache: Path) -> None:
     done = run(log, tmp_path, cache, "--memory-gb", "0.5")
     assert done.returncode == 2
-    assert "--memory-gb 0.5 is less. Give at least 0.8 GB" in " ".join(done.stderr.split())
+    assert "--memory-gb 0.5 is less. Give at least 0.9 GB: no run takes less than 0.8 GB." in " ".join(
+        done.stderr.split()
+    )
     assert imports(cache) == []
-    alone = router_train_here("run", "--memory-gb", "4")
+    wrong = router_train_here("run", "--memory-gb", "8GB")
+    assert wrong.returncode == 2
+    assert "'--memory-gb': 8GB: expected a number above 0, as 8" in " ".join(wrong.stderr.replace("│", "").split())
+    alone = router_train_here("run", "--memory-gb", "0.5")
     assert alone.returncode == 2
     assert "--memory-gb: give --data as well" in " ".join(alone.stderr.split())

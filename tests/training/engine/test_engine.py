@@ -11,11 +11,11 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.training.engine import parts
-from training.engine.address import ClusterError, is_open, workers_of
+from training.engine.address import ClusterError, is_open, require_host, workers_of
 from training.engine.engine import in_order
 from training.engine.files import SharedFiles, opened
 from training.engine.local import ALONE, HERE, LocalEngine
-from training.engine.named import engine_of
+from training.engine.named import engine_of, shared_folder
 from training.logs.outcomes import OutcomeError
 
 
@@ -134,3 +134,20 @@ print(sorted(name for name in sys.modules if name.partition(".")[0] in ("dask", 
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
     assert not (ROOT / "nowhere").exists()
+
+
+def test_a_shared_folder_goes_with_a_cluster_alone(tmp_path: Path) -> None:
+    assert shared_folder(None, None, tmp_path) == shared_folder("local:2", None, tmp_path) == tmp_path / "cluster"
+    assert shared_folder("local:2", Path("x"), tmp_path) == Path("x")
+    with pytest.raises(ClusterError, match="--cluster-folder x: give --cluster as well"):
+        shared_folder(None, Path("x"), tmp_path)
+
+
+def test_a_schedulers_host_is_looked_up_before_it_is_waited_for(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ClusterError, match=r"--cluster tcp://nohost.invalid:8786: no such host: nohost.invalid \("),
+        engine_of("tcp://nohost.invalid:8786", tmp_path, print),
+    ):
+        pass
+    for cluster in ("local:2", "tcp://127.0.0.1:1", "tls://[::1]:1", "tcp://localhost:8786"):
+        require_host(cluster)

@@ -51,6 +51,20 @@ def test_a_run_has_a_folder_of_its_own_and_leaves_nothing(tmp_path: Path) -> Non
     assert list((tmp_path / "new" / "cluster").iterdir()) == []
 
 
+def test_a_folder_that_others_can_put_another_in_the_place_of_is_refused(tmp_path: Path) -> None:
+    above = tmp_path / "open"
+    (above / "shared").mkdir(parents=True)
+    above.chmod(0o777)
+    with (
+        pytest.raises(NotOwnError, match=r"open: others can write there \(mode 0777\), and so put another folder"),
+        run_folder(above / "shared" / "cluster"),
+    ):
+        pass
+    above.chmod(0o1777)  # as /tmp is: nobody renames what is not theirs
+    with run_folder(above / "shared" / "cluster") as folder:
+        assert folder.is_dir()
+
+
 def test_what_a_killed_run_shared_goes_with_the_next_and_nothing_else_does(root: Path) -> None:
     with run_folder(root) as held:
         left = killed(root)

@@ -6,12 +6,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from training.dataset.sampling.core import id_hashes
 from training.kept.files import KeptError
-from training.kept.rows import hashed_rows, join, new_columns, numbers_of, read_rows, write_rows
+from training.kept.rows import hashed_rows, join, missing_rows, new_columns, numbers_of, read_rows, write_rows
 from training.kept.since import add_rows
 from training.logs.outcomes import Outcomes
 from training.logs.pairing import paired, prompt_ids
@@ -30,8 +33,8 @@ def outcomes(*rows: dict[str, Any]) -> Outcomes:
 
 
 class _Kept:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, rows: int = 0, requests: int = 0, learned: int = 0) -> None:
+        self.folder, self.rows, self.requests, self.learned = folder, rows, requests, learned
 
     def path(self, name: str) -> Path:
         return self.folder / name
@@ -39,7 +42,7 @@ class _Kept:
 
 def kept(folder: Path, table: Outcomes) -> pd.DataFrame:
     write_rows(folder, hashed_rows(table.frame, stand_ins=False))
-    return read_rows(_Kept(folder))  # type: ignore[arg-type]
+    return read_rows(_Kept(folder, len(table.frame), table.frame["request_id"].nunique()))  # type: ignore[arg-type]
 
 
 def test_rows_come_back_as_they_were_but_for_texts_and_ids(tmp_path: Path) -> None:
@@ -78,10 +81,32 @@ def test_known_rows_and_contradictions_are_skipped_as_importing_does(tmp_path: P
     assert found.new.rows_read == len(found.new.frame) + len(found.new.skipped)
 
 
+def test_rows_that_another_log_lacks_are_told_by_what_they_say(tmp_path: Path) -> None:
+    rows = [
+        {"request_id": name, "prompt": f"{name}?", "workflow": "w", "timestamp": "2026-01-02", "input_tokens": 3}
+        for name in ("one", "two", "three")
+    ]
+    there = kept(tmp_path, outcomes(*rows))
+    assert missing_rows(hashed_rows(outcomes(*rows[::-1]).frame, stand_ins=False), there) == 0
+    other = outcomes(rows[0], rows[1] | {"quality": 0.5}, rows[2] | {"request_id": "four"})
+    assert missing_rows(hashed_rows(other.frame, stand_ins=False), there) == 2
+
+
 def test_nothing_new_is_an_error(tmp_path: Path) -> None:
     table = outcomes({"request_id": "one", "prompt": "What is it?"})
     with pytest.raises(KeptError, match="none of the 1 rows is new"):
         join(kept(tmp_path, table), table, stand_ins=False)
+
+
+def test_rows_that_contradict_are_not_called_learned_from(tmp_path: Path) -> None:
+    old = [{"request_id": name, "prompt": f"{name}?"} for name in ("one", "two", "three", "four", "five")]
+    new = [old[0], *(row | {"prompt": "Quite another text"} for row in old[1:])]
+    with pytest.raises(
+        KeptError,
+        match=r"none of the 5 rows is new: 4 have the id of a request that has another text \(row 2 of test, row 3 of test, "
+        r"row 4 of test, …\), so they contradict it and are not learned from; 1 were learned from before",
+    ):
+        join(kept(tmp_path, outcomes(*old)), outcomes(*new), stand_ins=False)
 
 
 def test_the_candidates_that_nobody_kept_are_named(tmp_path: Path) -> None:
@@ -126,6 +151,8 @@ def test_workflows_where_kinds_of_work_stood_for_them_are_refused_at_once(tmp_pa
     kept(tmp_path, outcomes({"request_id": "one", "prompt": "One."}))
     before = SimpleNamespace(
         path=lambda name: tmp_path / name,
+        rows=1,
+        requests=1,
         bundle="v1",
         choices=SimpleNamespace(kinds=SimpleNamespace(names=("ask", "sum"))),
     )
@@ -133,3 +160,31 @@ def test_workflows_where_kinds_of_work_stood_for_them_are_refused_at_once(tmp_pa
     assert add_rows(before, outcomes(new), stand_ins=False).added == 1  # type: ignore[arg-type]
     with pytest.raises(KeptError, match=r"the new rows name workflows, and v1 was selected with .*\(ask, sum\)"):
         add_rows(before, outcomes(new | {"workflow": "chat"}), stand_ins=False)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("quality", 7.0),
+        ("propensity", -0.1),
+        ("cost_usd", np.inf),
+        ("latency_ms", -1.0),
+        ("input_tokens", -3),
+        ("cost_usd", "x"),
+        ("input_tokens", "x"),
+        ("prompt", 5),
+        ("timestamp", "x"),
+        ("candidate", None),
+        ("request_id", "abc"),
+        ("session_id", "abc"),
+        ("request_id", "#0123456789abcdef"),  # one request, where two were kept
+    ],
+)
+def test_rows_that_nobody_kept_so_are_an_error(column: str, value: Any, tmp_path: Path) -> None:
+    kept(tmp_path, outcomes({"request_id": "one", "prompt": "One."}, {"request_id": "two", "prompt": "Two."}))
+    table = pq.read_table(tmp_path / "rows.parquet").to_pandas().assign(**{column: value})
+    pq.write_table(pa.Table.from_pandas(table, preserve_index=False), tmp_path / "rows.parquet")
+    with pytest.raises(KeptError, match=r"rows\.parquet cannot be read \(.*remove the folder, and train on everything"):
+        read_rows(_Kept(tmp_path, 2, 2))  # type: ignore[arg-type]
+    with pytest.raises(KeptError, match="cannot be read"):
+        read_rows(_Kept(tmp_path, -5, 2))  # type: ignore[arg-type]

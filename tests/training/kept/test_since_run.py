@@ -179,10 +179,21 @@ def test_what_was_added_to_can_be_added_to_again(
     for path in parts:
         done = run(out, cache, *data(path), "--since", newest(out))
         assert done.returncode == 0, done.stderr
-    (other,) = (one for one, _ in added_before(open_kept(out / first)))
+        assert "are not in this log" not in done.stdout
+    second, other = (one.bundle for one in added_before(open_kept(out / first)))
+    more, missing = (sum((json.loads(row)["request_id"] in half) >= inside for row in rows) for inside in (False, True))
     missed = run(out, cache, *data(parts[1]), "--since", out / first)
-    assert f"were added to {first} before, for {other}, and are not in this log" in " ".join(missed.stdout.split())
+    assert (
+        f"{missing:,} of the {more:,} rows that were added to {first} before, for {other}, are not in this log: go on from "
+        f"that one, promoted or not, to have them too (--since {out / other})" in " ".join(missed.stdout.split())
+    )
+    shutil.rmtree(out / other)
     shutil.rmtree(newest(out))
+    again = run(out, cache, *data(parts[0]), "--since", out / first)
+    assert again.returncode == 0, again.stderr
+    assert "are not in this log" not in again.stdout, f"all rows of {second} are in it"
+    done = run(out, cache, *data(parts[1]), "--since", newest(out))
+    assert done.returncode == 0, done.stderr
     same_bundles(newest(out), newest(tmp_path / "whole"), texts_of(*logs)[::20])
     kept = open_kept(newest(out))
     assert kept.since[0] == first
@@ -242,7 +253,7 @@ def test_what_cannot_be_added_to_says_why(
     told = " ".join((done.stderr + done.stdout).split())
     words = {
         "gone": "nothing is kept of",
-        "switched off": "since.keep=false",
+        "switched off": "since.keep=false or ended before it had kept anything",
         "damaged": "rows.parquet is not what was written",
         "format": "has format version 99, this release reads 1",
         "another's": "kept.json is of other, and this is 2",
@@ -258,6 +269,7 @@ def test_what_does_not_go_with_it_is_refused(logs: tuple[Path, Path], out: Path,
         return " ".join((done.stderr + done.stdout).split())
 
     assert "give them with --data" in refused()
+    assert "nowhere is not a bundle" in refused("--since", out / "nowhere")
     assert "no text is kept" in refused(*data(logs[1]), "--keep-text")
     assert "leave --choices-of out" in refused(*data(logs[1]), "--choices-of", out / "current")
     assert "split.seed is 7" in refused(*data(logs[1]), *setting("split.seed=7"))
@@ -272,12 +284,18 @@ def test_what_does_not_go_with_it_is_refused(logs: tuple[Path, Path], out: Path,
 def test_keeping_can_be_switched_off_and_goes_with_its_bundle(logs: tuple[Path, Path], out: Path, cache: Path) -> None:
     kept, gone = kept_folder(out / "current"), out / "kept" / "20200101T000000000000-00000000"
     gone.mkdir()
-    done = run(out, cache, *data(logs[1]), "--since", out / "current", *setting("since.keep=false"))
+    done = run(out, cache, *data(logs[1]), "--since", out / "current", "--no-promote", *setting("since.keep=false"))
     assert done.returncode == 0, done.stderr
+    assert "Tomorrow's rows" not in done.stdout
     assert not (out / "kept" / newest(out).name).exists()
     assert gone.exists()
-    again = run(out, cache, *data(logs[1]), "--since", kept.parent.parent / kept.name)
+    again = run(out, cache, *data(logs[1]), "--since", out, "--no-promote")  # the newest that something is kept of
     assert again.returncode == 0, again.stderr
+    said = " ".join(again.stdout.split())
+    assert f"since {kept.name}: " in said
+    assert said.endswith(
+        f"Tomorrow's rows: router-train run --data NEW --since {newest(out)} ({out / 'current'} has not got today's rows)."
+    )
     assert (out / "kept" / newest(out).name).exists()
     assert not gone.exists()
     assert kept.exists()

@@ -16,9 +16,9 @@ from training.cli.reading import ReadLog
 from training.cli.show import Tell, say
 from training.config import Params
 from training.dataset.matrix import Objects, requests_of
-from training.kept.files import Kept, KeptError, added_before, changed_prices, open_kept
+from training.kept.files import Kept, KeptError, added_before, changed_prices, newest_kept, open_kept
 from training.kept.keeping import Keeping, prices_of
-from training.kept.rows import hashed_rows
+from training.kept.rows import hashed_rows, missing_rows, read_rows
 from training.kept.settings import settings_since
 from training.kept.since import Resumed, add_rows, resume
 from training.learn.heads.chosen import Choices
@@ -63,13 +63,13 @@ def earlier_run(since: Path | None, choices_of: Path | None, log: LogOptions, *,
         )
     if since is None:
         return Earlier() if choices_of is None else Earlier(choices=open_kept(choices_of, whole=False).choices)
+    kept = open_kept(newest_kept(since), whole=log.given and not keep_text)
     if not log.given:
         raise KeptError("--since adds rows to what was kept: give them with --data")
     if keep_text:
         raise KeptError(
             "--keep-text: of requests that were learned from before no text is kept. Train on everything with it"
         )
-    kept = open_kept(since)
     return Earlier(kept, kept.choices)
 
 
@@ -104,12 +104,14 @@ def put_together(
             "count twice: logs of several kinds are put together within one run alone",
         )
     if others := added_before(kept):
-        newest, more = others[-1]
-        notes = (
-            *notes,
-            f"{more:,} rows were added to {kept.bundle} before, for {newest}, and are not in this log: go on from that one, "
-            f"promoted or not, to have them too (--since {kept.folder.parent.parent / newest})",
-        )
+        newest = others[-1]
+        if missing := missing_rows(joined.frame.iloc[kept.rows :], read_rows(newest).iloc[kept.rows :]):
+            notes = (
+                *notes,
+                f"{missing:,} of the {newest.rows - kept.rows:,} rows that were added to {kept.bundle} before, for "
+                f"{newest.bundle}, are not in this log: go on from that one, promoted or not, to have them too (--since "
+                f"{kept.folder.parent.parent / newest.bundle})",
+            )
     if changed := changed_prices(kept.prices, prices_of(resumed.prepared.candidates)):
         notes = (
             *notes,
@@ -139,3 +141,8 @@ def _requests(found: ReadLog, tell: Tell) -> Callable[[Objects], Objects]:
 def said(resumed: Resumed, found: ReadLog) -> None:
     """Tells what was added, and what is to be known of it."""
     say("\n".join([resumed.said, *found.outcomes.notes]))
+
+
+def next_rows(out: Path, version: str) -> str:
+    """How to go on from a bundle that was not promoted: what is current does not know its rows."""
+    return f"Tomorrow's rows: router-train run --data NEW --since {out / version} ({out / 'current'} has not got today's rows)."

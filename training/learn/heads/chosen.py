@@ -6,6 +6,7 @@ its weights.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -51,7 +52,7 @@ class HeadChoice:
     def read(cls, told: Mapping[str, Any]) -> Self:
         """From JSON; raises ValueError, KeyError or TypeError."""
         members = {str(name): float(weight) for name, weight in told["members"].items()}
-        if not members or min(members.values()) <= 0 or told["calibrator"] not in METHODS:
+        if not members or not all(0 < one < math.inf for one in members.values()) or told["calibrator"] not in METHODS:
             raise ValueError(f"no head has the members {members} and the calibration {told['calibrator']!r}")
         return cls(members, told["calibrator"], str(told["selected_by"]))
 

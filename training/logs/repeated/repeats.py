@@ -19,6 +19,8 @@ from training.logs.repeated.known import Hashes, Known, hashes_of
 from training.logs.repeated.told import Told, told_by
 from training.logs.typed import Mask, messages_key
 
+OTHER_PROMPT = "request has two different prompts"
+
 
 class Repeats:
     """Finds, partition by partition, the rows that repeat or contradict an earlier row."""
@@ -60,7 +62,7 @@ def unrepeated(parts: Iterable[Outcomes], told: Told | None = None) -> Iterator[
         identical, other = earlier.find(part.frame, part.beside)
         failures = [
             Failure("request_id", "duplicate row", identical),
-            Failure("request_id", "request has two different prompts", other),
+            Failure("request_id", OTHER_PROMPT, other),
         ]
         yield _without(part, failures)
 

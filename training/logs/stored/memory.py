@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import sys
 from dataclasses import dataclass
@@ -67,7 +68,8 @@ class Limits:
         told = f"learning from {learned:,} of {requests:,} requests takes about {size}, and {self._there()} is less."
         if fit < _LEAST or _BASE + _STORED * requests > self.memory:
             least = max(_learned(_LEAST), _BASE + _STORED * requests)
-            raise MemoryTooSmallError(f"{told} Give at least {least / GB:.1f} GB, or fewer requests.")
+            fewer = f": no run takes less than {_BASE / GB:g} GB" if fit < _LEAST else ", or fewer requests"
+            raise MemoryTooSmallError(f"{told} Give at least {math.ceil(least / GB * 10) / 10:g} GB{fewer}.")
         smaller = f"--set scale.core_train={fit * 6 // 10} --set scale.core_measured={fit * 2 // 10}"
         more = "give more" if self.given else "say that there is more (--memory-gb)"
         raise MemoryTooSmallError(f"{told} Lower what is held in memory, for example {smaller}, or {more}.")
@@ -110,6 +112,25 @@ def limits(scale: Scale, memory_gb: float | None) -> Limits:
     return Limits(scale, memory_gb * GB if memory_gb is not None else _SHARE * free_bytes(), given)
 
 
+def given_gb(text: str, cgroup: Path = Path("/sys/fs/cgroup")) -> float:
+    """What --memory-gb says; raises MemoryTooSmallError for no number above 0, or more than this machine has."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not found > 0:
+        raise MemoryTooSmallError(f"{text}: expected a number above 0, as 8")
+    contained = [_number(cgroup / limit) for limit, _, _ in _CGROUPS]
+    there = min([_all_bytes(), *(one for one in contained if one is not None)])
+    if found * GB > there:
+        raise MemoryTooSmallError(f"{text}: this machine, or the container, has {there / GB:.1f} GB")
+    return found
+
+
+def _all_bytes() -> float:
+    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
 def free_bytes(cgroup: Path = Path("/sys/fs/cgroup"), meminfo: Path = Path("/proc/meminfo")) -> float:
     """What memory a process can still have: what the machine has, or what its container's limit leaves."""
     free = _of_machine(meminfo)
@@ -123,7 +144,7 @@ def free_bytes(cgroup: Path = Path("/sys/fs/cgroup"), meminfo: Path = Path("/pro
 
 def _of_machine(meminfo: Path) -> float:
     kilobytes = _field(meminfo, "MemAvailable:")
-    return kilobytes * 1024 if kilobytes else float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return kilobytes * 1024 if kilobytes else _all_bytes()
 
 
 def _number(path: Path) -> float | None:

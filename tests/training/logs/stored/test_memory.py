@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from training.config import Scale, load_params
-from training.logs.stored.memory import GB, MemoryTooSmallError, free_bytes, limits
+from training.logs.stored.memory import GB, MemoryTooSmallError, free_bytes, given_gb, limits
 from training.logs.stored.work import DiskTooSmallError, WorkFolder, work_folder
 from training.owned import NotOwnError
 
@@ -50,6 +50,29 @@ def test_a_core_that_does_not_fit_says_which_parameter_to_lower() -> None:
         limits(lower, 1.0).require(2_000_000)
     with pytest.raises(MemoryTooSmallError, match="expected a number above 0"):
         limits(SCALE, 0.0)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "8GB", ""])
+def test_what_is_no_number_of_gigabytes_says_what_is(text: str) -> None:
+    with pytest.raises(MemoryTooSmallError, match=f"^{text}: expected a number above 0, as 8"):
+        given_gb(text)
+
+
+def test_more_than_the_machine_or_its_container_has_is_refused(tmp_path: Path) -> None:
+    assert given_gb("0.25", tmp_path) == 0.25
+    for text in ("1e9", "inf"):
+        with pytest.raises(MemoryTooSmallError, match=rf"{text}: this machine, or the container, has \d+\.\d GB"):
+            given_gb(text, tmp_path)
+    (tmp_path / "memory.max").write_text("500000000\n")
+    with pytest.raises(MemoryTooSmallError, match=r"has 0\.5 GB"):
+        given_gb("0.75", tmp_path)
+
+
+def test_fewer_requests_are_advised_where_they_help_alone() -> None:
+    with pytest.raises(MemoryTooSmallError, match=r"Give at least 0\.9 GB: no run takes less than 0\.8 GB\.$"):
+        limits(SCALE, 0.5).require(959)
+    with pytest.raises(MemoryTooSmallError, match=r"Give at least 3\.8 GB, or fewer requests\.$"):
+        limits(SCALE, 1.0).require(2_000_000)
 
 
 def test_what_runs_took_is_reckoned_with() -> None:
