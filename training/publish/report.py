@@ -18,6 +18,7 @@ from training.publish import on_the_test_part
 from training.publish.document import frontier_document, read_document, with_month, write_document
 from training.publish.making import making, read_making, write_making
 from training.publish.pages import of_report
+from training.publish.pages.basis import learned_from
 from training.publish.pages.blocks import environment
 from training.publish.pages.first_screen import first_screen
 from training.publish.pages.tables import left_out
@@ -63,6 +64,7 @@ def write(
         figures_of_the_log=of_the_log,
         on_the_test_part=on_the_test_part.said(document),
         left_out=left_out,
+        learned_from=learned_from(made),
     )
     (folder / "card.md").write_text(words, encoding="utf-8")
     if len(table.skipped):

@@ -353,6 +353,24 @@ def test_only_prices_of_the_catalogue_are_said_to_leave_out_a_discount(folder: P
         )
 
 
+def test_what_was_learned_from_is_said_in_plain_words(folder: Path, making: dict[str, Any]) -> None:
+    manifest, document = open_bundle(folder).manifest, read_document(folder) or {}
+    earlier = {
+        "created": "2026-11-28T08:00:00+00:00",
+        "requests": 1962,
+        "added": 200,
+        "chosen": "2026-11-20T08:00:00+00:00",
+    }
+    counts = {**making["counts"], "requests": 2162}
+    told = {**making, "counts": counts, "earlier": earlier, "settings": ["fit.half_life_days=30.0"]}
+    assert dict(first_screen(manifest, document, told).basis)["Learned from"] == (
+        "2,162 requests: 1,962 of the run of 28 Nov 2026 and 200 new ones. Which methods are used was chosen on 20 Nov 2026 "
+        "and not looked at again. Older answers count less: half after 30 days."
+    )
+    alone = dict(first_screen(manifest, document, {**told, "earlier": None, "settings": []}).basis)
+    assert alone["Learned from"] == "2,162 requests."
+
+
 def test_a_log_without_dates_has_no_month_and_says_how_to_tell_one(folder: Path, making: dict[str, Any]) -> None:
     manifest = open_bundle(folder).manifest
     known = {

@@ -8,10 +8,14 @@ from typing import Any
 from serving.bundle.manifest import Manifest
 from training.publish.pages.written import count, day
 
+_HALF_LIFE = "fit.half_life_days"
+
 
 def basis(manifest: Manifest, document: Mapping[str, Any], making: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """As (what, in words)."""
     found = [("Volume", volume(document.get("log") or {}))]
+    if "requests" in making.get("counts", {}):
+        found.insert(0, ("Learned from", learned_from(making)))
     priced = [name for name, source in manifest.cost_from.items() if source == "tokens"]
     logged = [name for name, source in manifest.cost_from.items() if source != "tokens"]
     words = []
@@ -34,6 +38,25 @@ def basis(manifest: Manifest, document: Mapping[str, Any], making: Mapping[str, 
     if manifest.simulated:
         found.insert(0, ("Simulated", "The log is made up: prices are real, how good each candidate is was invented."))
     return tuple(found)
+
+
+def learned_from(making: Mapping[str, Any]) -> str:
+    """How many requests there are, which of them are new, since when nothing was selected, and what age takes from them."""
+    counts, earlier = making["counts"], making.get("earlier")
+    told = f"{count(counts['requests'])} requests"
+    if earlier:
+        told += (
+            f": {count(earlier['requests'])} of the run of {day(earlier['created'])} and {count(earlier['added'])} new ones. "
+            f"Which methods are used was chosen on {day(earlier['chosen'])} and not looked at again"
+        )
+    told += "."
+    if (core := counts.get("requests in the core")) is not None:
+        told += f" {count(core)} of them were drawn to stand for all."
+    for setting in making.get("settings", ()):
+        name, _, days = setting.partition("=")
+        if name == _HALF_LIFE and float(days) > 0:
+            told += f" Older answers count less: half after {float(days):g} days."
+    return told
 
 
 def volume(log: Mapping[str, Any]) -> str:
