@@ -30,6 +30,8 @@ AXE = "4.14.1"
 # What axe-core calls serious or critical keeps somebody from using the page.
 _GRAVE = ("serious", "critical")
 _STARTED_S = 30.0
+# How long a page is waited for before a test fails: on a busy machine a picture of a long page takes half a minute.
+PATIENCE_MS = 180_000
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -110,6 +112,7 @@ def visiting(
         viewport={"width": width, "height": height}, color_scheme=scheme, bypass_csp=script, locale="en-GB", **options
     )
     try:
+        context.set_default_timeout(PATIENCE_MS)
         visit = Visit(context.new_page(), origin)
         visit.page.on("request", lambda one: visit.asked.append(one.url))
         visit.page.on("pageerror", lambda one: visit.complaints.append(str(one)))

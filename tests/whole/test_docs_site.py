@@ -33,6 +33,7 @@ from docs.first_hour import write_gateway, write_harness
 from docs.hooks import MERMAID
 from serving.bundle.layout import BY_CANDIDATE
 from serving.bundle.manifest import Certificate, Manifest, OperatingPoint
+from tests.browser import PATIENCE_MS
 from tests.conftest import QUICK, ROOT, router_train_here, setting
 from tests.patience import until
 from tests.serving.attacks.conftest import Attacked, running
@@ -188,6 +189,7 @@ def test_a_browser_that_reads_and_searches_asks_nobody_else(site: Path) -> None:
     with served(site) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
         reader = browser.new_page()
+        reader.set_default_timeout(PATIENCE_MS)
         asked: list[str] = []
         wrong: list[str] = []
         reader.on("request", lambda request: asked.append(request.url))

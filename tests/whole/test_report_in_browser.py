@@ -9,7 +9,7 @@ import pytest
 
 from serving.bundle.manifest import open_bundle
 from tests import fake_bundle
-from tests.browser import grave
+from tests.browser import PATIENCE_MS, grave
 from training.publish.document import read_document
 from training.publish.making import of_addition
 from training.publish.pages import of_comparison, of_report
@@ -49,6 +49,7 @@ def visit(
     context = chromium.new_context(
         offline=True, viewport={"width": width, "height": 800}, color_scheme=scheme, bypass_csp=False, **more
     )
+    context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     said: list[str] = []
     asked: list[str] = []
