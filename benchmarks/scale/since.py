@@ -76,10 +76,10 @@ def section(found: dict[str, Any]) -> str:
         f"| {one['requests']:,} | {one['added']:,} | {one['learned_from']:,} "
         f"| {one['whole']['seconds']:,.0f} s ({one['whole']['cpu_seconds']:,.0f}), {one['whole']['peak_mib']:,.0f} MiB "
         f"| {one['since']['seconds']:,.0f} s ({one['since']['cpu_seconds']:,.0f}), {one['since']['peak_mib']:,.0f} MiB "
-        f"| {one['whole']['seconds'] / one['since']['seconds']:.1f} |"
+        f"| {one['whole']['cpu_seconds'] / one['since']['cpu_seconds']:.1f} |"
         for one in found["runs"]
     ]
-    heads = "| requests | new ones | learned from | the whole run | `--since` | times as fast |"
+    heads = "| requests | new ones | learned from | the whole run | `--since` | times less on the processor |"
     table = "\n".join([heads, "|---:|---:|---:|---|---|---:|", *lines])
     return (
         "### New rows every day\n\n"
