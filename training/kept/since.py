@@ -28,7 +28,7 @@ from training.dataset.split import Split
 from training.kept.features import Features, Written, read_features
 from training.kept.files import Kept, KeptError
 from training.kept.rows import Joined, join, new_columns, numbers_of, read_rows
-from training.learn.prepare import AtHand, Earlier, Prepared, fingerprint, prepare_core
+from training.learn.prepare import AddedTo, AtHand, Prepared, fingerprint, prepare_core
 from training.logs.outcomes import Outcomes
 from training.prices.costs import Lengths
 
@@ -119,7 +119,7 @@ def resume(
         near=None,
         told=(said,),
         going_on=f"--since models/{kept.bundle}",
-        earlier=Earlier(kept.created, kept.requests, joined.added, kept.choices.created),
+        added_to=AddedTo(kept.created, kept.requests, joined.added, kept.choices.created),
         split=replace(prepared.split, note=f"{prepared.split.note}; {said}"),
     )
     return Resumed(prepared, inputs, encoder, core, near, joined.frame, said)

@@ -39,7 +39,7 @@ class Near:
 
 
 @dataclass(frozen=True)
-class Earlier:
+class AddedTo:
     """The run that a log was added to: when it was, how many requests it had, and how many were `added` to them. The methods
     were `chosen` then, or in a run before."""
 
@@ -55,8 +55,8 @@ class Prepared:
     requests that may not be separated. Of a log that was `sampled` it is the core, and `volume` is the whole log's.
 
     `lengths` are those that costs took. `near` comes along where it was asked for, `missing` are requests of the core of
-    which nothing is left; by its `salt` the core was drawn. `told` is what pages say of the `earlier` run that it goes on
-    from, and `going_on` the option that it was given for that."""
+    which nothing is left; by its `salt` the core was drawn. `told` is what pages say of the run that it was `added_to`,
+    and `going_on` the option that it was given for that."""
 
     matrix: OutcomeMatrix
     labels: Floats
@@ -75,7 +75,7 @@ class Prepared:
     salt: int | None = None
     told: tuple[str, ...] = ()
     going_on: str | None = None
-    earlier: Earlier | None = None
+    added_to: AddedTo | None = None
 
     @property
     def graded(self) -> bool:

@@ -60,7 +60,7 @@ def making(
         "split": {"method": split.method, "note": split.note},
         "sampled": None if prepared.sampled is None else prepared.sampled.said(),
         "since": list(prepared.told),
-        "earlier": None if prepared.earlier is None else asdict(prepared.earlier),
+        "added_to": None if prepared.added_to is None else asdict(prepared.added_to),
         "going_on": prepared.going_on,
         "reference_note": learned.reference_note,
         "propensity_note": learned.propensity_note,
@@ -86,7 +86,7 @@ def making(
 def of_addition(before: Mapping[str, Any] | None, name: str, sentence: str) -> dict[str, Any]:
     """Of a bundle that is another one, made as `before` says, with the candidate `name` added and nothing measured anew."""
     told: dict[str, Any] = dict.fromkeys(
-        ("split", "sampled", "earlier", "going_on", "zero_router", "confidence", "evidence")
+        ("split", "sampled", "added_to", "going_on", "zero_router", "confidence", "evidence")
     )
     told |= {key: [] for key in ("formats", "aliases", "off_policy", "heads", "settings")}
     told |= {"counts": {}, "reasons": {}, "reference_note": "", "propensity_note": ""}

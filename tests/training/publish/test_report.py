@@ -362,12 +362,12 @@ def test_what_was_learned_from_is_said_in_plain_words(folder: Path, making: dict
         "chosen": "2026-11-20T08:00:00+00:00",
     }
     counts = {**making["counts"], "requests": 2162}
-    told = {**making, "counts": counts, "earlier": earlier, "settings": ["fit.half_life_days=30.0"]}
+    told = {**making, "counts": counts, "added_to": earlier, "settings": ["fit.half_life_days=30.0"]}
     assert dict(first_screen(manifest, document, told).basis)["Learned from"] == (
         "2,162 requests: 1,962 of the run of 28 Nov 2026 and 200 new ones. Which methods are used was chosen on 20 Nov 2026 "
         "and not looked at again. Older answers count less: half after 30 days."
     )
-    alone = dict(first_screen(manifest, document, {**told, "earlier": None, "settings": []}).basis)
+    alone = dict(first_screen(manifest, document, {**told, "added_to": None, "settings": []}).basis)
     assert alone["Learned from"] == "2,162 requests."
 
 

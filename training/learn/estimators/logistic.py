@@ -23,8 +23,7 @@ from training.learn.estimators.design import Design, SigmoidOfColumns, blocks
 _NEAR = 1e-7
 # It is given up after so many steps. From nearby it takes some ten.
 _STEPS = 100
-# By any curvature it is at most so far as the slope is long, for the penalty alone curves by 1. Where that is more than this,
-# Newton's steps on all rows find it.
+# Where it may be farther than this by `_distance`, Newton's steps on all rows find it.
 _FAR = 1e-4
 # And so far it may be from where these end, by the rounding of large sums.
 _LOST = 1e-2
@@ -143,16 +142,16 @@ class _Rows:
         solution = np.append(model.coef_[0], model.intercept_[0])
         chance = sigmoid(columns @ solution[:-1] + solution[-1])
         slope = np.append(columns.T @ (weights * (chance - labels)) + solution[:-1], weights @ (chance - labels))
-        if most is None and not np.linalg.norm(slope) <= _LOST:
-            raise NotTrainableError(
-                f"a logistic regression on {len(rows):,} outcomes was not found by {steps} of Newton's steps; a lower "
-                "fit.logistic_c makes it easier"
-            )
         curve = weights * chance * (1.0 - chance)
         curvature = _penalty(len(solution))
         curvature[:-1, :-1] += columns.T @ (columns * curve[:, None])
         curvature[-1, :-1] = curvature[:-1, -1] = curve @ columns
         curvature[-1, -1] += curve.sum()
+        if most is None and not _distance(slope, curvature) <= _LOST:
+            raise NotTrainableError(
+                f"a logistic regression on {len(rows):,} outcomes was not found by {steps} of Newton's steps; a lower "
+                "fit.logistic_c makes it easier"
+            )
         return Optimum(solution, curvature, self.design)
 
     @staticmethod
@@ -188,7 +187,7 @@ class _Rows:
         at, slope = coefficients(found.x), np.reshape(found.jac, (len(begin), size))
         return [
             Optimum(at[place], one.curvature, one.design)
-            if np.linalg.norm(root @ slope[place]) <= _FAR
+            if _distance(root @ slope[place], one.curvature) <= _FAR
             else self.by_newton(place)
             for place, (one, root) in enumerate(zip(begin, roots, strict=True))
         ]
@@ -211,6 +210,13 @@ class _Rows:
         slope[:, :-1] += self.design.sums(sums).T
         slope[:, -1] = sums[0]
         return value, slope
+
+
+def _distance(slope: Floats, curvature: Floats) -> float:
+    """How far an optimum may be, by the slope (d + 1,): each coefficient at most as far as its slope, for the penalty alone
+    curves by 1; the bias, which has none, as far as its slope over its curvature."""
+    bias = slope[-1] / max(float(curvature[-1, -1]), np.finfo(np.float64).tiny)
+    return float(np.hypot(np.linalg.norm(slope[:-1]), bias))
 
 
 def _penalty(size: int) -> Floats:

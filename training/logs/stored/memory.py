@@ -68,7 +68,7 @@ class Limits:
         told = f"learning from {learned:,} of {requests:,} requests takes about {size}, and {self._there()} is less."
         if fit < _LEAST or _BASE + _STORED * requests > self.memory:
             least = max(_learned(_LEAST), _BASE + _STORED * requests)
-            fewer = f": no run takes less than {_BASE / GB:g} GB" if fit < _LEAST else ", or fewer requests"
+            fewer = ": no run takes less" if fit < _LEAST else ", or fewer requests"
             raise MemoryTooSmallError(f"{told} Give at least {math.ceil(least / GB * 10) / 10:g} GB{fewer}.")
         smaller = f"--set scale.core_train={fit * 6 // 10} --set scale.core_measured={fit * 2 // 10}"
         more = "give more" if self.given else "say that there is more (--memory-gb)"

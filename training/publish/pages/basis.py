@@ -42,12 +42,12 @@ def basis(manifest: Manifest, document: Mapping[str, Any], making: Mapping[str, 
 
 def learned_from(making: Mapping[str, Any]) -> str:
     """How many requests there are, which of them are new, since when nothing was selected, and what age takes from them."""
-    counts, earlier = making["counts"], making.get("earlier")
+    counts, before = making["counts"], making.get("added_to")
     told = f"{count(counts['requests'])} requests"
-    if earlier:
+    if before:
         told += (
-            f": {count(earlier['requests'])} of the run of {day(earlier['created'])} and {count(earlier['added'])} new ones. "
-            f"Which methods are used was chosen on {day(earlier['chosen'])} and not looked at again"
+            f": {count(before['requests'])} of the run of {day(before['created'])} and {count(before['added'])} new ones. "
+            f"Which methods are used was chosen on {day(before['chosen'])} and not looked at again"
         )
     told += "."
     if (core := counts.get("requests in the core")) is not None:
