@@ -81,8 +81,10 @@ def _lacking(engine: Engine, today: int) -> list[int]:
         since = (today - MOST_DAYS) * DAY
         earliest = connection.scalar(select(func.min(DECISIONS.c.at)).where(DECISIONS.c.at >= since))
         first = today if earliest is None else int(earliest // DAY)
-        for table in (*SUMS, DAYS, CHANGED):  # of what was pruned, and of what a clock that was ahead took to be over
-            connection.execute(delete(table).where((table.c.day < min(first, today)) | (table.c.day >= today)))
+        for table in (*SUMS, DAYS, CHANGED):  # of what was pruned
+            connection.execute(delete(table).where(table.c.day < min(first, today)))
+        for table in (*SUMS, DAYS):  # of what a clock that was ahead took to be over
+            connection.execute(delete(table).where(table.c.day >= today))
         there = known(connection, since, today * DAY)
         return [day for day in range(today - 1, first - 1, -1) if day not in there]
 

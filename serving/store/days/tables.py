@@ -17,7 +17,6 @@ from sqlalchemy.types import UserDefinedType
 
 from serving.account.days import OF_PARTS, OF_SUMS, OF_TOLD, DayTables
 from serving.account.grouped import OF_ANSWERS, OF_CELL, OF_PART, SQUARES, SUMMED
-from serving.store.months.partitions import WAIT_MS
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +129,8 @@ CREATE TRIGGER savings_{table}_gone AFTER DELETE ON {table} FOR EACH ROW
     WHEN ({noted}) EXECUTE FUNCTION savings_feedback_changed();
 """
 TRIGGERS = 5  # that these are
+# Shorter than PostgreSQL's deadlock_timeout (1 s): who waits in a circle with this is not the one that fails.
+_WAIT_MS = 900
 
 
 def make(engine: Engine) -> None:
@@ -140,11 +141,13 @@ def make(engine: Engine) -> None:
         with engine.begin() as connection:
             if connection.scalar(text(_MADE)):
                 return
+            # Whoever waits for the tables has others wait behind, and a service its start, while another sums.
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = {_WAIT_MS}")
             connection.exec_driver_sql(_LOCK)
             if connection.scalar(text(_MADE)):
                 return
-            # Whoever waits for the tables has others wait behind.
-            connection.exec_driver_sql(f"SET LOCAL lock_timeout = {WAIT_MS}")
+            # From the table to its months, as everybody locks them: dropping functions with their triggers goes the other way.
+            connection.exec_driver_sql("LOCK TABLE decision, feedback, also_feedback IN ACCESS EXCLUSIVE MODE")
             schema = connection.scalar(text(_SCHEMA))
             connection.exec_driver_sql(f"SET LOCAL search_path = {schema}")
             METADATA.create_all(connection)

@@ -170,9 +170,7 @@ def test_what_would_hold_a_large_log_says_what_to_do_instead(log: Path, tmp_path
 def test_a_core_that_does_not_fit_is_one_message(log: Path, tmp_path: Path, cache: Path) -> None:
     done = run(log, tmp_path, cache, "--memory-gb", "0.5")
     assert done.returncode == 2
-    assert "--memory-gb 0.5 is less. Give at least 0.9 GB: no run takes less." in " ".join(
-        done.stderr.split()
-    )
+    assert "--memory-gb 0.5 is less. Give at least 0.9 GB: no run takes less." in " ".join(done.stderr.split())
     assert imports(cache) == []
     wrong = router_train_here("run", "--memory-gb", "8GB")
     assert wrong.returncode == 2

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from training.cli.since import earlier
 from training.dataset.sampling.core import id_hashes
 from training.kept.files import KeptError
 from training.kept.rows import hashed_rows, join, missing_rows, new_columns, numbers_of, read_rows, write_rows
@@ -188,3 +189,24 @@ def test_rows_that_nobody_kept_so_are_an_error(column: str, value: Any, tmp_path
         read_rows(_Kept(tmp_path, 2, 2))  # type: ignore[arg-type]
     with pytest.raises(KeptError, match="cannot be read"):
         read_rows(_Kept(tmp_path, -5, 2))  # type: ignore[arg-type]
+
+
+def test_of_bundles_beside_it_the_newest_that_can_be_read_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def beside(name: str) -> Any:
+        return SimpleNamespace(bundle=name, rows=3, folder=Path("models/kept") / name)
+
+    def read(one: Any) -> pd.DataFrame:
+        if one.bundle == "damaged":
+            raise KeptError("damaged/rows.parquet cannot be read")
+        return pd.DataFrame({"request_id": ["a", "b", "c"], "prompt": "", "messages": ""})
+
+    monkeypatch.setattr(earlier, "added_before", lambda _: [beside("older"), beside("sound"), beside("damaged")])
+    monkeypatch.setattr(earlier, "read_rows", read)
+    before = SimpleNamespace(bundle="first", rows=1, folder=Path("models/kept/first"))
+
+    def told(*ids: str) -> str | None:
+        frame = pd.DataFrame({"request_id": ["a", *ids], "prompt": "", "messages": ""})
+        return earlier._left_out(before, SimpleNamespace(frame=frame))  # type: ignore[arg-type]
+
+    assert "1 of the 2 rows that were added to first before, for sound, are not in this log" in (told("b", "d") or "")
+    assert told("c", "b", "d") is None

@@ -18,7 +18,7 @@ from training.config import Params
 from training.dataset.matrix import Objects, requests_of
 from training.kept.files import Kept, KeptError, added_before, changed_prices, newest_kept, open_kept
 from training.kept.keeping import Keeping, prices_of
-from training.kept.rows import hashed_rows, missing_rows, read_rows
+from training.kept.rows import Joined, hashed_rows, missing_rows, read_rows
 from training.kept.settings import settings_since
 from training.kept.since import Resumed, add_rows, resume
 from training.learn.heads.chosen import Choices
@@ -103,15 +103,8 @@ def put_together(
             f"outcomes that the new log ({', '.join(joined.new.formats)}) and the earlier one ({', '.join(before)}) both tell "
             "count twice: logs of several kinds are put together within one run alone",
         )
-    if others := added_before(kept):
-        newest = others[-1]
-        if missing := missing_rows(joined.frame.iloc[kept.rows :], read_rows(newest).iloc[kept.rows :]):
-            notes = (
-                *notes,
-                f"{missing:,} of the {newest.rows - kept.rows:,} rows that were added to {kept.bundle} before, for "
-                f"{newest.bundle}, are not in this log: go on from that one, promoted or not, to have them too (--since "
-                f"{kept.folder.parent.parent / newest.bundle})",
-            )
+    if left_out := _left_out(kept, joined):
+        notes = (*notes, left_out)
     if changed := changed_prices(kept.prices, prices_of(resumed.prepared.candidates)):
         notes = (
             *notes,
@@ -124,6 +117,23 @@ def put_together(
         notes=(*joined.new.notes, *notes),
     )
     return replace(found, outcomes=outcomes), known, resumed
+
+
+def _left_out(kept: Kept, joined: Joined) -> str | None:
+    """What the newest bundle with rows that were added to the same before has, and this log has not."""
+    for other in reversed(added_before(kept)):
+        try:
+            rows = read_rows(other)
+        except KeptError:  # nothing can be added to it either
+            continue
+        if not (missing := missing_rows(joined.frame.iloc[kept.rows :], rows.iloc[kept.rows :])):
+            return None
+        return (
+            f"{missing:,} of the {other.rows - kept.rows:,} rows that were added to {kept.bundle} before, for {other.bundle}, "
+            f"are not in this log: go on from that one, promoted or not, to have them too (--since "
+            f"{kept.folder.parent.parent / other.bundle})"
+        )
+    return None
 
 
 def _requests(found: ReadLog, tell: Tell) -> Callable[[Objects], Objects]:

@@ -213,10 +213,15 @@ class _Rows:
 
 
 def _distance(slope: Floats, curvature: Floats) -> float:
-    """How far an optimum may be, by the slope (d + 1,): each coefficient at most as far as its slope, for the penalty alone
-    curves by 1; the bias, which has none, as far as its slope over its curvature."""
-    bias = slope[-1] / max(float(curvature[-1, -1]), np.finfo(np.float64).tiny)
-    return float(np.hypot(np.linalg.norm(slope[:-1]), bias))
+    """How far an optimum may be, by the slope (d + 1,) and the bias's row of the curvature.
+
+    On columns that are centred by what rows count there, coefficients and bias do not pull at each other: the coefficients are
+    at most as far as their slope is long, for the penalty alone curves by 1, and the bias by its slope over its curvature.
+    """
+    bias = max(float(curvature[-1, -1]), np.finfo(np.float64).tiny)
+    mean = curvature[:-1, -1] / bias
+    apart = np.linalg.norm(slope[:-1] - mean * slope[-1])
+    return float(np.hypot(apart, abs(slope[-1]) / bias + np.linalg.norm(mean) * apart))
 
 
 def _penalty(size: int) -> Floats:
