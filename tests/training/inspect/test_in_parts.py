@@ -234,7 +234,10 @@ def test_the_command_says_the_same_of_a_large_log(tmp_path: Path, monkeypatch: p
 def test_a_large_log_that_certifies_nothing_is_planned_on_in_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = [{"request_id": str(i), "prompt": f"p{i}", "candidate": "ab"[i % 2], "quality": 1.0} for i in range(90)]
+    rows = [
+        {"request_id": str(i), "prompt": f"p{i}", "candidate": "ab"[i % 2], "quality": 1.0, "cost_usd": 0.01}
+        for i in range(90)
+    ]
     pd.DataFrame(rows).to_parquet(tmp_path / "log.parquet")
     monkeypatch.setattr(training.inspect.large, "large", lambda _: True)
     done = CliRunner().invoke(app, ["inspect", "--data", str(tmp_path / "log.parquet")])
