@@ -113,9 +113,10 @@ def run(
     prepared: Prepared | None = None
     resumed, rows = None, None
     if earlier.kept is not None:
+        told = found.outcomes.notes
         with show.progress() as tell:
             found, prices, resumed = put_together(earlier.kept, found, params, prices, log.cache, memory_gb, tell)
-        said(resumed, found)
+        said(resumed, found, told)
         prepared, rows = resumed.prepared, resumed.rows if params.since.keep else None
     elif log.given:
         rows = rows_to_keep(found, params)

@@ -6,7 +6,8 @@ import os
 import sqlite3
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from signal import SIGTERM, signal
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.text import Text
@@ -108,7 +109,13 @@ def _everywhere(
 
 
 def main() -> None:
+    signal(SIGTERM, _asked_to_end)
     app()
+
+
+def _asked_to_end(number: int, *_: object) -> NoReturn:
+    """Ends as an interrupted command does: what is half written, and what workers share, is removed on the way out."""
+    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

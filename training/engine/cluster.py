@@ -45,6 +45,8 @@ class ClusterEngine:
         self.client, self._folder = client, folder
         self.files, self._no_worker = SharedFiles(folder), no_worker
         self._workerless: float | None = None
+        self._seen: set[str] = set()
+        self._looked = -_LOOK
 
     @property
     def workers(self) -> int:
@@ -70,14 +72,20 @@ class ClusterEngine:
         if not parts:
             return
         tasks = _Tasks(self, function, self.files.put(given), parts, stage, name)
-        progress(stage, 0, len(parts))
+
+        def told(done: int) -> None:
+            for address in self._gone(at_once=done == 0):
+                progress(f"worker {address} is gone, others do what it had not handed over", None, None)
+            progress(stage, done, len(parts))
+
+        told(0)
         try:
             yield from in_order(
                 len(parts),
                 tasks.begin,
                 tasks.first_done,
                 tasks.result,
-                lambda done: progress(stage, done, len(parts)),
+                told,
                 ahead,
             )
         finally:
@@ -93,6 +101,13 @@ class ClusterEngine:
     def elsewhere(self, host: str) -> list[str]:
         """The addresses of workers on other machines."""
         return [address for address, worker in self._known().items() if worker["host"] != host]
+
+    def _gone(self, *, at_once: bool) -> list[str]:
+        """The addresses of the workers that were there at the last look, some seconds ago, and are not any more."""
+        if not at_once and time.monotonic() - self._looked < _LOOK:
+            return []
+        before, self._seen, self._looked = self._seen, set(self._known()), time.monotonic()
+        return sorted(before - self._seen)
 
     def _known(self) -> dict[str, Any]:
         found: dict[str, Any] = self.client.scheduler_info(n_workers=-1)["workers"]

@@ -159,7 +159,7 @@ class SplitLine:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All figures of one evaluation. `why_not` says what was missing where nothing could be measured.
+    """All figures of one evaluation. `why_not` says what was missing where no frontier could be measured.
 
     `contradicted` says how they contradict what the bundle is certified for. Of the test requests `seen` are among those
     that the bundle was made from, where that is not what was asked for. `shares` says where the test requests go, by candidate,

@@ -188,7 +188,7 @@ def reference_of(
     if complete.sum() >= _ENOUGH:
         mean = mean_of(labels[complete], None if standing is None else standing[complete])
         as_log = "" if standing is None else ", each for as many of the log as it stands for"
-        return int(mean.argmax()), f"best mean on {int(complete.sum())} complete requests{as_log}"
+        return int(mean.argmax()), f"best mean on {int(complete.sum()):,} complete requests{as_log}"
     known = effective_outcomes(labels, weights)
     most = float(known.max())
     least = max(min(float(_ENOUGH), most), _SHARE * most)

@@ -74,7 +74,7 @@ def write(
 def sentence(manifest: Manifest, evaluation: Evaluation) -> str:
     """The result in one sentence, for whoever pays."""
     if evaluation.why_not is not None:
-        return f"Nothing could be measured: {evaluation.why_not}"
+        return f"No frontier could be measured: {evaluation.why_not}"
     router, reference = evaluation.line(), evaluation.line("always best")
     kind = ("simulated " if manifest.simulated else "") + ("requests" if evaluation.seen else "test requests")
     return (

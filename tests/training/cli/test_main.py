@@ -28,6 +28,31 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 READ_A_LOG = ("run", "inspect", "import", "catalogue", "evaluate")
 
 
+ASKED_TO_END = """
+import os, signal, sys, time
+from pathlib import Path
+from training.cli import main
+from training.engine.run_folder import run_folder
+
+@main.app.command("hold")
+def hold(folder: Path) -> None:
+    with run_folder(folder):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+main.main()
+"""
+
+
+def test_a_command_that_is_asked_to_end_removes_what_workers_shared(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    done = subprocess.run(
+        [sys.executable, "-c", ASKED_TO_END, "hold", shared], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (143, "")
+    assert list(shared.iterdir()) == []
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"]])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (

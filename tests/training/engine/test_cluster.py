@@ -133,6 +133,9 @@ def test_a_worker_that_is_killed_half_way_changes_nothing(engine: ClusterEngine)
     assert len(killed) == 1
     for name, values in here.items():
         np.testing.assert_array_equal(there[name], values, err_msg=name)
+    said: list[str] = []  # a stage that ends soon after leaves it to the next one to tell
+    out_of_fold_of_all({"ridge": Ridge}, told, None, engine, progress=lambda stage, *_: said.append(stage))
+    assert len([one for one in said if one.endswith("is gone, others do what it had not handed over")]) == 1
 
 
 def test_a_head_is_the_same(engine: ClusterEngine) -> None:

@@ -515,7 +515,7 @@ def test_without_a_frontier_the_reason_is_told_once_and_its_command_as_one(
     manifest, document = uncertified(open_bundle(folder).manifest, read_document(folder) or {})
     why = "no test request has an outcome of every candidate, so no routing is compared. Give one (`router-train run --test`)."
     nothing = {**document, "points": [], "sweep": [], "singles": [], "curves": {}, "why_not": why}
-    page = of_report.render(manifest, nothing, {**making, "sentence": f"Nothing could be measured: {why}"})
+    page = of_report.render(manifest, nothing, {**making, "sentence": f"No frontier could be measured: {why}"})
     assert page.count("no test request has an outcome of every candidate") == 1
     assert "There is no frontier to show: no test request has" in page
     assert "<code>router-train run --test</code>" in page

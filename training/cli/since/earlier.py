@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -148,9 +148,9 @@ def _requests(found: ReadLog, tell: Tell) -> Callable[[Objects], Objects]:
     )
 
 
-def said(resumed: Resumed, found: ReadLog) -> None:
-    """Tells what was added, and what is to be known of it."""
-    say("\n".join([resumed.said, *found.outcomes.notes]))
+def said(resumed: Resumed, found: ReadLog, told: Sequence[str]) -> None:
+    """Tells what was added, and what is to be known of it besides what was `told` of the new log."""
+    say("\n".join([resumed.said, *(note for note in found.outcomes.notes if note not in told)]))
 
 
 def next_rows(out: Path, version: str) -> str:
