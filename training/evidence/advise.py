@@ -31,5 +31,5 @@ def advise(
         kept = frame["request_id"].isin(ids[drawn])
         beside = table.beside[kept.to_numpy()].reset_index(drop=True) if len(table.beside) else table.beside
         table = replace(table, frame=frame[kept].reset_index(drop=True), beside=beside)
-    found = offers(table, params, catalogue, cache, budgets=_LADDER, target=target, seed=params.fit.seed)
+    found = offers(table, params, catalogue, cache, budgets=_LADDER, target=target, seed=params.fit.seed, likely=LIKELY)
     return next((offer for offer in found if offer.foreseen.chance >= LIKELY), None)

@@ -39,21 +39,39 @@ class Foreseen:
     high: float
 
 
-def foresee(frame: SamplingFrame, belief: Belief, design: Design, target: float, params: Params, seed: int) -> Foreseen:
-    """Plays the purchase so many times: outcomes by the belief, heads learned with them, a certificate as `run` makes it."""
+def foresee(
+    frame: SamplingFrame,
+    belief: Belief,
+    design: Design,
+    target: float,
+    params: Params,
+    seed: int,
+    *,
+    likely: float = 0.0,
+) -> Foreseen:
+    """Plays the purchase so many times: outcomes by the belief, heads learned with them, a certificate as `run` makes it.
+
+    It ends early, with the draws up to there, where so many of them certified nothing that the chance is below `likely`
+    whatever the others would show.
+    """
     draws = params.plan.draws
     seeds = np.random.SeedSequence(seed).spawn(draws)
 
     def once(seed: np.random.SeedSequence) -> float:
         return _certified(frame, belief, design, target, params, np.random.default_rng(seed))
 
+    savings: list[float] = []
     with threadpool_limits(1), ThreadPoolExecutor(_WORKERS) as pool:
-        savings = np.array(list(pool.map(once, seeds)))
-    found = savings[savings > 0]
-    if not len(found):
-        return Foreseen(draws, 0.0, 0.0, 0.0, 0.0)
+        for saving in pool.map(once, seeds):
+            savings.append(saving)
+            if (draws - savings.count(0.0)) / draws < likely:
+                pool.shutdown(cancel_futures=True)
+                break
+    found = [saving for saving in savings if saving > 0]
+    if not found:
+        return Foreseen(len(savings), 0.0, 0.0, 0.0, 0.0)
     low, middle, high = np.quantile(found, [0.1, 0.5, 0.9]).tolist()
-    return Foreseen(draws, len(found) / draws, middle, low, high)
+    return Foreseen(len(savings), len(found) / len(savings), middle, low, high)
 
 
 def _certified(

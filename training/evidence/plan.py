@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +79,8 @@ class Planned:
 @dataclass(frozen=True)
 class _Ground:
     """What every budget's design starts from: the requests in the random `order` in which they are drawn, and the candidates
-    that each is `asked` of, (m,). The `price` (n, m) of an outcome is its answer's and its grade's.
+    that each is `asked` of, (m,). The `price` (n, m) of an outcome is its answer's and its grade's. `foreseen` is what was
+    found of designs that buy the same.
     """
 
     frame: SamplingFrame
@@ -89,6 +90,7 @@ class _Ground:
     order: Columns
     answer_usd: Floats
     judge_usd: Floats
+    foreseen: dict[tuple[int, bytes], Foreseen] = field(default_factory=dict)
 
     @property
     def price(self) -> Floats:
@@ -153,11 +155,13 @@ def offers(
     budgets: Sequence[float],
     target: float,
     seed: int,
+    likely: float,
 ) -> Iterator[Offer]:
-    """What each of the budgets would bring, one after the other as they are asked for. Raises EvidenceError."""
+    """What each of the budgets would bring, one after the other as they are asked for; of one that is less than `likely` to
+    certify the target, no more than that it is. Raises EvidenceError."""
     ground, belief, _ = _ground(table, params, catalogue, cache, target, seed)
     for budget in budgets:
-        yield _offer(ground, belief, budget, target, params)
+        yield _offer(ground, belief, budget, target, params, likely)
 
 
 def _ground(
@@ -219,8 +223,13 @@ def _drawn(ground: _Ground, requests: int) -> Bools:
     return taken
 
 
-def _offer(ground: _Ground, belief: Belief, budget_usd: float, target: float, params: Params) -> Offer:
+def _offer(
+    ground: _Ground, belief: Belief, budget_usd: float, target: float, params: Params, likely: float = 0.0
+) -> Offer:
     frame, design = ground.frame, _design(ground, budget_usd, params)
+    bought = design.requests, design.learning.tobytes()
+    if bought not in ground.foreseen:  # a budget that buys all there is buys no more than the one before
+        ground.foreseen[bought] = foresee(frame, belief, design, target, params, ground.seed, likely=likely)
     cells = drawn_cells(frame, design.asked) & _drawn(ground, design.requests)[:, None]
     chance, usd = cells + design.learning, ground.answer_usd
     each = (chance * usd).sum(axis=0)
@@ -236,7 +245,7 @@ def _offer(ground: _Ground, belief: Belief, budget_usd: float, target: float, pa
         low_usd=max(expected - 1.96 * deviation, 0.0),
         high_usd=expected + 1.96 * deviation,
         judge_usd=float((chance * ground.judge_usd).sum()),
-        foreseen=foresee(frame, belief, design, target, params, ground.seed),
+        foreseen=ground.foreseen[bought],
     )
 
 

@@ -12,8 +12,9 @@ import pytest
 from tests.training.evidence.logs import CACHE, CATALOGUE, PARAMS, of_rows, table
 from tests.training.evidence.test_frame import CHEAP, DEAR, row
 from training.evidence.advise import advise
+from training.evidence.foresee import Foreseen
 from training.evidence.frame import EvidenceError
-from training.evidence.plan import BUDGETS_USD, Planned, plan
+from training.evidence.plan import BUDGETS_USD, Planned, offers, plan
 from training.logs.outcomes import Outcomes
 from training.quality.llm_prices import Price
 
@@ -174,3 +175,20 @@ def test_more_money_makes_success_likelier_and_the_advice_is_the_least_that_suff
     assert advice is not None
     assert advice.foreseen.chance >= 0.8
     assert advice.budget_usd <= 5.0
+
+
+def test_what_cannot_become_likely_is_not_played_to_the_end_and_the_advice_is_the_same() -> None:
+    ladder = (0.02, 0.1, 1.0, 100.0, 200.0)
+
+    def offered(likely: float) -> list[Foreseen]:
+        asked = {"budgets": ladder, "target": 0.95, "seed": PARAMS.fit.seed, "likely": likely}
+        return [offer.foreseen for offer in offers(table(), PARAMS, CATALOGUE, CACHE, **asked)]
+
+    whole, ended = offered(0.0), offered(0.8)
+    assert {one.draws for one in whole} == {PARAMS.plan.draws}
+    assert [one.chance >= 0.8 for one in ended] == [one.chance >= 0.8 for one in whole]
+    assert whole[0].chance < 0.8 <= whole[-1].chance
+    assert ended[0].draws < PARAMS.plan.draws
+    for one, other in zip(whole, ended, strict=True):
+        assert one == other or one.chance < 0.8
+    assert ended[-1] is ended[-2], "both buy all there is"

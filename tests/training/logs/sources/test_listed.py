@@ -125,18 +125,18 @@ def test_a_table_that_is_not_recognised_is_told_how_it_may_be_mapped(folder: Pat
     )
 
 
-def test_a_list_is_written_for_logs_of_ones_own(folder: Path) -> None:
+def test_a_list_is_written_for_logs_of_ones_own(folder: Path, cache: Path) -> None:
     """What a new user types: look at the table, take the list that is proposed, train on it."""
-    there = folder / "there" if (folder / "there").exists() else folder
+    cache.rename(folder / ".cache")
     done = router_train_here(
-        "inspect", "--data", "runs.csv", "--data", "calls.jsonl", "--write", "listed.toml", folder=there
+        "inspect", "--data", "runs.csv", "--data", "calls.jsonl", "--write", "listed.toml", folder=folder
     )
     assert done.returncode == 0, done.stderr
     assert "listed.toml written; router-train run --logs listed.toml trains on it." in done.stdout
-    found = load_sources(there / "listed.toml")
+    found = load_sources(folder / "listed.toml")
     assert found["runs"].map == {"prompt": "question", "candidate": "llm", "quality": "grade:stars", "cost_usd": "usd"}
     assert (found["calls"].map, [Path(one).name for one in found["calls"].data]) == ({}, ["calls.jsonl"])
-    again = router_train_here("inspect", "--data", "runs.csv", "--write", "listed.toml", folder=there)
+    again = router_train_here("inspect", "--data", "runs.csv", "--write", "listed.toml", folder=folder)
     assert again.returncode == 2
     assert "listed.toml is there already" in again.stderr
 

@@ -233,8 +233,9 @@ def test_cells_apart_by_a_semicolon_or_a_tabulator(tmp_path: Path, apart: str) -
     assert (list(found.frame["prompt"]), list(found.frame["quality"])) == (["a, b", "c"], [1.0, 0.0])
 
 
-def test_a_file_for_each_llm_is_a_table_for_each_and_their_prompts_are_shared(tmp_path: Path) -> None:
+def test_a_file_for_each_llm_is_a_table_for_each_and_their_prompts_are_shared(tmp_path: Path, cache: Path) -> None:
     """What no column says, the file's name does; the matrix is full afterwards."""
+    cache.rename(tmp_path / ".cache")
     (tmp_path / "results").mkdir()
     for llm, good in (("gpt-4.1", True), ("qwen3-8b", False)):
         table = pd.DataFrame({"instruction": [f"q{n}" for n in range(30)], "correct": [good] * 30, "cost": [0.1] * 30})
