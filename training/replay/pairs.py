@@ -6,7 +6,7 @@ The first line is `{"plan": {...}}`, by which readers of logs know that no outco
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -117,8 +117,6 @@ def read_plan(path: Path) -> PlanFile:
         if (pair.prompt is None) == (pair.messages is None):
             arrived = "neither" if pair.prompt is None else "both"
             raise PlanError(f"{where}: prompt, messages: {arrived} arrived; expected one of the two. {_AGAIN}")
-        if wrong := _unaskable(pair):
-            raise PlanError(f"{where}: {wrong}. {_AGAIN}")
         key = (pair.request_id, pair.candidate)
         if key in pairs:
             raise PlanError(
@@ -126,20 +124,25 @@ def read_plan(path: Path) -> PlanFile:
                 f"{first[key]} already; expected each pair once. Remove one of the two lines."
             )
         pairs[key], first[key] = pair, number
+    for number, wrong in zip(first.values(), _unaskable(list(pairs.values())), strict=True):
+        if wrong:
+            raise PlanError(f"{path}, line {number}: {wrong}. {_AGAIN}")
     return PlanFile(header, tuple(pairs.values()))
 
 
-def _unaskable(pair: Pair) -> str:
-    """What of a pair no outcome could be made of, told before it is paid for; "" where all can be."""
-    if pair.messages is not None:
-        read = typed.messages(pd.Series([pair.messages], dtype=object))
-        if read.bad[0] or read.values[0] is None:
-            return "messages: expected a list of messages with roles, one of them with text"
-    elif not (pair.prompt or "").strip():
-        return "prompt: expected text"
-    if pair.timestamp is not None and typed.instant(pd.Series([pair.timestamp])).bad[0]:
-        return f"timestamp: {_shown(pair.timestamp)} arrived; expected an ISO 8601 date"
-    return ""
+def _unaskable(pairs: Sequence[Pair]) -> Iterator[str]:
+    """What of each pair no outcome could be made of, told before it is paid for; "" where all can be."""
+    messages = typed.messages(pd.Series([pair.messages for pair in pairs], dtype=object))
+    bad_times = typed.instant(pd.Series([pair.timestamp for pair in pairs], dtype=object)).bad
+    for pair, bad, read, bad_time in zip(pairs, messages.bad, messages.values, bad_times, strict=True):
+        if pair.messages is not None and (bad or read is None):
+            yield "messages: expected a list of messages with roles, one of them with text"
+        elif pair.messages is None and not (pair.prompt or "").strip():
+            yield "prompt: expected text"
+        elif bad_time:
+            yield f"timestamp: {_shown(pair.timestamp)} arrived; expected an ISO 8601 date"
+        else:
+            yield ""
 
 
 def _line(document: dict[str, Any]) -> str:
