@@ -15,6 +15,7 @@ from serving.api.app import create_app
 from serving.api.documents import BundleResponse, RouteResponse
 from serving.api.evidence.documents import Explanation
 from serving.api.views.bundles import BundlesResponse
+from serving.api.views.live import paced
 from serving.api.views.live.documents import LiveResponse
 from serving.api.views.me import MeResponse
 from serving.api.views.savings import SavingsResponse
@@ -44,7 +45,8 @@ def origin(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
     settings = Settings(
         bundle=str(models / "current"), shadow=str(models / "fake-0"), store=f"sqlite:///{store}", live_seconds=0.2
     )
-    with served(create_app(settings)) as origin:
+    with pytest.MonkeyPatch.context() as patch, served(create_app(settings)) as origin:
+        patch.setattr(paced, "_REST", 0.0)  # what took long on a slow machine is shown anew at once all the same
         yield origin
 
 

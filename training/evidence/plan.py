@@ -155,7 +155,7 @@ def offers(
     budgets: Sequence[float],
     target: float,
     seed: int,
-    likely: float,
+    likely: float = 0.0,
 ) -> Iterator[Offer]:
     """What each of the budgets would bring, one after the other as they are asked for; of one that is less than `likely` to
     certify the target, no more than that it is. Raises EvidenceError."""

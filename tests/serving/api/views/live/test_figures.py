@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from serving.api.views.live import paced
 from serving.api.views.live.documents import LiveResponse
 from serving.api.views.live.figures import _quantile, _sample
 from tests import fake_bundle
@@ -25,6 +26,12 @@ NO_CANDIDATE = "[default]\nno_candidate = 'acme/large'\n[workflows.hard]\nmax_la
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fake_bundle.build(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(autouse=True)
+def _without_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What took long to find is found again at once: on a slow machine these tests would mostly wait (`paced`)."""
+    monkeypatch.setattr(paced, "_REST", 0.0)
 
 
 def routed(client: TestClient, key: str | None = None, **body: Any) -> dict[str, Any]:
