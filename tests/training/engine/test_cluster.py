@@ -123,8 +123,10 @@ def test_a_worker_that_is_killed_half_way_changes_nothing(engine: ClusterEngine)
     told = data()
     here = out_of_fold_of_all(KINDS, told, None, HERE)
     killed: list[int] = []
+    said: list[str] = []
 
-    def half_way(_: str, done: int | None, total: int | None) -> None:
+    def half_way(stage: str, done: int | None, total: int | None) -> None:
+        said.append(stage)
         if not killed and done and total and 2 * done >= total:
             killed.append(next(iter(engine.client.run(os.getpid).values())))
             os.kill(killed[0], signal.SIGKILL)
@@ -133,7 +135,7 @@ def test_a_worker_that_is_killed_half_way_changes_nothing(engine: ClusterEngine)
     assert len(killed) == 1
     for name, values in here.items():
         np.testing.assert_array_equal(there[name], values, err_msg=name)
-    said: list[str] = []  # a stage that ends soon after leaves it to the next one to tell
+    # A stage that ends soon after leaves it to the next one to tell.
     out_of_fold_of_all({"ridge": Ridge}, told, None, engine, progress=lambda stage, *_: said.append(stage))
     assert len([one for one in said if one.endswith("is gone, others do what it had not handed over")]) == 1
 
