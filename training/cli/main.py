@@ -6,7 +6,7 @@ import os
 import sqlite3
 from itertools import islice
 from pathlib import Path
-from signal import SIGTERM, signal
+from signal import SIG_IGN, SIGTERM, signal
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -115,6 +115,7 @@ def main() -> None:
 
 def _asked_to_end(number: int, *_: object) -> NoReturn:
     """Ends as an interrupted command does: what is half written, and what workers share, is removed on the way out."""
+    signal(SIGTERM, SIG_IGN)  # asked once more it goes on removing
     raise SystemExit(128 + number)
 
 

@@ -41,9 +41,16 @@ FAILURES = 3
 class ClusterEngine:
     """Works on parts as tasks of `client`'s cluster; `folder` is one that every worker sees."""
 
-    def __init__(self, client: Client, folder: Path, *, no_worker: float = NO_WORKER) -> None:
+    def __init__(
+        self,
+        client: Client,
+        folder: Path,
+        *,
+        no_worker: float = NO_WORKER,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self.client, self._folder = client, folder
-        self.files, self._no_worker = SharedFiles(folder), no_worker
+        self.files, self._no_worker, self._say = SharedFiles(folder), no_worker, say
         self._workerless: float | None = None
         self._seen: set[str] = set()
         self._looked = -_LOOK
@@ -74,8 +81,8 @@ class ClusterEngine:
         tasks = _Tasks(self, function, self.files.put(given), parts, stage, name)
 
         def told(done: int) -> None:
-            for address in self._gone(at_once=done == 0):
-                progress(f"worker {address} is gone, others do what it had not handed over", None, None)
+            if gone := self._gone(at_once=done == 0):
+                self._say(f"{stage}: gone from the cluster: {', '.join(gone)}; others do what was not handed over")
             progress(stage, done, len(parts))
 
         told(0)
@@ -106,8 +113,11 @@ class ClusterEngine:
         """The addresses of the workers that were there at the last look, some seconds ago, and are not any more."""
         if not at_once and time.monotonic() - self._looked < _LOOK:
             return []
-        before, self._seen, self._looked = self._seen, set(self._known()), time.monotonic()
-        return sorted(before - self._seen)
+        there, self._looked = set(self._known()), time.monotonic()
+        if not there or self.client.status != "running":  # that ends the run, or others come
+            return []
+        before, self._seen = self._seen, there
+        return sorted(before - there)
 
     def _known(self) -> dict[str, Any]:
         found: dict[str, Any] = self.client.scheduler_info(n_workers=-1)["workers"]
@@ -207,11 +217,14 @@ class _Tasks:
 
 
 @contextmanager
-def opened(cluster: str, folder: Path) -> Iterator[tuple[ClusterEngine, str]]:
+def opened(
+    cluster: str, folder: Path, say: Callable[[str], None] = lambda _: None
+) -> Iterator[tuple[ClusterEngine, str]]:
     """The engine of `local:N` or of a scheduler's address, checked before any work, and a sentence on what it is.
 
-    What is shared is written below `folder`, and removed at the end (see `run_folder`). Raises ClusterError where the scheduler
-    does not answer, or its workers are not fit (see `checked`), and NotOwnError where others can write in `folder`.
+    `say` is told of workers that are gone. What is shared is written below `folder`, and removed at the end (see `run_folder`).
+    Raises ClusterError where the scheduler does not answer, or its workers are not fit (see `checked`), and NotOwnError where
+    others can write in `folder`.
     """
     with ExitStack() as stack:
         shared = stack.enter_context(run_folder(folder))
@@ -219,7 +232,7 @@ def opened(cluster: str, folder: Path) -> Iterator[tuple[ClusterEngine, str]]:
         client = _connected(cluster, stack) if count is None else _of_this_machine(count, shared, stack)
         _require_scheduler(client, cluster)
         hosts = checked(client, shared, cluster)
-        engine = ClusterEngine(client, shared)
+        engine = ClusterEngine(client, shared, say=say)
         workers, machines = engine.workers, len(hosts)
         said = f"{cluster}: {workers} worker{'s' * (workers > 1)} on {machines} machine{'s' * (machines > 1)}"
         # Without Bokeh a scheduler has no dashboard, whatever its link says.

@@ -20,7 +20,7 @@ def shared_folder(cluster: str | None, folder: Path | None, cache: Path) -> Path
 
 @contextmanager
 def engine_of(cluster: str | None, folder: Path, say: Callable[[str], None]) -> Iterator[Engine]:
-    """The engine that a command works with, and `say` told what it is; see `cluster.opened`."""
+    """The engine that a command works with, and `say` told what it is and who leaves it; see `cluster.opened`."""
     if cluster is None:
         yield HERE
         return
@@ -32,6 +32,6 @@ def engine_of(cluster: str | None, folder: Path, say: Callable[[str], None]) -> 
         if error.name is None or error.name.partition(".")[0] not in ("dask", "distributed"):
             raise
         raise ClusterError("--cluster takes Dask: pip install 'outcome-router[train,cluster]'") from None
-    with opened(cluster, folder) as (engine, said):
+    with opened(cluster, folder, say) as (engine, said):
         say(said)
         yield engine

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -227,7 +228,7 @@ def _offer(
     ground: _Ground, belief: Belief, budget_usd: float, target: float, params: Params, likely: float = 0.0
 ) -> Offer:
     frame, design = ground.frame, _design(ground, budget_usd, params)
-    bought = design.requests, design.learning.tobytes()
+    bought = design.requests, sha256(design.learning.tobytes()).digest()
     if bought not in ground.foreseen:  # a budget that buys all there is buys no more than the one before
         ground.foreseen[bought] = foresee(frame, belief, design, target, params, ground.seed, likely=likely)
     cells = drawn_cells(frame, design.asked) & _drawn(ground, design.requests)[:, None]

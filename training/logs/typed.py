@@ -30,6 +30,7 @@ _NUMBER_TYPES = frozenset({int, float, type(None)})
 # Outside these bounds a date is a placeholder (year 1, the epoch itself) or a number in another unit.
 _FIRST_YEAR, _LAST_YEAR = 1973, 2286
 _ISO_DATE = re.compile(r"(\d{4})-\d{2}")
+_BEYOND_MICROS = re.compile(r"([.,]\d{6})\d+")
 _MAX_DEPTH = 40
 
 
@@ -197,7 +198,10 @@ def _instant(cell: Any) -> Any:
     found = _ISO_DATE.match(word)
     if found is None:
         return _number(word, False)
-    return word if _FIRST_YEAR <= int(found.group(1)) < _LAST_YEAR and word.isascii() else _BAD
+    if not (_FIRST_YEAR <= int(found.group(1)) < _LAST_YEAR and word.isascii()):
+        return _BAD
+    # One cell with nanoseconds would have pandas count all of them in these, which end in 2262.
+    return _BEYOND_MICROS.sub(r"\1", word)
 
 
 def _epoch_to_micros(epoch: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.int64], Mask]:

@@ -37,8 +37,11 @@ from training.engine.run_folder import run_folder
 @main.app.command("hold")
 def hold(folder: Path) -> None:
     with run_folder(folder):
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(60)
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)  # in the middle of removing
 
 main.main()
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 from collections.abc import Iterator
@@ -40,8 +41,13 @@ pytestmark = IGNORED
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterEngine]:
-    said: list[str] = []
+def said() -> list[str]:
+    """What is told of the cluster."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def engine(said: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterEngine]:
     with engine_of("local:2", tmp_path_factory.mktemp("shared"), said.append) as found:
         assert isinstance(found, ClusterEngine)
         assert said == ["local:2: 2 workers on 1 machine"]
@@ -119,14 +125,13 @@ KINDS: dict[str, Factory] = {
 }
 
 
-def test_a_worker_that_is_killed_half_way_changes_nothing(engine: ClusterEngine) -> None:
+def test_a_worker_that_is_killed_half_way_changes_nothing_and_is_told(engine: ClusterEngine, said: list[str]) -> None:
     told = data()
     here = out_of_fold_of_all(KINDS, told, None, HERE)
     killed: list[int] = []
-    said: list[str] = []
+    said.clear()
 
-    def half_way(stage: str, done: int | None, total: int | None) -> None:
-        said.append(stage)
+    def half_way(_: str, done: int | None, total: int | None) -> None:
         if not killed and done and total and 2 * done >= total:
             killed.append(next(iter(engine.client.run(os.getpid).values())))
             os.kill(killed[0], signal.SIGKILL)
@@ -136,8 +141,9 @@ def test_a_worker_that_is_killed_half_way_changes_nothing(engine: ClusterEngine)
     for name, values in here.items():
         np.testing.assert_array_equal(there[name], values, err_msg=name)
     # A stage that ends soon after leaves it to the next one to tell.
-    out_of_fold_of_all({"ridge": Ridge}, told, None, engine, progress=lambda stage, *_: said.append(stage))
-    assert len([one for one in said if one.endswith("is gone, others do what it had not handed over")]) == 1
+    out_of_fold_of_all({"ridge": Ridge}, told, None, engine)
+    (one,) = said
+    assert re.search(r": gone from the cluster: tls://127\.0\.0\.1:\d+; others do what was not handed over$", one)
 
 
 def test_a_head_is_the_same(engine: ClusterEngine) -> None:

@@ -144,6 +144,16 @@ def test_an_error_row_has_quality_zero_whatever_it_says() -> None:
     assert only(status="error", quality=None)["quality"] == 0.0
 
 
+def test_a_date_is_read_whatever_digits_the_others_have() -> None:
+    times = ["2025-01-01T00:00:00.1234567Z", "2270-05-05", "2025-01-01T00:00:00.123456+00:00"]
+    rows = [{**GOOD, "request_id": str(n), "timestamp": time} for n, time in enumerate(times)]
+    found = validate(pd.DataFrame(rows), source="test", format="test")
+    assert not len(found.skipped), found.reasons
+    first, late, same = found.frame["timestamp"]
+    assert first == same == pd.Timestamp("2025-01-01T00:00:00.123456Z")
+    assert late.year == 2270
+
+
 def test_model_stands_for_candidate_only_where_that_is_absent() -> None:
     assert check({"request_id": "r", "prompt": "x", "model": "m"}).frame["candidate"].tolist() == ["m"]
     assert only(model="m")["candidate"] == "a"

@@ -35,5 +35,10 @@ def prune(
     options += [] if batch is None else ["--batch", str(batch)]
     # By the environment, for a URL may hold a password, and everybody sees what a command is called with.
     environment = {**os.environ, "ROUTER_STORE": data}
-    ended = subprocess.run([sys.executable, "-m", "serving.cli", "prune", *options], env=environment, check=False)
-    raise typer.Exit(ended.returncode)
+    with subprocess.Popen([sys.executable, "-m", "serving.cli", "prune", *options], env=environment) as pruning:
+        try:
+            ended = pruning.wait()
+        except BaseException:  # who ends this command ends that one, in its own order
+            pruning.terminate()
+            raise
+    raise typer.Exit(ended)
